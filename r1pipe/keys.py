@@ -1,0 +1,93 @@
+"""Canonical JSON, digests and key preimages. Nothing else in r1pipe hashes.
+
+key         = H(kind, VERSION, params that differ from their frozen default, {input: artifact id})
+artifact id = H(sorted [path, size, digest] of the artifact's data files)
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from blake3 import blake3
+
+DIGEST_HEX = 64
+CHUNK_BYTES = 1 << 20
+
+Json = None | bool | int | float | str | list["Json"] | dict[str, "Json"]
+
+
+@dataclass(frozen=True, order=True)
+class FileEntry:
+    """One data file of an artifact: path relative to its root (POSIX), bytes, blake3 hex."""
+
+    path: str
+    size: int
+    digest: str
+
+
+def canonical_json(value: Any) -> bytes:
+    """Return the one UTF-8 JSON text of `value`: sorted keys, no spaces, no NaN.
+
+    An integral float is written as an integer, so that `1` and `1.0` in a float field agree.
+    """
+    return json.dumps(
+        _plain(value), sort_keys=True, separators=(",", ":"), ensure_ascii=False, allow_nan=False
+    ).encode()
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, bool) or value is None or isinstance(value, int | str):
+        return value
+    if isinstance(value, float):
+        return int(value) if math.isfinite(value) and value == int(value) else value
+    if isinstance(value, Mapping):
+        assert all(isinstance(key, str) for key in value), f"keys must be strings: {value!r}"
+        return {key: _plain(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_plain(item) for item in value]
+    raise TypeError(f"{type(value).__name__} has no canonical JSON: {value!r}")
+
+
+def digest_bytes(data: bytes) -> str:
+    """Return the blake3 digest of `data` in hex."""
+    return blake3(data).hexdigest()
+
+
+def digest_json(value: Any) -> str:
+    """Return the digest of the canonical JSON of `value`."""
+    return digest_bytes(canonical_json(value))
+
+
+def digest_file(path: Path) -> str:
+    """Return the blake3 digest of a file's bytes in hex, read in 1 MiB pieces."""
+    hasher = blake3()
+    with path.open("rb", buffering=0) as file:
+        while chunk := file.read(CHUNK_BYTES):
+            hasher.update(chunk)
+    return hasher.hexdigest()
+
+
+def key_preimage(
+    kind: str, version: int, params: Mapping[str, Any], inputs: Mapping[str, str | list[str]]
+) -> dict[str, Any]:
+    """Return what a key is the hash of; it is stored as JSON beside the result.
+
+    `params` holds only fields that differ from their frozen default; `inputs` maps each input's
+    name to the id of what it reads (a list of ids where an input takes many).
+    """
+    return {"kind": kind, "version": version, "params": dict(params), "inputs": dict(inputs)}
+
+
+def key_of(preimage: Mapping[str, Any]) -> str:
+    """Return the key of a preimage."""
+    return digest_json(preimage)
+
+
+def artifact_id(files: Iterable[FileEntry]) -> str:
+    """Return the id of a set of data files: content and relative paths decide, nothing else."""
+    return digest_json([[entry.path, entry.size, entry.digest] for entry in sorted(files)])

@@ -1,0 +1,126 @@
+"""What a stage file defines, and what a stage is given: the contract between core and stages.
+
+A file `stages/<kind>.py` (dashes as underscores) defines
+
+    VERSION = 1                                  # raised when results change
+    class Params(StageModel): ...                # decides the result: in the key
+    class Run(StageModel): ...                   # how it is computed: never in the key
+    INPUTS = {"model": Input("model")}           # by name, with the type of artifact each one takes
+    OUTPUTS = {"model": "model"}                 # by name, with the type of artifact each one is
+    def run(context: Context, params: Params, run: Run, inputs: Inputs) -> None: ...
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Protocol
+
+from pydantic import BaseModel, ConfigDict
+
+
+class StageModel(BaseModel):
+    """The base of every `Params` and `Run`: frozen, strict, and closed to unknown names."""
+
+    model_config = ConfigDict(
+        frozen=True, strict=True, extra="forbid", use_attribute_docstrings=True
+    )
+
+
+@dataclass(frozen=True)
+class Input:
+    """One input of a kind: the type of artifact it takes.
+
+    Types: `model`, `problems`, `rows`, `report`; a tuple where several will do. `many` inputs take
+    a mapping of labels to references and arrive as `{label: Path}`.
+    """
+
+    type: str | tuple[str, ...]
+    optional: bool = False
+    many: bool = False
+
+
+Inputs = Mapping[str, Any]
+"""Input name -> Path of a sealed directory; {label: Path} for `many`; absent optionals are left
+out."""
+
+
+class Journal(Protocol):
+    """An append-only, durable list of rows inside an attempt; survives a kill.
+
+    A unit is what resume counts: rows of a unit become visible together or not at all.
+    """
+
+    def append(self, unit: str, rows: Sequence[Mapping[str, Any]]) -> None:
+        """Add all rows of one unit of work (for example one batch of problems)."""
+
+    def done(self) -> frozenset[str]:
+        """Return the units that are already in the journal."""
+
+    def rows(self) -> Iterator[dict[str, Any]]:
+        """Yield all rows, in the order in which their units were appended."""
+
+
+class Checkpoints(Protocol):
+    """Sealed training checkpoints inside an attempt; a half-written one is never seen."""
+
+    def latest(self) -> tuple[int, Path] | None:
+        """Return the step and directory of the newest sealed checkpoint, or None."""
+
+    def saving(self, step: int) -> AbstractContextManager[Path]:
+        """Give a directory to write into; sealed by one rename when the block ends well."""
+
+
+class Context(Protocol):
+    """What the pipeline gives a running stage."""
+
+    name: str
+    input_ids: Mapping[str, Any]
+    """Input name -> artifact id (or {label: id}), for provenance columns."""
+    checkpoints: Checkpoints
+
+    def output(self, name: str) -> Path:
+        """Return the (created) directory of one output inside the private attempt."""
+
+    def journal(self, name: str) -> Journal:
+        """Open the named journal of this attempt."""
+
+    def log(self, step: int, total: int | None = None, **values: float) -> None:
+        """Record metrics of one step (kept beside the data, outside the id) and show progress.
+
+        `step` counts from 1; `total` is the number of steps. Well-known names shown live: `loss`,
+        `reward`, `pass_rate`, `tokens_per_s`.
+        """
+
+    def sample(self, **row: Any) -> None:
+        """Keep one example row for `r1pipe show` (JSON values)."""
+
+    def note(self, **facts: Any) -> None:
+        """Keep facts about the finished stage (counts, certificates) for `r1pipe show`."""
+
+    def checkpoint_due(self) -> bool:
+        """True when it is time for a training checkpoint, or a stop was asked for."""
+
+    def stop_if_asked(self) -> None:
+        """Raise `Interrupted` when SIGTERM or Ctrl-C came. Call it where nothing can be lost."""
+
+
+StageRun = Callable[[Context, Any, Any, Inputs], None]
+
+
+@dataclass(frozen=True)
+class StageKind:
+    """A loaded stage file."""
+
+    kind: str
+    version: int
+    params: type[StageModel]
+    run_model: type[StageModel]
+    inputs: Mapping[str, Input]
+    outputs: Mapping[str, str]
+    run: StageRun
+    path: Path
+    source_digest: str
+    """blake3 of the stage file's bytes."""
