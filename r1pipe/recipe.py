@@ -1,0 +1,42 @@
+"""Find the manifests and stage files that come with r1pipe.
+
+An installed wheel carries them inside the package, a checkout beside it.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+PACKAGE = Path(__file__).resolve().parent
+
+
+def recipe_root() -> Path | None:
+    """Return the folder that holds r1pipe's own `stages/` and `manifests/`, if there is one."""
+    for root in (PACKAGE / "_recipe", PACKAGE.parent):
+        if (root / "stages").is_dir() and (root / "manifests").is_dir():
+            return root
+    return None
+
+
+def find_manifest(path: Path) -> Path:
+    """Return `path`, or r1pipe's own copy where `path` is `manifests/X` and does not exist."""
+    root = recipe_root()
+    if path.exists() or root is None or path.parent.name != "manifests":
+        return path
+    own = root / "manifests" / path.name
+    return own if own.is_file() else path
+
+
+def stage_folders(manifest: Path) -> list[Path]:
+    """Return where a manifest's kinds of stage are looked for, in that order."""
+    beside = manifest.resolve().parent.parent / "stages"
+    root = recipe_root()
+    folders = [beside, root / "stages"] if root else [beside]
+    return [folder for folder in dict.fromkeys(folders) if folder.is_dir()]
+
+
+def project_root(manifest: Path) -> Path:
+    """Return the folder above a `manifests/` folder; else the current one."""
+    folder = manifest.resolve().parent
+    is_own = (PACKAGE / "_recipe") in folder.parents
+    return Path() if is_own or folder.name != "manifests" else folder.parent

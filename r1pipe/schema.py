@@ -1,0 +1,129 @@
+"""The shape of a manifest, as models, and the JSON Schema made from them and from the kinds."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Annotated, Any
+
+from pydantic import Field, model_validator
+
+from r1pipe.stage import StageKind, StageModel
+
+NAME_PATTERN = r"^[A-Za-z0-9][A-Za-z0-9_-]*$"
+
+Name = Annotated[str, Field(pattern=NAME_PATTERN)]
+"""A stage, source, profile or label: letters, digits, `-` and `_`, since `.` divides references."""
+
+
+class SourceSpec(StageModel):
+    """Something from outside the store: a local file or folder, or a hub repository."""
+
+    path: str | None = None
+    """A file or folder, relative to the folder of the file that says so."""
+    hf: str | None = None
+    """A repository on the Hugging Face hub, as `owner/name`."""
+    revision: str | None = None
+    """The hub commit (40 hex digits), branch or tag."""
+    as_: Annotated[str, Field(alias="as")]
+    """The type of artifact that the source stands for: model, problems, rows, dataset, ..."""
+
+    @model_validator(mode="after")
+    def _is_one_place(self) -> SourceSpec:
+        if (self.path is None) == (self.hf is None):
+            raise ValueError("give either 'path' or 'hf'")
+        if self.hf is None and self.revision is not None:
+            raise ValueError("'revision' goes with 'hf', not with 'path'")
+        if self.hf is not None and self.revision is None:
+            raise ValueError("'hf' needs a 'revision': a commit, a branch or a tag")
+        return self
+
+
+class StageSpec(StageModel):
+    """One stage: which kind, from what, with what parameters."""
+
+    kind: str
+    """The stage file, by name: `rejection-sample` is `stages/rejection_sample.py`."""
+    inputs: dict[Name, str | dict[Name, str]] = Field(default_factory=dict)
+    """Input name -> `stage`, `stage.output` or a source; `{label: reference}` where many go in."""
+    params: dict[str, Any] = Field(default_factory=dict)
+    """What decides the result: always in the key."""
+    run: dict[str, Any] = Field(default_factory=dict)
+    """How it is computed: never in the key."""
+
+
+class ProfileSpec(StageModel):
+    """Values laid over the manifest when the profile is chosen."""
+
+    extends: str | None = None
+    """Another profile, which is laid first."""
+    params: dict[str, Any] = Field(default_factory=dict)
+    sources: dict[str, dict[str, Any] | None] = Field(default_factory=dict)
+    stages: dict[str, dict[str, Any] | None] = Field(default_factory=dict)
+
+
+class ManifestSpec(StageModel):
+    """A manifest."""
+
+    r1pipe: int
+    """The format of the manifest."""
+    name: str
+    """What `show` calls the run."""
+    extends: str | None = None
+    """A manifest beside this one, whose values lie below these."""
+    profile: str | None = None
+    """The profile that is used when none is asked for."""
+    params: dict[str, Any] = Field(default_factory=dict)
+    """Values that stages share, as `$params.name`."""
+    sources: dict[Name, SourceSpec] = Field(default_factory=dict)
+    stages: dict[Name, StageSpec] = Field(default_factory=dict)
+    profiles: dict[Name, ProfileSpec] = Field(default_factory=dict)
+
+
+def manifest_schema(kinds: Mapping[str, StageKind]) -> dict[str, Any]:
+    """Return the JSON Schema (2020-12) of manifests that use these kinds."""
+    schema = ManifestSpec.model_json_schema()
+    definitions = schema["$defs"]
+    stages = []
+    for name, kind in kinds.items():
+        parts = {
+            "params": _own_definitions(kind.params, f"{name}-params", definitions),
+            "run": _own_definitions(kind.run_model, f"{name}-run", definitions),
+            "inputs": _inputs_schema(kind),
+        }
+        stages.append(
+            {
+                "if": {"properties": {"kind": {"const": name}}, "required": ["kind"]},
+                "then": {"properties": parts},
+            }
+        )
+    definitions["StageSpec"]["properties"]["kind"]["enum"] = list(kinds)
+    definitions["StageSpec"]["allOf"] = stages
+    return {"$schema": "https://json-schema.org/draft/2020-12/schema", **schema}
+
+
+def _own_definitions(model: type[StageModel], name: str, definitions: dict[str, Any]) -> Any:
+    """Add a model's schema under `name`, what it refers to below it, and return a reference.
+
+    A required field stays optional here and a parameter reference is allowed for any value, since
+    a profile may give the one and `params` the other.
+    """
+    own = model.model_json_schema(ref_template=f"#/$defs/{name}/$defs/{{model}}")
+    own.pop("required", None)
+    own["properties"] = {
+        field: {"anyOf": [value, {"type": "string", "pattern": r"^\$params\."}]}
+        for field, value in own.get("properties", {}).items()
+    }
+    definitions[name] = own
+    return {"$ref": f"#/$defs/{name}"}
+
+
+def _inputs_schema(kind: StageKind) -> dict[str, Any]:
+    reference = {"type": ["string", "null"]}
+    many = {"type": "object", "additionalProperties": reference}
+    return {
+        "type": "object",
+        "additionalProperties": False,
+        "properties": {
+            name: (many if item.many else reference) for name, item in kind.inputs.items()
+        },
+    }

@@ -1,0 +1,284 @@
+"""Read YAML 1.2 into a tree in which every value knows where it was written.
+
+Scalars follow the core schema of YAML 1.2: `1e-6` is a float; `no`, `on` and `1_000` are strings.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from ruamel.yaml import YAML
+from ruamel.yaml.error import MarkedYAMLError
+from ruamel.yaml.events import (
+    AliasEvent,
+    MappingEndEvent,
+    MappingStartEvent,
+    ScalarEvent,
+    SequenceEndEvent,
+    SequenceStartEvent,
+    StreamEndEvent,
+)
+from ruamel.yaml.reader import ReaderError
+
+from r1pipe.errors import Problem
+
+MAX_DEPTH = 40
+MAX_NODES = 100_000
+"""Bounds on a document: aliases of aliases could otherwise unfold without end."""
+
+STR_TAG = "tag:yaml.org,2002:str"
+INT = re.compile(r"[-+]?[0-9]{1,400}")
+BASED = re.compile(r"0o[0-7]{1,400}|0x[0-9a-fA-F]{1,400}")
+FLOAT = re.compile(r"[-+]?(\.[0-9]+|[0-9]+(\.[0-9]*)?)([eE][-+]?[0-9]+)?")
+NOT_FINITE = re.compile(r"[-+]?\.(inf|Inf|INF)|\.(nan|NaN|NAN)")
+CONSTANTS: dict[str, bool | None] = {
+    **dict.fromkeys(("", "~", "null", "Null", "NULL")),
+    **dict.fromkeys(("true", "True", "TRUE"), True),
+    **dict.fromkeys(("false", "False", "FALSE"), False),
+}
+
+Scalar = None | bool | int | float | str
+Mistake = Problem | str
+
+
+@dataclass(frozen=True, slots=True)
+class Origin:
+    """Where a value was written: a place in a file, in a profile there, or an override."""
+
+    file: str
+    line: int
+    column: int
+    profile: str | None = None
+    set_text: str | None = None
+
+    def __str__(self) -> str:
+        if self.set_text is not None:
+            return f"--set {self.set_text}"
+        place = f"{self.file}:{self.line}:{self.column}"
+        return f"{place} (profile {self.profile})" if self.profile else place
+
+    def mistake(self, message: str) -> Mistake:
+        """Return the report of a mistake at this place."""
+        if self.set_text is not None:
+            return f"--set {self.set_text}: {message}"
+        return Problem(self.file, self.line, self.column, message)
+
+
+@dataclass(frozen=True, slots=True)
+class Value:
+    """A YAML value; `key_origin` is the place of the key in front of it, inside a mapping."""
+
+    data: Scalar | list[Value] | dict[str, Value]
+    origin: Origin
+    key_origin: Origin | None = None
+
+    def entries(self) -> Mapping[str, Value]:
+        """Return the entries of a mapping; nothing for any other value."""
+        return self.data if isinstance(self.data, dict) else {}
+
+    def get(self, *path: str) -> Value | None:
+        """Return the value at a path of keys, or None."""
+        found: Value | None = self
+        for name in path:
+            found = found.entries().get(name) if found else None
+        return found
+
+    def plain(self) -> Any:
+        """Return the value as plain JSON-like Python."""
+        if isinstance(self.data, dict):
+            return {key: value.plain() for key, value in self.data.items()}
+        if isinstance(self.data, list):
+            return [value.plain() for value in self.data]
+        return self.data
+
+    def walk(self, prefix: str = "") -> Iterator[tuple[str, Value]]:
+        """Yield every value below this one with its dotted path."""
+        if isinstance(self.data, dict):
+            entries = list(self.data.items())
+        elif isinstance(self.data, list):
+            entries = [(str(index), value) for index, value in enumerate(self.data)]
+        else:
+            return
+        for key, value in entries:
+            path = f"{prefix}.{key}" if prefix else key
+            yield path, value
+            yield from value.walk(path)
+
+
+def read_yaml(path: Path, mistakes: list[Mistake]) -> Value | None:
+    """Return the document of a file, or None where it cannot be read at all."""
+    try:
+        text = path.read_text(encoding="utf-8-sig")
+    except FileNotFoundError:
+        mistakes.append(f"{path}: no such manifest")
+        return None
+    except (OSError, UnicodeDecodeError) as error:
+        mistakes.append(f"{path}: cannot be read: {error}")
+        return None
+    return parse_yaml(text, Origin(str(path), 1, 1), mistakes)
+
+
+def parse_yaml(text: str, start: Origin, mistakes: list[Mistake]) -> Value | None:
+    """Return the one document in `text`; places are counted in `start`'s file."""
+    reader = _Reader(start, mistakes)
+    try:
+        return reader.document(text)
+    except MarkedYAMLError as error:
+        mark = error.problem_mark or error.context_mark
+        parts = [part for part in (error.context, error.problem) if part]
+        mistakes.append(reader.place(mark).mistake("not YAML: " + ", ".join(parts)))
+    except _TooLargeError as error:
+        mistakes.append(error.origin.mistake("the document is too large or nested too deeply"))
+    except ReaderError as error:
+        line = text.count("\n", 0, error.position) + 1
+        place = replace(start, line=line) if start.set_text is None else start
+        mistakes.append(place.mistake(f"not YAML: {str(error).splitlines()[0]}"))
+    return None
+
+
+def tagged(value: Value, profile: str) -> Value:
+    """Return `value` with every place in it marked as written in a profile."""
+
+    def mark(origin: Origin | None) -> Origin | None:
+        return origin and replace(origin, profile=profile)
+
+    data = value.data
+    if isinstance(data, dict):
+        data = {key: tagged(item, profile) for key, item in data.items()}
+    elif isinstance(data, list):
+        data = [tagged(item, profile) for item in data]
+    origin = replace(value.origin, profile=profile)
+    return Value(data, origin, mark(value.key_origin))
+
+
+class _Reader:
+    """Composes parser events into values, and reports what YAML itself lets pass."""
+
+    def __init__(self, start: Origin, mistakes: list[Mistake]) -> None:
+        self.start = start
+        self.mistakes = mistakes
+        self.anchors: dict[str, tuple[Value, int]] = {}
+        self.num_nodes = 0
+
+    def place(self, mark: Any) -> Origin:
+        if self.start.set_text is not None or mark is None:
+            return self.start
+        return Origin(self.start.file, mark.line + 1, mark.column + 1)
+
+    def document(self, text: str) -> Value | None:
+        self.events = iter(YAML(typ="safe", pure=True).parse(text))
+        next(self.events)  # the start of the stream
+        if isinstance(next(self.events), StreamEndEvent):
+            self.mistakes.append(self.start.mistake("the document is empty"))
+            return None
+        value = self.value(next(self.events), 0)
+        next(self.events)  # the end of the document
+        extra = next(self.events)
+        if not isinstance(extra, StreamEndEvent):
+            message = "a second document; a manifest is one document"
+            self.mistakes.append(self.place(extra.start_mark).mistake(message))
+        return value
+
+    def value(self, event: Any, depth: int) -> Value:
+        origin = self.place(event.start_mark)
+        if isinstance(event, AliasEvent):
+            return self.alias(event, origin)
+        before = self.num_nodes
+        self.count(1, depth, origin)
+        data: Any
+        if isinstance(event, MappingStartEvent):
+            data = self.mapping(depth)
+        elif isinstance(event, SequenceStartEvent):
+            data = self.sequence(depth)
+        else:
+            data = self.scalar(event, origin)
+        value = Value(data, origin)
+        if event.anchor is not None:
+            self.anchors[event.anchor] = value, self.num_nodes - before
+        return value
+
+    def alias(self, event: Any, origin: Origin) -> Value:
+        if event.anchor not in self.anchors:
+            self.mistakes.append(origin.mistake(f"*{event.anchor} names no anchor before it"))
+            return Value(None, origin)
+        value, size = self.anchors[event.anchor]
+        self.count(size, 0, origin)
+        return value
+
+    def count(self, nodes: int, depth: int, origin: Origin) -> None:
+        """Stop at a document whose aliases or nesting would unfold without end."""
+        self.num_nodes += nodes
+        if depth > MAX_DEPTH or self.num_nodes > MAX_NODES:
+            raise _TooLargeError(origin)
+
+    def sequence(self, depth: int) -> list[Value]:
+        items = []
+        while not isinstance(event := next(self.events), SequenceEndEvent):
+            items.append(self.value(event, depth + 1))
+        return items
+
+    def mapping(self, depth: int) -> dict[str, Value]:
+        entries: dict[str, Value] = {}
+        while not isinstance(event := next(self.events), MappingEndEvent):
+            place = self.place(event.start_mark)
+            key = self.key(event, depth)
+            value = self.value(next(self.events), depth + 1)
+            if key is None:
+                self.mistakes.append(place.mistake("a key must be plain text"))
+            elif key in entries:
+                first = entries[key].key_origin
+                message = f"duplicate key '{key}', first given at {first}; keep one of the two"
+                self.mistakes.append(place.mistake(message))
+            else:
+                entries[key] = replace(value, key_origin=place)
+        return entries
+
+    def key(self, event: Any, depth: int) -> str | None:
+        if isinstance(event, ScalarEvent):
+            return str(event.value)
+        self.value(event, depth + 1)
+        return None
+
+    def scalar(self, event: Any, origin: Origin) -> Scalar:
+        text = str(event.value)
+        if event.tag not in (None, "!", STR_TAG):
+            self.mistakes.append(
+                origin.mistake(f"the tag {event.tag} is not supported; leave it out")
+            )
+        if event.tag is not None or event.style is not None:
+            return text
+        if NOT_FINITE.fullmatch(text):
+            self.mistakes.append(
+                origin.mistake(f"{text} is not a finite number; give a finite one")
+            )
+            return None
+        return plain_scalar(text)
+
+
+class _TooLargeError(Exception):
+    """A document past the bounds; caught in `parse_yaml`."""
+
+    def __init__(self, origin: Origin) -> None:
+        self.origin = origin
+
+
+def plain_scalar(text: str) -> Scalar:
+    """Return what an unquoted scalar stands for in the core schema.
+
+    >>> [plain_scalar(text) for text in ("1e-6", "17", "no", "true", "~", "1_000", "0x1F")]
+    [1e-06, 17, 'no', True, None, '1_000', 31]
+    """
+    if text in CONSTANTS:
+        return CONSTANTS[text]
+    if INT.fullmatch(text):
+        return int(text)
+    if BASED.fullmatch(text):
+        return int(text, 0)
+    if FLOAT.fullmatch(text) and math.isfinite(number := float(text)):
+        return number
+    return text
