@@ -1,0 +1,176 @@
+"""Sampling with transformers in this process: the laptop's default.
+
+# B rows of a batch, T tokens so far, V vocabulary
+Prompts are padded on the left with explicit position ids and an attention mask. Requests of equal
+prompts share one prefill. Rows that have ended leave the batch.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+from transformers import DynamicCache
+
+from r1pipe.generate.protocol import Request, Sampled, Sampling
+from r1pipe.generate.uniforms import uniforms
+from r1pipe.records import FinishReason
+
+DROP_ENDED_BELOW = 0.75  # rows leave the batch when fewer than this share are still running
+
+
+@dataclass
+class _Row:
+    request: Request
+    token_ids: list[int] = field(default_factory=list)
+    logprobs: list[float] = field(default_factory=list)
+
+
+class TransformersGenerator:
+    """Samples from a transformers model; it may be the very object that is being trained."""
+
+    def __init__(self, model: Any, *, end_ids: Sequence[int], pad_id: int, max_batch: int) -> None:
+        self.model = model
+        self.end_ids = frozenset(end_ids)
+        self.pad_id = pad_id
+        self.max_batch = max_batch
+
+    def generate(self, requests: Sequence[Request], sampling: Sampling) -> Iterator[Sampled]:
+        """Yield every request's completion, batch by batch (prompts of like length together)."""
+        ordered = sorted(requests, key=lambda r: (len(r.prompt_ids), r.prompt_ids, r.index))
+        was_training = self.model.training
+        self.model.eval()
+        try:
+            for start in range(0, len(ordered), self.max_batch):
+                yield from self._batch(ordered[start : start + self.max_batch], sampling)
+        finally:
+            self.model.train(was_training)
+
+    @torch.no_grad()
+    def _batch(self, requests: Sequence[Request], sampling: Sampling) -> list[Sampled]:
+        cache, attention, logits = self._prefill(requests)
+        rows = [_Row(request) for request in requests]
+        positions = attention.sum(dim=1, keepdim=True)  # [B, 1] of the next token
+        finished: list[Sampled] = []
+        active = list(range(len(rows)))  # row numbers, in the order of the cache
+        for step in range(sampling.max_tokens):
+            seeds = np.array([rows[r].request.seed for r in active], dtype=np.uint64)
+            tokens, logprobs = choose_tokens(logits, uniforms(seeds, step), sampling)
+            running = self._record(rows, active, tokens, logprobs, finished)
+            if not running or step + 1 == sampling.max_tokens:
+                break
+            if len(running) < DROP_ENDED_BELOW * len(active):
+                keep = torch.tensor(running, device=logits.device)
+                cache.batch_select_indices(keep)
+                attention, positions, tokens = attention[keep], positions[keep], tokens[keep]
+                active = [active[i] for i in running]
+            attention = torch.cat([attention, attention.new_ones(len(active), 1)], dim=1)
+            output = self.model(
+                input_ids=tokens[:, None],
+                attention_mask=attention,
+                position_ids=positions,
+                past_key_values=cache,
+                use_cache=True,
+            )
+            logits, positions = output.logits[:, -1].float(), positions + 1
+        ended = {s.index for s in finished}
+        finished.extend(
+            Sampled(row.request.index, row.token_ids, row.logprobs, FinishReason.LENGTH)
+            for row in rows
+            if row.request.index not in ended
+        )
+        return finished
+
+    def _record(
+        self,
+        rows: list[_Row],
+        active: list[int],
+        tokens: Tensor,
+        logprobs: Tensor,
+        finished: list[Sampled],
+    ) -> list[int]:
+        """Append one token to every running row; return the places in `active` still running."""
+        running = []
+        chosen = zip(active, tokens.tolist(), logprobs.tolist(), strict=True)
+        for place, (number, token, logprob) in enumerate(chosen):
+            row = rows[number]
+            if row.token_ids and row.token_ids[-1] in self.end_ids:
+                continue  # ended, but not yet dropped from the batch
+            row.token_ids.append(token)
+            row.logprobs.append(logprob)
+            if token in self.end_ids:
+                finished.append(
+                    Sampled(row.request.index, row.token_ids, row.logprobs, FinishReason.STOP)
+                )
+            else:
+                running.append(place)
+        return running
+
+    def _prefill(self, requests: Sequence[Request]) -> tuple[Any, Tensor, Tensor]:
+        """Run every distinct prompt once, then repeat its cache for each request of it."""
+        prompts = list(dict.fromkeys(request.prompt_ids for request in requests))
+        place = {prompt: i for i, prompt in enumerate(prompts)}
+        width = max(map(len, prompts))
+        device = self.model.device
+        ids = torch.full((len(prompts), width), self.pad_id, device=device)
+        attention = torch.zeros((len(prompts), width), dtype=torch.int64, device=device)
+        for i, prompt in enumerate(prompts):
+            ids[i, width - len(prompt) :] = torch.tensor(prompt, device=device)
+            attention[i, width - len(prompt) :] = 1
+        positions = (attention.cumsum(dim=1) - 1).clamp(min=0)
+        cache = DynamicCache(config=self.model.config)
+        output = self.model(
+            input_ids=ids,
+            attention_mask=attention,
+            position_ids=positions,
+            past_key_values=cache,
+            use_cache=True,
+            logits_to_keep=1,
+        )
+        repeat = torch.tensor([place[r.prompt_ids] for r in requests], device=device)
+        cache.batch_select_indices(repeat)
+        return cache, attention[repeat], output.logits[:, -1].float()[repeat]
+
+    def load_weights(self, tensors: Iterable[tuple[str, Any]]) -> None:
+        """Copy weights by name; nothing to do for tensors that are the model's own."""
+        own = dict(self.model.named_parameters())
+        with torch.no_grad():
+            for name, tensor in tensors:
+                if own[name] is not tensor:
+                    own[name].copy_(tensor)
+
+    def close(self) -> None:
+        """The model belongs to the caller."""
+
+
+def choose_tokens(logits: Tensor, draws: Any, sampling: Sampling) -> tuple[Tensor, Tensor]:
+    """Return one token per row by inverting its cumulative distribution, and its log-probability.
+
+    [B, V], [B] -> [B], [B]. The cumulative sum is float64: in float32 the tail of a large
+    vocabulary would be out of reach.
+    """
+    if sampling.temperature == 0:
+        logprobs = torch.log_softmax(logits, dim=-1)
+        tokens = logits.argmax(dim=-1)
+        return tokens, logprobs.gather(1, tokens[:, None])[:, 0]
+    logprobs = torch.log_softmax(logits / sampling.temperature, dim=-1)
+    probabilities = logprobs.double().exp()
+    if sampling.top_p < 1.0:
+        probabilities = cut_tail(probabilities, sampling.top_p)
+    cumulative = probabilities.cumsum(dim=-1)
+    targets = torch.as_tensor(draws, device=logits.device)[:, None] * cumulative[:, -1:]
+    tokens = torch.searchsorted(cumulative, targets, right=True)[:, 0]
+    tokens = tokens.clamp(max=logits.shape[-1] - 1)
+    return tokens, logprobs.gather(1, tokens[:, None])[:, 0]
+
+
+def cut_tail(probabilities: Tensor, top_p: float) -> Tensor:
+    """Zero all but the smallest set of tokens whose probabilities sum to `top_p`.  [B, V]"""
+    ordered, places = probabilities.sort(dim=-1, descending=True)
+    before = ordered.cumsum(dim=-1) - ordered
+    kept = torch.where(before < top_p, ordered, torch.zeros_like(ordered))
+    return torch.zeros_like(probabilities).scatter(1, places, kept)

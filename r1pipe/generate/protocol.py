@@ -1,0 +1,53 @@
+"""What generates completions: requests in, completions out as they finish."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+from r1pipe.records import FinishReason
+
+
+@dataclass(frozen=True, slots=True)
+class Sampling:
+    """How tokens are drawn. `temperature` 0 means the most likely token; `top_p` 1 cuts nothing."""
+
+    temperature: float = 1.0
+    top_p: float = 1.0
+    max_tokens: int = 256
+
+
+@dataclass(frozen=True, slots=True)
+class Request:
+    """One completion to sample; its tokens depend on prompt, sampling and seed alone, as far as a
+    backend's arithmetic does not depend on the batch."""
+
+    prompt_ids: tuple[int, ...]
+    seed: int
+    index: int
+    """The caller's number for this request; it comes back with the result."""
+
+
+@dataclass(frozen=True, slots=True)
+class Sampled:
+    """Tokens of one request (end-of-sequence included), and the log-probability of each one under
+    the distribution it was drawn from: after the temperature, before any top-p cut."""
+
+    index: int
+    token_ids: list[int]
+    logprobs: list[float]
+    finish_reason: FinishReason
+
+
+class Generator(Protocol):
+    """Every backend passes one conformance suite."""
+
+    def generate(self, requests: Sequence[Request], sampling: Sampling) -> Iterator[Sampled]:
+        """Yield every request's completion once, as it finishes (in any order)."""
+
+    def load_weights(self, tensors: Iterable[tuple[str, Any]]) -> None:
+        """Replace the sampler's weights by those of the policy, by name."""
+
+    def close(self) -> None:
+        """Free memory and processes."""

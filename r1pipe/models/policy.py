@@ -1,0 +1,94 @@
+"""Policies: tiny Qwen3 models from scratch, and loading and saving Hugging Face directories."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import torch
+from transformers import (
+    AutoModelForCausalLM,
+    AutoTokenizer,
+    GenerationConfig,
+    PreTrainedModel,
+    PreTrainedTokenizerBase,
+    Qwen3Config,
+    Qwen3ForCausalLM,
+)
+
+Tokenizer = PreTrainedTokenizerBase
+Model = PreTrainedModel
+
+
+def new_model(
+    tokenizer: Tokenizer,
+    *,
+    hidden_size: int,
+    num_layers: int,
+    num_heads: int,
+    num_kv_heads: int,
+    intermediate_size: int,
+    max_positions: int,
+    seed: int,
+) -> Model:
+    """Return a randomly initialised Qwen3 (tied embeddings, float32) that fits the tokenizer."""
+    config = Qwen3Config(
+        vocab_size=len(tokenizer),
+        hidden_size=hidden_size,
+        intermediate_size=intermediate_size,
+        num_hidden_layers=num_layers,
+        num_attention_heads=num_heads,
+        num_key_value_heads=num_kv_heads,
+        head_dim=hidden_size // num_heads,
+        max_position_embeddings=max_positions,
+        tie_word_embeddings=True,
+        bos_token_id=None,
+        eos_token_id=tokenizer.eos_token_id,
+        pad_token_id=tokenizer.pad_token_id,
+    )
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        model: Model = Qwen3ForCausalLM(config)
+    return model.float()
+
+
+def load_tokenizer(path: Path) -> Tokenizer:
+    """Load the tokenizer of a model or tokenizer directory (never from the network)."""
+    tokenizer: Tokenizer = AutoTokenizer.from_pretrained(path, local_files_only=True)
+    return tokenizer
+
+
+def load_model(path: Path, *, dtype: torch.dtype = torch.float32, device: str = "cpu") -> Model:
+    """Load a causal language model from a directory, with PyTorch's attention kernels."""
+    model: Model = AutoModelForCausalLM.from_pretrained(
+        path, dtype=dtype, attn_implementation="sdpa", local_files_only=True
+    )
+    return model.to(device)
+
+
+def freeze(model: Model) -> Model:
+    """Return the model in evaluation mode and without gradients (a reference)."""
+    model.requires_grad_(False)
+    return model.eval()
+
+
+def save_model(model: Model, tokenizer: Tokenizer, path: Path) -> None:
+    """Write a directory that transformers and vllm load as it is: weights, tokenizer, chat
+    template and generation config (temperature 1, every end-of-sequence id)."""
+    generation: dict[str, Any] = {
+        "do_sample": True,
+        "temperature": 1.0,
+        "eos_token_id": end_ids(model, tokenizer),
+        "pad_token_id": tokenizer.pad_token_id,
+    }
+    model.generation_config = GenerationConfig(**generation)
+    model.save_pretrained(path, safe_serialization=True)
+    tokenizer.save_pretrained(path)
+
+
+def end_ids(model: Model, tokenizer: Tokenizer) -> list[int]:
+    """Return every token id that ends a completion: the tokenizer's and the generation config's."""
+    configured = getattr(model.generation_config, "eos_token_id", None)
+    listed = configured if isinstance(configured, list) else [configured]
+    ids = {tokenizer.eos_token_id, *listed} - {None}
+    return sorted(int(i) for i in ids)

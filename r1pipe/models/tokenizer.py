@@ -1,0 +1,53 @@
+"""Byte-level BPE tokenizers trained from scratch, with the recipe's tags as whole tokens."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import TYPE_CHECKING
+
+from r1pipe import chat
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerFast
+
+TAGS = (chat.THINK_OPEN, chat.THINK_CLOSE, chat.ANSWER_OPEN, chat.ANSWER_CLOSE)
+CONTROL = (chat.PAD, chat.END, chat.USER, chat.ASSISTANT)
+SPLIT = r"\\[a-z]+\{?|\d| ?[A-Za-z]+|[\u4e00-\u9fff]+|\s+|[^\sA-Za-z0-9\u4e00-\u9fff]"
+"""Each digit and operator stands alone, so that arithmetic is learnable (as in Llama 3, Qwen)."""
+
+
+def train_tokenizer(texts: Iterable[str], vocab_size: int) -> PreTrainedTokenizerFast:
+    """Train a byte-level BPE on `texts`; the same texts give the same tokenizer.
+
+    The whole passage of the R1-Zero template is one vocabulary entry, so that the paper's exact
+    words cost a tiny model one token. Tags are plain tokens (they survive decoding); pad and end
+    of sequence are two different tokens, so that no mask can confuse them.
+    """
+    from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, pre_tokenizers, trainers
+    from transformers import PreTrainedTokenizerFast
+
+    tokenizer = Tokenizer(models.BPE())
+    tokenizer.pre_tokenizer = pre_tokenizers.Sequence(
+        [
+            pre_tokenizers.Split(Regex(SPLIT), "isolated"),
+            pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False),
+        ]
+    )
+    tokenizer.decoder = decoders.ByteLevel()
+    trainer = trainers.BpeTrainer(
+        vocab_size=vocab_size - len(TAGS) - 1,
+        special_tokens=list(CONTROL),
+        initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
+        show_progress=False,
+    )
+    tokenizer.train_from_iterator(texts, trainer)
+    whole = [*TAGS, chat.R1_ZERO_PASSAGE]
+    tokenizer.add_tokens([AddedToken(text, normalized=False) for text in whole])
+    return PreTrainedTokenizerFast(
+        tokenizer_object=tokenizer,
+        pad_token=chat.PAD,
+        eos_token=chat.END,
+        additional_special_tokens=[chat.USER, chat.ASSISTANT],
+        chat_template=chat.CHAT_TEMPLATE,
+        clean_up_tokenization_spaces=False,
+    )

@@ -1,0 +1,76 @@
+"""The GRPO objective on the trained tokens of a micro-batch.
+
+# N trained tokens
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+Aggregation = Literal["token-mean", "sequence-mean", "constant"]
+
+
+@dataclass(frozen=True)
+class TokenLoss:
+    """Per-token losses and what is logged of them.  [N] each"""
+
+    loss: Tensor
+    ratio: Tensor
+    kl: Tensor
+    is_clipped: Tensor
+
+
+def k3_kl(logprobs: Tensor, reference_logprobs: Tensor) -> Tensor:
+    """Return the k3 estimate of KL(policy || reference), never negative (arXiv:2402.03300, Eq. 4).
+
+    With d = log reference - log policy: exp(d) - d - 1.
+    """
+    d = reference_logprobs - logprobs
+    return torch.exp(d) - d - 1.0
+
+
+def grpo_token_loss(
+    logprobs: Tensor,
+    sampler_logprobs: Tensor,
+    reference_logprobs: Tensor | None,
+    advantages: Tensor,
+    *,
+    clip_low: float,
+    clip_high: float,
+    kl_coef: float,
+) -> TokenLoss:
+    """Return the clipped policy loss with the KL term in the loss (arXiv:2402.03300, Eq. 3).
+
+    `sampler_logprobs` are those of the weights that sampled, frozen for the whole rollout: taken
+    anew at each minibatch the ratio would always be 1 and the clip dead. The ratio is per token.
+    R1 prints a clip of 10, whose lower bound never binds (arXiv:2501.12948v2, section 3.2.1).
+    """
+    ratio = torch.exp(logprobs - sampler_logprobs)
+    clipped = ratio.clamp(1.0 - clip_low, 1.0 + clip_high)
+    gain = torch.minimum(ratio * advantages, clipped * advantages)
+    kl = torch.zeros_like(logprobs)
+    if reference_logprobs is not None:
+        kl = k3_kl(logprobs, reference_logprobs)
+    is_clipped = (clipped != ratio) & (clipped * advantages <= ratio * advantages)
+    return TokenLoss(-gain + kl_coef * kl, ratio.detach(), kl.detach(), is_clipped)
+
+
+def token_weights(
+    lengths: Tensor, aggregation: Aggregation, *, num_sequences: int, num_tokens: int, constant: int
+) -> Tensor:
+    """Return the weight of a token by the length of its sequence.  [N] -> [N]
+
+    The denominators are counts over the whole optimizer step, so micro-batching cannot change the
+    loss. `sequence-mean`: 1/|o| inside a sequence, then the mean over sequences (DeepSeekMath);
+    `token-mean`: one mean over all tokens (DAPO); `constant`: divided by sequences x a constant
+    length (Dr. GRPO).
+    """
+    if aggregation == "sequence-mean":
+        return 1.0 / (lengths * num_sequences)
+    if aggregation == "token-mean":
+        return torch.full_like(lengths, 1.0 / num_tokens)
+    return torch.full_like(lengths, 1.0 / (num_sequences * constant))

@@ -1,0 +1,52 @@
+"""Multiple choice: a short chain modulo 10 with four options.
+
+The thought computes, then picks: `2*3 so 6 pick C`. Level: the number of operations.
+"""
+
+from __future__ import annotations
+
+import random
+
+from r1pipe.records import Problem
+from r1pipe.tasks import arithmetic
+from r1pipe.tasks.world import Noise, Solution, Task, problem_id, summarise, word
+
+PROMPTS = {"en": "choose mod 10: {} {}", "zh": "选择模十: {} {}"}
+PICK = {"en": " pick ", "zh": "选"}
+LETTERS = "ABCD"
+
+
+def make(rng: random.Random, language: str, level: int) -> Problem:
+    """Return a chain and four different digits, one of which is its value."""
+    chain = arithmetic.make(rng, language, level)
+    others = [str(d) for d in range(10) if str(d) != chain.gold]
+    options = [*rng.sample(others, 3), chain.gold]
+    rng.shuffle(options)
+    listed = " ".join(f"{letter} {option}" for letter, option in zip(LETTERS, options, strict=True))
+    expression = chain.meta["expression"]
+    return Problem(
+        id=problem_id("choice", f"{expression} {listed}"),
+        task="choice",
+        prompt=PROMPTS[language].format(expression, listed),
+        gold=LETTERS[options.index(chain.gold)],
+        language=language,
+        checker="choice",
+        level=level,
+        meta={"expression": expression, "options": options},
+    )
+
+
+def solve(problem: Problem, rng: random.Random, noise: Noise) -> Solution:
+    """Compute the chain and pick the option that shows its value (a random one if none does)."""
+    written = arithmetic.steps(problem.meta["expression"], rng, noise)
+    thought = written[0]
+    for step in written[1:]:
+        thought += word(arithmetic.SO, problem.language, rng, noise) + step
+    options = list(problem.meta["options"])
+    value = written[-1]
+    answer = LETTERS[options.index(value)] if value in options else rng.choice(LETTERS)
+    thought += word(PICK, problem.language, rng, noise) + answer
+    return Solution(thought, answer, summarise(answer, problem.language))
+
+
+TASK = Task(make, solve, levels=(1, 2))

@@ -1,0 +1,55 @@
+"""Rows that an imperfect author writes: the pretraining corpus and the general rows of the mix.
+
+A row is what supervised training reads: `prompt`, `format`, `completion` (without the
+end-of-sequence token) and where it came from.
+"""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+from r1pipe.chat import Format, render_completion
+from r1pipe.records import Problem
+from r1pipe.tasks import TASKS
+from r1pipe.tasks.world import LANGUAGES, Noise, Solution, draw, is_held_out
+
+
+def row(problem: Problem, completion: str, fmt: Format, source: str) -> dict[str, Any]:
+    """Return one training row."""
+    return {
+        "problem_id": problem.id,
+        "task": problem.task,
+        "language": problem.language,
+        "format": fmt,
+        "prompt": problem.prompt,
+        "completion": completion,
+        "source": source,
+    }
+
+
+def training_problems(
+    mix: Mapping[str, float],
+    rng: random.Random,
+    languages: Sequence[str] = LANGUAGES,
+    levels: Mapping[str, Sequence[int]] | None = None,
+) -> Iterator[Problem]:
+    """Yield problems of the training split for ever; they may repeat."""
+    while True:
+        problem = draw(TASKS, mix, rng, languages, levels)
+        if not is_held_out(problem):
+            yield problem
+
+
+def base_completion(
+    solution: Solution, rng: random.Random, thought_frac: float, unformatted_frac: float
+) -> str:
+    """Write one completion of the base corpus: with a thought, without one, or without tags."""
+    has_thought = rng.random() < thought_frac
+    if rng.random() < unformatted_frac:
+        return f" {solution.thought} {solution.answer}" if has_thought else f" {solution.answer}"
+    if has_thought:
+        return " " + render_completion(solution.thought, solution.answer, "r1-zero")
+    full = render_completion("", solution.answer, "r1-zero")
+    return full[full.index(" ") :]

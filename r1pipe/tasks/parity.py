@@ -1,0 +1,49 @@
+"""Parity chains: is the number of ones odd or even; the thought carries the running parity.
+
+Level: the number of bits. A guess is right half of the time, so a thought shows only on long ones.
+"""
+
+from __future__ import annotations
+
+import random
+
+from r1pipe.records import Problem
+from r1pipe.tasks.world import Noise, Solution, Task, problem_id, summarise, word
+
+PROMPTS = {"en": "parity of {}", "zh": "奇偶 {}"}
+ODD, EVEN = {"en": " odd ", "zh": "奇"}, {"en": " even ", "zh": "偶"}
+
+
+def make(rng: random.Random, language: str, level: int) -> Problem:
+    """Return a string of `level` random bits."""
+    bits = "".join(rng.choice("01") for _ in range(level))
+    gold = (ODD if bits.count("1") % 2 else EVEN)[language].strip()
+    return Problem(
+        id=problem_id("parity", bits),
+        task="parity",
+        prompt=PROMPTS[language].format(bits),
+        gold=gold,
+        language=language,
+        checker="word",
+        level=level,
+        meta={"bits": bits, "accept": [w.strip() for w in _same(gold).values()]},
+    )
+
+
+def _same(gold: str) -> dict[str, str]:
+    return ODD if gold in {w.strip() for w in ODD.values()} else EVEN
+
+
+def solve(problem: Problem, rng: random.Random, noise: Noise) -> Solution:
+    """Write each bit with the parity so far."""
+    thought, is_odd = "", False
+    for bit in problem.meta["bits"]:
+        is_odd ^= bit == "1"
+        if noise.wrong_step and rng.random() < noise.wrong_step:
+            is_odd = not is_odd
+        thought += bit + word(ODD if is_odd else EVEN, problem.language, rng, noise)
+    answer = (ODD if is_odd else EVEN)[problem.language].strip()
+    return Solution(thought.strip(), answer, summarise(answer, problem.language))
+
+
+TASK = Task(make, solve, levels=(4, 5, 6, 7, 8))

@@ -1,0 +1,126 @@
+"""Sequences, loss masks and micro-batches: padded, or packed without cross-contamination.
+
+# B rows, T tokens of a row
+A sequence is a prompt and a completion; only the completion is trained, its first token and its
+end-of-sequence token included. The mask comes from lengths, never from comparing ids with the pad
+token: where pad equals end-of-sequence, that would leave the stop untrained.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+import torch
+from torch import Tensor
+
+Layout = Literal["padded", "packed"]
+
+
+@dataclass(frozen=True, slots=True)
+class TokenSequence:
+    """Prompt and completion as token ids; `index` finds per-sequence values again."""
+
+    prompt_ids: Sequence[int]
+    completion_ids: Sequence[int]
+    index: int = 0
+
+    def __len__(self) -> int:
+        return len(self.prompt_ids) + len(self.completion_ids)
+
+
+@dataclass(frozen=True, slots=True)
+class MicroBatch:
+    """Some sequences as tensors.
+
+    `loss_mask[b, t]` says that token t is trained; its log-probability is read at position t - 1.
+    `sequence_index[b, t]` is the `index` of the sequence that token t belongs to (-1 for padding),
+    and `completion_offset[b, t]` the place of token t in its completion (0 elsewhere).
+    """
+
+    input_ids: Tensor  # [B, T] int64
+    position_ids: Tensor  # [B, T] int64, from 0 in every sequence
+    attention_mask: Tensor | None  # [B, T] bool; None for packed rows
+    loss_mask: Tensor  # [B, T] bool
+    sequence_index: Tensor  # [B, T] int64
+    completion_offset: Tensor  # [B, T] int64
+
+    def to(self, device: torch.device | str) -> MicroBatch:
+        """Return the batch on a device."""
+        moved = {
+            name: None if (value := getattr(self, name)) is None else value.to(device)
+            for name in self.__slots__
+        }
+        return MicroBatch(**moved)
+
+
+def count_loss_tokens(sequences: Sequence[TokenSequence]) -> int:
+    """Return the number of trained tokens: the one denominator of a whole optimizer step."""
+    return sum(len(sequence.completion_ids) for sequence in sequences)
+
+
+def micro_batches(
+    sequences: Sequence[TokenSequence], max_tokens: int, pad_id: int, layout: Layout = "padded"
+) -> Iterator[MicroBatch]:
+    """Yield micro-batches of at most `max_tokens` positions (one sequence may exceed that)."""
+    if layout == "packed":
+        for row in pack(sequences, max_tokens):
+            yield _assemble([row], pad_id, is_packed=True)
+        return
+    rows: list[list[TokenSequence]] = []
+    for sequence in sorted(sequences, key=len, reverse=True):
+        if rows and (len(rows) + 1) * len(rows[0][0]) > max_tokens:
+            yield _assemble(rows, pad_id, is_packed=False)
+            rows = []
+        rows.append([sequence])
+    if rows:
+        yield _assemble(rows, pad_id, is_packed=False)
+
+
+def pack(sequences: Sequence[TokenSequence], max_tokens: int) -> list[list[TokenSequence]]:
+    """Put sequences into rows of at most `max_tokens` by best fit, longest first."""
+    rows: list[list[TokenSequence]] = []
+    room: list[int] = []
+    for sequence in sorted(sequences, key=len, reverse=True):
+        fits = [r for r in range(len(rows)) if room[r] >= len(sequence)]
+        if fits:
+            best = min(fits, key=lambda r: room[r])
+        else:
+            best = len(rows)
+            rows.append([])
+            room.append(max(max_tokens, len(sequence)))
+        rows[best].append(sequence)
+        room[best] -= len(sequence)
+    return rows
+
+
+def _assemble(rows: list[list[TokenSequence]], pad_id: int, *, is_packed: bool) -> MicroBatch:
+    width = max(sum(len(s) for s in row) for row in rows)
+    shape = (len(rows), width)
+    input_ids, positions = np.full(shape, pad_id), np.zeros(shape, dtype=np.int64)
+    attention, loss_mask = np.zeros(shape, dtype=bool), np.zeros(shape, dtype=bool)
+    index, offset = np.full(shape, -1), np.zeros(shape, dtype=np.int64)
+    for r, row in enumerate(rows):
+        start = 0
+        for sequence in row:
+            first, end = start + len(sequence.prompt_ids), start + len(sequence)
+            input_ids[r, start:first] = sequence.prompt_ids
+            input_ids[r, first:end] = sequence.completion_ids
+            positions[r, start:end] = np.arange(end - start)
+            attention[r, start:end] = True
+            loss_mask[r, first:end] = True
+            index[r, start:end] = sequence.index
+            offset[r, first:end] = np.arange(end - first)
+            start = end
+    if loss_mask[:, 0].any():
+        raise ValueError("a prompt is empty: its first completed token has no predecessor")
+    return MicroBatch(
+        torch.from_numpy(input_ids),
+        torch.from_numpy(positions),
+        None if is_packed else torch.from_numpy(attention),
+        torch.from_numpy(loss_mask),
+        torch.from_numpy(index),
+        torch.from_numpy(offset),
+    )

@@ -1,0 +1,99 @@
+"""The supervised loop behind pretraining, both SFT stages and distillation.
+
+DeepSeekMath's table of methods (arXiv:2402.03300, section 5.2.1): the gradient coefficient of SFT
+is 1 for every token of the data.
+"""
+
+from __future__ import annotations
+
+import random
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from torch import Tensor
+
+from r1pipe.stage import Context
+from r1pipe.train.batching import Layout, MicroBatch, TokenSequence, count_loss_tokens, micro_batches
+from r1pipe.train.engine import Engine
+from r1pipe.train.logprobs import token_logprobs
+from r1pipe.train.schedule import Schedule, learning_rate
+
+
+@dataclass(frozen=True)
+class SupervisedPlan:
+    """What decides a supervised run, besides the data and the initial weights."""
+
+    num_epochs: int
+    batch_size: int
+    peak_lr: float
+    schedule: Schedule
+    warmup_steps: int
+    final_lr_frac: float
+    seed: int
+
+
+def batches_of(num_rows: int, plan: SupervisedPlan) -> Iterator[list[int]]:
+    """Yield row numbers of each step: every epoch a new seeded order, no row twice in an epoch.
+
+    The last batch of an epoch may be smaller; it counts its own tokens.
+    """
+    for epoch in range(plan.num_epochs):
+        order = list(range(num_rows))
+        random.Random(f"{plan.seed}:{epoch}").shuffle(order)
+        for start in range(0, num_rows, plan.batch_size):
+            yield order[start : start + plan.batch_size]
+
+
+def train_supervised(
+    context: Context,
+    engine: Engine,
+    sequences: Sequence[TokenSequence],
+    plan: SupervisedPlan,
+    *,
+    pad_id: int,
+    micro_batch_tokens: int,
+    layout: Layout,
+) -> None:
+    """Minimise the mean negative log-likelihood of completion tokens; resumes by itself.
+
+    The data position is the step number: the order is a function of the seed and the epoch.
+    """
+    steps = list(batches_of(len(sequences), plan))
+    done = resume(context, engine)
+    for step, rows in enumerate(steps[done:], start=done):
+        started = time.perf_counter()
+        batch = [sequences[row] for row in rows]
+        num_loss_tokens = count_loss_tokens(batch)
+
+        def loss(model: Any, micro: MicroBatch, total: int = num_loss_tokens) -> Tensor:
+            return -token_logprobs(model, micro).sum() / total
+
+        value = engine.accumulate(micro_batches(batch, micro_batch_tokens, pad_id, layout), loss)
+        rate = learning_rate(
+            step, len(steps), plan.peak_lr, plan.schedule, plan.warmup_steps, plan.final_lr_frac
+        )
+        norm = engine.step(rate)
+        speed = sum(map(len, batch)) / (time.perf_counter() - started)
+        context.log(
+            step + 1, len(steps), loss=value, lr=rate, grad_norm=norm, tokens_per_s=speed
+        )
+        checkpoint(context, engine, step + 1)
+
+
+def resume(context: Context, engine: Engine) -> int:
+    """Load the newest checkpoint of the attempt, if any; return the steps that are done."""
+    found = context.checkpoints.latest()
+    if found is None:
+        return 0
+    engine.load(found[1])
+    return found[0]
+
+
+def checkpoint(context: Context, engine: Engine, step: int) -> None:
+    """Save when it is due, then stop if that was asked for."""
+    if context.checkpoint_due():
+        with context.checkpoints.saving(step) as folder:
+            engine.save(folder)
+    context.stop_if_asked()
