@@ -1,0 +1,125 @@
+"""The language-consistency reward: target-language words of the thought / all of its words
+(arXiv:2501.12948v1, section 2.3.2; v2, equation 7).
+
+What counts: a run of two or more letters of a script is one word, and each Chinese or Japanese
+character is one word. Digits, symbols, single letters (variables), names of functions, code and
+LaTeX do not count. Chinese, Japanese, Korean and Russian are told by script, and English is any
+Latin word; other languages in Latin script need the `lingua` package. A span of code or LaTeX
+that holds prose counts as prose, so that text cannot hide there.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+from functools import lru_cache
+from typing import Any
+
+from r1pipe.chat import split_completion
+from r1pipe.errors import StageError
+from r1pipe.records import Problem
+
+_HAN = "\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff"
+_KANA = "\u3040-\u30ff\u31f0-\u31ff"
+_HANGUL = "\u1100-\u11ff\u3130-\u318f\uac00-\ud7af"
+_CYRILLIC = "\u0400-\u052f"
+_LATIN = "A-Za-z\u00c0-\u00d6\u00d8-\u00f6\u00f8-\u024f"
+_WORD = re.compile(
+    f"(?P<han>[{_HAN}])|(?P<kana>[{_KANA}])|(?P<hangul>[{_HANGUL}]+)"
+    f"|(?P<cyrillic>[{_CYRILLIC}]{{2,}})|(?P<latin>[{_LATIN}]{{2,}}(?:['’][{_LATIN}]+)*)"
+)
+_SCRIPTS = {
+    "zh": {"han"},
+    "ja": {"han", "kana"},
+    "ko": {"hangul"},
+    "ru": {"cyrillic"},
+    "en": {"latin"},
+}
+_HIDDEN = re.compile(
+    r"```.*?```|`[^`\n]*`|\$\$.*?\$\$|\$[^$\n]*\$|\\\[.*?\\\]|\\\(.*?\\\)", re.DOTALL
+)
+_COMMAND = re.compile(r"\\(?:begin|end)\{[a-z*]{1,20}\}|\\[a-zA-Z]+")
+_PROSE = re.compile(
+    f"[{_HAN}{_KANA}]{{2}}|[{_HANGUL}{_CYRILLIC}]{{2}}"
+    rf"|(?<![\w\\])[{_LATIN}]{{2,}},? [{_LATIN}]{{2,}},? [{_LATIN}]{{2,}}"
+)
+_FUNCTIONS = frozenset(
+    ("sin", "cos", "tan", "cot", "sec", "csc", "arcsin", "arccos", "arctan", "sinh", "cosh", "tanh")
+    + ("ln", "log", "exp", "lim", "max", "min", "gcd", "lcm", "mod", "det", "sqrt", "frac")
+    + ("cm", "mm", "km", "kg", "ml")
+)
+
+
+def language(problem: Problem, text: str) -> float:
+    """Return the share of the thought's words that are in the problem's language.
+
+    No closed thought gives 0.0 (nothing to judge must not pay); a thought without words, such as
+    bare arithmetic, gives 1.0.
+    """
+    thought = split_completion(text).thought
+    if thought is None:
+        return 0.0
+    share = language_share(thought, problem.language)
+    return 1.0 if share is None else share
+
+
+def language_share(thought: str, language: str) -> float | None:
+    """Return target-language words / all words of a thought, or None where it has no words.
+
+    >>> language_share("so 3+4=7, 所以", "en")
+    0.3333333333333333
+    """
+    text = _COMMAND.sub(" ", _drop_hidden(thought))
+    words = [match for match in _WORD.finditer(text) if not _is_symbol(match)]
+    if not words:
+        return None
+    scripts = _SCRIPTS.get(language)
+    if scripts is None:
+        return _share_by_detector(text, words, language)
+    return sum(word.lastgroup in scripts for word in words) / len(words)
+
+
+def _is_symbol(word: re.Match[str]) -> bool:
+    return word.group().lower() in _FUNCTIONS
+
+
+def _drop_hidden(text: str) -> str:
+    """Blank out code and LaTeX; a span that holds prose stays."""
+    if not any(mark in text for mark in "`$\\"):
+        return text
+    return _HIDDEN.sub(lambda m: m.group() if _PROSE.search(m.group()) else " ", text)
+
+
+def _share_by_detector(text: str, words: list[re.Match[str]], language: str) -> float:
+    """Judge a language in Latin script against English, segment by segment."""
+    detect = _detector(language)
+    latin = [word for word in words if word.lastgroup == "latin"]
+    spans = detect(text) if latin else []
+    inside = sum(any(start <= word.start() < end for start, end in spans) for word in latin)
+    return inside / len(words)
+
+
+@lru_cache(maxsize=8)
+def _detector(language: str) -> Callable[[str], list[tuple[int, int]]]:
+    """Return a function from text to the spans in `language` (ISO 639-1)."""
+    try:
+        import lingua
+    except ImportError:
+        raise StageError(
+            f"language reward: {language!r} shares its script with English, and telling them apart"
+            " needs the package lingua-language-detector; install it, or use en, zh, ja, ko or ru"
+        ) from None
+    codes: Any = lingua.IsoCode639_1
+    target = getattr(codes, language.upper(), None)
+    if target is None:
+        raise StageError(
+            f"language reward: {language!r} is not an ISO 639-1 code, such as de or fr"
+        )
+    builder = lingua.LanguageDetectorBuilder.from_iso_codes_639_1(codes.EN, target)
+    detector = builder.build()
+
+    def spans(text: str) -> list[tuple[int, int]]:
+        found = detector.detect_multiple_languages_of(text)
+        return [(s.start_index, s.end_index) for s in found if s.language.iso_code_639_1 == target]
+
+    return spans

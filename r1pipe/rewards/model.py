@@ -1,0 +1,19 @@
+"""What a preference model is shown; the model itself is handed in by the stage.
+
+Helpfulness is judged on the final summary only, so that the thought is left alone; harmlessness on
+the whole completion, thought included (arXiv:2501.12948v1, section 2.3.4).
+"""
+
+from __future__ import annotations
+
+from r1pipe.chat import split_completion
+
+
+def helpfulness_text(text: str) -> str:
+    """Return the final summary; an empty string where the thought was never closed."""
+    return (split_completion(text).answer_part or "").strip()
+
+
+def safety_text(text: str) -> str:
+    """Return the whole completion: a harmful thought is a harmful completion."""
+    return text

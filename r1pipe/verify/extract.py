@@ -1,0 +1,204 @@
+"""Find the answer in a completion, in time linear in its length.
+
+Order: behind the last closed thought (an unclosed thought has no answer), the last non-empty
+`\\boxed{}`, else the last `<answer>` pair, else the last `####` line, else an anchor phrase
+("answer is", "answer:", and their Chinese forms). Boxes joined by a comma or "and" are one list;
+boxes joined by "or" are a hedge.
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from typing import Literal
+
+from r1pipe.chat import ANSWER_CLOSE, ANSWER_OPEN, split_completion
+
+Prefer = Literal["box", "tag"]
+
+# Every pattern below has bounded repetition, so that a scan stays linear on hostile text.
+_BRACE = re.compile(r"\\(?:boxed|fbox|framebox)[ \t\n]{0,8}\{|\\.|[{}]", re.DOTALL)
+_BOX_START = re.compile(r"\\(?:boxed|fbox|framebox)[ \t\n]{0,8}\{")
+_HOLLOW = re.compile(r"(?:[\s$~{}.]|\\[,;:! ()\[\]]|\\(?:text|mathrm|quad)(?![a-zA-Z]))*")
+_GLUE = re.compile(r"(?:[\s$*]|\\[,;:! ()\[\]]|\\(?:text|mathrm|quad|qquad)(?![a-zA-Z])|[{}])+")
+_HASH = re.compile(r"(?<!#)####(?!#)[ \t]{0,8}([^\n]{0,2000})")
+_ANCHOR = re.compile(
+    r"(?:\banswer\b|\b答案|答案)[ \t*_]{0,8}(?:(?:is|are|equals)\b|为|是|[:：=])"
+    r"|(?:故|应|因此|所以|则)(?:应)?选择?|正确(?:选项|答案)(?:为|是|[:：])",
+    re.IGNORECASE,
+)
+_LAST_LINE = re.compile(r"A[:：][ \t]{0,8}(.{1,300})")
+_OPTION_LINE = re.compile(r"^\s{0,8}[B-E][:：]", re.MULTILINE)
+_ENGLISH_CLAUSE = re.compile(
+    r",? (?:because|since|which|where|as|so|not|but|for|if|when|after|i\.e\.|that)\b"
+    r"|, (?!and\b|or\b)(?=[a-zA-Z]{2,})"
+)
+_CHINESE_CLAUSE = re.compile(r"[,，](?=[一-鿿])")
+_SENTENCE_END = re.compile(r"[。；;！!？?]|\.(?=\s|$|\*)")
+_AFTER_ANCHOR = " \t\r*_:：=,，"
+_MAX_GLUE_CHARS = 40
+_MAX_PHRASE_CHARS = 1000
+
+
+@dataclass(frozen=True, slots=True)
+class Extraction:
+    """What was found, where (`box`, `tag`, `hash`, `phrase`, `none`), and whether it hedges."""
+
+    answer: str | None
+    method: str
+    is_hedge: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class _Box:
+    start: int  # of the command
+    end: int  # behind the closing brace
+    content: str
+
+
+def extract_answer(text: str, *, prefer: Prefer = "box") -> str | None:
+    """Return the answer of a completion, or None where it gives none.
+
+    >>> extract_answer(r"<think>1+1=3</think> so \\boxed{2}")
+    '2'
+    """
+    return find_answer(text, prefer=prefer).answer
+
+
+def find_answer(text: str, *, prefer: Prefer = "box") -> Extraction:
+    """Return the answer with how it was found; `prefer` says which of box and tag comes first."""
+    part = split_completion(text).answer_part
+    if part is None:
+        return Extraction(None, "none")
+    steps = (_from_boxes, _from_tag) if prefer == "box" else (_from_tag, _from_boxes)
+    for step in (*steps, _from_hash, _from_phrase, _from_last_line):
+        found = step(part)
+        if found is not None:
+            return found
+    return Extraction(None, "none")
+
+
+def boxes(text: str) -> list[str]:
+    """Return the contents of the non-empty boxes of a text, outermost ones only, in order."""
+    return [_unwrap(box.content) for box in _outer_boxes(text) if not _is_hollow(box.content)]
+
+
+def _from_boxes(text: str) -> Extraction | None:
+    found = [box for box in _outer_boxes(text) if not _is_hollow(box.content)]
+    if not found:
+        return None
+    joined = [found[-1]]
+    for box in reversed(found[:-1]):
+        glue = _glue(text[box.end : joined[0].start])
+        if glue in ("or", "或", "或者", ",or", "还是"):
+            return Extraction(found[-1].content, "box", is_hedge=True)
+        if glue not in (",", "and", ",and", "和", "与", "、", "以及", ";", "&"):
+            break
+        joined.insert(0, box)
+    contents = list(dict.fromkeys(_unwrap(box.content) for box in joined))
+    return Extraction(", ".join(contents), "box")
+
+
+def _glue(between: str) -> str:
+    """Return what joins two boxes, without spaces, dollars and empty commands."""
+    if len(between) > _MAX_GLUE_CHARS:
+        return "text"
+    return _GLUE.sub("", between).replace("，", ",").replace("；", ";").lower()
+
+
+def _outer_boxes(text: str) -> list[_Box]:
+    """Return the closed boxes that lie in no other closed box, in one pass over the braces."""
+    if "box" not in text:
+        return []
+    open_braces: list[tuple[int, int] | None] = []  # (command start, content start) of a box
+    closed: list[_Box] = []
+    for match in _BRACE.finditer(text):
+        token = match.group()
+        if token == "{":
+            open_braces.append(None)
+        elif token == "}":
+            opened = open_braces.pop() if open_braces else None
+            if opened is not None:
+                while closed and closed[-1].start > opened[0]:
+                    closed.pop()
+                closed.append(_Box(opened[0], match.end(), text[opened[1] : match.start()]))
+        elif len(token) > 2:
+            open_braces.append((match.start(), match.end()))
+    return closed
+
+
+def _unwrap(content: str) -> str:
+    """Take off boxes around the whole content."""
+    content = content.strip()
+    for _ in range(8):
+        inner = _outer_boxes(content)
+        if len(inner) != 1 or inner[0].start != 0 or inner[0].end != len(content):
+            break
+        content = inner[0].content.strip()
+    return content
+
+
+def _is_hollow(content: str) -> bool:
+    return _HOLLOW.fullmatch(_BOX_START.sub("{", content)) is not None
+
+
+def _from_tag(text: str) -> Extraction | None:
+    end = len(text)
+    while (close := text.rfind(ANSWER_CLOSE, 0, end)) >= 0:
+        start = text.rfind(ANSWER_OPEN, 0, close)
+        if start < 0:
+            return None
+        content = text[start + len(ANSWER_OPEN) : close].strip()
+        if content and not _is_hollow(content):
+            return _inside_tag(content)
+        end = start
+    return None
+
+
+def _inside_tag(content: str) -> Extraction:
+    inner = _from_boxes(content) or _from_phrase(content)
+    if inner is None:
+        return Extraction(content, "tag")
+    return Extraction(inner.answer, "tag", inner.is_hedge)
+
+
+def _from_hash(text: str) -> Extraction | None:
+    """Take the last `####` line that is not a heading of words."""
+    last_line_start = text.rstrip().rfind("\n") + 1
+    for match in reversed(list(_HASH.finditer(text))):
+        content = match.group(1).strip().strip("*").strip()
+        if not content:
+            continue
+        is_heading = re.match(r"[a-zA-Z]{3,}", content) is not None
+        if not is_heading or (match.start() >= last_line_start and " " not in content):
+            return Extraction(content, "hash")
+    return None
+
+
+def _from_phrase(text: str) -> Extraction | None:
+    for match in reversed(list(_ANCHOR.finditer(text))):
+        content = text[match.end() : match.end() + _MAX_PHRASE_CHARS].lstrip(_AFTER_ANCHOR + "\n")
+        content = content.split("\n", 1)[0]
+        content = _cut(content, _SENTENCE_END, _ENGLISH_CLAUSE, _CHINESE_CLAUSE)
+        content = content.strip(_AFTER_ANCHOR)
+        if content and not _is_hollow(content):
+            return Extraction(content, "phrase")
+    return None
+
+
+def _cut(content: str, *patterns: re.Pattern[str]) -> str:
+    for pattern in patterns:
+        match = pattern.search(content, 1) if content else None
+        if match is not None:
+            content = content[: match.start()]
+    return content
+
+
+def _from_last_line(text: str) -> Extraction | None:
+    """Take a last line `A: 18`, the style of GSM8K's model solutions; not a list of options."""
+    stripped = text.rstrip()
+    line = stripped[stripped.rfind("\n") + 1 :].strip()
+    match = _LAST_LINE.fullmatch(line)
+    if match is None or _OPTION_LINE.search(text):
+        return None
+    return Extraction(match.group(1).strip(), "phrase")

@@ -1,0 +1,201 @@
+"""Bring answers to one plain spelling: Unicode to LaTeX, no dress, no thousands separators.
+
+Nothing here decides whether two answers are equal; it only removes ways of writing that no answer
+depends on.
+"""
+
+from __future__ import annotations
+
+import re
+import unicodedata
+
+_ZERO_WIDTH = re.compile(r"[\u00ad\u200b-\u200f\u202a-\u202e\u2060-\u2064\ufeff]")
+_SPACES = re.compile(r"[\u00a0\u1680\u2000-\u200a\u202f\u205f\u3000\t\r\n]")
+_SUPER = {c: unicodedata.normalize("NFKC", c) for c in "⁰¹²³⁴⁵⁶⁷⁸⁹⁺⁻⁽⁾ⁿⁱ"} | {"⁻": "-"}
+_SUB = {c: unicodedata.normalize("NFKC", c) for c in "₀₁₂₃₄₅₆₇₈₉₊₋₍₎"} | {"₋": "-"}
+_SUPER_RUN = re.compile(f"[{''.join(_SUPER)}]+")
+_SUB_RUN = re.compile(f"[{''.join(_SUB)}]+")
+_ROOT = re.compile(r"([√∛∜])\s*(?:\(([^()]{1,80})\)|\{([^{}]{1,80})\}|(\d+(?:\.\d+)?|[a-zA-Z]))")
+_ROOT_INDEX = {"√": "", "∛": "[3]", "∜": "[4]"}
+
+_SYMBOLS = {
+    "∞": r"\infty ",
+    "π": r"\pi ",
+    "𝜋": r"\pi ",
+    "θ": r"\theta ",
+    "×": r"\times ",
+    "·": r"\cdot ",
+    "⋅": r"\cdot ",
+    "∙": r"\cdot ",
+    "•": r"\cdot ",
+    "∗": "*",
+    "÷": r"\div ",
+    "⁄": "/",
+    "∕": "/",
+    "−": "-",
+    "–": "-",
+    "—": "-",
+    "‐": "-",
+    "‑": "-",
+    "﹣": "-",
+    "≤": r"\le ",
+    "≦": r"\le ",
+    "⩽": r"\le ",
+    "≥": r"\ge ",
+    "≧": r"\ge ",
+    "⩾": r"\ge ",
+    "≠": r"\ne ",
+    "≈": r"\approx ",
+    "∪": r"\cup ",
+    "∩": r"\cap ",
+    "∈": r"\in ",
+    "∉": r"\notin ",
+    "∅": r"\emptyset ",
+    "⌀": r"\emptyset ",
+    "±": r"\pm ",
+    "∓": r"\mp ",
+    "°": r"^\circ ",
+    "˚": r"^\circ ",
+    "º": r"^\circ ",
+    "℃": r"^\circ\text{C}",
+    "℉": r"^\circ\text{F}",
+    "ℝ": r"\mathbb{R}",
+    "ℤ": r"\mathbb{Z}",
+    "ℕ": r"\mathbb{N}",
+    "ℚ": r"\mathbb{Q}",
+    "ℂ": r"\mathbb{C}",
+    "，": ",",
+    "、": ",",
+    "。": ".",
+    "．": ".",
+    "【": "[",
+    "】": "]",
+    "〔": "(",
+    "〕": ")",
+    "′": "'",
+    "″": "''",
+    "“": '"',
+    "”": '"',
+    "‘": "'",
+    "’": "'",
+}
+_SYMBOL_TABLE = str.maketrans(_SYMBOLS)
+
+_THIN = r"(?:\\[,;:!> ]|\\thinspace(?![a-zA-Z])|\{,\}|\{\\,\}|(?<=\d),\\!)"
+_THIN_GROUP = re.compile(rf"(?<=\d){_THIN}(?=\d{{3}}(?!\d))")
+_BRACED_COMMA = re.compile(r"(?<=\d)\{,\}(?=\d)")
+_SIZE = re.compile(
+    r"\\(?:left|right|middle|bigl|bigr|biggl|biggr|Bigl|Bigr|Biggl|Biggr|big|Big|bigg|Bigg)"
+    r"(?![a-zA-Z])\s*\.?(?=[\s()\[\]{}|\\./<>]|$)"
+)
+_DELIMITERS = re.compile(r"\$\$?|\\\(|\\\)|\\\[|\\\]")
+_SPACING = re.compile(
+    r"\\(?:[,;:!> ]|(?:quad|qquad|thinspace|enspace|displaystyle|textstyle|scriptstyle|limits"
+    r"|nolimits|mathstrut|strut|hfill|hspace\*?\{[^{}]{0,20}\}|phantom\{[^{}]{0,20}\}"
+    r"|hphantom\{[^{}]{0,20}\}|vphantom\{[^{}]{0,20}\}|label\{[^{}]{0,40}\}|tag\*?\{[^{}]{0,20}\})"
+    r"(?![a-zA-Z]))|(?<!\\)~"
+)
+_COLOR = re.compile(
+    r"\\color\s*(?:\[[a-zA-Z]{1,12}\])?\s*\{[^{}]{0,20}\}|\\textcolor\s*\{[^{}]{0,20}\}"
+)
+_WRAPPER = re.compile(
+    r"\\(?:mathbf|boldsymbol|bm|mathbin|mathord|mathopen|mathclose|underline|mathit|mathsf|ensuremath"
+    r"|textcolor|boxed|fbox|mathnormal|displaylines)(?![a-zA-Z])\s*(?=\{)"
+)
+_SYNONYMS = (
+    (re.compile(r"\\[dtc]frac(?![a-zA-Z])"), r"\\frac"),
+    (re.compile(r"\\(?:lbrace|\{)(?![a-zA-Z])"), r"\\{"),
+    (re.compile(r"\\(?:rbrace)(?![a-zA-Z])"), r"\\}"),
+    (re.compile(r"\\(?:lbrack)(?![a-zA-Z])"), "["),
+    (re.compile(r"\\(?:rbrack)(?![a-zA-Z])"), "]"),
+    (re.compile(r"\\(?:lparen)(?![a-zA-Z])"), "("),
+    (re.compile(r"\\(?:rparen)(?![a-zA-Z])"), ")"),
+    (re.compile(r"\\(?:leqslant|leq|leqq)(?![a-zA-Z])"), r"\\le"),
+    (re.compile(r"\\(?:geqslant|geq|geqq)(?![a-zA-Z])"), r"\\ge"),
+    (re.compile(r"\\neq(?![a-zA-Z])"), r"\\ne"),
+    (re.compile(r"\\(?:varnothing|O)(?![a-zA-Z])"), r"\\emptyset"),
+    (re.compile(r"\\(?:degree|textdegree)(?![a-zA-Z])"), r"^\\circ"),
+    (re.compile(r"\^\s*\{\s*\\circ\s*\}"), r"^\\circ"),
+    (re.compile(r"\\(?:lvert|rvert|vert|mid)(?![a-zA-Z])"), "|"),
+    (re.compile(r"\\textpi(?![a-zA-Z])"), r"\\pi"),
+    (re.compile(r"\\mathrm\s*\{\s*([eid])\s*\}"), r"\1"),
+    (re.compile(r"\\(?:pounds|textsterling)(?![a-zA-Z])"), "£"),
+    (re.compile(r"\\(?:euro|texteuro)(?![a-zA-Z])"), "€"),
+    (re.compile(r"\\textdollar(?![a-zA-Z])"), r"\\$"),
+)
+
+
+def plain(answer: str) -> str:
+    """Return the answer in its plain spelling; cost is linear in its length.
+
+    >>> plain("$x² ≤ １，０００$")
+    'x^{2} \\\\le 1,000'
+    """
+    return strip_dress(to_ascii(answer))
+
+
+def to_ascii(text: str) -> str:
+    """Return the text with Unicode mathematics written as LaTeX and full-width forms as ASCII."""
+    if text.isascii():
+        return _SPACES.sub(" ", text).strip()
+    text = _SPACES.sub(" ", _ZERO_WIDTH.sub("", text))
+    text = _ROOT.sub(_latex_root, text)
+    text = _SUPER_RUN.sub(lambda m: "^{" + "".join(_SUPER[c] for c in m.group()) + "}", text)
+    text = _SUB_RUN.sub(lambda m: "_{" + "".join(_SUB[c] for c in m.group()) + "}", text)
+    text = "".join(_vulgar(char) for char in text).translate(_SYMBOL_TABLE)
+    return unicodedata.normalize("NFKC", text).translate(_SYMBOL_TABLE).strip()
+
+
+def strip_dress(text: str) -> str:
+    """Remove what is only looks: math delimiters, sizes, colours, spacing, a final period."""
+    if any(mark in text for mark in "\\$~{"):
+        text = text.replace(r"\$", r"\textdollar ")
+        text = _THIN_GROUP.sub("", text)
+        text = _BRACED_COMMA.sub(",", text)
+        text = _COLOR.sub("", text)
+        text = _DELIMITERS.sub(" ", text)
+        text = _SIZE.sub("", text)
+        text = _SPACING.sub(" ", text)
+        text = _WRAPPER.sub("", text)
+        for pattern, replacement in _SYNONYMS:
+            text = pattern.sub(replacement, text)
+    text = re.sub(r" {2,}", " ", text).strip().strip("*`").strip()
+    return _unbrace(_without_final_period(text))
+
+
+def _without_final_period(text: str) -> str:
+    while text.endswith((".", ",", ";")) and not text.endswith(".."):
+        text = text[:-1].rstrip()
+    return text
+
+
+def _unbrace(text: str) -> str:
+    """Take off braces around the whole text, at most eight deep."""
+    for _ in range(8):
+        if not (text.startswith("{") and text.endswith("}") and _closes_at_end(text)):
+            break
+        text = text[1:-1].strip()
+    return text
+
+
+def _closes_at_end(text: str) -> bool:
+    depth = 0
+    for index, char in enumerate(text):
+        if char in "{}" and (index == 0 or text[index - 1] != "\\"):
+            depth += 1 if char == "{" else -1
+            if depth == 0:
+                return index == len(text) - 1
+    return False
+
+
+def _latex_root(match: re.Match[str]) -> str:
+    inside = match.group(2) or match.group(3) or match.group(4)
+    return rf"\sqrt{_ROOT_INDEX[match.group(1)]}{{{inside}}}"
+
+
+def _vulgar(char: str) -> str:
+    """Return one half as a LaTeX fraction, so that 3 1/2 in one glyph stays a mixed number."""
+    if char.isascii() or not unicodedata.decomposition(char).startswith("<fraction>"):
+        return char
+    top, _, bottom = unicodedata.normalize("NFKC", char).partition("\u2044")
+    return rf"\frac{{{top}}}{{{bottom}}}" if bottom else char

@@ -1,0 +1,156 @@
+"""Checkers for answers in words: choices, exact words, phrases in a summary, refusals."""
+
+from __future__ import annotations
+
+import re
+import unicodedata
+from collections.abc import Iterable
+
+from r1pipe.chat import split_completion
+from r1pipe.records import Problem, Verdict
+from r1pipe.verify.extract import find_answer
+from r1pipe.verify.normalise import plain
+from r1pipe.verify.numbers import parse_quantity, same_quantity
+
+MAX_CHARS = 300
+_LETTERS = "ABCDEFGHIJ"
+_TEXT = re.compile(
+    r"\\(?:text|mathrm|textbf|textit|mathbf|operatorname|textrm|mathsf)(?![a-zA-Z])\s*\{([^{}]*)\}"
+)
+_CHOICE = re.compile(
+    r"(?:the\s+)?(?:(?:answer|option|choice)\s*(?:is)?\s*:?\s*|选项?\s*)?"
+    r"(?:\(\s*([A-J])\s*\)|\[\s*([A-J])\s*\]|([A-J]))(?:\s*[.:)]|(?=\s*$)|(?<=[)\]])|\s*,(?!\s*[A-J]\b))(.*)",
+    re.IGNORECASE | re.DOTALL,
+)
+_LETTER_LIST = re.compile(r"\(?\s*[A-J](?:\s*(?:,|and|&|;|\s|和|与)*\s*[A-J])*\s*\)?")
+_PUNCTUATION = re.compile(r"[^\w\s%$+/-]|_")
+
+
+def check_choice(problem: Problem, text: str) -> Verdict:
+    """Judge a letter answer; several letters are wrong unless the gold has several."""
+    gold = letters(problem.gold)
+    if not gold:
+        return Verdict.GOLD_UNUSABLE
+    found = find_answer(text)
+    if found.answer is None:
+        return Verdict.NO_ANSWER
+    if found.is_hedge or len(found.answer) > MAX_CHARS:
+        return Verdict.WRONG
+    options = [str(option) for option in problem.meta.get("options") or ()]
+    chosen = _chosen(found.answer, options)
+    return Verdict.CORRECT if chosen == gold else Verdict.WRONG
+
+
+def letters(answer: str) -> str:
+    """Return the letters that an answer names, sorted ("B", "AC"), or "" where it names none.
+
+    >>> letters("(B) 12"), letters("A, C"), letters("A or C"), letters("12")
+    ('B', 'AC', '', '')
+    """
+    text = _unmarked(answer)
+    single = _CHOICE.fullmatch(text)
+    if single is not None:
+        rest = single.group(4)
+        letter = next(group for group in single.groups()[:3] if group)
+        names_more = re.search(r"(?<![\w])\(?[A-J]\)?(?![\w])", rest) if len(rest) < 8 else None
+        return letter.upper() if names_more is None else ""
+    if _LETTER_LIST.fullmatch(text):
+        named = re.sub(r"and", "", text)
+        return "".join(sorted(set(re.findall("[A-J]", named))))
+    return ""
+
+
+def _chosen(answer: str, options: list[str]) -> str:
+    """Return the letters chosen; with known options the text behind a letter must be its own."""
+    named = letters(answer)
+    if not options:
+        return named
+    if named:
+        single = _CHOICE.fullmatch(_unmarked(answer))
+        rest = single.group(4).strip() if single is not None else ""
+        index = _LETTERS.index(named[0])
+        is_other = rest and index < len(options) and _option(rest, options) not in (-1, index)
+        return "" if is_other else named
+    index = _option(_unmarked(answer), options)
+    return _LETTERS[index] if 0 <= index < len(_LETTERS) else ""
+
+
+def _option(text: str, options: list[str]) -> int:
+    """Return the index of the only option that `text` states, else -1."""
+    hits = [index for index, option in enumerate(options) if _same_text(text, option)]
+    return hits[0] if len(hits) == 1 else -1
+
+
+def _same_text(text: str, option: str) -> bool:
+    if normal(text) == normal(option):
+        return True
+    left, right = parse_quantity(text), parse_quantity(option)
+    return left is not None and right is not None and same_quantity(right, left)
+
+
+def _unmarked(answer: str) -> str:
+    text = plain(answer)
+    for _ in range(3):
+        text = _TEXT.sub(r"\1", text)
+    return plain(text)
+
+
+def check_word(problem: Problem, text: str) -> Verdict:
+    """Judge an answer that is one word or phrase: the gold, or one of `meta["accept"]`."""
+    accepted = {normal(word) for word in (problem.gold, *problem.meta.get("accept", ()))} - {""}
+    if not accepted:
+        return Verdict.GOLD_UNUSABLE
+    found = find_answer(text)
+    if found.answer is None:
+        return Verdict.NO_ANSWER
+    if found.is_hedge or len(found.answer) > MAX_CHARS:
+        return Verdict.WRONG
+    return Verdict.CORRECT if normal(_unmarked(found.answer)) in accepted else Verdict.WRONG
+
+
+def check_contains(problem: Problem, text: str) -> Verdict:
+    """Judge a general prompt: the summary, never the thought, holds the gold phrase.
+
+    `meta["accept"]` holds further right phrases; a summary that also holds one of
+    `meta["reject"]` is wrong, so that listing everything earns nothing.
+    """
+    accepted = [problem.gold, *problem.meta.get("accept", ())]
+    if not any(normal(phrase) for phrase in accepted):
+        return Verdict.GOLD_UNUSABLE
+    return _judge_summary(text, accepted, problem.meta.get("reject", ()))
+
+
+def check_refusal(problem: Problem, text: str) -> Verdict:
+    """Judge that the summary refuses: one of `meta["refusal"]`, none of `meta["reject"]`."""
+    phrases = list(problem.meta.get("refusal", ()))
+    if not any(normal(phrase) for phrase in phrases):
+        return Verdict.GOLD_UNUSABLE
+    return _judge_summary(text, phrases, problem.meta.get("reject", ()))
+
+
+def _judge_summary(text: str, accepted: Iterable[str], rejected: Iterable[str]) -> Verdict:
+    summary = split_completion(text).answer_part
+    if summary is None or not normal(summary):
+        return Verdict.NO_ANSWER
+    words = normal(summary)
+    if any(holds(words, phrase) for phrase in rejected):
+        return Verdict.WRONG
+    return Verdict.CORRECT if any(holds(words, p) for p in accepted) else Verdict.WRONG
+
+
+def holds(words: str, phrase: str) -> bool:
+    """True when normalised text holds a phrase; Latin phrases at word boundaries only."""
+    wanted = normal(phrase)
+    if not wanted:
+        return False
+    return f" {wanted} " in f" {words} " if wanted.isascii() else wanted in words
+
+
+def normal(text: str) -> str:
+    """Return text case-folded, in NFKC, without punctuation, with single spaces.
+
+    Chinese characters stand alone, so that a Latin word beside one is still a word.
+    """
+    folded = unicodedata.normalize("NFKC", text).casefold()
+    spaced = re.sub(r"(?<=[a-z0-9])(?=[一-鿿])|(?<=[一-鿿])(?=[a-z0-9])", " ", folded)
+    return " ".join(_PUNCTUATION.sub(" ", spaced).split())
