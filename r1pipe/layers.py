@@ -128,7 +128,7 @@ def _read_manifest(
         mistakes.append(
             extends.origin.mistake(f"no manifest {base}; a path is relative to this file's folder")
         )
-        return [tree]
+        return None
     below = _read_manifest(base, mistakes, seen)
     return None if below is None else [*below, tree]
 

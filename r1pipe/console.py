@@ -1,0 +1,229 @@
+"""Say on stderr what the pipeline is doing: live on a terminal, in plain lines elsewhere."""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Protocol, TextIO
+
+from r1pipe.text import format_duration, format_number, short_id, table_lines, visible
+
+if TYPE_CHECKING:
+    from rich.progress import Progress, TaskID
+
+LINE_EVERY_S = 5.0
+"""The least time between two lines of one stage where there is no terminal."""
+KNOWN_VALUES = {
+    "loss": "loss {}",
+    "reward": "reward {}",
+    "pass_rate": "pass rate {}",
+    "tokens_per_s": "{} tokens/s",
+}
+MAX_VALUES = 4
+
+
+class PlannedStage(Protocol):
+    """What the console needs to know of a planned stage."""
+
+    @property
+    def name(self) -> str: ...
+    @property
+    def kind(self) -> str: ...
+    @property
+    def status(self) -> str: ...
+    @property
+    def artifact(self) -> str | None: ...
+    @property
+    def waits_for(self) -> Sequence[str]: ...
+    @property
+    def reason(self) -> str: ...
+
+
+class Plan(Protocol):
+    """What the console needs to know of a plan."""
+
+    @property
+    def stages(self) -> Sequence[PlannedStage]: ...
+
+
+class Console(Protocol):
+    """What the pipeline tells while it works."""
+
+    def plan(self, plan: Plan) -> None:
+        """Show what will be done."""
+
+    def stage_started(self, stage: PlannedStage) -> None:
+        """Say that a stage begins."""
+
+    def progress(
+        self, stage: str, step: int, total: int | None, values: Mapping[str, float]
+    ) -> None:
+        """Show one step's values; `step` counts from 1."""
+
+    def stage_finished(
+        self, name: str, status: str, seconds: float, artifact_id: str | None
+    ) -> None:
+        """Say how a stage ended."""
+
+    def message(self, text: str) -> None:
+        """Say something else."""
+
+    def close(self) -> None:
+        """Give the terminal back."""
+
+
+def make_console(stream: TextIO | None = None) -> Console:
+    """Return the console that suits a stream (stderr)."""
+    stream = stream or sys.stderr
+    return LiveConsole(stream) if stream.isatty() else PlainConsole(stream)
+
+
+def plan_lines(plan: Plan) -> list[str]:
+    """Return a plan as aligned lines: stage, kind, what happens, and why."""
+    rows = [("STAGE", "KIND", "STATUS", "ARTIFACT", "WHY")]
+    for stage in plan.stages:
+        waits = f"waits for {', '.join(stage.waits_for)}" if stage.waits_for else ""
+        why = "; ".join(text for text in (visible(stage.reason), waits) if text)
+        rows.append((stage.name, stage.kind, stage.status, short_id(stage.artifact), why))
+    return table_lines(rows)
+
+
+def values_text(values: Mapping[str, float]) -> str:
+    """Return the values worth a place on the line: the well-known ones, else the first few."""
+    known = [name for name in KNOWN_VALUES if name in values]
+    if known:
+        return "  ".join(KNOWN_VALUES[name].format(format_number(values[name])) for name in known)
+    first = list(values)[:MAX_VALUES]
+    return "  ".join(f"{visible(name)} {format_number(values[name])}" for name in first)
+
+
+def finished_text(name: str, status: str, seconds: float, artifact_id: str | None) -> str:
+    """Return the line that ends a stage."""
+    artifact = f"  {short_id(artifact_id)}" if artifact_id else ""
+    return f"{name}: {status} in {format_duration(seconds)}{artifact}"
+
+
+class PlainConsole:
+    """Lines of text, no more than one in `LINE_EVERY_S` per stage."""
+
+    def __init__(self, stream: TextIO) -> None:
+        self.stream = stream
+        self.started = 0.0
+        self.first_step = 0
+        self.last_line = 0.0
+
+    def plan(self, plan: Plan) -> None:
+        for line in plan_lines(plan):
+            self.message(line)
+
+    def stage_started(self, stage: PlannedStage) -> None:
+        self.started = self.last_line = time.monotonic()
+        self.first_step = 0
+        verb = "resumes" if stage.status == "resume" else "starts"
+        self.message(f"{stage.name}: {verb} ({stage.kind})")
+
+    def progress(
+        self, stage: str, step: int, total: int | None, values: Mapping[str, float]
+    ) -> None:
+        now = time.monotonic()
+        self.first_step = self.first_step or step
+        if now - self.last_line < LINE_EVERY_S and step != total:
+            return
+        self.last_line = now
+        steps = f"{step}/{total}" if total else str(step)
+        left = ""
+        if total and step < total and step > self.first_step:
+            seconds = (now - self.started) / (step - self.first_step + 1) * (total - step)
+            left = f"  {format_duration(seconds)} left"
+        self.message(f"{stage}: step {steps}  {values_text(values)}{left}".rstrip())
+
+    def stage_finished(
+        self, name: str, status: str, seconds: float, artifact_id: str | None
+    ) -> None:
+        self.message(finished_text(name, status, seconds, artifact_id))
+
+    def message(self, text: str) -> None:
+        print(text, file=self.stream, flush=True)
+
+    def close(self) -> None:
+        self.stream.flush()
+
+
+class LiveConsole:
+    """A progress bar for the running stage below the lines of the finished ones."""
+
+    STYLES: Mapping[str, str] = {
+        "hit": "green",
+        "run": "yellow",
+        "resume": "cyan",
+        "waits": "yellow",
+        "lost": "red",
+    }
+
+    def __init__(self, stream: TextIO) -> None:
+        from rich.console import Console as RichConsole
+
+        self.rich = RichConsole(file=stream, highlight=False, markup=False, emoji=False)
+        self.bar: Progress | None = None
+        self.task: TaskID | None = None
+
+    def plan(self, plan: Plan) -> None:
+        lines = plan_lines(plan)
+        self.rich.print(lines[0], style="bold", soft_wrap=True)
+        for line, stage in zip(lines[1:], plan.stages, strict=True):
+            self.rich.print(line, style=self.STYLES.get(stage.status, ""), soft_wrap=True)
+
+    def stage_started(self, stage: PlannedStage) -> None:
+        self._stop_bar()
+        self.bar = _make_bar(self.rich)
+        self.task = self.bar.add_task(stage.name, total=None, values="")
+        self.bar.start()
+
+    def progress(
+        self, stage: str, step: int, total: int | None, values: Mapping[str, float]
+    ) -> None:
+        if self.bar is not None and self.task is not None:
+            text = values_text(values)
+            self.bar.update(self.task, completed=step, total=total, values=text)
+
+    def stage_finished(
+        self, name: str, status: str, seconds: float, artifact_id: str | None
+    ) -> None:
+        self._stop_bar()
+        self.message(finished_text(name, status, seconds, artifact_id))
+
+    def message(self, text: str) -> None:
+        self.rich.print(text, soft_wrap=True)
+
+    def close(self) -> None:
+        self._stop_bar()
+
+    def _stop_bar(self) -> None:
+        if self.bar is not None:
+            self.bar.stop()
+        self.bar = self.task = None
+
+
+def _make_bar(rich: object) -> Progress:
+    from rich.console import Console as RichConsole
+    from rich.progress import (
+        BarColumn,
+        MofNCompleteColumn,
+        Progress,
+        TextColumn,
+        TimeElapsedColumn,
+        TimeRemainingColumn,
+    )
+
+    assert isinstance(rich, RichConsole)
+    return Progress(
+        TextColumn("{task.description}", markup=False),
+        BarColumn(bar_width=20),
+        MofNCompleteColumn(),
+        TextColumn("{task.fields[values]}", markup=False),
+        TimeElapsedColumn(),
+        TimeRemainingColumn(),
+        console=rich,
+        transient=True,
+    )

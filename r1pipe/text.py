@@ -1,0 +1,118 @@
+"""Turn numbers, tables and text that a model wrote into what is safe and easy to read."""
+
+from __future__ import annotations
+
+import itertools
+import math
+import sys
+import unicodedata
+from collections.abc import Sequence
+
+SHORT_ID_CHARS = 8
+BARS = "\u2581\u2582\u2583\u2584\u2585\u2586\u2587\u2588"
+ASCII_BARS = "_.-=+*%#"
+
+
+def visible(text: str, keep_lines: bool = False) -> str:
+    """Return text in which whatever could move the cursor or reorder the line is written out.
+
+    >>> visible("a\\x1b[31mb\\u202ec\\n")
+    'a\\\\x1b[31mb\\\\u202ec\\\\n'
+    """
+    return "".join(
+        char
+        if char.isprintable() or (keep_lines and char == "\n")
+        else char.encode("unicode_escape", "backslashreplace").decode()
+        for char in text
+    )
+
+
+def short_id(identifier: str | None) -> str:
+    """Return the first characters of an id, enough for a person."""
+    return identifier[:SHORT_ID_CHARS] if identifier else "-"
+
+
+def format_duration(seconds: float) -> str:
+    """Return a time as one or two units.
+
+    >>> [format_duration(s) for s in (0.04, 9.96, 75, 3700, 200_000)]
+    ['0.0 s', '10.0 s', '1 min 15 s', '1 h 01 min', '2 d 07 h']
+    """
+    whole = round(seconds)
+    if whole < 60:
+        return f"{seconds:.1f} s"
+    if whole < 3600:
+        return f"{whole // 60} min {whole % 60:02d} s"
+    if whole < 86_400:
+        return f"{whole // 3600} h {whole % 3600 // 60:02d} min"
+    return f"{whole // 86_400} d {whole % 86_400 // 3600:02d} h"
+
+
+def format_bytes(size: float) -> str:
+    """Return a size with a binary unit.
+
+    >>> [format_bytes(size) for size in (0, 1536, 5 * 1024**3)]
+    ['0 B', '1.5 KiB', '5.0 GiB']
+    """
+    for unit in ("B", "KiB", "MiB", "GiB"):
+        if size < 1024:
+            return f"{size:.0f} {unit}" if unit == "B" else f"{size:.1f} {unit}"
+        size /= 1024
+    return f"{size:.1f} TiB"
+
+
+def format_number(value: float) -> str:
+    """Return a number with about four digits that matter.
+
+    >>> [format_number(value) for value in (3, 0.41237, 12345.6, 2e-5, 0.0)]
+    ['3', '0.4124', '12,346', '2e-05', '0']
+    """
+    if not math.isfinite(value):
+        return str(value)
+    if float(value).is_integer() and abs(value) < 1e15:
+        return f"{int(value):,}"
+    return f"{value:,.0f}" if abs(value) >= 1000 else f"{value:.4g}"
+
+
+def sparkline(values: Sequence[float], width: int = 40) -> str:
+    """Return a line of bars for a curve; each bar is the mean of its share of the points.
+
+    >>> sparkline([0, 1, 2, 3]).encode().decode("utf-8") in ("\u2581\u2583\u2586\u2588", "_-*#")
+    True
+    """
+    finite = [value for value in values if math.isfinite(value)]
+    if not finite:
+        return ""
+    count = min(width, len(finite))
+    edges = [len(finite) * index // count for index in range(count + 1)]
+    means = [sum(finite[start:end]) / (end - start) for start, end in itertools.pairwise(edges)]
+    low, high = min(means), max(means)
+    bars = BARS if _can_print(BARS) else ASCII_BARS
+    span = (high - low) or 1.0
+    return "".join(bars[round((mean - low) / span * (len(bars) - 1))] for mean in means)
+
+
+def _can_print(text: str) -> bool:
+    try:
+        text.encode(sys.stdout.encoding or "ascii")
+    except (UnicodeEncodeError, LookupError):
+        return False
+    return True
+
+
+def table_lines(rows: Sequence[Sequence[str]]) -> list[str]:
+    """Return rows as aligned columns, two spaces apart."""
+    if not rows:
+        return []
+    widths = [max(_width(row[column]) for row in rows) for column in range(len(rows[0]))]
+    return [
+        "  ".join(
+            cell + " " * (width - _width(cell)) for cell, width in zip(row, widths, strict=True)
+        ).rstrip()
+        for row in rows
+    ]
+
+
+def _width(text: str) -> int:
+    """Return how many columns a text takes: Chinese characters take two."""
+    return sum(2 if unicodedata.east_asian_width(char) in "WF" else 1 for char in text)
