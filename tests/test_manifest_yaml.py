@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import itertools
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -100,7 +102,7 @@ def test_what_is_not_a_manifest_ends_with_its_place(text: str, mistake: str) -> 
 def test_aliases_that_unfold_without_end_are_refused() -> None:
     names = "abcdefgh"
     lines = ["a: &a [1, 1, 1, 1, 1, 1, 1, 1, 1, 1]"]
-    for above, name in zip(names, names[1:], strict=False):
+    for above, name in itertools.pairwise(names):
         lines.append(f"{name}: &{name} [{', '.join([f'*{above}'] * 10)}]")
     value, mistakes = read("\n".join(lines))
     assert value is None
