@@ -7,16 +7,12 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from enum import Enum
 from pathlib import Path
-from typing import Any, Literal, get_args, get_origin
+from typing import Any
 
-from pydantic import BaseModel
-from pydantic.fields import FieldInfo
-
+from r1pipe.defaults import params_without_defaults
 from r1pipe.errors import ManifestError, Problem
 from r1pipe.graph import topological_order
-from r1pipe.keys import canonical_json
 from r1pipe.kinds import load_kinds
 from r1pipe.layers import Layers, nearest, resolve_layers
 from r1pipe.recipe import find_manifest
@@ -277,38 +273,3 @@ def _unknown_fields(value: Value, kind: StageKind, label: str) -> Iterator[Mista
                 end = _home(kind, name) or nearest(name, known[section], section)
                 place = field.key_origin or field.origin
                 yield place.mistake(f"unknown key '{name}' in {label}.{section}{end}")
-
-
-def params_without_defaults(model: BaseModel) -> dict[str, Any]:
-    """Return a model's fields that differ from their default, as JSON values, inside too.
-
-    A field that tells the members of a union apart is kept, since two members may look alike
-    without it.
-    """
-    kept = {}
-    for name, field in type(model).model_fields.items():
-        value = _json_value(getattr(model, name))
-        is_default = not field.is_required() and canonical_json(value) == canonical_json(
-            _json_value(field.get_default(call_default_factory=True, validated_data={}))
-        )
-        if not is_default or _is_tag(field):
-            kept[name] = value
-    return kept
-
-
-def _is_tag(field: FieldInfo) -> bool:
-    return get_origin(field.annotation) is Literal and len(get_args(field.annotation)) == 1
-
-
-def _json_value(value: Any) -> Any:
-    if isinstance(value, BaseModel):
-        return params_without_defaults(value)
-    if isinstance(value, Enum):
-        return _json_value(value.value)
-    if isinstance(value, Mapping):
-        return {str(_json_value(key)): _json_value(item) for key, item in value.items()}
-    if isinstance(value, set | frozenset):
-        return sorted((_json_value(item) for item in value), key=canonical_json)
-    if isinstance(value, list | tuple):
-        return [_json_value(item) for item in value]
-    return str(value) if isinstance(value, Path) else value

@@ -1,0 +1,151 @@
+"""Imports point one way, and what only reads the store stays light."""
+
+from __future__ import annotations
+
+import ast
+import graphlib
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parent.parent
+HEAVY = ("torch", "transformers", "datasets", "vllm", "deepspeed", "sympy", "math_verify")
+LIBRARY = ("tasks", "verify", "rewards", "generate", "train", "rl", "models", "evaluate")
+"""What stages are made of; the core knows none of it."""
+COMMAND = ("cli", "pipeline", "store", "manifest", "console", "show", "why", "layers", "kinds")
+"""What runs stages; neither a stage nor what it is made of may know of it."""
+STAGES = sorted((ROOT / "stages").glob("*.py"))
+
+
+def module_name(path: Path) -> str:
+    parts = path.relative_to(ROOT).with_suffix("").parts
+    return ".".join(parts[:-1] if parts[-1] == "__init__" else parts)
+
+
+def imports(path: Path, lazy: bool = True) -> Iterator[str]:
+    """Yield the modules that a file imports, without those for type checking only."""
+    waiting: list[ast.AST] = [ast.parse(path.read_text())]
+    while waiting:
+        node = waiting.pop()
+        if isinstance(node, ast.If) and "TYPE_CHECKING" in ast.unparse(node.test):
+            waiting.extend(node.orelse)
+        elif isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef) and not lazy:
+            continue
+        elif isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, f"{path}: imports are absolute"
+            for alias in node.names:
+                yield f"{node.module}.{alias.name}"
+        else:
+            waiting.extend(ast.iter_child_nodes(node))
+
+
+MODULES = {module_name(path): path for path in sorted((ROOT / "r1pipe").rglob("*.py"))}
+
+
+def own(name: str) -> str | None:
+    """Return the r1pipe module that an imported name is, or lies in."""
+    while name.startswith("r1pipe"):
+        if name in MODULES:
+            return name
+        name = name.rpartition(".")[0]
+    return None
+
+
+def part(module: str) -> str:
+    """Return the file or package right below r1pipe that a module belongs to."""
+    return module.split(".")[1] if "." in module else ""
+
+
+def test_no_module_imports_itself_by_way_of_others() -> None:
+    graph = {
+        name: {found for each in imports(path) if (found := own(each)) and found != name}
+        for name, path in MODULES.items()
+    }
+    try:
+        graphlib.TopologicalSorter(graph).prepare()
+    except graphlib.CycleError as error:
+        pytest.fail(f"import cycle: {' -> '.join(error.args[1])}")
+
+
+@pytest.mark.parametrize("name", sorted(MODULES))
+def test_imports_point_one_way(name: str) -> None:
+    if part(name) in LIBRARY:
+        forbidden, lazy = COMMAND, True
+    elif part(name) == "cli":
+        forbidden, lazy = LIBRARY, False  # a command may load what it needs when it runs
+    elif part(name) in COMMAND or is_core(name):
+        forbidden, lazy = LIBRARY, True
+    else:
+        return
+    for found in imports(MODULES[name], lazy):
+        module = own(found)
+        assert module is None or part(module) not in forbidden, f"{name} imports {found}"
+
+
+def is_core(name: str) -> bool:
+    """True for what `run`, `plan` and `show` need: whatever a command module reaches."""
+    return name in CORE
+
+
+def reach(start: list[str]) -> set[str]:
+    found: set[str] = set()
+    while start:
+        name = start.pop()
+        if name not in found:
+            found.add(name)
+            start.extend(module for each in imports(MODULES[name]) if (module := own(each)))
+    return found
+
+
+CORE = reach(
+    [f"r1pipe.{name}" for name in COMMAND if name != "cli" and f"r1pipe.{name}" in MODULES]
+)
+
+
+@pytest.mark.parametrize("path", STAGES, ids=lambda path: path.name)
+def test_no_stage_imports_a_stage_or_what_runs_it(path: Path) -> None:
+    names = {other.stem for other in STAGES}
+    for found in imports(path):
+        first = found.partition(".")[0]
+        assert first not in {"stages", "r1pipe_stages"} | (names - {"datasets"}), found
+        module = own(found)
+        assert module is None or part(module) not in COMMAND, f"{path.name} imports {found}"
+
+
+def loaded_by(code: str) -> list[str]:
+    """Return the heavy modules that are loaded after running some code in a fresh Python."""
+    script = f"import sys\n{code}\nprint([n for n in {HEAVY} if n in sys.modules])"
+    done = subprocess.run(
+        [sys.executable, "-c", script], capture_output=True, text=True, cwd=ROOT, check=False
+    )
+    assert done.returncode == 0, done.stderr
+    return list(ast.literal_eval(done.stdout.splitlines()[-1]))
+
+
+def test_the_core_loads_nothing_heavy() -> None:
+    names = sorted({*CORE, "r1pipe.cli"} & set(MODULES))
+    assert loaded_by(f"import {', '.join(names)}") == []
+
+
+def test_stage_files_load_nothing_heavy() -> None:
+    code = (
+        "from pathlib import Path\nfrom r1pipe.kinds import load_kinds\n"
+        "kinds = load_kinds(Path('manifests/r1.yaml'))\n"
+        "for name in kinds: kinds[name]"
+    )
+    assert loaded_by(code) == []
+
+
+def test_the_walk_sees_imports_inside_functions_and_not_those_for_types(tmp_path: Path) -> None:
+    path = tmp_path / "a.py"
+    path.write_text(
+        "from typing import TYPE_CHECKING\nimport a.b\nif TYPE_CHECKING:\n    import c\n"
+        "def f():\n    from d import e\n"
+    )
+    assert set(imports(path)) == {"typing.TYPE_CHECKING", "a.b", "d.e"}
+    assert set(imports(path, lazy=False)) == {"typing.TYPE_CHECKING", "a.b"}
