@@ -44,9 +44,9 @@ _PROSE = re.compile(
     rf"|(?<![\w\\])[{_LATIN}]{{2,}},? [{_LATIN}]{{2,}},? [{_LATIN}]{{2,}}"
 )
 _FUNCTIONS = frozenset(
-    ("sin", "cos", "tan", "cot", "sec", "csc", "arcsin", "arccos", "arctan", "sinh", "cosh", "tanh")
-    + ("ln", "log", "exp", "lim", "max", "min", "gcd", "lcm", "mod", "det", "sqrt", "frac")
-    + ("cm", "mm", "km", "kg", "ml")
+    {"sin", "cos", "tan", "cot", "sec", "csc", "arcsin", "arccos", "arctan", "sinh", "cosh"}
+    | {"ln", "log", "exp", "lim", "max", "min", "gcd", "lcm", "mod", "det", "sqrt", "frac"}
+    | {"cm", "mm", "km", "kg", "ml"}
 )
 
 

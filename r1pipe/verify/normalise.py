@@ -102,6 +102,7 @@ _WRAPPER = re.compile(
     r"\\(?:mathbf|boldsymbol|bm|mathbin|mathord|mathopen|mathclose|underline|mathit|mathsf|ensuremath"
     r"|textcolor|boxed|fbox|mathnormal|displaylines)(?![a-zA-Z])\s*(?=\{)"
 )
+_EMPHASIS = re.compile(r"^(?:\*\*|`)?([^*`]*)(?:\*\*|`)$")
 _SYNONYMS = (
     (re.compile(r"\\[dtc]frac(?![a-zA-Z])"), r"\\frac"),
     (re.compile(r"\\(?:lbrace|\{)(?![a-zA-Z])"), r"\\{"),
@@ -159,7 +160,7 @@ def strip_dress(text: str) -> str:
         text = _WRAPPER.sub("", text)
         for pattern, replacement in _SYNONYMS:
             text = pattern.sub(replacement, text)
-    text = re.sub(r" {2,}", " ", text).strip().strip("*`").strip()
+    text = _EMPHASIS.sub(r"\1", re.sub(r" {2,}", " ", text).strip()).strip()
     return _unbrace(_without_final_period(text))
 
 

@@ -153,8 +153,10 @@ _SPEC: dict[str, dict[str, str]] = {
     "rupee": {"\u20b9 rupee rupees": "1"},
     "m s^-1": {"mph": "1397/3125", "kmh kph": "5/18"},
     "count": {
-        "个 只 本 张 支 条 件 名 位 人 颗 棵 朵 辆 双 盒 箱 袋 瓶 杯 块儿 头 匹 根 把 台 套 节 种 次": "1",
-        "组 排 页 间 层 座 所 道 题 首 面 片 粒 盆 艘 架 枚 份 筐 包 堆 串 桶 对 段 步 倍 户 家 班 句": "1",
+        "个 只 本 张 支 条 件 名 位 人 颗 棵 朵 辆 双 盒 箱 袋 瓶 杯": "1",
+        "块儿 头 匹 根 把 台 套 节 种 次 组 排 页 间 层 座 所 道 题 首": "1",
+        "面 片 粒 盆 艘 架 枚 份 筐 包 堆 串 桶 对 段 步 倍 户 家 班": "1",
+        "句": "1",
         "units unit times pieces piece items item": "1",
     },
 }
@@ -164,7 +166,7 @@ _POWER_WORDS = {"squared": 2, "cubed": 3}
 _TEXT_COMMAND = re.compile(
     r"\\(?:text|mathrm|textrm|textbf|textit|operatorname|rm|mbox|hbox|textnormal)(?![a-zA-Z])\s*\*?"
 )
-_POWER = re.compile(r"\^\s*\{?\s*([+-]?\d{1,2})\s*\}?")
+_POWER = re.compile(r"\^\s*\{?\s*([+-]?[0-9]{1,2})\s*\}?")
 _JOIN = re.compile(r"\\(?:cdot|times)(?![a-zA-Z])|[*\u00b7.](?=\s*[a-zA-Z])")
 _WORD = re.compile(r"[^\W\d_]+(?:[-'][^\W\d_]+)*")
 
@@ -226,7 +228,7 @@ def _factors(piece: str) -> list[tuple[Unit, int]] | None:
     factors: list[tuple[Unit, int]] = []
     ahead = 1
     for word in words:
-        name, _, power = word.partition("^") if not word.startswith("^\\") else (word, "", "")
+        name, power = _split_power(word)
         if name.lower() in _SQUARE_WORDS:
             ahead = _SQUARE_WORDS[name.lower()]
             continue
@@ -240,6 +242,12 @@ def _factors(piece: str) -> list[tuple[Unit, int]] | None:
         factors.append((unit, exponent))
         ahead = 1
     return factors or None
+
+
+def _split_power(word: str) -> tuple[str, str]:
+    """Split `cm^-2` into name and exponent; what has no integer exponent is all name."""
+    name, _, power = word.rpartition("^")
+    return (name, power) if name and re.fullmatch(r"[+-]?[0-9]{1,2}", power) else (word, "")
 
 
 def _noun(text: str) -> Unit | None:
