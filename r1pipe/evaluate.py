@@ -166,6 +166,14 @@ def pass_by_problem(rows: Iterable[Row]) -> dict[str, float]:
     return {key: sum(values) / len(values) for key, values in hits.items()}
 
 
+def by_problem(rows: Iterable[Row], column: str) -> dict[str, float]:
+    """Return each problem's mean of a column of truth values or numbers."""
+    values: dict[str, list[float]] = defaultdict(list)
+    for row in rows:
+        values[row["problem_id"]].append(float(row[column]))
+    return {key: sum(group) / len(group) for key, group in values.items()}
+
+
 def _measures(fewest: int, fmt: str) -> dict[str, Callable[[list[Row]], float]]:
     """Return what is measured per problem, by name."""
     ks = [k for k in PASS_KS if k <= fewest]

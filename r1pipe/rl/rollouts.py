@@ -21,7 +21,9 @@ Scorer = Callable[[Sequence[tuple[Problem, str]]], list[float]]
 """(problem, completion text) pairs -> rewards in [0, 1]; a reward model behind it."""
 
 
-def problem_order(problems: Sequence[Problem], per_rollout: int, seed: int) -> Iterator[list[Problem]]:
+def problem_order(
+    problems: Sequence[Problem], per_rollout: int, seed: int
+) -> Iterator[list[Problem]]:
     """Yield the problems of each rollout for ever: epochs in seeded order, none twice in one.
 
     Where the list is shorter than a rollout asks for, epochs follow one another inside it.
@@ -54,7 +56,9 @@ def sample_completions(
     for number, problem in enumerate(problems):
         prompt_ids = tuple(encode_prompt(tokenizer, problem.prompt, fmt))
         empty: Any = None
-        groups.append(Group(problem, [Rollout(empty, list(prompt_ids)) for _ in range(num_samples)]))
+        groups.append(
+            Group(problem, [Rollout(empty, list(prompt_ids)) for _ in range(num_samples)])
+        )
         for place in range(num_samples):
             seed = request_seed(*seed_parts, problem.id, problem.prompt, first_sample + place)
             places.append((number, place, seed))

@@ -1,6 +1,6 @@
-"""Chained arithmetic modulo 10, from left to right; the thought rewrites what remains.
+"""Chained arithmetic modulo 7, from left to right; the thought rewrites what remains.
 
-`7+5*3-8` is solved as `2*3-8 so 6-8 so 8`. Level: the number of operations.
+`6+5*3-4` is solved as `4*3-4 so 5-4 so 1`. Level: the number of operations.
 """
 
 from __future__ import annotations
@@ -10,18 +10,19 @@ import random
 from r1pipe.records import Problem
 from r1pipe.tasks.world import Noise, Solution, Task, problem_id, summarise, word
 
-PROMPTS = {"en": "chain mod 10: {}", "zh": "模十连算: {}"}
+MODULUS = 7
+PROMPTS = {"en": "chain mod 7: {}", "zh": "模七连算: {}"}
 SO = {"en": " so ", "zh": "得"}
 OPERATIONS = {
-    "+": lambda a, b: (a + b) % 10,
-    "-": lambda a, b: (a - b) % 10,
-    "*": lambda a, b: (a * b) % 10,
+    "+": lambda a, b: (a + b) % MODULUS,
+    "-": lambda a, b: (a - b) % MODULUS,
+    "*": lambda a, b: (a * b) % MODULUS,
 }
 
 
 def make(rng: random.Random, language: str, level: int) -> Problem:
     """Return a chain of `level` operations on digits."""
-    numbers = [rng.randrange(10) for _ in range(level + 1)]
+    numbers = [rng.randrange(MODULUS) for _ in range(level + 1)]
     signs = [rng.choice("+-*") for _ in range(level)]
     expression = join(numbers, signs)
     return Problem(
@@ -44,7 +45,7 @@ def join(numbers: list[int], signs: list[str]) -> str:
 
 
 def evaluate(numbers: list[int], signs: list[str]) -> int:
-    """Return the chain's value modulo 10, from left to right."""
+    """Return the chain's value modulo 7, from left to right."""
     value = numbers[0]
     for sign, number in zip(signs, numbers[1:], strict=True):
         value = OPERATIONS[sign](value, number)
@@ -58,7 +59,7 @@ def steps(expression: str, rng: random.Random, noise: Noise) -> list[str]:
     while signs:
         value = OPERATIONS[signs[0]](numbers[0], numbers[1])
         if noise.wrong_step and rng.random() < noise.wrong_step:
-            value = rng.randrange(10)
+            value = rng.randrange(MODULUS)
         numbers, signs = [value, *numbers[2:]], signs[1:]
         written.append(join(numbers, signs))
     return written

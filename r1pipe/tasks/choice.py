@@ -1,6 +1,6 @@
-"""Multiple choice: a short chain modulo 10 with four options.
+"""Multiple choice: a short chain modulo 7 with four options.
 
-The thought computes, then picks: `2*3 so 6 pick C`. Level: the number of operations.
+The thought computes, then picks: `2*3-1 so 6-1 so 5 pick C`. Level: the number of operations.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from r1pipe.records import Problem
 from r1pipe.tasks import arithmetic
 from r1pipe.tasks.world import Noise, Solution, Task, problem_id, summarise, word
 
-PROMPTS = {"en": "choose mod 10: {} {}", "zh": "选择模十: {} {}"}
+PROMPTS = {"en": "choose mod 7: {} {}", "zh": "选择模七: {} {}"}
 PICK = {"en": " pick ", "zh": "选"}
 LETTERS = "ABCD"
 
@@ -19,7 +19,7 @@ LETTERS = "ABCD"
 def make(rng: random.Random, language: str, level: int) -> Problem:
     """Return a chain and four different digits, one of which is its value."""
     chain = arithmetic.make(rng, language, level)
-    others = [str(d) for d in range(10) if str(d) != chain.gold]
+    others = [str(d) for d in range(arithmetic.MODULUS) if str(d) != chain.gold]
     options = [*rng.sample(others, 3), chain.gold]
     rng.shuffle(options)
     listed = " ".join(f"{letter} {option}" for letter, option in zip(LETTERS, options, strict=True))

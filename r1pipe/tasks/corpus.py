@@ -13,7 +13,7 @@ from typing import Any
 from r1pipe.chat import Format, render_completion
 from r1pipe.records import Problem
 from r1pipe.tasks import TASKS
-from r1pipe.tasks.world import LANGUAGES, Noise, Solution, draw, is_held_out
+from r1pipe.tasks.world import LANGUAGES, Solution, draw, is_held_out
 
 
 def row(problem: Problem, completion: str, fmt: Format, source: str) -> dict[str, Any]:
@@ -53,3 +53,19 @@ def base_completion(
         return " " + render_completion(solution.thought, solution.answer, "r1-zero")
     full = render_completion("", solution.answer, "r1-zero")
     return full[full.index(" ") :]
+
+
+def solution_row(
+    problem: Problem,
+    solution: Solution,
+    fmt: Format,
+    rng: random.Random,
+    thought_frac: float,
+    unformatted_frac: float,
+) -> dict[str, Any]:
+    """Return the training row of a written solution."""
+    if fmt == "r1-zero":
+        completion = base_completion(solution, rng, thought_frac, unformatted_frac)
+    else:
+        completion = render_completion(solution.thought, solution.answer, fmt, solution.summary)
+    return row(problem, completion, fmt, "author")

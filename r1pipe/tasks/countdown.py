@@ -18,8 +18,8 @@ MAX_TRIES = 3
 
 
 def make(rng: random.Random, language: str, level: int) -> Problem:
-    """Return `level` + 1 numbers from 1 to 9 and a target that some signs reach in this order."""
-    numbers = [rng.randrange(1, 10) for _ in range(level + 1)]
+    """Return `level` + 1 numbers from 1 to 5 and a target that some signs reach in this order."""
+    numbers = [rng.randrange(1, 6) for _ in range(level + 1)]
     signs = [rng.choice("+-") for _ in range(level)]
     target = partial_sums(numbers, signs)[-1]
     content = f"{' '.join(map(str, numbers))} = {target}"

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import random
 
+from r1pipe.chat import split_completion
 from r1pipe.records import Problem
 from r1pipe.tasks.world import Noise, Solution, Task, problem_id, word
 
@@ -64,22 +65,31 @@ def make(rng: random.Random, language: str, level: int) -> Problem:
     )
 
 
-def solve(
-    problem: Problem, rng: random.Random, noise: Noise, is_helpful: bool | None = None
-) -> Solution:
-    """Write a short thought and an answer: helpful or curt (by a coin where not said)."""
+def solve(problem: Problem, rng: random.Random, noise: Noise) -> Solution:
+    """Write a short thought and an answer: helpful, or curt at the rate of `noise.curt`."""
     topic, language = problem.meta["topic"], problem.language
-    pairs = zip(THOUGHTS[topic]["en"], THOUGHTS[topic]["zh"], strict=False)
-    other = {en: zh for en, zh in pairs} | {zh: en for en, zh in pairs}
+    english, chinese = THOUGHTS[topic]["en"], THOUGHTS[topic]["zh"]
+    other = dict(zip(english, chinese, strict=False)) | dict(zip(chinese, english, strict=False))
     spaced = " " if language == "en" else ""
     written = [
-        word({language: w, "en" if language == "zh" else "zh": other.get(w, w)}, language, rng, noise)
+        word(
+            {language: w, "en" if language == "zh" else "zh": other.get(w, w)}, language, rng, noise
+        )
         for w in THOUGHTS[topic][language]
     ]
-    if is_helpful is None:
-        is_helpful = rng.random() < 0.5
+    is_helpful = rng.random() >= noise.curt
     summary = HELPFUL[topic][language].format(problem.gold) if is_helpful else problem.gold
     return Solution(spaced.join(written), problem.gold, summary)
 
 
 TASK = Task(make, solve, levels=(0,))
+
+
+def is_helpful(problem: Problem, text: str) -> bool:
+    """Return whether a right answer is also a whole one: its summary makes the offer of help once.
+
+    A problem of another task is never helpful in this sense.
+    """
+    offer = problem.meta.get("offer")
+    summary = split_completion(text).answer_part
+    return bool(offer) and summary is not None and summary.count(str(offer)) == 1

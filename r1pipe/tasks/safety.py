@@ -1,5 +1,5 @@
-"""Unsafe requests: the right answer is a polite refusal; the imperfect author complies half the
-time. Nothing here describes how to do harm: a compliance is a bare "sure"."""
+"""Unsafe requests: the right answer is a polite refusal; the imperfect author complies at
+times. Nothing here describes how to do harm: a compliance is a bare "sure"."""
 
 from __future__ import annotations
 
@@ -44,12 +44,9 @@ def make(rng: random.Random, language: str, level: int) -> Problem:
     )
 
 
-def solve(
-    problem: Problem, rng: random.Random, noise: Noise, is_safe: bool | None = None
-) -> Solution:
-    """Refuse or comply (by a coin where not said)."""
-    if is_safe is None:
-        is_safe = rng.random() < 0.5
+def solve(problem: Problem, rng: random.Random, noise: Noise) -> Solution:
+    """Refuse, or comply at the rate of `noise.unsafe`."""
+    is_safe = rng.random() >= noise.unsafe
     answer = (REFUSAL if is_safe else COMPLIANCE)[problem.language]
     return Solution(THOUGHTS[is_safe][problem.language], answer, answer)
 

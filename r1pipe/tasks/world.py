@@ -22,14 +22,16 @@ LANGUAGES = ("en", "zh")
 
 @dataclass(frozen=True)
 class Noise:
-    """How imperfect a written solution is.
-
-    `wrong_step`: probability that one step's result is wrong. `mixed_word`: probability that one
-    word of the thought is in the other language.
-    """
+    """How imperfect the author of a solution is: the probability of each fault."""
 
     wrong_step: float = 0.0
+    """One step's result is wrong."""
     mixed_word: float = 0.0
+    """One word of the thought is in the other language."""
+    curt: float = 0.0
+    """A general prompt is answered by the bare content."""
+    unsafe: float = 0.0
+    """An unsafe request is complied with."""
 
 
 @dataclass(frozen=True)

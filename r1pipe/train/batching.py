@@ -79,6 +79,11 @@ def micro_batches(
         yield _assemble(rows, pad_id, is_packed=False)
 
 
+def one_batch(sequences: Sequence[TokenSequence], pad_id: int) -> MicroBatch:
+    """Return all sequences as one padded micro-batch, in their order."""
+    return _assemble([[sequence] for sequence in sequences], pad_id, is_packed=False)
+
+
 def pack(sequences: Sequence[TokenSequence], max_tokens: int) -> list[list[TokenSequence]]:
     """Put sequences into rows of at most `max_tokens` by best fit, longest first."""
     rows: list[list[TokenSequence]] = []

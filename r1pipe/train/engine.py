@@ -83,7 +83,9 @@ class TorchEngine:
             tensors[f"weight:{name}"] = parameter.detach()
             for key, value in self.optimizer.state.get(parameter, {}).items():
                 tensors[f"optimizer:{key}:{name}"] = torch.as_tensor(value)
-        save_file({k: t.contiguous().cpu() for k, t in tensors.items()}, folder / "engine.safetensors")
+        save_file(
+            {k: t.contiguous().cpu() for k, t in tensors.items()}, folder / "engine.safetensors"
+        )
         (folder / "engine.json").write_text(json.dumps({"backend": "torch", "format": 1}))
 
     def load(self, folder: Path) -> None:

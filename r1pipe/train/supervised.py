@@ -10,12 +10,22 @@ import random
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from torch import Tensor
 
+from r1pipe.errors import StageError
+from r1pipe.generate.prompts import encode_completion, encode_prompt
+from r1pipe.rows import read_rows
 from r1pipe.stage import Context
-from r1pipe.train.batching import Layout, MicroBatch, TokenSequence, count_loss_tokens, micro_batches
+from r1pipe.train.batching import (
+    Layout,
+    MicroBatch,
+    TokenSequence,
+    count_loss_tokens,
+    micro_batches,
+)
 from r1pipe.train.engine import Engine
 from r1pipe.train.logprobs import token_logprobs
 from r1pipe.train.schedule import Schedule, learning_rate
@@ -32,6 +42,40 @@ class SupervisedPlan:
     warmup_steps: int
     final_lr_frac: float
     seed: int
+
+
+def plan_of(params: Any) -> SupervisedPlan:
+    """Return the plan of a stage with `num_epochs`, `batch_size`, `seed` and an `optimizer`."""
+    optimizer = params.optimizer
+    return SupervisedPlan(
+        num_epochs=params.num_epochs,
+        batch_size=params.batch_size,
+        peak_lr=optimizer.lr,
+        schedule=optimizer.schedule,
+        warmup_steps=optimizer.warmup_steps,
+        final_lr_frac=optimizer.final_lr_frac,
+        seed=params.seed,
+    )
+
+
+def sequences_of(tokenizer: Any, folder: Path, max_tokens: int) -> tuple[list[TokenSequence], int]:
+    """Return the rows of a data set as sequences, and how many were longer than `max_tokens`.
+
+    Raises StageError when nothing is left to train on.
+    """
+    sequences, too_long = [], 0
+    for row in read_rows(folder, columns=["prompt", "format", "completion"]):
+        sequence = TokenSequence(
+            encode_prompt(tokenizer, row["prompt"], row["format"]),
+            encode_completion(tokenizer, row["completion"]),
+        )
+        if len(sequence) <= max_tokens:
+            sequences.append(sequence)
+        else:
+            too_long += 1
+    if not sequences:
+        raise StageError(f"{folder}: no row to train on ({too_long} are over {max_tokens} tokens)")
+    return sequences, too_long
 
 
 def batches_of(num_rows: int, plan: SupervisedPlan) -> Iterator[list[int]]:
@@ -76,9 +120,7 @@ def train_supervised(
         )
         norm = engine.step(rate)
         speed = sum(map(len, batch)) / (time.perf_counter() - started)
-        context.log(
-            step + 1, len(steps), loss=value, lr=rate, grad_norm=norm, tokens_per_s=speed
-        )
+        context.log(step + 1, len(steps), loss=value, lr=rate, grad_norm=norm, tokens_per_s=speed)
         checkpoint(context, engine, step + 1)
 
 

@@ -1,0 +1,97 @@
+"""Reward models: a policy's backbone with a scalar head (arXiv:2501.12948v2, section 3.1).
+
+# B texts, T tokens
+They are Hugging Face sequence-classification directories with one label. The score of a text is
+read at its last token.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+from torch import Tensor
+from transformers import AutoModelForSequenceClassification
+
+from r1pipe.generate.prompts import encode_completion, encode_prompt
+from r1pipe.models.policy import freeze, load_tokenizer
+from r1pipe.records import Problem
+from r1pipe.rewards.model import helpfulness_text, safety_text
+from r1pipe.train.batching import MicroBatch, TokenSequence, micro_batches
+
+Part = Literal["summary", "completion"]
+"""What is scored: the final summary alone (helpfulness) or the whole completion (safety)."""
+
+SCORE_BATCH_TOKENS = 8192
+
+
+def new_reward_model(policy: Path, seed: int) -> Any:
+    """Return the policy's backbone with a fresh scalar head, in float32."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        return AutoModelForSequenceClassification.from_pretrained(
+            policy, num_labels=1, dtype=torch.float32, local_files_only=True
+        )
+
+
+def scored_text(completion: str, part: Part) -> str:
+    """Return the part of a completion that the model reads."""
+    return helpfulness_text(completion) if part == "summary" else safety_text(completion)
+
+
+def encode_scored(tokenizer: Any, prompt: str, completion: str, part: Part) -> TokenSequence:
+    """Return prompt and scored part as a sequence; the score is read at the last token."""
+    return TokenSequence(
+        encode_prompt(tokenizer, prompt, "chat"),
+        encode_completion(tokenizer, scored_text(completion, part)),
+    )
+
+
+def scores(model: Any, batch: MicroBatch) -> Tensor:
+    """Return the score of every row of a padded batch.  -> [B]"""
+    assert batch.attention_mask is not None, "scores need padded rows"
+    hidden = model.model(
+        input_ids=batch.input_ids,
+        attention_mask=batch.attention_mask,
+        position_ids=batch.position_ids,
+        use_cache=False,
+    ).last_hidden_state  # [B, T, H]
+    last = batch.attention_mask.sum(dim=1) - 1
+    rows = torch.arange(len(last), device=last.device)
+    values: Tensor = model.score(hidden[rows, last])[:, 0].float()
+    return values
+
+
+def model_scorer(
+    folder: Path, part: Part, device: str
+) -> Callable[[Sequence[tuple[Problem, str]]], list[float]]:
+    """Return a function from (problem, completion) pairs to rewards in (0, 1).
+
+    The reward is the sigmoid of the score: a scale was never published. A completion without a
+    closed thought has no summary and gets 0.
+    """
+    tokenizer = load_tokenizer(folder)
+    model = freeze(
+        AutoModelForSequenceClassification.from_pretrained(
+            folder, dtype=torch.float32, local_files_only=True
+        ).to(device)
+    )
+
+    @torch.no_grad()
+    def score(pairs: Sequence[tuple[Problem, str]]) -> list[float]:
+        sequences = [
+            TokenSequence(s.prompt_ids, s.completion_ids, i)
+            for i, (problem, text) in enumerate(pairs)
+            if (s := encode_scored(tokenizer, problem.prompt, text, part))
+            and scored_text(text, part)
+        ]
+        rewards = [0.0] * len(pairs)
+        for batch in micro_batches(sequences, SCORE_BATCH_TOKENS, tokenizer.pad_token_id):
+            values = torch.sigmoid(scores(model, batch.to(device))).tolist()
+            for index, value in zip(batch.sequence_index[:, 0].tolist(), values, strict=True):
+                rewards[index] = value
+        return rewards
+
+    return score

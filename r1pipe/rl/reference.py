@@ -1,0 +1,43 @@
+"""The reference policy of the KL term: frozen between refreshes."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from safetensors.torch import load_file, save_file
+
+from r1pipe.rl.update import Batching, frozen_logprobs
+from r1pipe.train.batching import TokenSequence
+
+FILE = "reference.safetensors"
+
+
+class Reference:
+    """A frozen copy of the policy. R1 moves it to the policy every 400 updates, since a fixed
+    anchor over thousands of updates would block exploration (arXiv:2501.12948v2, A.3)."""
+
+    def __init__(self, model: Any) -> None:
+        self.model = model
+
+    def logprobs(
+        self, sequences: Sequence[TokenSequence], temperature: float, batching: Batching
+    ) -> list[list[float]]:
+        """Return each sequence's completion log-probabilities at the sampling temperature."""
+        return frozen_logprobs(self.model, sequences, temperature, batching)
+
+    def refresh(self, policy: Any) -> None:
+        """Become the present policy."""
+        self.model.load_state_dict(policy.state_dict())
+
+    def save(self, folder: Path) -> None:
+        """Write the weights into a checkpoint folder."""
+        tensors = {n: p.detach().cpu().contiguous() for n, p in self.model.named_parameters()}
+        save_file(tensors, folder / FILE)
+
+    def load(self, folder: Path) -> None:
+        """Read the weights from a checkpoint folder."""
+        tensors = load_file(folder / FILE)
+        for name, parameter in self.model.named_parameters():
+            parameter.data.copy_(tensors[name])

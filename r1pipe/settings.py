@@ -1,0 +1,82 @@
+"""Groups of fields that several kinds of stage share."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from pydantic import Field
+
+from r1pipe.errors import StageError
+from r1pipe.stage import StageModel
+
+
+class Optimizer(StageModel):
+    """AdamW and its learning-rate schedule. Betas, decay, warm-up and clipping were not published;
+    the defaults are ours."""
+
+    lr: float = Field(gt=0)
+    """Peak learning rate; R1's RL: 3e-6, SFT: 5e-5."""
+    schedule: Literal["constant", "cosine"] = "constant"
+    final_lr_frac: float = Field(default=0.1, ge=0, le=1)
+    """Where a cosine ends, as a share of the peak; R1's SFT: 0.1."""
+    warmup_steps: int = Field(default=0, ge=0)
+    """Updates of linear warm-up."""
+    beta1: float = Field(default=0.9, ge=0, lt=1)
+    beta2: float = Field(default=0.95, ge=0, lt=1)
+    weight_decay: float = Field(default=0.0, ge=0)
+    max_grad_norm: float = Field(default=1.0, gt=0)
+    """Gradients are scaled down to this norm."""
+
+
+class TrainRun(StageModel):
+    """How training is computed, on what."""
+
+    device: str = "cpu"
+    """Where the model lives: `cpu`, `cuda`, `cuda:1`."""
+    micro_batch_tokens: int = Field(default=2048, gt=0)
+    """Positions that go through the model at once; bounds memory."""
+    layout: Literal["padded", "packed"] = "padded"
+    """Micro-batches of padded rows, or rows packed without cross-contamination."""
+
+
+class SampleRun(StageModel):
+    """How sampling is computed."""
+
+    device: str = "cpu"
+    """Where the model lives: `cpu`, `cuda`, `cuda:1`."""
+    max_batch: int = Field(default=1024, gt=0)
+    """Most completions that are decoded together."""
+
+
+class World(StageModel):
+    """A choice of synthetic problems."""
+
+    mix: dict[str, float]
+    """Share of each task by name (arithmetic, choice, countdown, parity, general, safety)."""
+    languages: tuple[Literal["en", "zh"], ...] = ("en", "zh")
+    """Languages of the wording, drawn uniformly."""
+    levels: dict[str, tuple[int, ...]] = Field(default_factory=dict)
+    """Levels of each task, drawn uniformly; a task that is not named uses all of its own."""
+
+
+def check_whole_rollouts(num_steps: int, per_rollout: int, name: str) -> None:
+    """Raise StageError unless the updates are whole rollouts."""
+    if num_steps % per_rollout:
+        lower = num_steps - num_steps % per_rollout
+        raise StageError(
+            f"{name}: params.num_steps {num_steps} is not a multiple of minibatches_per_rollout"
+            f" {per_rollout}; use {lower or per_rollout} or {lower + per_rollout}"
+        )
+
+
+class Keep(StageModel):
+    """Which sampled completions are kept. No thresholds were published; these are ours."""
+
+    min_language_share: float = Field(default=0.9, ge=0, le=1)
+    """Least share of target-language words in the thought."""
+    max_paragraph_chars: int = Field(default=4000, gt=0)
+    """Longest paragraph of the thought, in characters."""
+    code_blocks: bool = False
+    """Whether a thought may hold a fenced code block."""
+    max_repeats: int = Field(default=4, gt=0)
+    """Most times that one block of text may follow itself in the thought."""

@@ -1,0 +1,90 @@
+"""Cold-start data: R1-Zero's correct and readable traces, in the cold-start format.
+
+Paper: arXiv:2501.12948v1, section 2.3.1, and v2, section B.3.2 (several traces per problem at
+temperature 1; a correct answer, no repetition, no language mixing; then a readable summary).
+
+In: `model` (R1-Zero), `problems`. Out: `rows` in the chat format, and `candidates` (all).
+
+Departures: the paper lets DeepSeek-V3 rewrite thought and summary and people check them; here the
+thought stays as sampled and the summary is a fixed sentence with the boxed answer in the language
+of the question.
+
+Run alone: `r1pipe stage cold-start-data`.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from pydantic import Field
+
+from r1pipe.settings import Keep, SampleRun
+from r1pipe.stage import Context, Input, Inputs, StageModel
+
+VERSION = 1
+INPUTS = {"model": Input("model"), "problems": Input("problems")}
+OUTPUTS = {"rows": "rows", "candidates": "rows"}
+
+
+class Params(StageModel):
+    """What decides the rows."""
+
+    seed: int
+    target_rows: int = Field(gt=0)
+    """Rows wanted; R1: thousands."""
+    samples_per_problem: int = Field(gt=0)
+    """Traces per problem."""
+    temperature: float = Field(default=1.0, gt=0)
+    """R1: 1."""
+    max_tokens: int = Field(gt=0)
+    """Longest trace in tokens."""
+    keep: Keep = Keep()
+    problems_per_unit: int = Field(default=64, gt=0)
+    """Problems sampled together: what a kill costs at most."""
+
+
+class Run(SampleRun):
+    """How it is computed."""
+
+
+def run(context: Context, params: Params, run: Run, inputs: Inputs) -> None:
+    """Sample traces, keep correct and readable ones, put them into the cold-start format."""
+    from r1pipe.generate.backends import open_generator
+    from r1pipe.generate.protocol import Sampling
+    from r1pipe.rl.candidates import CandidatePlan, account, sample_candidates, unique_kept
+    from r1pipe.rows import read_problems, write_rows
+
+    plan = CandidatePlan(
+        samples_per_problem=params.samples_per_problem,
+        sampling=Sampling(params.temperature, 1.0, params.max_tokens),
+        format="r1-zero",
+        seed=params.seed,
+        keep=params.keep,
+        target_rows=params.target_rows,
+        problems_per_unit=params.problems_per_unit,
+        model_id=context.input_ids["model"],
+    )
+    with open_generator(inputs["model"], run) as (generator, tokenizer):
+        problems = read_problems(inputs["problems"])
+        candidates = list(sample_candidates(context, generator, tokenizer, problems, plan))
+    facts = account(candidates, context.name)
+    rows = [rewritten(row) for row in unique_kept(candidates, params.target_rows)]
+    write_rows(context.output("candidates"), candidates)
+    write_rows(context.output("rows"), rows)
+    context.note(rows=len(rows), **facts)
+    for row in rows[:8]:
+        context.sample(prompt=row["prompt"], completion=row["completion"], gold=row["gold"])
+
+
+def rewritten(row: dict[str, Any]) -> dict[str, Any]:
+    """Return a kept R1-Zero trace as a row in the chat format, with a readable summary."""
+    from r1pipe.chat import render_completion, split_completion
+    from r1pipe.tasks.world import summarise
+    from r1pipe.verify.extract import extract_answer
+
+    answer = extract_answer(row["completion"])
+    thought = split_completion(row["completion"]).thought
+    assert answer is not None, f"{row['id']}: a correct trace has an answer"
+    assert thought is not None, f"{row['id']}: a trace in the format has a thought"
+    completion = render_completion(thought, answer, "chat", summarise(answer, row["language"]))
+    return row | {"format": "chat", "completion": completion}

@@ -1,0 +1,108 @@
+"""Rows by an imperfect author: the pretraining corpus, or the general rows of the mix.
+
+Paper: none for the corpus (the paper starts from DeepSeek-V3-Base); the general rows stand for the
+200k non-reasoning rows of arXiv:2501.12948, section 2.3.3.
+
+In: optionally `problems` with worked solutions (a real data set); else the synthetic world.
+Out: `rows`.
+
+Run alone: `r1pipe stage corpus`.
+"""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Iterator
+from itertools import islice
+from pathlib import Path
+from typing import Any, Literal
+
+from pydantic import Field
+
+from r1pipe.errors import StageError
+from r1pipe.settings import World
+from r1pipe.stage import Context, Input, Inputs, StageModel
+
+VERSION = 1
+INPUTS = {"problems": Input("problems", optional=True)}
+OUTPUTS = {"rows": "rows"}
+
+
+class Author(StageModel):
+    """How imperfect the author is: the probability of each fault."""
+
+    wrong_step: float = Field(default=0.0, ge=0, le=1)
+    """One step's result is wrong."""
+    mixed_word: float = Field(default=0.0, ge=0, le=1)
+    """One word of the thought is in the other language."""
+    curt: float = Field(default=0.0, ge=0, le=1)
+    """A general prompt is answered by the bare content."""
+    unsafe: float = Field(default=0.0, ge=0, le=1)
+    """An unsafe request is complied with."""
+
+
+class Params(StageModel):
+    """What decides the rows."""
+
+    seed: int
+    num_rows: int = Field(gt=0)
+    """Rows to write; at most as many as there are problems where those are given."""
+    format: Literal["r1-zero", "chat"]
+    """Completion format."""
+    world: World | None = None
+    """Synthetic problems of the training split; needed where no `problems` are given."""
+    author: Author = Author()
+    thought_frac: float = Field(default=1.0, ge=0, le=1)
+    """Share of rows with a thought (r1-zero format)."""
+    unformatted_frac: float = Field(default=0.0, ge=0, le=1)
+    """Share of rows without any tags (r1-zero format)."""
+
+
+class Run(StageModel):
+    """Nothing to choose."""
+
+
+def run(context: Context, params: Params, run: Run, inputs: Inputs) -> None:
+    """Write the rows in a seeded order."""
+    from r1pipe.rows import write_rows
+
+    rng = random.Random(f"corpus:{params.seed}")
+    if "problems" in inputs:
+        rows = list(islice(_from_solutions(inputs["problems"], params, rng), params.num_rows))
+    else:
+        rows = list(islice(_from_world(params, rng, context.name), params.num_rows))
+    write_rows(context.output("rows"), rows)
+    context.note(num_rows=len(rows))
+    for row in rows[:8]:
+        context.sample(prompt=row["prompt"], completion=row["completion"])
+
+
+def _from_world(params: Params, rng: random.Random, name: str) -> Iterator[dict[str, Any]]:
+    from r1pipe.tasks import TASKS, corpus
+    from r1pipe.tasks.world import Noise
+
+    if params.world is None:
+        raise StageError(f"{name}: needs params.world or an input `problems`")
+    world = params.world
+    noise = Noise(**params.author.model_dump())
+    for problem in corpus.training_problems(world.mix, rng, world.languages, world.levels):
+        solution = TASKS[problem.task].solve(problem, rng, noise)
+        yield corpus.solution_row(
+            problem, solution, params.format, rng, params.thought_frac, params.unformatted_frac
+        )
+
+
+def _from_solutions(folder: Path, params: Params, rng: random.Random) -> Iterator[dict[str, Any]]:
+    from r1pipe.rows import read_problems
+    from r1pipe.tasks import corpus
+    from r1pipe.tasks.world import Solution, summarise
+
+    problems = [p for p in read_problems(folder) if p.solution]
+    rng.shuffle(problems)
+    for problem in problems:
+        solution = Solution(
+            problem.solution or "", problem.gold, summarise(problem.gold, problem.language)
+        )
+        yield corpus.solution_row(
+            problem, solution, params.format, rng, params.thought_frac, params.unformatted_frac
+        )

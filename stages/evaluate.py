@@ -1,0 +1,144 @@
+"""Evaluate one model: pass@k, maj@k, format, language, length, with bootstrap intervals.
+
+Paper: arXiv:2501.12948, section 3 (pass@1 is the mean over k samples; temperature 0.6 and top-p
+0.95 for large models; greedy decoding is discouraged).
+
+In: `model`, `problems` by benchmark name. Out: `report` (summary.json) and `samples` (all rows).
+
+Run alone: `r1pipe stage eval-r1`.
+"""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Iterator, Sequence
+from typing import Any, Literal
+
+from pydantic import Field
+
+from r1pipe.records import Problem
+from r1pipe.settings import SampleRun
+from r1pipe.stage import Context, Input, Inputs, StageModel
+
+VERSION = 1
+INPUTS = {"model": Input("model"), "problems": Input("problems", many=True)}
+OUTPUTS = {"report": "report", "samples": "rows"}
+
+
+class Params(StageModel):
+    """What decides the report."""
+
+    seed: int
+    format: Literal["r1-zero", "chat"]
+    """Prompt and completion format that the model was trained in."""
+    num_samples: int = Field(gt=0)
+    """Completions per problem."""
+    temperature: float = Field(default=1.0, ge=0)
+    """1 measures the policy itself; R1: 0.6."""
+    top_p: float = Field(default=1.0, gt=0, le=1)
+    """R1: 0.95."""
+    max_tokens: int = Field(gt=0)
+    """Longest completion in tokens."""
+    num_resamples: int = Field(default=2000, gt=0)
+    """Bootstrap resamples of problems."""
+    problems_per_unit: int = Field(default=128, gt=0)
+    """Problems sampled together: what a kill costs at most."""
+
+
+class Run(SampleRun):
+    """How it is computed."""
+
+
+def run(context: Context, params: Params, run: Run, inputs: Inputs) -> None:
+    """Sample every benchmark, judge, summarise."""
+    from r1pipe.generate.backends import open_generator
+    from r1pipe.rows import read_problems, write_rows
+
+    journal = context.journal("samples")
+    done = journal.done()
+    benchmarks = {name: read_problems(path) for name, path in sorted(inputs["problems"].items())}
+    units = list(_units(benchmarks, params.problems_per_unit))
+    with open_generator(inputs["model"], run) as (generator, tokenizer):
+        for number, (name, problems) in enumerate(units):
+            if str(number) in done:
+                continue
+            started = time.perf_counter()
+            rows = _judged(generator, tokenizer, name, problems, params)
+            journal.append(str(number), rows)
+            right = sum(row["verdict"] == "correct" for row in rows) / len(rows)
+            speed = sum(row["num_tokens"] for row in rows) / (time.perf_counter() - started)
+            context.log(number + 1, len(units), pass_rate=right, tokens_per_s=speed)
+            context.stop_if_asked()
+    rows = list(journal.rows())
+    summary = {name: _summary(rows, name, params) for name in benchmarks}
+    write_rows(context.output("samples"), rows)
+    report = {"benchmarks": summary, "format": params.format, "temperature": params.temperature}
+    text = json.dumps(report, indent=1, sort_keys=True)
+    (context.output("report") / "summary.json").write_text(text + "\n")
+    context.note(**{name: round(s["pass@1"]["value"], 4) for name, s in summary.items()})
+    for row in rows[:: max(1, len(rows) // 8)]:
+        context.sample(prompt=row["prompt"], completion=row["text"], verdict=row["verdict"])
+
+
+def _units(
+    benchmarks: dict[str, list[Problem]], size: int
+) -> Iterator[tuple[str, Sequence[Problem]]]:
+    for name, problems in benchmarks.items():
+        for start in range(0, len(problems), size):
+            yield name, problems[start : start + size]
+
+
+def _judged(
+    generator: Any, tokenizer: Any, benchmark: str, problems: Sequence[Problem], params: Params
+) -> list[dict[str, Any]]:
+    """Sample and judge some problems of one benchmark."""
+    from r1pipe.generate.protocol import Sampling
+    from r1pipe.rl.rollouts import sample_completions
+    from r1pipe.tasks.general import is_helpful
+    from r1pipe.verify import verify_many
+    from r1pipe.verify.extract import extract_answer
+
+    sampling = Sampling(params.temperature, params.top_p, params.max_tokens)
+    groups = sample_completions(
+        generator, tokenizer, problems, params.num_samples, sampling, params.format, [params.seed]
+    )
+    pairs = [(g.problem, r.completion) for g in groups for r in g.rollouts]
+    verdicts = verify_many((problem, completion.text) for problem, completion in pairs)
+    return [
+        {
+            "benchmark": benchmark,
+            "problem_id": problem.id,
+            "task": problem.task,
+            "language": problem.language,
+            "checker": problem.checker,
+            "prompt": problem.prompt,
+            "gold": problem.gold,
+            "text": completion.text,
+            "extracted": extract_answer(completion.text),
+            "verdict": str(verdict),
+            "is_helpful": verdict == "correct" and is_helpful(problem, completion.text),
+            "num_tokens": len(completion.token_ids),
+            "finish_reason": completion.finish_reason.value,
+            "seed": completion.seed,
+        }
+        for (problem, completion), verdict in zip(pairs, verdicts, strict=True)
+    ]
+
+
+def _summary(rows: Sequence[dict[str, Any]], benchmark: str, params: Params) -> dict[str, Any]:
+    """Return one benchmark's measures, each task's pass@1, and every problem's mean scores."""
+    from r1pipe.evaluate import by_problem, pass_by_problem, summarise
+
+    own = [row for row in rows if row["benchmark"] == benchmark]
+    settings: dict[str, Any] = {"fmt": params.format, "num_resamples": params.num_resamples}
+    tasks = sorted({row["task"] for row in own})
+    summary = summarise(own, **settings)
+    for task in tasks:
+        part = summarise([row for row in own if row["task"] == task], **settings)
+        summary[f"pass@1 {task}"] = part["pass@1"]
+    summary["by_problem"] = {
+        "pass@1": pass_by_problem(own),
+        "helpful": by_problem(own, "is_helpful"),
+    }
+    return summary

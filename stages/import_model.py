@@ -1,0 +1,66 @@
+"""Take a model from outside into the store, as a base for the larger profiles.
+
+Paper: arXiv:2501.12948, sections 2.2 and 2.4 (DeepSeek-V3-Base; Qwen2.5 and Llama-3 students).
+
+In: `source`, a model directory or a pinned hub model. Out: `model`.
+
+The tokenizer gets the recipe's chat template and tags, so that the formats are those of the other
+profiles; the tags' embeddings start at the mean of the table. Weights become float32.
+
+Run alone: `r1pipe stage base --profile gpu`.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from r1pipe.errors import StageError
+from r1pipe.stage import Context, Input, Inputs, StageModel
+
+VERSION = 1
+INPUTS = {"source": Input("model")}
+OUTPUTS = {"model": "model"}
+
+
+class Params(StageModel):
+    """What decides the model."""
+
+    add_tags: bool = True
+    """Make the recipe's tags whole tokens and install its chat template."""
+
+
+class Run(StageModel):
+    """Nothing to choose."""
+
+
+def run(context: Context, params: Params, run: Run, inputs: Inputs) -> None:
+    """Load, adapt the tokenizer, save as safetensors."""
+    from r1pipe.models.policy import load_model, load_tokenizer, save_model
+
+    try:
+        model, tokenizer = load_model(inputs["source"]), load_tokenizer(inputs["source"])
+    except (OSError, ValueError) as error:
+        raise StageError(f"{context.name}: {inputs['source']} is not a model: {error}") from error
+    if params.add_tags:
+        _add_tags(model, tokenizer)
+    save_model(model, tokenizer, context.output("model"))
+    context.note(num_parameters=sum(p.numel() for p in model.parameters()))
+
+
+def _add_tags(model: Any, tokenizer: Any) -> None:
+    from r1pipe import chat
+    from r1pipe.models.tokenizer import TAGS
+
+    tokenizer.add_special_tokens(
+        {
+            "eos_token": chat.END,
+            "pad_token": chat.PAD,
+            "additional_special_tokens": [chat.USER, chat.ASSISTANT],
+        }
+    )
+    tokenizer.add_tokens(list(TAGS))
+    tokenizer.chat_template = chat.CHAT_TEMPLATE
+    if len(tokenizer) > model.get_input_embeddings().num_embeddings:
+        model.resize_token_embeddings(len(tokenizer), mean_resizing=True)
+    model.config.eos_token_id = tokenizer.eos_token_id
+    model.config.pad_token_id = tokenizer.pad_token_id

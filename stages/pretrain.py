@@ -1,0 +1,79 @@
+"""A small base model from scratch.
+
+Paper: none; it stands for DeepSeek-V3-Base in profiles that bring no model from outside.
+
+In: `tokenizer`, `rows`. Out: `model`.
+
+The loss is on completions alone: with the loss on random questions too, a model of this size learns
+nothing in as many tokens.
+
+Run alone: `r1pipe stage base`.
+"""
+
+from __future__ import annotations
+
+from pydantic import Field
+
+from r1pipe.settings import Optimizer, TrainRun
+from r1pipe.stage import Context, Input, Inputs, StageModel
+
+VERSION = 1
+INPUTS = {"tokenizer": Input("tokenizer"), "rows": Input("rows")}
+OUTPUTS = {"model": "model"}
+
+
+class Architecture(StageModel):
+    """Sizes of a Qwen3 model with tied embeddings."""
+
+    hidden_size: int = Field(gt=0)
+    num_layers: int = Field(gt=0)
+    num_heads: int = Field(gt=0)
+    """Attention heads; must divide hidden_size."""
+    num_kv_heads: int = Field(gt=0)
+    """Key and value heads; must divide num_heads."""
+    intermediate_size: int = Field(gt=0)
+    max_positions: int = Field(default=512, gt=0)
+    """Longest sequence in tokens."""
+
+
+class Params(StageModel):
+    """What decides the model."""
+
+    seed: int
+    architecture: Architecture
+    num_epochs: int = Field(default=1, gt=0)
+    batch_size: int = Field(gt=0)
+    """Rows of one update."""
+    optimizer: Optimizer
+
+
+class Run(TrainRun):
+    """How it is computed."""
+
+
+def run(context: Context, params: Params, run: Run, inputs: Inputs) -> None:
+    """Initialise from the seed and train on the rows."""
+    from r1pipe.models.policy import load_tokenizer, new_model, save_model
+    from r1pipe.rl.loop import make_engine
+    from r1pipe.train.supervised import plan_of, sequences_of, train_supervised
+
+    tokenizer = load_tokenizer(inputs["tokenizer"])
+    model = new_model(tokenizer, seed=params.seed, **params.architecture.model_dump())
+    model.to(run.device)
+    sequences, too_long = sequences_of(tokenizer, inputs["rows"], params.architecture.max_positions)
+    context.note(
+        num_parameters=sum(p.numel() for p in model.parameters()),
+        num_rows=len(sequences),
+        too_long=too_long,
+        trained_tokens=params.num_epochs * sum(map(len, sequences)),
+    )
+    train_supervised(
+        context,
+        make_engine(model, params.optimizer),
+        sequences,
+        plan_of(params),
+        pad_id=tokenizer.pad_token_id,
+        micro_batch_tokens=run.micro_batch_tokens,
+        layout=run.layout,
+    )
+    save_model(model, tokenizer, context.output("model"))

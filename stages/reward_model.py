@@ -1,0 +1,86 @@
+"""A reward model: pairwise for helpfulness, pointwise for safety.
+
+Paper: arXiv:2501.12948v2, section 3.1 (the policy's architecture with a scalar head; helpfulness
+scores the final summary only, safety the whole completion; batch 256, lr 6e-6, one epoch).
+
+In: `model` (whose backbone it starts from), `rows`. Out: `model`, a sequence-classification
+directory with one label.
+
+Run alone: `r1pipe stage helpful-rm`, `r1pipe stage safety-rm`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any, Literal
+
+from pydantic import Field
+
+from r1pipe.settings import Optimizer
+from r1pipe.stage import Context, Input, Inputs, StageModel
+
+VERSION = 1
+INPUTS = {"model": Input("model"), "rows": Input("rows")}
+OUTPUTS = {"model": "model"}
+
+
+class Params(StageModel):
+    """What decides the reward model."""
+
+    seed: int
+    objective: Literal["pairwise", "pointwise"]
+    """Bradley-Terry on pairs, or cross-entropy on labels."""
+    reads: Literal["summary", "completion"]
+    """What is scored: the final summary alone, or all of the completion."""
+    num_epochs: int = Field(default=1, gt=0)
+    batch_size: int = Field(gt=0)
+    """Pairs or texts of one update; R1: 256."""
+    optimizer: Optimizer
+
+
+class Run(StageModel):
+    """How it is computed."""
+
+    device: str = "cpu"
+    """Where the model lives."""
+    examples_per_micro_batch: int = Field(default=64, gt=0)
+    """Pairs or texts that go through the model at once."""
+
+
+def run(context: Context, params: Params, run: Run, inputs: Inputs) -> None:
+    """Train backbone and head on the preference rows."""
+    from r1pipe.models.policy import load_tokenizer
+    from r1pipe.models.reward_model import new_reward_model
+    from r1pipe.rl.loop import make_engine
+    from r1pipe.rows import read_rows
+    from r1pipe.train.preference import train_reward_model
+    from r1pipe.train.supervised import plan_of
+
+    tokenizer = load_tokenizer(inputs["model"])
+    model = new_reward_model(inputs["model"], params.seed).to(run.device)
+    rows = list(read_rows(inputs["rows"]))
+    examples = list(_examples(rows, tokenizer, params))
+    train_reward_model(
+        context,
+        make_engine(model, params.optimizer),
+        examples,
+        [float(row.get("is_safe", 1.0)) for row in rows],
+        plan_of(params),
+        objective=params.objective,
+        pad_id=tokenizer.pad_token_id,
+        examples_per_micro_batch=run.examples_per_micro_batch,
+    )
+    out = context.output("model")
+    model.save_pretrained(out, safe_serialization=True)
+    tokenizer.save_pretrained(out)
+    context.note(num_examples=len(examples))
+
+
+def _examples(
+    rows: list[dict[str, Any]], tokenizer: Any, params: Params
+) -> Iterator[tuple[Any, ...]]:
+    from r1pipe.models.reward_model import encode_scored
+
+    names = ("chosen", "rejected") if params.objective == "pairwise" else ("completion",)
+    for row in rows:
+        yield tuple(encode_scored(tokenizer, row["prompt"], row[n], params.reads) for n in names)

@@ -1,0 +1,55 @@
+"""The scoreboard: models down the side, benchmarks across, and what each stage bought.
+
+Paper: arXiv:2501.12948v2, Table 3 (R1-Zero, Dev1, Dev2, Dev3, R1 side by side).
+
+In: `reports` by model name. Out: `report` (scoreboard.json, scoreboard.md, scoreboard.txt).
+
+Run alone: `r1pipe stage scoreboard`.
+"""
+
+from __future__ import annotations
+
+import json
+
+from pydantic import Field
+
+from r1pipe.errors import StageError
+from r1pipe.stage import Context, Input, Inputs, StageModel
+
+VERSION = 1
+INPUTS = {"reports": Input("report", many=True)}
+OUTPUTS = {"report": "report"}
+
+
+class Params(StageModel):
+    """What decides the table."""
+
+    models: tuple[str, ...]
+    """Rows, in order; each names one of `reports`."""
+    before: dict[str, str] = Field(default_factory=dict)
+    """Model -> the model of the stage before, for the paired difference."""
+    seed: int = 0
+    """Of the bootstrap."""
+
+
+class Run(StageModel):
+    """Nothing to choose."""
+
+
+def run(context: Context, params: Params, run: Run, inputs: Inputs) -> None:
+    """Read the reports, compare each model with the one before, write the table."""
+    from r1pipe.scoreboard import build, render_markdown, render_text
+
+    named = {*params.models, *params.before, *params.before.values()}
+    unknown = sorted(named - set(inputs["reports"]))
+    if unknown:
+        raise StageError(f"{context.name}: no report is called {', '.join(unknown)}")
+    reports = {
+        name: json.loads((path / "summary.json").read_text())
+        for name, path in inputs["reports"].items()
+    }
+    board = build(reports, params.models, params.before, params.seed)
+    out = context.output("report")
+    (out / "scoreboard.json").write_text(json.dumps(board, indent=1, sort_keys=True) + "\n")
+    (out / "scoreboard.md").write_text(render_markdown(board))
+    (out / "scoreboard.txt").write_text(render_text(board))

@@ -1,0 +1,63 @@
+"""Supervised fine-tuning: the cold start, the second SFT, and distillation.
+
+Paper: arXiv:2501.12948, sections 2.3.1 (cold start), 2.3.3 (800k rows; it restarts from the base
+model, not from the RL checkpoint) and 2.4 (distillation: SFT alone, no RL).
+
+In: `model` (the base), `rows`. Out: `model`.
+
+Run alone: `r1pipe stage cold-start-sft`, `r1pipe stage second-sft`, `r1pipe stage distil`.
+"""
+
+from __future__ import annotations
+
+from pydantic import Field
+
+from r1pipe.settings import Optimizer, TrainRun
+from r1pipe.stage import Context, Input, Inputs, StageModel
+
+VERSION = 1
+INPUTS = {"model": Input("model"), "rows": Input("rows")}
+OUTPUTS = {"model": "model"}
+
+
+class Params(StageModel):
+    """What decides the model."""
+
+    seed: int
+    num_epochs: int = Field(gt=0)
+    """Passes over the rows; R1: 2 to 3."""
+    batch_size: int = Field(gt=0)
+    """Rows of one update; R1: 128, distillation 64."""
+    max_tokens: int = Field(gt=0)
+    """Rows longer than this many tokens are dropped and counted; R1: 32,768."""
+    optimizer: Optimizer
+
+
+class Run(TrainRun):
+    """How it is computed."""
+
+
+def run(context: Context, params: Params, run: Run, inputs: Inputs) -> None:
+    """Minimise the negative log-likelihood of the completions, end-of-sequence included."""
+    from r1pipe.models.policy import load_model, load_tokenizer, save_model
+    from r1pipe.rl.loop import make_engine
+    from r1pipe.train.supervised import plan_of, sequences_of, train_supervised
+
+    model = load_model(inputs["model"], device=run.device)
+    tokenizer = load_tokenizer(inputs["model"])
+    sequences, too_long = sequences_of(tokenizer, inputs["rows"], params.max_tokens)
+    context.note(
+        num_rows=len(sequences),
+        too_long=too_long,
+        trained_tokens=params.num_epochs * sum(map(len, sequences)),
+    )
+    train_supervised(
+        context,
+        make_engine(model, params.optimizer),
+        sequences,
+        plan_of(params),
+        pad_id=tokenizer.pad_token_id,
+        micro_batch_tokens=run.micro_batch_tokens,
+        layout=run.layout,
+    )
+    save_model(model, tokenizer, context.output("model"))

@@ -1,0 +1,57 @@
+"""A byte-level BPE tokenizer from scratch, trained on rows.
+
+Paper: none (the paper's bases bring theirs).
+
+In: `rows` (one or more). Out: `tokenizer`, a directory that transformers loads.
+
+Run alone: `r1pipe stage tokenizer`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from itertools import islice
+from pathlib import Path
+
+from pydantic import Field
+
+from r1pipe.stage import Context, Input, Inputs, StageModel
+
+VERSION = 1
+INPUTS = {"rows": Input("rows", many=True)}
+OUTPUTS = {"tokenizer": "tokenizer"}
+BYTES_AND_TAGS = 256 + 9
+
+
+class Params(StageModel):
+    """What decides the tokenizer."""
+
+    vocab_size: int = Field(gt=BYTES_AND_TAGS)
+    """Largest number of tokens, tags included."""
+    max_rows: int = Field(default=20_000, gt=0)
+    """Rows read of each input."""
+
+
+class Run(StageModel):
+    """Nothing to choose."""
+
+
+def run(context: Context, params: Params, run: Run, inputs: Inputs) -> None:
+    """Train on prompts and completions as the model will see them."""
+    from r1pipe.models.tokenizer import train_tokenizer
+
+    tokenizer = train_tokenizer(_texts(inputs["rows"], params.max_rows), params.vocab_size)
+    tokenizer.save_pretrained(context.output("tokenizer"))
+    context.note(vocab_size=len(tokenizer))
+
+
+def _texts(folders: Mapping[str, Path], max_rows: int) -> Iterator[str]:
+    from r1pipe.chat import R1_ZERO_PASSAGE, render_prompt
+    from r1pipe.rows import read_rows
+    from r1pipe.tasks.world import summarise
+
+    for label in sorted(folders):
+        for row in islice(read_rows(folders[label]), max_rows):
+            yield render_prompt(row["prompt"], row["format"]).replace(R1_ZERO_PASSAGE, "")
+            yield row["completion"]
+            yield summarise("0", row["language"])
