@@ -72,13 +72,26 @@ def digest_file(path: Path) -> str:
     return hasher.hexdigest()
 
 
+def copy_and_digest(source: Path, target: Path) -> str:
+    """Copy a file's bytes into a new file and return the digest of what was copied."""
+    hasher = blake3()
+    with source.open("rb", buffering=0) as reader, target.open("xb") as writer:
+        while chunk := reader.read(CHUNK_BYTES):
+            hasher.update(chunk)
+            writer.write(chunk)
+    return hasher.hexdigest()
+
+
 def key_preimage(
-    kind: str, version: int, params: Mapping[str, Any], inputs: Mapping[str, str | list[str]]
+    kind: str,
+    version: int,
+    params: Mapping[str, Any],
+    inputs: Mapping[str, str | Mapping[str, str]],
 ) -> dict[str, Any]:
     """Return what a key is the hash of; it is stored as JSON beside the result.
 
     `params` holds only fields that differ from their frozen default; `inputs` maps each input's
-    name to the id of what it reads (a list of ids where an input takes many).
+    name to the id of what it reads ({label: id} where an input takes many: labels reach results).
     """
     return {"kind": kind, "version": version, "params": dict(params), "inputs": dict(inputs)}
 

@@ -1,0 +1,91 @@
+"""The action record: what was run to make an artifact, as JSON that vouches for itself."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field, fields
+from typing import Any
+
+from r1pipe.errors import DamagedError, StoreError
+from r1pipe.keys import digest_json, key_of
+
+RECORD_FORMAT = 1
+
+
+@dataclass(frozen=True)
+class ActionRecord:
+    """One finished action: its key and preimage, and the artifact that came of it.
+
+    `inputs` holds, per input name, a link {`stage` or `source`: name, `output`, `id`, and for
+    stages the `key` and `artifact` behind it}; for an input that takes many, {label: link}.
+    `logs` names the folder of the metrics, samples and notes. `seconds` counts the run's attempts
+    together. Times are for people: nothing decides by them.
+    """
+
+    key: str
+    preimage: Mapping[str, Any]
+    kind: str
+    stage_name: str
+    manifest_name: str
+    profile: str | None
+    artifact_id: str
+    outputs: Mapping[str, str]
+    created: str
+    seconds: float
+    peak_rss_bytes: int
+    source_digest: str
+    inputs: Mapping[str, Any]
+    logs: str
+    size: int
+    facts: Mapping[str, Any] = field(default_factory=dict)
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the record as JSON values with a digest of itself."""
+        value = {"format": RECORD_FORMAT, **asdict(self)}
+        return value | {"digest": digest_json(value)}
+
+    @classmethod
+    def from_json(cls, value: Mapping[str, Any], where: str) -> ActionRecord:
+        """Read a record back; an edited one is a DamagedError that names its file."""
+        try:
+            if value["format"] > RECORD_FORMAT:
+                raise StoreError(
+                    f"{where}: record format {value['format']}, this r1pipe reads "
+                    f"{RECORD_FORMAT}: upgrade r1pipe"
+                )
+            stored = value["digest"]
+            found = digest_json({name: item for name, item in value.items() if name != "digest"})
+            if found != stored:
+                raise DamagedError(
+                    f"{where}: expected digest {stored}, found {found}: the record was edited; "
+                    "delete it and run the stage again"
+                )
+            record = cls.trusted(value)
+        except (KeyError, TypeError, ValueError) as error:
+            raise DamagedError(
+                f"{where}: expected an action record, found {type(error).__name__}: {error}; "
+                "delete it and run the stage again"
+            ) from error
+        if record.key != key_of(record.preimage):
+            raise DamagedError(
+                f"{where}: expected key {key_of(record.preimage)}, found {record.key}"
+            )
+        return record
+
+    @classmethod
+    def trusted(cls, value: Mapping[str, Any]) -> ActionRecord:
+        """Read a record that was checked before."""
+        return cls(**{name: value[name] for name in _FIELDS})
+
+    def links(self) -> list[tuple[str, Mapping[str, Any]]]:
+        """Return (input name, link) pairs; an input that takes many gives `name.label`."""
+        pairs: list[tuple[str, Mapping[str, Any]]] = []
+        for name, link in self.inputs.items():
+            if isinstance(link.get("id"), str):
+                pairs.append((name, link))
+            else:
+                pairs += [(f"{name}.{label}", item) for label, item in link.items()]
+        return pairs
+
+
+_FIELDS = tuple(item.name for item in fields(ActionRecord))

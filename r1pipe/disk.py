@@ -1,0 +1,196 @@
+"""What the store asks of a file system: durable writes, atomic placing, read-only trees.
+
+Everything durable goes through here: a file is written beside its place, fsynced, renamed, and its
+directory fsynced, so that a reader sees the old text or the new one, also after a power cut.
+"""
+
+from __future__ import annotations
+
+import errno
+import fcntl
+import json
+import os
+import secrets
+import shutil
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from r1pipe.errors import R1PipeError, StoreError
+
+NO_SPACE = (errno.ENOSPC, errno.EDQUOT)
+REFUSED = (*NO_SPACE, errno.EROFS, errno.EACCES, errno.EPERM, errno.EIO)
+COPY_BYTES = 1 << 22
+
+
+class FileStat(NamedTuple):
+    """A regular file found by `walk`: path relative to the root (POSIX) and its stat signature."""
+
+    path: str
+    size: int
+    mtime_ns: int
+    ctime_ns: int
+    inode: int
+
+
+def token() -> str:
+    """Return a short random name that no process of an earlier attempt can know."""
+    return secrets.token_hex(6)
+
+
+def fsync_path(path: Path) -> None:
+    """Make a file's bytes, or a directory's names, durable."""
+    handle = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
+
+
+def place_text(path: Path, text: str, *, durable: bool = True) -> None:
+    """Write `text` at `path` whole or not at all; makes the directory."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".{path.name}.{token()}.tmp")
+    try:
+        with temporary.open("w", encoding="utf-8") as file:
+            file.write(text)
+            file.flush()
+            if durable:
+                os.fsync(file.fileno())
+        temporary.replace(path)
+    except BaseException:
+        with suppress(OSError):
+            temporary.unlink()
+        raise
+    if durable:
+        fsync_path(path.parent)
+
+
+def place_json(path: Path, value: Any, *, durable: bool = True) -> None:
+    """Write `value` as JSON at `path` whole or not at all."""
+    place_text(path, json.dumps(value, ensure_ascii=False, sort_keys=True) + "\n", durable=durable)
+
+
+def read_json(path: Path) -> Any:
+    """Return the JSON value of a file, or None where there is no such file."""
+    try:
+        return json.loads(path.read_bytes())
+    except (FileNotFoundError, NotADirectoryError):
+        return None
+
+
+def walk(root: Path) -> tuple[list[FileStat], list[str]]:
+    """Return the regular files below `root`, and the paths of anything that is neither file nor
+    directory (symbolic links included), each in one unsorted list."""
+    files: list[FileStat] = []
+    others: list[str] = []
+    pending = [(str(root), "")]
+    while pending:
+        directory, prefix = pending.pop()
+        with os.scandir(directory) as entries:
+            for entry in entries:
+                path = prefix + entry.name
+                if entry.is_dir(follow_symlinks=False):
+                    pending.append((entry.path, path + "/"))
+                elif entry.is_file(follow_symlinks=False):
+                    stat = entry.stat(follow_symlinks=False)
+                    files.append(
+                        FileStat(
+                            path, stat.st_size, stat.st_mtime_ns, stat.st_ctime_ns, stat.st_ino
+                        )
+                    )
+                else:
+                    others.append(path)
+    return files, others
+
+
+def directories(root: Path) -> list[Path]:
+    """Return `root` and all directories below it, each after those inside it."""
+    found = [Path(parent) for parent, _, _ in os.walk(root)]
+    return found[::-1]
+
+
+def remove_tree(path: Path) -> None:
+    """Delete a tree, read-only directories included; a tree that is not there is no error."""
+
+    def unlock(function: Callable[..., Any], name: str, _: Any) -> None:
+        for parent in (os.path.dirname(name), name):
+            with suppress(OSError):
+                if not os.path.islink(parent):
+                    os.chmod(parent, 0o755)
+        with suppress(FileNotFoundError):
+            if function in (os.open, os.scandir, os.lstat):
+                shutil.rmtree(name)
+            else:
+                function(name)
+
+    if not os.path.lexists(path):
+        return
+    with suppress(FileNotFoundError):
+        shutil.rmtree(path, onerror=unlock)
+
+
+def move_tree(source: Path, target: Path) -> None:
+    """Rename a directory, a read-only one too (moving a directory writes its `..` entry)."""
+    target.parent.mkdir(parents=True, exist_ok=True)
+    with suppress(OSError):
+        source.chmod(0o755)
+    source.rename(target)
+
+
+def has_writer(path: Path) -> bool:
+    """Return whether any process may still write through an open handle or map of this file.
+
+    The kernel grants a read lease only on a file that nobody has open for writing. Where leases do
+    not exist (network file systems, other systems) the answer is True, the safe one.
+    """
+    if not hasattr(fcntl, "F_SETLEASE"):
+        return True
+    handle = os.open(path, os.O_RDONLY)
+    try:
+        fcntl.fcntl(handle, fcntl.F_SETLEASE, fcntl.F_RDLCK)
+        fcntl.fcntl(handle, fcntl.F_SETLEASE, fcntl.F_UNLCK)
+    except OSError:
+        return True
+    finally:
+        os.close(handle)
+    return False
+
+
+def copy_fresh(source: Path, target: Path) -> None:
+    """Copy bytes into a new inode that no other process has a handle to."""
+    with source.open("rb", buffering=0) as reader, target.open("xb", buffering=0) as writer:
+        shutil.copyfileobj(reader, writer, COPY_BYTES)
+
+
+def is_refusal(error: BaseException, root: Path) -> bool:
+    """Return whether `error` says that the disk under `root` is full or cannot be written.
+
+    Libraries in other languages report a full disk as text only, so the message counts too.
+    """
+    if isinstance(error, OSError) and error.errno is not None:
+        if error.errno in (*NO_SPACE, errno.EROFS):
+            return True
+        inside = error.filename is not None and str(error.filename).startswith(str(root))
+        return error.errno in REFUSED and inside
+    text = str(error)
+    return any(os.strerror(code) in text for code in (*NO_SPACE, errno.EROFS))
+
+
+@contextmanager
+def store_errors(root: Path, doing: str) -> Iterator[None]:
+    """Turn a refusal of the file system into a `StoreError` that says what to do."""
+    try:
+        yield
+    except R1PipeError:
+        raise
+    except Exception as error:
+        if not is_refusal(error, root) and not (
+            isinstance(error, OSError) and error.errno in REFUSED and error.filename is None
+        ):
+            raise
+        raise StoreError(
+            f"{root}: {doing}: {error}; nothing was published and the attempt is kept: "
+            "free space or fix the permissions, then run the same command again"
+        ) from error
