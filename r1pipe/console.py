@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Protocol, TextIO
 
 from r1pipe.text import format_duration, format_number, short_id, table_lines, visible
@@ -73,10 +73,15 @@ class Console(Protocol):
         """Give the terminal back."""
 
 
-def make_console(stream: TextIO | None = None) -> Console:
-    """Return the console that suits a stream (stderr)."""
-    stream = stream or sys.stderr
-    return LiveConsole(stream) if stream.isatty() else PlainConsole(stream)
+AfterPlan = Callable[[Plan], None]
+"""Called when a plan has been shown and nothing has been done yet; may raise."""
+
+
+def make_console(after_plan: AfterPlan = lambda plan: None) -> Console:
+    """Return the console that suits stderr."""
+    if sys.stderr.isatty():
+        return LiveConsole(sys.stderr, after_plan)
+    return PlainConsole(sys.stderr, after_plan)
 
 
 def plan_lines(plan: Plan) -> list[str]:
@@ -107,8 +112,9 @@ def finished_text(name: str, status: str, seconds: float, artifact_id: str | Non
 class PlainConsole:
     """Lines of text, no more than one in `LINE_EVERY_S` per stage."""
 
-    def __init__(self, stream: TextIO) -> None:
+    def __init__(self, stream: TextIO, after_plan: AfterPlan = lambda plan: None) -> None:
         self.stream = stream
+        self.after_plan = after_plan
         self.started = 0.0
         self.first_step = 0
         self.last_line = 0.0
@@ -116,6 +122,7 @@ class PlainConsole:
     def plan(self, plan: Plan) -> None:
         for line in plan_lines(plan):
             self.message(line)
+        self.after_plan(plan)
 
     def stage_started(self, stage: PlannedStage) -> None:
         self.started = self.last_line = time.monotonic()
@@ -161,10 +168,11 @@ class LiveConsole:
         "lost": "red",
     }
 
-    def __init__(self, stream: TextIO) -> None:
+    def __init__(self, stream: TextIO, after_plan: AfterPlan = lambda plan: None) -> None:
         from rich.console import Console as RichConsole
 
         self.rich = RichConsole(file=stream, highlight=False, markup=False, emoji=False)
+        self.after_plan = after_plan
         self.bar: Progress | None = None
         self.task: TaskID | None = None
 
@@ -173,6 +181,7 @@ class LiveConsole:
         self.rich.print(lines[0], style="bold", soft_wrap=True)
         for line, stage in zip(lines[1:], plan.stages, strict=True):
             self.rich.print(line, style=self.STYLES.get(stage.status, ""), soft_wrap=True)
+        self.after_plan(plan)
 
     def stage_started(self, stage: PlannedStage) -> None:
         self._stop_bar()

@@ -63,6 +63,8 @@ class Manifest:
     profile: str | None
     stages: Mapping[str, StageNode]
     sources: Mapping[str, SourceNode]
+    overrides: tuple[str, ...] = ()
+    """The `--set` texts that it was resolved with."""
 
 
 def load_manifest(
@@ -84,7 +86,7 @@ def load_manifest(
     stages = _read_stages(layers, kinds, sources, mistakes)
     if mistakes or spec is None:
         raise _error(mistakes)
-    return Manifest(path, spec.name, layers.profile, stages, sources)
+    return Manifest(path, spec.name, layers.profile, stages, sources, tuple(overrides))
 
 
 def _error(mistakes: Sequence[Mistake]) -> ManifestError:

@@ -36,7 +36,9 @@ def stage_folders(manifest: Path) -> list[Path]:
 
 
 def project_root(manifest: Path) -> Path:
-    """Return the folder above a `manifests/` folder; else the current one."""
+    """Return the folder above the `manifests/` folder that holds a manifest; else the current one.
+
+    One that is not here, so that r1pipe's own copy is read, belongs to the current folder.
+    """
     folder = manifest.resolve().parent
-    is_own = (PACKAGE / "_recipe") in folder.parents
-    return Path() if is_own or folder.name != "manifests" else folder.parent
+    return folder.parent if manifest.is_file() and folder.name == "manifests" else Path()

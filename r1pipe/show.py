@@ -7,9 +7,9 @@ from __future__ import annotations
 
 import json
 from collections import deque
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from pathlib import Path
-from typing import Any, Protocol
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 from r1pipe.text import (
     format_bytes,
@@ -21,40 +21,19 @@ from r1pipe.text import (
     visible,
 )
 
+if TYPE_CHECKING:
+    from r1pipe.actions import ActionRecord as Record
+    from r1pipe.store import Store
+
 MAX_SAMPLES = 5
 MAX_SAMPLE_CHARS = 600
 STEP = "step"
 
-Edge = tuple[str, "Record | str"]
-"""An input's name, and the record at the other end or the id of a source."""
+Node: TypeAlias = "Record | Mapping[str, Any]"
+"""A record, or the bare link to what is not in the store: a source, or a result that is gone."""
+Edge: TypeAlias = "tuple[str, Node]"
+"""An input's name, and the node at the other end."""
 After = Callable[["Record"], Sequence[Edge]]
-
-
-class Record(Protocol):
-    """What is shown of an action record."""
-
-    key: str
-    preimage: Mapping[str, Any]
-    kind: str
-    stage_name: str
-    manifest_name: str
-    profile: str | None
-    artifact_id: str
-    outputs: Mapping[str, str]
-    created: str
-    seconds: float
-    peak_rss_bytes: int
-    facts: Mapping[str, Any]
-    source_digest: str
-    inputs: Mapping[str, Any]
-
-
-class Shelf(Protocol):
-    """What is asked of a store."""
-
-    def metrics(self, record: Any) -> Sequence[Mapping[str, Any]]: ...
-    def samples(self, record: Any) -> Sequence[Mapping[str, Any]]: ...
-    def artifact_dir(self, artifact_id: str) -> Path: ...
 
 
 def table_text(records: Sequence[Record]) -> str:
@@ -77,12 +56,12 @@ def table_text(records: Sequence[Record]) -> str:
     return "\n".join(table_lines(rows))
 
 
-def record_text(record: Record, records: Sequence[Record], store: Shelf) -> str:
+def record_text(record: Record, store: Store) -> str:
     """Return everything worth knowing about one artifact."""
     sections = [
         _heading(record, store),
         _section("params (those that differ from their default)", _tree(record.preimage["params"])),
-        _section("inputs", table_lines(_input_rows(record, records))),
+        _section("inputs", table_lines([(n, link_text(link)) for n, link in record.links()])),
         _section("outputs", table_lines(sorted(record.outputs.items()))),
         _section("facts", _tree(record.facts)),
         _section("metrics", metric_lines(store.metrics(record))),
@@ -91,11 +70,9 @@ def record_text(record: Record, records: Sequence[Record], store: Shelf) -> str:
     return "\n\n".join(section for section in sections if section)
 
 
-def record_json(record: Record, store: Shelf) -> dict[str, Any]:
+def record_json(record: Record, store: Store) -> dict[str, Any]:
     """Return one artifact as a JSON document."""
-    names = Record.__annotations__
-    document = {name: getattr(record, name) for name in names}
-    return document | {
+    return asdict(record) | {
         "directory": str(store.artifact_dir(record.artifact_id)),
         "metrics": [dict(row) for row in store.metrics(record)],
         "samples": [dict(row) for row in store.samples(record)],
@@ -169,8 +146,8 @@ def _edges(record: Record, after: After) -> list[dict[str, Any]]:
         node = waiting.popleft()
         for name, other in after(node):
             edge = {"of": node.artifact_id, "input": name}
-            if isinstance(other, str):
-                edges.append(edge | {"source": other})
+            if isinstance(other, Mapping):
+                edges.append(edge | dict(other))
                 continue
             edges.append(edge | summary_json(other))
             if other.key not in seen:
@@ -180,27 +157,33 @@ def _edges(record: Record, after: After) -> list[dict[str, Any]]:
 
 
 class Lineage:
-    """Which record made an id and which records read it."""
+    """Which record made what a record read, and which records read what it made."""
 
     def __init__(self, records: Sequence[Record]) -> None:
         self.makers: dict[str, Record] = {}
         self.readers: dict[str, list[tuple[str, Record]]] = {}
         for record in sorted(records, key=lambda record: record.created):
-            for made in (record.artifact_id, *record.outputs.values()):
-                self.makers[made] = record
-            for name, read in _flat_inputs(record):
-                self.readers.setdefault(read, []).append((name, record))
+            self.makers[record.artifact_id] = record
+            for name, link in record.links():
+                if "artifact" in link:
+                    self.readers.setdefault(link["artifact"], []).append((name, record))
 
     def above(self, record: Record) -> list[Edge]:
-        """Return what a record read: the maker of each input, or the bare id of a source."""
-        return [(name, self.makers.get(read, read)) for name, read in _flat_inputs(record)]
+        """Return what a record read: the maker of each input, or the link to a source."""
+        return [
+            (name, self.makers.get(link.get("artifact", ""), link)) for name, link in record.links()
+        ]
 
     def below(self, record: Record) -> list[Edge]:
         """Return the records that read any output of this one."""
-        found: list[Edge] = []
-        for made in dict.fromkeys((record.artifact_id, *record.outputs.values())):
-            found.extend(self.readers.get(made, []))
-        return found
+        return list(self.readers.get(record.artifact_id, []))
+
+
+def link_text(link: Mapping[str, Any]) -> str:
+    """Return what an input read, in words: a source, or a stage whose record is gone."""
+    if "source" in link:
+        return f"source {visible(str(link['source']))} {short_id(link['id'])}"
+    return f"{link['stage']} {short_id(link.get('artifact'))}"
 
 
 def _branches(record: Record, after: After, indent: str) -> list[str]:
@@ -211,8 +194,8 @@ def _branches(record: Record, after: After, indent: str) -> list[str]:
     while waiting:
         prefix, is_last, name, other = waiting.pop()
         tip, rest = ("`- ", "   ") if is_last else ("|- ", "|  ")
-        if isinstance(other, str):
-            lines.append(f"{prefix}{tip}{name}: source {short_id(other)}")
+        if isinstance(other, Mapping):
+            lines.append(f"{prefix}{tip}{name}: {link_text(other)}")
             continue
         label = f"{other.stage_name} {short_id(other.artifact_id)}"
         below = after(other)
@@ -224,31 +207,13 @@ def _branches(record: Record, after: After, indent: str) -> list[str]:
     return lines
 
 
-def _tips(nodes: Sequence[Edge], prefix: str) -> list[tuple[str, bool, str, Record | str]]:
+def _tips(nodes: Sequence[Edge], prefix: str) -> list[tuple[str, bool, str, Node]]:
     """Return a node's branches, the one to be shown first at the end of the list."""
     last = len(nodes) - 1
     return [(prefix, i == last, name, node) for i, (name, node) in enumerate(nodes)][::-1]
 
 
-def _flat_inputs(record: Record) -> Iterator[tuple[str, str]]:
-    for name, given in record.inputs.items():
-        if isinstance(given, Mapping):
-            for label, read in given.items():
-                yield f"{name}.{label}", str(read)
-        else:
-            yield name, str(given)
-
-
-def _input_rows(record: Record, records: Sequence[Record]) -> list[tuple[str, str, str]]:
-    makers = Lineage(records).makers
-    rows = []
-    for name, read in _flat_inputs(record):
-        maker = makers.get(read)
-        rows.append((name, short_id(read), maker.stage_name if maker else "source"))
-    return rows
-
-
-def _heading(record: Record, store: Shelf) -> str:
+def _heading(record: Record, store: Store) -> str:
     rows = [
         ("stage", record.stage_name),
         ("kind", f"{record.kind}, version {record.preimage['version']}"),
@@ -257,6 +222,7 @@ def _heading(record: Record, store: Shelf) -> str:
         ("manifest", f"{record.manifest_name}, profile {record.profile or '-'}"),
         ("made", record.created),
         ("took", format_duration(record.seconds)),
+        ("size", format_bytes(record.size)),
         ("peak memory", format_bytes(record.peak_rss_bytes)),
         ("directory", str(store.artifact_dir(record.artifact_id))),
     ]

@@ -100,5 +100,8 @@ def test_a_manifest_that_is_not_here_is_the_one_that_comes_along(
 
 
 def test_a_project_is_the_folder_above_manifests(tmp_path: Path) -> None:
-    assert project_root(tmp_path / "manifests" / "a.yaml") == tmp_path
+    path = make_project(tmp_path)
+    assert project_root(path) == tmp_path
+    assert project_root(path.with_name("absent.yaml")) == Path()
+    (tmp_path / "a.yaml").touch()
     assert project_root(tmp_path / "a.yaml") == Path()
