@@ -194,6 +194,26 @@ def show(
 
 
 @app.command()
+def why(
+    name: Annotated[str, typer.Argument(help="The stage.", show_default=False)],
+    manifest: ManifestOption = DEFAULT_MANIFEST,
+    profile: ProfileOption = None,
+    overrides: SetOption = None,
+    store: StoreOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Say why a stage runs, or why it does not: what changed, and where that is written."""
+    from r1pipe.why import explain
+
+    loaded = load(manifest, profile, overrides)
+    explanation = explain(loaded, open_store(store, manifest), name)
+    if as_json:
+        print_json(explanation.to_json())
+    else:
+        print("\n".join(explanation.lines()))
+
+
+@app.command()
 def schema(manifest: ManifestArgument = DEFAULT_MANIFEST) -> None:
     """Print the JSON Schema of manifests, for editors; made from the models of the stages."""
     from r1pipe.kinds import load_kinds

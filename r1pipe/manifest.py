@@ -15,7 +15,7 @@ from r1pipe.errors import ManifestError, Problem
 from r1pipe.graph import topological_order
 from r1pipe.kinds import load_kinds
 from r1pipe.layers import Layers, nearest, resolve_layers
-from r1pipe.recipe import find_manifest
+from r1pipe.recipe import find_manifest, nearest_manifest
 from r1pipe.references import Outputs, Ref, read_inputs
 from r1pipe.schema import ManifestSpec, SourceSpec
 from r1pipe.stage import StageKind, StageModel
@@ -76,6 +76,8 @@ def load_manifest(
 ) -> Manifest:
     """Read, resolve and check a manifest, or raise one ManifestError with all its mistakes."""
     path = find_manifest(path)
+    if not path.exists():
+        raise ManifestError(f"{path}: no such manifest{nearest_manifest(path)}")
     mistakes: list[Mistake] = []
     layers = resolve_layers(path, profile, overrides, mistakes)
     if layers is None:

@@ -5,6 +5,7 @@ An installed wheel carries them inside the package, a checkout beside it.
 
 from __future__ import annotations
 
+import difflib
 from pathlib import Path
 
 PACKAGE = Path(__file__).resolve().parent
@@ -25,6 +26,17 @@ def find_manifest(path: Path) -> Path:
         return path
     own = root / "manifests" / path.name
     return own if own.is_file() else path
+
+
+def nearest_manifest(path: Path) -> str:
+    """Return the end of a message about a manifest that does not exist: which ones there are."""
+    root = recipe_root()
+    folders = [path.parent, *([root / "manifests"] if root else [])]
+    names = sorted({found.name for folder in folders for found in folder.glob("*.yaml")})
+    close = difflib.get_close_matches(path.name, names, n=1)
+    if close:
+        return f"; did you mean '{path.with_name(close[0])}'?"
+    return f"; there are: {', '.join(names)}" if names else ""
 
 
 def stage_folders(manifest: Path) -> list[Path]:
