@@ -295,9 +295,7 @@ def _closing(context: RunContext) -> Iterator[None]:
 
 def waiting_text(owner: dict[str, Any]) -> str:
     """Say whom a run waits for."""
-    return (
-        f"waiting for process {owner.get('pid', '?')} on {owner.get('host', '?')}, which builds it"
-    )
+    return f"waiting for {describe_owner(owner)}, which builds it"
 
 
 def _now() -> str:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from dataclasses import dataclass, field, replace
 
 from r1pipe import commands
@@ -11,8 +11,12 @@ from r1pipe.actions import ActionRecord
 from r1pipe.errors import ArtifactError, DamagedError, ManifestError, SourceError
 from r1pipe.keys import key_of
 from r1pipe.manifest import Manifest, StageNode
+from r1pipe.preimages import different, flatten, nearest_record
 from r1pipe.resolution import Resolver, upstream
 from r1pipe.store import Store
+from r1pipe.text import short_id
+
+MAX_NAMED = 3
 
 
 @dataclass(frozen=True)
@@ -102,6 +106,7 @@ class _Planner:
         self.resolver = resolver
         self.plan = Plan([])
         self.planned: dict[str, PlannedStage] = {}
+        self.known: list[ActionRecord] | None = None
 
     def add(self, node: StageNode) -> None:
         """Plan one stage after all that it reads."""
@@ -142,8 +147,22 @@ class _Planner:
         is_same = bool(state.get("is_rebuild")) == is_known
         if is_same and (progress := attempt.progress()):
             return replace(planned, status="resume", reason=f"goes on from {progress}")
-        reason = "asked for by --rebuild" if is_known else ""
+        reason = "asked for by --rebuild" if is_known else self._difference(node)
         return replace(planned, status="run", reason=reason)
+
+    def _difference(self, node: StageNode) -> str:
+        """Name the leaves in which a stage's preimage differs from the nearest stored one."""
+        preimage = self.resolver.preimage(node, self.plan.records)
+        assert preimage is not None, "the key is known"
+        if self.known is None:
+            self.known = self.store.records()
+        nearest = nearest_record(node.name, preimage, self.known, self.manifest.name)
+        if nearest is None:
+            return "not in the store yet"
+        paths = different(flatten(nearest.preimage), flatten(preimage))
+        more = f" and {len(paths) - MAX_NAMED} more" if len(paths) > MAX_NAMED else ""
+        label = f"{nearest.stage_name}@{short_id(nearest.artifact_id)}"
+        return f"{', '.join(paths[:MAX_NAMED])}{more} not as in {label}"
 
     def _stored(self, node: StageNode, record: ActionRecord, planned: PlannedStage) -> PlannedStage:
         try:
@@ -197,11 +216,3 @@ class _Planner:
             raise ArtifactError(
                 "\n".join([f"{node.name}: inputs are not in the store; make them with", *lines])
             )
-
-
-def status_counts(stages: Iterable[PlannedStage]) -> Mapping[str, int]:
-    """Return how many stages have each status."""
-    counts: dict[str, int] = {}
-    for stage in stages:
-        counts[stage.status] = counts.get(stage.status, 0) + 1
-    return counts

@@ -85,11 +85,11 @@ def two_outputs(context: Any, params: Params, run: Run, inputs: Mapping[str, Any
 def train(context: Any, params: Params, run: Run, inputs: Mapping[str, Any]) -> None:
     """Fold the step numbers into one value, from the last checkpoint on."""
     found = context.checkpoints.latest()
-    step, value = 0, params.number
+    done, value = 0, params.number
     if found is not None:
-        step = found[0]
+        done = found[0]
         value = json.loads((found[1] / "state.json").read_text())
-    for step in range(step + 1, params.steps + 1):
+    for step in range(done + 1, params.steps + 1):
         value = (value * 31 + step) % 1_000_003
         context.log(step, params.steps, loss=float(value))
         with context.checkpoints.saving(step) as folder:
