@@ -18,9 +18,10 @@ _TAGS = (THINK_OPEN, THINK_CLOSE, ANSWER_OPEN, ANSWER_CLOSE)
 def format_zero(problem: Problem, text: str) -> float:
     """Return 1.0 for exactly `<think>..</think> <answer>..</answer>`, both non-empty.
 
-    Whitespace may stand between the two and at the end; nothing else may, and nothing may precede
-    the opening tag.
+    Whitespace may stand before, between and behind the two (a prompt ends `Assistant:`, so that the
+    natural next character is a space); nothing else may.
     """
+    text = text.lstrip()
     if not text.startswith(THINK_OPEN) or any(text.count(tag) != 1 for tag in _TAGS):
         return 0.0
     thought, _, rest = text.removeprefix(THINK_OPEN).partition(THINK_CLOSE)
