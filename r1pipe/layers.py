@@ -29,6 +29,8 @@ class Layers:
     mistakes: list[Mistake]
     removed: set[tuple[str, ...]] = field(default_factory=set)
     profile: str | None = None
+    variants: list[Value] = field(default_factory=list)
+    """The tree before profile and overrides, and as each profile that was not chosen has it."""
 
     def lay(self, over: Value, is_new_allowed: bool) -> None:
         """Lay another tree over this one."""
@@ -36,7 +38,7 @@ class Layers:
 
     def _merged(self, base: Value, over: Value, path: tuple[str, ...], is_new: bool) -> Value:
         if not (isinstance(base.data, dict) and isinstance(over.data, dict)):
-            return replace(over, key_origin=base.key_origin or over.key_origin)
+            return replace(over, key_origin=over.key_origin or base.key_origin)
         entries = dict(base.data)
         if not is_new and not path:
             entries = {section: Value({}, over.origin) for section in LAYERED} | entries
@@ -75,7 +77,8 @@ def resolve_layers(
     for text in overrides:
         if (override := _parse_override(text, mistakes)) is not None:
             layers.lay(override, is_new_allowed=False)
-    _fill_params(layers)
+    layers.tree = _filled(layers.tree, mistakes)
+    layers.variants = [_filled(variant, mistakes) for variant in layers.variants]
     return layers
 
 
@@ -165,13 +168,15 @@ def _lay_profiles(layers: Layers, profile: str | None) -> None:
         else:
             layers.mistakes.append(f"--profile {profile}: {message}")
     layers.profile = profile
-    for name, value in known.items():
-        chain = _profile_chain(name, known, layers.mistakes)
-        if name != profile:
-            _check_names(layers, value)
-        else:
-            for step in chain:
-                layers.lay(tagged(_only_layered(known[step]), step), is_new_allowed=False)
+    bare = replace(layers, removed=set(layers.removed))
+    layers.variants.append(bare.tree)
+    for name in known:
+        is_chosen = name == profile
+        target = layers if is_chosen else replace(bare, removed=set(bare.removed))
+        for step in _profile_chain(name, known, layers.mistakes):
+            target.lay(tagged(_only_layered(known[step]), step), is_new_allowed=False)
+        if not is_chosen:
+            layers.variants.append(target.tree)
 
 
 def _profile_chain(name: str, known: Mapping[str, Value], mistakes: list[Mistake]) -> list[str]:
@@ -197,17 +202,6 @@ def _only_layered(profile: Value) -> Value:
     return replace(profile, data=entries)
 
 
-def _check_names(layers: Layers, profile: Value) -> None:
-    """Report the stages, sources and parameters that a profile names and nobody has."""
-    for section in LAYERED:
-        known = layers.tree.get(section)
-        names = known.entries() if known else {}
-        patch = profile.get(section)
-        for name, value in (patch.entries() if patch else {}).items():
-            if name not in names and (section, name) not in layers.removed:
-                layers.mistakes.append(_unknown_name((section, name), value, names))
-
-
 def _parse_override(text: str, mistakes: list[Mistake]) -> Value | None:
     """Return `stages.X.params.lr=2e-5` as a tree with one leaf."""
     path, equals, value_text = text.partition("=")
@@ -229,31 +223,40 @@ def _parse_override(text: str, mistakes: list[Mistake]) -> Value | None:
     return value
 
 
-def _fill_params(layers: Layers) -> None:
-    """Replace each whole value `$params.x` in stages and sources by the parameter."""
-    params = layers.tree.get("params") or Value({}, layers.tree.origin)
+def _filled(tree: Value, mistakes: list[Mistake]) -> Value:
+    """Replace each whole value `$params.x` in stages and sources by the parameter.
+
+    A part without such a value stays the same object, so that it need not be checked again.
+    """
+    params = tree.get("params") or Value({}, tree.origin)
 
     def fill(value: Value) -> Value:
         data = value.data
         if isinstance(data, dict):
-            return replace(value, data={key: fill(item) for key, item in data.items()})
+            entries = {key: fill(item) for key, item in data.items()}
+            is_same = all(entries[key] is data[key] for key in data)
+            return value if is_same else replace(value, data=entries)
         if isinstance(data, list):
-            return replace(value, data=[fill(item) for item in data])
-        if not isinstance(data, str) or not data.startswith(PARAM_REF):
-            return value
-        found = params.get(*data.removeprefix(PARAM_REF).split("."))
-        if found is None:
-            name = data.removeprefix(PARAM_REF)
-            message = f"unknown parameter '{data}'{nearest(name, params.entries(), 'params')}"
-            layers.mistakes.append(value.origin.mistake(message))
-            return value
-        if isinstance(found.data, str) and found.data.startswith(PARAM_REF):
-            message = f"'{data}' is '{found.data}', which refers further; give its value"
-            layers.mistakes.append(found.origin.mistake(message))
-        return replace(found, key_origin=value.key_origin)
+            items = [fill(item) for item in data]
+            is_same = all(new is old for new, old in zip(items, data, strict=True))
+            return value if is_same else replace(value, data=items)
+        if isinstance(data, str) and data.startswith(PARAM_REF):
+            return _param(params, value, data, mistakes)
+        return value
 
-    for section in ("sources", "stages"):
-        part = layers.tree.get(section)
-        if part is not None:
-            entries = {**layers.tree.entries(), section: fill(part)}
-            layers.tree = replace(layers.tree, data=entries)
+    filled = {name: fill(part) for name in ("sources", "stages") if (part := tree.get(name))}
+    return replace(tree, data={**tree.entries(), **filled})
+
+
+def _param(params: Value, value: Value, text: str, mistakes: list[Mistake]) -> Value:
+    """Return the parameter that a value refers to, or the value after reporting that it is not."""
+    name = text.removeprefix(PARAM_REF)
+    found = params.get(*name.split("."))
+    if found is None:
+        message = f"unknown parameter '{text}'{nearest(name, params.entries(), 'params')}"
+        mistakes.append(value.origin.mistake(message))
+        return value
+    if isinstance(found.data, str) and found.data.startswith(PARAM_REF):
+        message = f"'{text}' is '{found.data}', which refers further; give its value"
+        mistakes.append(found.origin.mistake(message))
+    return replace(found, key_origin=value.key_origin)

@@ -35,7 +35,12 @@ class Outputs:
 
 
 def read_inputs(
-    stage: Value, kind: StageKind, label: str, outputs: Outputs, mistakes: list[Mistake]
+    stage: Value,
+    kind: StageKind,
+    label: str,
+    outputs: Outputs,
+    mistakes: list[Mistake],
+    is_partial: bool = False,
 ) -> dict[str, Ref | Mapping[str, Ref]]:
     """Return a stage's references by input name; report what is missing, unknown or unfit."""
     section = stage.get("inputs")
@@ -51,7 +56,7 @@ def read_inputs(
         if ref is not None:
             refs[name] = ref
     for name, wanted in kind.inputs.items():
-        if name not in given and not wanted.optional:
+        if name not in given and not wanted.optional and not is_partial:
             place = (section and section.key_origin) or stage.key_origin or stage.origin
             message = f"{label} needs the input '{name}' ({_types(wanted)}); add it under 'inputs'"
             mistakes.append(place.mistake(message))

@@ -17,6 +17,8 @@ Loc = tuple[int | str, ...]
 Hint = Callable[[Sequence[str]], str | None]
 """Given the path of an unknown key, returns where it belongs, or None."""
 
+NEEDS_ALL = ("missing", "value_error", "assertion_error", "union_tag_not_found")
+"""Errors that a value elsewhere may mend."""
 MAX_SHOWN_CHARS = 60
 EXPECTED = {
     "int_type": "a whole number",
@@ -56,17 +58,20 @@ def validate(
     label: str,
     mistakes: list[Mistake],
     hint: Hint = lambda path: None,
+    is_partial: bool = False,
 ) -> ModelT | None:
     """Return the model made of a tree, or None after reporting all that is wrong with it.
 
     JSON rules apply: a list will do for a tuple and text for an enum, but text never for a number.
+    In a partial tree nothing is missing, and values are not judged by what others say.
     """
     try:
         return model.model_validate_json(json.dumps(value.plain()))
     except ValidationError as error:
         report = _Report(model, value, label, hint)
         for item in error.errors(include_url=False):
-            report.add(item)
+            if not (is_partial and item["type"] in NEEDS_ALL):
+                report.add(item)
         mistakes.extend(report.mistakes())
         return None
 

@@ -147,8 +147,7 @@ def test_all_mistakes_are_reported_at_once_in_order_of_place(project: Path) -> N
         "small.yaml:23:44: 'numbers.report' is of type report, but stages.seven.inputs.rows takes"
         " rows",
         "small.yaml:25:21: unknown stage 'numbrs'; did you mean 'numbers'?",
-        "small.yaml:25:62: unknown key 'workers' in profiles.laptop.stages.numbers.params; it"
-        " belongs under 'run'",
+        "small.yaml:25:62: unknown key 'workers' in stages.numbers.params; it belongs under 'run'",
     ]
     # The malformed source is not reported a second time where stages.three refers to it.
     assert mistakes_of(path) == text
@@ -199,6 +198,27 @@ def test_an_override_is_read_as_yaml_1_2(project: Path) -> None:
     assert stages["joined"].params.name == "no"
     assert stages["joined"].params.weights == {"a": 1.0, "b": 2.5}
     assert list(stages["joined"].inputs["extra"]) == ["again"]
+
+
+def test_what_a_profile_hides_and_profiles_not_chosen_are_checked_too(project: Path) -> None:
+    text = MANIFEST.replace("{count: 10,", "{count: ten,")
+    text = text.replace("rate: 1e-6", "rate: slow, seeds: 1")
+    text = text.replace("{extends: laptop,", "{extends: laptop, stage: {},")
+    assert mistakes_of(write_manifest(project, text)) == [
+        "small.yaml:14:21: stages.numbers.params.count should be a whole number, not 'ten'",
+        "small.yaml:19:26: unknown key 'stage' in profiles.gpu; did you mean 'stages'?",
+        "small.yaml:19:71: stages.numbers.params.rate should be a number, not 'slow'",
+        "small.yaml:19:77: unknown key 'seeds' in stages.numbers.params; did you mean 'seed'?",
+    ]
+
+
+def test_a_profile_may_give_what_the_manifest_leaves_open(project: Path) -> None:
+    text = MANIFEST.replace("{count: 10, seed", "{seed")
+    assert load_manifest(write_manifest(project, text)).stages["numbers"].params.count == 5
+    text = text.replace("profile: laptop\n", "")
+    assert mistakes_of(write_manifest(project, text)) == [
+        "small.yaml:13:5: stages.numbers.params.count is missing and has no default"
+    ]
 
 
 def test_an_unknown_profile_lists_the_profiles(project: Path) -> None:
