@@ -138,12 +138,12 @@ class PlainConsole:
         if now - self.last_line < LINE_EVERY_S and step != total:
             return
         self.last_line = now
-        steps = f"{step}/{total}" if total else str(step)
-        left = ""
+        parts = [f"{stage}: step {step}/{total}" if total else f"{stage}: step {step}"]
+        parts += [text] if (text := values_text(values)) else []
         if total and step < total and step > self.first_step:
             seconds = (now - self.started) / (step - self.first_step + 1) * (total - step)
-            left = f"  {format_duration(seconds)} left"
-        self.message(f"{stage}: step {steps}  {values_text(values)}{left}".rstrip())
+            parts.append(f"{format_duration(seconds)} left")
+        self.message("  ".join(parts))
 
     def stage_finished(
         self, name: str, status: str, seconds: float, artifact_id: str | None
