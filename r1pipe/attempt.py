@@ -82,16 +82,13 @@ class Attempt:
         faults.point("attempt.switch")
         for path in self.folder.iterdir():
             if path.name not in (STATE, name):
-                disk.remove_tree(path) if path.is_dir() else path.unlink()
+                disk.discard_tree(path) if path.is_dir() else path.unlink()
                 faults.point("attempt.clean")
         return self.folder / name
 
-    def remove(self, trash: Path) -> None:
+    def remove(self) -> None:
         """Take the attempt away by one rename, then delete it at leisure."""
-        if self.folder.exists():
-            target = trash / f"attempt-{disk.token()}"
-            disk.move_tree(self.folder, target)
-            disk.remove_tree(target)
+        disk.discard_tree(self.folder)
 
 
 def _adopt(old: Path, new: Path) -> None:

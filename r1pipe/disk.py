@@ -131,6 +131,18 @@ def remove_tree(path: Path) -> None:
         shutil.rmtree(path, onerror=unlock)
 
 
+def discard_tree(path: Path) -> None:
+    """Rename a tree to a name nobody knows, then delete what can be deleted of it.
+
+    An orphan may fill its directories as fast as they are emptied; what is left is harmless there.
+    """
+    dead = path.with_name(f".dead-{token()}")
+    with suppress(FileNotFoundError):
+        path.rename(dead)
+        with suppress(OSError):
+            remove_tree(dead)
+
+
 def move_tree(source: Path, target: Path) -> None:
     """Rename a directory, a read-only one too (moving a directory writes its `..` entry)."""
     target.parent.mkdir(parents=True, exist_ok=True)

@@ -85,7 +85,7 @@ def _place(store: Store, attempt: Attempt, record: ActionRecord, sealed: Path, l
     names = (record.manifest_name, record.profile, record.stage_name)
     store.link_latest(*names, record.artifact_id)
     faults.point("publish.latest")
-    attempt.remove(store.trash)
+    attempt.remove()
     faults.point("publish.clean")
 
 

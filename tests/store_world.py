@@ -106,7 +106,7 @@ def sample(context: Any, params: Params, run: Run, inputs: Mapping[str, Any]) ->
         if f"u{unit}" not in done:
             rows = [{"unit": unit, "row": row, "value": unit * 7 + row} for row in range(3)]
             journal.append(f"u{unit}", rows)
-        context.stop_if_asked()
+            context.stop_if_asked()
     lines = [json.dumps(row) for row in journal.rows()]
     (context.output("data") / "rows.jsonl").write_text("\n".join(lines))
     (context.output("data") / "number.json").write_text(json.dumps(len(lines)))
