@@ -1,7 +1,8 @@
 """Lay a manifest, what it extends, its profile and the overrides over one another.
 
 Precedence: extended manifest < manifest < profile < `--set`. Mappings merge key by key; any other
-value replaces what lies below it. `null` takes away a stage, a source or an input.
+value replaces what lies below it, and so does a stage of another kind. `null` takes away a stage, a
+source or an input.
 """
 
 from __future__ import annotations
@@ -48,9 +49,9 @@ class Layers:
                 continue
             if value.data is None and _is_removable(here):
                 self._remove(entries, here, value)
-            elif name in entries:
+            elif name in entries and not _is_other_kind(here, entries[name], value):
                 entries[name] = self._merged(entries[name], value, here, is_new)
-            elif not is_new and _is_named(here):
+            elif not is_new and _is_named(here) and name not in entries:
                 self.mistakes.append(_unknown_name(here, value, entries))
             else:
                 self.removed.discard(here)
@@ -94,6 +95,14 @@ def nearest(name: str, choices: Iterable[str], what: str) -> str:
 def _is_named(path: tuple[str, ...]) -> bool:
     """True for the place of a stage, a source or a shared parameter."""
     return len(path) == 2 and path[0] in LAYERED
+
+
+def _is_other_kind(path: tuple[str, ...], base: Value, over: Value) -> bool:
+    """True where a layer gives a stage another kind: it then replaces the stage whole."""
+    if len(path) != 2 or path[0] != "stages":
+        return False
+    kind, new = base.get("kind"), over.get("kind")
+    return kind is not None and new is not None and kind.data != new.data
 
 
 def _is_removable(path: tuple[str, ...]) -> bool:

@@ -25,17 +25,19 @@ class Overlap:
 
 
 def words(text: str) -> list[str]:
-    """Return the words of a text: case-folded, NFKC, one per CJK character, no punctuation.
+    """Return the words of a text: case-folded, NFKC, one per CJK character or sign before a digit, no
+    other punctuation.
 
     >>> words("Add 3+4, 再加 5")
-    ['add', '3', '4', '再', '加', '5']
+    ['add', '3', '+', '4', '再', '加', '5']
     """
     folded = unicodedata.normalize("NFKC", text).casefold()
     return [part for part in _SPLIT.findall(folded) if part]
 
 
 _SPLIT = re.compile(
-    "[\u3040-\u30ff\u3400-\u9fff\uf900-\ufaff]|[^\\W_\u3040-\u30ff\u3400-\u9fff\uf900-\ufaff]+"
+    "[-+*/=^](?= ?[0-9])|[\u3040-\u30ff\u3400-\u9fff\uf900-\ufaff]"
+    "|[^\\W_\u3040-\u30ff\u3400-\u9fff\uf900-\ufaff]+"
 )
 
 

@@ -34,6 +34,8 @@ class Architecture(StageModel):
     intermediate_size: int = Field(gt=0)
     max_positions: int = Field(default=512, gt=0)
     """Longest sequence in tokens."""
+    init_std: float = Field(default=0.02, gt=0)
+    """Standard deviation of the initial weights; narrow models learn sooner with more."""
 
 
 class Params(StageModel):

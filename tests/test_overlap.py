@@ -34,7 +34,7 @@ def test_ten_shared_words_overlap_and_nine_do_not() -> None:
 
 def test_a_short_held_out_text_must_occur_whole() -> None:
     assert ngram_overlaps(["what is 2+3, then?"], ["What is 2 + 3?"]) == [
-        Overlap(0, 0, "what is 2 3")
+        Overlap(0, 0, "what is 2 + 3")
     ]
     assert ngram_overlaps(["what is 2*4"], ["What is 2 + 3?"]) == []
 

@@ -3,21 +3,21 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias
 
 import torch
 from transformers import (
     AutoModelForCausalLM,
     AutoTokenizer,
     GenerationConfig,
-    PreTrainedModel,
-    PreTrainedTokenizerBase,
     Qwen3Config,
     Qwen3ForCausalLM,
 )
 
-Tokenizer = PreTrainedTokenizerBase
-Model = PreTrainedModel
+Tokenizer: TypeAlias = Any
+"""A transformers tokenizer."""
+Model: TypeAlias = Any
+"""A transformers causal language model."""
 
 
 def new_model(
@@ -29,6 +29,7 @@ def new_model(
     num_kv_heads: int,
     intermediate_size: int,
     max_positions: int,
+    init_std: float,
     seed: int,
 ) -> Model:
     """Return a randomly initialised Qwen3 (tied embeddings, float32) that fits the tokenizer."""
@@ -42,6 +43,7 @@ def new_model(
         head_dim=hidden_size // num_heads,
         max_position_embeddings=max_positions,
         tie_word_embeddings=True,
+        initializer_range=init_std,
         bos_token_id=None,
         eos_token_id=tokenizer.eos_token_id,
         pad_token_id=tokenizer.pad_token_id,

@@ -127,7 +127,7 @@ def candidate_row(
 def unique_kept(candidates: Sequence[dict[str, Any]], limit: int) -> list[dict[str, Any]]:
     """Return the kept candidates without exact duplicates, in order, at most `limit`."""
     seen: set[tuple[str, str]] = set()
-    rows = []
+    rows: list[dict[str, Any]] = []
     for row in candidates:
         mark = (row["prompt"], row["completion"])
         if row["kept"] and mark not in seen and len(rows) < limit:

@@ -55,7 +55,7 @@ def grpo_token_loss(
     kl = torch.zeros_like(logprobs)
     if reference_logprobs is not None:
         kl = k3_kl(logprobs, reference_logprobs)
-    is_clipped = (clipped != ratio) & (clipped * advantages <= ratio * advantages)
+    is_clipped = clipped * advantages < ratio * advantages
     return TokenLoss(-gain + kl_coef * kl, ratio.detach(), kl.detach(), is_clipped)
 
 

@@ -1,6 +1,7 @@
-"""Chained arithmetic modulo 7, from left to right; the thought rewrites what remains.
+"""Chained arithmetic modulo 7, from left to right; the thought does one operation at a time.
 
-`6+5*3-4` is solved as `4*3-4 so 5-4 so 1`. Level: the number of operations.
+`6+5*3-4` is solved as `6+5 is 4*3 is 5-4 is 1`: each operation stands right before its result, so
+that a small model can learn it. Level: the number of operations.
 """
 
 from __future__ import annotations
@@ -12,7 +13,7 @@ from r1pipe.tasks.world import Noise, Solution, Task, problem_id, summarise, wor
 
 MODULUS = 7
 PROMPTS = {"en": "chain mod 7: {}", "zh": "模七连算: {}"}
-SO = {"en": " so ", "zh": "得"}
+IS = {"en": " is ", "zh": "得"}
 OPERATIONS = {
     "+": lambda a, b: (a + b) % MODULUS,
     "-": lambda a, b: (a - b) % MODULUS,
@@ -52,26 +53,21 @@ def evaluate(numbers: list[int], signs: list[str]) -> int:
     return value
 
 
-def steps(expression: str, rng: random.Random, noise: Noise) -> list[str]:
-    """Return the remaining expression after each operation; a wrong step's result is off."""
-    numbers, signs = [int(c) for c in expression[::2]], list(expression[1::2])
-    written = []
-    while signs:
-        value = OPERATIONS[signs[0]](numbers[0], numbers[1])
+def worked(expression: str, language: str, rng: random.Random, noise: Noise) -> tuple[str, str]:
+    """Return the thought of a chain and its result; a wrong step's result is random."""
+    value, thought = int(expression[0]), expression[0]
+    for sign, number in zip(expression[1::2], expression[2::2], strict=True):
+        value = OPERATIONS[sign](value, int(number))
         if noise.wrong_step and rng.random() < noise.wrong_step:
             value = rng.randrange(MODULUS)
-        numbers, signs = [value, *numbers[2:]], signs[1:]
-        written.append(join(numbers, signs))
-    return written
+        thought += f"{sign}{number}{word(IS, language, rng, noise)}{value}"
+    return thought, str(value)
 
 
 def solve(problem: Problem, rng: random.Random, noise: Noise) -> Solution:
     """Write a thought that does one operation at a time."""
-    written = steps(problem.meta["expression"], rng, noise)
-    thought = written[0]
-    for step in written[1:]:
-        thought += word(SO, problem.language, rng, noise) + step
-    return Solution(thought, written[-1], summarise(written[-1], problem.language))
+    thought, answer = worked(problem.meta["expression"], problem.language, rng, noise)
+    return Solution(thought, answer, summarise(answer, problem.language))
 
 
 TASK = Task(make, solve, levels=(1, 2, 3, 4))

@@ -1,6 +1,6 @@
 """Multiple choice: a short chain modulo 7 with four options.
 
-The thought computes, then picks: `2*3-1 so 6-1 so 5 pick C`. Level: the number of operations.
+The thought computes, then picks: `2*3 is 6-1 is 5 pick C`. Level: the number of operations.
 """
 
 from __future__ import annotations
@@ -38,12 +38,8 @@ def make(rng: random.Random, language: str, level: int) -> Problem:
 
 def solve(problem: Problem, rng: random.Random, noise: Noise) -> Solution:
     """Compute the chain and pick the option that shows its value (a random one if none does)."""
-    written = arithmetic.steps(problem.meta["expression"], rng, noise)
-    thought = written[0]
-    for step in written[1:]:
-        thought += word(arithmetic.SO, problem.language, rng, noise) + step
+    thought, value = arithmetic.worked(problem.meta["expression"], problem.language, rng, noise)
     options = list(problem.meta["options"])
-    value = written[-1]
     answer = LETTERS[options.index(value)] if value in options else rng.choice(LETTERS)
     thought += word(PICK, problem.language, rng, noise) + answer
     return Solution(thought, answer, summarise(answer, problem.language))

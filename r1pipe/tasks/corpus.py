@@ -48,11 +48,11 @@ def base_completion(
     """Write one completion of the base corpus: with a thought, without one, or without tags."""
     has_thought = rng.random() < thought_frac
     if rng.random() < unformatted_frac:
-        return f" {solution.thought} {solution.answer}" if has_thought else f" {solution.answer}"
+        return f"{solution.thought} {solution.answer}" if has_thought else solution.answer
     if has_thought:
-        return " " + render_completion(solution.thought, solution.answer, "r1-zero")
+        return render_completion(solution.thought, solution.answer, "r1-zero")
     full = render_completion("", solution.answer, "r1-zero")
-    return full[full.index(" ") :]
+    return full[full.index(" ") + 1 :]
 
 
 def solution_row(

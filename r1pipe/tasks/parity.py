@@ -1,6 +1,7 @@
 """Parity chains: is the number of ones odd or even; the thought carries the running parity.
 
-Level: the number of bits. A guess is right half of the time, so a thought shows only on long ones.
+`a1b0c1` is solved as `a1 odd b0 odd c1 even`; the letters tell a small model where it is. Level:
+the number of bits. A guess is right half of the time.
 """
 
 from __future__ import annotations
@@ -10,7 +11,8 @@ import random
 from r1pipe.records import Problem
 from r1pipe.tasks.world import Noise, Solution, Task, problem_id, summarise, word
 
-PROMPTS = {"en": "parity of {}", "zh": "奇偶 {}"}
+PROMPTS = {"en": "parity {}", "zh": "奇偶 {}"}
+LETTERS = "abcdefghij"
 ODD, EVEN = {"en": " odd ", "zh": "奇"}, {"en": " even ", "zh": "偶"}
 
 
@@ -21,7 +23,9 @@ def make(rng: random.Random, language: str, level: int) -> Problem:
     return Problem(
         id=problem_id("parity", bits),
         task="parity",
-        prompt=PROMPTS[language].format(bits),
+        prompt=PROMPTS[language].format(
+            "".join(f"{letter}{bit}" for letter, bit in zip(LETTERS, bits, strict=False))
+        ),
         gold=gold,
         language=language,
         checker="word",
@@ -37,11 +41,11 @@ def _same(gold: str) -> dict[str, str]:
 def solve(problem: Problem, rng: random.Random, noise: Noise) -> Solution:
     """Write each bit with the parity so far."""
     thought, is_odd = "", False
-    for bit in problem.meta["bits"]:
+    for letter, bit in zip(LETTERS, problem.meta["bits"], strict=False):
         is_odd ^= bit == "1"
         if noise.wrong_step and rng.random() < noise.wrong_step:
             is_odd = not is_odd
-        thought += bit + word(ODD if is_odd else EVEN, problem.language, rng, noise)
+        thought += letter + bit + word(ODD if is_odd else EVEN, problem.language, rng, noise)
     answer = (ODD if is_odd else EVEN)[problem.language].strip()
     return Solution(thought.strip(), answer, summarise(answer, problem.language))
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -49,7 +49,7 @@ class MicroBatch:
 
     def to(self, device: torch.device | str) -> MicroBatch:
         """Return the batch on a device."""
-        moved = {
+        moved: dict[str, Any] = {
             name: None if (value := getattr(self, name)) is None else value.to(device)
             for name in self.__slots__
         }
