@@ -1,0 +1,229 @@
+"""A tiny policy, its tokenizer, and a context in a temporary folder, for tests of the algorithms."""
+
+from __future__ import annotations
+
+import json
+import random
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import replace
+from functools import lru_cache
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from r1pipe.errors import Interrupted
+from r1pipe.generate.in_process import TransformersGenerator
+from r1pipe.generate.prompts import encode_prompt
+from r1pipe.generate.protocol import Request, Sampled, Sampling
+from r1pipe.kinds import load_kinds
+from r1pipe.models.policy import new_model, save_model
+from r1pipe.models.tokenizer import train_tokenizer
+from r1pipe.records import Completion, FinishReason, Problem, Rollout
+from r1pipe.stage import StageKind
+from r1pipe.tasks import TASKS, corpus
+from r1pipe.tasks.world import Noise, sample_problems
+
+ROOT = Path(__file__).resolve().parents[1]
+MANIFEST = ROOT / "manifests" / "r1.yaml"
+INIT_STD = 0.25
+"""Makes a fresh model's distribution peaked and its attention matter; otherwise all is uniform."""
+
+
+def corpus_rows(count: int, fmt: str = "r1-zero", seed: int = 3) -> list[dict[str, Any]]:
+    """Return rows of a perfect author."""
+    rng = random.Random(seed)
+    mix = {"arithmetic": 1.0, "parity": 1.0, "general": 1.0}
+    return [
+        corpus.solution_row(p, TASKS[p.task].solve(p, rng, Noise()), fmt, rng, 1.0, 0.0)
+        for p in islice(corpus.training_problems(mix, rng), count)
+    ]
+
+
+@lru_cache(maxsize=1)
+def tokenizer() -> Any:
+    """Return a tokenizer of about 320 tokens."""
+    texts = [row[name] for row in corpus_rows(48) for name in ("prompt", "completion")]
+    return train_tokenizer(texts, 320)
+
+
+def model(seed: int = 1) -> Any:
+    """Return a fresh Qwen3 of about 20,000 parameters with peaked distributions."""
+    return new_model(
+        tokenizer(),
+        hidden_size=24,
+        num_layers=2,
+        num_heads=2,
+        num_kv_heads=1,
+        intermediate_size=48,
+        max_positions=128,
+        init_std=INIT_STD,
+        seed=seed,
+    )
+
+
+def save_policy(folder: Path, seed: int = 1) -> Path:
+    """Write a tiny policy as a Hugging Face directory."""
+    save_model(model(seed), tokenizer(), folder)
+    return folder
+
+
+def generator(policy: Any, end_ids: Sequence[int] = (), max_batch: int = 64) -> Any:
+    """Return a sampler of a policy; the tokenizer's end is always one of `end_ids`."""
+    return TransformersGenerator(
+        policy,
+        end_ids=[tokenizer().eos_token_id, *end_ids],
+        pad_id=tokenizer().pad_token_id,
+        max_batch=max_batch,
+    )
+
+
+def problems(count: int, seed: int = 5, **meta: Any) -> list[Problem]:
+    """Return arithmetic problems of the training split, with further `meta`."""
+    drawn = sample_problems(TASKS, {"arithmetic": 1.0}, count, held_out=False, seed=seed)
+    return [replace(p, meta={**p.meta, **meta}) for p in drawn]
+
+
+def rollout(
+    prompt_ids: Sequence[int],
+    token_ids: Sequence[int],
+    sampler_logprobs: Sequence[float] = (),
+    advantage: float = 0.0,
+    finish_reason: FinishReason = FinishReason.STOP,
+) -> Rollout:
+    """Return a rollout of given tokens."""
+    logprobs = list(sampler_logprobs) or [0.0] * len(token_ids)
+    completion = Completion("p", 0, 0, list(token_ids), "", finish_reason, logprobs)
+    return Rollout(completion, list(prompt_ids), advantage=advantage)
+
+
+def stage(kind: str) -> StageKind:
+    """Return a kind of stage of the recipe."""
+    return load_kinds(MANIFEST)[kind]
+
+
+class ScriptedGenerator:
+    """Answers each prompt with given texts, in the order of its requests; counts its calls."""
+
+    def __init__(self, answers: Mapping[str, Sequence[str]], fmt: str) -> None:
+        self.answers = {
+            tuple(encode_prompt(tokenizer(), p, fmt)): list(a) for p, a in answers.items()
+        }
+        self.asked: list[Sampling] = []
+
+    def generate(self, requests: Sequence[Request], sampling: Sampling) -> Iterator[Sampled]:
+        self.asked.append(sampling)
+        seen: dict[tuple[int, ...], int] = {}
+        for request in requests:
+            place = seen.setdefault(request.prompt_ids, 0)
+            seen[request.prompt_ids] += 1
+            ids = tokenizer()(self.answers[request.prompt_ids][place])["input_ids"]
+            is_cut = len(ids) >= sampling.max_tokens
+            ids = ids[: sampling.max_tokens] if is_cut else [*ids, tokenizer().eos_token_id]
+            reason = FinishReason.LENGTH if is_cut else FinishReason.STOP
+            yield Sampled(request.index, ids, [-1.0] * len(ids), reason)
+
+    def load_weights(self, tensors: Any) -> None:
+        return
+
+    def close(self) -> None:
+        return
+
+
+class FolderCheckpoints:
+    """Checkpoints as folders, named when they are whole."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+
+    def latest(self) -> tuple[int, Path] | None:
+        found = sorted(self.folder.glob("step-*"))
+        return (int(found[-1].name[5:]), found[-1]) if found else None
+
+    @contextmanager
+    def saving(self, step: int) -> Iterator[Path]:
+        writing = self.folder / "writing"
+        writing.mkdir(parents=True)
+        yield writing
+        writing.rename(self.folder / f"step-{step:08d}")
+
+
+class LinesJournal:
+    """A journal as lines of JSON, one unit each."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    def append(self, unit: str, rows: Sequence[Mapping[str, Any]]) -> None:
+        with self.path.open("a") as file:
+            file.write(json.dumps([unit, list(rows)]) + "\n")
+
+    def _units(self) -> list[Any]:
+        text = self.path.read_text() if self.path.exists() else ""
+        return [json.loads(line) for line in text.splitlines()]
+
+    def done(self) -> frozenset[str]:
+        return frozenset(unit for unit, _ in self._units())
+
+    def rows(self) -> Iterator[dict[str, Any]]:
+        for _, rows in self._units():
+            yield from rows
+
+
+class FakeContext:
+    """A stage's context in a folder; a second one in the same folder resumes the first.
+
+    `stop_after` raises `Interrupted` at that call of `stop_if_asked`; `saves` makes every
+    checkpoint due.
+    """
+
+    def __init__(self, folder: Path, *, stop_after: int = 0, saves: bool = False) -> None:
+        self.name = "tested"
+        self.input_ids: dict[str, Any] = {"model": "m" * 8}
+        self.folder = folder
+        folder.mkdir(parents=True, exist_ok=True)
+        self.checkpoints = FolderCheckpoints(folder / "checkpoints")
+        self.logged: list[dict[str, float]] = []
+        self.samples: list[dict[str, Any]] = []
+        self.notes: dict[str, Any] = {}
+        self._stop_after = stop_after
+        self._saves = saves
+        self._stops = 0
+
+    def output(self, name: str) -> Path:
+        path = self.folder / "out" / name
+        path.mkdir(parents=True, exist_ok=True)
+        return path
+
+    def journal(self, name: str) -> LinesJournal:
+        return LinesJournal(self.folder / f"{name}.jsonl")
+
+    def log(self, step: int, total: int | None = None, **values: float) -> None:
+        self.logged.append({"step": step, **values})
+
+    def sample(self, **row: Any) -> None:
+        self.samples.append(row)
+
+    def note(self, **facts: Any) -> None:
+        self.notes.update(facts)
+
+    def checkpoint_due(self) -> bool:
+        return self._saves
+
+    def stop_if_asked(self) -> None:
+        self._stops += 1
+        if self._stops == self._stop_after:
+            raise Interrupted("stopped by the test")
+
+    def column(self, name: str) -> list[float]:
+        """Return one metric of every logged step."""
+        return [row[name] for row in self.logged]
+
+
+def assert_same_weights(one: Any, other: Any) -> None:
+    """Compare two models bit by bit."""
+    theirs = dict(other.named_parameters())
+    for name, parameter in one.named_parameters():
+        assert torch.equal(parameter, theirs[name]), f"{name} differs"
