@@ -110,6 +110,8 @@ def _assemble(rows: list[list[TokenSequence]], pad_id: int, *, is_packed: bool) 
     for r, row in enumerate(rows):
         start = 0
         for sequence in row:
+            if not sequence.prompt_ids:
+                raise ValueError("a prompt is empty: its first completed token has no predecessor")
             first, end = start + len(sequence.prompt_ids), start + len(sequence)
             input_ids[r, start:first] = sequence.prompt_ids
             input_ids[r, first:end] = sequence.completion_ids
@@ -119,8 +121,6 @@ def _assemble(rows: list[list[TokenSequence]], pad_id: int, *, is_packed: bool) 
             index[r, start:end] = sequence.index
             offset[r, first:end] = np.arange(end - first)
             start = end
-    if loss_mask[:, 0].any():
-        raise ValueError("a prompt is empty: its first completed token has no predecessor")
     return MicroBatch(
         torch.from_numpy(input_ids),
         torch.from_numpy(positions),
