@@ -6,11 +6,11 @@ import math
 
 import pytest
 import torch
+from tiny import rollout
 
 from r1pipe.records import Group, Problem
 from r1pipe.rl.advantages import group_advantages
 from r1pipe.rl.rollouts import assign_advantages
-from tiny import rollout
 
 
 def group(num_correct: int) -> torch.Tensor:

@@ -10,13 +10,13 @@ from typing import Any
 
 import pytest
 import torch
+from tiny import model, rollout, tokenizer
 from torch import Tensor
 
 from r1pipe.records import Rollout
 from r1pipe.rl.objective import grpo_token_loss, k3_kl, token_weights
 from r1pipe.rl.update import Batching, Objective, update_policy
 from r1pipe.train.engine import TorchEngine
-from tiny import model, rollout, tokenizer
 
 LN2 = math.log(2)
 

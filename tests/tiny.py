@@ -1,4 +1,4 @@
-"""A tiny policy, its tokenizer, and a context in a temporary folder, for tests of the algorithms."""
+"""A tiny policy, its tokenizer and a context in a folder, for tests of the algorithms."""
 
 from __future__ import annotations
 

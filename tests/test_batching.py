@@ -1,0 +1,132 @@
+"""Loss masks token by token, micro-batches and packing."""
+
+from __future__ import annotations
+
+import random
+
+import pytest
+import torch
+from tiny import tokenizer
+
+from r1pipe.generate.prompts import encode_completion, encode_prompt
+from r1pipe.train.batching import (
+    MicroBatch,
+    TokenSequence,
+    count_loss_tokens,
+    micro_batches,
+    one_batch,
+    pack,
+)
+
+PAD, EOS = 0, 1
+
+
+def ragged(count: int, seed: int = 0) -> list[TokenSequence]:
+    rng = random.Random(seed)
+    return [
+        TokenSequence(
+            [rng.randrange(2, 9) for _ in range(rng.randrange(1, 7))],
+            [*[rng.randrange(2, 9) for _ in range(rng.randrange(0, 9))], EOS],
+            index,
+        )
+        for index in range(count)
+    ]
+
+
+def test_first_completion_token_and_end_are_trained_and_the_prompt_is_not() -> None:
+    batch = one_batch([TokenSequence([5, 6], [7, 8, EOS], 4), TokenSequence([5], [EOS], 9)], PAD)
+    assert batch.input_ids.tolist() == [[5, 6, 7, 8, EOS], [5, EOS, PAD, PAD, PAD]]
+    assert batch.loss_mask.long().tolist() == [[0, 0, 1, 1, 1], [0, 1, 0, 0, 0]]
+    assert batch.position_ids.tolist() == [[0, 1, 2, 3, 4], [0, 1, 0, 0, 0]]
+    assert batch.attention_mask is not None
+    assert batch.attention_mask.long().tolist() == [[1, 1, 1, 1, 1], [1, 1, 0, 0, 0]]
+    assert batch.sequence_index.tolist() == [[4, 4, 4, 4, 4], [9, 9, -1, -1, -1]]
+    assert batch.completion_offset.tolist() == [[0, 0, 0, 1, 2], [0, 0, 0, 0, 0]]
+
+
+def test_a_pad_token_that_is_the_end_token_leaves_the_end_trained() -> None:
+    batch = one_batch([TokenSequence([5, 6], [7, 8, EOS]), TokenSequence([5], [7, EOS])], EOS)
+    assert batch.loss_mask.long().tolist() == [[0, 0, 1, 1, 1], [0, 1, 1, 0, 0]]
+    assert batch.input_ids[1].tolist() == [5, 7, EOS, EOS, EOS]
+
+
+def test_an_end_token_inside_the_prompt_is_not_trained() -> None:
+    batch = one_batch([TokenSequence([5, EOS, 6], [7, EOS])], EOS)
+    assert batch.loss_mask.long().tolist() == [[0, 0, 0, 1, 1]]
+
+
+def test_a_row_of_the_data_trains_its_completion_and_one_end_token() -> None:
+    tok = tokenizer()
+    sequence = TokenSequence(
+        encode_prompt(tok, "2+3", "chat"), encode_completion(tok, "<think>a</think>")
+    )
+    batch = one_batch([sequence], tok.pad_token_id)
+    assert tok.decode(batch.input_ids[batch.loss_mask]) == "<think>a</think><|end|>"
+
+
+@pytest.mark.parametrize("layout", ["padded", "packed"])
+def test_an_empty_prompt_is_refused(layout: str) -> None:
+    # also behind another sequence, where the stranger's last token would predict its first one
+    sequences = [TokenSequence([5, 6], [7, 8, EOS]), TokenSequence([], [7, EOS])]
+    with pytest.raises(ValueError, match="a prompt is empty"):
+        list(micro_batches(sequences, 100, PAD, layout))
+
+
+def test_packed_rows_restart_positions_and_keep_each_sequence_apart() -> None:
+    sequences = [TokenSequence([5], [7, EOS], 0), TokenSequence([6, 6], [8, EOS], 1)]
+    (batch,) = micro_batches(sequences, 7, PAD, "packed")
+    assert batch.attention_mask is None
+    assert batch.input_ids.tolist() == [[6, 6, 8, EOS, 5, 7, EOS]]
+    assert batch.position_ids.tolist() == [[0, 1, 2, 3, 0, 1, 2]]
+    assert batch.loss_mask.long().tolist() == [[0, 0, 1, 1, 0, 1, 1]]
+    assert batch.sequence_index.tolist() == [[1, 1, 1, 1, 0, 0, 0]]
+    assert batch.completion_offset.tolist() == [[0, 0, 0, 1, 0, 0, 1]]
+
+
+def trained(batches: list[MicroBatch]) -> list[tuple[int, int, int]]:
+    """Return (sequence, place in the completion, token) of all trained tokens, sorted."""
+    found = []
+    for batch in batches:
+        mask = batch.loss_mask
+        columns = (batch.sequence_index, batch.completion_offset, batch.input_ids)
+        found += list(zip(*(column[mask].tolist() for column in columns), strict=True))
+    return sorted(found)
+
+
+@pytest.mark.parametrize("layout", ["padded", "packed"])
+@pytest.mark.parametrize("max_tokens", [1, 16, 40, 10_000])
+def test_every_completion_token_is_trained_once_whatever_the_micro_batch(
+    layout: str, max_tokens: int
+) -> None:
+    sequences = ragged(23)
+    batches = list(micro_batches(sequences, max_tokens, PAD, layout))
+    expected = [(s.index, i, t) for s in sequences for i, t in enumerate(s.completion_ids)]
+    assert trained(batches) == sorted(expected)
+    assert count_loss_tokens(sequences) == len(expected)
+
+
+@pytest.mark.parametrize("layout", ["padded", "packed"])
+def test_a_micro_batch_stays_within_its_tokens(layout: str) -> None:
+    for batch in micro_batches(ragged(40), 32, PAD, layout):
+        assert batch.input_ids.numel() <= 32
+
+
+@pytest.mark.parametrize("layout", ["padded", "packed"])
+def test_a_sequence_longer_than_the_limit_goes_alone(layout: str) -> None:
+    sequences = [TokenSequence([5] * 30, [7, EOS], 0), TokenSequence([5], [EOS], 1)]
+    shapes = [tuple(b.input_ids.shape) for b in micro_batches(sequences, 10, PAD, layout)]
+    assert shapes[0] == (1, 32)
+    assert len(shapes) == 2
+
+
+def test_packing_fills_the_fullest_row_that_fits() -> None:
+    # lengths 6, 5, 3, 2 into rows of 8: the 3 fits only beside the 5, the 2 only beside the 6
+    sequences = [TokenSequence([5], [7] * (n - 1), n) for n in (2, 3, 5, 6)]
+    assert [[s.index for s in row] for row in pack(sequences, 8)] == [[6, 2], [5, 3]]
+
+
+def test_a_batch_moves_with_all_its_parts() -> None:
+    batch = one_batch(ragged(3), PAD)
+    moved = batch.to("cpu")
+    for name in MicroBatch.__slots__:
+        assert torch.equal(getattr(moved, name), getattr(batch, name))

@@ -1,0 +1,118 @@
+"""The trainer's log-probabilities against a whole softmax, one token at a time."""
+
+from __future__ import annotations
+
+import math
+import random
+from typing import Any
+
+import pytest
+import torch
+from tiny import model, tokenizer
+
+from r1pipe.train.batching import MicroBatch, TokenSequence, micro_batches, one_batch
+from r1pipe.train.logprobs import gather_logprobs, token_logprobs
+
+PAD = tokenizer().pad_token_id
+
+
+def ragged(count: int, seed: int = 0) -> list[TokenSequence]:
+    rng = random.Random(seed)
+    vocab = len(tokenizer())
+    return [
+        TokenSequence(
+            [rng.randrange(vocab) for _ in range(rng.randrange(1, 9))],
+            [rng.randrange(vocab) for _ in range(rng.randrange(1, 12))],
+            index,
+        )
+        for index in range(count)
+    ]
+
+
+@torch.no_grad()
+def naive(policy: Any, sequence: TokenSequence, temperature: float, shift: int = 1) -> list[float]:
+    """Score one sequence alone; the token at t is read `shift` positions before."""
+    ids = [*sequence.prompt_ids, *sequence.completion_ids]
+    logits = policy(input_ids=torch.tensor([ids])).logits[0].double()
+    scores = []
+    for place in range(len(sequence.prompt_ids), len(ids)):
+        row = [value / temperature for value in logits[place - shift].tolist()]
+        top = max(row)
+        scores.append(row[ids[place]] - top - math.log(sum(math.exp(v - top) for v in row)))
+    return scores
+
+
+@torch.no_grad()
+def by_sequence(
+    policy: Any, batches: list[MicroBatch], temperature: float = 1.0
+) -> dict[tuple[int, int], float]:
+    """Return the trainer's log-probability by (sequence, place in the completion)."""
+    found = {}
+    for batch in batches:
+        values = token_logprobs(policy, batch, temperature).tolist()
+        mask = batch.loss_mask
+        keys = zip(
+            batch.sequence_index[mask].tolist(), batch.completion_offset[mask].tolist(), strict=True
+        )
+        found.update(zip(keys, values, strict=True))
+    return found
+
+
+@pytest.fixture(scope="module")
+def policy() -> Any:
+    return model()
+
+
+@pytest.mark.parametrize("temperature", [1.0, 0.7])
+def test_they_equal_a_naive_softmax_over_the_whole_vocabulary(
+    policy: Any, temperature: float
+) -> None:
+    sequences = ragged(6)
+    found = by_sequence(policy, [one_batch(sequences, PAD)], temperature)
+    for sequence in sequences:
+        for place, value in enumerate(naive(policy, sequence, temperature)):
+            assert found[sequence.index, place] == pytest.approx(value, abs=1e-4)
+
+
+def test_an_off_by_one_between_logits_and_labels_would_be_seen(policy: Any) -> None:
+    sequence = TokenSequence([9, 30, 41], [52, 63, 74, 85], 0)
+    right = naive(policy, sequence, 1.0)
+    late = naive(policy, sequence, 1.0, shift=0)
+    early = naive(policy, sequence, 1.0, shift=2)
+    found = [by_sequence(policy, [one_batch([sequence], PAD)])[0, i] for i in range(4)]
+    assert found == pytest.approx(right, abs=1e-4)
+    assert all(abs(f - w) > 0.01 for f, w in zip(found, late, strict=True))
+    assert all(abs(f - w) > 0.01 for f, w in zip(found, early, strict=True))
+
+
+def test_the_temperature_divides_the_logits(policy: Any) -> None:
+    # logits (0, ln 3) at temperature 1/2 are (0, ln 9): probabilities 1/10 and 9/10
+    logits, targets = torch.tensor([[0.0, math.log(3)]] * 2), torch.tensor([0, 1])
+    found = gather_logprobs(logits / 0.5, targets).exp().tolist()
+    assert found == pytest.approx([0.1, 0.9])
+    sequences = ragged(3)
+    warm = by_sequence(policy, [one_batch(sequences, PAD)], 0.7)
+    cold = by_sequence(policy, [one_batch(sequences, PAD)], 1.0)
+    assert max(abs(warm[key] - cold[key]) for key in warm) > 0.1
+
+
+@pytest.mark.parametrize("max_tokens", [20, 40, 10_000])
+def test_packed_rows_score_as_padded_ones_do(policy: Any, max_tokens: int) -> None:
+    sequences = ragged(12)
+    padded = by_sequence(policy, [one_batch(sequences, PAD)])
+    packed = by_sequence(policy, list(micro_batches(sequences, max_tokens, PAD, "packed")))
+    assert packed.keys() == padded.keys()
+    for key, value in padded.items():
+        assert packed[key] == pytest.approx(value, abs=1e-4)
+
+
+def test_a_neighbour_in_a_packed_row_changes_nothing(policy: Any) -> None:
+    mine = TokenSequence([9, 30, 41], [52, 63], 0)
+    found = []
+    for filler in (3, 77):
+        other = TokenSequence([filler] * 5, [filler] * 4, 1)
+        (batch,) = micro_batches([mine, other], 100, PAD, "packed")
+        scores = by_sequence(policy, [batch])
+        found.append([scores[0, 0], scores[0, 1]])
+    assert found[0] == pytest.approx(found[1], abs=1e-5)
+    assert found[0] == pytest.approx(naive(policy, mine, 1.0), abs=1e-4)
