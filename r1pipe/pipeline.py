@@ -22,6 +22,7 @@ from r1pipe.keys import key_of
 from r1pipe.locks import describe_owner
 from r1pipe.manifest import Manifest, StageNode
 from r1pipe.planning import Plan, PlannedStage, plan, selected
+from r1pipe.process import prepare_process
 from r1pipe.publish import finish_prepared, publish
 from r1pipe.resolution import Resolver, upstream
 from r1pipe.roots import LastRun, LiveRun, remember_run
@@ -68,6 +69,7 @@ def run(
     checkpoint_every_s: float = CHECKPOINT_EVERY_S,
 ) -> RunResult:
     """Bring a manifest's results into the store (up to stage `to`, or stage `only` alone)."""
+    prepare_process()
     rebuild = frozenset(rebuild)
     resolver = Resolver(manifest, store)
     planned = plan(manifest, store, to=to, only=only, rebuild=rebuild, resolver=resolver)
@@ -100,7 +102,7 @@ def _refuse_damage(store: Store, planned: Plan) -> None:
     for name in planned.damage:
         record = planned.records.get(name)
         if record is not None:
-            store.set_aside(record)
+            store.set_artifact_aside(record.artifact_id)
         elif (key := keys[name]) is not None:
             store.set_record_aside(key)
     lines = [f"{name}: {error}" for name, error in planned.damage.items()]
@@ -181,6 +183,7 @@ class _Runner:
     def build(self, name: str) -> None:
         """Build a stage, after those of its inputs whose artifacts are gone."""
         node = self.manifest.stages[name]
+        self._rely_on_finished()
         for other in upstream(node):
             if not self.store.is_intact(self.finished[other]):
                 self.build(other)
@@ -189,8 +192,6 @@ class _Runner:
         preimage = self.resolver.preimage(node, self.finished)
         assert preimage is not None, "all sources are there"
         key = key_of(preimage)
-        self.store.prepare()
-        self.live.rely_on([key, *(record.key for record in self.finished.values())])
         with (
             disk.store_errors(self.store.root, f"stage {name} stopped"),
             self.store.lock(key).held(
@@ -205,6 +206,12 @@ class _Runner:
                 self._finish(name, "hit", 0.0, record)
                 return
             self._build_locked(node, key, preimage, is_rebuild)
+
+    def _rely_on_finished(self) -> None:
+        """From here on no collection of garbage takes what is finished; before, it may have."""
+        self.store.prepare()
+        with disk.store_errors(self.store.root, "the run cannot begin"), self.store.publishing():
+            self.live.rely_on([record.key for record in self.finished.values()])
 
     def _build_locked(
         self, node: StageNode, key: str, preimage: dict[str, Any], is_rebuild: bool

@@ -43,6 +43,8 @@ class Params(StageModel):
 
     seed: int
     architecture: Architecture
+    max_rows: int | None = Field(default=None, gt=0)
+    """Rows used, from the first; all where not said."""
     num_epochs: int = Field(default=1, gt=0)
     batch_size: int = Field(gt=0)
     """Rows of one update."""

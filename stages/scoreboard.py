@@ -27,7 +27,8 @@ class Params(StageModel):
     models: tuple[str, ...]
     """Rows, in order; each names one of `reports`."""
     before: dict[str, str] = Field(default_factory=dict)
-    """Model -> the model of the stage before, for the paired difference."""
+    """Model -> the model of the stage before, for the paired difference; models that are no row
+    are passed over."""
     seed: int = 0
     """Of the bootstrap."""
 
@@ -40,7 +41,8 @@ def run(context: Context, params: Params, run: Run, inputs: Inputs) -> None:
     """Read the reports, compare each model with the one before, write the table."""
     from r1pipe.scoreboard import build, render_markdown, render_text
 
-    named = {*params.models, *params.before, *params.before.values()}
+    before = {name: params.before[name] for name in params.models if name in params.before}
+    named = {*params.models, *before.values()}
     unknown = sorted(named - set(inputs["reports"]))
     if unknown:
         raise StageError(f"{context.name}: no report is called {', '.join(unknown)}")
@@ -48,7 +50,7 @@ def run(context: Context, params: Params, run: Run, inputs: Inputs) -> None:
         name: json.loads((path / "summary.json").read_text())
         for name, path in inputs["reports"].items()
     }
-    board = build(reports, params.models, params.before, params.seed)
+    board = build(reports, params.models, before, params.seed)
     out = context.output("report")
     (out / "scoreboard.json").write_text(json.dumps(board, indent=1, sort_keys=True) + "\n")
     (out / "scoreboard.md").write_text(render_markdown(board))

@@ -13,6 +13,9 @@ from transformers import (
     Qwen3Config,
     Qwen3ForCausalLM,
 )
+from transformers import logging as transformers_logging
+
+transformers_logging.disable_progress_bar()
 
 Tokenizer: TypeAlias = Any
 """A transformers tokenizer."""

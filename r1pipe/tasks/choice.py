@@ -11,7 +11,7 @@ from r1pipe.records import Problem
 from r1pipe.tasks import arithmetic
 from r1pipe.tasks.world import Noise, Solution, Task, problem_id, summarise, word
 
-PROMPTS = {"en": "choose mod 7: {} {}", "zh": "选择模七: {} {}"}
+PROMPTS = {"en": "choose mod 7: {} from {}", "zh": "选择模七: {} 选项{}"}
 PICK = {"en": " pick ", "zh": "选"}
 LETTERS = "ABCD"
 
@@ -22,7 +22,7 @@ def make(rng: random.Random, language: str, level: int) -> Problem:
     others = [str(d) for d in range(arithmetic.MODULUS) if str(d) != chain.gold]
     options = [*rng.sample(others, 3), chain.gold]
     rng.shuffle(options)
-    listed = " ".join(f"{letter} {option}" for letter, option in zip(LETTERS, options, strict=True))
+    listed = ",".join(f"{option}{letter}" for letter, option in zip(LETTERS, options, strict=True))
     expression = chain.meta["expression"]
     return Problem(
         id=problem_id("choice", f"{expression} {listed}"),

@@ -10,6 +10,7 @@ import random
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -59,12 +60,13 @@ def plan_of(params: Any) -> SupervisedPlan:
 
 
 def sequences_of(tokenizer: Any, folder: Path, max_tokens: int) -> tuple[list[TokenSequence], int]:
-    """Return the rows of a data set as sequences, and how many were longer than `max_tokens`.
+    """Return the first rows of a data set as sequences, and how many were over `max_tokens`.
 
     Raises StageError when nothing is left to train on.
     """
     sequences, too_long = [], 0
-    for row in read_rows(folder, columns=["prompt", "format", "completion"]):
+    columns = ["prompt", "format", "completion"]
+    for row in islice(read_rows(folder, columns=columns), max_rows):
         sequence = TokenSequence(
             encode_prompt(tokenizer, row["prompt"], row["format"]),
             encode_completion(tokenizer, row["completion"]),
