@@ -1,9 +1,10 @@
 """An append-only list of rows that survives a kill: each unit is whole or not there.
 
-A unit is one frame: a header line of JSON (unit, number of rows, payload bytes, CRC-32 of both) and
-the rows as lines of JSON, written by one system call. What follows the last whole frame is cut off
-when the journal is opened. A thread makes appended frames durable within about a second, so that
-the stage never waits for the disk; a failure of that thread is raised by the next append.
+A unit is one frame: a header line of JSON (unit, number of rows, payload bytes, CRC-32 of all that
+and the payload) and the rows as lines of JSON, written by one system call. What follows the last
+whole frame is cut off when the journal is opened. A thread makes appended frames durable within
+about a second, so that the stage never waits for the disk; a failure of that thread is raised by
+the next append.
 """
 
 from __future__ import annotations
@@ -41,13 +42,13 @@ def encode_frame(unit: str, rows: Sequence[Mapping[str, Any]]) -> bytes:
         "unit": unit,
         "rows": len(rows),
         "bytes": len(payload),
-        "crc": _crc(unit, payload),
+        "crc": zlib.crc32(payload, _header_crc(unit, len(rows), len(payload))),
     }
     return json.dumps(header).encode() + b"\n" + payload
 
 
-def _crc(unit: str, payload: bytes) -> int:
-    return zlib.crc32(payload, zlib.crc32(unit.encode()))
+def _header_crc(unit: str, rows: int, size: int) -> int:
+    return zlib.crc32(f"{rows} {size} {unit}".encode())
 
 
 def read_frames(
@@ -65,7 +66,7 @@ def read_frames(
         unit, rows, size, crc = frame
         if on_chunk is not None:
             on_chunk(header_line)
-        left, found = size, zlib.crc32(unit.encode())
+        left, found = size, _header_crc(unit, rows, size)
         while left and (chunk := file.read(min(left, CHUNK_BYTES))):
             found = zlib.crc32(chunk, found)
             left -= len(chunk)

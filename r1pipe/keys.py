@@ -11,7 +11,7 @@ import math
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 from blake3 import blake3
 
@@ -74,12 +74,34 @@ def digest_file(path: Path) -> str:
 
 def copy_and_digest(source: Path, target: Path) -> str:
     """Copy a file's bytes into a new file and return the digest of what was copied."""
-    hasher = blake3()
     with source.open("rb", buffering=0) as reader, target.open("xb") as writer:
-        while chunk := reader.read(CHUNK_BYTES):
-            hasher.update(chunk)
-            writer.write(chunk)
-    return hasher.hexdigest()
+        return copy_stream(reader, writer)
+
+
+def copy_stream(reader: IO[bytes], writer: IO[bytes]) -> str:
+    """Copy all that is left of a stream and return its digest."""
+    digesting = DigestingReader(reader)
+    while chunk := digesting.read(CHUNK_BYTES):
+        writer.write(chunk)
+    return digesting.digest()
+
+
+class DigestingReader:
+    """A stream that digests what is read through it, for writers that read by themselves."""
+
+    def __init__(self, stream: IO[bytes]) -> None:
+        self._stream = stream
+        self._hasher = blake3()
+
+    def read(self, size: int = -1) -> bytes:
+        """Read up to `size` bytes."""
+        chunk = self._stream.read(size)
+        self._hasher.update(chunk)
+        return chunk
+
+    def digest(self) -> str:
+        """Return the digest of what was read so far, in hex."""
+        return str(self._hasher.hexdigest())
 
 
 def key_preimage(

@@ -73,7 +73,7 @@ def finish_prepared(store: Store, attempt: Attempt) -> ActionRecord | None:
 def _place(store: Store, attempt: Attempt, record: ActionRecord, sealed: Path, logs: Path) -> None:
     with store.publishing():
         if sealed.is_dir():
-            _place_object(store, record, sealed)
+            place_object(store, record, sealed)
         faults.point("publish.object")
         if logs.is_dir() and not (store.logs / record.logs).exists():
             logs.rename(store.logs / record.logs)
@@ -89,7 +89,7 @@ def _place(store: Store, attempt: Attempt, record: ActionRecord, sealed: Path, l
     faults.point("publish.clean")
 
 
-def _place_object(store: Store, record: ActionRecord, sealed: Path) -> None:
+def place_object(store: Store, record: ActionRecord, sealed: Path) -> None:
     """Rename the sealed directory into place, unless the same bytes are there already."""
     target, stats = store.objects / record.artifact_id, store.stats / record.artifact_id
     if target.is_dir():
@@ -99,7 +99,7 @@ def _place_object(store: Store, record: ActionRecord, sealed: Path) -> None:
             disk.remove_tree(sealed)
             return
         except (DamagedError, FileNotFoundError):
-            store.set_aside(record)
+            store.set_artifact_aside(record.artifact_id)
     files, _ = disk.walk(sealed)
     assert any(file.path == SEAL_NAME for file in files), "the directory was sealed"
     faults.point("publish.rename")

@@ -9,7 +9,7 @@ or a copied store costs a second reading, never a wrong answer.
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from contextlib import suppress
 from pathlib import Path
 
@@ -46,10 +46,16 @@ def is_unchanged(root: Path, signatures: Path) -> bool:
 def verify(root: Path, expected: str, signatures: Path, *, full: bool = False) -> Seal:
     """Read the files whose signature changed (all if `full`), compare with the seal, remember.
 
-    `expected` is the artifact's id.
-
-    Raises DamagedError that names the file, what was expected and what was found.
+    `expected` is the artifact's id. Raises DamagedError that names the file, what was expected and
+    what was found.
     """
+    return verify_some(root, expected, signatures, frozenset(), full)[0]
+
+
+def verify_some(
+    root: Path, expected: str, signatures: Path, also: Collection[str], full: bool
+) -> tuple[Seal, int]:
+    """Verify like `verify`, reading the files `also` too; return the seal and the bytes read."""
     seal = read_seal(root)
     if seal.artifact != expected:
         raise DamagedError(f"{root}: expected artifact {expected}, found {seal.artifact}")
@@ -59,11 +65,15 @@ def verify(root: Path, expected: str, signatures: Path, *, full: bool = False) -
         raise DamagedError(f"{root / SEAL_NAME}: missing")
     known = {} if full else _read_signatures(signatures)
     _compare_names(root, seal, found, others)
-    unread = [entry for entry in seal.files if known.get(entry.path) != found[entry.path][1:]]
+    unread = [
+        entry
+        for entry in seal.files
+        if entry.path in also or known.get(entry.path) != found[entry.path][1:]
+    ]
     _compare_bytes(root, unread, found)
     with suppress(OSError):  # a store that is only readable is still checked
         write_signatures(signatures, [*found.values(), seal_file])
-    return seal
+    return seal, sum(entry.size for entry in unread)
 
 
 def _read_signatures(path: Path) -> dict[str, tuple[int, ...]]:

@@ -119,9 +119,9 @@ class Store:
         Files whose stat signature is the one remembered are not read again.
         """
         artifact = record.artifact_id
-        if artifact in self._intact:
-            return True
         root = self.objects / artifact
+        if artifact in self._intact:
+            return root.is_dir()
         try:
             if not signatures.is_unchanged(root, self.stats / artifact):
                 seal = signatures.verify(root, artifact, self.stats / artifact)
@@ -140,19 +140,21 @@ class Store:
                 f"found {dict(record.outputs)}"
             )
 
-    def set_aside(self, record: ActionRecord) -> None:
-        """Move a damaged artifact out of the way, so that its record is no longer a hit."""
-        self._intact.discard(record.artifact_id)
-        source = self.objects / record.artifact_id
+    def set_artifact_aside(self, artifact: str) -> None:
+        """Move a damaged artifact out of the way, so that no record of it is a hit."""
+        self._intact.discard(artifact)
+        source = self.objects / artifact
         if source.is_dir():
             with disk.store_errors(self.root, "a damaged artifact cannot be set aside"):
-                disk.move_tree(source, self.trash / f"damaged-{disk.token()}-{source.name}")
+                disk.move_tree(source, self.trash / f"damaged-{disk.token()}" / artifact)
 
     def set_record_aside(self, key: str) -> None:
         """Move a damaged action record out of the way, so that its key is no longer a hit."""
         self._found.pop(key, None)
         with disk.store_errors(self.root, "a damaged record cannot be set aside"):
-            self.record_path(key).rename(self.trash / f"damaged-{disk.token()}-{key}.json")
+            target = self.trash / f"damaged-{disk.token()}" / f"{key}.json"
+            target.parent.mkdir(parents=True)
+            self.record_path(key).rename(target)
 
     def artifact_dir(self, artifact_id: str) -> Path:
         """Return the sealed directory of an artifact."""
