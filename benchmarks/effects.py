@@ -1,0 +1,144 @@
+"""Run r1.yaml with several seeds, each in a fresh store, and tabulate what each stage bought.
+
+usage: python benchmarks/effects.py OUT_DIR [--seeds 17 18 19] [--table docs/results-table.md]
+
+Each seed's run is the command a user types; wall time and peak memory are those of its process. The
+ablation without the language reward runs in the same store. A seed whose store is there already is
+only read.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import resource
+import subprocess
+import sys
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from r1pipe.evaluate import paired_difference
+from r1pipe.store import Store
+
+EFFECTS = (
+    # name, model, against, benchmark, per-problem score, what is asked of the mean
+    ("base -> zero: pass@1", "zero", "base", "reasoning", "pass@1", ">= +0.15"),
+    ("dev1 -> dev2: pass@1", "dev2", "dev1", "reasoning", "pass@1", ">= +0.10"),
+    ("dev2 -> dev3: reasoning", "dev3", "dev2", "reasoning", "pass@1", "within 0.05"),
+    ("dev2 -> dev3: general", "dev3", "dev2", "general", "pass@1", ">= +0.30"),
+    ("dev3 -> r1: reasoning", "r1", "dev3", "reasoning", "pass@1", "within 0.05"),
+    ("dev3 -> r1: helpful", "r1", "dev3", "general", "helpful", "> 0"),
+    ("dev3 -> r1: refusal", "r1", "dev3", "safety", "pass@1", "> 0"),
+    ("student RL -> distilled", "r1-distill", "student-rl", "reasoning", "pass@1", ">= +0.10"),
+)
+MODELS = ("base", "zero", "dev1", "dev2", "dev3", "r1", "student-base", "student-rl", "r1-distill")
+
+
+def run(manifest: str, store: Path, seed: int) -> tuple[float, int]:
+    """Run a manifest; return wall seconds and peak resident bytes of the process."""
+    command = [sys.executable, "-m", "r1pipe.cli", "run", manifest, "--store", str(store), "--yes"]
+    started = time.perf_counter()
+    subprocess.run(
+        [*command, "--set", f"params.seed={seed}"], check=True, stdout=subprocess.DEVNULL
+    )
+    peak = resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss * 1024
+    return time.perf_counter() - started, peak
+
+
+def reports(store: Store, manifest: str) -> dict[str, Any]:
+    """Return every model's newest evaluation in one manifest's runs."""
+    found: dict[str, Any] = {}
+    for record in sorted(store.records(), key=lambda r: r.created):
+        if record.kind == "evaluate" and record.manifest_name == manifest:
+            folder = store.output_dir(record, "report")
+            found[record.stage_name.removeprefix("eval-")] = json.loads(
+                (folder / "summary.json").read_text()
+            )
+    return found
+
+
+def effect_rows(all_reports: dict[int, dict[str, Any]], plain: dict[int, Any]) -> list[list[str]]:
+    """Return one row per effect: the paired difference of every seed."""
+    rows = []
+    for name, model, against, benchmark, score, wanted in EFFECTS:
+        cells = []
+        for found in all_reports.values():
+            new, old = (
+                found[m]["benchmarks"][benchmark]["by_problem"][score] for m in (model, against)
+            )
+            d = paired_difference(new, old)
+            cells.append(f"{d.mean:+.3f} [{d.low:+.3f}, {d.high:+.3f}]")
+        rows.append([name, wanted, *cells])
+    for name, found, model in (
+        ("dev1: format validity", all_reports, "dev1"),
+        ("dev2: language consistency", all_reports, "dev2"),
+        ("dev2 without the language reward", plain, "dev2"),
+    ):
+        measure = "format_validity" if "format" in name else "language_consistency"
+        values = [r[model]["benchmarks"]["reasoning"][measure] for r in found.values()]
+        cells = [f"{v['value']:.3f} [{v['low']:.3f}, {v['high']:.3f}]" for v in values]
+        wanted = (
+            ">= 0.95" if "format" in name else "above the ablation" if found is all_reports else ""
+        )
+        rows.append([name, wanted, *cells])
+    return rows
+
+
+def model_rows(all_reports: dict[int, dict[str, Any]]) -> list[list[str]]:
+    """Return pass@1, pass@8 and maj@8 of every model, seeds side by side."""
+    rows = []
+    for model in MODELS:
+        row = [model]
+        for measure in ("pass@1", "pass@8", "maj@8", "format_validity", "language_consistency"):
+            values = [r[model]["benchmarks"]["reasoning"][measure] for r in all_reports.values()]
+            row.append(" / ".join(f"{v['value']:.3f}" for v in values))
+        rows.append(row)
+    return rows
+
+
+def table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    """Return a Markdown table."""
+    lines = [header, ["---"] * len(header), *rows]
+    return "\n".join("| " + " | ".join(line) + " |" for line in lines)
+
+
+def main() -> None:
+    """Run what is missing, then print the tables."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("out", type=Path)
+    parser.add_argument("--seeds", type=int, nargs="+", default=[17, 18, 19])
+    parser.add_argument("--table", type=Path)
+    arguments = parser.parse_args()
+    costs, found, plain = [], {}, {}
+    for seed in arguments.seeds:
+        root = arguments.out / str(seed)
+        cost_file = arguments.out / f"{seed}.json"
+        if not cost_file.exists():
+            wall, peak = run("manifests/r1.yaml", root, seed)
+            cost_file.write_text(json.dumps({"wall_s": wall, "peak_bytes": peak}))
+        run("manifests/r1-no-language.yaml", root, seed)
+        cost = json.loads(cost_file.read_text())
+        costs.append(
+            [str(seed), f"{cost['wall_s']:.0f} s", f"{cost['peak_bytes'] / 2**30:.2f} GiB"]
+        )
+        store = Store(root)
+        found[seed], plain[seed] = reports(store, "r1"), reports(store, "r1-no-language")
+    seeds = [f"seed {seed}" for seed in arguments.seeds]
+    text = "\n\n".join(
+        [
+            f"Cores: {len(os.sched_getaffinity(0))}.",
+            table(["seed", "wall time", "peak memory"], costs),
+            table(["effect", "wanted", *seeds], effect_rows(found, plain)),
+            table(["model", "pass@1", "pass@8", "maj@8", "format", "language"], model_rows(found)),
+        ]
+    )
+    print(text)
+    if arguments.table:
+        arguments.table.write_text(text + "\n")
+
+
+if __name__ == "__main__":
+    main()
