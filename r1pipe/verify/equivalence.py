@@ -8,12 +8,17 @@ from __future__ import annotations
 import re
 from functools import lru_cache
 
+from r1pipe.verify.compare import Comparer, same_choice
 from r1pipe.verify.normalise import plain
 from r1pipe.verify.numbers import Quantity, parse_plain_quantity, same_quantity
+from r1pipe.verify.structure import Reader
+from r1pipe.verify.values import Scalar, UnreadableError, Value
 
 MAX_ANSWER_CHARS = 300
 MAX_DEPTH = 12
 MAX_GOLD_CHARS = 2000
+_BARE_LETTER = re.compile(r"(.*[0-9}]) +([a-zA-Z])")
+_LOOSE_SPACE = re.compile(r"(?<![0-9a-zA-Z,]) +| +(?![0-9a-zA-Z])|(?<=,) +(?![0-9]{3})")
 
 
 @lru_cache(maxsize=16384)
@@ -39,14 +44,52 @@ def decide(gold: str, answer: str) -> bool | None:
         return False
     if quantity is not None:
         given = parse_plain_quantity(candidate)
+        if given is None and quantity.unit is not None:
+            given = _with_bare_letter(candidate)
         if given is not None:
             return same_quantity(quantity, given)
-    return None if candidate else False
+    if not candidate:
+        return False
+    choice = same_choice(text, candidate)
+    return _by_structure(text, candidate) if choice is None else choice
+
+
+def _with_bare_letter(text: str) -> Quantity | None:
+    """Read `5 m` as metres, which only a gold answer with a unit makes likely."""
+    match = _BARE_LETTER.fullmatch(text)
+    return parse_plain_quantity(rf"{match[1]}\text{{ {match[2]}}}") if match is not None else None
+
+
+def _by_structure(gold: str, answer: str) -> bool | None:
+    """Compare sets, tuples, intervals and the like whose leaves are all rational."""
+    golds, is_gold_complete = _read_structure(gold)
+    if not golds:
+        return None
+    answers, is_complete = _READER.read_all(answer)
+    if _COMPARER.any_same(golds, answers):
+        return True
+    return False if is_complete and is_gold_complete and answers else None
+
+
+@lru_cache(maxsize=16384)
+def _read_structure(text: str) -> tuple[list[Value], bool]:
+    return _READER.read_all(text)
+
+
+def _rational_scalar(text: str) -> Scalar:
+    quantity = parse_plain_quantity(text)
+    if quantity is None or quantity.name:
+        raise UnreadableError("not a rational number")
+    return Scalar(quantity.value, quantity.unit, quantity.is_percent)
+
+
+_READER = Reader(_rational_scalar)
+_COMPARER = Comparer(lambda left, right: bool(left == right))
 
 
 def squeeze(text: str) -> str:
-    """Return text without spaces that no answer depends on."""
-    return re.sub(r"(?<![0-9a-zA-Z]) +| +(?![0-9a-zA-Z])", "", text)
+    """Return text without spaces that no answer depends on; `1, 234` is a list, `1,234` is not."""
+    return _LOOSE_SPACE.sub("", text)
 
 
 def depth(text: str) -> int:

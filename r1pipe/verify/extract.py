@@ -38,6 +38,7 @@ _SENTENCE_END = re.compile(r"[。；;！!？?]|\.(?=\s|$|\*)")
 _AFTER_ANCHOR = " \t\r*_:：=,，"
 _MAX_GLUE_CHARS = 40
 _MAX_PHRASE_CHARS = 1000
+_MAX_JOINED = 64
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,14 +89,14 @@ def _from_boxes(text: str) -> Extraction | None:
     if not found:
         return None
     joined = [found[-1]]
-    for box in reversed(found[:-1]):
-        glue = _glue(text[box.end : joined[0].start])
+    for box in reversed(found[-_MAX_JOINED:-1]):
+        glue = _glue(text[box.end : joined[-1].start])
         if glue in ("or", "或", "或者", ",or", "还是"):
             return Extraction(found[-1].content, "box", is_hedge=True)
         if glue not in (",", "and", ",and", "和", "与", "、", "以及", ";", "&"):
             break
-        joined.insert(0, box)
-    contents = list(dict.fromkeys(_unwrap(box.content) for box in joined))
+        joined.append(box)
+    contents = list(dict.fromkeys(_unwrap(box.content) for box in reversed(joined)))
     return Extraction(", ".join(contents), "box")
 
 

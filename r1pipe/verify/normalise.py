@@ -88,12 +88,11 @@ _SIZE = re.compile(
     r"\\(?:left|right|middle|bigl|bigr|biggl|biggr|Bigl|Bigr|Biggl|Biggr|big|Big|bigg|Bigg)"
     r"(?![a-zA-Z])\s*\.?(?=[\s()\[\]{}|\\./<>]|$)"
 )
-_DELIMITERS = re.compile(r"\$\$?|\\\(|\\\)|\\\[|\\\]")
+_DELIMITERS = re.compile(r"\$\$?|(?<!\\)\\[()\[\]]")
 _SPACING = re.compile(
-    r"\\(?:[,;:!> ]|(?:quad|qquad|thinspace|enspace|displaystyle|textstyle|scriptstyle|limits"
-    r"|nolimits|mathstrut|strut|hfill|hspace\*?\{[^{}]{0,20}\}|phantom\{[^{}]{0,20}\}"
-    r"|hphantom\{[^{}]{0,20}\}|vphantom\{[^{}]{0,20}\}|label\{[^{}]{0,40}\}|tag\*?\{[^{}]{0,20}\})"
-    r"(?![a-zA-Z]))|(?<!\\)~"
+    r"(?<!\\)\\(?:[,;:!> ]|(?:quad|qquad|thinspace|enspace|displaystyle|textstyle|limits"
+    r"|scriptstyle|nolimits|mathstrut|strut|hfill)(?![a-zA-Z])"
+    r"|(?:hspace\*?|[hv]?phantom|label|tag\*?)\{[^{}]{0,40}\})|(?<!\\)~"
 )
 _COLOR = re.compile(
     r"\\color\s*(?:\[[a-zA-Z]{1,12}\])?\s*\{[^{}]{0,20}\}|\\textcolor\s*\{[^{}]{0,20}\}"
@@ -101,6 +100,9 @@ _COLOR = re.compile(
 _WRAPPER = re.compile(
     r"\\(?:mathbf|boldsymbol|bm|mathbin|mathord|mathopen|mathclose|underline|mathit|mathsf|ensuremath"
     r"|textcolor|boxed|fbox|mathnormal|displaylines)(?![a-zA-Z])\s*(?=\{)"
+)
+_TEXT_NUMBER = re.compile(
+    r"\\(?:text|mathrm|textbf|textit|mathsf|mbox|operatorname)\s*\{\s*([+-]?[0-9][0-9.,/]*)\s*\}"
 )
 _EMPHASIS = re.compile(r"^(?:\*\*|`)?([^*`]*)(?:\*\*|`)$")
 _SYNONYMS = (
@@ -158,6 +160,7 @@ def strip_dress(text: str) -> str:
         text = _SIZE.sub("", text)
         text = _SPACING.sub(" ", text)
         text = _WRAPPER.sub("", text)
+        text = _TEXT_NUMBER.sub(r"\1", text)
         for pattern, replacement in _SYNONYMS:
             text = pattern.sub(replacement, text)
     text = _EMPHASIS.sub(r"\1", re.sub(r" {2,}", " ", text).strip()).strip()

@@ -48,7 +48,7 @@ _POWER_ONLY = re.compile(_POWER_OF_TEN)
 _PERCENT = re.compile(
     r"\s*(?:\\?%|percent\b|per cent\b|\\text\s*\{\s*(?:\\?%|percent)\s*\})\s*(?:of .{0,40})?"
 )
-_NAME = re.compile(r"\s*(\\?[a-zA-Z]+(?:_\{?\w{1,8}\}?)?(?:\([a-zA-Z]\))?)\s*(?:=|:)\s*(?!=)")
+_NAME = re.compile(r"\s*(\\?[a-zA-Z]+(?:_\{?\w{1,8}\}?)?(?:\([a-zA-Z]\))?)\s*=\s*(?!=)")
 _SCALE = re.compile(
     r"\s*(?:\\text\s*\{)?\s*(hundred|thousand|million|billion|trillion|千|万|亿)(?![a-zA-Z])"
 )

@@ -1,0 +1,116 @@
+"""Are two exact sympy expressions equal? By structure, then by value at exact points.
+
+Two expressions without variables are compared to hundreds of significant digits, so that neither
+tiny nor huge numbers are taken for equal. With variables, they are compared at rational points
+where both are real (or anywhere, if they are complex); agreement at all of them to 60 digits is
+taken as identity.
+"""
+
+from __future__ import annotations
+
+import itertools
+from typing import Any
+
+import sympy as sp
+from sympy.core.evalf import PrecisionExhausted
+
+MAX_SYMBOLS = 8
+_DIGITS, _MAX_DIGITS, _PROBE_DIGITS = 5, 400, 60
+_MIN_PROBES, _NUM_PROBES = 3, 10
+_VALUES = ((2, 3), (7, 5), (11, 4), (5, 7), (17, 6), (3, 8), (19, 9), (23, 10))
+
+
+def same_expression(left: Any, right: Any) -> bool:
+    """Return True when the two are the same number or the same function of their variables."""
+    if left == right:
+        return True
+    if left.is_Rational and right.is_Rational:
+        return False
+    if left.has(sp.zoo, sp.nan, sp.oo, -sp.oo) or right.has(sp.zoo, sp.nan, sp.oo, -sp.oo):
+        return False
+    symbols = sorted(left.free_symbols | right.free_symbols, key=str)
+    if symbols:
+        return _agree_at_points(left, right, symbols)
+    return _is_zero(left - right)
+
+
+def proportional(left: Any, right: Any) -> bool:
+    """Return True when left = c x right for a constant c that is neither zero nor infinite."""
+    symbols = sorted(left.free_symbols | right.free_symbols, key=str)
+    if not symbols or left.free_symbols != right.free_symbols or len(symbols) > MAX_SYMBOLS:
+        return False
+    for point in _points(symbols, left, right):
+        ratio = left.subs(point), right.subs(point)
+        if all(value.is_number and not _is_zero(value) for value in ratio):
+            return _agree_at_points(left * ratio[1], right * ratio[0], symbols)
+    return False
+
+
+def _is_zero(value: Any) -> bool:
+    """Return True when a constant is zero, as far as 400 digits can tell."""
+    if value.is_Rational:
+        return bool(value == 0)
+    try:
+        number = value.evalf(_DIGITS, maxn=_MAX_DIGITS, strict=True)
+    except PrecisionExhausted:
+        return True  # every digit cancels
+    return bool(number == 0)
+
+
+def _agree_at_points(left: Any, right: Any, symbols: list[Any]) -> bool:
+    if len(symbols) > MAX_SYMBOLS:
+        return False
+    if not (left.has(sp.core.function.AppliedUndef) or right.has(sp.core.function.AppliedUndef)):
+        is_complex = left.has(sp.I) or right.has(sp.I)
+        num_agreed = 0
+        for point in _points(symbols, left, right):
+            values = [_value(side, point) for side in (left, right)]
+            if any(value is None or not (is_complex or value.is_real) for value in values):
+                continue
+            if not _close(*values):
+                return False
+            num_agreed += 1
+        if num_agreed >= _MIN_PROBES:
+            return True
+    return bool(sp.simplify(left - right) == 0)
+
+
+def _points(symbols: list[Any], left: Any, right: Any) -> list[dict[Any, Any]]:
+    """Return rational points, positive ones first; whole numbers where only they make sense."""
+    only_whole = any(
+        side.has(sp.factorial, sp.binomial)
+        or any(power.base.is_negative and power.exp.free_symbols for power in side.atoms(sp.Pow))
+        for side in (left, right)
+    )
+    points = []
+    for shift in range(_NUM_PROBES):
+        values = itertools.islice(itertools.cycle(_VALUES), shift, shift + len(symbols))
+        point = {}
+        for index, (symbol, (top, bottom)) in enumerate(zip(symbols, values, strict=True)):
+            sign = -1 if shift >= 4 and (shift + index) % 2 else 1
+            value = sp.Rational(top + shift, bottom)
+            point[symbol] = sp.Integer(top + 3 * shift) if only_whole else sign * value
+        points.append(point)
+    return points
+
+
+def _value(expression: Any, point: dict[Any, Any]) -> Any:
+    """Return the value at a point to 60 digits, or None where it has none."""
+    value = expression.evalf(_PROBE_DIGITS, subs=point)
+    if value.has(sp.zoo, sp.nan, sp.oo) or not _is_complex(value):
+        return None
+    return value
+
+
+def _is_complex(value: Any) -> bool:
+    return all(part.is_Float or part.is_Rational for part in value.as_real_imag())
+
+
+def _close(left: Any, right: Any) -> bool:
+    """Compare to 40 digits of the larger one; both tiny against 1 is no evidence of equality."""
+    scale = max(abs(left), abs(right))
+    if scale == 0:
+        return True
+    return bool(abs(left - right) <= scale * sp.Float(10, 30) ** -40) or bool(
+        scale < sp.Float(10, 30) ** -50
+    )
