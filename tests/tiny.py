@@ -26,6 +26,10 @@ from r1pipe.stage import StageKind
 from r1pipe.tasks import TASKS, corpus
 from r1pipe.tasks.world import Noise, sample_problems
 
+torch.set_num_threads(
+    1
+)  # tiny tensors gain nothing from threads, and lose tenfold on a busy machine
+
 ROOT = Path(__file__).resolve().parents[1]
 MANIFEST = ROOT / "manifests" / "r1.yaml"
 INIT_STD = 0.25
