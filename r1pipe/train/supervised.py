@@ -59,7 +59,9 @@ def plan_of(params: Any) -> SupervisedPlan:
     )
 
 
-def sequences_of(tokenizer: Any, folder: Path, max_tokens: int) -> tuple[list[TokenSequence], int]:
+def sequences_of(
+    tokenizer: Any, folder: Path, max_tokens: int, max_rows: int | None = None
+) -> tuple[list[TokenSequence], int]:
     """Return the first rows of a data set as sequences, and how many were over `max_tokens`.
 
     Raises StageError when nothing is left to train on.
