@@ -15,6 +15,19 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from r1pipe import cli_store
+from r1pipe.cli_options import (
+    DEFAULT_MANIFEST,
+    JsonOption,
+    ManifestArgument,
+    ManifestOption,
+    ProfileOption,
+    SetOption,
+    StoreOption,
+    load,
+    open_store,
+    print_json,
+)
 from r1pipe.errors import ArtifactError, R1PipeError
 
 if TYPE_CHECKING:
@@ -23,8 +36,6 @@ if TYPE_CHECKING:
     from r1pipe.planning import Plan
     from r1pipe.store import Store
 
-DEFAULT_MANIFEST = Path("manifests/r1.yaml")
-STORE_NAME = "artifacts"
 QUICK_PROFILES = ("laptop", "smoke")
 """Profiles so small that nobody is asked before a run."""
 
@@ -37,25 +48,7 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 
-ManifestArgument = Annotated[Path, typer.Argument(help="The manifest.", show_default=False)]
-ManifestOption = Annotated[Path, typer.Option("--manifest", "-m", help="The manifest.")]
-ProfileOption = Annotated[
-    str | None, typer.Option("--profile", "-p", help="The profile; else the manifest's own.")
-]
-SetOption = Annotated[
-    list[str] | None,
-    typer.Option("--set", help="stages.X.params.lr=2e-5, params.seed=3, ...; may be repeated."),
-]
-StoreOption = Annotated[
-    Path | None,
-    typer.Option(
-        "--store",
-        envvar="R1PIPE_STORE",
-        help="The store; else artifacts/ beside the manifest's folder.",
-        show_default=False,
-    ),
-]
-JsonOption = Annotated[bool, typer.Option("--json", help="One JSON document on stdout.")]
+app.add_typer(cli_store.app)
 
 
 def main() -> None:
@@ -68,26 +61,6 @@ def main() -> None:
     except R1PipeError as error:
         print("\n".join([str(error), *getattr(error, "__notes__", [])]), file=sys.stderr)
         sys.exit(error.exit_code)
-
-
-def open_store(store: Path | None, manifest: Path = DEFAULT_MANIFEST) -> Store:
-    """Return the store that was asked for, or the one that goes with a manifest."""
-    from r1pipe.recipe import project_root
-    from r1pipe.store import Store
-
-    return Store(store or project_root(manifest) / STORE_NAME)
-
-
-def load(path: Path, profile: str | None, overrides: list[str] | None) -> Manifest:
-    """Return a resolved manifest."""
-    from r1pipe.manifest import load_manifest
-
-    return load_manifest(path, profile=profile, overrides=overrides or ())
-
-
-def print_json(document: Any) -> None:
-    """Print one JSON document."""
-    print(json.dumps(document, indent=2, ensure_ascii=False, default=str))
 
 
 @app.command()

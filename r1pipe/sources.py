@@ -110,8 +110,8 @@ class _Cache:
         return digest
 
     def save(self) -> None:
-        """Write the cache where it can be written; without it only time is lost."""
-        if self.is_changed:
+        """Write the cache where there is a store; without it only time is lost."""
+        if self.is_changed and self.path.parent.is_dir():
             _write_cache(self.path, self.entries)
 
 
@@ -132,7 +132,6 @@ def _read_cache(path: Path) -> dict[str, Any]:
 def _write_cache(path: Path, entries: dict[str, Any]) -> None:
     temporary = path.with_name(f"{path.name}.{os.getpid()}")
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
         temporary.write_text(json.dumps({"format": CACHE_FORMAT, "entries": entries}))
         temporary.replace(path)
     except OSError:

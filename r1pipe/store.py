@@ -78,7 +78,14 @@ class Store:
             if not (self.root / FORMAT_NAME).exists():
                 value = {"format": STORE_FORMAT, "r1pipe": __version__}
                 disk.place_json(self.root / FORMAT_NAME, value)
-            for path in (self.objects, self.records_dir, self.logs, self.stats, self.trash):
+            for path in (
+                self.objects,
+                self.records_dir,
+                self.logs,
+                self.stats,
+                self.trash,
+                self.sources,
+            ):
                 path.mkdir(exist_ok=True)
             for name in ("attempts", "locks"):
                 (self.root / name).mkdir(exist_ok=True)

@@ -30,6 +30,13 @@ def age(path: Path, seconds: float = 60) -> None:
     os.utime(path, (then, then))
 
 
+@pytest.fixture(autouse=True)
+def cache(tmp_path: Path) -> Path:
+    """Return the cache's folder; one that does not exist is not made."""
+    (tmp_path / "cache").mkdir()
+    return tmp_path / "cache"
+
+
 @pytest.fixture
 def reads(monkeypatch: pytest.MonkeyPatch) -> list[Path]:
     """Return the list of files whose bytes are read."""
@@ -86,6 +93,28 @@ def test_a_file_that_changed_just_now_is_not_remembered(tmp_path: Path) -> None:
     path.write_bytes(b"abc")
     source_id(local(path), tmp_path / "cache")
     assert not (tmp_path / "cache" / sources.CACHE_NAME).exists()
+
+
+def test_reading_a_source_makes_no_folder(tmp_path: Path, reads: list[Path]) -> None:
+    path = tmp_path / "p"
+    path.write_bytes(b"abc")
+    assert source_id(local(path), tmp_path / "no" / "store") == digest_bytes(b"abc")
+    assert not (tmp_path / "no").exists()
+
+
+def test_a_file_that_changes_while_it_is_read_is_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "p"
+    path.write_bytes(b"abc")
+
+    def digest(found: Path) -> str:
+        found.write_bytes(b"longer")
+        return "0" * 64
+
+    monkeypatch.setattr(sources, "digest_file", digest)
+    with pytest.raises(SourceError, match="p cannot be read: it changed while it was read"):
+        source_id(local(path), tmp_path / "cache")
 
 
 def test_a_torn_or_foreign_cache_is_left_aside(tmp_path: Path, reads: list[Path]) -> None:
