@@ -142,7 +142,7 @@ def show(
     store: StoreOption = None,
     as_json: JsonOption = False,
 ) -> None:
-    """Show all artifacts, or one: parameters, inputs, metrics and samples."""
+    """Show all artifacts, or everything about one."""
     from r1pipe import show as views
 
     opened = open_store(store)
@@ -175,7 +175,7 @@ def why(
     store: StoreOption = None,
     as_json: JsonOption = False,
 ) -> None:
-    """Say why a stage runs, or why it does not: what changed, and where that is written."""
+    """Say why a stage runs or not: what changed, and where."""
     from r1pipe.why import explain
 
     loaded = load(manifest, profile, overrides)
@@ -188,7 +188,7 @@ def why(
 
 @app.command()
 def schema(manifest: ManifestArgument = DEFAULT_MANIFEST) -> None:
-    """Print the JSON Schema of manifests, for editors; made from the models of the stages."""
+    """Print the JSON Schema of manifests, for editors."""
     from r1pipe.kinds import load_kinds
     from r1pipe.recipe import find_manifest
     from r1pipe.schema import manifest_schema

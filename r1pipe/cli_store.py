@@ -26,7 +26,7 @@ NameArgument = Annotated[
 def diff(
     old: NameArgument, new: NameArgument, store: StoreOption = None, as_json: JsonOption = False
 ) -> None:
-    """Compare two artifacts: key, parameters, metrics, files, and rows by their id."""
+    """Compare two artifacts: key, metrics, files, rows."""
     from r1pipe.diff import diff as compare
 
     opened = open_store(store)
@@ -43,7 +43,7 @@ def fsck(
     store: StoreOption = None,
     as_json: JsonOption = False,
 ) -> None:
-    """Check records, seals and bytes; ends with 6 where something is damaged."""
+    """Check the store; ends with 6 if it is damaged."""
     from r1pipe.fsck import fsck as check
 
     report = check(open_store(store), full=full, set_aside=set_aside)
@@ -124,7 +124,7 @@ def tag(
     store: StoreOption = None,
     as_json: JsonOption = False,
 ) -> None:
-    """Give an artifact a name of its own; a tagged artifact is never collected."""
+    """Name an artifact, and keep it from being collected."""
     from r1pipe import disk, roots
 
     opened = open_store(store)
@@ -150,7 +150,7 @@ def export(
     store: StoreOption = None,
     as_json: JsonOption = False,
 ) -> None:
-    """Copy an artifact and its lineage out of the store, verified while it is copied."""
+    """Copy an artifact out of the store, verified."""
     from r1pipe import transfer
 
     opened = open_store(store)

@@ -140,7 +140,6 @@ class _Report:
                 rest.append(step)
                 continue
             path.append(str(step))
-            rest.clear()
         return found, tuple(path), tuple(rest)
 
     def _dotted(self, path: Sequence[str]) -> str:

@@ -180,6 +180,9 @@ def test_the_schema_accepts_the_manifest_and_refuses_a_wrong_one(
     validator = jsonschema.Draft202012Validator(schema)
     manifest = YAML(typ="safe", pure=True).load(MANIFEST)
     assert list(validator.iter_errors(manifest)) == []
+    left_to_profile = json.loads(json.dumps(manifest))
+    del left_to_profile["stages"]["numbers"]["params"]["count"]
+    assert list(validator.iter_errors(left_to_profile)) == []
     for path, value in [
         (("stages", "numbers", "params", "cuont"), 1),
         (("stages", "numbers", "params", "count"), "ten"),

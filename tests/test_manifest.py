@@ -248,6 +248,12 @@ def test_a_document_of_another_shape_is_refused(project: Path, text: str, messag
     assert any(line.startswith(message) for line in mistakes_of(write_manifest(project, text)))
 
 
+def test_a_byte_order_mark_is_no_part_of_the_first_key(project: Path) -> None:
+    path = small(project)
+    path.write_bytes(b"\xef\xbb\xbf" + path.read_bytes())
+    assert load_manifest(path).name == "small"
+
+
 def test_a_missing_manifest_is_named(project: Path) -> None:
     with pytest.raises(ManifestError, match=r"nowhere\.yaml: no such manifest"):
         load_manifest(project / "nowhere.yaml")
