@@ -6,9 +6,11 @@ and names: whether a stage is a hit is decided by the record's own file.
 
 from __future__ import annotations
 
+import gc
 import json
 import os
-from contextlib import suppress
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -30,22 +32,22 @@ class RecordIndex:
 
     def records(self) -> list[ActionRecord]:
         """Return all readable records, sorted by key; damaged ones are left to `fsck`."""
-        current = self._signatures()
-        cached = self._read()
-        known = {
-            name: value
-            for name, signature in current.items()
-            if (item := cached.get(name)) is not None
-            and item[0] == signature
-            and (value := item[1]) is not None
-        }
-        missing = [name for name in current if name not in known]
-        for name in missing:
-            if (record := self._read_one(name)) is not None:
-                known[name] = record.to_json()
-        if missing and len(missing) * STALE_SHARE >= len(current):
-            self._write(current, known)
-        return [ActionRecord.trusted(known[name]) for name in sorted(known)]
+        with _no_collection():
+            current, cached = self._signatures(), self._read()
+            known: dict[str, dict[str, Any]] = {}
+            missing = []
+            for name, signature in current.items():
+                item = cached.get(name)
+                if item is not None and item[1] == signature:
+                    known[name] = item[2]
+                else:
+                    missing.append(name)
+            for name in missing:
+                if (record := self._read_one(name)) is not None:
+                    known[name] = record.to_json()
+            if missing and len(missing) * STALE_SHARE >= len(current):
+                self._write(current, known)
+            return [ActionRecord.trusted(known[name]) for name in sorted(known)]
 
     def _signatures(self) -> dict[str, list[int]]:
         found = {}
@@ -56,10 +58,10 @@ class RecordIndex:
                     found[entry.name] = [stat.st_size, stat.st_mtime_ns, stat.st_ino]
         return found
 
-    def _read(self) -> dict[str, Any]:
-        with suppress(OSError, ValueError):
-            rows = [json.loads(line) for line in self.path.read_bytes().splitlines()]
-            return {row[0]: row[1:] for row in rows}
+    def _read(self) -> dict[str, list[Any]]:
+        """Return {file name: [file name, signature, record]}."""
+        with suppress(OSError, ValueError, IndexError, TypeError):
+            return {row[0]: row for row in json.loads(self.path.read_bytes())}
         return {}
 
     def _read_one(self, name: str) -> ActionRecord | None:
@@ -70,7 +72,19 @@ class RecordIndex:
         except (DamagedError, StoreError, ValueError, OSError):
             return None
 
-    def _write(self, current: dict[str, list[int]], known: dict[str, Any]) -> None:
-        rows = (json.dumps([name, current[name], known[name]]) for name in sorted(known))
+    def _write(self, current: dict[str, list[int]], known: dict[str, dict[str, Any]]) -> None:
+        rows = [[name, current[name], known[name]] for name in sorted(known)]
         with suppress(OSError):
-            disk.place_text(self.path, "".join(row + "\n" for row in rows), durable=False)
+            disk.place_text(self.path, json.dumps(rows), durable=False)
+
+
+@contextmanager
+def _no_collection() -> Iterator[None]:
+    """Spare Python's cycle collector the walk over a hundred thousand new values."""
+    was_enabled = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if was_enabled:
+            gc.enable()

@@ -34,11 +34,10 @@ def nearest_record(
     same = [record for record in same if record.kind == preimage["kind"]] or same
     if not same:
         same = [record for record in records if record.kind == preimage["kind"]]
-    wanted = flatten(preimage)
 
     def closeness(record: ActionRecord) -> tuple[int, bool, str]:
         return (
-            -len(different(flatten(record.preimage), wanted)),
+            -distance(record.preimage, preimage),
             record.manifest_name == manifest,
             record.created,
         )
@@ -54,3 +53,12 @@ def different(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[str]:
         for path in paths
         if new.get(path) is not UNKNOWN and old.get(path, ABSENT) != new.get(path, ABSENT)
     ]
+
+
+def distance(old: Any, new: Any) -> int:
+    """Count the leaves in which two preimages differ; equal branches are not walked."""
+    if new is UNKNOWN or old == new:
+        return 0
+    if not (isinstance(old, Mapping) and isinstance(new, Mapping)):
+        return 1
+    return sum(distance(old.get(name, ABSENT), new.get(name, ABSENT)) for name in {*old, *new})

@@ -48,6 +48,7 @@ class Store:
         self.sources = self.root / "sources"
         self._intact: set[str] = set()
         self._found: dict[str, ActionRecord | None] = {}
+        self._records: list[ActionRecord] | None = None
         self._is_prepared = False
         self._check_format()
 
@@ -119,6 +120,7 @@ class Store:
     def forget(self, key: str) -> None:
         """Read a key's record from the disk again: another process may have placed one."""
         self._found.pop(key, None)
+        self._records = None
 
     def is_intact(self, record: ActionRecord) -> bool:
         """Return whether a record's artifact is here, whole; a damaged one is a DamagedError.
@@ -157,7 +159,7 @@ class Store:
 
     def set_record_aside(self, key: str) -> None:
         """Move a damaged action record out of the way, so that its key is no longer a hit."""
-        self._found.pop(key, None)
+        self.forget(key)
         with disk.store_errors(self.root, "a damaged record cannot be set aside"):
             target = self.trash / f"damaged-{disk.token()}" / f"{key}.json"
             target.parent.mkdir(parents=True)
@@ -190,8 +192,10 @@ class Store:
         return read_samples(self.logs / record.logs)
 
     def records(self) -> list[ActionRecord]:
-        """Return all action records that can be read, sorted by key."""
-        return RecordIndex(self.root, self.records_dir).records()
+        """Return all action records that can be read, sorted by key; read once per `Store`."""
+        if self._records is None:
+            self._records = RecordIndex(self.root, self.records_dir).records()
+        return self._records
 
     def resolve(self, name: str) -> ActionRecord:
         """Return the record that a name stands for: stage, stage@7f3a, tag, or an id's prefix."""

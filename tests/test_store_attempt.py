@@ -75,7 +75,8 @@ def test_no_damage_to_a_journal_gives_a_row_that_was_not_written(
     found = [row["unit"] for row in opened.rows()]
     opened.close()
     intact = next(index for index in range(4) if at < sum(map(len, frames[: index + 1])))
-    assert found == list(range(intact))
+    # a space of a header that became a tab changes nothing
+    assert found in (list(range(intact)), list(range(4)))
 
 
 def test_a_unit_is_appended_once(tmp_path: Path) -> None:
