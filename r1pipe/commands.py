@@ -25,8 +25,6 @@ def stage_command(manifest: Manifest, name: str) -> str:
 
 def _options(manifest: Manifest) -> list[str]:
     words = ["--profile", manifest.profile] if manifest.profile else []
-    origins = [origin for node in manifest.stages.values() for origin in node.origins.values()]
-    origins += [source.origin for source in manifest.sources.values()]
-    for text in dict.fromkeys(origin.set_text for origin in origins if origin.set_text):
+    for text in manifest.overrides:
         words += ["--set", text]
     return words

@@ -53,7 +53,7 @@ class StoreError(R1PipeError):
     exit_code = 8
 
 
-class Interrupted(R1PipeError):
+class Interrupted(R1PipeError):  # noqa: N818 - nobody did anything wrong
     """A run was asked to stop (SIGTERM 75, Ctrl-C 130); its attempt can be resumed."""
 
     def __init__(self, message: str, exit_code: int = 130) -> None:
