@@ -70,4 +70,4 @@ def solve(problem: Problem, rng: random.Random, noise: Noise) -> Solution:
     return Solution(thought, answer, summarise(answer, problem.language))
 
 
-TASK = Task(make, solve, levels=(1, 2, 3, 4))
+TASK = Task(make, solve, levels=(1, 2, 3, 4, 5))

@@ -1,6 +1,7 @@
 """Multiple choice: a short chain modulo 7 with four options.
 
-The thought computes, then picks: `2*3 is 6-1 is 5 pick C`. Level: the number of operations.
+The thought computes, then picks: `2*3 is 6-1 is 5 pick 5C`, repeating the value right before
+its letter, as the options do. Level: the number of operations.
 """
 
 from __future__ import annotations
@@ -41,7 +42,8 @@ def solve(problem: Problem, rng: random.Random, noise: Noise) -> Solution:
     thought, value = arithmetic.worked(problem.meta["expression"], problem.language, rng, noise)
     options = list(problem.meta["options"])
     answer = LETTERS[options.index(value)] if value in options else rng.choice(LETTERS)
-    thought += word(PICK, problem.language, rng, noise) + answer
+    shown = options[LETTERS.index(answer)]
+    thought += f"{word(PICK, problem.language, rng, noise)}{shown}{answer}"
     return Solution(thought, answer, summarise(answer, problem.language))
 
 

@@ -1,7 +1,7 @@
 """Countdown: make the target from the given numbers with + and -, each number once.
 
-The thought tries sign patterns one after the other: `3+5=8+7=15 no 3+5=8-7=1 yes`. Level: the
-count of numbers less one.
+The thought tries sign patterns one after the other and holds each result against the target:
+`3+4=7+2=9?5 no 3+4=7-2=5?5 yes`. Level: the count of numbers less one.
 """
 
 from __future__ import annotations
@@ -18,8 +18,8 @@ MAX_TRIES = 3
 
 
 def make(rng: random.Random, language: str, level: int) -> Problem:
-    """Return `level` + 1 numbers from 1 to 5 and a target that some signs reach in this order."""
-    numbers = [rng.randrange(1, 6) for _ in range(level + 1)]
+    """Return `level` + 1 numbers from 1 to 4 and a target that some signs reach in this order."""
+    numbers = [rng.randrange(1, 5) for _ in range(level + 1)]
     signs = [rng.choice("+-") for _ in range(level)]
     target = partial_sums(numbers, signs)[-1]
     content = f"{' '.join(map(str, numbers))} = {target}"
@@ -74,7 +74,7 @@ def solve(problem: Problem, rng: random.Random, noise: Noise) -> Solution:
         is_found = values[-1] == target
         is_last = is_found or index + 1 == min(MAX_TRIES, len(patterns))
         verdict = YES if is_found else NO
-        thought += tried + word(verdict, problem.language, rng, noise)
+        thought += f"{tried}?{target}" + word(verdict, problem.language, rng, noise)
         if is_last:
             break
     answer = expression(numbers, signs)
