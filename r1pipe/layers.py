@@ -13,6 +13,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from r1pipe.recipe import find_manifest
+from r1pipe.text import visible
 from r1pipe.yaml_source import Mistake, Origin, Value, parse_yaml, read_yaml, tagged
 
 FORMAT = 1
@@ -175,7 +176,7 @@ def _lay_profiles(layers: Layers, profile: str | None) -> None:
         if asked is None and default is not None:
             layers.mistakes.append(default.origin.mistake(message))
         else:
-            layers.mistakes.append(f"--profile {profile}: {message}")
+            layers.mistakes.append(visible(f"--profile {profile}: {message}"))
     layers.profile = profile
     bare = replace(layers, removed=set(layers.removed))
     layers.variants.append(bare.tree)

@@ -26,6 +26,7 @@ from ruamel.yaml.events import (
 from ruamel.yaml.reader import ReaderError
 
 from r1pipe.errors import Problem
+from r1pipe.text import visible
 
 MAX_DEPTH = 40
 MAX_NODES = 100_000
@@ -65,8 +66,8 @@ class Origin:
     def mistake(self, message: str) -> Mistake:
         """Return the report of a mistake at this place."""
         if self.set_text is not None:
-            return f"--set {self.set_text}: {message}"
-        return Problem(self.file, self.line, self.column, message)
+            return visible(f"--set {self.set_text}: {message}")
+        return Problem(self.file, self.line, self.column, visible(message))
 
 
 @dataclass(frozen=True, slots=True)
