@@ -25,8 +25,9 @@ class Overlap:
 
 
 def words(text: str) -> list[str]:
-    """Return the words of a text: case-folded, NFKC, one per CJK character or sign before a digit, no
-    other punctuation.
+    """Return the words of a text: case-folded, NFKC, one per CJK character or sign before a digit.
+
+    Other punctuation is dropped.
 
     >>> words("Add 3+4, 再加 5")
     ['add', '3', '+', '4', '再', '加', '5']

@@ -10,7 +10,7 @@ from typing import Any
 
 import sympy as sp
 
-from r1pipe.verify.values import UnreadableError
+from r1pipe.verify.values import TooBigError, UnreadableError
 
 MAX_DIGITS = 20_000
 MAX_FACTORIAL = 5_000
@@ -29,12 +29,12 @@ def power(base: Any, exponent: Any) -> Any:
     if base.is_number and exponent.is_number:
         size = abs(_magnitude(exponent))
         if size * max(1.0, abs(_log10(base))) > MAX_DIGITS:
-            raise UnreadableError("a number too big to write out")
+            raise TooBigError("a number too big to write out")
         if base == 0 and exponent.is_positive is not True:
             raise UnreadableError("zero to a power that is not positive")
     value = base**exponent
     if value.is_Pow and value.exp.is_number and _magnitude(value.exp) > MAX_EXPONENT:
-        raise UnreadableError("an exponent too big to work with")
+        raise TooBigError("an exponent too big to work with")
     return value
 
 
@@ -51,7 +51,7 @@ def _magnitude(value: Any) -> float:
 
 def _log10(base: Any) -> float:
     if isinstance(base, sp.Rational):
-        return 0.30103 * max(abs(base.p).bit_length(), base.q.bit_length())
+        return 0.30103 * max(int(base.p).bit_length(), int(base.q).bit_length())
     size = _magnitude(base)
     if size in (0.0, float("inf")):
         return 1.0
@@ -61,7 +61,7 @@ def _log10(base: Any) -> float:
 def factorial(value: Any) -> Any:
     """Return n!; of a number only for whole n up to 5,000."""
     if value.is_number and not (value.is_Integer and 0 <= value <= MAX_FACTORIAL):
-        raise UnreadableError("a factorial too big to write out")
+        raise TooBigError("a factorial too big to write out")
     return sp.factorial(value)
 
 
@@ -69,5 +69,5 @@ def binomial(top: Any, bottom: Any) -> Any:
     """Return n over k; of numbers only for whole ones with n up to 5,000."""
     is_whole = top.is_Integer and bottom.is_Integer
     if top.is_number and bottom.is_number and not (is_whole and abs(top) <= MAX_FACTORIAL):
-        raise UnreadableError("a binomial coefficient too big to write out")
+        raise TooBigError("a binomial coefficient too big to write out")
     return sp.binomial(top, bottom)

@@ -60,6 +60,15 @@ def _with_bare_letter(text: str) -> Quantity | None:
     return parse_plain_quantity(rf"{match[1]}\text{{ {match[2]}}}") if match is not None else None
 
 
+def reads_exactly(gold: str) -> bool:
+    """Return True when the exact layer alone reads the whole answer."""
+    text, quantity = read_gold(gold)
+    if quantity is not None or (len(text) <= MAX_ANSWER_CHARS and same_choice(text, text)):
+        return True
+    values, is_complete = _read_structure(text)
+    return bool(values) and is_complete
+
+
 def _by_structure(gold: str, answer: str) -> bool | None:
     """Compare sets, tuples, intervals and the like whose leaves are all rational."""
     golds, is_gold_complete = _read_structure(gold)

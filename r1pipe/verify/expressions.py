@@ -31,7 +31,7 @@ def same_expression(left: Any, right: Any) -> bool:
     symbols = sorted(left.free_symbols | right.free_symbols, key=str)
     if symbols:
         return _agree_at_points(left, right, symbols)
-    return _is_zero(left - right)
+    return _same_constant(left, right)
 
 
 def proportional(left: Any, right: Any) -> bool:
@@ -41,20 +41,31 @@ def proportional(left: Any, right: Any) -> bool:
         return False
     for point in _points(symbols, left, right):
         ratio = left.subs(point), right.subs(point)
-        if all(value.is_number and not _is_zero(value) for value in ratio):
+        if all(value.is_number and not _same_constant(value, sp.S.Zero) for value in ratio):
             return _agree_at_points(left * ratio[1], right * ratio[0], symbols)
     return False
 
 
-def _is_zero(value: Any) -> bool:
-    """Return True when a constant is zero, as far as 400 digits can tell."""
-    if value.is_Rational:
-        return bool(value == 0)
+def _same_constant(left: Any, right: Any) -> bool:
+    """Compare two constants to 400 digits; what cannot be computed at all must simplify to zero."""
+    difference = left - right
+    if difference.is_Rational:
+        return bool(difference == 0)
+    if _digits_of(difference, _DIGITS, _MAX_DIGITS) is not None:
+        return False  # a digit that does not cancel
+    values = [_digits_of(side, _PROBE_DIGITS, 2 * _MAX_DIGITS) for side in (left, right)]
+    if any(value is None for value in values):
+        return bool(sp.simplify(difference) == 0)
+    return _close(*values)
+
+
+def _digits_of(value: Any, digits: int, max_digits: int) -> Any:
+    """Return a constant to so many true digits, or None where they all cancel."""
     try:
-        number = value.evalf(_DIGITS, maxn=_MAX_DIGITS, strict=True)
+        number = value.evalf(digits, maxn=max_digits, strict=True)
     except PrecisionExhausted:
-        return True  # every digit cancels
-    return bool(number == 0)
+        return None
+    return number if _is_complex(number) and number != 0 else None
 
 
 def _agree_at_points(left: Any, right: Any, symbols: list[Any]) -> bool:

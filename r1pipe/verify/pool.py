@@ -34,12 +34,18 @@ START_LIMIT_S = 120.0
 _POLL_S = 0.5
 
 
+class Promise(Future[Verdict]):
+    """A verdict to come; once it is there, `elapsed_s` is the time since a worker took the pair."""
+
+    elapsed_s: float = 0.0
+
+
 @dataclass
 class _Task:
     gold: str
     answer: str
     limit_s: float
-    future: Future[Verdict]
+    future: Promise
 
 
 @dataclass
@@ -47,6 +53,7 @@ class _Worker:
     pid: int
     channel: socket.socket
     task: _Task | None = None
+    started: float = 0.0
     deadline: float = 0.0
     buffer: bytes = b""
 
@@ -66,9 +73,9 @@ class Pool:
         self._thread = threading.Thread(target=self._run, name="r1pipe-verify", daemon=True)
         self._thread.start()
 
-    def submit(self, gold: str, answer: str, limit_s: float = DEFAULT_LIMIT_S) -> Future[Verdict]:
+    def submit(self, gold: str, answer: str, limit_s: float = DEFAULT_LIMIT_S) -> Promise:
         """Queue one pair; its time limit counts from the moment a worker takes it."""
-        task = _Task(gold, answer, limit_s, Future())
+        task = _Task(gold, answer, limit_s, Promise())
         with self._lock:
             if self._is_closed:
                 raise StageError("verify: the pool is closed; start another one")
@@ -170,7 +177,8 @@ class _Dispatcher:
             if worker.pid == 0:
                 self._spawn(worker)
             worker.task = task
-            worker.deadline = time.monotonic() + task.limit_s
+            worker.started = time.monotonic()
+            worker.deadline = worker.started + task.limit_s
             request = json.dumps([task.gold, task.answer, task.limit_s]).encode() + b"\n"
             try:
                 worker.channel.sendall(request)
@@ -204,6 +212,7 @@ class _Dispatcher:
     def _finish(self, worker: _Worker, verdict: Verdict) -> None:
         task, worker.task = worker.task, None
         if task is not None:
+            task.future.elapsed_s = time.monotonic() - worker.started
             task.future.set_result(verdict)
 
     def _replace(self, worker: _Worker, verdict: Verdict) -> None:

@@ -218,6 +218,8 @@ class Reader:
     def _union(self, text: str) -> Value:
         """Read parts joined by "or" or a cup: a union of intervals, or a list of values."""
         parts = [part for part in scan.split_at(text, (r"\lor", r"\cup")) if part]
+        if not parts:
+            raise UnreadableError("a union of nothing")
         member = _MEMBER.fullmatch(parts[0])
         name = member.group(1) if member is not None else ""
         parts[0] = member.group(2) if member is not None else parts[0]

@@ -28,6 +28,7 @@ from r1pipe.verify.values import (
     Scalar,
     Span,
     Spans,
+    TooBigError,
     UnreadableError,
     Value,
 )
@@ -85,6 +86,13 @@ def judge(gold: str, answer: str) -> str:
         if answers or not _EXOTIC.search(answer):
             return WRONG
     return _by_math_verify(gold, answer)
+
+
+def read_gold(gold: str) -> None:
+    """Read a gold answer into the cache, by the reader that will judge with it."""
+    gold = plain(gold)
+    if not _read_gold(gold):
+        _parse_gold(gold)
 
 
 @lru_cache(maxsize=4096)
@@ -200,7 +208,7 @@ def _by_math_verify(gold: str, answer: str) -> str:
     parsed = _parse_gold(gold)
     if not parsed:
         return GOLD_UNUSABLE
-    if _slips_through(gold, answer):
+    if _slips_through(gold, answer) or _is_too_big(answer):
         return WRONG
     given = _parse(answer)
     is_right = bool(given) and verify(
@@ -213,6 +221,16 @@ def _by_math_verify(gold: str, answer: str) -> str:
         raise_on_error=False,
     )
     return CORRECT if is_right else WRONG
+
+
+def _is_too_big(answer: str) -> bool:
+    try:
+        parse_expression(answer)
+    except TooBigError:
+        return True
+    except UnreadableError:
+        return False
+    return False
 
 
 def _slips_through(gold: str, answer: str) -> bool:

@@ -20,6 +20,10 @@ class UnreadableError(ValueError):
     """The text is not of a kind that this reader knows."""
 
 
+class TooBigError(UnreadableError):
+    """The text writes a number that would not fit in memory or time."""
+
+
 @dataclass(frozen=True)
 class Scalar:
     """One value with unit, percent sign and the name it was given (`n = 5`)."""

@@ -126,13 +126,16 @@ def _limit_cpu(limit_s: float) -> None:
 
 def _judge(gold: str, answer: str, limit_s: float) -> str:
     """Return the verdict of one pair; the timer rings before the caller's deadline."""
+    fault = late = symbolic.GOLD_UNUSABLE  # as long as only the gold answer has been read
     try:
         signal.setitimer(signal.ITIMER_REAL, 0.8 * limit_s)
+        symbolic.read_gold(gold)
+        fault, late = "crashed", "timeout"
         return symbolic.judge(gold, answer)
     except OutOfTimeError:
-        return "timeout"
+        return late
     except (Exception, RecursionError, MemoryError):
-        return "crashed"
+        return fault
     finally:
         signal.setitimer(signal.ITIMER_REAL, 0)
 

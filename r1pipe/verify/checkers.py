@@ -1,0 +1,175 @@
+"""The table of checkers, and how a pair is judged: here where that is exact, else in the pool."""
+
+from __future__ import annotations
+
+import time
+from collections import OrderedDict, deque
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
+
+from r1pipe.errors import StageError
+from r1pipe.records import Problem, Verdict
+from r1pipe.verify import countdown, phrases
+from r1pipe.verify.equivalence import MAX_GOLD_CHARS, decide, read_gold
+from r1pipe.verify.extract import Prefer, find_answer
+from r1pipe.verify.numbers import parse_quantity, same_quantity
+from r1pipe.verify.pool import DEFAULT_LIMIT_S, Promise, shared_pool
+
+Checker = Callable[[Problem, str], Verdict]
+
+WINDOW = 4096
+"""Pairs in flight in a stream: enough to keep the workers busy, and bounded."""
+
+
+@dataclass(frozen=True, slots=True)
+class Judgement:
+    """A verdict with what it was reached on."""
+
+    verdict: Verdict
+    extracted: str | None
+    method: str
+    """Where the answer stood (`box`, `tag`, `hash`, `phrase`, `summary`, `none`) and, behind a
+    slash, the layer that decided (`exact` or `symbolic`)."""
+    ms: float
+
+
+def check_number(problem: Problem, text: str) -> Verdict:
+    """Judge a numeric answer by exact rationals, in microseconds, with no algebra."""
+    gold = read_gold(problem.gold)[1]
+    if gold is None:
+        return Verdict.GOLD_UNUSABLE
+    found = find_answer(text)
+    if found.answer is None:
+        return Verdict.NO_ANSWER
+    if found.is_hedge:
+        return Verdict.WRONG
+    given = parse_quantity(found.answer)
+    is_right = given is not None and same_quantity(gold, given)
+    return Verdict.CORRECT if is_right else Verdict.WRONG
+
+
+def check_math(problem: Problem, text: str) -> Verdict:
+    """Judge any mathematical answer: exactly where that decides, else by algebra in a worker."""
+    return judge(problem, text).verdict
+
+
+CHECKERS: dict[str, Checker] = {
+    "choice": phrases.check_choice,
+    "contains": phrases.check_contains,
+    "countdown": countdown.check,
+    "math": check_math,
+    "number": check_number,
+    "refusal": phrases.check_refusal,
+    "word": phrases.check_word,
+}
+
+
+def verify(problem: Problem, text: str) -> Verdict:
+    """Judge one completion by the problem's own checker."""
+    return checker_of(problem)(problem, text)
+
+
+def judge(problem: Problem, text: str, *, timeout_s: float = DEFAULT_LIMIT_S) -> Judgement:
+    """Judge one completion and say what was extracted and which layer decided."""
+    return _settle(_start(problem, text, timeout_s, 0, _Asked()))
+
+
+def verify_many(
+    pairs: Iterable[tuple[Problem, str]], *, timeout_s: float = DEFAULT_LIMIT_S, workers: int = 0
+) -> list[Verdict]:
+    """Judge many completions, in order.
+
+    Cheap checkers run in this process. Pairs that need algebra go to the pool (`workers` of them;
+    0 means two), which starts at the first such pair; equal pairs are judged once.
+    """
+    stream = judge_stream(pairs, timeout_s=timeout_s, workers=workers)
+    return [judgement.verdict for judgement in stream]
+
+
+def judge_stream(
+    pairs: Iterable[tuple[Problem, str]], *, timeout_s: float = DEFAULT_LIMIT_S, workers: int = 0
+) -> Iterator[Judgement]:
+    """Judge completions as they come, in order, with a bounded number of them in flight."""
+    asked = _Asked()
+    waiting: deque[_Pending] = deque()
+    for problem, text in pairs:
+        waiting.append(_start(problem, text, timeout_s, workers, asked))
+        while waiting and (len(waiting) >= WINDOW or not isinstance(waiting[0].verdict, Promise)):
+            yield _settle(waiting.popleft())
+    while waiting:
+        yield _settle(waiting.popleft())
+
+
+class _Asked(OrderedDict[tuple[str, str], Promise]):
+    """The last pairs sent to the pool, so that equal ones are judged once."""
+
+    def promise(self, gold: str, answer: str, timeout_s: float, workers: int) -> Promise:
+        key = (gold, answer)
+        if key not in self:
+            self[key] = shared_pool(workers).submit(gold, answer, timeout_s)
+            if len(self) > WINDOW:
+                self.popitem(last=False)
+        self.move_to_end(key)
+        return self[key]
+
+
+@dataclass(frozen=True, slots=True)
+class _Pending:
+    verdict: Verdict | Promise
+    extracted: str | None
+    method: str
+    ms: float
+
+
+def _start(problem: Problem, text: str, timeout_s: float, workers: int, asked: _Asked) -> _Pending:
+    """Judge a pair here, or send it to the pool and return the promise."""
+    started = time.perf_counter()
+    if problem.checker == "math":
+        verdict, extracted, method = _start_math(problem, text, timeout_s, workers, asked)
+    else:
+        verdict = checker_of(problem)(problem, text)
+        extracted, method = _extracted(problem, text)
+    return _Pending(verdict, extracted, method, 1000 * (time.perf_counter() - started))
+
+
+def _start_math(
+    problem: Problem, text: str, timeout_s: float, workers: int, asked: _Asked
+) -> tuple[Verdict | Promise, str | None, str]:
+    found = find_answer(text)
+    exact = f"{found.method}/exact"
+    if not read_gold(problem.gold)[0] or len(problem.gold) > MAX_GOLD_CHARS:
+        return Verdict.GOLD_UNUSABLE, found.answer, exact
+    if found.answer is None:
+        return Verdict.NO_ANSWER, None, exact
+    decided = False if found.is_hedge else decide(problem.gold, found.answer)
+    if decided is not None:
+        return Verdict.CORRECT if decided else Verdict.WRONG, found.answer, exact
+    promise = asked.promise(problem.gold, found.answer, timeout_s, workers)
+    return promise, found.answer, f"{found.method}/symbolic"
+
+
+def _extracted(problem: Problem, text: str) -> tuple[str | None, str]:
+    if problem.checker in ("contains", "refusal"):
+        return None, "summary/exact"
+    prefer: Prefer = "tag" if problem.checker == "countdown" else "box"
+    found = find_answer(text, prefer=prefer)
+    return found.answer, f"{found.method}/exact"
+
+
+def _settle(pending: _Pending) -> Judgement:
+    verdict, ms = pending.verdict, pending.ms
+    if isinstance(verdict, Promise):
+        promise, verdict = verdict, verdict.result()
+        ms += 1000 * promise.elapsed_s
+    return Judgement(verdict, pending.extracted, pending.method, ms)
+
+
+def checker_of(problem: Problem) -> Checker:
+    """Return the problem's checker, or say which there are."""
+    checker = CHECKERS.get(problem.checker)
+    if checker is None:
+        known = ", ".join(sorted(CHECKERS))
+        raise StageError(
+            f"problem {problem.id}: no checker is called {problem.checker!r}; choose one of {known}"
+        )
+    return checker

@@ -1,0 +1,289 @@
+"""The pool: deadlines, crashes, sharing between threads, asyncio and forked processes."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from r1pipe.errors import StageError
+from r1pipe.records import Problem, Verdict
+from r1pipe.verify import judge_stream, verify, verify_many
+from r1pipe.verify.cases import verify_answer, verify_cases
+from r1pipe.verify.golds import check_golds
+from r1pipe.verify.hostile import GOLDS, hostile_completions
+from r1pipe.verify.pool import Pool
+
+SLOW = r"\gcd(2^{3000000}-1,2^{2000000}-1)"
+EXOTIC = r"\int_0^1 f(t)\,dt"
+ROOT = Path(__file__).parent.parent
+
+
+@pytest.fixture(scope="module")
+def pool() -> Iterator[Pool]:
+    pool = Pool(2)
+    assert pool.submit("x+y", "y+x", 30).result() is Verdict.CORRECT
+    yield pool
+    pool.close()
+
+
+def math(gold: str) -> Problem:
+    return Problem("p", "math", "", gold)
+
+
+def box(answer: str) -> str:
+    return f"\\boxed{{{answer}}}"
+
+
+def test_algebra_is_judged_in_workers(pool: Pool) -> None:
+    pairs = [("x^2-1", "(x-1)(x+1)"), ("x^2-1", "(x-1)^2"), (r"\sqrt8", r"2\sqrt2")]
+    verdicts = [pool.submit(*pair).result() for pair in pairs]
+    assert verdicts == [Verdict.CORRECT, Verdict.WRONG, Verdict.CORRECT]
+
+
+def test_a_slow_answer_is_a_timeout_within_its_limit(pool: Pool) -> None:
+    promise = pool.submit("5", SLOW, 1.0)
+    assert promise.result() is Verdict.TIMEOUT
+    assert promise.elapsed_s < 1.2
+
+
+def test_a_stuck_worker_is_killed_and_replaced() -> None:
+    pool = Pool(1)
+    try:
+        assert pool.submit("x+y", "y+x", 30).result() is Verdict.CORRECT
+        worker = next(w for w in pool._dispatcher.workers if w.pid)
+        os.kill(worker.pid, signal.SIGSTOP)  # nothing inside it can ring a timer now
+        promise = pool.submit("x+y", "y+x", 0.5)
+        assert promise.result(timeout=5) is Verdict.TIMEOUT
+        assert promise.elapsed_s < 0.7
+        assert pool.num_killed == 1
+        assert pool.submit("x+y", "y+x", 5).result() is Verdict.CORRECT
+    finally:
+        pool.close()
+
+
+def test_a_dying_worker_is_a_crash_and_is_replaced() -> None:
+    pool = Pool(1)
+    try:
+        assert pool.submit("x+y", "y+x", 30).result() is Verdict.CORRECT
+        promise = pool.submit("5", SLOW, 5)
+        time.sleep(0.3)
+        os.kill(pool._dispatcher.workers[0].pid, signal.SIGKILL)
+        assert promise.result(timeout=5) is Verdict.CRASHED
+        assert pool.submit("x+y", "y+x", 5).result() is Verdict.CORRECT
+    finally:
+        pool.close()
+
+
+def test_a_worker_lost_between_two_pairs_costs_nothing() -> None:
+    pool = Pool(1)
+    try:
+        assert pool.submit("x+y", "y+x", 30).result() is Verdict.CORRECT
+        os.kill(pool._dispatcher.workers[0].pid, signal.SIGKILL)
+        time.sleep(0.2)
+        assert pool.submit("x+y", "y+x", 5).result() is Verdict.CORRECT
+    finally:
+        pool.close()
+
+
+def test_hostile_answers_are_never_right_never_late_and_touch_no_neighbour() -> None:
+    limit_s = 1.0
+    good = [(math(f"a+{i}"), box(f"{i}+a")) for i in range(40)]
+    bad = [(math(gold), text) for gold in GOLDS[:2] for _, text in hostile_completions()]
+    assert len(bad) >= 200
+    pairs = []
+    for index, pair in enumerate(bad):
+        pairs += [pair, good[index % len(good)]]
+    judged = list(judge_stream(pairs, timeout_s=limit_s))
+    for (_, text), judgement in zip(bad, judged[0::2], strict=True):
+        assert judgement.verdict is not Verdict.CORRECT, text[:80]
+        assert judgement.ms < 1000 * (limit_s + 0.2), text[:80]
+    assert {judgement.verdict for judgement in judged[1::2]} == {Verdict.CORRECT}
+    assert not Path("/tmp/owned-by-an-answer").exists()
+
+
+def test_threads_share_a_pool(pool: Pool) -> None:
+    found: dict[int, list[Verdict]] = {}
+
+    def work(number: int) -> None:
+        found[number] = [pool.submit(f"x+{i}", f"{i % 5}+x").result() for i in range(number, 40)]
+
+    threads = [threading.Thread(target=work, args=(number,)) for number in range(6)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    for number, verdicts in found.items():
+        assert [v is Verdict.CORRECT for v in verdicts] == [i == i % 5 for i in range(number, 40)]
+
+
+def test_asyncio_waits_without_blocking_its_loop(pool: Pool) -> None:
+    async def work() -> tuple[list[Verdict], int]:
+        ticks = 0
+
+        async def tick() -> None:
+            nonlocal ticks
+            while True:
+                await asyncio.sleep(0.02)
+                ticks += 1
+
+        ticking = asyncio.create_task(tick())
+        promises = [pool.submit("5", SLOW, 0.6), pool.submit("x+1", "1+x", 5)]
+        verdicts = await asyncio.gather(*map(asyncio.wrap_future, promises))
+        ticking.cancel()
+        return list(verdicts), ticks
+
+    verdicts, ticks = asyncio.run(work())
+    assert verdicts == [Verdict.TIMEOUT, Verdict.CORRECT]
+    assert ticks > 8  # 0.48 s at 0.02 s each, with room for a busy machine
+
+
+def test_off_the_main_thread_the_limit_holds_too() -> None:
+    verdicts: list[Verdict] = []
+    thread = threading.Thread(
+        target=lambda: verdicts.extend(verify_many([(math("5"), box(SLOW))], timeout_s=1.0))
+    )
+    thread.start()
+    thread.join(timeout=20)
+    assert verdicts == [Verdict.TIMEOUT]
+
+
+def test_the_callers_alarms_are_left_alone(pool: Pool) -> None:
+    rang: list[int] = []
+    previous = signal.signal(signal.SIGALRM, lambda number, frame: rang.append(number))
+    try:
+        signal.setitimer(signal.ITIMER_REAL, 0.2)
+        assert pool.submit("x+1", "1+x").result() is Verdict.CORRECT
+        time.sleep(0.4)
+        assert rang == [signal.SIGALRM]
+    finally:
+        signal.signal(signal.SIGALRM, previous)
+
+
+def test_a_forked_child_gets_a_pool_of_its_own() -> None:
+    assert verify(math("x+2"), box("2+x")) is Verdict.CORRECT
+    pid = os.fork()
+    if pid == 0:
+        code = 1
+        try:
+            code = 0 if verify(math("x+3"), box("3+x")) is Verdict.CORRECT else 2
+        finally:
+            os._exit(code)
+    _, status = os.waitpid(pid, 0)
+    assert os.waitstatus_to_exitcode(status) == 0
+    assert verify(math("x+4"), box("4+x")) is Verdict.CORRECT
+
+
+def test_no_process_outlives_a_killed_caller(tmp_path: Path) -> None:
+    code = (
+        "import os, time\n"
+        "from r1pipe.verify.pool import shared_pool\n"
+        "pool = shared_pool(1)\n"
+        "pool.submit('x+1', '1+x', 60).result()\n"
+        "print(pool._dispatcher.zygote.pid, pool._dispatcher.workers[0].pid, flush=True)\n"
+        "time.sleep(60)\n"
+    )
+    env = os.environ | {"PYTHONPATH": str(ROOT)}
+    caller = subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, env=env)
+    assert caller.stdout is not None
+    pids = [int(pid) for pid in caller.stdout.readline().split()]
+    caller.kill()
+    caller.wait()
+    caller.stdout.close()
+    deadline = time.monotonic() + 10
+    while any(_is_running(pid) for pid in pids) and time.monotonic() < deadline:
+        time.sleep(0.05)
+    assert not any(_is_running(pid) for pid in pids)
+
+
+def _is_running(pid: int) -> bool:
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()[0] != "Z"
+    except OSError:
+        return False
+
+
+def test_a_closed_pool_says_so() -> None:
+    pool = Pool(1)
+    pool.close()
+    with pytest.raises(StageError, match="the pool is closed"):
+        pool.submit("1", "x")
+
+
+def test_equal_pairs_are_judged_once() -> None:
+    pool_pairs = [(math("x+y+z"), box("z+y+x"))] * 500
+    start = time.perf_counter()
+    assert set(verify_many(pool_pairs)) == {Verdict.CORRECT}
+    assert time.perf_counter() - start < 5
+
+
+def test_gold_answers_that_do_not_verify_against_themselves_are_set_aside() -> None:
+    golds = [
+        "5",
+        r"\frac{1}{2}",
+        "x^2+1",
+        "(1,2]",
+        r"\text{Tuesday}",
+        "B",
+        "",
+        "9^{9^{9^{9}}}",
+        ")(",
+    ]
+    report = check_golds([math(gold) for gold in golds], max_unusable_frac=0.5, timeout_s=1.0)
+    assert [problem.gold for problem in report.usable] == golds[:6]
+    assert [problem.gold for problem, _ in report.quarantined] == golds[6:]
+    with pytest.raises(StageError, match=r"3 of 9 gold answers do not verify .* gold ''"):
+        check_golds([math(gold) for gold in golds], max_unusable_frac=0.3, timeout_s=1.0)
+
+
+def test_a_gold_answer_too_slow_to_read_is_the_golds_fault(pool: Pool) -> None:
+    assert pool.submit(SLOW, "5", 1.0).result() is Verdict.GOLD_UNUSABLE
+
+
+def test_cases_come_back_in_order_with_ids_and_times() -> None:
+    cases = [
+        {"id": "a", "gold": "5", "completion": box("5")},
+        {"gold": "x+1", "completion": box("1+x")},
+        {"id": 7, "gold": "5", "completion": "<think>5"},
+        {"task": "countdown", "gold": "", "numbers": [1, 2], "target": 3, "completion": box("1+2")},
+        {"task": "choice", "gold": "B", "completion": box("(B)")},
+    ]
+    rows = list(verify_cases(map(json.dumps, cases)))
+    assert [row["id"] for row in rows] == ["a", 2, 7, 4, 5]
+    verdicts = [row["verdict"] for row in rows]
+    assert verdicts == ["correct", "correct", "no_answer", "correct", "correct"]
+    assert [row["extracted"] for row in rows] == ["5", "1+x", None, "1+2", "(B)"]
+    methods = ["box/exact", "box/symbolic", "none/exact", "box/exact", "box/exact"]
+    assert [row["method"] for row in rows] == methods
+    assert all(0 <= row["ms"] < 3200 for row in rows)
+
+
+BAD_LINES = [
+    ("{", r"line 1, column 2: not JSON"),
+    ("[1]", r"line 1: a list or value"),
+    ('{"gold": "5"}', r"line 1: completion missing"),
+    ('{"gold": "5", "completion": 5}', r"line 1: completion must be a string"),
+    ('{"task": "countdown", "gold": "5", "completion": ""}', r"needs numbers and target"),
+]
+
+
+@pytest.mark.parametrize(("line", "message"), BAD_LINES)
+def test_a_bad_case_says_where_and_what(line: str, message: str) -> None:
+    with pytest.raises(StageError, match=message):
+        list(verify_cases([line]))
+
+
+def test_an_answer_on_the_command_line_needs_no_box() -> None:
+    assert verify_answer("1/2", "0.5").verdict is Verdict.CORRECT
+    assert verify_answer("1/2", box("0.5")).verdict is Verdict.CORRECT
+    assert verify_answer("1/2", "<think>0.5").verdict is Verdict.NO_ANSWER
+    assert verify_answer("1/2", "").verdict is Verdict.NO_ANSWER
