@@ -12,6 +12,7 @@ import json
 import os
 import secrets
 import shutil
+import signal
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -161,6 +162,8 @@ def has_writer(path: Path) -> bool:
         return True
     handle = os.open(path, os.O_RDONLY)
     try:
+        # whoever opens the file meanwhile makes the kernel send a signal; SIGURG is ignored
+        fcntl.fcntl(handle, fcntl.F_SETSIG, signal.SIGURG)
         fcntl.fcntl(handle, fcntl.F_SETLEASE, fcntl.F_RDLCK)
         fcntl.fcntl(handle, fcntl.F_SETLEASE, fcntl.F_UNLCK)
     except OSError:
@@ -184,8 +187,9 @@ def is_refusal(error: BaseException, root: Path) -> bool:
     if isinstance(error, OSError) and error.errno is not None:
         if error.errno in (*NO_SPACE, errno.EROFS):
             return True
-        inside = error.filename is not None and str(error.filename).startswith(str(root))
-        return error.errno in REFUSED and inside
+        if error.filename is None:  # a write or an fsync of an open file
+            return error.errno == errno.EIO
+        return error.errno in REFUSED and str(error.filename).startswith(str(root))
     text = str(error)
     return any(os.strerror(code) in text for code in (*NO_SPACE, errno.EROFS))
 
@@ -198,9 +202,7 @@ def store_errors(root: Path, doing: str) -> Iterator[None]:
     except R1PipeError:
         raise
     except Exception as error:
-        if not is_refusal(error, root) and not (
-            isinstance(error, OSError) and error.errno in REFUSED and error.filename is None
-        ):
+        if not is_refusal(error, root):
             raise
         raise StoreError(
             f"{root}: {doing}: {error}; nothing was published and the attempt is kept: "

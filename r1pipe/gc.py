@@ -7,6 +7,7 @@ deleted, and finished stages behind a collected artifact still hit.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -16,6 +17,7 @@ from r1pipe.errors import ArtifactError
 from r1pipe.locks import LockBusy
 from r1pipe.sealing import read_seal
 from r1pipe.store import Store
+from r1pipe.transfer import INCOMING
 
 COLLECTED = "collected-"
 
@@ -84,6 +86,7 @@ def collect_garbage(store: Store, *, move: bool = False, attempts: bool = False)
         _find_objects(store, report, records, kept)
         _find_logs(store, report, records)
         _find_attempts(store, report, attempts)
+        _find_incoming(store, report)
     return report
 
 
@@ -103,22 +106,34 @@ def _find_objects(
 
 def _find_attempts(store: Store, report: GcReport, attempts: bool) -> None:
     """Find attempts that nobody works on: superseded ones, and all if asked for."""
-    for path in sorted((store.root / "attempts").iterdir()):
+    for path in _idle(store, store.root / "attempts"):
+        state = store.attempt(path.name).state
+        is_superseded = state is None or (
+            store.record_path(path.name).exists() and not state.get("is_rebuild")
+        )
+        name = f"{(state or {}).get('stage', 'nothing')} ({path.name[:12]})"
+        if is_superseded or attempts:
+            report.add(path, _size(path), f"attempt at {name}")
+        else:
+            report.resumable.append(name)
+
+
+def _find_incoming(store: Store, report: GcReport) -> None:
+    """Find what a killed import left."""
+    for path in _idle(store, store.root / INCOMING):
+        report.add(path, _size(path), f"unfinished import {path.name}")
+
+
+def _idle(store: Store, folder: Path) -> Iterator[Path]:
+    """Yield the directories whose lock no process holds, each while its lock is held."""
+    for path in sorted(folder.iterdir()) if folder.is_dir() else ():
         lock = store.lock(path.name)
         try:
             lock.acquire()
         except LockBusy:
             continue
         try:
-            state = store.attempt(path.name).state
-            is_superseded = state is None or (
-                store.record_path(path.name).exists() and not state.get("is_rebuild")
-            )
-            name = f"{(state or {}).get('stage', 'nothing')} ({path.name[:12]})"
-            if is_superseded or attempts:
-                report.add(path, _size(path), f"attempt at {name}")
-            else:
-                report.resumable.append(name)
+            yield path
         finally:
             lock.release()
 

@@ -73,14 +73,17 @@ class LiveRun:
 
     def __init__(self, root: Path) -> None:
         self.path = root / "runs" / f"live-{disk.token()}.json"
+        self._is_written = False
 
     def rely_on(self, keys: list[str]) -> None:
         """Name the keys whose artifacts must stay."""
+        self._is_written = True
         disk.place_json(self.path, {"owner": this_process(), "keys": keys}, durable=False)
 
     def end(self) -> None:
         """Rely on nothing any more."""
-        self.path.unlink(missing_ok=True)
+        if self._is_written:  # a store that is only readable was never written to
+            self.path.unlink(missing_ok=True)
 
 
 def live_keys(root: Path) -> set[str]:

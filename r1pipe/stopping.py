@@ -6,7 +6,7 @@ import os
 import signal
 import threading
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from types import FrameType
 
 from r1pipe.errors import Interrupted
@@ -42,7 +42,8 @@ class Stopper:
         self._count += 1
         self.signal = self.signal or signal.Signals(number)
         if self._count == 1:
-            self._tell("stopping as soon as nothing is lost; once more stops at once")
+            with suppress(RuntimeError):  # the signal came in the middle of another message
+                self._tell("stopping as soon as nothing is lost; once more stops at once")
         elif self._count == 2:
             raise KeyboardInterrupt
         else:  # the stage caught the interrupt; what is in the store survives any end

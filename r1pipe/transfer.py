@@ -28,6 +28,7 @@ from r1pipe.store import Store
 
 EXPORT_FORMAT = 1
 CARD_NAME = "r1pipe-artifact.json"
+INCOMING = "incoming"
 LOG_NAMES = ("metrics.jsonl", "samples.jsonl", "facts.json", "spent.json")
 MAX_CARD_BYTES = 1 << 28
 
@@ -140,8 +141,13 @@ def import_artifact(store: Store, source: Path) -> ActionRecord:
     if not source.exists():
         raise ArtifactError(f"{source} does not exist")
     store.prepare()
-    incoming = store.root / "incoming" / disk.token()
-    with disk.store_errors(store.root, f"{source} cannot be imported"), _reader(source) as open_:
+    name = disk.token()
+    incoming = store.root / INCOMING / name
+    with (
+        disk.store_errors(store.root, f"{source} cannot be imported"),
+        store.lock(name).held(),
+        _reader(source) as open_,
+    ):
         try:
             record, above = _read_card(source, open_)
             _refuse_other_result(store, source, record)

@@ -7,8 +7,14 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
+from r1pipe import signatures
 from r1pipe.manifest import Manifest, Origin, Ref, SourceNode, StageNode
+from r1pipe.pipeline import run as run_manifest
 from r1pipe.stage import Input, StageKind, StageModel
+from r1pipe.store import Store
+
+STEPS = 8
+"""Of the stages that are killed."""
 
 
 class Params(StageModel):
@@ -197,3 +203,43 @@ def chain(number: int = 1) -> Manifest:
         stage("second", kind(halve), {"a": "first"}),
         stage("third", kind(), {"a": "second"}),
     )
+
+
+def counted(function: Callable[..., None], path: Path) -> Callable[..., None]:
+    """Return a stage that writes down each step that it logs, over all its attempts."""
+
+    def run_counted(context: Any, params: Any, run: Any, inputs: Any) -> None:
+        class Counting:
+            def __getattr__(self, name: str) -> Any:
+                return getattr(context, name)
+
+            def stop_if_asked(self) -> None:
+                with path.open("a") as file:
+                    file.write("x")
+                context.stop_if_asked()
+
+        function(Counting(), params, run, inputs)
+
+    return run_counted
+
+
+def two_stages(function: Callable[..., None], steps_path: Path) -> Manifest:
+    counting = kind(counted(function, steps_path), name=function.__name__)
+    return manifest(stage("work", counting, steps=STEPS), stage("after", inputs={"a": "work"}))
+
+
+def build(root: Path, made: Manifest) -> list[str]:
+    return run_manifest(made, Store(root), QuietConsole()).built
+
+
+def ids(root: Path) -> Mapping[str, str]:
+    return {record.stage_name: record.artifact_id for record in Store(root).records()}
+
+
+def assert_whole(root: Path, made: Manifest) -> None:
+    """Assert that all that a reader can see is whole, by digest."""
+    store = Store(root)
+    for path in store.objects.iterdir():
+        signatures.verify(path, path.name, Path("/dev/null/none"), full=True)
+    for record in store.records():
+        assert store.is_intact(record)
