@@ -105,7 +105,7 @@ def test_the_clip_of_ten_that_r1_prints_binds_only_above_eleven() -> None:
     assert one_token(0.001, -1.0, **ten) == (pytest.approx(0.001), pytest.approx(0.001), False)
 
 
-def test_one_update_per_rollout_has_the_gradient_coefficient_of_equation_21() -> None:
+def test_one_update_has_the_gradient_coefficient_of_equation_21() -> None:
     # arXiv:2402.03300, Eq. 21: A + beta (reference/policy - 1), times grad log policy; the loss
     # has the opposite sign. A = 0.5, beta = 0.04, reference/policy = 3: 0.5 + 0.08
     loss, gradient, _ = one_token(1.0, 0.5, reference_ratio=3.0, kl_coef=0.04)

@@ -112,7 +112,7 @@ def test_a_chat_row_trains_on_what_the_template_says() -> None:
     assert [*encode_prompt(tok, "1+1", "chat"), *encode_completion(tok, said)] == list(whole)
 
 
-def test_the_end_of_the_template_is_the_end_of_the_tokenizer_and_of_the_model(
+def test_the_end_of_the_template_is_that_of_tokenizer_and_model(
     tmp_path: Path,
 ) -> None:
     messages = [{"role": "user", "content": "a"}, {"role": "assistant", "content": "b"}]

@@ -94,7 +94,7 @@ def test_the_graph_is_that_of_the_paper(manifest: Manifest) -> None:
     assert found == edges
 
 
-def test_the_second_sft_restarts_from_the_base_of_the_cold_start(manifest: Manifest) -> None:
+def test_the_second_sft_restarts_from_the_base(manifest: Manifest) -> None:
     inputs = [manifest.stages[name].inputs["model"] for name in ("cold-start-sft", "second-sft")]
     assert inputs[0] == inputs[1] == manifest.stages["zero"].inputs["model"]
     assert source_of(manifest, "second-sft", "model") == "base"
@@ -114,7 +114,7 @@ def test_distillation_and_its_control_share_the_student_base(manifest: Manifest)
     assert manifest.stages["student-rl"].kind.kind == "grpo"
 
 
-def test_all_evaluations_share_everything_but_the_model_and_its_format(manifest: Manifest) -> None:
+def test_all_evaluations_share_all_but_the_model_and_its_format(manifest: Manifest) -> None:
     dumps = []
     for name, model in MODELS.items():
         assert source_of(manifest, name, "model") == model
@@ -150,7 +150,7 @@ def format_of_rows(manifest: Manifest, stage: str) -> str:
     return str(node.params.format)  # type: ignore[attr-defined]
 
 
-def test_every_model_is_evaluated_in_the_format_it_was_trained_in(manifest: Manifest) -> None:
+def test_every_model_is_evaluated_in_its_own_format(manifest: Manifest) -> None:
     for name, model in MODELS.items():
         assert params(manifest, name).format == trained_format(manifest, model), name
 

@@ -91,7 +91,7 @@ def test_helpfulness_reads_the_summary_only_and_safety_reads_all() -> None:
     assert tokenizer().decode(ids.completion_ids) == "It is 猫. Happy to help!<|end|>"
 
 
-def test_completions_that_differ_in_the_thought_only_are_equally_helpful(saved: Path) -> None:
+def test_completions_that_differ_in_thought_only_are_equally_helpful(saved: Path) -> None:
     score = model_scorer(saved, "summary", "cpu")
     texts = (HELPFUL, OTHER_THOUGHT, OTHER_SUMMARY)
     one, same, other = score([(PROBLEM, text) for text in texts])

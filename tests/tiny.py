@@ -108,6 +108,36 @@ def stage(kind: str) -> StageKind:
     return load_kinds(MANIFEST)[kind]
 
 
+MAX_CHARS = 18
+"""Of the length reward: random completions of twelve tokens have 10 to 31 characters."""
+
+
+def grpo_params(**changes: Any) -> Any:
+    """Return the parameters of a small run whose reward a random policy can move."""
+    values: dict[str, Any] = {
+        "seed": 3,
+        "format": "chat",
+        "num_steps": 6,
+        "problems_per_step": 2,
+        "group_size": 4,
+        "minibatches_per_rollout": 2,
+        "optimizer": {"lr": 1e-2, "schedule": "cosine", "warmup_steps": 1},
+        "rewards": {"length": 1.0},
+        "clip_low": 10.0,
+        "clip_high": 10.0,
+        "kl_coef": 0.05,
+        "reference_refresh_steps": 3,
+        "max_tokens": 12,
+    }
+    return stage("grpo").params(**(values | changes))
+
+
+def general_problem(task: str) -> Problem:
+    checker, gold = ("contains", "cat") if task == "general" else ("refusal", "sorry")
+    meta = {"refusal": ["sorry"], "max_chars": MAX_CHARS}
+    return Problem(f"{task}-1", task, f"a {task} prompt", gold, checker=checker, meta=meta)
+
+
 class ScriptedGenerator:
     """Answers each prompt with given texts, in the order of its requests; counts its calls."""
 

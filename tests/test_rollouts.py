@@ -1,0 +1,138 @@
+"""Rollouts: which problems, which seeds, which minibatches, which rewards."""
+
+from __future__ import annotations
+
+import pytest
+from tiny import (
+    ScriptedGenerator,
+    general_problem,
+    grpo_params,
+    model,
+    problems,
+    rollout,
+    tokenizer,
+)
+
+from r1pipe.chat import boxed, render_completion
+from r1pipe.errors import StageError
+from r1pipe.generate.protocol import Sampling
+from r1pipe.records import Rollout
+from r1pipe.rl import loop
+from r1pipe.rl.loop import roll_out, rollout_problems
+from r1pipe.rl.rollouts import problem_order, rule_rewards, sample_completions, score_groups
+from r1pipe.rl.update import minibatches
+from r1pipe.settings import check_whole_rollouts
+
+PAD = tokenizer().pad_token_id
+
+
+# ---- minibatches, problems and seeds -------------------------------------------------------------
+
+
+def test_minibatches_hold_every_rollout_once_in_even_sizes_and_a_seeded_order() -> None:
+    rollouts: list[Rollout] = [rollout([1], [i]) for i in range(10)]
+    parts = minibatches(rollouts, 4, "3:0")
+    tokens = [[r.completion.token_ids[0] for r in part] for part in parts]
+    assert sorted(map(len, tokens)) == [2, 2, 3, 3]
+    assert sorted(token for part in tokens for token in part) == list(range(10))
+    assert minibatches(rollouts, 4, "3:0") == parts
+    assert minibatches(rollouts, 4, "3:1") != parts
+
+
+def test_no_problem_comes_twice_in_an_epoch() -> None:
+    order, seen = problem_order(problems(12), 5, seed=1), []
+    for _ in range(12):
+        seen += [problem.id for problem in next(order)]
+    epochs = [seen[i : i + 12] for i in range(0, 60, 12)]
+    assert all(len(set(epoch)) == 12 for epoch in epochs)
+    assert epochs[0] != epochs[1], "each epoch has an order of its own"
+
+
+def test_each_rollout_samples_anew() -> None:
+    policy, chosen = model(), grpo_params()
+    sampler = loop.TransformersGenerator(policy, end_ids=[1], pad_id=PAD, max_batch=64)
+    texts = []
+    for number in (0, 1, 0):
+        groups = roll_out(sampler, tokenizer(), problems(2), chosen, number, None)
+        texts.append([r.completion.token_ids for g in groups for r in g.rollouts])
+    assert texts[0] == texts[2]
+    assert texts[0] != texts[1]
+
+
+def test_a_completion_knows_its_problem_its_seed_and_its_text_without_the_end() -> None:
+    asked = problems(3)
+    script = ScriptedGenerator({p.prompt: [f"a{i}", f"b{i}"] for i, p in enumerate(asked)}, "chat")
+    groups = sample_completions(
+        script, tokenizer(), asked, 2, Sampling(max_tokens=50), "chat", [7], first_sample=4
+    )
+    for i, (group, problem) in enumerate(zip(groups, asked, strict=True)):
+        assert [r.completion.text for r in group.rollouts] == [f"a{i}", f"b{i}"]
+        assert [r.completion.sample_index for r in group.rollouts] == [4, 5]
+        assert {r.completion.problem_id for r in group.rollouts} == {problem.id}
+        ends = [r.completion.token_ids[-1] for r in group.rollouts]
+        assert ends == [tokenizer().eos_token_id] * 2
+    seeds = {r.completion.seed for g in groups for r in g.rollouts}
+    assert len(seeds) == 6
+
+
+def test_rollouts_are_not_cut_by_top_p() -> None:
+    # a cut changes the support of the sampler, and the ratio would compare two distributions
+    asked = problems(1)
+    script = ScriptedGenerator({asked[0].prompt: ["a", "b", "c", "d"]}, "chat")
+    roll_out(script, tokenizer(), asked, grpo_params(temperature=0.7), 0, None)
+    assert [(s.temperature, s.top_p) for s in script.asked] == [(0.7, 1.0)]
+
+
+def test_updates_that_are_no_whole_rollouts_are_refused() -> None:
+    with pytest.raises(StageError, match=r"1700 is not a multiple .* 16; use 1696 or 1712"):
+        check_whole_rollouts(1700, 16, "alignment-rl")
+    check_whole_rollouts(1696, 16, "alignment-rl")
+
+
+# ---- rewards -------------------------------------------------------------------------------------
+
+
+def test_general_prompts_join_from_their_step_on_and_at_their_share() -> None:
+    chosen = grpo_params(preference={"from_step": 4, "general_frac": 0.5}, num_steps=8)
+    general = [general_problem("general"), general_problem("safety")]
+    order = rollout_problems(problems(12), general, chosen)
+    tasks = [[p.task for p in next(order)] for _ in range(4)]
+    # two updates and four problems a rollout: rollouts start at steps 0, 2, 4 and 6
+    assert tasks[:2] == [["arithmetic"] * 4] * 2
+    for rollout_tasks in tasks[2:]:
+        assert rollout_tasks[:2] == ["arithmetic"] * 2
+        assert sorted(rollout_tasks[2:]) == ["general", "safety"]
+
+
+def test_a_rollout_that_starts_before_the_step_has_no_general_prompts() -> None:
+    chosen = grpo_params(preference={"from_step": 3, "general_frac": 0.5}, num_steps=8)
+    order = rollout_problems(problems(12), [general_problem("general")], chosen)
+    tasks = [{p.task for p in next(order)} for _ in range(3)]
+    assert tasks == [{"arithmetic"}, {"arithmetic"}, {"arithmetic", "general"}]
+
+
+def test_a_preference_takes_the_place_of_accuracy_for_general_prompts_only() -> None:
+    arithmetic, general = problems(1)[0], general_problem("general")
+    right = render_completion("a", "", "chat", summary=boxed(arithmetic.gold))
+    cat = render_completion("a", "", "chat", summary="cat")
+    script = ScriptedGenerator({arithmetic.prompt: [right] * 2, general.prompt: [cat] * 2}, "chat")
+    groups = sample_completions(
+        script, tokenizer(), [arithmetic, general], 2, Sampling(max_tokens=99), "chat", [0]
+    )
+    weights = {"accuracy": 1.0, "format": 0.5, "language": 2.0}
+    score_groups(groups, weights, "chat", {"general": lambda pairs: [0.25] * len(pairs)})
+    ruled, preferred = groups[0].rollouts[0], groups[1].rollouts[0]
+    assert ruled.rewards == {"accuracy": 1.0, "format": 1.0, "language": 1.0}
+    assert ruled.reward == 1.0 + 0.5 + 2.0
+    assert preferred.rewards == {"preference": 0.25, "format": 1.0, "language": 1.0}
+    assert preferred.reward == 0.25 + 0.5 + 2.0
+
+
+def test_the_format_reward_is_that_of_the_prompts_format() -> None:
+    problem = problems(1)[0]
+    zero = render_completion("a", problem.gold, "r1-zero")
+    chat = render_completion("a", "", "chat", summary=boxed(problem.gold))
+    assert rule_rewards(problem, zero, True, {"format": 1.0}, "r1-zero") == {"format": 1.0}
+    assert rule_rewards(problem, zero, True, {"format": 1.0}, "chat") == {"format": 0.0}
+    assert rule_rewards(problem, chat, True, {"format": 1.0}, "chat") == {"format": 1.0}
+    assert rule_rewards(problem, chat, True, {"format": 1.0}, "r1-zero") == {"format": 0.0}
