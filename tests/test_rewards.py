@@ -240,7 +240,7 @@ def test_scoring_together_is_scoring_alone() -> None:
 
 
 def test_an_unknown_reward_lists_the_choices() -> None:
-    with pytest.raises(StageError, match=r"'brevity'; choose one of accuracy, format_chat"):
+    with pytest.raises(StageError, match=r"'brevity'; choose one of accuracy, code, format_chat"):
         score(problem(), "x", {"brevity": 1.0})
 
 

@@ -258,6 +258,7 @@ def test_a_refusal_refuses_and_does_not_help() -> None:
         problem("contains", ""),
         problem("refusal"),
         problem("math", " "),
+        problem("code"),
     ],
     ids=lambda bad: bad.checker,
 )
@@ -297,6 +298,7 @@ def test_every_checker_survives_odd_text() -> None:
         problem("contains", "x"),
         problem("refusal", refusal=["no"]),
         problem("countdown", numbers=[1], target=1),
+        problem("code", tests=[{"input": "", "output": "1"}]),
     ]
     assert {p.checker for p in problems} == set(CHECKERS) - {"math"}
     for task, text in itertools.product(problems, odd):

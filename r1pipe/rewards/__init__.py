@@ -7,6 +7,7 @@ from collections.abc import Callable, Mapping, Sequence
 from r1pipe.errors import StageError
 from r1pipe.records import Problem, Verdict
 from r1pipe.rewards.accuracy import accuracy
+from r1pipe.rewards.code import code
 from r1pipe.rewards.format import format_chat, format_zero
 from r1pipe.rewards.language import language
 from r1pipe.rewards.length import length
@@ -16,6 +17,7 @@ Reward = Callable[[Problem, str], float]
 
 REWARDS: dict[str, Reward] = {
     "accuracy": accuracy,
+    "code": code,
     "format_chat": format_chat,
     "format_zero": format_zero,
     "language": language,

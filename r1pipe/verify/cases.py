@@ -15,7 +15,7 @@ from r1pipe.verify.pool import DEFAULT_LIMIT_S
 TASK_CHECKERS = {"arithmetic": "number", "parity": "word", "gsm8k": "number"}
 """Tasks whose checker has another name; a task that names a checker uses it, others use math."""
 
-_META = ("numbers", "target", "options", "accept", "reject", "refusal")
+_META = ("numbers", "target", "options", "accept", "reject", "refusal", "tests", "calls")
 
 
 def verify_answer(gold: str, answer: str, *, timeout_s: float = DEFAULT_LIMIT_S) -> Judgement:

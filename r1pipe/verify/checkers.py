@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 from r1pipe.errors import StageError
 from r1pipe.records import Problem, Verdict
-from r1pipe.verify import countdown, phrases
+from r1pipe.verify import code, countdown, phrases
 from r1pipe.verify.equivalence import MAX_GOLD_CHARS, decide, read_gold
 from r1pipe.verify.extract import Prefer, find_answer
 from r1pipe.verify.numbers import parse_quantity, same_quantity
@@ -28,8 +28,8 @@ class Judgement:
     verdict: Verdict
     extracted: str | None
     method: str
-    """Where the answer stood (`box`, `tag`, `hash`, `phrase`, `summary`, `none`) and, behind a
-    slash, the layer that decided (`exact` or `symbolic`)."""
+    """Where the answer stood (`box`, `tag`, `hash`, `phrase`, `summary`, `fence`, `none`) and,
+    behind a slash, the layer that decided (`exact`, `symbolic` or `sandbox`)."""
     ms: float
 
 
@@ -55,6 +55,7 @@ def check_math(problem: Problem, text: str) -> Verdict:
 
 CHECKERS: dict[str, Checker] = {
     "choice": phrases.check_choice,
+    "code": code.check,
     "contains": phrases.check_contains,
     "countdown": countdown.check,
     "math": check_math,
@@ -151,6 +152,8 @@ def _start_math(
 def _extracted(problem: Problem, text: str) -> tuple[str | None, str]:
     if problem.checker in ("contains", "refusal"):
         return None, "summary/exact"
+    if problem.checker == "code":
+        return code.extract_program(text), "fence/sandbox"
     prefer: Prefer = "tag" if problem.checker == "countdown" else "box"
     found = find_answer(text, prefer=prefer)
     return found.answer, f"{found.method}/exact"

@@ -12,6 +12,7 @@ from fractions import Fraction
 from math import gcd
 from typing import Any
 
+from r1pipe.verify.naming import TEXT
 from r1pipe.verify.phrases import letters
 from r1pipe.verify.units import conversion
 from r1pipe.verify.values import (
@@ -282,7 +283,8 @@ def _is_reduced(terms: Sequence[Leaf]) -> bool:
 def same_choice(gold: str, answer: str) -> bool | None:
     """Compare as multiple choice where the gold is one capital letter A to J, else None."""
     letter = letters(gold)
-    if len(letter) != 1 or letter not in gold or len(gold.strip("() .:")) > 1:
+    bare = TEXT.sub(r"\1", gold)
+    if len(letter) != 1 or letter not in bare or len(bare.strip("() .:")) > 1:
         return None
     chosen = letters(answer)
     return chosen == letter and letter in answer if chosen else None

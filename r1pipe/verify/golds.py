@@ -78,6 +78,8 @@ def _is_usable(problem: Problem) -> bool:
         return bool(phrases.normal(gold))
     if problem.checker == "refusal":
         return any(phrases.normal(phrase) for phrase in problem.meta.get("refusal", ()))
+    if problem.checker == "code":
+        return bool(problem.meta.get("tests") or problem.meta.get("calls"))
     return problem.checker != "countdown" or _is_countdown(problem)
 
 

@@ -64,6 +64,10 @@ _EMPTY = {
 }
 _EMPTY |= {"no real solution", "no real solutions", "\\{ \\}"}
 _REALS = {"\\mathbb{R}", "\\mathbb R", "\\R", "all real numbers", "all reals", "全体实数", "实数"}
+_CLOCK = re.compile(r"[0-9]{1,2}:[0-9]{2}\s*[aApP]\.?\s*[mM]\.?")
+_CHINESE_LEAD = re.compile(
+    r"(?:[^\W\d_a-zA-Z不非没约近超大小多少至未]{1,8}(?:是|为|有)|[一总]?共有?|合计)(?=[0-9])"
+)
 _NUMERAL = re.compile(r"\(?([0-9A-Fa-f]+)\)?_\{?\(?([0-9]{1,2})\)?\}?")
 _PAIRS = {("(", ")"), ("[", "]"), (r"\langle", r"\rangle")}
 _GROUPED = re.compile(r"[+-]?[0-9]{1,3},[0-9]{3}(?:\.[0-9]*)?(?![0-9,])[^,]*", re.DOTALL)
@@ -107,7 +111,10 @@ class Reader:
         bare = TEXT.sub(r" \1 ", text)
         if bare.strip() in _EMPTY or bare.strip().lower() in _EMPTY:
             return Group("set", ())
-        if re.search(r"[\\=<>+*/^_{}\[\]|0-9]", bare):
+        if _CLOCK.fullmatch(bare.strip()):
+            return Words(re.sub(r"[\s.]", "", bare).lower())
+        is_dated = re.match(r"\s*[a-zA-Z]{3}", bare) and not re.search(r"[0-9][.,][0-9]", bare)
+        if re.search(r"[\\=<>+*/^_{}\[\]|]" if is_dated else r"[\\=<>+*/^_{}\[\]|0-9]", bare):
             return None
         words = normal(bare)
         is_phrase = bool(re.search(r"[a-z]{2}|[一-鿿]", words)) or bare != text
@@ -384,7 +391,7 @@ def _distribute(kind: str, items: list[Value]) -> Value:
 def _without_lead(text: str) -> str:
     """Drop "the answer is", a leading approximation sign, and `, k in Z` at the end."""
     text = text.strip()
-    lead = _LEAD.match(text)
+    lead = _LEAD.match(text) or _CHINESE_LEAD.match(text)
     if lead is not None and lead.end() < len(text):
         text = text[lead.end() :]
     return _INTEGER_TAIL.sub("", text).strip()

@@ -40,6 +40,10 @@ _EXOTIC = re.compile(
     r"|setminus|backslash|overline|dots|ldots|cdots|forall|exists|begin|mathbb|subset)(?![a-zA-Z])"
 )
 _TRIGONOMETRY = re.compile(r"\\?(?:sin|cos|tan|cot|sec|csc)(?![a-zA-Z])")
+_CHINESE_DIGITS = {digit: value for value, digit in enumerate("零一二三四五六七八九")} | {"两": 2}
+_CHINESE_NUMBER = re.compile(
+    "[零一二三四五六七八九两]|[一二三四五六七八九]?十[一二三四五六七八九]?"
+)
 _COMMAND = re.compile(r"\\[a-zA-Z]+")
 _UNIT_TAIL = re.compile(
     r"(.*?[0-9a-zA-Z})|!])\s*((?:\\(?:text|mathrm|textrm|mbox|operatorname|rm)\s*\{?\s*~?\s*[a-zA-Z一-鿿°]"
@@ -110,6 +114,11 @@ def read_scalar(text: str) -> Scalar:
     number = _number_word(text)
     if number is not None:
         return Scalar(sp.Integer(number))
+    bottom, is_share, top = text.partition("分之")
+    if is_share and bottom != "百":
+        parts = _number_word(top), _number_word(bottom)
+        if parts[0] is not None and parts[1]:
+            return Scalar(sp.Rational(parts[0], parts[1]))
     if text.endswith("%"):
         return Scalar(parse_expression(text.rstrip("%").rstrip("\\")), is_percent=True)
     lead = re.match(r"\\\$|[£€¥]", text)
@@ -128,11 +137,18 @@ def read_scalar(text: str) -> Scalar:
         return Scalar(parse_expression(tail.group(1)), unit)
 
 
+def _chinese(digit: str, empty: int) -> int:
+    return _CHINESE_DIGITS[digit] if digit else empty
+
+
 def _number_word(text: str) -> int | None:
     """Return the value of a number in words up to ninety-nine, else None."""
     bare = re.sub(r"\\text\s*\{([^{}]*)\}", r"\1", text).strip().lower()
     if bare in _NUMBER_WORDS:
         return _NUMBER_WORDS[bare]
+    if _CHINESE_NUMBER.fullmatch(bare):
+        tens, ten, ones = bare.rpartition("十")
+        return _chinese(tens, 1 if ten else 0) * 10 + _chinese(ones, 0)
     tens, _, ones = bare.replace(" ", "-").partition("-")
     if tens in _TENS or (tens == "twenty" and ones):
         one = _NUMBER_WORDS.get(ones, -1) if ones else 0
