@@ -24,8 +24,8 @@ _READ, _WRITE = 0b1101, 0b1111111111110  # execute, read file and folder; the re
 _ALLOW, _REFUSE, _KILL = 0x7FFF0000, 0x00050001, 0x80000000  # 0x00050000 | EPERM
 
 # Machine -> (audit number, refused system calls, clone, clone3). Refused, in this order:
-# socket, socketpair, connect, bind, fork and vfork (x86 only), execve, execveat, kill, tkill, ptrace, mount,
-# umount2, pivot_root, chroot, bpf, unshare, setns, setsid, setpgid, process_vm_readv and _writev,
+# socket, socketpair, connect, bind, fork and vfork (x86 only), execve, execveat, kill, tkill,
+# ptrace, mount, umount2, pivot_root, chroot, bpf, unshare, setns, setsid, setpgid, process_vm_readv and _writev,
 # keyctl, userfaultfd, perf_event_open, io_uring_setup, memfd_create.
 _X86_64 = (
     "41 53 42 49 57 58 59 322 62 200 101 165 166 155 161 321 272 308 112 109 310 311 250 323 298"
@@ -101,8 +101,9 @@ def seccomp() -> bool:
     if known is None:
         return False
     audit, refused, clone, clone3 = known
-    load, equal, any_bit, give = 0x20, 0x15, 0x45, 0x06
+    load, equal, at_least, any_bit, give = 0x20, 0x15, 0x35, 0x45, 0x06
     rules = [(load, 0, 0, 4), (equal, 1, 0, audit), (give, 0, 0, _KILL), (load, 0, 0, 0)]
+    rules += [(at_least, 0, 1, 0x40000000), (give, 0, 0, _KILL)]  # the x32 twins of x86-64
     for number in map(int, refused.split()):
         rules += [(equal, 0, 1, number), (give, 0, 0, _REFUSE)]
     rules += [(equal, 0, 1, clone3), (give, 0, 0, 0x00050026)]  # ENOSYS: glibc falls back to clone
