@@ -13,7 +13,7 @@ from tiny import generator, model, tokenizer
 
 from r1pipe.generate.in_process import choose_tokens, cut_tail
 from r1pipe.generate.protocol import Request, Sampled, Sampling
-from r1pipe.generate.uniforms import request_seed, uniforms
+from r1pipe.generate.uniforms import GOLDEN, request_seed, uniforms
 from r1pipe.records import FinishReason
 from r1pipe.rl.update import Batching, frozen_logprobs
 from r1pipe.train.batching import TokenSequence
@@ -111,6 +111,15 @@ def test_equal_prompts_with_different_seeds_give_different_completions(policy: A
     assert len({tuple(s.token_ids) for s in made.values()}) > 12
 
 
+def test_the_callers_number_for_a_request_decides_nothing(policy: Any) -> None:
+    asked, sampling = requests(12), Sampling(1.0, 1.0, 10)
+    first = sample(policy, asked, sampling)
+    renumbered = [Request(r.prompt_ids, r.seed, 100 - r.index) for r in asked]
+    second = sample(policy, renumbered, sampling)
+    for request in asked:
+        assert second[100 - request.index].token_ids == first[request.index].token_ids
+
+
 # ---- ends ----------------------------------------------------------------------------------------
 
 
@@ -185,12 +194,13 @@ def test_a_token_of_no_probability_is_never_drawn() -> None:
     assert tokens.tolist() == [1, 1, 1, 3, 3, 3]
 
 
-def test_a_token_of_one_in_ten_million_can_be_drawn() -> None:
-    # float32 steps near 1 are 6e-8 wide: a cumulative sum in float32 would swallow the last ones
-    vocab = 50_000
-    logits = torch.zeros(1, vocab)
-    tokens, _ = choose_tokens(logits, np.array([1 - 0.5 / vocab]), Sampling())
-    assert tokens.tolist() == [vocab - 1]
+def test_every_token_of_the_tail_of_a_peaked_distribution_can_be_drawn() -> None:
+    # a thousand tokens of 1e-9 each behind one of 0.999999: float32 has 17 numbers for all of them
+    logits = torch.full((1, 1001), math.log(1e-9))
+    logits[0, 0] = 0.0
+    draws = 1 - np.linspace(1e-10, 9e-7, 900)
+    tokens, _ = choose_tokens(logits.repeat(900, 1), draws, Sampling())
+    assert len(set(tokens.tolist())) > 700
 
 
 def test_frequencies_follow_the_distribution() -> None:
@@ -211,6 +221,12 @@ def test_draws_at_two_positions_of_one_seed_are_independent() -> None:
     chi_square = float(((cells - 1250.0) ** 2 / 1250.0).sum())
     assert chi_square < 37.7, "fifteen degrees of freedom, one in a thousand"
     assert abs(np.corrcoef(first[1:], first[:-1])[0, 1]) < 0.03, "nor do near seeds correlate"
+
+
+def test_no_seed_draws_what_another_one_draws_a_position_later() -> None:
+    seeds = np.array([5], dtype=np.uint64)
+    with np.errstate(over="ignore"):
+        assert uniforms(seeds + GOLDEN, 0)[0] != uniforms(seeds, 1)[0]
 
 
 def test_draws_lie_in_the_unit_interval_and_depend_on_seed_and_position_alone() -> None:

@@ -14,6 +14,8 @@ from r1pipe.planning import plan
 from r1pipe.resolution import upstream
 from r1pipe.settings import check_whole_rollouts
 from r1pipe.store import Store
+from r1pipe.tasks import TASKS
+from r1pipe.tasks.world import sample_problems
 from r1pipe.yaml_source import read_yaml
 
 PROFILES = sorted(read_yaml(MANIFEST, []).get("profiles").entries())
@@ -183,6 +185,23 @@ def test_no_training_stage_reads_the_held_out_problems_but_to_stay_apart(
         reads = [used for used in upstream(node) if used.startswith("held-out")]
         if node.kind.kind != "evaluate" and reads:
             assert (name, reads) == ("problems", ["held-out"])
+
+
+def test_the_world_holds_as_many_problems_as_each_stage_asks_for(manifest: Manifest) -> None:
+    for name, node in manifest.stages.items():
+        chosen: Any = node.params
+        if node.kind.kind != "problems" or chosen.world is None:
+            continue
+        found = sample_problems(
+            TASKS,
+            chosen.world.mix,
+            chosen.num_problems,
+            held_out=chosen.split == "held-out",
+            seed=chosen.seed,
+            languages=chosen.world.languages,
+            levels=chosen.world.levels,
+        )
+        assert len(found) == pytest.approx(chosen.num_problems, abs=2), name
 
 
 def test_updates_are_whole_rollouts_and_a_rollout_has_no_problem_twice_at_once(

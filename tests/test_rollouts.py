@@ -16,10 +16,16 @@ from tiny import (
 from r1pipe.chat import boxed, render_completion
 from r1pipe.errors import StageError
 from r1pipe.generate.protocol import Sampling
-from r1pipe.records import Rollout
+from r1pipe.records import FinishReason, Group, Rollout, Verdict
 from r1pipe.rl import loop
 from r1pipe.rl.loop import roll_out, rollout_problems
-from r1pipe.rl.rollouts import problem_order, rule_rewards, sample_completions, score_groups
+from r1pipe.rl.rollouts import (
+    problem_order,
+    rollout_metrics,
+    rule_rewards,
+    sample_completions,
+    score_groups,
+)
 from r1pipe.rl.update import minibatches
 from r1pipe.settings import check_whole_rollouts
 
@@ -136,3 +142,24 @@ def test_the_format_reward_is_that_of_the_prompts_format() -> None:
     assert rule_rewards(problem, zero, True, {"format": 1.0}, "chat") == {"format": 0.0}
     assert rule_rewards(problem, chat, True, {"format": 1.0}, "chat") == {"format": 1.0}
     assert rule_rewards(problem, chat, True, {"format": 1.0}, "r1-zero") == {"format": 0.0}
+
+
+def test_metrics_of_a_rollout_are_worked_by_hand() -> None:
+    first = [rollout([1], [2, 3], advantage=1.0), rollout([1], [2], advantage=-1.0)]
+    second = [rollout([1], [2] * 4), rollout([1], [2] * 5, finish_reason=FinishReason.LENGTH)]
+    verdicts = ("correct", "wrong", "correct", "timeout")
+    rewards = (1.0, 0.0, 2.0, 2.0)
+    for made, reward, verdict in zip([*first, *second], rewards, verdicts, strict=True):
+        made.reward, made.verdict = reward, Verdict(verdict)
+        made.rewards = {"accuracy": reward / 2}
+    second[1].rewards = {"preference": 0.5}
+    groups = [Group(general_problem("general"), rollouts) for rollouts in (first, second)]
+    assert rollout_metrics(groups) == {
+        "reward_accuracy": pytest.approx((0.5 + 0.0 + 1.0) / 3),
+        "reward_preference": 0.5,
+        "reward": 1.25,
+        "pass_rate": 0.5,
+        "completion_tokens": 3.0,
+        "truncated_frac": 0.25,
+        "flat_group_frac": 0.5,
+    }
