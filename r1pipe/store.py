@@ -54,10 +54,12 @@ class Store:
 
     def _check_format(self) -> None:
         try:
-            value = disk.read_json(self.root / FORMAT_NAME)
+            path = self.root / FORMAT_NAME
+            value = disk.read_json(path)
             if value is None and self.root.is_dir():
                 other = [path.name for path in self.root.iterdir() if path.name[0] != "."]
-                if other:
+                value = disk.read_json(path)  # another process may be making the store
+                if other and value is None:
                     raise StoreError(
                         f"{self.root}: not a store of r1pipe (it holds '{other[0]}' and no "
                         f"{FORMAT_NAME}); choose an empty directory"

@@ -16,11 +16,11 @@ from hypothesis import strategies as st
 from killing import call, running, start, wait, wait_until
 from store_world import QuietConsole, halve, kind, manifest, stage
 
-from r1pipe import journal
+from r1pipe import disk, journal
 from r1pipe.checkpoints import SealedCheckpoints, copy_whole
 from r1pipe.errors import StageError
 from r1pipe.journal import FileJournal, copy_whole_frames, encode_frame
-from r1pipe.locks import KeyLock, LockBusy
+from r1pipe.locks import KeyLock, LockBusy, is_alive, read_owner, this_process
 from r1pipe.manifest import Manifest
 from r1pipe.metrics import StageLog, read_metrics
 from r1pipe.pipeline import run
@@ -231,6 +231,19 @@ def test_the_lock_of_a_killed_process_is_free(tmp_path: Path) -> None:
     assert call(hold) == -signal.SIGKILL
     with KeyLock(tmp_path, "k").held():
         pass
+
+
+def test_an_owner_lives_only_while_its_very_process_does(tmp_path: Path) -> None:
+    here = this_process()
+    assert is_alive(here)
+    assert not is_alive({**here, "born": "1"})  # its pid belongs to another process by now
+    assert not is_alive({**here, "boot": "an earlier one"})
+    assert is_alive({**here, "host": "elsewhere", "pid": 1 << 30})  # nobody can tell
+    pid = start(lambda: disk.place_json(tmp_path / "owner", this_process()))
+    wait_until(lambda: Path(f"/proc/{pid}/stat").read_text().split()[2] == "Z")
+    assert not is_alive(read_owner(tmp_path / "owner"))
+    assert wait(pid) == 0
+    assert not is_alive(read_owner(tmp_path / "owner"))
 
 
 def test_a_lock_that_an_orphan_still_holds_is_taken_from_its_dead_owner(tmp_path: Path) -> None:

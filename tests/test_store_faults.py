@@ -14,8 +14,10 @@ from typing import Any
 import pytest
 from killing import KILLED, call, start, wait, wait_until
 from store_world import (
+    QuietConsole,
     assert_whole,
     build,
+    halve,
     ids,
     kind,
     manifest,
@@ -24,10 +26,10 @@ from store_world import (
     two_stages,
 )
 
-from r1pipe import faults
+from r1pipe import disk, faults
 from r1pipe.errors import StoreError
 from r1pipe.manifest import Manifest
-from r1pipe.pipeline import plan
+from r1pipe.pipeline import plan, run
 from r1pipe.store import Store
 
 
@@ -244,3 +246,34 @@ def test_eight_processes_that_are_killed_at_random_end_in_one_result(tmp_path: P
     assert ends[6:] == [0, 0]
     assert ids(root) == ids(tmp_path / "whole")
     assert_whole(root, made)
+
+
+def test_an_input_that_vanishes_after_the_plan_is_built_again(tmp_path: Path) -> None:
+    root = tmp_path / "store"
+    build(root, manifest(stage("first", number=6)))
+    made = manifest(stage("first", number=6), stage("half", kind(halve), {"a": "first"}))
+    console, store = QuietConsole(), Store(root)
+
+    def lose(plan: Any) -> None:
+        assert [one.status for one in plan.stages] == ["hit", "run"]
+        disk.remove_tree(store.artifact_dir(store.resolve("first").artifact_id))
+
+    console.plan = lose  # type: ignore[method-assign]
+    assert run(made, store, console).built == ["first", "half"]
+
+
+def test_a_reader_never_sees_half_an_artifact(tmp_path: Path) -> None:
+    root, count = tmp_path / "store", 400
+
+    def many(context: Any, params: Any, run: Any, inputs: Any) -> None:
+        for index in range(count):
+            (context.output("data") / str(index)).write_text("x")
+
+    pid = start(lambda: build(root, manifest(stage("many", kind(many)))))
+    seen = set()
+    while not list((root / "records").glob("[!.]*.json")):
+        for path in (root / "objects").glob("*"):
+            seen.add(len(disk.walk(path)[0]))
+    assert wait(pid) == 0
+    assert seen <= {count + 1}, "its files and the seal"
+    assert_whole(root, manifest())
