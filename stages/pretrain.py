@@ -64,7 +64,9 @@ def run(context: Context, params: Params, run: Run, inputs: Inputs) -> None:
     tokenizer = load_tokenizer(inputs["tokenizer"])
     model = new_model(tokenizer, seed=params.seed, **params.architecture.model_dump())
     model.to(run.device)
-    sequences, too_long = sequences_of(tokenizer, inputs["rows"], params.architecture.max_positions)
+    sequences, too_long = sequences_of(
+        tokenizer, inputs["rows"], params.architecture.max_positions, params.max_rows
+    )
     context.note(
         num_parameters=sum(p.numel() for p in model.parameters()),
         num_rows=len(sequences),
