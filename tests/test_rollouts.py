@@ -65,6 +65,18 @@ def test_each_rollout_samples_anew() -> None:
     assert texts[0] != texts[1]
 
 
+def test_a_problem_that_comes_twice_is_sampled_anew() -> None:
+    one, other = problems(2)
+    script = ScriptedGenerator({one.prompt: list("abcd"), other.prompt: list("ef")}, "chat")
+    groups = sample_completions(
+        script, tokenizer(), [one, other, one], 2, Sampling(max_tokens=9), "chat", [7]
+    )
+    seeds = [[r.completion.seed for r in group.rollouts] for group in groups]
+    assert len({seed for row in seeds for seed in row}) == 6
+    alone = sample_completions(script, tokenizer(), [one], 2, Sampling(max_tokens=9), "chat", [7])
+    assert [r.completion.seed for r in alone[0].rollouts] == seeds[0]
+
+
 def test_a_completion_knows_its_problem_its_seed_and_its_text_without_the_end() -> None:
     asked = problems(3)
     script = ScriptedGenerator({p.prompt: [f"a{i}", f"b{i}"] for i, p in enumerate(asked)}, "chat")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
@@ -50,33 +51,49 @@ def sample_completions(
     first_sample: int = 0,
 ) -> list[Group]:
     """Sample `num_samples` completions of every problem; each request has its own seed."""
-    groups = []
-    requests: list[Request] = []
-    places: list[tuple[int, int, int]] = []  # (group, sample index, seed) of every request
-    for number, problem in enumerate(problems):
-        prompt_ids = tuple(encode_prompt(tokenizer, problem.prompt, fmt))
-        empty: Any = None
-        groups.append(
-            Group(problem, [Rollout(empty, list(prompt_ids)) for _ in range(num_samples)])
-        )
-        for place in range(num_samples):
-            seed = request_seed(*seed_parts, problem.id, problem.prompt, first_sample + place)
-            places.append((number, place, seed))
-            requests.append(Request(prompt_ids, seed, len(requests)))
+    prompts = [tuple(encode_prompt(tokenizer, problem.prompt, fmt)) for problem in problems]
+    seeds = _seeds(problems, num_samples, seed_parts, first_sample)
+    requests = [
+        Request(prompts[index // num_samples], seed, index) for index, seed in enumerate(seeds)
+    ]
+    empty: Any = None
+    groups = [
+        Group(problem, [Rollout(empty, list(prompt)) for _ in range(num_samples)])
+        for problem, prompt in zip(problems, prompts, strict=True)
+    ]
     for sampled in generator.generate(requests, sampling):
-        number, place, seed = places[sampled.index]
+        number, place = divmod(sampled.index, num_samples)
         ids = sampled.token_ids
         has_end = sampled.finish_reason is FinishReason.STOP
         groups[number].rollouts[place].completion = Completion(
             problem_id=problems[number].id,
             sample_index=first_sample + place,
-            seed=seed,
+            seed=seeds[sampled.index],
             token_ids=ids,
             text=tokenizer.decode(ids[:-1] if has_end else ids),
             finish_reason=sampled.finish_reason,
             sampler_logprobs=sampled.logprobs,
         )
     return groups
+
+
+def _seeds(
+    problems: Sequence[Problem], num_samples: int, parts: Sequence[int | str], first_sample: int
+) -> list[int]:
+    """Return the seeds of all samples, problem by problem.
+
+    A problem that comes twice (a rollout that spans two epochs) is sampled anew.
+    """
+    times = Counter[tuple[str, str]]()
+    seeds = []
+    for problem in problems:
+        first = first_sample + times[problem.id, problem.prompt] * num_samples
+        times[problem.id, problem.prompt] += 1
+        seeds += [
+            request_seed(*parts, problem.id, problem.prompt, first + place)
+            for place in range(num_samples)
+        ]
+    return seeds
 
 
 def score_groups(
