@@ -23,10 +23,10 @@ _LANDLOCK = (444, 445, 446)  # create_ruleset, add_rule, restrict_self: the same
 _READ, _WRITE = 0b1101, 0b1111111111110  # execute, read file and folder; the rest of ABI 1
 _ALLOW, _REFUSE, _KILL = 0x7FFF0000, 0x00050001, 0x80000000  # 0x00050000 | EPERM
 
-# Machine -> (audit number, refused system calls, clone, clone3). Refused, in this order:
-# socket, socketpair, connect, bind, fork and vfork (x86 only), execve, execveat, kill, tkill,
-# ptrace, mount, umount2, pivot_root, chroot, bpf, unshare, setns, setsid, setpgid, process_vm_readv and _writev,
-# keyctl, userfaultfd, perf_event_open, io_uring_setup, memfd_create.
+# Machine -> (audit number, refused system calls, clone, clone3). Refused, in this order: socket,
+# socketpair, connect, bind, fork and vfork (x86 only), execve, execveat, kill, tkill, ptrace,
+# mount, umount2, pivot_root, chroot, bpf, unshare, setns, setsid, setpgid, process_vm_readv and
+# _writev, keyctl, userfaultfd, perf_event_open, io_uring_setup, memfd_create.
 _X86_64 = (
     "41 53 42 49 57 58 59 322 62 200 101 165 166 155 161 321 272 308 112 109 310 311 250 323 298"
     " 425 319"

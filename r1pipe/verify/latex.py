@@ -346,7 +346,7 @@ class _Parser:
 
 
 def _is_digits(token: str) -> bool:
-    return bool(token) and (token[0].isdigit() or (token[0] == "." and len(token) > 1))
+    return "0" <= token[:1] <= "9" or (token[:1] == "." and len(token) > 1)
 
 
 def _number(token: str) -> Any:

@@ -79,6 +79,7 @@ _SYMBOLS = {
     "‘": "'",
     "’": "'",
 }
+_CIRCLED = re.compile("([\u2460-\u2473])")
 _SYMBOL_TABLE = str.maketrans(_SYMBOLS)
 
 _THIN = r"(?:\\[,;:!> ]|\\thinspace(?![a-zA-Z])|\{,\}|\{\\,\}|(?<=\d),\\!)"
@@ -101,9 +102,11 @@ _WRAPPER = re.compile(
     r"\\(?:mathbf|boldsymbol|bm|mathbin|mathord|mathopen|mathclose|underline|mathit|mathsf|ensuremath"
     r"|textcolor|boxed|fbox|mathnormal|displaylines)(?![a-zA-Z])\s*(?=\{)"
 )
+_TEXT_CIRCLED = re.compile(r"\\(?:textcircled|circled)\s*\{\s*(1?[1-9]|10|20)\s*\}")
 _TEXT_NUMBER = re.compile(
     r"\\(?:text|mathrm|textbf|textit|mathsf|mbox|operatorname)\s*\{\s*([+-]?[0-9][0-9.,/]*)\s*\}"
 )
+_MODULE = re.compile(r"\b(?:np|math|numpy)\.(?=[a-z])")
 _EMPHASIS = re.compile(r"^(?:\*\*|`)?([^*`]*)(?:\*\*|`)$")
 _SYNONYMS = (
     (re.compile(r"\\[dtc]frac(?![a-zA-Z])"), r"\\frac"),
@@ -146,7 +149,9 @@ def to_ascii(text: str) -> str:
     text = _SUPER_RUN.sub(lambda m: "^{" + "".join(_SUPER[c] for c in m.group()) + "}", text)
     text = _SUB_RUN.sub(lambda m: "_{" + "".join(_SUB[c] for c in m.group()) + "}", text)
     text = "".join(_vulgar(char) for char in text).translate(_SYMBOL_TABLE)
-    return unicodedata.normalize("NFKC", text).translate(_SYMBOL_TABLE).strip()
+    parts = _CIRCLED.split(text)  # a circled 1 names a statement; it is not the number 1
+    parts[0::2] = [unicodedata.normalize("NFKC", part) for part in parts[0::2]]
+    return "".join(parts).translate(_SYMBOL_TABLE).strip()
 
 
 def strip_dress(text: str) -> str:
@@ -161,8 +166,10 @@ def strip_dress(text: str) -> str:
         text = _SPACING.sub(" ", text)
         text = _WRAPPER.sub("", text)
         text = _TEXT_NUMBER.sub(r"\1", text)
+        text = _TEXT_CIRCLED.sub(lambda m: chr(0x245F + int(m[1])), text)
         for pattern, replacement in _SYNONYMS:
             text = pattern.sub(replacement, text)
+    text = _MODULE.sub("", text)
     text = _EMPHASIS.sub(r"\1", re.sub(r" {2,}", " ", text).strip()).strip()
     return _unbrace(_without_final_period(text))
 

@@ -64,11 +64,14 @@ _EMPTY = {
 }
 _EMPTY |= {"no real solution", "no real solutions", "\\{ \\}"}
 _REALS = {"\\mathbb{R}", "\\mathbb R", "\\R", "all real numbers", "all reals", "全体实数", "实数"}
+_CIRCLED = re.compile("[\u2460-\u2473](?:[ ,]*[\u2460-\u2473])*")
 _CLOCK = re.compile(r"[0-9]{1,2}:[0-9]{2}\s*[aApP]\.?\s*[mM]\.?")
 _CHINESE_LEAD = re.compile(
     r"(?:[^\W\d_a-zA-Z不非没约近超大小多少至未]{1,8}(?:是|为|有)|[一总]?共有?|合计)(?=[0-9])"
 )
-_NUMERAL = re.compile(r"\(?([0-9A-Fa-f]+)\)?_\{?\(?([0-9]{1,2})\)?\}?")
+_NUMERAL = re.compile(
+    r"\(?([0-9][0-9A-Fa-f]*|[A-Fa-f]+[0-9][0-9A-Fa-f]*|[A-F]{2,})\)?_\{?\(?([0-9]{1,2})\)?\}?"
+)
 _PAIRS = {("(", ")"), ("[", "]"), (r"\langle", r"\rangle")}
 _GROUPED = re.compile(r"[+-]?[0-9]{1,3},[0-9]{3}(?:\.[0-9]*)?(?![0-9,])[^,]*", re.DOTALL)
 _INFINITE = {r"\infty": INFINITY, r"+\infty": INFINITY, r"-\infty": MINUS_INFINITY}
@@ -108,6 +111,8 @@ class Reader:
 
     def _words(self, text: str) -> Value | None:
         """Read a phrase: text in `\\text{}`, or words of two letters and more."""
+        if _CIRCLED.fullmatch(text):
+            return Group("set", tuple(Words(mark) for mark in re.findall(r"[^\s,]", text)))
         bare = TEXT.sub(r" \1 ", text)
         if bare.strip() in _EMPTY or bare.strip().lower() in _EMPTY:
             return Group("set", ())
