@@ -11,19 +11,26 @@ from __future__ import annotations
 
 import json
 import os
-import socket
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Any
-
-from filelock import FileLock, Timeout
+from typing import TYPE_CHECKING, Any
 
 from r1pipe import disk
 
+if TYPE_CHECKING:
+    from filelock import FileLock
+
 POLL_S = 0.1
 GATE_S = 30.0
+
+
+def file_lock(path: Path, timeout: float = -1) -> FileLock:
+    """Return a kernel lock on a file; imported here, since a run that only hits takes none."""
+    from filelock import FileLock
+
+    return FileLock(path, timeout, is_singleton=False)
 
 
 class LockBusy(Exception):  # noqa: N818 - an answer, not an error for users
@@ -45,7 +52,7 @@ class KeyLock:
     def __init__(self, folder: Path, key: str) -> None:
         self.path = folder / f"{key}.lock"
         self.owner_path = folder / f"{key}.owner"
-        self._gate = FileLock(folder / "gate.lock", timeout=GATE_S)
+        self._gate = file_lock(folder / "gate.lock", GATE_S)
         self._lock: FileLock | None = None
 
     @contextmanager
@@ -73,9 +80,11 @@ class KeyLock:
 
     def acquire(self) -> None:
         """Take the lock or raise LockBusy; takes it from an owner that no longer lives."""
+        from filelock import Timeout
+
         self.path.parent.mkdir(parents=True, exist_ok=True)
         with self._gate:
-            lock = FileLock(self.path, is_singleton=False)
+            lock = file_lock(self.path)
             try:
                 lock.acquire(blocking=False)
             except Timeout:
@@ -84,7 +93,7 @@ class KeyLock:
                     raise LockBusy(owner) from None
                 with suppress(FileNotFoundError):
                     self.path.unlink()
-                lock = FileLock(self.path, is_singleton=False)
+                lock = file_lock(self.path)
                 lock.acquire(blocking=False)
             disk.place_json(self.owner_path, this_process(), durable=False)
             self._lock = lock
@@ -103,7 +112,7 @@ class KeyLock:
 def this_process() -> dict[str, Any]:
     """Return what identifies this process for as long as the machine is up."""
     pid = os.getpid()
-    return {"pid": pid, "host": socket.gethostname(), "boot": _boot(), "born": _born(pid)}
+    return {"pid": pid, "host": os.uname().nodename, "boot": _boot(), "born": _born(pid)}
 
 
 def read_owner(path: Path) -> dict[str, Any]:
@@ -118,7 +127,7 @@ def read_owner(path: Path) -> dict[str, Any]:
 def is_alive(owner: dict[str, Any]) -> bool:
     """Return whether an owner may still live; one on another host is taken to."""
     pid = owner.get("pid")
-    if not isinstance(pid, int) or owner.get("host") != socket.gethostname():
+    if not isinstance(pid, int) or owner.get("host") != os.uname().nodename:
         return True
     if owner.get("boot") != _boot():
         return False

@@ -9,11 +9,9 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
-from filelock import FileLock
-
 from r1pipe import disk
 from r1pipe.errors import ArtifactError
-from r1pipe.locks import is_alive, this_process
+from r1pipe.locks import file_lock, is_alive, this_process
 
 KEPT_RUNS = 3
 """Runs that are remembered per manifest and profile."""
@@ -43,7 +41,7 @@ def remember_run(root: Path, run: LastRun, stages: Collection[str]) -> None:
     if _merged(run, disk.read_json(path) or [], stages) is None:
         return
     path.parent.mkdir(parents=True, exist_ok=True)
-    with FileLock(root / "locks" / "runs.lock"):
+    with file_lock(root / "locks" / "runs.lock"):
         known = disk.read_json(path) or []
         if (merged := _merged(run, known, stages)) is not None:
             row = {"manifest": run.manifest, "profile": run.profile, "stages": merged}

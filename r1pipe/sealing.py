@@ -9,7 +9,6 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import Callable, Iterable, Mapping
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeVar
@@ -162,5 +161,7 @@ def _in_threads(
     """Digests and fsyncs release the interpreter's lock, so threads pay for large files."""
     if sum(file.size for file in files) < SMALL_BYTES:
         return [function(path) for path in paths]
+    from concurrent.futures import ThreadPoolExecutor
+
     with ThreadPoolExecutor(min(MAX_THREADS, os.cpu_count() or 1)) as pool:
         return list(pool.map(function, paths))

@@ -17,19 +17,20 @@ from __future__ import annotations
 
 from contextlib import suppress
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 from urllib.parse import quote
-
-from filelock import FileLock
 
 from r1pipe import __version__, disk, names, signatures
 from r1pipe.actions import ActionRecord
 from r1pipe.attempt import Attempt
 from r1pipe.errors import ArtifactError, DamagedError, StoreError
 from r1pipe.index import RecordIndex
-from r1pipe.locks import KeyLock
+from r1pipe.locks import KeyLock, file_lock
 from r1pipe.metrics import read_metrics, read_samples
 from r1pipe.sealing import Seal
+
+if TYPE_CHECKING:
+    from filelock import FileLock
 
 STORE_FORMAT = 1
 FORMAT_NAME = "r1pipe-store.json"
@@ -215,7 +216,7 @@ class Store:
 
     def publishing(self) -> FileLock:
         """Return the lock between placing objects and records, and the collection of garbage."""
-        return FileLock(self.root / "locks" / "publish.lock")
+        return file_lock(self.root / "locks" / "publish.lock")
 
     def link_latest(self, manifest: str, profile: str | None, stage: str, artifact: str) -> None:
         """Point `latest/<manifest>/<profile>/<stage>` at an artifact, for people."""
