@@ -51,6 +51,7 @@ def _add_tags(model: Any, tokenizer: Any) -> None:
     from r1pipe import chat
     from r1pipe.models.tokenizer import TAGS
 
+    num_known = len(tokenizer)
     tokenizer.add_special_tokens(
         {
             "eos_token": chat.END,
@@ -61,6 +62,10 @@ def _add_tags(model: Any, tokenizer: Any) -> None:
     tokenizer.add_tokens(list(TAGS))
     tokenizer.chat_template = chat.CHAT_TEMPLATE
     if len(tokenizer) > model.get_input_embeddings().num_embeddings:
-        model.resize_token_embeddings(len(tokenizer), mean_resizing=True)
+        # its own mean draws from torch's global generator: another result in another process
+        model.resize_token_embeddings(len(tokenizer), mean_resizing=False)
+    for table in (model.get_input_embeddings(), model.get_output_embeddings()):
+        rows = table.weight.data
+        rows[num_known : len(tokenizer)] = rows[:num_known].mean(dim=0)
     model.config.eos_token_id = tokenizer.eos_token_id
     model.config.pad_token_id = tokenizer.pad_token_id
