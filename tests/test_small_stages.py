@@ -1,0 +1,214 @@
+"""Stages around the training: the mix, tokenizer and base, models from outside, evaluation."""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from tiny import FakeContext, corpus_rows, model, problems, save_policy, stage, tokenizer
+from tokenizers import Tokenizer, decoders, models, pre_tokenizers
+from transformers import PreTrainedTokenizerFast
+
+from r1pipe import chat
+from r1pipe.errors import Interrupted, StageError
+from r1pipe.generate.prompts import encode_completion, encode_prompt
+from r1pipe.models.policy import end_ids, load_model, load_tokenizer, new_model
+from r1pipe.models.tokenizer import TAGS
+from r1pipe.rows import read_rows, write_problems, write_rows
+
+# ---- mix -----------------------------------------------------------------------------------------
+
+
+def mix(tmp_path: Path, reasoning: list[Any], general: list[Any], **quotas: int) -> FakeContext:
+    for name, rows in (("reasoning", reasoning), ("general", general)):
+        write_rows(tmp_path / name, rows, schema=None)
+    kind = stage("mix")
+    params = kind.params(**({"seed": 1, "reasoning_rows": 100, "general_rows": 100} | quotas))
+    context = FakeContext(tmp_path / "work")
+    inputs = {name: tmp_path / name for name in ("reasoning", "general")}
+    kind.run(context, params, kind.run_model(), inputs)
+    return context
+
+
+def test_the_mix_keeps_each_distinct_row_once_and_names_its_part(tmp_path: Path) -> None:
+    reasoning, general = corpus_rows(20, "chat", seed=1), corpus_rows(10, "chat", seed=2)
+    context = mix(tmp_path, [*reasoning, *reasoning[:5]], general)
+    rows = list(read_rows(context.output("rows")))
+    marks = [(row["prompt"], row["completion"]) for row in rows if row["source"] == "reasoning"]
+    assert sorted(marks) == sorted({(r["prompt"], r["completion"]) for r in reasoning})
+    assert sum(context.notes["tasks"].values()) == len(rows)
+    assert [row["source"] for row in rows] != sorted(row["source"] for row in rows), "shuffled"
+    assert context.notes["tasks"] == dict(Counter(row["task"] for row in rows))
+
+
+def test_each_part_is_taken_up_to_its_quota_and_shortfalls_are_told(tmp_path: Path) -> None:
+    reasoning, general = corpus_rows(20, "chat", seed=1), corpus_rows(3, "chat", seed=2)
+    context = mix(tmp_path, reasoning, general, reasoning_rows=7, general_rows=50)
+    sources = Counter(row["source"] for row in read_rows(context.output("rows")))
+    assert sources == {"reasoning": 7, "general": 3}
+    assert context.notes["reasoning_short_of_quota"] == 0
+    assert context.notes["general_short_of_quota"] == 47
+
+
+def test_a_mix_of_nothing_is_an_error(tmp_path: Path) -> None:
+    rows = corpus_rows(2, "chat")
+    with pytest.raises(StageError, match="both parts are empty"):
+        mix(tmp_path, rows, rows, reasoning_rows=0, general_rows=0)
+
+
+# ---- tokenizer and base --------------------------------------------------------------------------
+
+
+def test_the_tokenizer_stage_makes_the_same_tokenizer_each_time(tmp_path: Path) -> None:
+    write_rows(tmp_path / "rows", corpus_rows(40))
+    kind = stage("tokenizer")
+    texts = []
+    for name in ("a", "b"):
+        context = FakeContext(tmp_path / name)
+        inputs = {"rows": {"corpus": tmp_path / "rows"}}
+        kind.run(context, kind.params(vocab_size=330), kind.run_model(), inputs)
+        folder = context.output("tokenizer")
+        texts.append((folder / "tokenizer.json").read_text())
+    assert texts[0] == texts[1]
+    made = load_tokenizer(folder)
+    assert len(made) <= 330
+    assert made.chat_template == chat.CHAT_TEMPLATE
+    assert [made.decode(made(tag)["input_ids"]) for tag in TAGS] == list(TAGS)
+
+
+def pretrain(tmp_path: Path, name: str, **changes: Any) -> FakeContext:
+    tokenizer().save_pretrained(tmp_path / "tokenizer")
+    write_rows(tmp_path / "rows", corpus_rows(12))
+    kind = stage("pretrain")
+    sizes = {"hidden_size": 16, "num_layers": 1, "num_heads": 2, "num_kv_heads": 1}
+    params = kind.params(
+        seed=1,
+        architecture={**sizes, "intermediate_size": 32},
+        batch_size=4,
+        optimizer={"lr": 1e-3},
+        **changes,
+    )
+    context = FakeContext(tmp_path / name)
+    inputs = {"tokenizer": tmp_path / "tokenizer", "rows": tmp_path / "rows"}
+    kind.run(context, params, kind.run_model(), inputs)
+    return context
+
+
+def test_pretraining_uses_the_rows_it_may_use(tmp_path: Path) -> None:
+    whole, some = pretrain(tmp_path, "whole"), pretrain(tmp_path, "some", max_rows=8)
+    assert (whole.notes["num_rows"], len(whole.logged)) == (12, 3)
+    assert (some.notes["num_rows"], len(some.logged)) == (8, 2)
+
+
+def test_a_fresh_base_is_a_function_of_its_seed_and_leaves_other_draws_alone() -> None:
+    torch.manual_seed(5)
+    expected = torch.rand(3)
+    torch.manual_seed(5)
+    first = model(1)
+    assert torch.equal(torch.rand(3), expected)
+    weights = [policy.lm_head.weight for policy in (first, model(1), model(2))]
+    assert torch.equal(weights[0], weights[1])
+    assert not torch.equal(weights[0], weights[2])
+    assert first.lm_head.weight is first.model.embed_tokens.weight
+
+
+# ---- models from outside -------------------------------------------------------------------------
+
+
+@pytest.fixture
+def foreign(tmp_path: Path) -> Path:
+    """Write a model with a tokenizer that knows nothing of the recipe's tags."""
+    alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
+    vocab = {token: i for i, token in enumerate(["<eos>", *alphabet])}
+    backend = Tokenizer(models.BPE(vocab=vocab, merges=[]))
+    backend.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    backend.decoder = decoders.ByteLevel()
+    tok = PreTrainedTokenizerFast(tokenizer_object=backend, eos_token="<eos>", pad_token="<eos>")
+    sizes = {"hidden_size": 16, "num_layers": 1, "num_heads": 2, "num_kv_heads": 1}
+    policy = new_model(tok, **sizes, intermediate_size=32, max_positions=64, init_std=0.1, seed=1)
+    policy.generation_config.eos_token_id = tok.eos_token_id
+    policy.save_pretrained(tmp_path / "foreign")
+    tok.save_pretrained(tmp_path / "foreign")
+    return tmp_path / "foreign"
+
+
+def imported(work: Path, source: Path) -> Path:
+    kind = stage("import-model")
+    context = FakeContext(work)
+    kind.run(context, kind.params(), kind.run_model(), {"source": source})
+    return context.output("model")
+
+
+def test_a_model_from_outside_gets_tags_template_and_an_end_of_its_own(
+    tmp_path: Path, foreign: Path
+) -> None:
+    folder = imported(tmp_path / "work", foreign)
+    tok, policy, before = load_tokenizer(folder), load_model(folder), load_model(foreign)
+    assert [len(tok(tag)["input_ids"]) for tag in TAGS] == [1] * len(TAGS)
+    assert tok.chat_template == chat.CHAT_TEMPLATE
+    assert tok.decode(encode_prompt(tok, "2+3", "chat")) == "<|user|>2+3<|assistant|>"
+    assert encode_completion(tok, "a")[-1] == tok.convert_tokens_to_ids(chat.END)
+    assert tok.pad_token_id != tok.eos_token_id
+    # its old end still ends a completion
+    old_end = load_tokenizer(foreign).eos_token_id
+    assert end_ids(policy, tok) == sorted([old_end, tok.eos_token_id])
+    old = before.get_input_embeddings().weight
+    new = policy.get_input_embeddings().weight
+    assert new.shape[0] >= len(tok) > old.shape[0]
+    torch.testing.assert_close(new[: old.shape[0]], old)
+    mean = old.mean(dim=0, keepdim=True).expand(len(tok) - old.shape[0], -1)
+    torch.testing.assert_close(new[old.shape[0] : len(tok)], mean)
+
+
+def test_the_same_model_from_outside_becomes_the_same_bytes(tmp_path: Path, foreign: Path) -> None:
+    weights = []
+    for name in ("a", "b"):
+        torch.rand(3)  # what ran before in the same process must not matter
+        weights.append((imported(tmp_path / name, foreign) / "model.safetensors").read_bytes())
+    assert weights[0] == weights[1]
+
+
+def test_what_is_no_model_is_named(tmp_path: Path) -> None:
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(StageError, match="empty is not a model"):
+        imported(tmp_path / "work", tmp_path / "empty")
+
+
+# ---- evaluation ----------------------------------------------------------------------------------
+
+
+def evaluate(tmp_path: Path, name: str, **options: Any) -> FakeContext:
+    kind = stage("evaluate")
+    params = kind.params(
+        seed=1, format="chat", num_samples=2, max_tokens=6, num_resamples=50, problems_per_unit=3
+    )
+    context = FakeContext(tmp_path / name, **options)
+    benchmarks = {"easy": tmp_path / "easy", "hard": tmp_path / "hard"}
+    inputs = {"model": tmp_path / "model", "problems": benchmarks}
+    kind.run(context, params, kind.run_model(), inputs)
+    return context
+
+
+def test_a_resumed_evaluation_writes_the_report_of_the_uninterrupted_one(tmp_path: Path) -> None:
+    save_policy(tmp_path / "model")
+    for name, seed in (("easy", 1), ("hard", 2)):
+        write_problems(tmp_path / name, problems(4, seed=seed))
+    whole = evaluate(tmp_path, "whole")
+    with pytest.raises(Interrupted, match="stopped by the test"):
+        evaluate(tmp_path, "killed", stop_after=3)
+    resumed = evaluate(tmp_path, "killed")
+    assert len(resumed.logged) == 1, "four units of two benchmarks, three done"
+    texts = [(c.output("report") / "summary.json").read_text() for c in (whole, resumed)]
+    assert texts[0] == texts[1]
+    rows = [list(read_rows(c.output("samples"))) for c in (whole, resumed)]
+    assert rows[0] == rows[1]
+    assert Counter(row["benchmark"] for row in rows[0]) == {"easy": 8, "hard": 8}
+    report = json.loads(texts[0])
+    assert report["benchmarks"]["easy"]["num_problems"] == 4
+    assert set(report["benchmarks"]["hard"]["by_problem"]["pass@1"]) == {
+        row["problem_id"] for row in rows[0] if row["benchmark"] == "hard"
+    }
