@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Iterable
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -18,12 +17,14 @@ import typer
 from r1pipe import cli_store
 from r1pipe.cli_options import (
     DEFAULT_MANIFEST,
+    CheckpointOption,
     JsonOption,
     ManifestArgument,
     ManifestOption,
     ProfileOption,
     SetOption,
     StoreOption,
+    YesOption,
     load,
     open_store,
     print_json,
@@ -74,15 +75,19 @@ def run(
     rebuild: Annotated[
         list[str] | None, typer.Option("--rebuild", help="Run this stage in any case.")
     ] = None,
-    yes: Annotated[
-        bool, typer.Option("--yes", "-y", help="Do not ask before a large run.")
-    ] = False,
+    yes: YesOption = False,
+    checkpoint_every: CheckpointOption = 30.0,
     store: StoreOption = None,
     as_json: JsonOption = False,
 ) -> None:
     """Run a manifest: every stage whose result is not in the store yet."""
     loaded = load(manifest, profile, overrides)
-    _run(loaded, open_store(store, manifest), yes, as_json, to=to, rebuild=rebuild or ())
+    selection: dict[str, Any] = {
+        "to": to,
+        "rebuild": rebuild or (),
+        "checkpoint_every_s": checkpoint_every,
+    }
+    _run(loaded, open_store(store, manifest), yes, as_json, **selection)
 
 
 @app.command()
@@ -95,16 +100,20 @@ def stage(
         bool, typer.Option("--resume", help="Only go on with an attempt; never start anew.")
     ] = False,
     rebuild: Annotated[bool, typer.Option("--rebuild", help="Run it in any case.")] = False,
-    yes: Annotated[
-        bool, typer.Option("--yes", "-y", help="Do not ask before a large run.")
-    ] = False,
+    yes: YesOption = False,
+    checkpoint_every: CheckpointOption = 30.0,
     store: StoreOption = None,
     as_json: JsonOption = False,
 ) -> None:
     """Run one stage; its inputs are taken from the store."""
     loaded = load(manifest, profile, overrides)
     again = [name] if rebuild else []
-    _run(loaded, open_store(store, manifest), yes, as_json, only=name, rebuild=again, resume=resume)
+    selection: dict[str, Any] = {
+        "only": name,
+        "rebuild": again,
+        "checkpoint_every_s": checkpoint_every,
+    }
+    _run(loaded, open_store(store, manifest), yes, as_json, resume=resume, **selection)
 
 
 @app.command()
@@ -201,12 +210,11 @@ def _run(
     store: Store,
     is_agreed: bool,
     as_json: bool,
-    to: str | None = None,
-    only: str | None = None,
-    rebuild: Iterable[str] = (),
+    *,
     resume: bool = False,
+    **selection: Any,
 ) -> None:
-    """Run stages, then print the scoreboard where there is one."""
+    """Run stages, then print the scoreboard where there is one; `selection` is `pipeline.run`'s."""
     from r1pipe import pipeline
     from r1pipe.console import make_console
 
@@ -217,7 +225,7 @@ def _run(
             _ask(found)
 
     console = make_console(after_plan)
-    result = pipeline.run(manifest, store, console, to=to, only=only, rebuild=rebuild)
+    result = pipeline.run(manifest, store, console, **selection)
     if as_json:
         print_json(_result_json(manifest, store, result))
     elif (board := _scoreboard(store, result)) is not None:

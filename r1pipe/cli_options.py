@@ -34,6 +34,10 @@ StoreOption = Annotated[
     ),
 ]
 JsonOption = Annotated[bool, typer.Option("--json", help="One JSON document on stdout.")]
+CheckpointOption = Annotated[
+    float,
+    typer.Option("--checkpoint-every", min=0.0, help="Seconds of training that a kill may cost."),
+]
 YesOption = Annotated[bool, typer.Option("--yes", "-y", help="Do not ask before a large run.")]
 
 
