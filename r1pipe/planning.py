@@ -146,7 +146,10 @@ class _Planner:
         state = attempt.state or {}
         is_same = bool(state.get("is_rebuild")) == is_known
         if is_same and (progress := attempt.progress()):
-            return replace(planned, status="resume", reason=f"goes on from {progress}")
+            reason = f"goes on from {progress}"
+            if (owner := self.store.lock_owner(str(planned.key))) is not None:
+                reason = f"{owner} works on it ({progress})"
+            return replace(planned, status="resume", reason=reason)
         reason = "asked for by --rebuild" if is_known else self._difference(node)
         return replace(planned, status="run", reason=reason)
 

@@ -25,6 +25,7 @@ GRANULE_S = 0.02
 COARSE_GRANULE_S = 2.1
 """For file systems that keep whole seconds, or two (FAT)."""
 SMALL_BYTES = 4 << 20
+MANY_FILES = 64
 MAX_THREADS = 8
 
 Result = TypeVar("Result")
@@ -159,7 +160,7 @@ def _in_threads(
     function: Callable[[Path], Result], paths: list[Path], files: list[FileStat]
 ) -> list[Result]:
     """Digests and fsyncs release the interpreter's lock, so threads pay for large files."""
-    if sum(file.size for file in files) < SMALL_BYTES:
+    if len(files) < MANY_FILES and sum(file.size for file in files) < SMALL_BYTES:
         return [function(path) for path in paths]
     from concurrent.futures import ThreadPoolExecutor
 

@@ -25,7 +25,7 @@ from r1pipe.actions import ActionRecord
 from r1pipe.attempt import Attempt
 from r1pipe.errors import ArtifactError, DamagedError, StoreError
 from r1pipe.index import RecordIndex
-from r1pipe.locks import KeyLock, file_lock
+from r1pipe.locks import KeyLock, describe_owner, file_lock, is_alive, read_owner
 from r1pipe.metrics import read_metrics, read_samples
 from r1pipe.sealing import Seal
 
@@ -213,6 +213,11 @@ class Store:
     def lock(self, key: str) -> KeyLock:
         """Return the lock of a key."""
         return KeyLock(self.root / "locks", key)
+
+    def lock_owner(self, key: str) -> str | None:
+        """Return which living process holds the lock of a key, or None."""
+        owner = read_owner(self.root / "locks" / f"{key}.owner")
+        return describe_owner(owner) if owner and is_alive(owner) else None
 
     def publishing(self) -> FileLock:
         """Return the lock between placing objects and records, and the collection of garbage."""

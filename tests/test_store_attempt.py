@@ -23,7 +23,7 @@ from r1pipe.journal import FileJournal, copy_whole_frames, encode_frame
 from r1pipe.locks import KeyLock, LockBusy, is_alive, read_owner, this_process
 from r1pipe.manifest import Manifest
 from r1pipe.metrics import StageLog, read_metrics
-from r1pipe.pipeline import run
+from r1pipe.pipeline import plan, run
 from r1pipe.store import Store
 
 
@@ -309,6 +309,7 @@ def test_a_torn_line_of_metrics_spoils_no_other(tmp_path: Path) -> None:
 
 def test_a_run_waits_for_another_one_and_says_for_which(tmp_path: Path) -> None:
     def slow(context: Any, params: Any, run: Any, inputs: Any) -> None:
+        save(context.checkpoints, 4)
         (tmp_path / "begun").touch()
         wait_until((tmp_path / "go").exists)
         (context.output("data") / "number.json").write_text("8")
@@ -316,6 +317,10 @@ def test_a_run_waits_for_another_one_and_says_for_which(tmp_path: Path) -> None:
     made = manifest(stage("slow", kind(slow)), stage("half", kind(halve), {"a": "slow"}))
     with running(lambda: build(tmp_path / "store", made)) as pid:
         wait_until((tmp_path / "begun").exists)
+        planned = plan(made, Store(tmp_path / "store")).stages[0]
+        assert planned.status == "resume"
+        assert planned.reason.startswith(f"process {pid} on ")
+        assert planned.reason.endswith(" works on it (step 4)")
         console = QuietConsole()
         original = console.message
 
