@@ -49,31 +49,10 @@ class Run(SampleRun):
 
 def run(context: Context, params: Params, run: Run, inputs: Inputs) -> None:
     """Sample traces, keep correct and readable ones, put them into the cold-start format."""
-    from r1pipe.generate.backends import open_generator
-    from r1pipe.generate.protocol import Sampling
-    from r1pipe.rl.candidates import CandidatePlan, account, sample_candidates, unique_kept
-    from r1pipe.rows import read_problems, write_rows
+    from r1pipe.rl.candidates import collect, write_training_rows
 
-    plan = CandidatePlan(
-        samples_per_problem=params.samples_per_problem,
-        sampling=Sampling(params.temperature, 1.0, params.max_tokens),
-        format="r1-zero",
-        seed=params.seed,
-        keep=params.keep,
-        target_rows=params.target_rows,
-        problems_per_unit=params.problems_per_unit,
-        model_id=context.input_ids["model"],
-    )
-    with open_generator(inputs["model"], run) as (generator, tokenizer):
-        problems = read_problems(inputs["problems"])
-        candidates = list(sample_candidates(context, generator, tokenizer, problems, plan))
-    facts = account(candidates, context.name)
-    rows = [rewritten(row) for row in unique_kept(candidates, params.target_rows)]
-    write_rows(context.output("candidates"), candidates)
-    write_rows(context.output("rows"), rows)
-    context.note(rows=len(rows), **facts)
-    for row in rows[:8]:
-        context.sample(prompt=row["prompt"], completion=row["completion"], gold=row["gold"])
+    traces = collect(context, params, run, inputs, "r1-zero")
+    write_training_rows(context, [rewritten(trace) for trace in traces])
 
 
 def rewritten(row: dict[str, Any]) -> dict[str, Any]:

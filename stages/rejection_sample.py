@@ -49,28 +49,6 @@ class Run(SampleRun):
 
 def run(context: Context, params: Params, run: Run, inputs: Inputs) -> None:
     """Sample, verify, filter; write every candidate, and the kept ones as training rows."""
-    from r1pipe.generate.backends import open_generator
-    from r1pipe.generate.protocol import Sampling
-    from r1pipe.rl.candidates import CandidatePlan, account, sample_candidates, unique_kept
-    from r1pipe.rows import read_problems, write_rows
+    from r1pipe.rl.candidates import collect, write_training_rows
 
-    plan = CandidatePlan(
-        samples_per_problem=params.samples_per_problem,
-        sampling=Sampling(params.temperature, 1.0, params.max_tokens),
-        format=params.format,
-        seed=params.seed,
-        keep=params.keep,
-        target_rows=params.target_rows,
-        problems_per_unit=params.problems_per_unit,
-        model_id=context.input_ids["model"],
-    )
-    with open_generator(inputs["model"], run) as (generator, tokenizer):
-        problems = read_problems(inputs["problems"])
-        candidates = list(sample_candidates(context, generator, tokenizer, problems, plan))
-    facts = account(candidates, context.name)
-    rows = unique_kept(candidates, params.target_rows)
-    write_rows(context.output("candidates"), candidates)
-    write_rows(context.output("rows"), rows)
-    context.note(rows=len(rows), **facts)
-    for row in rows[:8]:
-        context.sample(prompt=row["prompt"], completion=row["completion"], gold=row["gold"])
+    write_training_rows(context, collect(context, params, run, inputs, params.format))

@@ -289,7 +289,7 @@ def run_stage(
     def scripted(folder: Path, run: Any) -> Any:
         yield script, tokenizer()
 
-    monkeypatch.setattr("r1pipe.generate.backends.open_generator", scripted)
+    monkeypatch.setattr("r1pipe.rl.candidates.open_generator", scripted)
     write_problems(tmp_path / "problems", asked)
     kind = stage(kind_name)
     params = kind.params(seed=1, target_rows=100, samples_per_problem=3, max_tokens=100)

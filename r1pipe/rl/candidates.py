@@ -15,12 +15,14 @@ from typing import Any
 
 from r1pipe.chat import Format
 from r1pipe.errors import StageError
+from r1pipe.generate.backends import open_generator
 from r1pipe.generate.protocol import Generator, Sampling
 from r1pipe.records import Problem, Rollout
 from r1pipe.rl.filters import decide, is_kept
 from r1pipe.rl.rollouts import sample_completions
-from r1pipe.settings import Keep
-from r1pipe.stage import Context
+from r1pipe.rows import read_problems, write_rows
+from r1pipe.settings import Keep, SampleRun
+from r1pipe.stage import Context, Inputs
 from r1pipe.verify import VERIFIER_VERSION, verify_many
 
 
@@ -39,6 +41,41 @@ class CandidatePlan:
     """Problems sampled together; the unit of resume."""
     model_id: str
     """Artifact id of the sampling model, for provenance."""
+
+
+def collect(
+    context: Context, params: Any, run: SampleRun, inputs: Inputs, fmt: Format
+) -> list[dict[str, Any]]:
+    """Sample and judge with the fields that both sampling stages have; write all candidates.
+
+    Returns the kept rows without duplicates, at most `params.target_rows`. Raises StageError when
+    nothing is kept.
+    """
+    plan = CandidatePlan(
+        samples_per_problem=params.samples_per_problem,
+        sampling=Sampling(params.temperature, 1.0, params.max_tokens),
+        format=fmt,
+        seed=params.seed,
+        keep=params.keep,
+        target_rows=params.target_rows,
+        problems_per_unit=params.problems_per_unit,
+        model_id=context.input_ids["model"],
+    )
+    with open_generator(inputs["model"], run) as (generator, tokenizer):
+        problems = read_problems(inputs["problems"])
+        candidates = list(sample_candidates(context, generator, tokenizer, problems, plan))
+    facts = account(candidates, context.name)
+    rows = unique_kept(candidates, params.target_rows)
+    write_rows(context.output("candidates"), candidates)
+    context.note(rows=len(rows), **facts)
+    return rows
+
+
+def write_training_rows(context: Context, rows: Sequence[dict[str, Any]]) -> None:
+    """Write the rows for training and show a few."""
+    write_rows(context.output("rows"), rows)
+    for row in rows[:8]:
+        context.sample(prompt=row["prompt"], completion=row["completion"], gold=row["gold"])
 
 
 def sample_candidates(
