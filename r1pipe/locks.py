@@ -83,30 +83,39 @@ class KeyLock:
         from filelock import Timeout
 
         self.path.parent.mkdir(parents=True, exist_ok=True)
-        with self._gate:
+        try:
+            with self._gate:
+                self._lock = self._take()
+                disk.place_json(self.owner_path, this_process(), durable=False)
+        except Timeout:
+            raise LockBusy(read_owner(self.owner_path)) from None
+
+    def _take(self) -> FileLock:
+        from filelock import Timeout
+
+        lock = file_lock(self.path)
+        try:
+            lock.acquire(blocking=False)
+        except Timeout:
+            if is_alive(read_owner(self.owner_path)):
+                raise
+            with suppress(FileNotFoundError):
+                self.path.unlink()
             lock = file_lock(self.path)
-            try:
-                lock.acquire(blocking=False)
-            except Timeout:
-                owner = read_owner(self.owner_path)
-                if is_alive(owner):
-                    raise LockBusy(owner) from None
-                with suppress(FileNotFoundError):
-                    self.path.unlink()
-                lock = file_lock(self.path)
-                lock.acquire(blocking=False)
-            disk.place_json(self.owner_path, this_process(), durable=False)
-            self._lock = lock
+            lock.acquire(blocking=False)
+        return lock
 
     def release(self) -> None:
         """Give the lock back and leave no file behind."""
+        from filelock import Timeout
+
         assert self._lock is not None, "the lock is not held"
-        with self._gate:
+        with suppress(Timeout), self._gate:
             for path in (self.owner_path, self.path):
                 with suppress(OSError):
                     path.unlink()
-            self._lock.release()
-            self._lock = None
+        self._lock.release()
+        self._lock = None
 
 
 def this_process() -> dict[str, Any]:

@@ -19,6 +19,7 @@ class Stopper:
 
     def __init__(self, tell: Callable[[str], None] = lambda text: None) -> None:
         self.signal: signal.Signals | None = None
+        self._pid = os.getpid()
         self._count = 0
         self._tell = tell
 
@@ -38,7 +39,11 @@ class Stopper:
         return Interrupted(f"stopped by {found.name}", EXIT_CODES[found])
 
     def ask(self, number: int, _: FrameType | None = None) -> None:
-        """Handle a signal."""
+        """Handle a signal; a forked child, which has this handler too, does not outlive it."""
+        if os.getpid() != self._pid:
+            signal.signal(number, signal.SIG_DFL)
+            os.kill(os.getpid(), number)
+            return
         self._count += 1
         self.signal = self.signal or signal.Signals(number)
         if self._count == 1:

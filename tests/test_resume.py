@@ -160,6 +160,25 @@ def test_a_second_signal_stops_at_once(tmp_path: Path) -> None:
         assert wait(pid) == 130
 
 
+def test_a_child_that_a_stage_forked_dies_of_the_signals_it_gets(tmp_path: Path) -> None:
+    def fork(context: Any, params: Any, run: Any, inputs: Any) -> None:
+        for number in (signal.SIGTERM, signal.SIGINT):
+            pid = os.fork()
+            if pid == 0:
+                (tmp_path / number.name).touch()
+                time.sleep(20)
+                os._exit(0)
+            wait_until((tmp_path / number.name).exists)
+            os.kill(pid, number)
+            context.note(**{number.name: wait(pid)})
+        (context.output("data") / "number.json").write_text("1")
+
+    made = manifest(stage("fork", kind(fork)))
+    build(tmp_path / "store", made)
+    facts = Store(tmp_path / "store").resolve("fork").facts
+    assert facts == {"SIGTERM": -signal.SIGTERM, "SIGINT": -signal.SIGINT}
+
+
 def test_a_stop_between_stages_starts_no_other(tmp_path: Path) -> None:
     def ask(context: Any, params: Any, run: Any, inputs: Any) -> None:
         os.kill(os.getpid(), signal.SIGTERM)
