@@ -156,6 +156,8 @@ class Comparer:
             return False  # (0, 1) and [0, 1] are two intervals, if they are intervals
         if gold.kind == answer.kind == "bracket":
             return self._in_order(gold.items, answer.items)
+        if {gold.kind, answer.kind} == {"set", "bracket"}:
+            return False
         if "tuple" in (gold.kind, answer.kind) or "blanks" in (gold.kind, answer.kind):
             if "set" in (gold.kind, answer.kind):
                 return False

@@ -17,6 +17,7 @@ from r1pipe.verify.values import Scalar, UnreadableError, Value
 MAX_ANSWER_CHARS = 300
 MAX_DEPTH = 12
 MAX_GOLD_CHARS = 2000
+_WHOLE = re.compile(r"-?[0-9]{1,18}")
 _BARE_LETTER = re.compile(r"(.*[0-9}]) +([a-zA-Z])")
 _LOOSE_SPACE = re.compile(r"(?<![0-9a-zA-Z,]) +| +(?![0-9a-zA-Z])|(?<=,) +(?![0-9]{3})")
 
@@ -36,6 +37,8 @@ def decide(gold: str, answer: str) -> bool | None:
     """
     if len(answer) > 4 * MAX_ANSWER_CHARS:
         return False
+    if _WHOLE.fullmatch(answer) and _WHOLE.fullmatch(gold):
+        return int(answer) == int(gold)
     text, quantity = read_gold(gold)
     candidate = plain(answer)
     if squeeze(candidate) == squeeze(text):

@@ -8,7 +8,6 @@ taken as identity.
 
 from __future__ import annotations
 
-import itertools
 from typing import Any
 
 import sympy as sp
@@ -17,7 +16,7 @@ from sympy.core.evalf import PrecisionExhausted
 MAX_SYMBOLS = 8
 _DIGITS, _MAX_DIGITS, _PROBE_DIGITS = 5, 400, 60
 _MIN_PROBES, _NUM_PROBES = 3, 10
-_VALUES = ((2, 3), (7, 5), (11, 4), (5, 7), (17, 6), (3, 8), (19, 9), (23, 10))
+_PRIME = 9973  # a large prime below the line: no point is an integer, where poles like to sit
 
 
 def same_expression(left: Any, right: Any) -> bool:
@@ -95,12 +94,11 @@ def _points(symbols: list[Any], left: Any, right: Any) -> list[dict[Any, Any]]:
     )
     points = []
     for shift in range(_NUM_PROBES):
-        values = itertools.islice(itertools.cycle(_VALUES), shift, shift + len(symbols))
         point = {}
-        for index, (symbol, (top, bottom)) in enumerate(zip(symbols, values, strict=True)):
+        for index, symbol in enumerate(symbols):
             sign = -1 if shift >= 4 and (shift + index) % 2 else 1
-            value = sp.Rational(top + shift, bottom)
-            point[symbol] = sp.Integer(top + 3 * shift) if only_whole else sign * value
+            value = sp.Rational(6661 + 3571 * shift + 5003 * index, _PRIME)
+            point[symbol] = sp.Integer(3 + shift + 2 * index) if only_whole else sign * value
         points.append(point)
     return points
 

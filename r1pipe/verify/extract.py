@@ -23,8 +23,10 @@ _HOLLOW = re.compile(r"(?:[\s$~{}.]|\\[,;:! ()\[\]]|\\(?:text|mathrm|quad)(?![a-
 _GLUE = re.compile(r"(?:[\s$*]|\\[,;:! ()\[\]]|\\(?:text|mathrm|quad|qquad)(?![a-zA-Z])|[{}])+")
 _HASH = re.compile(r"(?<!#)####(?!#)[ \t]{0,8}([^\n]{0,2000})")
 _ANCHOR = re.compile(
-    r"(?:\banswer\b|\b答案|答案)[ \t*_]{0,8}(?:(?:is|are|equals)\b|为|是|[:：=])"
-    r"|(?:故|应|因此|所以|则)(?:应)?选择?|正确(?:选项|答案)(?:为|是|[:：])",
+    r"(?:\banswer\b|\b(?:correct|right) (?:option|choice)\b|答案)[ \t*_]{0,8}"
+    r"(?:(?:is|are|equals)\b|为|是|[:：=])"
+    r"|(?:故|应|因此|所以|则)(?:应)?选择?|正确(?:选项|答案)(?:为|是|[:：])"
+    r"|答[:：]|选(?=\s{0,4}[(（]?[A-J])",
     re.IGNORECASE,
 )
 _LAST_LINE = re.compile(r"A[:：][ \t]{0,8}(.{1,300})")

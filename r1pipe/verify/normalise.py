@@ -92,7 +92,8 @@ _SIZE = re.compile(
 _DELIMITERS = re.compile(r"\$\$?|(?<!\\)\\[()\[\]]")
 _SPACING = re.compile(
     r"(?<!\\)\\(?:[,;:!> ]|(?:quad|qquad|thinspace|enspace|displaystyle|textstyle|limits"
-    r"|scriptstyle|nolimits|mathstrut|strut|hfill)(?![a-zA-Z])"
+    r"|scriptstyle|nolimits|mathstrut|strut|hfill|tiny|small|normalsize|large|Large"
+    r"|LARGE|huge|Huge|bf|it|sf|checkmark)(?![a-zA-Z])|text\s*\{\s*\}"
     r"|(?:hspace\*?|[hv]?phantom|label|tag\*?)\{[^{}]{0,40}\})|(?<!\\)~"
 )
 _COLOR = re.compile(
@@ -102,6 +103,9 @@ _WRAPPER = re.compile(
     r"\\(?:mathbf|boldsymbol|bm|mathbin|mathord|mathopen|mathclose|underline|mathit|mathsf|ensuremath"
     r"|textcolor|boxed|fbox|mathnormal|displaylines)(?![a-zA-Z])\s*(?=\{)"
 )
+_TEXT_QUANTITY = re.compile(r"\\text\s*\{\s*([+-]?[0-9][0-9.,/]*)\s+([^{}]+)\}")
+_OVER = re.compile(r"\{([^{}]{1,100})\\over(?![a-zA-Z])([^{}]{1,100})\}")
+_QUOTED = re.compile(r"(['\"_])([^'\"_]+)\1")
 _TEXT_CIRCLED = re.compile(r"\\(?:textcircled|circled)\s*\{\s*(1?[1-9]|10|20)\s*\}")
 _TEXT_NUMBER = re.compile(
     r"\\(?:text|mathrm|textbf|textit|mathsf|mbox|operatorname)\s*\{\s*([+-]?[0-9][0-9.,/]*)\s*\}"
@@ -164,13 +168,15 @@ def strip_dress(text: str) -> str:
         text = _DELIMITERS.sub(" ", text)
         text = _SIZE.sub("", text)
         text = _SPACING.sub(" ", text)
-        text = _WRAPPER.sub("", text)
-        text = _TEXT_NUMBER.sub(r"\1", text)
+        text = _OVER.sub(r"\\frac{\1}{\2}", _WRAPPER.sub("", text))
+        text = _TEXT_QUANTITY.sub(r"\1\\text{ \2}", _TEXT_NUMBER.sub(r"\1", text))
         text = _TEXT_CIRCLED.sub(lambda m: chr(0x245F + int(m[1])), text)
         for pattern, replacement in _SYNONYMS:
             text = pattern.sub(replacement, text)
     text = _MODULE.sub("", text)
     text = _EMPHASIS.sub(r"\1", re.sub(r" {2,}", " ", text).strip()).strip()
+    quoted = _QUOTED.fullmatch(text)
+    text = quoted[2].strip() if quoted is not None else text
     return _unbrace(_without_final_period(text))
 
 

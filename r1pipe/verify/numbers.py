@@ -174,8 +174,8 @@ def _with_rest(value: Fraction, currency: str, rest: str, name: str) -> Quantity
     unit = parse_unit(currency[-2:] if currency.endswith("\\$") else currency) if currency else None
     if rest.strip(" {}"):
         behind = parse_unit(rest.strip())
-        if behind is None:
-            return None
+        if behind is None or (behind.noun and rest[:1].isascii() and rest[:1].isalpha()):
+            return None  # 2ab is a product, 2 apples are apples
         if unit is not None and conversion(unit, behind) != 1 and not behind.noun:
             return None
         unit = unit or behind

@@ -152,5 +152,6 @@ def normal(text: str) -> str:
     Chinese characters stand alone, so that a Latin word beside one is still a word.
     """
     folded = unicodedata.normalize("NFKC", text).casefold()
+    folded = re.sub(r"\b([ap])\.\s?m\b\.?", r"\1m", folded)
     spaced = re.sub(r"(?<=[a-z0-9])(?=[一-鿿])|(?<=[一-鿿])(?=[a-z0-9])", " ", folded)
     return " ".join(_PUNCTUATION.sub(" ", spaced).split())

@@ -338,8 +338,10 @@ def _chain(text: str) -> tuple[list[str], list[str]]:
             operators.append(_RELATIONS[token])
             start = position + len(token)
     operands.append(text[start:].strip())
-    if operands[0] == "" and operators:
+    if operands[0] == "" and operators and operators[0] in ("=", "~"):
         operands, operators = operands[1:], operators[1:]
+    if operands[0] == "":
+        raise UnreadableError("a relation without its left side")
     return operands, operators
 
 

@@ -14,6 +14,7 @@ from typing import Any
 
 import sympy as sp
 
+from r1pipe.verify import scan
 from r1pipe.verify.compare import Comparer, same_choice
 from r1pipe.verify.expressions import proportional, same_expression
 from r1pipe.verify.latex import parse_expression
@@ -252,7 +253,7 @@ def _is_too_big(answer: str) -> bool:
 def _slips_through(gold: str, answer: str) -> bool:
     """True for what math-verify waves through: equations judged by their last side, and trailing
     letters cut off as units."""
-    if "=" in answer and "=" not in gold:
+    if scan.first_at_top(answer, "=") and not scan.first_at_top(gold, "="):
         return True
     letters = [set(re.findall("[a-zA-Z]", _COMMAND.sub(" ", text))) for text in (gold, answer)]
     return not letters[1] <= letters[0]

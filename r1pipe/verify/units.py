@@ -168,6 +168,12 @@ _TEXT_COMMAND = re.compile(
 )
 _POWER = re.compile(r"\^\s*\{?\s*([+-]?[0-9]{1,2})\s*\}?")
 _JOIN = re.compile(r"\\(?:cdot|times)(?![a-zA-Z])|[*\u00b7.](?=\s*[a-zA-Z])")
+_NO_NOUN = re.compile(
+    r"\b(?:or|and|more|less|fewer|than|least|most|about|approximately|roughly|not|maybe|perhaps|if|when"
+    r"|up|to|over|under|between|pi|sqrt|sin|cos|tan|cot|sec|csc|log|ln|exp|inf|infinity|mod|gcd|lcm"
+    r"|max|min|abs|else|is|are|for|in range)\b",
+    re.IGNORECASE,
+)
 _WORD = re.compile(r"[^\W\d_]+(?:[-'][^\W\d_]+)*")
 
 
@@ -251,7 +257,12 @@ def _split_power(word: str) -> tuple[str, str]:
 
 
 def _noun(text: str) -> Unit | None:
-    """Take words that the table lacks as a noun; its last word, in the singular, is its head."""
+    """Take words that the table lacks as a noun; its last word, in the singular, is its head.
+
+    Words of mathematics and of hedging are none, and nor are two letters: those are variables.
+    """
+    if _NO_NOUN.search(text) or re.fullmatch("[a-zA-Z]{2}", text):
+        return None
     if not all(_WORD.fullmatch(word) for word in text.split()):
         return None
     head = text.split()[-1].lower()
