@@ -133,6 +133,18 @@ _SYNONYMS = (
     (re.compile(r"\\(?:euro|texteuro)(?![a-zA-Z])"), "€"),
     (re.compile(r"\\textdollar(?![a-zA-Z])"), r"\\$"),
 )
+_LEAD = re.compile(
+    r"(?:\\text\s*\{[^{}]{0,60}(?:is|are|:|=|equals|为|是)\s*\}|(?:the )?(?:final )?answers?"
+    r"(?: is|:|=)|答案[是为:]?|解[是为:得]|解集[是为:]?|\\therefore|\\implies|\\Rightarrow|\\approx"
+    r"|(?:only )?when |if )\s*",
+    re.IGNORECASE,
+)
+_INTEGER_TAIL = re.compile(
+    r",?\s*\(?\s*[a-zA-Z]\s*\\in\s*\\mathbb\s*\{?\s*[ZN]\s*\}?\s*\)?\s*$|\s*\(\s*[a-z]\s*\\in .*\)$"
+)
+_CHINESE_LEAD = re.compile(
+    r"(?:[^\W\d_a-zA-Z不非没约近超大小多少至未]{1,8}(?:是|为|有)|[一总]?共有?|合计)(?=[0-9])"
+)
 
 
 def plain(answer: str) -> str:
@@ -216,3 +228,12 @@ def _vulgar(char: str) -> str:
         return char
     top, _, bottom = unicodedata.normalize("NFKC", char).partition("\u2044")
     return rf"\frac{{{top}}}{{{bottom}}}" if bottom else char
+
+
+def strip_lead(text: str) -> str:
+    """Drop "the answer is", a leading approximation sign, and `, k in Z` at the end."""
+    text = text.strip()
+    lead = _LEAD.match(text) or _CHINESE_LEAD.match(text)
+    if lead is not None and lead.end() < len(text):
+        text = text[lead.end() :]
+    return _INTEGER_TAIL.sub("", text).strip()

@@ -12,6 +12,7 @@ from collections.abc import Callable
 
 from r1pipe.verify import scan
 from r1pipe.verify.naming import NAME, TEXT, clean_name, is_name, is_variable, with_name
+from r1pipe.verify.normalise import strip_lead
 from r1pipe.verify.phrases import normal
 from r1pipe.verify.values import (
     INFINITY,
@@ -35,18 +36,9 @@ MAX_ITEMS = 64
 _RELATIONS = {"=": "=", "<": "<", ">": ">", r"\le": "<=", r"\ge": ">=", r"\ne": "!=", r"\lt": "<"}
 _RELATIONS |= {r"\gt": ">", r"\approx": "~", r"\equiv": "=", ":=": "="}
 _MIRROR = {"<": ">", "<=": ">=", ">": "<", ">=": "<="}
-_LEAD = re.compile(
-    r"(?:\\text\s*\{[^{}]{0,60}(?:is|are|:|=|equals|为|是)\s*\}|(?:the )?(?:final )?answers?"
-    r"(?: is|:|=)|答案[是为:]?|解[是为:得]|解集[是为:]?|\\therefore|\\implies|\\Rightarrow|\\approx"
-    r"|(?:only )?when |if )\s*",
-    re.IGNORECASE,
-)
 _MEMBER = re.compile(rf"({NAME})\s*\\in(?![a-zA-Z])\s*(.+)", re.DOTALL)
 _BUILDER = re.compile(
     r"\s*([a-zA-Z])\s*(?:\\in\s*\\mathbb\s*\{?\s*R\s*\}?)?\s*(?:\||:)\s*(.+)", re.DOTALL
-)
-_INTEGER_TAIL = re.compile(
-    r",?\s*\(?\s*[a-zA-Z]\s*\\in\s*\\mathbb\s*\{?\s*[ZN]\s*\}?\s*\)?\s*$|\s*\(\s*[a-z]\s*\\in .*\)$"
 )
 _GRID = re.compile(
     r"\\begin\s*\{([pbBvV]?matrix|array|smallmatrix)\}(?:\{[clr| ]{1,12}\})?(.*)\\end\s*\{\1\}",
@@ -66,9 +58,6 @@ _EMPTY |= {"no real solution", "no real solutions", "\\{ \\}"}
 _REALS = {"\\mathbb{R}", "\\mathbb R", "\\R", "all real numbers", "all reals", "全体实数", "实数"}
 _CIRCLED = re.compile("[\u2460-\u2473](?:[ ,]*[\u2460-\u2473])*")
 _CLOCK = re.compile(r"[0-9]{1,2}:[0-9]{2}\s*[aApP]\.?\s*[mM]\.?")
-_CHINESE_LEAD = re.compile(
-    r"(?:[^\W\d_a-zA-Z不非没约近超大小多少至未]{1,8}(?:是|为|有)|[一总]?共有?|合计)(?=[0-9])"
-)
 _NUMERAL = re.compile(
     r"\(?([0-9][0-9A-Fa-f]*|[A-Fa-f]+[0-9][0-9A-Fa-f]*|[A-F]{2,})\)?_\{?\(?([0-9]{1,2})\)?\}?"
 )
@@ -96,7 +85,7 @@ class Reader:
 
     def read_all(self, text: str) -> tuple[list[Value], bool]:
         """Return every reading, and whether none was given up for want of a better `scalar`."""
-        text = _without_lead(text)
+        text = strip_lead(text)
         found: list[Value] = []
         is_complete = True
         for read in (self._words, self._whole, self._interval):
@@ -393,12 +382,3 @@ def _distribute(kind: str, items: list[Value]) -> Value:
         ]
         return Group(kind, tuple(flat))
     return Group(kind, tuple(items))
-
-
-def _without_lead(text: str) -> str:
-    """Drop "the answer is", a leading approximation sign, and `, k in Z` at the end."""
-    text = text.strip()
-    lead = _LEAD.match(text) or _CHINESE_LEAD.match(text)
-    if lead is not None and lead.end() < len(text):
-        text = text[lead.end() :]
-    return _INTEGER_TAIL.sub("", text).strip()
