@@ -28,11 +28,10 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "tests"))
 from killing import start
 from store_world import Params, QuietConsole, flat, kind, manifest, read_number, stage
 
-from r1pipe import disk
-from r1pipe.fsck import fsck
 from r1pipe.manifest import Manifest
 from r1pipe.pipeline import run
-from r1pipe.store import Store
+from r1pipe.store import Store, disk
+from r1pipe.store.fsck import fsck
 
 STEPS = 40
 STEP_S = 0.004

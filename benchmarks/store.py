@@ -23,14 +23,13 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from r1pipe import disk, signatures
-from r1pipe.actions import ActionRecord
-from r1pipe.journal import FileJournal
 from r1pipe.keys import FileEntry, digest_bytes, digest_file, key_of
 from r1pipe.manifest import Manifest, load_manifest
-from r1pipe.resolution import Resolver
-from r1pipe.sealing import digest_all, make_seal, write_seal
-from r1pipe.store import Store
+from r1pipe.pipeline.resolution import Resolver
+from r1pipe.store import Store, disk, signatures
+from r1pipe.store.actions import ActionRecord
+from r1pipe.store.journal import FileJournal
+from r1pipe.store.sealing import digest_all, make_seal, write_seal
 
 KIND = '''
 """A stage that is never run."""
@@ -181,8 +180,8 @@ def measure_no_op(stages: int, files: int, size: int) -> dict[str, float]:
 
 def measure_records(count: int) -> dict[str, float]:
     """Measure why and lineage over many action records."""
-    from r1pipe import show
-    from r1pipe.why import explain
+    from r1pipe.cli import views as show
+    from r1pipe.pipeline.why import explain
 
     with folder() as root:
         manifest = write_project(root, 12)

@@ -248,7 +248,8 @@ def mixed_pairs(num_pairs: int, rng: random.Random) -> list[Pair]:
 
 def is_numeric(pair: Pair) -> bool:
     """True for a pair that one of the makers of numbers built."""
-    return not any(mark in pair[0].replace(r"\frac", "") for mark in ("x", "p", "s", "(", "[", r"\{"))
+    plain = pair[0].replace(r"\frac", "")
+    return not any(mark in plain for mark in ("x", "p", "s", "(", "[", r"\{"))
 
 
 def integers(rng: random.Random) -> Pair:

@@ -7,11 +7,10 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-from r1pipe import signatures
 from r1pipe.manifest import Manifest, Origin, Ref, SourceNode, StageNode
 from r1pipe.pipeline import run as run_manifest
 from r1pipe.stage import Input, StageKind, StageModel
-from r1pipe.store import Store
+from r1pipe.store import Store, signatures
 
 STEPS = 8
 """Of the stages that are killed."""

@@ -7,9 +7,9 @@ import re
 
 import pytest
 
-from r1pipe import console
-from r1pipe.console import LiveConsole, PlainConsole, plan_lines, values_text
-from r1pipe.planning import Plan, PlannedStage
+from r1pipe.cli import console
+from r1pipe.cli.console import LiveConsole, PlainConsole, plan_lines, values_text
+from r1pipe.pipeline.planning import Plan, PlannedStage
 from r1pipe.text import format_duration, format_number, sparkline, table_lines, visible
 
 

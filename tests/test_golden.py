@@ -10,8 +10,8 @@ from pathlib import Path
 from typing import Any
 
 from r1pipe.keys import digest_json, key_of, key_preimage
-from r1pipe.kinds import load_kinds
 from r1pipe.manifest import load_manifest
+from r1pipe.manifest.kinds import load_kinds
 
 ROOT = Path(__file__).parents[1]
 GOLDEN = Path(__file__).with_name("golden.json")

@@ -15,7 +15,7 @@ ROOT = Path(__file__).resolve().parent.parent
 HEAVY = ("torch", "transformers", "datasets", "vllm", "deepspeed", "sympy", "math_verify")
 LIBRARY = ("tasks", "verify", "rewards", "generate", "train", "rl", "models", "evaluate")
 """What stages are made of; the core knows none of it."""
-COMMAND = ("cli", "pipeline", "store", "manifest", "console", "show", "why", "layers", "kinds")
+COMMAND = ("cli", "pipeline", "store", "manifest")
 """What runs stages; neither a stage nor what it is made of may know of it."""
 STAGES = sorted((ROOT / "stages").glob("*.py"))
 
@@ -87,6 +87,14 @@ def test_imports_point_one_way(name: str) -> None:
         assert module is None or part(module) not in forbidden, f"{name} imports {found}"
 
 
+@pytest.mark.parametrize("name", [n for n in sorted(MODULES) if part(n) in COMMAND])
+def test_command_packages_import_downwards_alone(name: str) -> None:
+    above = COMMAND[: COMMAND.index(part(name))]
+    for found in imports(MODULES[name]):
+        module = own(found)
+        assert module is None or part(module) not in above, f"{name} imports {found}"
+
+
 def is_core(name: str) -> bool:
     """True for what `run`, `plan` and `show` need: whatever a command module reaches."""
     return name in CORE
@@ -134,7 +142,7 @@ def test_the_core_loads_nothing_heavy() -> None:
 
 def test_stage_files_load_nothing_heavy() -> None:
     code = (
-        "from pathlib import Path\nfrom r1pipe.kinds import load_kinds\n"
+        "from pathlib import Path\nfrom r1pipe.manifest.kinds import load_kinds\n"
         "kinds = load_kinds(Path('manifests/r1.yaml'))\n"
         "for name in kinds: kinds[name]"
     )

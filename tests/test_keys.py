@@ -15,9 +15,9 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from pydantic import Field
 
-from r1pipe.defaults import params_without_defaults
 from r1pipe.keys import FileEntry, artifact_id, canonical_json, digest_json, key_of, key_preimage
 from r1pipe.manifest import Manifest, Ref, load_manifest
+from r1pipe.manifest.defaults import params_without_defaults
 from r1pipe.stage import StageModel
 
 PROJECT_ONCE = settings(

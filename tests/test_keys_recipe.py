@@ -14,11 +14,11 @@ import pytest
 from pydantic import BaseModel, ValidationError
 from test_keys import keys
 
-from r1pipe.defaults import params_without_defaults
 from r1pipe.keys import canonical_json
-from r1pipe.kinds import load_kinds
 from r1pipe.manifest import Manifest, load_manifest
-from r1pipe.recipe import recipe_root
+from r1pipe.manifest.defaults import params_without_defaults
+from r1pipe.manifest.kinds import load_kinds
+from r1pipe.manifest.recipe import recipe_root
 
 ROOT = recipe_root()
 assert ROOT is not None, "the tests run in a checkout"
@@ -161,7 +161,7 @@ def test_the_models_of_every_kind_are_frozen_strict_and_closed(kind: str) -> Non
     "path", sorted((ROOT / "manifests").glob("*.yaml")), ids=lambda path: Path(path).stem
 )
 def test_every_manifest_resolves_in_every_profile(path: Path) -> None:
-    from r1pipe.layers import resolve_layers
+    from r1pipe.manifest.layers import resolve_layers
 
     mistakes: list[Any] = []
     layers = resolve_layers(path, None, (), mistakes)

@@ -10,8 +10,8 @@ from fake_project import NUMBERS, make_project
 
 from r1pipe.errors import ManifestError
 from r1pipe.keys import digest_bytes
-from r1pipe.kinds import load_kinds
-from r1pipe.recipe import find_manifest, project_root, recipe_root
+from r1pipe.manifest.kinds import load_kinds
+from r1pipe.manifest.recipe import find_manifest, project_root, recipe_root
 
 
 @pytest.fixture
@@ -89,7 +89,7 @@ def test_a_manifest_that_is_not_here_is_the_one_that_comes_along(
 ) -> None:
     root = tmp_path / "recipe"
     make_project(root)
-    monkeypatch.setattr("r1pipe.recipe.recipe_root", lambda: root)
+    monkeypatch.setattr("r1pipe.manifest.recipe.recipe_root", lambda: root)
     monkeypatch.chdir(tmp_path)
     asked = Path("manifests/small.yaml")
     assert find_manifest(asked) == root / "manifests" / "small.yaml"

@@ -9,11 +9,10 @@ from pathlib import Path
 
 import pytest
 
-from r1pipe import sources
 from r1pipe.errors import SourceError
 from r1pipe.keys import FileEntry, artifact_id, digest_bytes
-from r1pipe.manifest import Origin, SourceNode
-from r1pipe.sources import source_id, source_path
+from r1pipe.manifest import Origin, SourceNode, sources
+from r1pipe.manifest.sources import source_id, source_path
 
 
 def local(path: Path) -> SourceNode:

@@ -21,11 +21,10 @@ from store_world import (
     write_number,
 )
 
-from r1pipe import disk
 from r1pipe.errors import ArtifactError, DamagedError, ManifestError, SourceError, StageError
 from r1pipe.manifest import Manifest
 from r1pipe.pipeline import PlannedStage, plan, run
-from r1pipe.store import Store
+from r1pipe.store import Store, disk
 
 
 @pytest.fixture

@@ -10,13 +10,13 @@ import pytest
 from tiny import MANIFEST
 
 from r1pipe.manifest import Manifest, load_manifest
-from r1pipe.planning import plan
-from r1pipe.resolution import upstream
+from r1pipe.manifest.yaml_source import read_yaml
+from r1pipe.pipeline.planning import plan
+from r1pipe.pipeline.resolution import upstream
 from r1pipe.settings import check_whole_rollouts
 from r1pipe.store import Store
 from r1pipe.tasks import TASKS
 from r1pipe.tasks.world import sample_problems
-from r1pipe.yaml_source import read_yaml
 
 PROFILES = sorted(read_yaml(MANIFEST, []).get("profiles").entries())
 RELATIVES = sorted(path for path in MANIFEST.parent.glob("*.yaml") if path != MANIFEST)

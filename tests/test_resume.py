@@ -26,10 +26,9 @@ from store_world import (
     two_stages,
 )
 
-from r1pipe import faults
 from r1pipe.errors import Interrupted
 from r1pipe.pipeline import plan, run
-from r1pipe.store import Store
+from r1pipe.store import Store, faults
 
 TRAIN_POINTS = [point for point in faults.POINTS if not point.startswith("journal.")]
 SAMPLE_POINTS = [point for point in faults.POINTS if not point.startswith("checkpoint.")]

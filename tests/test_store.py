@@ -12,14 +12,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from store_world import QuietConsole, chain
 
-from r1pipe import disk, roots, signatures
-from r1pipe.actions import ActionRecord
 from r1pipe.errors import ArtifactError, DamagedError, StoreError
 from r1pipe.keys import FileEntry, artifact_id
 from r1pipe.manifest import Manifest
 from r1pipe.pipeline import run
-from r1pipe.sealing import collect, make_seal, read_seal, seal_tree
-from r1pipe.store import Store
+from r1pipe.store import Store, disk, roots, signatures
+from r1pipe.store.actions import ActionRecord
+from r1pipe.store.sealing import collect, make_seal, read_seal, seal_tree
 
 
 def build(root: Path, made: Manifest, **options: Any) -> list[str]:

@@ -16,15 +16,14 @@ from hypothesis import strategies as st
 from killing import call, running, start, wait, wait_until
 from store_world import QuietConsole, halve, kind, manifest, stage
 
-from r1pipe import disk, journal
-from r1pipe.checkpoints import SealedCheckpoints, copy_whole
 from r1pipe.errors import StageError
-from r1pipe.journal import FileJournal, copy_whole_frames, encode_frame
-from r1pipe.locks import KeyLock, LockBusy, is_alive, read_owner, this_process
 from r1pipe.manifest import Manifest
-from r1pipe.metrics import StageLog, read_metrics
 from r1pipe.pipeline import plan, run
-from r1pipe.store import Store
+from r1pipe.store import Store, disk, journal
+from r1pipe.store.checkpoints import SealedCheckpoints, copy_whole
+from r1pipe.store.journal import FileJournal, copy_whole_frames, encode_frame
+from r1pipe.store.locks import KeyLock, LockBusy, is_alive, read_owner, this_process
+from r1pipe.store.metrics import StageLog, read_metrics
 
 
 def build(root: Path, made: Manifest, **options: Any) -> list[str]:
@@ -128,7 +127,8 @@ def test_a_failed_sync_is_raised_by_the_next_append(
 
 def test_reading_a_journal_takes_constant_memory(tmp_path: Path) -> None:
     code = (
-        "import sys, resource; from pathlib import Path; from r1pipe.journal import FileJournal\n"
+        "import sys, resource; from pathlib import Path\n"
+        "from r1pipe.store.journal import FileJournal\n"
         "j = FileJournal(Path(sys.argv[1]))\n"
         "if sys.argv[2] == 'write':\n"
         "    for unit in range(400): j.append(str(unit), [{'text': 'x' * 1000}] * 200)\n"

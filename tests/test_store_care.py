@@ -24,15 +24,14 @@ from store_world import (
     write_number,
 )
 
-from r1pipe import disk, roots
-from r1pipe.diff import diff
 from r1pipe.errors import ArtifactError, DamagedError, StoreError
-from r1pipe.fsck import fsck
-from r1pipe.gc import collect_garbage, empty_trash, restore
 from r1pipe.manifest import Manifest
 from r1pipe.pipeline import plan, run
-from r1pipe.store import Store
-from r1pipe.transfer import ancestors, export, import_artifact
+from r1pipe.store import Store, disk, roots
+from r1pipe.store.diff import diff
+from r1pipe.store.fsck import fsck
+from r1pipe.store.gc import collect_garbage, empty_trash, restore
+from r1pipe.store.transfer import ancestors, export, import_artifact
 
 
 def build(root: Path, made: Manifest, **options: Any) -> list[str]:
@@ -59,7 +58,7 @@ def rot(store: Store, path: Path) -> None:
     path.write_text("9")
     artifact = path.relative_to(store.objects).parts[0]
     files = disk.walk(store.objects / artifact)[0]
-    from r1pipe.signatures import write_signatures
+    from r1pipe.store.signatures import write_signatures
 
     write_signatures(store.stats / artifact, files)
 
@@ -280,7 +279,7 @@ def test_an_archive_cannot_write_elsewhere(store: Store, tmp_path: Path) -> None
         import_artifact(Store(tmp_path / "other"), tmp_path / "evil.tar")
     seal = tmp_path / "out/object/seal.json"
     from r1pipe.keys import FileEntry
-    from r1pipe.sealing import make_seal, write_seal
+    from r1pipe.store.sealing import make_seal, write_seal
 
     seal.unlink()
     write_seal(seal.parent, make_seal([FileEntry("data/../../../evil", 1, "0" * 64)]))

@@ -26,11 +26,10 @@ from store_world import (
     two_stages,
 )
 
-from r1pipe import disk, faults
 from r1pipe.errors import StoreError
 from r1pipe.manifest import Manifest
 from r1pipe.pipeline import plan, run
-from r1pipe.store import Store
+from r1pipe.store import Store, disk, faults
 
 
 @pytest.mark.parametrize("point", [p for p in faults.POINTS if p.startswith("publish.")])

@@ -11,8 +11,8 @@ from store_world import QuietConsole, chain, halve, kind, manifest, stage, two_o
 from r1pipe.errors import ManifestError
 from r1pipe.manifest import Manifest
 from r1pipe.pipeline import run
+from r1pipe.pipeline.why import Change, explain
 from r1pipe.store import Store
-from r1pipe.why import Change, explain
 
 
 @pytest.fixture

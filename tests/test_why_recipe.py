@@ -9,15 +9,14 @@ from pathlib import Path
 import pytest
 from test_keys_recipe import R1, valid_changes
 
-from r1pipe import disk, signatures
-from r1pipe.actions import ActionRecord
 from r1pipe.keys import FileEntry, digest_bytes, key_of
 from r1pipe.manifest import Manifest, StageNode, load_manifest
-from r1pipe.planning import selected
-from r1pipe.resolution import Resolver
-from r1pipe.sealing import make_seal, write_seal
-from r1pipe.store import Store
-from r1pipe.why import Explanation, explain
+from r1pipe.pipeline.planning import selected
+from r1pipe.pipeline.resolution import Resolver
+from r1pipe.pipeline.why import Explanation, explain
+from r1pipe.store import Store, disk, signatures
+from r1pipe.store.actions import ActionRecord
+from r1pipe.store.sealing import make_seal, write_seal
 
 
 def finish(store: Store, manifest: Manifest) -> None:

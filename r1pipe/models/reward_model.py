@@ -69,8 +69,8 @@ def model_scorer(
 ) -> Callable[[Sequence[tuple[Problem, str]]], list[float]]:
     """Return a function from (problem, completion) pairs to rewards in (0, 1).
 
-    The reward is the sigmoid of the score: a scale was never published. A completion without a
-    closed thought has no summary and gets 0.
+    The reward is the sigmoid of the score: a scale was never published. A completion that opens a
+    thought and never closes it has no summary and gets 0.
     """
     tokenizer = load_tokenizer(folder)
     model = freeze(

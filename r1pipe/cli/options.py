@@ -1,0 +1,61 @@
+"""Options and helpers that the commands share."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+if TYPE_CHECKING:
+    from r1pipe.manifest import Manifest
+    from r1pipe.store import Store
+
+DEFAULT_MANIFEST = Path("manifests/r1.yaml")
+STORE_NAME = "artifacts"
+
+ManifestArgument = Annotated[Path, typer.Argument(help="The manifest.")]
+ManifestOption = Annotated[Path, typer.Option("--manifest", "-m", help="The manifest.")]
+ProfileOption = Annotated[
+    str | None, typer.Option("--profile", "-p", help="The profile; else the manifest's own.")
+]
+SetOption = Annotated[
+    list[str] | None,
+    typer.Option("--set", help="stages.X.params.lr=2e-5, params.seed=3, ...; may be repeated."),
+]
+StoreOption = Annotated[
+    Path | None,
+    typer.Option(
+        "--store",
+        envvar="R1PIPE_STORE",
+        help="The store; else artifacts/ beside the manifest's folder.",
+        show_default=False,
+    ),
+]
+JsonOption = Annotated[bool, typer.Option("--json", help="One JSON document on stdout.")]
+CheckpointOption = Annotated[
+    float,
+    typer.Option("--checkpoint-every", min=0.0, help="Seconds of training that a kill may cost."),
+]
+YesOption = Annotated[bool, typer.Option("--yes", "-y", help="Do not ask before a large run.")]
+
+
+def open_store(store: Path | None, manifest: Path = DEFAULT_MANIFEST) -> Store:
+    """Return the store that was asked for, or the one that goes with a manifest."""
+    from r1pipe.manifest.recipe import project_root
+    from r1pipe.store import Store
+
+    return Store(store or project_root(manifest) / STORE_NAME)
+
+
+def load(path: Path, profile: str | None, overrides: list[str] | None) -> Manifest:
+    """Return a resolved manifest."""
+    from r1pipe.manifest import load_manifest
+
+    return load_manifest(path, profile=profile, overrides=overrides or ())
+
+
+def print_json(document: Any) -> None:
+    """Print one JSON document."""
+    print(json.dumps(document, indent=2, ensure_ascii=False, default=str))

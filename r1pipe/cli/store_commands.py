@@ -1,0 +1,192 @@
+"""Commands on the store itself: diff, fsck, gc, pin, tag, export, import."""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from r1pipe.cli.options import JsonOption, StoreOption, open_store, print_json
+from r1pipe.errors import ArtifactError, DamagedError
+from r1pipe.text import format_bytes, visible
+
+if TYPE_CHECKING:
+    from r1pipe.store.actions import ActionRecord
+
+app = typer.Typer()
+
+NameArgument = Annotated[
+    str, typer.Argument(help="A stage, stage@7f3a, a tag or an id.", show_default=False)
+]
+
+
+@app.command()
+def diff(
+    old: NameArgument, new: NameArgument, store: StoreOption = None, as_json: JsonOption = False
+) -> None:
+    """Compare two artifacts: key, metrics, files, rows."""
+    from r1pipe.store.diff import diff as compare
+
+    opened = open_store(store)
+    found = compare(opened, opened.resolve(old), opened.resolve(new))
+    _print(found.to_json(), found.lines(), as_json)
+
+
+@app.command()
+def fsck(
+    full: Annotated[bool, typer.Option("--full", help="Read every byte again.")] = False,
+    set_aside: Annotated[
+        bool, typer.Option("--set-aside", help="Move what is damaged to the trash.")
+    ] = False,
+    store: StoreOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Check the store; ends with 6 if it is damaged."""
+    from r1pipe.store.fsck import fsck as check
+
+    report = check(open_store(store), full=full, set_aside=set_aside)
+    _print(asdict(report), report.lines(), as_json)
+    if report.damage:
+        raise typer.Exit(DamagedError.exit_code)
+
+
+@app.command()
+def gc(
+    move: Annotated[
+        bool, typer.Option("--move", help="Move to the trash; without it nothing is touched.")
+    ] = False,
+    attempts: Annotated[
+        bool, typer.Option("--attempts", help="Give up attempts that could be resumed, too.")
+    ] = False,
+    empty_trash: Annotated[
+        bool, typer.Option("--empty-trash", help="Delete what lies in the trash for good.")
+    ] = False,
+    restore: Annotated[
+        str | None, typer.Option("--restore", help="Bring an artifact back from the trash, by id.")
+    ] = None,
+    store: StoreOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Say what no pin, tag or last run needs, or move it to the trash."""
+    from r1pipe.store import gc as garbage
+
+    opened = open_store(store)
+    if restore is not None:
+        artifact = garbage.restore(opened, restore)
+        _print({"restored": artifact}, [f"restored {artifact}"], as_json)
+        return
+    if empty_trash:
+        size = garbage.empty_trash(opened)
+        _print({"deleted_bytes": size}, [f"{format_bytes(size)} deleted"], as_json)
+        return
+    report = garbage.collect_garbage(opened, move=move, attempts=attempts)
+    lines = report.lines()
+    if report.doomed and not move:
+        lines.append("'r1pipe gc --move' moves them; '--empty-trash' then deletes them")
+    _print(asdict(report) | {"size": report.size}, lines, as_json)
+
+
+@app.command()
+def pin(
+    name: Annotated[
+        str | None,
+        typer.Argument(help="What to pin; lists the pins without one.", show_default=False),
+    ] = None,
+    remove: Annotated[bool, typer.Option("--remove", help="Take the pin away.")] = False,
+    store: StoreOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Keep an artifact from being collected."""
+    from r1pipe.store import disk, roots
+
+    opened = open_store(store)
+    if name is not None:
+        record = opened.resolve(name)
+        with disk.store_errors(opened.root, "the pin cannot be changed"):
+            (roots.unpin if remove else roots.pin)(opened.root, record.key)
+    pinned = [record for record in opened.records() if record.key in roots.pins(opened.root)]
+    _print([_row(record) for record in pinned], [_label(record) for record in pinned], as_json)
+
+
+@app.command()
+def tag(
+    tag_name: Annotated[
+        str | None,
+        typer.Argument(metavar="TAG", help="The tag; lists the tags without one."),
+    ] = None,
+    name: Annotated[
+        str | None,
+        typer.Argument(metavar="ARTIFACT", help="A stage, stage@7f3a, a tag or an id."),
+    ] = None,
+    remove: Annotated[bool, typer.Option("--remove", help="Take the tag away.")] = False,
+    store: StoreOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Name an artifact, and keep it from being collected."""
+    from r1pipe.store import disk, roots
+
+    opened = open_store(store)
+    if tag_name is not None and not remove and name is None:
+        raise ArtifactError(f"say which artifact '{tag_name}' is to name: r1pipe tag TAG ARTIFACT")
+    with disk.store_errors(opened.root, "the tag cannot be changed"):
+        if tag_name is not None and remove:
+            roots.remove_tag(opened.root, tag_name)
+        elif tag_name is not None and name is not None:
+            roots.add_tag(opened.root, tag_name, opened.resolve(name).key)
+    by_key = {record.key: record for record in opened.records()}
+    tags = {each: by_key[key] for each, key in roots.tags(opened.root).items() if key in by_key}
+    lines = [f"{visible(each)}  {_label(record)}" for each, record in tags.items()]
+    _print({each: _row(record) for each, record in tags.items()}, lines, as_json)
+
+
+@app.command()
+def export(
+    name: NameArgument,
+    destination: Annotated[
+        Path, typer.Argument(help="A new folder, or a file that ends in .tar.", show_default=False)
+    ],
+    store: StoreOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Copy an artifact out of the store, verified."""
+    from r1pipe.store import transfer
+
+    opened = open_store(store)
+    record = opened.resolve(name)
+    seal = transfer.export(opened, record, destination)
+    lines = [f"{_label(record)}: {format_bytes(seal.size)} to {destination}"]
+    _print(_row(record) | {"destination": str(destination)}, lines, as_json)
+
+
+@app.command("import")
+def import_(
+    source: Annotated[
+        Path, typer.Argument(help="What 'export' wrote: a folder or a .tar.", show_default=False)
+    ],
+    store: StoreOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Bring an exported artifact into the store, verified."""
+    from r1pipe.store import transfer
+
+    record = transfer.import_artifact(open_store(store), source)
+    _print(_row(record), [f"imported {_label(record)}"], as_json)
+
+
+def _print(document: Any, lines: list[str], as_json: bool) -> None:
+    if as_json:
+        print_json(document)
+    elif lines:
+        print("\n".join(visible(line) for line in lines))
+
+
+def _label(record: ActionRecord) -> str:
+    return f"{record.stage_name}@{record.artifact_id[:12]}"
+
+
+def _row(record: ActionRecord) -> dict[str, Any]:
+    from r1pipe.cli.views import summary_json
+
+    return summary_json(record)

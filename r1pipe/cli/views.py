@@ -1,0 +1,246 @@
+"""Render what the store knows: all artifacts, one of them, and its lineage, as text or JSON.
+
+Text that a model wrote is shown with its control characters written out, never acted on.
+"""
+
+from __future__ import annotations
+
+import json
+from collections import deque
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict
+from typing import TYPE_CHECKING, Any, TypeAlias
+
+from r1pipe.text import (
+    format_bytes,
+    format_duration,
+    format_number,
+    short_id,
+    sparkline,
+    table_lines,
+    visible,
+)
+
+if TYPE_CHECKING:
+    from r1pipe.store import Store
+    from r1pipe.store.actions import ActionRecord as Record
+
+MAX_SAMPLES = 5
+MAX_SAMPLE_CHARS = 600
+STEP = "step"
+
+Node: TypeAlias = "Record | Mapping[str, Any]"
+"""A record, or the bare link to what is not in the store: a source, or a result that is gone."""
+Edge: TypeAlias = "tuple[str, Node]"
+"""An input's name, and the node at the other end."""
+After = Callable[["Record"], Sequence[Edge]]
+
+
+def table_text(records: Sequence[Record]) -> str:
+    """Return all artifacts, oldest first, one per line."""
+    if not records:
+        return "the store is empty; 'r1pipe run MANIFEST' fills it"
+    rows = [("STAGE", "KIND", "ARTIFACT", "MADE", "TOOK", "MANIFEST", "PROFILE")]
+    for record in sorted(records, key=lambda record: record.created):
+        rows.append(
+            (
+                record.stage_name,
+                record.kind,
+                short_id(record.artifact_id),
+                record.created[:19].replace("T", " "),
+                format_duration(record.seconds),
+                record.manifest_name,
+                record.profile or "-",
+            )
+        )
+    return "\n".join(table_lines(rows))
+
+
+def record_text(record: Record, store: Store) -> str:
+    """Return everything worth knowing about one artifact."""
+    sections = [
+        _heading(record, store),
+        _section("params (those that differ from their default)", _tree(record.preimage["params"])),
+        _section("inputs", table_lines([(n, link_text(link)) for n, link in record.links()])),
+        _section("outputs", table_lines(sorted(record.outputs.items()))),
+        _section("facts", _tree(record.facts)),
+        _section("metrics", metric_lines(store.metrics(record))),
+        _section("samples", sample_lines(store.samples(record))),
+    ]
+    return "\n\n".join(section for section in sections if section)
+
+
+def record_json(record: Record, store: Store) -> dict[str, Any]:
+    """Return one artifact as a JSON document."""
+    return asdict(record) | {
+        "directory": str(store.artifact_dir(record.artifact_id)),
+        "metrics": [dict(row) for row in store.metrics(record)],
+        "samples": [dict(row) for row in store.samples(record)],
+    }
+
+
+def summary_json(record: Record) -> dict[str, Any]:
+    """Return one line of the table as JSON values."""
+    names = ("stage_name", "kind", "artifact_id", "key", "created", "seconds", "manifest_name")
+    return {name: getattr(record, name) for name in names} | {"profile": record.profile}
+
+
+def metric_lines(rows: Sequence[Mapping[str, Any]]) -> list[str]:
+    """Return each metric's first, last, least and greatest value with its curve."""
+    curves: dict[str, list[float]] = {}
+    for row in rows:
+        for name, value in row.items():
+            if name != STEP and isinstance(value, int | float) and not isinstance(value, bool):
+                curves.setdefault(name, []).append(float(value))
+    table = [("NAME", "FIRST", "LAST", "MIN", "MAX", "CURVE")]
+    for name, values in curves.items():
+        first, last, low, high = map(
+            format_number, (values[0], values[-1], min(values), max(values))
+        )
+        table.append((visible(name), first, last, low, high, sparkline(values)))
+    return table_lines(table) if curves else []
+
+
+def sample_lines(rows: Sequence[Mapping[str, Any]]) -> list[str]:
+    """Return the first sample rows, each field on its own lines."""
+    lines = []
+    for number, row in enumerate(rows[:MAX_SAMPLES], start=1):
+        lines.append(f"[{number}]")
+        for name, value in row.items():
+            text = value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
+            text = visible(text, keep_lines=True)
+            if len(text) > MAX_SAMPLE_CHARS:
+                text = f"{text[:MAX_SAMPLE_CHARS]} ... ({len(text)} characters)"
+            first, *others = text.split("\n")
+            lines.append(f"  {visible(name)}: {first}")
+            lines.extend(f"  | {line}" for line in others)
+    if len(rows) > MAX_SAMPLES:
+        lines.append(f"and {len(rows) - MAX_SAMPLES} more ('--json' gives them all)")
+    return lines
+
+
+def lineage_lines(record: Record, records: Sequence[Record]) -> list[str]:
+    """Return what an artifact was made from and what was made from it, as two trees."""
+    graph = Lineage(records)
+    lines = [f"{record.stage_name} {short_id(record.artifact_id)}", "made from"]
+    lines += _branches(record, graph.above, "  ") or ["  nothing"]
+    lines.append("used by")
+    lines += _branches(record, graph.below, "  ") or ["  nothing"]
+    return lines
+
+
+def lineage_json(record: Record, records: Sequence[Record]) -> dict[str, Any]:
+    """Return an artifact's lineage as JSON values: every edge once, nearest first."""
+    graph = Lineage(records)
+    return {
+        "artifact": summary_json(record),
+        "made_from": _edges(record, graph.above),
+        "used_by": _edges(record, graph.below),
+    }
+
+
+def _edges(record: Record, after: After) -> list[dict[str, Any]]:
+    edges: list[dict[str, Any]] = []
+    seen, waiting = {record.key}, deque([record])
+    while waiting:
+        node = waiting.popleft()
+        for name, other in after(node):
+            edge = {"of": node.artifact_id, "input": name}
+            if isinstance(other, Mapping):
+                edges.append(edge | dict(other))
+                continue
+            edges.append(edge | summary_json(other))
+            if other.key not in seen:
+                seen.add(other.key)
+                waiting.append(other)
+    return edges
+
+
+class Lineage:
+    """Which record made what a record read, and which records read what it made."""
+
+    def __init__(self, records: Sequence[Record]) -> None:
+        self.makers: dict[str, Record] = {}
+        self.readers: dict[str, list[tuple[str, Record]]] = {}
+        for record in sorted(records, key=lambda record: record.created):
+            self.makers[record.artifact_id] = record
+            for name, link in record.links():
+                if "artifact" in link:
+                    self.readers.setdefault(link["artifact"], []).append((name, record))
+
+    def above(self, record: Record) -> list[Edge]:
+        """Return what a record read: the maker of each input, or the link to a source."""
+        return [
+            (name, self.makers.get(link.get("artifact", ""), link)) for name, link in record.links()
+        ]
+
+    def below(self, record: Record) -> list[Edge]:
+        """Return the records that read any output of this one."""
+        return list(self.readers.get(record.artifact_id, []))
+
+
+def link_text(link: Mapping[str, Any]) -> str:
+    """Return what an input read, in words: a source, or a stage whose record is gone."""
+    if "source" in link:
+        return f"source {visible(str(link['source']))} {short_id(link['id'])}"
+    return f"{link['stage']} {short_id(link.get('artifact'))}"
+
+
+def _branches(record: Record, after: After, indent: str) -> list[str]:
+    """Return the tree below a record; what was shown before is not unfolded again."""
+    lines: list[str] = []
+    seen: set[str] = set()
+    waiting = _tips(after(record), indent)
+    while waiting:
+        prefix, is_last, name, other = waiting.pop()
+        tip, rest = ("`- ", "   ") if is_last else ("|- ", "|  ")
+        if isinstance(other, Mapping):
+            lines.append(f"{prefix}{tip}{name}: {link_text(other)}")
+            continue
+        label = f"{other.stage_name} {short_id(other.artifact_id)}"
+        below = after(other)
+        more = " (see above)" if other.key in seen and below else ""
+        lines.append(f"{prefix}{tip}{name}: {label}{more}")
+        if other.key not in seen:
+            seen.add(other.key)
+            waiting += _tips(below, prefix + rest)
+    return lines
+
+
+def _tips(nodes: Sequence[Edge], prefix: str) -> list[tuple[str, bool, str, Node]]:
+    """Return a node's branches, the one to be shown first at the end of the list."""
+    last = len(nodes) - 1
+    return [(prefix, i == last, name, node) for i, (name, node) in enumerate(nodes)][::-1]
+
+
+def _heading(record: Record, store: Store) -> str:
+    rows = [
+        ("stage", record.stage_name),
+        ("kind", f"{record.kind}, version {record.preimage['version']}"),
+        ("artifact", record.artifact_id),
+        ("key", record.key),
+        ("manifest", f"{record.manifest_name}, profile {record.profile or '-'}"),
+        ("made", record.created),
+        ("took", format_duration(record.seconds)),
+        ("size", format_bytes(record.size)),
+        ("peak memory", format_bytes(record.peak_rss_bytes)),
+        ("directory", str(store.artifact_dir(record.artifact_id))),
+    ]
+    return "\n".join(table_lines(rows))
+
+
+def _section(title: str, lines: Sequence[str]) -> str:
+    return "\n".join([title, *(f"  {line}" for line in lines)]) if lines else ""
+
+
+def _tree(value: Mapping[str, Any]) -> list[str]:
+    """Return nested values as indented lines."""
+    lines = []
+    for name, item in value.items():
+        if isinstance(item, Mapping) and item:
+            lines.append(f"{visible(name)}:")
+            lines.extend(f"  {line}" for line in _tree(item))
+        else:
+            text = item if isinstance(item, str) else json.dumps(item, ensure_ascii=False)
+            lines.append(f"{visible(name)}: {visible(text)}")
+    return lines

@@ -1,0 +1,138 @@
+"""Load stage files by path, each when its kind is first used."""
+
+from __future__ import annotations
+
+import importlib.util
+import sys
+import traceback
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+from r1pipe.errors import ManifestError, Problem
+from r1pipe.keys import digest_bytes
+from r1pipe.manifest.recipe import stage_folders
+from r1pipe.stage import Input, StageKind, StageModel
+
+MODULE_PREFIX = "r1pipe_stages."
+
+
+class KindTable(Mapping[str, StageKind]):
+    """Kinds of stage by name; a file is loaded when its kind is asked for."""
+
+    def __init__(self, files: Mapping[str, Path]) -> None:
+        self._files = dict(sorted(files.items()))
+        self._loaded: dict[str, StageKind] = {}
+
+    def __getitem__(self, kind: str) -> StageKind:
+        if kind not in self._loaded:
+            self._loaded[kind] = load_kind(kind, self._files[kind])
+        return self._loaded[kind]
+
+    def __contains__(self, kind: object) -> bool:
+        return kind in self._files
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._files)
+
+    def __len__(self) -> int:
+        return len(self._files)
+
+
+def load_kinds(manifest_path: Path) -> KindTable:
+    """Return the kinds a manifest can use: `stages/` beside its folder, then r1pipe's own."""
+    files: dict[str, Path] = {}
+    for folder in stage_folders(manifest_path):
+        for path in sorted(folder.glob("*.py")):
+            if not path.name.startswith("_"):
+                files.setdefault(path.stem.replace("_", "-"), path)
+    return KindTable(files)
+
+
+def load_kind(kind: str, path: Path) -> StageKind:
+    """Return the kind that a stage file defines, or raise a ManifestError that names the line."""
+    source = path.read_bytes()
+    module = _import_file(path)
+    mistakes: list[Problem] = []
+
+    def part(name: str, base: type, what: str) -> Any:
+        value = getattr(module, name, None)
+        is_right = isinstance(value, base) and not (base is int and isinstance(value, bool))
+        if not is_right:
+            line = _line_of(name, source.decode(errors="replace"))
+            lack = "is missing" if value is None else f"is {value!r}"
+            mistakes.append(Problem(str(path), line, 1, f"{name} {lack}; a stage file has {what}"))
+        return value
+
+    version = part("VERSION", int, "VERSION = 1, a number that is raised when results change")
+    params = part("Params", type(StageModel), "class Params(StageModel)")
+    run_model = part("Run", type(StageModel), "class Run(StageModel)")
+    inputs = part("INPUTS", dict, "INPUTS = {name: Input(type)}")
+    outputs = part("OUTPUTS", dict, "OUTPUTS = {name: type}")
+    run: Any = getattr(module, "run", None)
+    if not callable(run):
+        mistakes.append(Problem(str(path), 1, 1, "run is missing; a stage file has def run(...)"))
+    if mistakes:
+        raise ManifestError(*sorted(mistakes))
+    found = StageKind(
+        kind, version, params, run_model, inputs, outputs, run, path, digest_bytes(source)
+    )
+    _check_parts(found, source.decode())
+    return found
+
+
+def _check_parts(kind: StageKind, source: str) -> None:
+    """Report models of another base, and inputs or outputs that are not what they should be."""
+    checks = [
+        (issubclass(kind.params, StageModel), "Params", "must derive from r1pipe.stage.StageModel"),
+        (issubclass(kind.run_model, StageModel), "Run", "must derive from r1pipe.stage.StageModel"),
+        (bool(kind.outputs), "OUTPUTS", "must name at least one output"),
+        (
+            all(isinstance(item, Input) for item in kind.inputs.values()),
+            "INPUTS",
+            "must map names to Input(...)",
+        ),
+        (
+            all(isinstance(item, str) for item in kind.outputs.values()),
+            "OUTPUTS",
+            "must map names to a type of artifact such as 'model'",
+        ),
+    ]
+    mistakes = [
+        Problem(str(kind.path), _line_of(name, source), 1, f"{name} {message}")
+        for is_right, name, message in checks
+        if not is_right
+    ]
+    if mistakes:
+        raise ManifestError(*sorted(mistakes))
+
+
+def _import_file(path: Path) -> ModuleType:
+    name = MODULE_PREFIX + path.stem
+    spec = importlib.util.spec_from_file_location(name, path)
+    assert spec is not None, f"a .py file has a loader: {path}"
+    assert spec.loader is not None, f"a .py file has a loader: {path}"
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[name] = module
+    try:
+        spec.loader.exec_module(module)
+    except SyntaxError as error:
+        place = Problem(error.filename or str(path), error.lineno or 1, error.offset or 1, "")
+        message = f"{place}not Python: {error.msg}"
+        raise ManifestError(message) from error
+    except Exception as error:
+        frames = traceback.extract_tb(error.__traceback__)
+        lines = [frame.lineno for frame in frames if frame.filename == str(path)]
+        message = f"the stage file cannot be loaded: {type(error).__name__}: {error}"
+        raise ManifestError(Problem(str(path), (lines or [1])[-1] or 1, 1, message)) from error
+    return module
+
+
+def _line_of(name: str, source: str) -> int:
+    """Return the line that defines a module-level name, or 1."""
+    starts = (f"{name} ", f"{name}:", f"{name}=", f"class {name}(", f"class {name}:")
+    for number, line in enumerate(source.splitlines(), start=1):
+        if line.startswith(starts):
+            return number
+    return 1

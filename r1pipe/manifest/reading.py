@@ -1,0 +1,177 @@
+"""Read a resolved tree into nodes, or report what is wrong with it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+from r1pipe.errors import ManifestError
+from r1pipe.manifest.graph import topological_order
+from r1pipe.manifest.layers import nearest
+from r1pipe.manifest.nodes import SourceNode, StageNode
+from r1pipe.manifest.references import Outputs, Ref, read_inputs
+from r1pipe.manifest.schema import ManifestSpec, SourceSpec
+from r1pipe.manifest.validation import validate
+from r1pipe.manifest.yaml_source import Mistake, Origin, Value
+from r1pipe.stage import StageKind, StageModel
+
+Inputs = Mapping[str, Ref | Mapping[str, Ref]]
+Models = tuple[StageModel | None, StageModel | None]
+Found = tuple[str, dict[str, SourceNode], dict[str, StageNode]]
+
+
+class TreeReader:
+    """Reads the variants of one manifest; a stage that several of them share is checked once.
+
+    A partial tree lacks the values of some profile: nothing in it counts as missing.
+    """
+
+    def __init__(self, kinds: Mapping[str, StageKind], mistakes: list[Mistake]) -> None:
+        self.kinds = kinds
+        self.mistakes = mistakes
+        self.checked: dict[int, tuple[Value, Models]] = {}
+
+    def read(self, tree: Value, is_partial: bool = False) -> Found | None:
+        """Return a tree's name, sources and stages; mistakes are reported on the way."""
+
+        def hint(path: Sequence[str]) -> str | None:
+            is_in_stage = len(path) == 3 and path[0] == "stages"
+            kind = self.kind_of(tree.get(*path[:2]), []) if is_in_stage else None
+            return _home(kind, path[2]) if kind else None
+
+        spec = validate(ManifestSpec, tree, "", self.mistakes, hint, is_partial)
+        sources = _read_sources(tree)
+        stages = self.stages(tree, sources, is_partial)
+        return None if spec is None else (spec.name, sources, stages)
+
+    def kind_of(self, stage: Value | None, mistakes: list[Mistake]) -> StageKind | None:
+        """Return the kind a stage names, or None after reporting that there is none."""
+        named = stage.get("kind") if stage else None
+        if named is None or not isinstance(named.data, str):
+            return None
+        if named.data not in self.kinds:
+            message = f"unknown kind '{named.data}'{nearest(named.data, self.kinds, 'kinds')}"
+            mistakes.append(named.origin.mistake(message))
+            return None
+        try:
+            return self.kinds[named.data]
+        except ManifestError as error:
+            mistakes.extend(error.problems)
+            return None
+
+    def stages(
+        self, tree: Value, sources: Mapping[str, SourceNode], is_partial: bool
+    ) -> dict[str, StageNode]:
+        """Return the stages in topological order."""
+        section = tree.get("stages")
+        values = section.entries() if section else {}
+        if not values:
+            origin = (section or tree).origin
+            self.mistakes.append(origin.mistake("there are no stages; add some under 'stages:'"))
+        for name in sources.keys() & values.keys():
+            origin = values[name].key_origin or values[name].origin
+            self.mistakes.append(origin.mistake(f"'{name}' is a source too; rename one of the two"))
+        kinds = {name: self.kind_of(value, self.mistakes) for name, value in values.items()}
+        inputs = self.inputs(tree, kinds, sources, is_partial)
+        nodes = {
+            name: self.stage(name, values[name], kind, inputs[name], is_partial)
+            for name, kind in kinds.items()
+            if kind is not None
+        }
+        order = topological_order(inputs)
+        if order.cycle:
+            origin = _origin_of_edge(values[order.cycle[0]], order.cycle[1])
+            path = " -> ".join(order.cycle)
+            text = f"each stage of this cycle needs the next one: {path}"
+            self.mistakes.append(origin.mistake(text))
+        return {name: node for name in order.names if (node := nodes.get(name)) is not None}
+
+    def inputs(
+        self,
+        tree: Value,
+        kinds: Mapping[str, StageKind | None],
+        sources: Mapping[str, SourceNode],
+        is_partial: bool,
+    ) -> dict[str, Inputs]:
+        """Return the inputs of all stages whose kind is known."""
+        declared = tree.get("sources")
+        outputs = Outputs(
+            stages=kinds,
+            sources={name: source.type for name, source in sources.items()},
+            malformed=frozenset(declared.entries() if declared else ()) - sources.keys(),
+        )
+        found: dict[str, Inputs] = {}
+        for name, kind in kinds.items():
+            stage = tree.get("stages", name)
+            if kind is not None and stage is not None:
+                label = f"stages.{name}"
+                found[name] = read_inputs(stage, kind, label, outputs, self.mistakes, is_partial)
+        return found
+
+    def stage(
+        self, name: str, value: Value, kind: StageKind, inputs: Inputs, is_partial: bool
+    ) -> StageNode | None:
+        """Return one stage, or None where its parameters are wrong."""
+        if id(value) not in self.checked:
+            models = self.models(f"stages.{name}", value, kind, is_partial)
+            self.checked[id(value)] = value, models
+        params, run = self.checked[id(value)][1]
+        if params is None or run is None:
+            return None
+        origins = {} if is_partial else {path: item.origin for path, item in value.walk()}
+        return StageNode(name, kind, inputs, params, run, origins)
+
+    def models(self, label: str, value: Value, kind: StageKind, is_partial: bool) -> Models:
+        """Return a stage's parameters and run settings as its kind's models."""
+
+        def hint(path: Sequence[str]) -> str | None:
+            return _home(kind, path[0]) if len(path) == 1 else None
+
+        def model(section: str, base: type[StageModel]) -> StageModel | None:
+            part = value.get(section) or Value({}, value.origin, value.key_origin)
+            if not isinstance(part.data, dict):
+                return None  # reported by the schema
+            return validate(base, part, f"{label}.{section}", self.mistakes, hint, is_partial)
+
+        return model("params", kind.params), model("run", kind.run_model)
+
+
+def _home(kind: StageKind, name: str) -> str | None:
+    """Say which section of a stage takes a name, or None."""
+    sections = {
+        "params": kind.params.model_fields,
+        "run": kind.run_model.model_fields,
+        "inputs": kind.inputs,
+    }
+    homes = [section for section, names in sections.items() if name in names]
+    return f"; it belongs under '{homes[0]}'" if homes else None
+
+
+def _read_sources(tree: Value) -> dict[str, SourceNode]:
+    """Return the well-formed sources; the others have been reported by the schema."""
+    nodes = {}
+    section = tree.get("sources")
+    for name, value in (section.entries() if section else {}).items():
+        spec = validate(SourceSpec, value, f"sources.{name}", [])
+        if spec is None:
+            continue
+        origin = value.key_origin or value.origin
+        path = None if spec.path is None else _source_path(spec.path, value.get("path"))
+        nodes[name] = SourceNode(name, path, spec.hf, spec.revision, spec.as_, origin)
+    return nodes
+
+
+def _source_path(text: str, value: Value | None) -> Path:
+    """Return a source's path: relative to the file that says so, or here for an override."""
+    path = Path(text).expanduser()
+    is_override = value is None or value.origin.set_text is not None
+    return path if is_override or value is None else Path(value.origin.file).parent / path
+
+
+def _origin_of_edge(stage: Value, upstream: str) -> Origin:
+    """Return where a stage names another one as its input."""
+    for path, value in stage.walk():
+        is_name = isinstance(value.data, str) and value.data.partition(".")[0] == upstream
+        if path.startswith("inputs.") and is_name:
+            return value.origin
+    raise AssertionError(f"no input reads {upstream}")

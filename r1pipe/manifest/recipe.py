@@ -1,0 +1,56 @@
+"""Find the manifests and stage files that come with r1pipe.
+
+An installed wheel carries them inside the package, a checkout beside it.
+"""
+
+from __future__ import annotations
+
+import difflib
+from pathlib import Path
+
+PACKAGE = Path(__file__).resolve().parents[1]
+
+
+def recipe_root() -> Path | None:
+    """Return the folder that holds r1pipe's own `stages/` and `manifests/`, if there is one."""
+    for root in (PACKAGE / "_recipe", PACKAGE.parent):
+        if (root / "stages").is_dir() and (root / "manifests").is_dir():
+            return root
+    return None
+
+
+def find_manifest(path: Path) -> Path:
+    """Return `path`, or r1pipe's own copy where `path` is `manifests/X` and does not exist."""
+    root = recipe_root()
+    if path.exists() or root is None or path.parent.name != "manifests":
+        return path
+    own = root / "manifests" / path.name
+    return own if own.is_file() else path
+
+
+def nearest_manifest(path: Path) -> str:
+    """Return the end of a message about a manifest that does not exist: which ones there are."""
+    root = recipe_root()
+    folders = [path.parent, *([root / "manifests"] if root else [])]
+    names = sorted({found.name for folder in folders for found in folder.glob("*.yaml")})
+    close = difflib.get_close_matches(path.name, names, n=1)
+    if close:
+        return f"; did you mean '{path.with_name(close[0])}'?"
+    return f"; there are: {', '.join(names)}" if names else ""
+
+
+def stage_folders(manifest: Path) -> list[Path]:
+    """Return where a manifest's kinds of stage are looked for, in that order."""
+    beside = manifest.resolve().parent.parent / "stages"
+    root = recipe_root()
+    folders = [beside, root / "stages"] if root else [beside]
+    return [folder for folder in dict.fromkeys(folders) if folder.is_dir()]
+
+
+def project_root(manifest: Path) -> Path:
+    """Return the folder above the `manifests/` folder that holds a manifest; else the current one.
+
+    One that is not here, so that r1pipe's own copy is read, belongs to the current folder.
+    """
+    folder = manifest.resolve().parent
+    return folder.parent if manifest.is_file() and folder.name == "manifests" else Path()

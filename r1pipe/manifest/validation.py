@@ -1,0 +1,203 @@
+"""Check values against a model and say in plain words, at the value's place, what is wrong."""
+
+from __future__ import annotations
+
+import json
+import typing
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any, TypeVar
+
+from pydantic import BaseModel, ValidationError
+
+from r1pipe.manifest.layers import PARAM_REF, nearest
+from r1pipe.manifest.yaml_source import Mistake, Origin, Value
+
+ModelT = TypeVar("ModelT", bound=BaseModel)
+Loc = tuple[int | str, ...]
+Hint = Callable[[Sequence[str]], str | None]
+"""Given the path of an unknown key, returns where it belongs, or None."""
+
+NEEDS_ALL = ("missing", "value_error", "assertion_error", "union_tag_not_found")
+"""Errors that a value elsewhere may mend."""
+MAX_SHOWN_CHARS = 60
+EXPECTED = {
+    "int_type": "a whole number",
+    "int_parsing": "a whole number",
+    "int_from_float": "a whole number",
+    "float_type": "a number",
+    "string_type": "text",
+    "bool_type": "true or false",
+    "list_type": "a list",
+    "tuple_type": "a list",
+    "set_type": "a list",
+    "frozen_set_type": "a list",
+    "dict_type": "a mapping",
+    "model_type": "a mapping",
+    "model_attributes_type": "a mapping",
+    "none_required": "null",
+    "finite_number": "a finite number",
+    "literal_error": "{expected}",
+    "enum": "{expected}",
+    "greater_than": "greater than {gt}",
+    "greater_than_equal": "at least {ge}",
+    "less_than": "less than {lt}",
+    "less_than_equal": "at most {le}",
+    "multiple_of": "a multiple of {multiple_of}",
+    "too_short": "a list of at least {min_length}",
+    "too_long": "a list of at most {max_length}",
+    "string_too_short": "text of at least {min_length} characters",
+    "string_too_long": "text of at most {max_length} characters",
+    "union_tag_invalid": "a mapping whose {discriminator} is one of {expected_tags}",
+    "union_tag_not_found": "a mapping with {discriminator}",
+}
+
+
+def validate(
+    model: type[ModelT],
+    value: Value,
+    label: str,
+    mistakes: list[Mistake],
+    hint: Hint = lambda path: None,
+    is_partial: bool = False,
+) -> ModelT | None:
+    """Return the model made of a tree, or None after reporting all that is wrong with it.
+
+    JSON rules apply: a list will do for a tuple and text for an enum, but text never for a number.
+    In a partial tree nothing is missing, and values are not judged by what others say.
+    """
+    try:
+        return model.model_validate_json(json.dumps(value.plain()))
+    except ValidationError as error:
+        report = _Report(model, value, label, hint)
+        for item in error.errors(include_url=False):
+            if not (is_partial and item["type"] in NEEDS_ALL):
+                report.add(item)
+        mistakes.extend(report.mistakes())
+        return None
+
+
+def show_value(value: Any) -> str:
+    """Return a value as it would be written, cut to a line."""
+    text = f"'{value}'" if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
+    text = text.encode("unicode_escape").decode() if not text.isprintable() else text
+    return text if len(text) <= MAX_SHOWN_CHARS else text[: MAX_SHOWN_CHARS - 3] + "..."
+
+
+class _Report:
+    """Collects pydantic's errors; those of a union's branches at one place become one."""
+
+    def __init__(self, model: type[BaseModel], value: Value, label: str, hint: Hint) -> None:
+        self.model = model
+        self.value = value
+        self.label = label
+        self.hint = hint
+        self.expected: dict[tuple[str, ...], tuple[Value, list[str]]] = {}
+        self.others: list[Mistake] = []
+
+    def add(self, error: Mapping[str, Any]) -> None:
+        found, path, rest = self._locate(error["loc"])
+        kind = error["type"]
+        if kind == "missing":
+            self._missing(found, path, str(rest[-1]) if rest else "")
+        elif kind == "extra_forbidden":
+            self._unknown_key(found, path, error["loc"])
+        elif rest[-1:] == ("[key]",):
+            place = found.key_origin or found.origin
+            self._add_other(place, f"the name '{path[-1]}' may hold letters, digits, - and _ only")
+        elif kind in EXPECTED:
+            wanted = EXPECTED[kind].format(**error.get("ctx", {}))
+            self.expected.setdefault(path, (found, []))[1].append(wanted)
+        elif kind in ("value_error", "assertion_error"):
+            text = str(error["ctx"]["error"])
+            self._add_other(found.origin, f"{self._dotted(path)}: {text}")
+        else:
+            text = error["msg"][:1].lower() + error["msg"][1:]
+            shown = show_value(found.plain())
+            self._add_other(found.origin, f"{self._dotted(path)} is {shown}: {text}")
+
+    def mistakes(self) -> list[Mistake]:
+        wrong = []
+        for path, (found, wanted) in self.expected.items():
+            data = found.plain()
+            if isinstance(data, str) and data.startswith(PARAM_REF):
+                continue  # it names no parameter, which has been reported
+            text = " or ".join(dict.fromkeys(wanted))
+            message = f"{self._dotted(path)} should be {text}, not {show_value(data)}"
+            wrong.append(found.origin.mistake(message + _advice(wanted, data)))
+        return [*wrong, *dict.fromkeys(self.others)]
+
+    def _locate(self, loc: Loc) -> tuple[Value, tuple[str, ...], Loc]:
+        """Follow a location as far as the tree goes; names of union branches are passed over."""
+        found, path = self.value, list[str]()
+        rest: list[int | str] = []
+        for step in loc:
+            data = found.data
+            if isinstance(data, dict) and str(step) in data:
+                found = data[str(step)]
+            elif isinstance(data, list) and isinstance(step, int) and step < len(data):
+                found = data[step]
+            else:
+                rest.append(step)
+                continue
+            path.append(str(step))
+        return found, tuple(path), tuple(rest)
+
+    def _dotted(self, path: Sequence[str]) -> str:
+        return ".".join([self.label, *path] if self.label else path) or "the manifest"
+
+    def _add_other(self, place: Origin, message: str) -> None:
+        self.others.append(place.mistake(message))
+
+    def _missing(self, found: Value, path: tuple[str, ...], name: str) -> None:
+        place = found.key_origin or found.origin
+        self._add_other(place, f"{self._dotted((*path, name))} is missing and has no default")
+
+    def _unknown_key(self, found: Value, path: tuple[str, ...], loc: Loc) -> None:
+        place = found.key_origin or found.origin
+        where = self._dotted(path[:-1])
+        belongs = self.hint(path)
+        if belongs is None:
+            names = [name for model in _models_at(self.model, loc[:-1]) for name in _names(model)]
+            belongs = nearest(path[-1], names, "keys")
+        self._add_other(place, f"unknown key '{path[-1]}' in {where}{belongs}")
+
+
+def _advice(wanted: Sequence[str], data: Any) -> str:
+    """Say how to write what was probably meant."""
+    is_number = any(text in ("a whole number", "a number") for text in wanted)
+    if is_number and isinstance(data, str):
+        try:
+            return f"; write {json.dumps(json.loads(data.replace('_', '').replace(',', '')))}"
+        except ValueError:
+            return ""
+    if is_number and isinstance(data, float) and data == int(data):
+        return f"; write {int(data)}"
+    if "true or false" in wanted and data in ("yes", "no", "on", "off"):
+        return "; in YAML 1.2 that is text"
+    return ""
+
+
+def _names(model: type[BaseModel]) -> list[str]:
+    return [field.alias or name for name, field in model.model_fields.items()]
+
+
+def _models_at(model: type[BaseModel], loc: Loc) -> list[type[BaseModel]]:
+    """Return the models that may stand at a location inside a model."""
+    models = [model]
+    for step in loc:
+        below = [
+            inner
+            for outer in models
+            for name, field in outer.model_fields.items()
+            if step in (name, field.alias)
+            for inner in _models_in(field.annotation)
+        ]
+        models = below or models
+    return models
+
+
+def _models_in(annotation: Any) -> Iterator[type[BaseModel]]:
+    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
+        yield annotation
+    for argument in typing.get_args(annotation):
+        yield from _models_in(argument)

@@ -1,0 +1,136 @@
+"""From a stage and its finished inputs to the key's preimage, the links and the paths."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+from r1pipe.errors import SourceError
+from r1pipe.keys import key_of, key_preimage
+from r1pipe.manifest import Manifest, Ref, StageNode
+from r1pipe.manifest.graph import refs_of
+from r1pipe.manifest.sources import source_id, source_path
+from r1pipe.store import Store
+from r1pipe.store.actions import ActionRecord
+
+MAX_GUESSES = 64
+"""How many remembered ids of missing sources are tried for one stage."""
+
+Finished = Mapping[str, ActionRecord]
+"""Stage name -> the record that its references read."""
+
+
+class Resolver:
+    """Resolves the references of one manifest in one store; ids of sources are found once."""
+
+    def __init__(self, manifest: Manifest, store: Store) -> None:
+        self.manifest = manifest
+        self.store = store
+        self.source_errors: dict[str, SourceError] = {}
+        self._source_ids: dict[str, str] = {}
+
+    def source_id(self, name: str) -> str | None:
+        """Return a source's id, or None when it is missing (the error is kept)."""
+        if name not in self._source_ids and name not in self.source_errors:
+            try:
+                node = self.manifest.sources[name]
+                self._source_ids[name] = source_id(node, self.store.sources)
+            except SourceError as error:
+                self.source_errors[name] = error
+        return self._source_ids.get(name)
+
+    def missing_source(self, node: StageNode) -> SourceError | None:
+        """Return the error of a source that a stage reads and that is missing."""
+        for ref in refs_of(node.inputs):
+            if ref.is_source and self.source_id(ref.name) is None:
+                return self.source_errors[ref.name]
+        return None
+
+    def preimage(self, node: StageNode, finished: Finished) -> dict[str, Any] | None:
+        """Return the preimage of a stage's key; None where a source that it reads is missing."""
+        if self.missing_source(node) is not None:
+            return None
+        return _preimage(node, self.input_ids(node, finished))
+
+    def input_ids(self, node: StageNode, finished: Finished) -> dict[str, Any]:
+        """Return {input: id} or {input: {label: id}} of what a stage reads."""
+        return _each(node, lambda ref: self._id(ref, finished))
+
+    def links(self, node: StageNode, finished: Finished) -> dict[str, Any]:
+        """Return what an action record keeps of its inputs."""
+        return _each(node, lambda ref: self._link(ref, finished))
+
+    def paths(self, node: StageNode, finished: Finished) -> dict[str, Any]:
+        """Return where a stage's inputs lie: what it is called with."""
+        return _each(node, lambda ref: self._path(ref, finished))
+
+    def guess_record(self, node: StageNode, finished: Finished) -> ActionRecord | None:
+        """Return a stage's result though sources are missing, if it used them as last known."""
+        lost = list(
+            dict.fromkeys(
+                ref.name
+                for ref in refs_of(node.inputs)
+                if ref.is_source and self.source_id(ref.name) is None
+            )
+        )
+        known = [self._remembered(node.name, source) for source in lost]
+        for ids in itertools.islice(itertools.product(*known), MAX_GUESSES):
+            guess = dict(zip(lost, ids, strict=True))
+            inputs = _each(node, lambda ref, guess=guess: self._id(ref, finished, guess))  # type: ignore[misc]
+            record = self.store.lookup(key_of(_preimage(node, inputs)))
+            if record is not None:
+                return record
+        return None
+
+    def _remembered(self, stage: str, source: str) -> list[str]:
+        records = [record for record in self.store.records() if record.stage_name == stage]
+        records.sort(key=lambda record: record.created, reverse=True)
+        links = [link for record in records for _, link in record.links()]
+        return list(dict.fromkeys(link["id"] for link in links if link.get("source") == source))
+
+    def _id(self, ref: Ref, finished: Finished, guess: Mapping[str, str] | None = None) -> str:
+        if ref.is_source:
+            found = self.source_id(ref.name) or (guess or {}).get(ref.name)
+            assert found is not None, f"source {ref.name} is missing"
+            return found
+        return finished[ref.name].outputs[str(ref.output)]
+
+    def _link(self, ref: Ref, finished: Finished) -> dict[str, Any]:
+        found = self._id(ref, finished)
+        if ref.is_source:
+            return {"source": ref.name, "id": found}
+        record = finished[ref.name]
+        return {
+            "stage": ref.name,
+            "output": ref.output,
+            "id": found,
+            "key": record.key,
+            "artifact": record.artifact_id,
+        }
+
+    def _path(self, ref: Ref, finished: Finished) -> Path:
+        if ref.is_source:
+            return source_path(self.manifest.sources[ref.name], self.store.sources)
+        return self.store.output_dir(finished[ref.name], str(ref.output)).absolute()
+
+
+def _preimage(node: StageNode, inputs: Mapping[str, Any]) -> dict[str, Any]:
+    return key_preimage(node.kind.kind, node.kind.version, node.key_params(), inputs)
+
+
+def _each(node: StageNode, function: Callable[[Ref], Any]) -> dict[str, Any]:
+    """Apply a function to each reference, keeping the inputs' shape."""
+    return {
+        name: function(given)
+        if isinstance(given, Ref)
+        else {label: function(ref) for label, ref in given.items()}
+        for name, given in node.inputs.items()
+    }
+
+
+def upstream(node: StageNode) -> Iterator[str]:
+    """Yield the stages that a stage reads, each once."""
+    names = (ref.name for ref in refs_of(node.inputs) if not ref.is_source)
+    yield from dict.fromkeys(names)

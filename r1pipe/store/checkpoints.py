@@ -1,0 +1,119 @@
+"""Sealed training checkpoints: written aside, digested, and named by one rename.
+
+A folder `step-0000000040` is a checkpoint when, and only when, its files match its `seal.json`. The
+newest two are kept, so that a damaged newest one costs one interval and not the training.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from r1pipe.errors import DamagedError
+from r1pipe.keys import FileEntry, copy_and_digest
+from r1pipe.store import disk, faults
+from r1pipe.store.sealing import SEAL_NAME, Seal, digest_all, make_seal, read_seal, write_seal
+
+KEPT = 2
+_NAME = re.compile(r"step-(\d{10,})")
+
+
+def steps(folder: Path) -> list[tuple[int, Path]]:
+    """Return (step, directory) of all named checkpoints in a folder, newest first, unverified."""
+    if not folder.is_dir():
+        return []
+    named = [(_NAME.fullmatch(path.name), path) for path in folder.iterdir()]
+    return sorted(((int(match[1]), path) for match, path in named if match), reverse=True)
+
+
+def is_whole(path: Path) -> bool:
+    """Return whether a checkpoint's files are, by digest, those that were sealed."""
+    try:
+        seal = read_seal(path)
+    except DamagedError:
+        return False
+    files, others = disk.walk(path)
+    data = sorted(file for file in files if file.path != SEAL_NAME)
+    if others or [file.path for file in data] != [entry.path for entry in seal.files]:
+        return False
+    return digest_all(path, data) == [entry.digest for entry in seal.files]
+
+
+def copy_whole(source: Path, target: Path) -> bool:
+    """Copy a checkpoint into new files, digesting what is copied; False if it is damaged.
+
+    An orphan of the attempt that wrote it may still hold handles to the old files, not to these.
+    """
+    try:
+        seal = read_seal(source)
+        for entry in seal.files:
+            path = target / entry.path
+            path.parent.mkdir(parents=True, exist_ok=True)
+            if copy_and_digest(source / entry.path, path) != entry.digest:
+                raise DamagedError(f"{source / entry.path}: changed after it was sealed")
+    except (DamagedError, FileNotFoundError):
+        disk.remove_tree(target)
+        return False
+    _finish(target, seal)
+    return True
+
+
+class SealedCheckpoints:
+    """The checkpoints of one attempt."""
+
+    def __init__(self, folder: Path, on_saved: Callable[[], None] = lambda: None) -> None:
+        self.folder = folder
+        self._on_saved = on_saved
+        self._known: set[Path] = set()
+
+    def latest(self) -> tuple[int, Path] | None:
+        """Return the step and directory of the newest whole checkpoint, or None."""
+        for step, path in steps(self.folder):
+            if path in self._known or is_whole(path):
+                self._known.add(path)
+                return step, path
+        return None
+
+    @contextmanager
+    def saving(self, step: int) -> Iterator[Path]:
+        """Give a directory to write into; sealed by one rename when the block ends well."""
+        writing = self.folder / f".writing-{disk.token()}"
+        writing.mkdir(parents=True)
+        try:
+            yield writing
+            faults.point("checkpoint.write")
+            files, others = disk.walk(writing)
+            assert not others, f"a checkpoint holds plain files only, not {others[0]}"
+            entries = zip(files, digest_all(writing, files), strict=True)
+            seal = make_seal(FileEntry(file.path, file.size, digest) for file, digest in entries)
+            _finish(writing, seal)
+            self._place(writing, self.folder / f"step-{step:010d}")
+        except BaseException:
+            disk.remove_tree(writing)
+            raise
+        self._on_saved()
+
+    def _place(self, writing: Path, target: Path) -> None:
+        faults.point("checkpoint.seal")
+        if target.exists():  # redone after the newest one was found damaged
+            target.rename(self.folder / f".old-{disk.token()}")
+        writing.rename(target)
+        faults.point("checkpoint.rename")
+        disk.fsync_path(self.folder)
+        self._known.add(target)
+        newest = [path for _, path in steps(self.folder)[:KEPT]]
+        for path in self.folder.iterdir():
+            if path not in newest:
+                disk.remove_tree(path)
+                faults.point("checkpoint.prune")
+
+
+def _finish(folder: Path, seal: Seal) -> None:
+    """Write the seal and make files and names durable."""
+    for entry in seal.files:
+        disk.fsync_path(folder / entry.path)
+    write_seal(folder, seal)
+    for directory in disk.directories(folder):
+        disk.fsync_path(directory)

@@ -1,0 +1,189 @@
+"""An append-only list of rows that survives a kill: each unit is whole or not there.
+
+A unit is one frame: a header line of JSON (unit, number of rows, payload bytes, CRC-32 of all that
+and the payload) and the rows as lines of JSON, written by one system call. What follows the last
+whole frame is cut off when the journal is opened. A thread makes appended frames durable within
+about a second, so that the stage never waits for the disk; a failure of that thread is raised by
+the next append.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import threading
+import zlib
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any, BinaryIO, NamedTuple
+
+from r1pipe.errors import StageError
+from r1pipe.store import faults
+
+SYNC_EVERY_S = 1.0
+CHUNK_BYTES = 1 << 20
+
+
+class Frame(NamedTuple):
+    """A whole frame: its unit, number of rows, and where its header and payload end."""
+
+    unit: str
+    rows: int
+    payload_start: int
+    end: int
+
+
+def encode_frame(unit: str, rows: Sequence[Mapping[str, Any]]) -> bytes:
+    """Return the bytes of one unit."""
+    dumps = json.dumps
+    lines = [dumps(row, ensure_ascii=False, separators=(",", ":")) for row in rows]
+    payload = "".join(line + "\n" for line in lines).encode()
+    header = {
+        "unit": unit,
+        "rows": len(rows),
+        "bytes": len(payload),
+        "crc": zlib.crc32(payload, _header_crc(unit, len(rows), len(payload))),
+    }
+    return json.dumps(header).encode() + b"\n" + payload
+
+
+def _header_crc(unit: str, rows: int, size: int) -> int:
+    return zlib.crc32(f"{rows} {size} {unit}".encode())
+
+
+def read_frames(
+    file: BinaryIO, on_chunk: Callable[[bytes], object] | None = None
+) -> Iterator[Frame]:
+    """Yield the whole frames of a journal from its start, in constant memory; stop at a torn one.
+
+    `on_chunk` is handed the bytes of each frame as they are read, before it is known to be whole.
+    """
+    end = 0
+    while header_line := file.readline():
+        frame = _parse_header(header_line)
+        if frame is None:
+            return
+        unit, rows, size, crc = frame
+        if on_chunk is not None:
+            on_chunk(header_line)
+        left, found = size, _header_crc(unit, rows, size)
+        while left and (chunk := file.read(min(left, CHUNK_BYTES))):
+            found = zlib.crc32(chunk, found)
+            left -= len(chunk)
+            if on_chunk is not None:
+                on_chunk(chunk)
+        if left or found != crc:
+            return
+        start = end + len(header_line)
+        end = start + size
+        yield Frame(unit, rows, start, end)
+
+
+def _parse_header(line: bytes) -> tuple[str, int, int, int] | None:
+    try:
+        value = json.loads(line)
+        unit, numbers = value["unit"], (value["rows"], value["bytes"], value["crc"])
+    except (ValueError, KeyError, TypeError):
+        return None
+    if not line.endswith(b"\n") or not isinstance(unit, str):
+        return None
+    if not all(isinstance(number, int) and number >= 0 for number in numbers):
+        return None
+    return (unit, *numbers)
+
+
+def copy_whole_frames(source: Path, target: Path) -> int:
+    """Copy a journal up to its last whole frame into a new file; return the number of units."""
+    count, end = 0, 0
+    with source.open("rb") as reader, target.open("xb") as writer:
+        for frame in read_frames(reader, writer.write):
+            count, end = count + 1, frame.end
+        writer.truncate(end)
+        writer.flush()
+        os.fsync(writer.fileno())
+    return count
+
+
+class FileJournal:
+    """A journal in one file; safe for several threads of one process."""
+
+    def __init__(self, path: Path, sync_every_s: float = SYNC_EVERY_S) -> None:
+        self.path = path
+        self._sync_every_s = sync_every_s
+        self._lock = threading.Lock()
+        self._units: dict[str, int] = {}
+        self._end = 0
+        self._handle = os.open(path, os.O_RDWR | os.O_CREAT | os.O_APPEND, 0o644)
+        with path.open("rb") as file:
+            for frame in read_frames(file):
+                self._units[frame.unit] = frame.rows
+                self._end = frame.end
+        os.ftruncate(self._handle, self._end)
+        self._failure: OSError | None = None
+        self._dirty, self._closing = threading.Event(), threading.Event()
+        self._syncer = threading.Thread(target=self._sync_loop, name=f"sync-{path.name}")
+        self._syncer.daemon = True
+        self._syncer.start()
+
+    def append(self, unit: str, rows: Sequence[Mapping[str, Any]]) -> None:
+        """Add all rows of one unit of work; visible together, durable within about a second."""
+        frame = encode_frame(unit, rows)
+        with self._lock:
+            if self._failure is not None:
+                raise self._failure
+            if unit in self._units:
+                raise StageError(f"journal {self.path.name}: unit '{unit}' was appended before")
+            self._write(frame)
+            self._units[unit] = len(rows)
+            self._end += len(frame)
+        self._dirty.set()
+        faults.point("journal.append")
+
+    def _write(self, frame: bytes) -> None:
+        if faults.is_next("journal.torn"):
+            os.write(self._handle, frame[: len(frame) // 2])
+        faults.point("journal.torn")
+        try:
+            view = memoryview(frame)
+            while view:
+                view = view[os.write(self._handle, view) :]
+        except BaseException:
+            os.ftruncate(self._handle, self._end)
+            raise
+
+    def done(self) -> frozenset[str]:
+        """Return the units that are already in the journal (a copy: call it once)."""
+        with self._lock:
+            return frozenset(self._units)
+
+    def rows(self) -> Iterator[dict[str, Any]]:
+        """Yield all rows, in the order in which their units were appended, in constant memory."""
+        with self._lock:
+            units, end = list(self._units.items()), self._end
+        with self.path.open("rb") as file:
+            for _, count in units:
+                file.readline()
+                for _ in range(count):
+                    yield json.loads(file.readline())
+            assert file.tell() == end, f"{self.path} was changed by another process"
+
+    def close(self) -> None:
+        """Make everything durable and let go of the file."""
+        self._closing.set()
+        self._dirty.set()
+        self._syncer.join()
+        os.close(self._handle)
+        if self._failure is not None:
+            raise self._failure
+
+    def _sync_loop(self) -> None:
+        while True:
+            self._dirty.wait()
+            self._dirty.clear()
+            try:
+                os.fdatasync(self._handle)
+            except OSError as error:
+                self._failure = error
+                return
+            if self._closing.wait(self._sync_every_s) and not self._dirty.is_set():
+                return

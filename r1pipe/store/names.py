@@ -1,0 +1,64 @@
+"""Names of artifacts resolve like git's: stage, stage@7f3a, a tag, an id or its prefix."""
+
+from __future__ import annotations
+
+import difflib
+import re
+from collections.abc import Sequence
+from pathlib import Path
+
+from r1pipe.errors import ArtifactError
+from r1pipe.store import disk
+from r1pipe.store.actions import ActionRecord
+from r1pipe.store.roots import last_runs, tag_path
+
+PREFIX = re.compile(r"[0-9a-f]{4,64}")
+
+
+def resolve(root: Path, records: Sequence[ActionRecord], name: str) -> ActionRecord:
+    """Return the one record that `name` stands for, or say which ones it might be.
+
+    A stage's name alone is the artifact that its last run used, else the one made last.
+    """
+    tagged = disk.read_json(tag_path(root, name))
+    if tagged is not None:
+        by_key = {record.key: record for record in records}
+        if tagged["key"] in by_key:
+            return by_key[tagged["key"]]
+        raise ArtifactError(f"tag '{name}' names {tagged['key'][:12]}, which is gone")
+    stage, at, prefix = name.partition("@")
+    made = [record for record in records if record.stage_name == stage]
+    if at:
+        return _one(name, [record for record in made if _starts(record, prefix)], records)
+    if made:
+        used = {run.stages.get(stage): number for number, run in enumerate(last_runs(root)[::-1])}
+        return max(made, key=lambda record: (used.get(record.key, -1), record.created))
+    if PREFIX.fullmatch(name):
+        return _one(name, [record for record in records if _starts(record, name)], records)
+    return _one(name, [], records)
+
+
+def _starts(record: ActionRecord, prefix: str) -> bool:
+    ids = (record.artifact_id, record.key, *record.outputs.values())
+    return any(item.startswith(prefix) for item in ids)
+
+
+def _one(name: str, found: list[ActionRecord], records: Sequence[ActionRecord]) -> ActionRecord:
+    if len({record.artifact_id for record in found}) == 1:
+        return max(found, key=lambda record: record.created)
+    if found:
+        lines = [f"  {candidate(record)}" for record in found]
+        raise ArtifactError("\n".join([f"'{name}' is ambiguous; it may be", *lines]))
+    known = sorted({record.stage_name for record in records})
+    close = difflib.get_close_matches(name.partition("@")[0], known, 1)
+    hint = f"; did you mean '{close[0]}'?" if close else "; 'r1pipe show' lists what there is"
+    raise ArtifactError(f"no artifact '{name}'{hint}")
+
+
+def candidate(record: ActionRecord) -> str:
+    """Return one line that tells a record from others of its stage."""
+    profile = f", profile {record.profile}" if record.profile else ""
+    return (
+        f"{record.stage_name}@{record.artifact_id[:12]} (key {record.key[:12]}, manifest "
+        f"{record.manifest_name}{profile}, made {record.created[:19]})"
+    )

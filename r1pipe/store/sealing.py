@@ -1,0 +1,168 @@
+"""Seal a tree of files: fresh directories, read-only files nobody can write to, digests, one id.
+
+A sealed directory holds `seal.json` and one folder per output. Whether it is still what was sealed
+is decided by digests alone; `signatures.py` says which files need not be read again.
+"""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TypeVar
+
+from r1pipe.errors import DamagedError, StageError, StoreError
+from r1pipe.keys import FileEntry, artifact_id, digest_file
+from r1pipe.store import disk, faults
+from r1pipe.store.disk import FileStat
+
+SEAL_NAME = "seal.json"
+SEAL_FORMAT = 1
+GRANULE_S = 0.02
+"""Longer than two ticks of any kernel clock that stamps files (100 Hz and up)."""
+COARSE_GRANULE_S = 2.1
+"""For file systems that keep whole seconds, or two (FAT)."""
+SMALL_BYTES = 4 << 20
+MANY_FILES = 64
+MAX_THREADS = 8
+
+Result = TypeVar("Result")
+
+
+@dataclass(frozen=True)
+class Seal:
+    """What a sealed directory holds; `files` have paths relative to it, sorted."""
+
+    artifact: str
+    outputs: Mapping[str, str]
+    files: tuple[FileEntry, ...]
+
+    @property
+    def size(self) -> int:
+        """Bytes of all data files."""
+        return sum(entry.size for entry in self.files)
+
+
+def make_seal(files: Iterable[FileEntry]) -> Seal:
+    """Compute the ids of an artifact and of each of its outputs (its top-level folders)."""
+    entries = tuple(sorted(files))
+    folders: dict[str, list[FileEntry]] = {}
+    for entry in entries:
+        name, _, path = entry.path.partition("/")
+        folders.setdefault(name, []).append(FileEntry(path, entry.size, entry.digest))
+    outputs = {name: artifact_id(inside) for name, inside in folders.items()}
+    return Seal(artifact_id(entries), outputs, entries)
+
+
+def write_seal(root: Path, seal: Seal) -> None:
+    """Write `seal.json` (read-only, durable) into a directory."""
+    value = {
+        "format": SEAL_FORMAT,
+        "artifact": seal.artifact,
+        "outputs": dict(seal.outputs),
+        "files": [[entry.path, entry.size, entry.digest] for entry in seal.files],
+    }
+    disk.place_json(root / SEAL_NAME, value)
+    (root / SEAL_NAME).chmod(0o444)
+
+
+def read_seal(root: Path) -> Seal:
+    """Read and check `seal.json`; it vouches for itself, since the ids hash what it lists."""
+    try:
+        value = disk.read_json(root / SEAL_NAME)
+        if value is None:
+            raise DamagedError(f"{root / SEAL_NAME}: missing; the list of sealed files is lost")
+        if value["format"] > SEAL_FORMAT:
+            raise StoreError(
+                f"{root}: sealed in format {value['format']}, this r1pipe reads {SEAL_FORMAT}: "
+                "upgrade r1pipe"
+            )
+        seal = make_seal(FileEntry(*entry) for entry in value["files"])
+        is_same = seal.artifact == value["artifact"] and dict(seal.outputs) == value["outputs"]
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        raise DamagedError(f"{root / SEAL_NAME}: not a list of sealed files ({error})") from error
+    if not is_same:
+        raise DamagedError(
+            f"{root / SEAL_NAME}: expected the digest {value['artifact']}, "
+            f"found {seal.artifact}: the list was edited"
+        )
+    return seal
+
+
+def collect(outputs: Mapping[str, Path], target: Path) -> None:
+    """Move the outputs' files into fresh directories below `target` and take them from any writer.
+
+    Nothing that an orphan still holds leads into the result: no working directory (the directories
+    are new), no path (its name is random), no open handle or map (such a file is copied).
+    """
+    for name, source in outputs.items():
+        files, others = disk.walk(source)
+        if others:
+            raise StageError(
+                f"output '{name}' holds {others[0]}, which is neither a file nor a directory; "
+                "write a plain file (a symbolic link would point out of the artifact)"
+            )
+        if not files:
+            raise StageError(f"output '{name}' is empty: the stage wrote no file into it")
+        for folder in {os.path.dirname(file.path) for file in files}:
+            (target / name / folder).mkdir(parents=True, exist_ok=True)
+        for file in files:
+            (source / file.path).rename(target / name / file.path)
+        _in_threads(_isolate, [target / name / file.path for file in files], files)
+
+
+def _isolate(path: Path) -> None:
+    path.chmod(0o444)
+    if disk.has_writer(path):
+        copy = path.with_name(f".{disk.token()}.copy")
+        disk.copy_fresh(path, copy)
+        copy.replace(path)
+        path.chmod(0o444)
+    disk.fsync_path(path)
+
+
+def seal_tree(root: Path) -> Seal:
+    """Digest the files below `root`, write its seal, make it durable and read-only."""
+    before, _ = disk.walk(root)
+    settle(before)
+    digests = digest_all(root, before)
+    faults.point("publish.digest")
+    after, _ = disk.walk(root)
+    if sorted(before) != sorted(after):
+        changed = sorted(set(before) ^ set(after))[0].path
+        raise StageError(f"{changed} changed while it was sealed; another process writes to it")
+    seal = make_seal(
+        FileEntry(file.path, file.size, digest)
+        for file, digest in zip(before, digests, strict=True)
+    )
+    write_seal(root, seal)
+    for folder in disk.directories(root):
+        if folder != root:  # a directory that is still to be renamed must be writable
+            folder.chmod(0o555)
+        disk.fsync_path(folder)
+    return seal
+
+
+def digest_all(root: Path, files: list[FileStat]) -> list[str]:
+    """Return the digests of files below `root`, several at a time when they are large."""
+    return _in_threads(digest_file, [root / file.path for file in files], files)
+
+
+def settle(files: Iterable[FileStat]) -> None:
+    """Wait until a write to these files must show in their times."""
+    is_coarse = all(file.mtime_ns % 1_000_000_000 == 0 for file in files)
+    time.sleep(COARSE_GRANULE_S if is_coarse else GRANULE_S)
+
+
+def _in_threads(
+    function: Callable[[Path], Result], paths: list[Path], files: list[FileStat]
+) -> list[Result]:
+    """Digests and fsyncs release the interpreter's lock, so threads pay for large files."""
+    if len(files) < MANY_FILES and sum(file.size for file in files) < SMALL_BYTES:
+        return [function(path) for path in paths]
+    from concurrent.futures import ThreadPoolExecutor
+
+    with ThreadPoolExecutor(min(MAX_THREADS, os.cpu_count() or 1)) as pool:
+        return list(pool.map(function, paths))
