@@ -55,7 +55,7 @@ class Parts:
 def render_prompt(prompt: str, fmt: Format) -> str:
     """Return the text that the policy continues, for models made here.
 
-    Models from outside bring their own chat template: see `generate.prompts.encode_prompt`.
+    Models from outside bring their own chat template: see `models.prompts.encode_prompt`.
     """
     if fmt == "r1-zero":
         return f"{R1_ZERO_PASSAGE} User: {prompt}. Assistant:"

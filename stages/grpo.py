@@ -140,7 +140,7 @@ def _scorers(params: Params, run: Run, inputs: Inputs, name: str) -> dict[str, A
     missing = [i for i in ("general", "helpful", "safety") if i not in inputs]
     if missing:
         raise StageError(f"{name}: params.preference needs the inputs {', '.join(missing)}")
-    from r1pipe.models.reward_model import model_scorer
+    from r1pipe.rl.reward_model import model_scorer
 
     return {
         "general": model_scorer(inputs["helpful"], "summary", run.device),

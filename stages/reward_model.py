@@ -50,10 +50,10 @@ class Run(StageModel):
 def run(context: Context, params: Params, run: Run, inputs: Inputs) -> None:
     """Train backbone and head on the preference rows."""
     from r1pipe.models.policy import load_tokenizer
-    from r1pipe.models.reward_model import new_reward_model
     from r1pipe.rl.loop import make_engine
+    from r1pipe.rl.preference import train_reward_model
+    from r1pipe.rl.reward_model import new_reward_model
     from r1pipe.rows import read_rows
-    from r1pipe.train.preference import train_reward_model
     from r1pipe.train.supervised import plan_of
 
     tokenizer = load_tokenizer(inputs["model"])
@@ -79,7 +79,7 @@ def run(context: Context, params: Params, run: Run, inputs: Inputs) -> None:
 def _examples(
     rows: list[dict[str, Any]], tokenizer: Any, params: Params
 ) -> Iterator[tuple[Any, ...]]:
-    from r1pipe.models.reward_model import encode_scored
+    from r1pipe.rl.reward_model import encode_scored
 
     names = ("chosen", "rejected") if params.objective == "pairwise" else ("completion",)
     for row in rows:

@@ -8,7 +8,7 @@ import pytest
 import torch
 from tiny import tokenizer
 
-from r1pipe.generate.prompts import encode_completion, encode_prompt
+from r1pipe.models.prompts import encode_completion, encode_prompt
 from r1pipe.train.batching import (
     MicroBatch,
     TokenSequence,

@@ -11,8 +11,8 @@ from tokenizers import processors
 from transformers import PreTrainedTokenizerFast
 
 from r1pipe import chat
-from r1pipe.generate.prompts import encode_completion, encode_prompt
 from r1pipe.models.policy import end_ids, load_model, load_tokenizer
+from r1pipe.models.prompts import encode_completion, encode_prompt
 from r1pipe.models.tokenizer import CONTROL, TAGS
 
 BOS = "<s>"

@@ -13,17 +13,17 @@ from transformers import AutoModelForSequenceClassification
 
 from r1pipe.chat import render_completion
 from r1pipe.errors import Interrupted
-from r1pipe.models.reward_model import (
+from r1pipe.records import Problem
+from r1pipe.rl.preference import pairwise_loss, pointwise_loss
+from r1pipe.rl.reward_model import (
     encode_scored,
     model_scorer,
     new_reward_model,
     scored_text,
     scores,
 )
-from r1pipe.records import Problem
 from r1pipe.rows import read_rows
 from r1pipe.train.batching import TokenSequence, one_batch
-from r1pipe.train.preference import pairwise_loss, pointwise_loss
 
 PAD = tokenizer().pad_token_id
 

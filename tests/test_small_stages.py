@@ -15,8 +15,8 @@ from transformers import PreTrainedTokenizerFast
 
 from r1pipe import chat
 from r1pipe.errors import Interrupted, StageError
-from r1pipe.generate.prompts import encode_completion, encode_prompt
 from r1pipe.models.policy import end_ids, load_model, load_tokenizer, new_model
+from r1pipe.models.prompts import encode_completion, encode_prompt
 from r1pipe.models.tokenizer import TAGS
 from r1pipe.rows import read_rows, write_problems, write_rows
 

@@ -23,8 +23,8 @@ from tiny import (
 from torch import Tensor
 
 from r1pipe.errors import Interrupted, StageError
-from r1pipe.generate.prompts import encode_completion, encode_prompt
 from r1pipe.models.policy import load_model, load_tokenizer
+from r1pipe.models.prompts import encode_completion, encode_prompt
 from r1pipe.rows import write_rows
 from r1pipe.train.batching import TokenSequence
 from r1pipe.train.engine import TorchEngine

@@ -89,6 +89,14 @@ def test_a_countdown_cheat_is_wrong(name: str) -> None:
     assert verify(task, text) is Verdict.WRONG
 
 
+def test_countdown_takes_no_equation_that_states_another_target() -> None:
+    task = problem("countdown", numbers=[1, 2, 3], target=6)
+    verdicts = [
+        verify(task, thought(rf"\boxed{{{a}}}")) for a in ("1+2+3=6", "1+2+3=7", "1+2+3=6=6")
+    ]
+    assert verdicts == [Verdict.CORRECT, Verdict.WRONG, Verdict.WRONG]
+
+
 def test_countdown_is_exact_where_a_tolerance_is_fooled() -> None:
     # 2 + 1/(9999*10000) is within 1e-5 of 2
     task = problem("countdown", numbers=[2, 1, 9999, 10000], target=2)

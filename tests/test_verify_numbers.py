@@ -90,6 +90,7 @@ DIFFERENT = [
     (r"5 \text{ cm}", r"5 \text{ m}"),
     (r"15 \text{ cm}", r"15 \text{ cm}^2"),
     (r"\$5", r"5\%"),
+    ("5", r"\$5\%"),
     ("5 apples", "5 oranges"),
     ("n=5", "m=5"),
     ("1000", "1.000"),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import multiprocessing
 import os
 import signal
 import subprocess
@@ -181,6 +182,18 @@ def test_a_forked_child_gets_a_pool_of_its_own() -> None:
     _, status = os.waitpid(pid, 0)
     assert os.waitstatus_to_exitcode(status) == 0
     assert verify(math("x+4"), box("4+x")) is Verdict.CORRECT
+
+
+def test_a_daemonic_child_process_judges_too() -> None:
+    context = multiprocessing.get_context("spawn")
+    child = context.Process(target=_judge_and_exit, daemon=True)  # may have no children of its own
+    child.start()
+    child.join(timeout=60)
+    assert child.exitcode == 0
+
+
+def _judge_and_exit() -> None:
+    sys.exit(0 if verify(math("x+5"), box("5+x")) is Verdict.CORRECT else 3)
 
 
 def test_no_process_outlives_a_killed_caller(tmp_path: Path) -> None:

@@ -16,10 +16,10 @@ import torch
 
 from r1pipe.errors import Interrupted
 from r1pipe.generate.in_process import TransformersGenerator
-from r1pipe.generate.prompts import encode_prompt
 from r1pipe.generate.protocol import Request, Sampled, Sampling
 from r1pipe.manifest.kinds import load_kinds
 from r1pipe.models.policy import new_model, save_model
+from r1pipe.models.prompts import encode_prompt
 from r1pipe.models.tokenizer import train_tokenizer
 from r1pipe.records import Completion, FinishReason, Problem, Rollout
 from r1pipe.stage import StageKind

@@ -11,9 +11,9 @@ import torch
 
 from r1pipe import rewards
 from r1pipe.chat import Format
-from r1pipe.generate.prompts import encode_prompt
 from r1pipe.generate.protocol import Generator, Request, Sampling
 from r1pipe.generate.uniforms import request_seed
+from r1pipe.models.prompts import encode_prompt
 from r1pipe.records import Completion, FinishReason, Group, Problem, Rollout
 from r1pipe.rl.advantages import Scale, group_advantages
 from r1pipe.verify import verify_many

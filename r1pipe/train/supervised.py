@@ -17,7 +17,7 @@ from typing import Any
 from torch import Tensor
 
 from r1pipe.errors import StageError
-from r1pipe.generate.prompts import encode_completion, encode_prompt
+from r1pipe.models.prompts import encode_completion, encode_prompt
 from r1pipe.rows import read_rows
 from r1pipe.stage import Context
 from r1pipe.train.batching import (

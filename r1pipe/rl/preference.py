@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import binary_cross_entropy_with_logits, logsigmoid
 
-from r1pipe.models.reward_model import scores
+from r1pipe.rl.reward_model import scores
 from r1pipe.stage import Context
 from r1pipe.train.batching import MicroBatch, TokenSequence, one_batch
 from r1pipe.train.engine import Engine

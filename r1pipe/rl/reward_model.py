@@ -15,8 +15,8 @@ import torch
 from torch import Tensor
 from transformers import AutoModelForSequenceClassification
 
-from r1pipe.generate.prompts import encode_completion, encode_prompt
 from r1pipe.models.policy import freeze, load_tokenizer
+from r1pipe.models.prompts import encode_completion, encode_prompt
 from r1pipe.records import Problem
 from r1pipe.rewards.model import helpfulness_text, safety_text
 from r1pipe.train.batching import MicroBatch, TokenSequence, micro_batches
