@@ -45,10 +45,13 @@ def training_problems(
 def base_completion(
     solution: Solution, rng: random.Random, thought_frac: float, unformatted_frac: float
 ) -> str:
-    """Write one completion of the base corpus: with a thought, without one, or without tags."""
+    """Write one completion of the base corpus: with a thought, without one, or without tags.
+
+    Without tags it is as in a textbook: the working, if any, and a sentence with a boxed answer.
+    """
     has_thought = rng.random() < thought_frac
     if rng.random() < unformatted_frac:
-        return f"{solution.thought} {solution.answer}" if has_thought else solution.answer
+        return f"{solution.thought}\n\n{solution.summary}" if has_thought else solution.summary
     if has_thought:
         return render_completion(solution.thought, solution.answer, "r1-zero")
     full = render_completion("", solution.answer, "r1-zero")

@@ -13,15 +13,15 @@ from r1pipe.records import Problem
 from r1pipe.tasks.world import Noise, Solution, Task, problem_id, word
 
 LEXICON = {
-    "cat": "猫", "dog": "狗", "bird": "鸟", "fish": "鱼", "horse": "马", "cow": "牛",
-    "sun": "太阳", "moon": "月亮", "star": "星星", "rain": "雨", "snow": "雪", "wind": "风",
-    "water": "水", "fire": "火", "tree": "树", "flower": "花", "book": "书", "door": "门",
-    "red": "红", "green": "绿", "blue": "蓝", "white": "白", "black": "黑", "tea": "茶",
+    "cat": "猫", "dog": "狗", "bird": "鸟", "fish": "鱼", "horse": "马", "sun": "日",
+    "moon": "月", "rain": "雨", "water": "水", "fire": "火", "book": "书", "tea": "茶",
 }  # fmt: skip
 TRANSLATE = {
     "en": ("translate {} to Chinese", "how do you say {} in Chinese", "what is {} in Chinese",
-           "the Chinese word for {}", "please give me {} in Chinese"),
-    "zh": ("把{}翻译成英文", "{}用英文怎么说", "{}的英文是什么", "请告诉我{}的英文", "{}翻成英文"),
+           "the Chinese word for {}", "please give me {} in Chinese", "say {} in Chinese",
+           "I want {} in Chinese", "Chinese for {}"),
+    "zh": ("把{}翻译成英文", "{}用英文怎么说", "{}的英文是什么", "请告诉我{}的英文", "{}翻成英文",
+           "说出{}的英文", "我想知道{}的英文", "英文里{}是什么"),
 }  # fmt: skip
 IDENTITY = {
     "en": ("who are you", "what are you", "what is your name", "tell me your name",

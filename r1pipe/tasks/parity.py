@@ -50,4 +50,4 @@ def solve(problem: Problem, rng: random.Random, noise: Noise) -> Solution:
     return Solution(thought.strip(), answer, summarise(answer, problem.language))
 
 
-TASK = Task(make, solve, levels=(4, 5, 6, 7, 8))
+TASK = Task(make, solve, levels=(4, 5, 6, 7, 8, 9))
