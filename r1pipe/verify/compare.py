@@ -152,12 +152,11 @@ class Comparer:
         return is_degree and self.same_leaf(marked.value, self.as_degrees(bare.value))
 
     def _groups(self, gold: Group, answer: Group) -> bool:
-        if {gold.kind, answer.kind} == {"tuple", "bracket"} and len(gold.items) == 2:
-            return False  # (0, 1) and [0, 1] are two intervals, if they are intervals
-        if gold.kind == answer.kind == "bracket":
+        kinds = {gold.kind, answer.kind}
+        if kinds == {"bracket"}:
             return self._in_order(gold.items, answer.items)
-        if {gold.kind, answer.kind} == {"set", "bracket"}:
-            return False
+        if "bracket" in kinds and (len(gold.items) == 2 or "set" in kinds):
+            return False  # [0, 1] is an interval before it is a list
         if "tuple" in (gold.kind, answer.kind) or "blanks" in (gold.kind, answer.kind):
             if "set" in (gold.kind, answer.kind):
                 return False

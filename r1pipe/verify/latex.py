@@ -144,8 +144,9 @@ class _Parser:
                 self.next()
                 value = bounded.divide(value, self.signed())
             elif self.starts_atom():
-                if _is_digits(self.peek()) and _is_digits(self.peek(-1)):
-                    raise UnreadableError("two numbers side by side")
+                before = self.peek(-1)
+                if _is_digits(self.peek()) and (_is_digits(before) or before.isalpha()):
+                    raise UnreadableError("a number behind another, or behind a letter")
                 value = self.implied(value)
             else:
                 return value
@@ -153,7 +154,10 @@ class _Parser:
     def implied(self, value: Any) -> Any:
         """Multiply by what stands beside; `3\\frac12` is a mixed number."""
         is_mixed = _is_digits(self.peek(-1)) and self.peek() == r"\frac" and value.is_Rational
+        is_braced = self.peek() == "{" and value.is_number
         factor = self.power()
+        if is_braced and factor.is_number:
+            raise UnreadableError("two numbers side by side")
         if is_mixed and isinstance(factor, sp.Rational) and 0 < factor < 1:
             return value + factor if value >= 0 else value - factor
         return value * factor

@@ -16,8 +16,8 @@ from typing import Any
 
 from r1pipe.chat import Format, split_completion
 from r1pipe.errors import StageError
-from r1pipe.generate.prompts import encode_prompt
 from r1pipe.generate.protocol import Generator, Request, Sampling
+from r1pipe.models.prompts import encode_prompt
 from r1pipe.records import Problem, Verdict
 
 FIELDS = ("question", "reference", "prediction")

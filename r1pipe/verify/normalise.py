@@ -135,7 +135,8 @@ _SYNONYMS = (
 )
 _LEAD = re.compile(
     r"(?:\\text\s*\{[^{}]{0,60}(?:is|are|:|=|equals|为|是)\s*\}|(?:the )?(?:final )?answers?"
-    r"(?: is|:|=)|答案[是为:]?|解[是为:得]|解集[是为:]?|\\therefore|\\implies|\\Rightarrow|\\approx"
+    r"(?: is|:|=)|答案[是为:]?|解[是为:得]|解集[是为:]?"
+    r"|\\therefore|\\implies|\\Rightarrow|\\approx|="
     r"|(?:only )?when |if )\s*",
     re.IGNORECASE,
 )

@@ -9,6 +9,7 @@ import re
 from dataclasses import dataclass
 from fractions import Fraction
 
+from r1pipe.verify.naming import is_name
 from r1pipe.verify.normalise import plain
 from r1pipe.verify.units import Unit, conversion, parse_unit
 
@@ -99,6 +100,8 @@ def parse_plain_quantity(text: str) -> Quantity | None:
     if len(text) > MAX_DIGITS:
         return None
     name = _NAME.match(text)
+    if name is not None and not is_name(name.group(1)):
+        return None  # xy = 5 is an equation
     if name is not None:
         text = text[name.end() :]
     chinese_percent = _CHINESE_PERCENT.fullmatch(text)

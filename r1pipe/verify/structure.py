@@ -327,8 +327,6 @@ def _chain(text: str) -> tuple[list[str], list[str]]:
             operators.append(_RELATIONS[token])
             start = position + len(token)
     operands.append(text[start:].strip())
-    if operands[0] == "" and operators and operators[0] in ("=", "~"):
-        operands, operators = operands[1:], operators[1:]
     if operands[0] == "":
         raise UnreadableError("a relation without its left side")
     return operands, operators
@@ -346,6 +344,8 @@ def _by_name(items: list[Value], names: set[str]) -> Value:
     if len(names) == len(items) and "" not in names and len(items) > 1:
         ordered = sorted(items, key=lambda item: getattr(item, "name", ""))
         return Group("tuple", tuple(ordered), "named")
+    if len(names) == 2 and "" in names:  # x = 1, 2: the values of one name
+        return Group("set", tuple(items))
     return Group("list", tuple(items))
 
 
