@@ -17,6 +17,7 @@ from r1pipe.chat import Format
 from r1pipe.errors import StageError
 from r1pipe.generate.backends import open_generator
 from r1pipe.generate.protocol import Generator, Sampling
+from r1pipe.keys import digest_json
 from r1pipe.records import Problem, Rollout
 from r1pipe.rl.filters import decide, is_kept
 from r1pipe.rl.rollouts import sample_completions
@@ -36,7 +37,7 @@ class CandidatePlan:
     seed: int
     keep: Keep
     target_rows: int
-    """Sampling ends with the unit in which so many rows are kept."""
+    """Sampling ends with the unit in which so many different rows are kept."""
     problems_per_unit: int
     """Problems sampled together; the unit of resume."""
     model_id: str
@@ -87,7 +88,7 @@ def sample_candidates(
 ) -> Iterator[dict[str, Any]]:
     """Fill the attempt's journal until enough rows are kept, then yield every candidate row."""
     journal = context.journal("candidates")
-    kept = sum(row["kept"] for row in journal.rows())
+    distinct = {identity(row) for row in journal.rows() if row["kept"]}
     done = journal.done()
     units = [
         problems[i : i + plan.problems_per_unit]
@@ -96,16 +97,16 @@ def sample_candidates(
     for number, unit in enumerate(units):
         if str(number) in done:
             continue
-        if kept >= plan.target_rows:
+        if len(distinct) >= plan.target_rows:
             break
         started = time.perf_counter()
         rows = candidate_rows(generator, tokenizer, unit, plan)
         journal.append(str(number), rows)
-        kept += sum(row["kept"] for row in rows)
+        distinct.update(identity(row) for row in rows if row["kept"])
         context.log(
             number + 1,
             len(units),
-            kept=float(kept),
+            kept=float(len(distinct)),
             pass_rate=sum(row["verdict"] == "correct" for row in rows) / len(rows),
             tokens_per_s=sum(row["num_tokens"] for row in rows) / (time.perf_counter() - started),
         )
@@ -161,12 +162,17 @@ def candidate_row(
     }
 
 
+def identity(row: dict[str, Any]) -> str:
+    """Return what two exact duplicates share: a digest of prompt and completion."""
+    return digest_json([row["prompt"], row["completion"]])
+
+
 def unique_kept(candidates: Sequence[dict[str, Any]], limit: int) -> list[dict[str, Any]]:
     """Return the kept candidates without exact duplicates, in order, at most `limit`."""
-    seen: set[tuple[str, str]] = set()
+    seen: set[str] = set()
     rows: list[dict[str, Any]] = []
     for row in candidates:
-        mark = (row["prompt"], row["completion"])
+        mark = identity(row)
         if row["kept"] and mark not in seen and len(rows) < limit:
             seen.add(mark)
             rows.append(row)
