@@ -1,0 +1,58 @@
+"""Commands on the verifier: verify, audit."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from r1pipe.cli.options import JsonOption, print_json
+from r1pipe.errors import StageError
+
+app = typer.Typer()
+
+JobsOption = Annotated[
+    int, typer.Option("--jobs", min=0, help="Workers for algebra; 0 means as few as will do.")
+]
+
+
+@app.command()
+def verify(
+    gold: Annotated[str | None, typer.Argument(help="The gold answer.")] = None,
+    answer: Annotated[
+        str | None, typer.Argument(help="The bare answer, or a whole completion.")
+    ] = None,
+    file: Annotated[
+        Path | None, typer.Option("--file", help="Cases as JSON lines: gold, completion, id, ...")
+    ] = None,
+    jobs: JobsOption = 0,
+) -> None:
+    """Judge one answer, or a file of cases; JSON on stdout."""
+    from r1pipe.verify import cases
+
+    if file is None:
+        if gold is None or answer is None:
+            raise typer.BadParameter("give GOLD and ANSWER, or --file CASES.jsonl")
+        print_json(cases.judgement_row(cases.verify_answer(gold, answer)))
+        return
+    try:
+        with file.open(encoding="utf-8") as lines:
+            for row in cases.verify_cases(lines, jobs=jobs):
+                print(json.dumps(row, ensure_ascii=False))
+    except OSError as error:
+        raise StageError(f"{file}: {error.strerror}; give a file of JSON lines") from error
+
+
+@app.command()
+def audit(jobs: JobsOption = 0, as_json: JsonOption = False) -> None:
+    """Judge the shipped corpus by our verifier and by plain math-verify; print error rates."""
+    from r1pipe.verify.audit import audit as run_audit
+    from r1pipe.verify.audit import audit_lines
+
+    report = run_audit(jobs=jobs)
+    if as_json:
+        print_json(report)
+    else:
+        print("\n".join(audit_lines(report)))
