@@ -59,7 +59,7 @@ def gave_up(problem: Problem, solution: Solution) -> bool:
 
 @pytest.mark.parametrize("name", TASKS)
 def test_held_out_and_training_problems_share_neither_content_nor_wording(name: str) -> None:
-    size = 16 if name in ("general", "safety") else 30
+    size = 8 if name in ("general", "safety") else 30
     held_out = sample_problems(TASKS, {name: 1.0}, size, held_out=True, seed=1)
     train = [
         problem
