@@ -1,6 +1,6 @@
 """Run r1.yaml with several seeds, each in a fresh store, and tabulate what each stage bought.
 
-usage: python benchmarks/effects.py OUT_DIR [--seeds 17 18 19] [--table docs/results-table.md]
+usage: python benchmarks/effects.py OUT_DIR [--seeds 17 18 19] [--table FILE.md] [--read]
 
 Each seed's run is the command a user types; times and peak memory are those in its action records.
 The ablation without the language reward runs in the same store. What is in a store already is not
@@ -32,6 +32,7 @@ EFFECTS = (
     ("dev3 -> r1: refusal", "r1", "dev3", "safety", "pass@1", "> 0"),
     ("student RL -> distilled", "r1-distill", "student-rl", "reasoning", "pass@1", ">= +0.10"),
 )
+MANIFESTS = ("manifests/r1.yaml", "manifests/r1-no-language.yaml")
 MODELS = ("base", "zero", "dev1", "dev2", "dev3", "r1", "student-base", "student-rl", "r1-distill")
 
 
@@ -84,13 +85,19 @@ def effect_rows(all_reports: dict[int, dict[str, Any]], plain: dict[int, Any]) -
         ("dev2 without the language reward", plain, "dev2"),
     ):
         measure = "format_validity" if "format" in name else "language_consistency"
-        values = [r[model]["benchmarks"]["reasoning"][measure] for r in found.values()]
-        cells = [f"{v['value']:.3f} [{v['low']:.3f}, {v['high']:.3f}]" for v in values]
+        cells = [_measure(r.get(model), measure) for r in found.values()]
         wanted = (
             ">= 0.95" if "format" in name else "above the ablation" if found is all_reports else ""
         )
         rows.append([name, wanted, *cells])
     return rows
+
+
+def _measure(report: dict[str, Any] | None, measure: str) -> str:
+    if report is None:
+        return "not run"
+    value = report["benchmarks"]["reasoning"][measure]
+    return f"{value['value']:.3f} [{value['low']:.3f}, {value['high']:.3f}]"
 
 
 def model_rows(all_reports: dict[int, dict[str, Any]]) -> list[list[str]]:
@@ -117,20 +124,16 @@ def main() -> None:
     parser.add_argument("out", type=Path)
     parser.add_argument("--seeds", type=int, nargs="+", default=[17, 18, 19])
     parser.add_argument("--table", type=Path)
+    parser.add_argument("--read", action="store_true", help="run nothing, read what is there")
     arguments = parser.parse_args()
     costs, found, plain = [], {}, {}
     for seed in arguments.seeds:
         root = arguments.out / str(seed)
-        cost_file = arguments.out / f"{seed}.json"
-        if not cost_file.exists():
-            wall, peak = run("manifests/r1.yaml", root, seed)
-            cost_file.write_text(json.dumps({"wall_s": wall, "peak_bytes": peak}))
-        run("manifests/r1-no-language.yaml", root, seed)
-        cost = json.loads(cost_file.read_text())
-        costs.append(
-            [str(seed), f"{cost['wall_s']:.0f} s", f"{cost['peak_bytes'] / 2**30:.2f} GiB"]
-        )
+        for manifest in () if arguments.read else MANIFESTS:
+            run(manifest, root, seed)
         store = Store(root)
+        seconds, peak = cost(store, "r1")
+        costs.append([str(seed), f"{seconds:.0f} s", f"{peak / 2**30:.2f} GiB"])
         found[seed], plain[seed] = reports(store, "r1"), reports(store, "r1-no-language")
     seeds = [f"seed {seed}" for seed in arguments.seeds]
     text = "\n\n".join(
