@@ -63,9 +63,9 @@ def test_a_full_disk_inside_a_stage_is_a_store_error(tmp_path: Path) -> None:
 
 def test_a_file_that_a_stage_may_not_read_is_not_blamed_on_the_store(tmp_path: Path) -> None:
     def forbidden(context: Any, params: Any, run: Any, inputs: Any) -> None:
-        raise PermissionError(13, "Permission denied", "/root/secret")
+        raise PermissionError(13, "Permission denied", "/srv/secret")
 
-    with pytest.raises(PermissionError, match="/root/secret"):
+    with pytest.raises(PermissionError, match="/srv/secret"):
         build(tmp_path / "store", manifest(stage("only", kind(forbidden))))
 
 
