@@ -28,24 +28,30 @@ class Optimizer(StageModel):
     """Gradients are scaled down to this norm."""
 
 
-class TrainRun(StageModel):
-    """How training is computed, on what."""
+class ComputeRun(StageModel):
+    """On what a model is computed."""
 
     device: str = "cpu"
     """Where the model lives: `cpu`, `cuda`, `cuda:1`."""
-    micro_batch_tokens: int = Field(default=2048, gt=0)
-    """Positions that go through the model at once; bounds memory."""
+    workers: int | None = Field(default=None, gt=0)
+    """Threads that share a step on a CPU; where not said, one for each core, at most four."""
+
+
+class TrainRun(ComputeRun):
+    """How training is computed."""
+
+    micro_batch_tokens: int = Field(default=768, gt=0)
+    """Positions that go through the model at once; bounds memory. On a CPU several small
+    micro-batches beat a large one: less padding, and the workers share them."""
     layout: Literal["padded", "packed"] = "padded"
     """Micro-batches of padded rows, or rows packed without cross-contamination."""
 
 
-class SampleRun(StageModel):
+class SampleRun(ComputeRun):
     """How sampling is computed."""
 
-    device: str = "cpu"
-    """Where the model lives: `cpu`, `cuda`, `cuda:1`."""
-    max_batch: int = Field(default=1024, gt=0)
-    """Most completions that are decoded together."""
+    max_batch: int = Field(default=128, gt=0)
+    """Most completions that are decoded together; the workers share such batches."""
 
 
 class World(StageModel):

@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from pydantic import Field
 
 from r1pipe.errors import StageError
-from r1pipe.settings import Optimizer, TrainRun, check_whole_rollouts
+from r1pipe.settings import Optimizer, SampleRun, TrainRun, check_whole_rollouts
 from r1pipe.stage import Context, Input, Inputs, StageModel
 
 if TYPE_CHECKING:
@@ -84,11 +84,8 @@ class Params(StageModel):
     """Longest completion in tokens."""
 
 
-class Run(TrainRun):
+class Run(TrainRun, SampleRun):
     """How it is computed."""
-
-    max_batch: int = Field(default=1024, gt=0)
-    """Most completions that are decoded together."""
 
 
 def run(context: Context, params: Params, run: Run, inputs: Inputs) -> None:
@@ -127,9 +124,7 @@ def _plan(params: Params, run: Run) -> GrpoPlan:
             aggregation=params.aggregation,
             constant_tokens=params.max_tokens,
         ),
-        micro_batch_tokens=run.micro_batch_tokens,
-        layout=run.layout,
-        max_batch=run.max_batch,
+        run=run,
     )
 
 
@@ -143,6 +138,6 @@ def _scorers(params: Params, run: Run, inputs: Inputs, name: str) -> dict[str, A
     from r1pipe.rl.reward_model import model_scorer
 
     return {
-        "general": model_scorer(inputs["helpful"], "summary", run.device),
-        "safety": model_scorer(inputs["safety"], "completion", run.device),
+        "general": model_scorer(inputs["helpful"], "summary", run),
+        "safety": model_scorer(inputs["safety"], "completion", run),
     }

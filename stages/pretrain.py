@@ -57,29 +57,18 @@ class Run(TrainRun):
 
 def run(context: Context, params: Params, run: Run, inputs: Inputs) -> None:
     """Initialise from the seed and train on the rows."""
-    from r1pipe.models.policy import load_tokenizer, new_model, save_model
-    from r1pipe.rl.loop import make_engine
-    from r1pipe.train.supervised import plan_of, sequences_of, train_supervised
+    from r1pipe.models.policy import load_tokenizer, new_model
+    from r1pipe.train.supervised import fit
 
     tokenizer = load_tokenizer(inputs["tokenizer"])
     model = new_model(tokenizer, seed=params.seed, **params.architecture.model_dump())
-    model.to(run.device)
-    sequences, too_long = sequences_of(
-        tokenizer, inputs["rows"], params.architecture.max_positions, params.max_rows
-    )
-    context.note(
-        num_parameters=sum(p.numel() for p in model.parameters()),
-        num_rows=len(sequences),
-        too_long=too_long,
-        trained_tokens=params.num_epochs * sum(map(len, sequences)),
-    )
-    train_supervised(
+    fit(
         context,
-        make_engine(model, params.optimizer),
-        sequences,
-        plan_of(params),
-        pad_id=tokenizer.pad_token_id,
-        micro_batch_tokens=run.micro_batch_tokens,
-        layout=run.layout,
+        model.to(run.device),
+        tokenizer,
+        inputs["rows"],
+        params,
+        run,
+        max_tokens=params.architecture.max_positions,
+        max_rows=params.max_rows,
     )
-    save_model(model, tokenizer, context.output("model"))

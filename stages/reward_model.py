@@ -16,7 +16,7 @@ from typing import Any, Literal
 
 from pydantic import Field
 
-from r1pipe.settings import Optimizer
+from r1pipe.settings import ComputeRun, Optimizer
 from r1pipe.stage import Context, Input, Inputs, StageModel
 
 VERSION = 1
@@ -38,22 +38,20 @@ class Params(StageModel):
     optimizer: Optimizer
 
 
-class Run(StageModel):
+class Run(ComputeRun):
     """How it is computed."""
 
-    device: str = "cpu"
-    """Where the model lives."""
-    examples_per_micro_batch: int = Field(default=64, gt=0)
+    examples_per_micro_batch: int = Field(default=16, gt=0)
     """Pairs or texts that go through the model at once."""
 
 
 def run(context: Context, params: Params, run: Run, inputs: Inputs) -> None:
     """Train backbone and head on the preference rows."""
     from r1pipe.models.policy import load_tokenizer
-    from r1pipe.rl.loop import make_engine
     from r1pipe.rl.preference import train_reward_model
     from r1pipe.rl.reward_model import new_reward_model
     from r1pipe.rows import read_rows
+    from r1pipe.train.backends import make_engine
     from r1pipe.train.supervised import plan_of
 
     tokenizer = load_tokenizer(inputs["model"])
@@ -62,7 +60,7 @@ def run(context: Context, params: Params, run: Run, inputs: Inputs) -> None:
     examples = list(_examples(rows, tokenizer, params))
     train_reward_model(
         context,
-        make_engine(model, params.optimizer),
+        make_engine(model, params.optimizer, run),
         examples,
         [float(row.get("is_safe", 1.0)) for row in rows],
         plan_of(params),

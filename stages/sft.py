@@ -39,25 +39,9 @@ class Run(TrainRun):
 
 def run(context: Context, params: Params, run: Run, inputs: Inputs) -> None:
     """Minimise the negative log-likelihood of the completions, end-of-sequence included."""
-    from r1pipe.models.policy import load_model, load_tokenizer, save_model
-    from r1pipe.rl.loop import make_engine
-    from r1pipe.train.supervised import plan_of, sequences_of, train_supervised
+    from r1pipe.models.policy import load_model, load_tokenizer
+    from r1pipe.train.supervised import fit
 
     model = load_model(inputs["model"], device=run.device)
     tokenizer = load_tokenizer(inputs["model"])
-    sequences, too_long = sequences_of(tokenizer, inputs["rows"], params.max_tokens)
-    context.note(
-        num_rows=len(sequences),
-        too_long=too_long,
-        trained_tokens=params.num_epochs * sum(map(len, sequences)),
-    )
-    train_supervised(
-        context,
-        make_engine(model, params.optimizer),
-        sequences,
-        plan_of(params),
-        pad_id=tokenizer.pad_token_id,
-        micro_batch_tokens=run.micro_batch_tokens,
-        layout=run.layout,
-    )
-    save_model(model, tokenizer, context.output("model"))
+    fit(context, model, tokenizer, inputs["rows"], params, run, max_tokens=params.max_tokens)

@@ -10,6 +10,7 @@ from tiny import tokenizer
 
 from r1pipe.models.prompts import encode_completion, encode_prompt
 from r1pipe.train.batching import (
+    Batching,
     MicroBatch,
     TokenSequence,
     count_loss_tokens,
@@ -69,12 +70,12 @@ def test_an_empty_prompt_is_refused(layout: str) -> None:
     # also behind another sequence, where the stranger's last token would predict its first one
     sequences = [TokenSequence([5, 6], [7, 8, EOS]), TokenSequence([], [7, EOS])]
     with pytest.raises(ValueError, match="a prompt is empty"):
-        list(micro_batches(sequences, 100, PAD, layout))
+        list(micro_batches(sequences, Batching(100, layout, PAD)))
 
 
 def test_packed_rows_restart_positions_and_keep_each_sequence_apart() -> None:
     sequences = [TokenSequence([5], [7, EOS], 0), TokenSequence([6, 6], [8, EOS], 1)]
-    (batch,) = micro_batches(sequences, 7, PAD, "packed")
+    (batch,) = micro_batches(sequences, Batching(7, "packed", PAD))
     assert batch.attention_mask is None
     assert batch.input_ids.tolist() == [[6, 6, 8, EOS, 5, 7, EOS]]
     assert batch.position_ids.tolist() == [[0, 1, 2, 3, 0, 1, 2]]
@@ -99,7 +100,7 @@ def test_every_completion_token_is_trained_once_whatever_the_micro_batch(
     layout: str, max_tokens: int
 ) -> None:
     sequences = ragged(23)
-    batches = list(micro_batches(sequences, max_tokens, PAD, layout))
+    batches = list(micro_batches(sequences, Batching(max_tokens, layout, PAD)))
     expected = [(s.index, i, t) for s in sequences for i, t in enumerate(s.completion_ids)]
     assert trained(batches) == sorted(expected)
     assert count_loss_tokens(sequences) == len(expected)
@@ -107,14 +108,14 @@ def test_every_completion_token_is_trained_once_whatever_the_micro_batch(
 
 @pytest.mark.parametrize("layout", ["padded", "packed"])
 def test_a_micro_batch_stays_within_its_tokens(layout: str) -> None:
-    for batch in micro_batches(ragged(40), 32, PAD, layout):
+    for batch in micro_batches(ragged(40), Batching(32, layout, PAD)):
         assert batch.input_ids.numel() <= 32
 
 
 @pytest.mark.parametrize("layout", ["padded", "packed"])
 def test_a_sequence_longer_than_the_limit_goes_alone(layout: str) -> None:
     sequences = [TokenSequence([5] * 30, [7, EOS], 0), TokenSequence([5], [EOS], 1)]
-    shapes = [tuple(b.input_ids.shape) for b in micro_batches(sequences, 10, PAD, layout)]
+    shapes = [tuple(b.input_ids.shape) for b in micro_batches(sequences, Batching(10, layout, PAD))]
     assert shapes[0] == (1, 32)
     assert len(shapes) == 2
 

@@ -15,8 +15,8 @@ from r1pipe.generate.in_process import choose_tokens, cut_tail
 from r1pipe.generate.protocol import Request, Sampled, Sampling
 from r1pipe.generate.uniforms import GOLDEN, request_seed, uniforms
 from r1pipe.records import FinishReason
-from r1pipe.rl.update import Batching, frozen_logprobs
-from r1pipe.train.batching import TokenSequence
+from r1pipe.rl.update import frozen_logprobs
+from r1pipe.train.batching import Batching, TokenSequence
 
 PAD, EOS = tokenizer().pad_token_id, tokenizer().eos_token_id
 ENDS = tuple(range(30, 60))

@@ -24,10 +24,12 @@ from tiny import (
 from r1pipe.errors import Interrupted, StageError
 from r1pipe.records import FinishReason, Group, Problem
 from r1pipe.rl import loop
-from r1pipe.rl.loop import GrpoPlan, learn, make_engine, train_grpo
+from r1pipe.rl.loop import GrpoPlan, learn, train_grpo
 from r1pipe.rl.update import Objective, trained_rollouts
+from r1pipe.train.backends import make_engine
 
 PAD = tokenizer().pad_token_id
+RUN = stage("grpo").run_model(micro_batch_tokens=4096, max_batch=64)
 
 
 def plan_of(chosen: Any) -> GrpoPlan:
@@ -39,7 +41,7 @@ def plan_of(chosen: Any) -> GrpoPlan:
         chosen.aggregation,
         chosen.max_tokens,
     )
-    return GrpoPlan(chosen, objective, 4096, "padded", 64)
+    return GrpoPlan(chosen, objective, RUN)
 
 
 def train(context: FakeContext, chosen: Any, **options: Any) -> Any:
@@ -172,7 +174,7 @@ def groups_with(finish_reasons: Sequence[FinishReason]) -> list[Group]:
 def one_update(tmp_path: Path, groups: list[Group], **changes: Any) -> tuple[dict[str, float], Any]:
     context = FakeContext(tmp_path)
     chosen = grpo_params(minibatches_per_rollout=1, kl_coef=0.0, **changes)
-    engine = make_engine(model(), chosen.optimizer)
+    engine = make_engine(model(), chosen.optimizer, RUN)
     learn(context, engine, None, groups, plan_of(chosen), PAD, 0, 0.0)
     return context.logged[0], engine.model
 

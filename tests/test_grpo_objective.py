@@ -15,7 +15,8 @@ from torch import Tensor
 
 from r1pipe.records import Rollout
 from r1pipe.rl.objective import grpo_token_loss, k3_kl, token_weights
-from r1pipe.rl.update import Batching, Objective, update_policy
+from r1pipe.rl.update import Objective, update_policy
+from r1pipe.train.batching import Batching
 from r1pipe.train.engine import TorchEngine
 
 LN2 = math.log(2)

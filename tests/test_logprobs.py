@@ -10,7 +10,7 @@ import pytest
 import torch
 from tiny import model, tokenizer
 
-from r1pipe.train.batching import MicroBatch, TokenSequence, micro_batches, one_batch
+from r1pipe.train.batching import Batching, MicroBatch, TokenSequence, micro_batches, one_batch
 from r1pipe.train.logprobs import gather_logprobs, token_logprobs
 
 PAD = tokenizer().pad_token_id
@@ -100,7 +100,9 @@ def test_the_temperature_divides_the_logits(policy: Any) -> None:
 def test_packed_rows_score_as_padded_ones_do(policy: Any, max_tokens: int) -> None:
     sequences = ragged(12)
     padded = by_sequence(policy, [one_batch(sequences, PAD)])
-    packed = by_sequence(policy, list(micro_batches(sequences, max_tokens, PAD, "packed")))
+    packed = by_sequence(
+        policy, list(micro_batches(sequences, Batching(max_tokens, "packed", PAD)))
+    )
     assert packed.keys() == padded.keys()
     for key, value in padded.items():
         assert packed[key] == pytest.approx(value, abs=1e-4)
@@ -111,7 +113,7 @@ def test_a_neighbour_in_a_packed_row_changes_nothing(policy: Any) -> None:
     found = []
     for filler in (3, 77):
         other = TokenSequence([filler] * 5, [filler] * 4, 1)
-        (batch,) = micro_batches([mine, other], 100, PAD, "packed")
+        (batch,) = micro_batches([mine, other], Batching(100, "packed", PAD))
         scores = by_sequence(policy, [batch])
         found.append([scores[0, 0], scores[0, 1]])
     assert found[0] == pytest.approx(found[1], abs=1e-5)

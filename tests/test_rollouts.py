@@ -15,9 +15,9 @@ from tiny import (
 
 from r1pipe.chat import boxed, render_completion
 from r1pipe.errors import StageError
+from r1pipe.generate.in_process import TransformersGenerator
 from r1pipe.generate.protocol import Sampling
 from r1pipe.records import FinishReason, Group, Rollout, Verdict
-from r1pipe.rl import loop
 from r1pipe.rl.loop import roll_out, rollout_problems
 from r1pipe.rl.rollouts import (
     problem_order,
@@ -56,7 +56,7 @@ def test_no_problem_comes_twice_in_an_epoch() -> None:
 
 def test_each_rollout_samples_anew() -> None:
     policy, chosen = model(), grpo_params()
-    sampler = loop.TransformersGenerator(policy, end_ids=[1], pad_id=PAD, max_batch=64)
+    sampler = TransformersGenerator(policy, end_ids=[1], pad_id=PAD, max_batch=64)
     texts = []
     for number in (0, 1, 0):
         groups = roll_out(sampler, tokenizer(), problems(2), chosen, number, None)

@@ -26,7 +26,7 @@ from r1pipe.errors import Interrupted, StageError
 from r1pipe.models.policy import load_model, load_tokenizer
 from r1pipe.models.prompts import encode_completion, encode_prompt
 from r1pipe.rows import write_rows
-from r1pipe.train.batching import TokenSequence
+from r1pipe.train.batching import Batching, TokenSequence
 from r1pipe.train.engine import TorchEngine
 from r1pipe.train.schedule import learning_rate
 from r1pipe.train.supervised import SupervisedPlan, batches_of, sequences_of, train_supervised
@@ -140,9 +140,7 @@ def test_the_gradient_equals_that_of_a_softmax_model_in_closed_form(
         engine,
         sequences,
         plan(num_epochs=1),
-        pad_id=1,
-        micro_batch_tokens=micro_batch_tokens,
-        layout=layout,
+        Batching(micro_batch_tokens, layout, pad_id=1),
     )
     gradient = engine.seen[0][0]["lm_head.weight"]  # [to, from]
     # logits are taken in float32 before the softmax
@@ -165,7 +163,9 @@ def train(context: FakeContext, **options: Any) -> tuple[Any, RecordingEngine]:
     policy = model()
     engine = RecordingEngine(policy, weight_decay=0.1)
     batching: dict[str, Any] = {"micro_batch_tokens": 512, "layout": "padded"}
-    train_supervised(context, engine, list(rows()), plan(), pad_id=PAD, **(batching | options))
+    train_supervised(
+        context, engine, list(rows()), plan(), Batching(**(batching | options), pad_id=PAD)
+    )
     return policy, engine
 
 

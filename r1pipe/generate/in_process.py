@@ -2,7 +2,7 @@
 
 # B rows of a batch, T tokens so far, V vocabulary
 Prompts are padded on the left with explicit position ids and an attention mask. Requests of equal
-prompts share one prefill. Rows that have ended leave the batch.
+prompts share one prefill. Rows that have ended leave the batch. Threads share the batches.
 """
 
 from __future__ import annotations
@@ -19,6 +19,7 @@ from transformers import DynamicCache
 from r1pipe.generate.protocol import Request, Sampled, Sampling
 from r1pipe.generate.uniforms import uniforms
 from r1pipe.records import FinishReason
+from r1pipe.workers import in_order
 
 DROP_ENDED_BELOW = 0.75  # rows leave the batch when fewer than this share are still running
 
@@ -33,11 +34,14 @@ class _Row:
 class TransformersGenerator:
     """Samples from a transformers model; it may be the very object that is being trained."""
 
-    def __init__(self, model: Any, *, end_ids: Sequence[int], pad_id: int, max_batch: int) -> None:
+    def __init__(
+        self, model: Any, *, end_ids: Sequence[int], pad_id: int, max_batch: int, workers: int = 1
+    ) -> None:
         self.model = model
         self.end_ids = frozenset(end_ids)
         self.pad_id = pad_id
         self.max_batch = max_batch
+        self.workers = workers
 
     def generate(self, requests: Sequence[Request], sampling: Sampling) -> Iterator[Sampled]:
         """Yield every request's completion, batch by batch (prompts of like length together)."""
@@ -45,8 +49,10 @@ class TransformersGenerator:
         was_training = self.model.training
         self.model.eval()
         try:
-            for start in range(0, len(ordered), self.max_batch):
-                yield from self._batch(ordered[start : start + self.max_batch], sampling)
+            starts = range(0, len(ordered), self.max_batch)
+            batches = [ordered[start : start + self.max_batch] for start in starts]
+            for done in in_order(lambda b: self._batch(b, sampling), batches, self.workers):
+                yield from done
         finally:
             self.model.train(was_training)
 

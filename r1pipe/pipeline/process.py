@@ -5,22 +5,21 @@ from __future__ import annotations
 import ctypes
 import os
 
-MAX_THREADS = 4
 M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3  # from glibc's malloc.h
 KEEP_BYTES = 1 << 30
 
 
 def prepare_process() -> None:
-    """Bound the threads, let waiting ones sleep, and keep freed memory for the next micro-batch.
+    """One thread for each operation, and freed memory kept for the next micro-batch.
 
-    OpenMP threads that spin on busy cores make everything ten times slower; giving large blocks
-    back to the system after each operation costs a quarter of the training speed. What the user
-    has set in the environment stands.
+    Whole micro-batches are shared by threads instead (`r1pipe.workers`): that is faster, and
+    results do not depend on the number of cores. OpenMP threads that spin on busy cores make
+    everything ten times slower; giving large blocks back to the system after each operation costs a
+    quarter of the training speed. What the user has set in the environment stands.
     """
-    threads = min(MAX_THREADS, len(os.sched_getaffinity(0)))
     for name, value in (
         ("OMP_WAIT_POLICY", "PASSIVE"),
-        ("OMP_NUM_THREADS", str(threads)),
+        ("OMP_NUM_THREADS", "1"),
         ("TOKENIZERS_PARALLELISM", "false"),
         ("HF_HUB_DISABLE_PROGRESS_BARS", "1"),
         ("HF_HUB_DISABLE_TELEMETRY", "1"),

@@ -14,9 +14,9 @@ from dataclasses import dataclass
 from itertools import islice
 from typing import Any
 
-from r1pipe.generate.in_process import TransformersGenerator
+from r1pipe.generate.backends import generator_of
 from r1pipe.generate.protocol import Generator, Sampling
-from r1pipe.models.policy import end_ids, freeze
+from r1pipe.models.policy import freeze
 from r1pipe.records import Group, Problem, Rollout
 from r1pipe.rl.reference import Reference
 from r1pipe.rl.rollouts import (
@@ -28,7 +28,6 @@ from r1pipe.rl.rollouts import (
     score_groups,
 )
 from r1pipe.rl.update import (
-    Batching,
     Objective,
     minibatches,
     token_sequences,
@@ -36,8 +35,9 @@ from r1pipe.rl.update import (
     update_policy,
 )
 from r1pipe.stage import Context
-from r1pipe.train.batching import Layout
-from r1pipe.train.engine import Engine, TorchEngine
+from r1pipe.train.backends import make_engine
+from r1pipe.train.batching import Batching, batching_of
+from r1pipe.train.engine import Engine
 from r1pipe.train.schedule import learning_rate
 
 NUM_SAMPLE_ROWS = 4
@@ -45,13 +45,11 @@ NUM_SAMPLE_ROWS = 4
 
 @dataclass(frozen=True)
 class GrpoPlan:
-    """What the loop needs to know; `params` are the fields of `stages/grpo.py`."""
+    """What the loop needs to know; `params` and `run` are the fields of `stages/grpo.py`."""
 
     params: Any
     objective: Objective
-    micro_batch_tokens: int
-    layout: Layout
-    max_batch: int
+    run: Any
 
 
 def train_grpo(
@@ -66,14 +64,9 @@ def train_grpo(
 ) -> None:
     """Train `model` in place."""
     params = plan.params
-    engine = make_engine(model, params.optimizer)
+    engine = make_engine(model, params.optimizer, plan.run)
     reference = Reference(freeze(copy.deepcopy(model))) if params.kl_coef else None
-    generator = TransformersGenerator(
-        model,
-        end_ids=end_ids(model, tokenizer),
-        pad_id=tokenizer.pad_token_id,
-        max_batch=plan.max_batch,
-    )
+    generator = generator_of(model, tokenizer, plan.run)
     done = restore(context, engine, reference)
     rollouts_done = done // params.minibatches_per_rollout
     order = rollout_problems(problems, general, params)
@@ -87,16 +80,6 @@ def train_grpo(
         learn(context, engine, reference, groups, plan, tokenizer.pad_token_id, number, sampled_s)
         checkpoint(context, engine, reference, (number + 1) * params.minibatches_per_rollout)
     engine.close()
-
-
-def make_engine(model: Any, optimizer: Any) -> Engine:
-    """Return the engine for a model, set up from the fields of `settings.Optimizer`."""
-    return TorchEngine(
-        model,
-        betas=(optimizer.beta1, optimizer.beta2),
-        weight_decay=optimizer.weight_decay,
-        max_grad_norm=optimizer.max_grad_norm,
-    )
 
 
 def rollout_problems(
@@ -153,7 +136,7 @@ def learn(
 ) -> None:
     """Do one update per minibatch of a rollout and log each one."""
     params = plan.params
-    batching = Batching(plan.micro_batch_tokens, plan.layout, pad_id)
+    batching = batching_of(plan.run, pad_id)
     everyone = [rollout for group in groups for rollout in group.rollouts]
     used = trained_rollouts(everyone, params.truncated)
     shown = rollout_metrics(groups)

@@ -16,7 +16,7 @@ from torch.nn.functional import binary_cross_entropy_with_logits, logsigmoid
 from r1pipe.rl.reward_model import scores
 from r1pipe.stage import Context
 from r1pipe.train.batching import MicroBatch, TokenSequence, one_batch
-from r1pipe.train.engine import Engine
+from r1pipe.train.engine import Engine, Loss
 from r1pipe.train.schedule import learning_rate
 from r1pipe.train.supervised import SupervisedPlan, batches_of, checkpoint, resume
 
@@ -52,20 +52,21 @@ def train_reward_model(
     done = resume(context, engine)
     for step, rows in enumerate(steps[done:], start=done):
         started = time.perf_counter()
-        hits = 0.0
 
-        def loss(model: Any, batch: MicroBatch, total: int = len(rows)) -> Tensor:
-            nonlocal hits
+        def loss(model: Any, batch: MicroBatch, total: int = len(rows)) -> Loss:
             values = scores(model, batch)
             if objective == "pairwise":
-                hits += float((values[0::2] > values[1::2]).sum())
-                return pairwise_loss(values) / total
-            wanted = torch.tensor([labels[i] for i in batch.sequence_index[:, 0].tolist()])
-            wanted = wanted.to(values.device)
-            hits += float(((values > 0) == (wanted > 0.5)).sum())
-            return pointwise_loss(values, wanted) / total
+                is_right = values[0::2] > values[1::2]
+                value = pairwise_loss(values)
+            else:
+                wanted = torch.tensor([labels[i] for i in batch.sequence_index[:, 0].tolist()])
+                wanted = wanted.to(values.device)
+                is_right = (values > 0) == (wanted > 0.5)
+                value = pointwise_loss(values, wanted)
+            return Loss(value / total, sums={"accuracy": float(is_right.sum()) / total})
 
-        value = engine.accumulate(_batches(examples, rows, examples_per_micro_batch, pad_id), loss)
+        batches = _batches(examples, rows, examples_per_micro_batch, pad_id)
+        measures = engine.accumulate(batches, loss)
         rate = learning_rate(
             step, len(steps), plan.peak_lr, plan.schedule, plan.warmup_steps, plan.final_lr_frac
         )
@@ -74,8 +75,7 @@ def train_reward_model(
         context.log(
             step + 1,
             len(steps),
-            loss=value,
-            accuracy=hits / len(rows),
+            **measures,
             grad_norm=norm,
             lr=rate,
             tokens_per_s=tokens / (time.perf_counter() - started),

@@ -8,8 +8,8 @@ from typing import Any
 
 from safetensors.torch import load_file, save_file
 
-from r1pipe.rl.update import Batching, frozen_logprobs
-from r1pipe.train.batching import TokenSequence
+from r1pipe.rl.update import frozen_logprobs
+from r1pipe.train.batching import Batching, TokenSequence
 
 FILE = "reference.safetensors"
 

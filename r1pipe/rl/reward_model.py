@@ -8,6 +8,7 @@ read at its last token.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -19,12 +20,12 @@ from r1pipe.models.policy import freeze, load_tokenizer
 from r1pipe.models.prompts import encode_completion, encode_prompt
 from r1pipe.records import Problem
 from r1pipe.rewards.model import helpfulness_text, safety_text
-from r1pipe.train.batching import MicroBatch, TokenSequence, micro_batches
+from r1pipe.settings import TrainRun
+from r1pipe.train.batching import MicroBatch, TokenSequence, batching_of, micro_batches
+from r1pipe.workers import in_order
 
 Part = Literal["summary", "completion"]
 """What is scored: the final summary alone (helpfulness) or the whole completion (safety)."""
-
-SCORE_BATCH_TOKENS = 8192
 
 
 def new_reward_model(policy: Path, seed: int) -> Any:
@@ -65,7 +66,7 @@ def scores(model: Any, batch: MicroBatch) -> Tensor:
 
 
 def model_scorer(
-    folder: Path, part: Part, device: str
+    folder: Path, part: Part, run: TrainRun
 ) -> Callable[[Sequence[tuple[Problem, str]]], list[float]]:
     """Return a function from (problem, completion) pairs to rewards in (0, 1).
 
@@ -76,10 +77,15 @@ def model_scorer(
     model = freeze(
         AutoModelForSequenceClassification.from_pretrained(
             folder, dtype=torch.float32, local_files_only=True
-        ).to(device)
+        ).to(run.device)
     )
+    # the score is read at a row's last token: rows are padded, never packed
+    batching = replace(batching_of(run, tokenizer.pad_token_id), layout="padded")
 
     @torch.no_grad()
+    def rate(batch: MicroBatch) -> tuple[MicroBatch, list[float]]:
+        return batch, torch.sigmoid(scores(model, batch.to(run.device))).tolist()
+
     def score(pairs: Sequence[tuple[Problem, str]]) -> list[float]:
         sequences = [
             TokenSequence(s.prompt_ids, s.completion_ids, i)
@@ -88,8 +94,7 @@ def model_scorer(
             and scored_text(text, part)
         ]
         rewards = [0.0] * len(pairs)
-        for batch in micro_batches(sequences, SCORE_BATCH_TOKENS, tokenizer.pad_token_id):
-            values = torch.sigmoid(scores(model, batch.to(device))).tolist()
+        for batch, values in in_order(rate, micro_batches(sequences, batching), batching.workers):
             for index, value in zip(batch.sequence_index[:, 0].tolist(), values, strict=True):
                 rewards[index] = value
         return rewards

@@ -15,9 +15,10 @@ from torch import Tensor
 
 from r1pipe.records import FinishReason, Rollout
 from r1pipe.rl.objective import Aggregation, grpo_token_loss, token_weights
-from r1pipe.train.batching import Layout, MicroBatch, TokenSequence, micro_batches
-from r1pipe.train.engine import Engine
+from r1pipe.train.batching import Batching, MicroBatch, TokenSequence, micro_batches
+from r1pipe.train.engine import Engine, Loss
 from r1pipe.train.logprobs import token_logprobs
+from r1pipe.workers import in_order
 
 Truncated = Literal["score", "mask"]
 
@@ -32,15 +33,6 @@ class Objective:
     kl_coef: float
     aggregation: Aggregation
     constant_tokens: int
-
-
-@dataclass(frozen=True)
-class Batching:
-    """How an update is computed; it does not decide the result."""
-
-    micro_batch_tokens: int
-    layout: Layout
-    pad_id: int
 
 
 def trained_rollouts(rollouts: Sequence[Rollout], truncated: Truncated) -> list[Rollout]:
@@ -77,17 +69,17 @@ def at_trained(table: Tensor, batch: MicroBatch) -> Tensor:
     return table.to(mask.device)[batch.sequence_index[mask], batch.completion_offset[mask]]
 
 
-@torch.no_grad()
 def frozen_logprobs(
     model: Any, sequences: Sequence[TokenSequence], temperature: float, batching: Batching
 ) -> list[list[float]]:
     """Return each sequence's completion log-probabilities under a frozen model."""
+
+    @torch.no_grad()
+    def compute(batch: MicroBatch) -> tuple[MicroBatch, list[float]]:
+        return batch, token_logprobs(model, batch.to(model.device), temperature).tolist()
+
     rows: list[list[float]] = [[0.0] * len(s.completion_ids) for s in sequences]
-    for batch in micro_batches(
-        sequences, batching.micro_batch_tokens, batching.pad_id, batching.layout
-    ):
-        moved = batch.to(model.device)
-        values = token_logprobs(model, moved, temperature).tolist()
+    for batch, values in in_order(compute, micro_batches(sequences, batching), batching.workers):
         mask = batch.loss_mask
         places = zip(
             batch.sequence_index[mask].tolist(), batch.completion_offset[mask].tolist(), strict=True
@@ -114,10 +106,8 @@ def update_policy(
     advantages = torch.tensor([r.advantage for r in rollouts], dtype=torch.float32)
     lengths = torch.tensor([len(s.completion_ids) for s in sequences], dtype=torch.float32)
     num_tokens = int(lengths.sum())
-    sums = {"kl": 0.0, "clip_frac": 0.0, "ratio_mean": 0.0}
-    peak = {"ratio_max": 0.0}
 
-    def loss(model: Any, batch: MicroBatch) -> Tensor:
+    def loss(model: Any, batch: MicroBatch) -> Loss:
         index = batch.sequence_index[batch.loss_mask]
         token = grpo_token_loss(
             token_logprobs(model, batch, objective.temperature),
@@ -135,15 +125,12 @@ def update_policy(
             num_tokens=num_tokens,
             constant=objective.constant_tokens,
         )
-        sums["kl"] += float(token.kl.sum()) / num_tokens
-        sums["clip_frac"] += float(token.is_clipped.sum()) / num_tokens
-        sums["ratio_mean"] += float(token.ratio.sum()) / num_tokens
-        peak["ratio_max"] = max(peak["ratio_max"], float(token.ratio.max()))
-        return (token.loss * weights).sum()
+        means = {"kl": token.kl, "clip_frac": token.is_clipped, "ratio_mean": token.ratio}
+        return Loss(
+            (token.loss * weights).sum(),
+            sums={name: float(values.sum()) / num_tokens for name, values in means.items()},
+            peaks={"ratio_max": float(token.ratio.max())},
+        )
 
-    batches = micro_batches(
-        sequences, batching.micro_batch_tokens, batching.pad_id, batching.layout
-    )
-    value = engine.accumulate(batches, loss)
-    norm = engine.step(learning_rate)
-    return {"loss": value, "grad_norm": norm, **sums, **peak}
+    measures = engine.accumulate(micro_batches(sequences, batching), loss)
+    return {**measures, "grad_norm": engine.step(learning_rate)}

@@ -16,6 +16,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from r1pipe.settings import TrainRun
+from r1pipe.workers import num_workers
+
 Layout = Literal["padded", "packed"]
 
 
@@ -56,16 +59,31 @@ class MicroBatch:
         return MicroBatch(**moved)
 
 
+@dataclass(frozen=True)
+class Batching:
+    """How a step is computed; up to rounding it does not decide the result."""
+
+    micro_batch_tokens: int
+    layout: Layout
+    pad_id: int
+    workers: int = 1
+
+
+def batching_of(run: TrainRun, pad_id: int) -> Batching:
+    """Return how a stage's steps are computed."""
+    workers = num_workers(run.workers, run.device)
+    return Batching(run.micro_batch_tokens, run.layout, pad_id, workers)
+
+
 def count_loss_tokens(sequences: Sequence[TokenSequence]) -> int:
     """Return the number of trained tokens: the one denominator of a whole optimizer step."""
     return sum(len(sequence.completion_ids) for sequence in sequences)
 
 
-def micro_batches(
-    sequences: Sequence[TokenSequence], max_tokens: int, pad_id: int, layout: Layout = "padded"
-) -> Iterator[MicroBatch]:
-    """Yield micro-batches of at most `max_tokens` positions (one sequence may exceed that)."""
-    if layout == "packed":
+def micro_batches(sequences: Sequence[TokenSequence], batching: Batching) -> Iterator[MicroBatch]:
+    """Yield micro-batches of at most so many positions (one sequence may exceed that)."""
+    max_tokens, pad_id = batching.micro_batch_tokens, batching.pad_id
+    if batching.layout == "packed":
         for row in pack(sequences, max_tokens):
             yield _assemble([row], pad_id, is_packed=True)
         return

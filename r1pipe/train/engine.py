@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -12,9 +13,23 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from r1pipe.train.batching import MicroBatch
+from r1pipe.workers import in_order
 
-LossFunction = Callable[[Any, MicroBatch], Tensor]
-"""(model, micro-batch) -> a scalar whose gradient is added; its denominator is the whole step's."""
+
+@dataclass(frozen=True)
+class Loss:
+    """What one micro-batch adds to a step."""
+
+    value: Tensor
+    """A scalar whose gradient is added; its denominator is the whole step's."""
+    sums: Mapping[str, float] = field(default_factory=dict)
+    """Measures that add up over the step."""
+    peaks: Mapping[str, float] = field(default_factory=dict)
+    """Measures of which the step has the largest."""
+
+
+LossFunction = Callable[[Any, MicroBatch], Loss]
+"""(model, micro-batch) -> its loss. Several threads may call it at once."""
 
 
 class Engine(Protocol):
@@ -22,8 +37,8 @@ class Engine(Protocol):
 
     model: Any
 
-    def accumulate(self, batches: Iterable[MicroBatch], loss: LossFunction) -> float:
-        """Add the gradients of all micro-batches; return the summed loss."""
+    def accumulate(self, batches: Iterable[MicroBatch], loss: LossFunction) -> dict[str, float]:
+        """Add the gradients of all micro-batches; return `loss`, the sums and the peaks."""
 
     def step(self, learning_rate: float) -> float:
         """Clip, update, clear the gradients; return the gradient norm before clipping."""
@@ -48,8 +63,10 @@ class TorchEngine:
         betas: tuple[float, float] = (0.9, 0.95),
         weight_decay: float = 0.0,
         max_grad_norm: float = 1.0,
+        workers: int = 1,
     ) -> None:
         self.model = model
+        self.workers = workers
         self.max_grad_norm = max_grad_norm
         self.parameters = {n: p for n, p in model.named_parameters() if p.requires_grad}
         self.optimizer = torch.optim.AdamW(
@@ -57,15 +74,32 @@ class TorchEngine:
         )
         model.train()
 
-    def accumulate(self, batches: Iterable[MicroBatch], loss: LossFunction) -> float:
-        """Add the gradients of all micro-batches; return the summed loss."""
-        total = 0.0
-        device = next(iter(self.parameters.values())).device
-        for batch in batches:
-            value = loss(self.model, batch.to(device))
-            value.backward()  # type: ignore[no-untyped-call]
-            total += float(value.detach())
-        return total
+    def accumulate(self, batches: Iterable[MicroBatch], loss: LossFunction) -> dict[str, float]:
+        """Add the gradients of all micro-batches; return `loss`, the sums and the peaks.
+
+        Threads compute them; they are added in the order of the micro-batches, here.
+        """
+        totals = {"loss": 0.0}
+        trained = list(self.parameters.values())
+        device = trained[0].device
+
+        def differentiate(batch: MicroBatch) -> tuple[Loss, Sequence[Tensor | None]]:
+            part = loss(self.model, batch.to(device))
+            return part, torch.autograd.grad(part.value, trained, allow_unused=True)
+
+        def backward(batch: MicroBatch) -> tuple[Loss, Sequence[Tensor | None]]:
+            part = loss(self.model, batch.to(device))
+            part.value.backward()  # type: ignore[no-untyped-call]
+            return part, ()
+
+        compute = differentiate if self.workers > 1 else backward
+        for part, gradients in in_order(compute, batches, self.workers):
+            for parameter, gradient in zip(trained, gradients, strict=False):
+                if gradient is not None:
+                    before = parameter.grad
+                    parameter.grad = gradient if before is None else before + gradient
+            add_up(totals, part)
+        return totals
 
     def step(self, learning_rate: float) -> float:
         """Clip, update, clear the gradients; return the gradient norm before clipping."""
@@ -104,3 +138,12 @@ class TorchEngine:
 
     def close(self) -> None:
         """Nothing runs beside this process."""
+
+
+def add_up(totals: dict[str, float], part: Loss) -> None:
+    """Add a micro-batch's loss and measures to those of its step."""
+    totals["loss"] += float(part.value.detach())
+    for name, value in part.sums.items():
+        totals[name] = totals.get(name, 0.0) + value
+    for name, value in part.peaks.items():
+        totals[name] = max(totals.get(name, value), value)

@@ -14,20 +14,22 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
-from torch import Tensor
-
 from r1pipe.errors import StageError
+from r1pipe.models.policy import save_model
 from r1pipe.models.prompts import encode_completion, encode_prompt
 from r1pipe.rows import read_rows
+from r1pipe.settings import TrainRun
 from r1pipe.stage import Context
+from r1pipe.train.backends import make_engine
 from r1pipe.train.batching import (
-    Layout,
+    Batching,
     MicroBatch,
     TokenSequence,
+    batching_of,
     count_loss_tokens,
     micro_batches,
 )
-from r1pipe.train.engine import Engine
+from r1pipe.train.engine import Engine, Loss
 from r1pipe.train.logprobs import token_logprobs
 from r1pipe.train.schedule import Schedule, learning_rate
 
@@ -57,6 +59,32 @@ def plan_of(params: Any) -> SupervisedPlan:
         final_lr_frac=optimizer.final_lr_frac,
         seed=params.seed,
     )
+
+
+def fit(
+    context: Context,
+    model: Any,
+    tokenizer: Any,
+    rows: Path,
+    params: Any,
+    run: TrainRun,
+    *,
+    max_tokens: int,
+    max_rows: int | None = None,
+) -> None:
+    """Train `model` on the rows of a data set and write it as the stage's output."""
+    sequences, too_long = sequences_of(tokenizer, rows, max_tokens, max_rows)
+    context.note(
+        num_parameters=sum(p.numel() for p in model.parameters()),
+        num_rows=len(sequences),
+        too_long=too_long,
+        trained_tokens=params.num_epochs * sum(map(len, sequences)),
+    )
+    engine = make_engine(model, params.optimizer, run)
+    batching = batching_of(run, tokenizer.pad_token_id)
+    train_supervised(context, engine, sequences, plan_of(params), batching)
+    engine.close()
+    save_model(model, tokenizer, context.output("model"))
 
 
 def sequences_of(
@@ -99,10 +127,7 @@ def train_supervised(
     engine: Engine,
     sequences: Sequence[TokenSequence],
     plan: SupervisedPlan,
-    *,
-    pad_id: int,
-    micro_batch_tokens: int,
-    layout: Layout,
+    batching: Batching,
 ) -> None:
     """Minimise the mean negative log-likelihood of completion tokens; resumes by itself.
 
@@ -115,16 +140,16 @@ def train_supervised(
         batch = [sequences[row] for row in rows]
         num_loss_tokens = count_loss_tokens(batch)
 
-        def loss(model: Any, micro: MicroBatch, total: int = num_loss_tokens) -> Tensor:
-            return -token_logprobs(model, micro).sum() / total
+        def loss(model: Any, micro: MicroBatch, total: int = num_loss_tokens) -> Loss:
+            return Loss(-token_logprobs(model, micro).sum() / total)
 
-        value = engine.accumulate(micro_batches(batch, micro_batch_tokens, pad_id, layout), loss)
+        measures = engine.accumulate(micro_batches(batch, batching), loss)
         rate = learning_rate(
             step, len(steps), plan.peak_lr, plan.schedule, plan.warmup_steps, plan.final_lr_frac
         )
         norm = engine.step(rate)
         speed = sum(map(len, batch)) / (time.perf_counter() - started)
-        context.log(step + 1, len(steps), loss=value, lr=rate, grad_norm=norm, tokens_per_s=speed)
+        context.log(step + 1, len(steps), **measures, lr=rate, grad_norm=norm, tokens_per_s=speed)
         checkpoint(context, engine, step + 1)
 
 

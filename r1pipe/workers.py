@@ -1,0 +1,52 @@
+"""Threads that share the work of one step on a CPU.
+
+A small model's matrix products gain little from being split among threads; whole micro-batches and
+whole sampling batches side by side gain nearly all. What a piece holds and the order in which
+results are combined never depend on the number of workers, so neither do results.
+"""
+
+from __future__ import annotations
+
+import os
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from typing import TypeVar
+
+MAX_WORKERS = 4
+
+Item = TypeVar("Item")
+Result = TypeVar("Result")
+
+
+def num_workers(requested: int | None, device: str) -> int:
+    """Return how many threads share a step: one beside an accelerator, else one for each core that
+    this process may use, at most four; what was asked for stands."""
+    if not device.startswith("cpu"):
+        return 1
+    return requested or min(MAX_WORKERS, len(os.sched_getaffinity(0)))
+
+
+def in_order(
+    function: Callable[[Item], Result], items: Iterable[Item], workers: int
+) -> Iterator[Result]:
+    """Yield `function(item)` for every item, in their order, computed by `workers` threads.
+
+    At most one result for each worker waits to be taken, so memory is bounded. The first error
+    raised by `function` is raised here, after what had begun by then.
+    """
+    if workers == 1:
+        yield from map(function, items)
+        return
+    waiting: deque[Future[Result]] = deque()
+    with ThreadPoolExecutor(workers) as pool:
+        try:
+            for item in items:
+                if len(waiting) == 2 * workers:
+                    yield waiting.popleft().result()
+                waiting.append(pool.submit(function, item))
+            while waiting:
+                yield waiting.popleft().result()
+        finally:
+            for future in waiting:
+                future.cancel()
