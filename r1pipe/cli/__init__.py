@@ -14,8 +14,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from r1pipe.cli import doctor, verify_commands
 from r1pipe.cli import store_commands as cli_store
-from r1pipe.cli import verify_commands
 from r1pipe.cli.options import (
     DEFAULT_MANIFEST,
     CheckpointOption,
@@ -52,6 +52,7 @@ app = typer.Typer(
 
 app.add_typer(cli_store.app)
 app.add_typer(verify_commands.app)
+app.add_typer(doctor.app)
 
 
 def main() -> None:

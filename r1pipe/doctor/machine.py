@@ -1,0 +1,128 @@
+"""What this machine has: cores, memory, GPUs. Standard library alone, nothing is imported to ask.
+
+A container's limits count: the cores and the memory are those that this process may use.
+"""
+
+from __future__ import annotations
+
+import csv
+import os
+import platform
+import shutil
+import subprocess
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+
+CGROUP = Path("/sys/fs/cgroup")
+MEMINFO = Path("/proc/meminfo")
+CPUINFO = Path("/proc/cpuinfo")
+NVIDIA_SMI = "nvidia-smi"
+NVIDIA_TIMEOUT_S = 20.0
+MIB = 1 << 20
+
+
+@dataclass(frozen=True)
+class Gpu:
+    """One accelerator as its driver names it."""
+
+    name: str
+    memory_bytes: int
+    driver: str
+
+
+@dataclass(frozen=True)
+class Machine:
+    """This machine; `memory_bytes` is all that this process may have."""
+
+    node: str
+    cpu: str
+    cores: int
+    memory_bytes: int
+    gpus: tuple[Gpu, ...] = ()
+
+
+def read_machine() -> Machine:
+    """Return what this machine has."""
+    return Machine(platform.node(), cpu_name(), usable_cores(), total_memory(), read_gpus())
+
+
+def cpu_name() -> str:
+    """Return the processor's name, or its architecture where the system does not tell."""
+    with suppress(OSError):
+        for line in CPUINFO.read_text(encoding="utf-8", errors="replace").splitlines():
+            name, _, value = line.partition(":")
+            if name.strip() == "model name":
+                return value.strip()
+    return platform.processor() or platform.machine()
+
+
+def usable_cores() -> int:
+    """Return how many cores this process may use: affinity, and a container's quota rounded up."""
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+    with suppress(OSError, ValueError):
+        quota, period = (CGROUP / "cpu.max").read_text(encoding="utf-8").split()
+        if quota != "max":
+            return max(1, min(cores or 1, -(-int(quota) // int(period))))
+    return cores or 1
+
+
+def total_memory() -> int:
+    """Return the bytes of memory that this process may have, or 0 where nothing tells."""
+    found = _meminfo("MemTotal")
+    limit = _cgroup_bytes("memory.max")
+    return min(found, limit) if limit is not None and found else found or limit or 0
+
+
+def free_memory() -> int:
+    """Return the bytes that can still be had, or 0 where nothing tells."""
+    found = _meminfo("MemAvailable")
+    limit, used = _cgroup_bytes("memory.max"), _cgroup_bytes("memory.current")
+    if limit is None or used is None:
+        return found
+    return min(found, max(0, limit - used)) if found else max(0, limit - used)
+
+
+def free_disk(path: Path) -> tuple[Path, int]:
+    """Return the nearest folder above `path` that exists, and the bytes free there."""
+    folder = path.absolute()
+    while not folder.exists() and folder != folder.parent:
+        folder = folder.parent
+    return folder, shutil.disk_usage(folder).free
+
+
+def read_gpus() -> tuple[Gpu, ...]:
+    """Return the NVIDIA GPUs that the driver's own tool lists; none where there is no such tool."""
+    command = [
+        NVIDIA_SMI,
+        "--query-gpu=name,memory.total,driver_version",
+        "--format=csv,noheader,nounits",
+    ]
+    try:
+        done = subprocess.run(
+            command, capture_output=True, text=True, timeout=NVIDIA_TIMEOUT_S, check=False
+        )
+    except (OSError, subprocess.TimeoutExpired):
+        return ()
+    if done.returncode:
+        return ()
+    gpus = []
+    for row in csv.reader(done.stdout.splitlines(), skipinitialspace=True):
+        with suppress(ValueError):
+            name, memory, driver = row
+            gpus.append(Gpu(name, int(memory) * MIB, driver))
+    return tuple(gpus)
+
+
+def _meminfo(name: str) -> int:
+    with suppress(OSError, ValueError, IndexError):
+        for line in MEMINFO.read_text(encoding="utf-8").splitlines():
+            if line.startswith(f"{name}:"):
+                return int(line.split()[1]) * 1024
+    return 0
+
+
+def _cgroup_bytes(name: str) -> int | None:
+    with suppress(OSError, ValueError):
+        return int((CGROUP / name).read_text(encoding="utf-8"))  # "max" is no number
+    return None

