@@ -1,0 +1,192 @@
+"""Candidates judged anew, the kept view of them, and what flipped.
+
+All of it streams: in memory are the pairs in flight, one shard, and sixteen bytes per kept row.
+"""
+
+from __future__ import annotations
+
+import json
+from collections import Counter, deque
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from r1pipe.errors import StageError
+from r1pipe.keys import digest_json
+from r1pipe.records import Completion, FinishReason, Problem, Verdict
+from r1pipe.rl.filters import decide, is_kept
+from r1pipe.rows import write_rows
+from r1pipe.settings import Keep
+from r1pipe.verify import VERIFIER_VERSION, Judgement, judge_stream
+
+MAX_EXAMPLES = 5
+"""Examples of each kind of flip in the report; all flips are rows beside it."""
+MAX_EXAMPLE_CHARS = 2_000
+KEPT_TO_DROPPED, DROPPED_TO_KEPT = "kept -> dropped", "dropped -> kept"
+STILL_DROPPED = "dropped, for another reason"
+
+Row = Mapping[str, Any]
+
+
+def judged_anew(
+    rows: Iterable[Row],
+    problems: Mapping[str, Problem],
+    keep: Keep | None,
+    timeout_s: float,
+    workers: int,
+    name: str,
+) -> Iterator[dict[str, Any]]:
+    """Yield each candidate with the present verifier's verdict and what follows from it, in order.
+
+    Raises StageError for a candidate whose problem is not there.
+    """
+    waiting: deque[tuple[Row, Problem]] = deque()
+
+    def pairs() -> Iterator[tuple[Problem, str]]:
+        for row in rows:
+            problem = problems.get(row["problem_id"])
+            if problem is None:
+                raise StageError(
+                    f"{name}: candidate {row['id']} is of problem {row['problem_id']}, which is not"
+                    " in the input 'problems'; give the problems that it was sampled from"
+                )
+            waiting.append((row, problem))
+            yield replace(problem, gold=row["gold"]), row["completion"]
+
+    for judgement in judge_stream(pairs(), timeout_s=timeout_s, workers=workers):
+        row, problem = waiting.popleft()
+        yield _judged_row(row, problem, judgement, keep)
+
+
+def _judged_row(
+    row: Row, problem: Problem, judgement: Judgement, keep: Keep | None
+) -> dict[str, Any]:
+    """Return a candidate with its new verdict; a decision that is not taken anew stays."""
+    decisions: dict[str, bool] = json.loads(row["filters"])
+    if keep is not None:
+        decisions |= decide(problem, _completion(row), judgement.verdict, keep, row["format"])
+    decisions["verdict"] = judgement.verdict is Verdict.CORRECT
+    changed = {
+        "verifier_version": VERIFIER_VERSION,
+        "verdict": str(judgement.verdict),
+        "filters": json.dumps(decisions, sort_keys=True),
+        "kept": is_kept(decisions),
+    }
+    if "extracted" in row:
+        changed["extracted"] = judgement.extracted
+    return {**row, **changed}
+
+
+def _completion(row: Row) -> Completion:
+    """Return what the filters read of a candidate; its tokens were not kept."""
+    reason = FinishReason(row["finish_reason"])
+    return Completion(row["problem_id"], 0, row["seed"], [], row["completion"], reason, [])
+
+
+def distinct_kept(rows: Iterable[dict[str, Any]], limit: int | None) -> Iterator[dict[str, Any]]:
+    """Yield the kept candidates without exact repeats of prompt and completion, at most `limit`."""
+    seen: set[bytes] = set()
+    for row in rows:
+        if limit is not None and len(seen) >= limit:
+            return
+        if not row["kept"]:
+            continue
+        mark = bytes.fromhex(digest_json([row["prompt"], row["completion"]])[:32])
+        if mark not in seen:
+            seen.add(mark)
+            yield row
+
+
+def report_flips(before: Iterable[Row], after: Iterable[Row], folder: Path) -> dict[str, Any]:
+    """Compare two verdicts on the same candidates; write every flip as a row, and flips.json.
+
+    The report counts each direction by kind (the decision that changed) and by task.
+    """
+    report = _Report()
+    flips = (flip for old, new in zip(before, after, strict=True) if (flip := report.add(old, new)))
+    write_rows(folder, flips)
+    document = report.document()
+    text = json.dumps(document, indent=1, sort_keys=True, ensure_ascii=False)
+    (folder / "flips.json").write_text(text + "\n", encoding="utf-8")
+    return document
+
+
+class _Report:
+    def __init__(self) -> None:
+        self.totals: Counter[str] = Counter()
+        self.verifiers: Counter[str] = Counter()
+        self.verdicts: Counter[str] = Counter()
+        self.kinds: dict[str, Counter[str]] = {}
+        self.tasks: dict[str, Counter[str]] = {}
+        self.examples: dict[str, list[dict[str, Any]]] = {}
+
+    def add(self, old: Row, new: Row) -> dict[str, Any] | None:
+        """Count one candidate; return a row for it if a verdict or a decision changed."""
+        assert old["id"] == new["id"], "both sides list the same candidates in the same order"
+        self.totals.update(candidates=1, kept_before=int(old["kept"]), kept_after=int(new["kept"]))
+        self.verifiers[str(old["verifier_version"])] += 1
+        if (old["verdict"], old["filters"]) == (new["verdict"], new["filters"]):
+            return None
+        if old["verdict"] != new["verdict"]:
+            self.verdicts[f"{old['verdict']} -> {new['verdict']}"] += 1
+        direction, kind = _direction(old, new), _kind(old, new)
+        self.kinds.setdefault(direction, Counter())[kind] += 1
+        self.tasks.setdefault(direction, Counter())[old["task"]] += 1
+        flip = _flip_row(old, new, direction, kind)
+        examples = self.examples.setdefault(f"{direction}: {kind}", [])
+        if len(examples) < MAX_EXAMPLES:
+            examples.append(_shortened(flip))
+        return flip
+
+    def document(self) -> dict[str, Any]:
+        return {
+            **{name: self.totals[name] for name in ("candidates", "kept_before", "kept_after")},
+            "kept_to_dropped": sum(self.kinds.get(KEPT_TO_DROPPED, Counter()).values()),
+            "dropped_to_kept": sum(self.kinds.get(DROPPED_TO_KEPT, Counter()).values()),
+            "verifier_before": dict(self.verifiers),
+            "verifier_after": VERIFIER_VERSION,
+            "verdicts_changed": dict(self.verdicts),
+            "kinds": {name: dict(counts) for name, counts in self.kinds.items()},
+            "tasks": {name: dict(counts) for name, counts in self.tasks.items()},
+            "examples": self.examples,
+        }
+
+
+def _direction(old: Row, new: Row) -> str:
+    if old["kept"] == new["kept"]:
+        return STILL_DROPPED if not new["kept"] else "kept, decided otherwise"
+    return KEPT_TO_DROPPED if old["kept"] else DROPPED_TO_KEPT
+
+
+def _kind(old: Row, new: Row) -> str:
+    """Name the decision that changed, the verdict before the other filters."""
+    if old["verdict"] != new["verdict"]:
+        return f"verdict {old['verdict']} -> {new['verdict']}"
+    words = {True: "passed", False: "failed", None: "not asked"}
+    was, now = json.loads(old["filters"]), json.loads(new["filters"])
+    name = next(name for name in sorted({*was, *now}) if was.get(name) != now.get(name))
+    return f"{name} {words[was.get(name)]} -> {words[now.get(name)]}"
+
+
+def _flip_row(old: Row, new: Row, direction: str, kind: str) -> dict[str, Any]:
+    names = ("id", "problem_id", "task", "language", "prompt", "gold", "completion")
+    return {
+        **{name: old[name] for name in names},
+        "direction": direction,
+        "kind": kind,
+        "verdict_before": old["verdict"],
+        "verdict_after": new["verdict"],
+        "filters_before": old["filters"],
+        "filters_after": new["filters"],
+        "verifier_before": old["verifier_version"],
+        "verifier_after": new["verifier_version"],
+    }
+
+
+def _shortened(flip: dict[str, Any]) -> dict[str, Any]:
+    """Return an example: the end of a long completion, where its answer stands."""
+    names = ("id", "task", "gold", "verdict_before", "verdict_after")
+    text = flip["completion"]
+    short = text if len(text) <= MAX_EXAMPLE_CHARS else f"... {text[-MAX_EXAMPLE_CHARS:]}"
+    return {**{name: flip[name] for name in names}, "completion": short}

@@ -1,0 +1,89 @@
+"""Judge existing candidates anew with the present verifier; nothing is sampled again.
+
+Paper: arXiv:2501.12948, section 2.3.3 keeps verified rows; a verifier that is mended afterwards
+should not cost the sampling a second time.
+
+In: `candidates` (of rejection-sample, or of an earlier reverify) and the `problems` that they were
+sampled from. Out: `rows` and `candidates` of the same shape, and `flips` (flips.json, and every
+flipped candidate as a row).
+
+The version of the verifier is part of VERSION, so a new verifier is a new key. Unless `keep` is
+given, the filters other than the verdict stay as they were decided.
+
+Run alone: `r1pipe stage reverify --manifest manifests/reverify.yaml`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+from pydantic import Field
+
+from r1pipe.errors import StageError
+from r1pipe.settings import Keep
+from r1pipe.stage import Context, Input, Inputs, StageModel
+from r1pipe.verify import VERIFIER_VERSION
+
+VERSION = 1000 * VERIFIER_VERSION + 1
+INPUTS = {"candidates": Input("rows"), "problems": Input("problems")}
+OUTPUTS = {"rows": "rows", "candidates": "rows", "flips": "report"}
+LOG_EVERY = 5_000
+
+
+class Params(StageModel):
+    """What decides the verdicts."""
+
+    target_rows: int | None = Field(default=None, gt=0)
+    """Most kept rows, in the candidates' order; without it all."""
+    keep: Keep | None = None
+    """Thresholds to decide all filters anew; without it only the verdict is."""
+    timeout_s: float = Field(default=3.0, gt=0)
+    """Time limit of one pair that needs algebra, in seconds."""
+
+
+class Run(StageModel):
+    """How it is computed."""
+
+    workers: int = Field(default=0, ge=0)
+    """Processes that judge what needs algebra; 0 means two."""
+
+
+def run(context: Context, params: Params, run: Run, inputs: Inputs) -> None:
+    """Judge every candidate, write the kept view of them, and compare with what was there."""
+    from r1pipe.rl.reverify import distinct_kept, judged_anew, report_flips
+    from r1pipe.rows import read_problems, read_rows, write_rows
+
+    before, after = inputs["candidates"], context.output("candidates")
+    problems = {problem.id: problem for problem in read_problems(inputs["problems"])}
+    judged = judged_anew(
+        read_rows(before), problems, params.keep, params.timeout_s, run.workers, context.name
+    )
+    count = write_rows(after, _watched(judged, context))
+    rows = write_rows(context.output("rows"), distinct_kept(read_rows(after), params.target_rows))
+    report = report_flips(read_rows(before), read_rows(after), context.output("flips"))
+    if not rows:
+        raise StageError(
+            f"{context.name}: none of {count} candidates is kept (verdicts that changed:"
+            f" {report['verdicts_changed'] or 'none'}); give other thresholds with params.keep"
+        )
+    _tell(context, report, rows)
+
+
+def _watched(rows: Iterator[dict[str, Any]], context: Context) -> Iterator[dict[str, Any]]:
+    """Pass rows on, log how many were judged, and stop where that was asked for."""
+    correct = 0
+    for count, row in enumerate(rows, start=1):
+        correct += row["verdict"] == "correct"
+        if count % LOG_EVERY == 0:
+            context.log(count // LOG_EVERY, judged=float(count), pass_rate=correct / count)
+            context.stop_if_asked()
+        yield row
+
+
+def _tell(context: Context, report: dict[str, Any], rows: int) -> None:
+    """Note the counts, and show an example of every kind of flip."""
+    context.note(rows=rows, **{name: value for name, value in report.items() if name != "examples"})
+    for kind, examples in report["examples"].items():
+        for example in examples[:1]:
+            context.sample(flip=kind, **example)

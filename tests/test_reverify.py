@@ -1,0 +1,211 @@
+"""Candidates judged anew: verdicts, kept rows, the flip report, and what it takes to resume."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+from tiny import FakeContext, stage
+
+from r1pipe.chat import boxed, render_completion
+from r1pipe.errors import Interrupted, StageError
+from r1pipe.records import Problem
+from r1pipe.rl.reverify import distinct_kept
+from r1pipe.rows import read_rows, write_problems, write_rows
+from r1pipe.verify import VERIFIER_VERSION
+
+PROBLEMS = [
+    Problem("a", "arithmetic", "2+3", "5", checker="number"),
+    Problem("b", "algebra", "(x+1)^2", "x^2+2x+1"),
+    Problem("c", "countdown", "use 2 3 to make 5", "5", checker="countdown",
+            meta={"numbers": [2, 3], "target": 5}),
+]  # fmt: skip
+PASSED = {"verdict": True, "language": True, "paragraph": True}
+
+
+def candidate(
+    problem: Problem, index: int, answer: str, verdict: str, **changes: Any
+) -> dict[str, Any]:
+    """Return a candidate as an older verifier judged it."""
+    decisions = PASSED | {"verdict": verdict == "correct"} | changes.pop("filters", {})
+    return {
+        "id": f"{problem.id}#{index}",
+        "problem_id": problem.id,
+        "task": problem.task,
+        "language": "en",
+        "format": "chat",
+        "prompt": problem.prompt,
+        "gold": problem.gold,
+        "completion": render_completion("so it is", "", "chat", f"It is {boxed(answer)}"),
+        "num_tokens": 7,
+        "finish_reason": "stop",
+        "model_id": "m" * 64,
+        "temperature": 1.0,
+        "seed": 3,
+        "verifier_version": 0,
+        "verdict": verdict,
+        "filters": json.dumps(decisions, sort_keys=True),
+        "kept": all(decisions.values()),
+    } | changes
+
+
+def countdown(text: str) -> str:
+    return f"<think>\nso\n</think>\n\n<answer>{text}</answer>"
+
+
+CANDIDATES = [
+    candidate(PROBLEMS[0], 0, "5", "correct"),
+    candidate(PROBLEMS[0], 1, "6", "correct"),  # kept although it is wrong
+    candidate(PROBLEMS[0], 2, "5.0", "wrong"),  # dropped although it is right
+    candidate(PROBLEMS[0], 3, "5", "correct", filters={"language": False}),
+    candidate(PROBLEMS[1], 0, "(x+1)(x+1)", "timeout"),
+    candidate(PROBLEMS[1], 1, "x+1", "no_answer"),
+    candidate(PROBLEMS[2], 0, "", "wrong", completion=countdown("2+3")),
+    candidate(PROBLEMS[0], 4, "5", "correct"),  # the same words as a#0
+]
+
+
+def reverify(
+    tmp_path: Path, rows: list[dict[str, Any]], context: FakeContext | None = None, **params: Any
+) -> FakeContext:
+    write_rows(tmp_path / "candidates", rows)
+    write_problems(tmp_path / "problems", PROBLEMS)
+    kind = stage("reverify")
+    context = context or FakeContext(tmp_path / "work")
+    inputs = {name: tmp_path / name for name in ("candidates", "problems")}
+    kind.run(context, kind.params(**params), kind.run_model(), inputs)
+    return context
+
+
+def output(context: FakeContext, name: str) -> list[dict[str, Any]]:
+    return list(read_rows(context.output(name)))
+
+
+def flips(context: FakeContext) -> dict[str, Any]:
+    text = (context.output("flips") / "flips.json").read_text()
+    report: dict[str, Any] = json.loads(text)
+    return report
+
+
+def test_every_candidate_has_the_present_verdict_and_its_other_decisions(tmp_path: Path) -> None:
+    rows = output(reverify(tmp_path, CANDIDATES), "candidates")
+    assert [row["id"] for row in rows] == [row["id"] for row in CANDIDATES]
+    right = {"a#0", "a#2", "a#3", "b#0", "c#0", "a#4"}
+    assert {row["id"] for row in rows if row["verdict"] == "correct"} == right
+    assert {row["id"] for row in rows if row["verdict"] == "wrong"} == {"a#1", "b#1"}
+    assert [row["kept"] for row in rows] == [True, False, True, False, True, False, True, True]
+    assert {row["verifier_version"] for row in rows} == {VERIFIER_VERSION}
+    same = [name for name in CANDIDATES[0]
+            if name not in ("verdict", "kept", "filters", "verifier_version")]  # fmt: skip
+    for old, new in zip(CANDIDATES, rows, strict=True):
+        assert list(new) == list(old)
+        assert [new[name] for name in same] == [old[name] for name in same]
+        was, now = json.loads(old["filters"]), json.loads(new["filters"])
+        assert was | {"verdict": new["verdict"] == "correct"} == now
+
+
+def test_the_rows_are_the_distinct_kept_candidates(tmp_path: Path) -> None:
+    context = reverify(tmp_path, CANDIDATES)
+    assert [row["id"] for row in output(context, "rows")] == ["a#0", "a#2", "b#0", "c#0"]
+    assert context.notes["rows"] == 4
+    fewer = reverify(tmp_path, CANDIDATES, FakeContext(tmp_path / "fewer"), target_rows=3)
+    assert [row["id"] for row in output(fewer, "rows")] == ["a#0", "a#2", "b#0"]
+
+
+def test_the_report_counts_flips_by_direction_and_kind(tmp_path: Path) -> None:
+    context = reverify(tmp_path, CANDIDATES)
+    report = flips(context)
+    assert (report["candidates"], report["kept_before"], report["kept_after"]) == (8, 3, 5)
+    assert (report["kept_to_dropped"], report["dropped_to_kept"]) == (1, 3)
+    assert report["kept_after"] - report["kept_before"] == 3 - 1
+    assert report["kinds"] == {
+        "kept -> dropped": {"verdict correct -> wrong": 1},
+        "dropped -> kept": {"verdict wrong -> correct": 2, "verdict timeout -> correct": 1},
+        "dropped, for another reason": {"verdict no_answer -> wrong": 1},
+    }
+    assert report["tasks"]["dropped -> kept"] == {"arithmetic": 1, "algebra": 1, "countdown": 1}
+    assert report["verdicts_changed"]["wrong -> correct"] == 2
+    assert report["verifier_before"] == {"0": 8}
+    assert report["verifier_after"] == VERIFIER_VERSION
+    (example,) = report["examples"]["kept -> dropped: verdict correct -> wrong"]
+    assert (example["id"], example["gold"]) == ("a#1", "5")
+    assert boxed("6") in example["completion"]
+    rows = output(context, "flips")
+    assert [row["id"] for row in rows] == ["a#1", "a#2", "b#0", "b#1", "c#0"]
+    assert rows[0]["direction"] == "kept -> dropped"
+    assert context.notes["dropped_to_kept"] == 3
+
+
+def test_examples_are_few_and_their_completions_short(tmp_path: Path) -> None:
+    long = "x" * 5000 + f" {boxed('6')}"
+    rows = [candidate(PROBLEMS[0], i, "6", "correct", completion=long) for i in range(9)]
+    report = flips(reverify(tmp_path, [*rows, candidate(PROBLEMS[0], 9, "5", "correct")]))
+    (examples,) = report["examples"].values()
+    assert [example["id"] for example in examples] == [f"a#{i}" for i in range(5)]
+    assert all(len(e["completion"]) < 2100 and boxed("6") in e["completion"] for e in examples)
+
+
+def test_thresholds_that_are_given_decide_all_filters_anew(tmp_path: Path) -> None:
+    plain = {"verdict": True, "truncated": True, "format": True, "language": True,
+             "paragraph": True, "code": True, "repetition": True}  # fmt: skip
+    rows = [
+        candidate(PROBLEMS[0], 0, "5", "correct", filters=plain),
+        candidate(PROBLEMS[0], 1, "5", "correct", filters=plain | {"language": False},
+                  completion=render_completion("five", "", "chat", f"It is {boxed('5')}")),
+    ]  # fmt: skip
+    report = flips(reverify(tmp_path, rows, keep={"max_paragraph_chars": 4}))
+    assert report["kinds"] == {
+        "kept -> dropped": {"paragraph passed -> failed": 1},
+        "dropped -> kept": {"language failed -> passed": 1},
+    }
+
+
+def test_a_verifier_that_says_the_same_gives_the_same_bytes(tmp_path: Path) -> None:
+    first = reverify(tmp_path, CANDIDATES)
+    again = reverify(tmp_path, output(first, "candidates"), FakeContext(tmp_path / "again"))
+    for name in ("candidates", "rows"):
+        path = f"{name}/part-00000.parquet"
+        same = [(c.folder / "out" / path).read_bytes() for c in (first, again)]
+        assert same[0] == same[1]
+    assert flips(again)["kinds"] == {}
+    assert output(again, "flips") == []
+
+
+def test_a_candidate_without_its_problem_is_named(tmp_path: Path) -> None:
+    lost = candidate(Problem("z", "arithmetic", "1+1", "2"), 0, "2", "correct")
+    with pytest.raises(
+        StageError, match="candidate z#0 is of problem z, which is not in the input"
+    ):
+        reverify(tmp_path, [*CANDIDATES, lost])
+
+
+def test_nothing_kept_is_an_error_and_not_an_empty_data_set(tmp_path: Path) -> None:
+    with pytest.raises(StageError, match=r"none of 1 candidates is kept .*correct -> wrong"):
+        reverify(tmp_path, [candidate(PROBLEMS[0], 0, "6", "correct")])
+
+
+def test_it_stops_when_asked(tmp_path: Path) -> None:
+    rows = [candidate(PROBLEMS[0], index, "5", "correct") for index in range(10_001)]
+    context = FakeContext(tmp_path / "work", stop_after=2)
+    with pytest.raises(Interrupted, match="stopped by the test"):
+        reverify(tmp_path, rows, context)
+    assert context.column("judged") == [5000.0, 10_000.0]
+
+
+def test_kept_rows_stream() -> None:
+    """The view reads no further than it must."""
+    read: list[int] = []
+
+    def rows() -> Any:
+        for index in range(100):
+            read.append(index)
+            yield candidate(PROBLEMS[0], index, str(index), "correct")
+
+    assert len(list(distinct_kept(rows(), 3))) == 3
+    assert len(read) <= 4
+
+
+def test_a_new_verifier_is_a_new_key() -> None:
+    assert stage("reverify").version == 1000 * VERIFIER_VERSION + 1
