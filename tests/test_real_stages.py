@@ -6,13 +6,11 @@ import json
 import os
 import shutil
 import signal
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
+from command import r1pipe
 
-ROOT = Path(__file__).parents[1]
 SMALL = (
     "--profile=smoke",
     "--set=stages.corpus.params.num_rows=6000",
@@ -20,23 +18,6 @@ SMALL = (
     "--set=stages.rejection-sample.params.format=r1-zero",
     "--set=stages.rejection-sample.params.problems_per_unit=8",
 )
-
-
-def r1pipe(*arguments: str, fault: str | None = None) -> subprocess.CompletedProcess[str]:
-    """Run the command line on r1.yaml, with a fault asked for; its output as text."""
-    environment = os.environ | {"HF_HUB_OFFLINE": "1"}
-    environment.pop("PYTHONDONTWRITEBYTECODE", None)
-    if fault:
-        environment["R1PIPE_FAULT"] = fault
-    return subprocess.run(
-        [sys.executable, "-m", "r1pipe.cli", *arguments],
-        cwd=ROOT,
-        env=environment,
-        capture_output=True,
-        text=True,
-        timeout=300,
-        check=False,
-    )
 
 
 def artifact_of(stage: str, store: Path) -> str:

@@ -3,15 +3,12 @@
 from __future__ import annotations
 
 import json
-import os
-import subprocess
-import sys
 import time
 from pathlib import Path
 
 import pytest
+from command import ROOT, r1pipe
 
-ROOT = Path(__file__).parents[1]
 GSM8K = ROOT.parent / "shared" / "data" / "gsm8k"
 MODELS = {
     "base": "base",
@@ -24,21 +21,6 @@ MODELS = {
     "student-rl": "student-rl",
     "r1-distill": "distil",
 }
-
-
-def r1pipe(*arguments: str) -> subprocess.CompletedProcess[str]:
-    """Run the command line in the repository; its output as text."""
-    environment = os.environ | {"HF_HUB_OFFLINE": "1", "COLUMNS": "200"}
-    environment.pop("PYTHONDONTWRITEBYTECODE", None)
-    return subprocess.run(
-        [sys.executable, "-m", "r1pipe.cli", *arguments],
-        cwd=ROOT,
-        env=environment,
-        capture_output=True,
-        text=True,
-        timeout=540,
-        check=False,
-    )
 
 
 def artifact_ids(store: Path) -> dict[str, str]:
