@@ -8,6 +8,10 @@ A file `stages/<kind>.py` (dashes as underscores) defines
     INPUTS = {"model": Input("model")}           # by name, with the type of artifact each one takes
     OUTPUTS = {"model": "model"}                 # by name, with the type of artifact each one is
     def run(context: Context, params: Params, run: Run, inputs: Inputs) -> None: ...
+
+and may define what `plan` says it will cost, without importing anything heavy:
+
+    def cost(params: Params, run: Run, inputs: InfoMap) -> Cost: ...       # r1pipe.costs.work
 """
 
 from __future__ import annotations
@@ -108,6 +112,8 @@ class Context(Protocol):
 
 
 StageRun = Callable[[Context, Any, Any, Inputs], None]
+StageCost = Callable[[Any, Any, Mapping[str, Any]], Any]
+"""(params, run, what is known of the inputs) -> `r1pipe.costs.work.Cost`."""
 
 
 @dataclass(frozen=True)
@@ -124,3 +130,5 @@ class StageKind:
     path: Path
     source_digest: str
     """blake3 of the stage file's bytes."""
+    cost: StageCost | None = None
+    """What the stage will do, in tokens and models; None where the file does not say."""

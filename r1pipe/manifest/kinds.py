@@ -75,9 +75,8 @@ def load_kind(kind: str, path: Path) -> StageKind:
         mistakes.append(Problem(str(path), 1, 1, "run is missing; a stage file has def run(...)"))
     if mistakes:
         raise ManifestError(*sorted(mistakes))
-    found = StageKind(
-        kind, version, params, run_model, inputs, outputs, run, path, digest_bytes(source)
-    )
+    cost, digest = getattr(module, "cost", None), digest_bytes(source)
+    found = StageKind(kind, version, params, run_model, inputs, outputs, run, path, digest, cost)
     _check_parts(found, source.decode())
     return found
 
@@ -97,6 +96,11 @@ def _check_parts(kind: StageKind, source: str) -> None:
             all(isinstance(item, str) for item in kind.outputs.values()),
             "OUTPUTS",
             "must map names to a type of artifact such as 'model'",
+        ),
+        (
+            kind.cost is None or callable(kind.cost),
+            "cost",
+            "must be a function: def cost(params, run, inputs)",
         ),
     ]
     mistakes = [
