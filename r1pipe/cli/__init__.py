@@ -151,6 +151,12 @@ def show(
     lineage: Annotated[
         bool, typer.Option("--lineage", help="What it was made from and what used it.")
     ] = False,
+    row: Annotated[
+        str | None, typer.Option("--row", metavar="ID", help="One row's whole way.")
+    ] = None,
+    why_not: Annotated[
+        str | None, typer.Option("--why-not", metavar="ID", help="Why it is without a row.")
+    ] = None,
     store: StoreOption = None,
     as_json: JsonOption = False,
 ) -> None:
@@ -166,7 +172,11 @@ def show(
             print(views.table_text(records))
         return
     record = opened.resolve(name)
-    if lineage:
+    if row is not None or why_not is not None:
+        from r1pipe.cli import rows_view
+
+        rows_view.print_row(opened, record, row, why_not, as_json)
+    elif lineage:
         records = opened.records()
         if as_json:
             print_json(views.lineage_json(record, records))
