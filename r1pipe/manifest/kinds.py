@@ -76,7 +76,9 @@ def load_kind(kind: str, path: Path) -> StageKind:
     if mistakes:
         raise ManifestError(*sorted(mistakes))
     cost, digest = getattr(module, "cost", None), digest_bytes(source)
-    found = StageKind(kind, version, params, run_model, inputs, outputs, run, path, digest, cost)
+    found = StageKind(
+        kind, version, params, run_model, inputs, outputs, run, path, digest, cost=cost
+    )
     _check_parts(found, source.decode())
     return found
 
