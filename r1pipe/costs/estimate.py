@@ -1,0 +1,208 @@
+"""Walk a manifest: from sources and finished results to what each stage will cost.
+
+What a stage will write is what the stages behind it will read; where a result is in the store
+already, its own config and counts are taken instead.
+"""
+
+from __future__ import annotations
+
+import json
+import traceback
+from collections.abc import Iterable, Mapping
+from contextlib import suppress
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from r1pipe.costs import memory, rates, sources
+from r1pipe.costs.models import model_from_config
+from r1pipe.costs.work import (
+    NOTHING,
+    Cost,
+    Estimate,
+    Info,
+    ModelInfo,
+    Placement,
+    ProblemsInfo,
+    Range,
+    RowsInfo,
+)
+from r1pipe.text import format_bytes
+
+if TYPE_CHECKING:
+    from r1pipe.doctor.machine import Machine
+    from r1pipe.manifest import Manifest, Ref, StageNode
+    from r1pipe.store import Store
+    from r1pipe.store.actions import ActionRecord
+
+START_S = Range(0.3, 6.0)
+"""Importing what a stage needs, loading and saving a model."""
+ASSUMED_GPU_BYTES = 80 * 10**9
+ROW_FACTS = (("rows",), ("num_rows",), ("reasoning_rows", "general_rows"))
+"""Notes of finished stages that say how many rows they wrote."""
+
+
+class Unknown(Exception):  # noqa: N818 - nothing went wrong, there is only nothing to say
+    """A stage whose cost cannot be told, and why."""
+
+
+class Estimator:
+    """Estimates the stages of one manifest; `records` are the results that are there."""
+
+    def __init__(
+        self,
+        manifest: Manifest,
+        store: Store,
+        records: Mapping[str, ActionRecord],
+        calibration: rates.Calibration | None,
+        machine: Machine,
+    ) -> None:
+        self.manifest = manifest
+        self.store = store
+        self.records = records
+        self.calibration = calibration
+        self.machine = machine
+        self.assumed_sources: dict[str, str] = {}
+        self._costs: dict[str, Cost | Unknown] = {}
+
+    def estimate(self, name: str) -> Estimate:
+        """Return what a stage will cost; raises Unknown."""
+        return self._estimated(self.cost(name), self.manifest.stages[name])
+
+    def cost(self, name: str) -> Cost:
+        """Return the work of a stage in its own words; raises Unknown."""
+        if name not in self._costs:
+            try:
+                self._costs[name] = self._asked(self.manifest.stages[name])
+            except Unknown as reason:
+                self._costs[name] = reason
+        found = self._costs[name]
+        if isinstance(found, Unknown):
+            raise found
+        return found
+
+    def forget(self, names: Iterable[str]) -> None:
+        """Ask again for stages whose inputs are finished by now."""
+        for name in names:
+            self._costs.pop(name, None)
+
+    def _asked(self, node: StageNode) -> Cost:
+        if node.kind.cost is None:
+            raise Unknown(f"kind {node.kind.kind} does not say what it costs")
+        inputs = {
+            name: self._info(given)
+            if not isinstance(given, Mapping)
+            else {label: self._info(ref) for label, ref in given.items()}
+            for name, given in node.inputs.items()
+        }
+        try:
+            found = node.kind.cost(node.params, node.run, inputs)
+        except Exception as error:  # a stage file's own function; its stage may still run
+            frames = traceback.extract_tb(error.__traceback__)
+            lines = [frame.lineno for frame in frames if frame.filename == str(node.kind.path)]
+            where = f"{node.kind.path}:{(lines or [1])[-1]}"
+            what = f"{type(error).__name__}: {error}"
+            raise Unknown(f"{where}: cost() of kind {node.kind.kind} failed: {what}") from error
+        if not isinstance(found, Cost):
+            raise Unknown(f"{node.kind.path}: cost() returned {found!r}, not a Cost")
+        return found
+
+    def _info(self, ref: Ref) -> Info:
+        """Return what is known of what a reference reads."""
+        if ref.is_source:
+            info, assumption = sources.source_info(self.manifest.sources[ref.name])
+            if assumption:
+                self.assumed_sources[ref.name] = assumption
+            return info
+        output = str(ref.output)
+        record = self.records.get(ref.name)
+        if record is not None and (known := _model_of(self.store, record, output)) is not None:
+            return known
+        try:
+            info = self.cost(ref.name).outputs[output]
+        except Unknown as reason:
+            raise Unknown(f"what {ref.name} writes is not known ({reason})") from reason
+        except KeyError:
+            raise Unknown(f"cost() of {ref.name} does not name its output {output}") from None
+        return info if record is None else _counted(info, record, output)
+
+    def _estimated(self, cost: Cost, node: StageNode) -> Estimate:
+        seconds, assumed = cost.other_s, set[str]()
+        works = [(rates.training_seconds(w, self.calibration), w.where) for w in cost.training]
+        works += [(rates.sampling_seconds(w, self.calibration), w.where) for w in cost.sampling]
+        for (part, is_measured), where in works:
+            seconds += part
+            if not is_measured:
+                assumed.add(f"{rates.assumed_for(where).words}")
+        if works:
+            seconds += START_S
+        places = [where for _, where in works] or [Placement("none")]
+        device = next((p.device for p in places if not p.device.startswith("cpu")), "cpu")
+        peak = self._peak(cost, device)
+        scratch = sum((memory.checkpoint_bytes(work) for work in cost.training), NOTHING)
+        scratch += sum((memory.journal_bytes(work) for work in cost.sampling), NOTHING)
+        return Estimate(
+            trained_tokens=sum((work.tokens for work in cost.training), NOTHING),
+            sampled_tokens=sum((work.tokens for work in cost.sampling), NOTHING),
+            seconds=seconds,
+            peak_bytes=peak,
+            disk_bytes=sum(
+                (memory.artifact_bytes(cost.outputs.get(name)) for name in node.kind.outputs),
+                NOTHING,
+            ),
+            scratch_bytes=scratch,
+            device=device,
+            devices=max(place.processes for place in places),
+            assumes=(*cost.assumes, *sorted(assumed), *self._too_large(peak, device)),
+        )
+
+    def _peak(self, cost: Cost, device: str) -> Range:
+        """Return the most one device has to hold: trainer and sampler, one of them or both."""
+        training = [memory.training_bytes(work) for work in cost.training]
+        sampling = [
+            memory.sampling_bytes(work, self.device_bytes(work.where.device))
+            for work in cost.sampling
+        ]
+        process = memory.PROCESS_BYTES["cpu" if device.startswith("cpu") else "cuda"]
+        is_beside = any(work.where.backend == "vllm" for work in cost.sampling)
+        parts = [_largest([cost.held_bytes, *training]), _largest(sampling)]
+        return process + (parts[0] + parts[1] if is_beside else _largest(parts))
+
+    def device_bytes(self, device: str) -> int:
+        """Return the memory of a device: this machine's, or what is assumed of a GPU."""
+        if device.startswith("cpu"):
+            return self.machine.memory_bytes
+        return max((gpu.memory_bytes for gpu in self.machine.gpus), default=ASSUMED_GPU_BYTES)
+
+    def _too_large(self, peak: Range, device: str) -> tuple[str, ...]:
+        room = self.device_bytes(device)
+        if not room or peak.low <= room:
+            return ()
+        what = "this machine" if device.startswith("cpu") else f"a GPU of {format_bytes(room)}"
+        more = "" if device.startswith("cpu") else "; divide it (run.engine.zero_stage)"
+        return (f"does not fit {what}: at least {format_bytes(peak.low)} per device{more}",)
+
+
+def _largest(ranges: Iterable[Range]) -> Range:
+    found = list(ranges) or [NOTHING]
+    return Range(max(item.low for item in found), max(item.high for item in found))
+
+
+def _model_of(store: Store, record: ActionRecord, output: str) -> ModelInfo | None:
+    """Return the sizes of a finished model, from the config.json beside its weights."""
+    path = Path(store.output_dir(record, output)) / "config.json"
+    with suppress(OSError, ValueError, KeyError, TypeError):
+        return model_from_config(json.loads(path.read_bytes()))
+    return None
+
+
+def _counted(info: Info, record: ActionRecord, output: str) -> Info:
+    """Return predicted rows or problems with the count that the finished stage noted."""
+    facts: Mapping[str, Any] = record.facts
+    if isinstance(info, ProblemsInfo) and isinstance(facts.get("num_problems"), int):
+        return replace(info, num_problems=Range(facts["num_problems"]))
+    if isinstance(info, RowsInfo) and output == "rows":
+        for names in ROW_FACTS:
+            if all(isinstance(facts.get(name), int) for name in names):
+                return replace(info, num_rows=Range(sum(facts[name] for name in names)))
+    return info

@@ -1,0 +1,123 @@
+"""Peak memory per device, and bytes on disk.
+
+Training keeps per parameter (float32, AdamW) 4 bytes of weight, 4 of gradient and 8 of moments;
+with bf16 2 + 2, and 12 of float32 master copy and moments (arXiv:1910.02054, section 3.1). ZeRO 1
+divides the optimizer's part among the processes, 2 the gradients too, 3 everything.
+"""
+
+from __future__ import annotations
+
+from r1pipe.costs.work import (
+    Info,
+    ModelInfo,
+    Placement,
+    ProblemsInfo,
+    Range,
+    RowsInfo,
+    Sampling,
+    TokenizerInfo,
+    Training,
+)
+
+MIB = 1 << 20
+PROCESS_BYTES = {"cpu": Range(380 * MIB, 800 * MIB), "cuda": Range(500 * MIB, 2048 * MIB)}
+"""Libraries and caches of a process that has done nothing yet."""
+FRAGMENTS = Range(1.0, 1.3)
+"""Room between the blocks of an allocator."""
+CPU_WORKERS = 4
+"""At most so many micro-batches or batches are under way at once on a CPU."""
+BYTES_PER_TOKEN = 4.0
+"""Text of a token, about."""
+COMPRESSED_FRAC = Range(0.1, 0.5)
+"""Of text, in a Parquet file."""
+COLUMN_BYTES = Range(4, 40)
+"""Other columns of a row, compressed."""
+TOKENIZER_BYTES_PER_TOKEN = Range(40, 80)
+
+
+def training_bytes(work: Training) -> Range:
+    """Return the peak of one device that trains, without what a process has anyway."""
+    where, model = work.where, work.model
+    state = _state_bytes(model, where) + work.frozen_copies * _copy_bytes(model, where)
+    width = 2 if where.is_bf16 else 4
+    tokens = max(work.micro_batch_tokens, min(work.longest, work.mean_tokens * 4))
+    least = max(work.micro_batch_tokens, work.mean_tokens)
+    kept = 2 * model.hidden_size if where.is_checkpointed else _layer_values(model)
+    per_token = width * (model.num_layers * kept + _layer_values(model))
+    logits = 4.0 * model.vocab_size
+    at_once = CPU_WORKERS if where.device.startswith("cpu") else 1
+    low = least * (0.5 * per_token + logits)
+    high = tokens * at_once * (1.3 * per_token + 3 * logits)
+    return (Range(state) + Range(low, high)) * FRAGMENTS
+
+
+def sampling_bytes(work: Sampling, device_bytes: int | None) -> Range:
+    """Return the peak of one device that samples, without what a process has anyway."""
+    where, model = work.where, work.model
+    if where.backend == "openai":
+        return Range(0)
+    width = 4 if where.device.startswith("cpu") else 2
+    weights = float(width * model.num_parameters) / max(1, where.processes)
+    if where.backend == "vllm" and device_bytes and not where.device.startswith("cpu"):
+        return Range((where.memory_frac or 0.9) * device_bytes)
+    batch = min(float(work.at_once), work.completions.high)
+    cache = model.num_layers * model.kv_values * width
+    mean = work.prompt_tokens + work.completion_tokens
+    longest = work.prompt_tokens.high + work.longest
+    step = batch * model.vocab_size
+    at_once = min(CPU_WORKERS, max(1.0, work.completions.high / batch))
+    low = weights + batch * mean.low * cache + 8 * step
+    high = weights + at_once * (batch * min(longest, 2 * mean.high) * cache * 1.5 + 36 * step)
+    return Range(low, max(low, high)) * FRAGMENTS
+
+
+def checkpoint_bytes(work: Training) -> Range:
+    """Return what an attempt's checkpoints take: weights, moments, reference; two for a moment."""
+    size = (12 + 4 * min(1, work.frozen_copies)) * float(work.model.num_parameters)
+    return Range(0, 2 * size)
+
+
+def artifact_bytes(info: Info | None) -> Range:
+    """Return the size of what is written: a model (float32), rows, problems; else a few KiB."""
+    if isinstance(info, ModelInfo):
+        tokenizer = TOKENIZER_BYTES_PER_TOKEN * info.vocab_size
+        return Range(4.0 * info.num_parameters) + tokenizer
+    if isinstance(info, TokenizerInfo):
+        return TOKENIZER_BYTES_PER_TOKEN * info.vocab_size
+    if isinstance(info, RowsInfo):
+        return info.num_rows * (COLUMN_BYTES + info.tokens * BYTES_PER_TOKEN * COMPRESSED_FRAC)
+    if isinstance(info, ProblemsInfo):
+        text = info.prompt_tokens * BYTES_PER_TOKEN * COMPRESSED_FRAC
+        return info.num_problems * (COLUMN_BYTES + text) + Range(2048, 4096)
+    return Range(1024, 32 * 1024)
+
+
+def journal_bytes(work: Sampling) -> Range:
+    """Return the plain lines in which sampled units wait until a stage is published."""
+    return work.completions * (work.completion_tokens * BYTES_PER_TOKEN + Range(200, 800))
+
+
+def _state_bytes(model: ModelInfo, where: Placement) -> float:
+    count = float(model.num_parameters)
+    weights, gradients, optimizer = (2, 2, 12) if where.is_bf16 else (4, 4, 8)
+    stage, processes = where.zero_stage, where.processes
+    if where.backend == "torch":
+        stage, processes = 0, 1
+    kept_optimizer = 0.0 if where.is_offloaded else optimizer / (processes if stage >= 1 else 1)
+    return count * (
+        weights / (processes if stage >= 3 else 1)
+        + gradients / (processes if stage >= 2 else 1)
+        + kept_optimizer
+    )
+
+
+def _copy_bytes(model: ModelInfo, where: Placement) -> float:
+    width = 2 if where.is_bf16 else 4
+    share = where.processes if where.zero_stage >= 3 and where.backend != "torch" else 1
+    return width * float(model.num_parameters) / share
+
+
+def _layer_values(model: ModelInfo) -> float:
+    """Return how many values one layer keeps per token for its backward pass."""
+    attention = 2 * model.attention_size + model.kv_values
+    return 6 * model.hidden_size + attention * 2 + 4 * model.intermediate_size

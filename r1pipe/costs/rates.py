@@ -1,0 +1,214 @@
+"""How fast a machine trains and samples: measured points, or stated assumptions.
+
+A point is (operations of a token's forward pass, seconds per token). Between points the line
+between them holds, above the largest the slope of the last two, below the smallest its value: small
+models pay for calls, large ones for operations, and the points show where one turns into the other.
+"""
+
+from __future__ import annotations
+
+import itertools
+import json
+import os
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+from r1pipe.costs.models import forward_flops
+from r1pipe.costs.work import Placement, Range, Sampling, Training
+
+FORMAT = 1
+MEASURED = Range(0.7, 1.5)
+"""Around a prediction from points: other lengths, a busy machine."""
+SCORE_FRAC = 1 / 3
+"""A forward pass alone, against forward and backward."""
+PARALLEL_FRAC = Range(0.6, 0.95)
+"""What is left of each of several devices' speed."""
+
+Point = tuple[float, float]
+
+
+@dataclass(frozen=True)
+class Speed:
+    """One engine on one device: points of training or of sampling in full batches.
+
+    `step_layer_s` is one layer of one decoding step of very few completions: what a batch that is
+    not full still pays.
+    """
+
+    points: tuple[Point, ...]
+    step_layer_s: float = 0.0
+
+    def token_s(self, flops: float) -> float:
+        """Return seconds per token for so many operations."""
+        points = sorted(self.points)
+        if len(points) == 1:
+            return points[0][1] * max(1.0, flops / points[0][0])
+        if flops <= points[0][0]:
+            return points[0][1]
+        for (x0, y0), (x1, y1) in itertools.pairwise(points):
+            if flops <= x1:
+                return y0 + (y1 - y0) * (flops - x0) / (x1 - x0)
+        (x0, y0), (x1, y1) = points[-2:]
+        slope = (y1 - y0) / (x1 - x0)
+        # noise may have made the line flat: never less than a third of what the ratio gives
+        return max(y1 + slope * (flops - x1), y1 * flops / x1 / 3)
+
+
+@dataclass(frozen=True)
+class Calibration:
+    """What was measured on a machine; `speeds` by 'train:torch:cpu', 'sample:vllm:cuda', ...
+
+    `failed` says, by the same names, why an engine that is there could not be measured.
+    """
+
+    machine: Mapping[str, Any]
+    versions: Mapping[str, str]
+    made: str
+    speeds: Mapping[str, Speed] = field(default_factory=dict)
+    failed: Mapping[str, str] = field(default_factory=dict)
+
+    def to_json(self) -> dict[str, Any]:
+        """Return plain values."""
+        return {"format": FORMAT, **asdict(self)}
+
+    @classmethod
+    def from_json(cls, value: Mapping[str, Any]) -> Calibration:
+        """Read what `to_json` wrote; KeyError, TypeError or ValueError for anything else."""
+        if value["format"] != FORMAT:
+            raise ValueError(f"calibration format {value['format']}")
+        speeds = {
+            name: Speed(points_of(speed["points"]), float(speed["step_layer_s"]))
+            for name, speed in value["speeds"].items()
+        }
+        return cls(value["machine"], value["versions"], value["made"], speeds, value["failed"])
+
+
+@dataclass(frozen=True)
+class Assumed:
+    """Speed where nothing was measured: per token, operation, decoding step of a layer, byte read,
+    and parameter of an update."""
+
+    token_s: Range
+    flops_per_s: Range
+    step_layer_s: Range
+    bytes_per_s: float
+    update_s: Range
+    words: str
+
+    def seconds(self, flops: float) -> Range:
+        """Return seconds per token for so many operations."""
+        slow, fast = self.flops_per_s.low, self.flops_per_s.high
+        return self.token_s + Range(flops / fast, flops / slow)
+
+
+CPU = Assumed(
+    Range(15e-6, 120e-6),
+    Range(10e9, 150e9),
+    Range(5e-5, 6e-4),
+    20e9,
+    Range(1e-9, 6e-9),
+    "a processor of a few cores",
+)
+GPU = Assumed(
+    Range(1e-6, 2e-5),
+    Range(40e12, 400e12),
+    Range(2e-5, 1e-4),
+    3e12,
+    Range(1e-11, 1e-10),
+    "GPUs of the H100 class (80 GB, 990 TFLOP/s in bf16) at 4 to 40 % of their peak",
+)
+
+
+def training_seconds(work: Training, calibration: Calibration | None) -> tuple[Range, bool]:
+    """Return the time of a training work, and whether it comes from a measurement."""
+    flops = forward_flops(work.model, work.mean_tokens / 2)
+    tokens = work.tokens + work.scored_tokens * SCORE_FRAC
+    speed = _speed("train", work.where, calibration)
+    if speed is not None:
+        return _shared(tokens * MEASURED * speed.token_s(flops), work.where), True
+    assumed = assumed_for(work.where)
+    seconds = tokens * assumed.seconds(3 * flops)
+    update_s = assumed.update_s * float(work.model.num_parameters) * work.updates
+    return _shared(seconds + update_s, work.where), False
+
+
+def sampling_seconds(work: Sampling, calibration: Calibration | None) -> tuple[Range, bool]:
+    """Return the time of a sampling work, and whether it comes from a measurement."""
+    mean = (work.prompt_tokens + work.completion_tokens).high
+    flops = forward_flops(work.model, mean)
+    tokens = work.tokens + work.prompts * work.prompt_tokens
+    steps = work.rounds * work.completion_tokens
+    layer_steps = steps * work.model.num_layers
+    speed = _speed("sample", work.where, calibration)
+    if speed is not None:
+        seconds = tokens * speed.token_s(flops) + layer_steps * speed.step_layer_s
+        return _shared(seconds * MEASURED, work.where), True
+    assumed = assumed_for(work.where)
+    width = 4.0 if assumed is CPU else 2.0
+    read_s = width * work.model.active_parameters / assumed.bytes_per_s
+    batches = Range(
+        max(work.rounds.low, work.completions.low / work.at_once),
+        max(work.rounds.high, work.completions.high / work.at_once),
+    )
+    reading = batches * work.completion_tokens * Range(read_s, 2 * read_s)
+    seconds = tokens * assumed.seconds(flops) + layer_steps * assumed.step_layer_s + reading
+    return _shared(seconds, work.where), False
+
+
+def assumed_for(where: Placement) -> Assumed:
+    """Return what is assumed of a device that was not measured."""
+    return CPU if where.device.startswith("cpu") else GPU
+
+
+def speed_name(role: str, where: Placement) -> str:
+    """Return the name of an engine on a device in a calibration."""
+    device = where.device.partition(":")[0]
+    return f"{role}:{where.backend}:{device}"
+
+
+def read_calibration(path: Path) -> Calibration | None:
+    """Return a machine's calibration, or None without one; an unreadable file counts as none."""
+    with suppress(OSError, ValueError, KeyError, TypeError, AttributeError):
+        return Calibration.from_json(json.loads(path.read_text(encoding="utf-8")))
+    return None
+
+
+def write_calibration(path: Path, calibration: Calibration) -> None:
+    """Place a calibration whole; OSError where it cannot be."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f"{path.name}.{os.getpid()}")
+    temporary.write_text(json.dumps(calibration.to_json(), indent=1) + "\n", encoding="utf-8")
+    temporary.replace(path)
+
+
+def calibration_path(node: str, environ: Mapping[str, str] | None = None) -> Path:
+    """Return where a machine's calibration is kept: the user's cache, a file for each machine."""
+    settings = os.environ if environ is None else environ
+    cache = settings.get("XDG_CACHE_HOME") or Path("~/.cache").expanduser()
+    safe = "".join(char if char.isalnum() or char in "-." else "_" for char in node) or "machine"
+    return Path(cache) / "r1pipe" / f"calibration-{safe}.json"
+
+
+def _speed(role: str, where: Placement, calibration: Calibration | None) -> Speed | None:
+    if calibration is None:
+        return None
+    return calibration.speeds.get(speed_name(role, where))
+
+
+def _shared(seconds: Range, where: Placement) -> Range:
+    """Divide a time among several devices. On a CPU processes share the cores: nothing is won."""
+    if where.processes == 1 or where.device.startswith("cpu"):
+        return seconds
+    low = seconds.low / (where.processes * PARALLEL_FRAC.high)
+    return Range(low, seconds.high / (where.processes * PARALLEL_FRAC.low))
+
+
+def points_of(pairs: Sequence[Point]) -> tuple[Point, ...]:
+    """Return measured points in order, one for each number of operations (the faster one)."""
+    best: dict[float, float] = {}
+    for flops, seconds in pairs:
+        best[flops] = min(seconds, best.get(flops, seconds))
+    return tuple(sorted(best.items()))

@@ -1,0 +1,307 @@
+"""What the stages' own `cost` functions share: lengths, supervised training, sampling, GRPO.
+
+Lengths of synthetic problems were counted on the laptop profile's data (a 765-token vocabulary):
+they hold for its tokenizer within a fifth. Nothing is published about lengths of real traces as a
+share of the limit; `TRACE_FRAC` is ours and wide.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from r1pipe.costs.work import (
+    Cost,
+    DatasetInfo,
+    Info,
+    ModelInfo,
+    Placement,
+    ProblemsInfo,
+    Range,
+    RowsInfo,
+    Sampling,
+    Training,
+)
+
+TASK_TOKENS: Mapping[str, tuple[float, float]] = {
+    # task: prompt and completion (thought, answer and summary) in the chat format
+    "arithmetic": (15.5, 26.5),
+    "parity": (19.5, 35.0),
+    "choice": (25.5, 21.5),
+    "countdown": (11.0, 29.0),
+    "general": (8.0, 17.5),
+    "safety": (8.0, 19.5),
+}
+SUMMARY_TOKENS = 7.0
+"""What the chat format's summary adds to a completion."""
+BARE_TOKENS = 6.0
+"""A completion of an answer in its tags, without a thought."""
+ZERO_PROMPT_TOKENS = 4.0
+"""What the r1-zero format's passage adds to a prompt (the tokenizer has it as few tokens)."""
+SPREAD = Range(0.85, 1.15)
+"""Of the lengths above under another tokenizer or mix of levels."""
+TRACE_FRAC = Range(0.1, 0.6)
+"""Mean length of a real model's completion, as a share of `max_tokens`."""
+REAL_PROMPT_TOKENS = Range(50, 250)
+"""Length of a question of a real data set."""
+REAL_SOLUTION_TOKENS = Range(60, 500)
+"""Length of a worked solution of a real data set."""
+KEPT_FRAC = Range(0.15, 0.9)
+"""Share of sampled completions that are kept as different rows."""
+
+
+def world_tokens(mix: Mapping[str, float]) -> tuple[float, float]:
+    """Return the mean prompt and chat completion of a mix of tasks, in tokens."""
+    weights = {task: share for task, share in mix.items() if share > 0}
+    total = sum(weights.values()) or 1.0
+    default = TASK_TOKENS["arithmetic"]
+    means = [
+        sum(share * TASK_TOKENS.get(task, default)[part] for task, share in weights.items()) / total
+        for part in (0, 1)
+    ]
+    return means[0], means[1]
+
+
+def world_rows(params: Any, num_rows: Range) -> RowsInfo:
+    """Return rows written by the synthetic author, from the fields of `stages/corpus.py`."""
+    prompt, chat = world_tokens(params.world.mix)
+    if params.format == "chat":
+        return RowsInfo(num_rows, SPREAD * prompt, SPREAD * chat)
+    thought = params.thought_frac * (1 - params.unformatted_frac)
+    zero = thought * max(BARE_TOKENS, chat - SUMMARY_TOKENS) + (1 - thought) * BARE_TOKENS
+    return RowsInfo(num_rows, SPREAD * (prompt + ZERO_PROMPT_TOKENS), SPREAD * zero)
+
+
+def world_problems(world: Any, num_problems: Range) -> ProblemsInfo:
+    """Return synthetic problems; an answer without its summary or thought is shorter."""
+    prompt, chat = world_tokens(world.mix)
+    return ProblemsInfo(num_problems, SPREAD * prompt, Range(0.55 * chat, 1.2 * chat))
+
+
+def real_rows(problems: ProblemsInfo, wanted: int) -> RowsInfo:
+    """Return rows made of problems with worked solutions, at most as many as are wanted."""
+    length = problems.completion_tokens or REAL_SOLUTION_TOKENS
+    return RowsInfo(problems.num_problems.at_most(wanted), problems.prompt_tokens, length)
+
+
+def mixed_rows(parts: Sequence[RowsInfo]) -> RowsInfo:
+    """Return several parts as one; lengths are means weighted by the parts' sizes."""
+    count = sum((part.num_rows for part in parts), Range(0))
+    total = count.high or 1.0
+    weighted = [part.num_rows.high / total for part in parts]
+    pairs = list(zip(parts, weighted, strict=True))
+    prompt = sum((part.prompt_tokens * weight for part, weight in pairs), Range(0))
+    completion = sum((part.completion_tokens * weight for part, weight in pairs), Range(0))
+    return RowsInfo(count, prompt, completion)
+
+
+def dataset_problems(data: DatasetInfo, wanted: int) -> ProblemsInfo:
+    """Return the problems of a data set from outside, at most as many as are wanted."""
+    count = wanted if data.num_rows is None else min(wanted, data.num_rows)
+    return ProblemsInfo(Range(0.9 * count, count), REAL_PROMPT_TOKENS, None)
+
+
+def training_place(run: Any) -> Placement:
+    """Return where a stage trains, from its `run.device` and `run.engine`."""
+    engine: Any = getattr(run, "engine", None)
+    return Placement(
+        backend=str(getattr(engine, "backend", "torch")),
+        device=str(getattr(run, "device", "cpu")),
+        processes=getattr(engine, "num_processes", 1),
+        zero_stage=getattr(engine, "zero_stage", 0),
+        is_bf16=bool(getattr(engine, "bf16", False)),
+        is_offloaded=getattr(engine, "offload", None) not in (None, False, "none"),
+        is_checkpointed=bool(getattr(engine, "activation_checkpointing", False)),
+    )
+
+
+def sampling_place(run: Any) -> Placement:
+    """Return where a stage samples, from its `run.device` and `run.generator`."""
+    generator: Any = getattr(run, "generator", None)
+    backend = str(getattr(generator, "backend", "transformers"))
+    parallel: int = getattr(generator, "tensor_parallel", 1)
+    replicas: int = getattr(generator, "data_parallel", 1)
+    return Placement(
+        backend=backend,
+        device=str(getattr(run, "device", "cpu")),
+        processes=parallel * replicas,
+        memory_frac=getattr(generator, "gpu_memory_fraction", None),
+    )
+
+
+def batch_limit(run: Any) -> int:
+    """Return how many completions a stage samples at once."""
+    generator: Any = getattr(run, "generator", None)
+    if getattr(generator, "backend", "transformers") == "vllm":
+        return int(generator.max_num_seqs)
+    return int(getattr(run, "max_batch", 128))
+
+
+def preference_training(
+    params: Any, run: Any, model: ModelInfo, rows: RowsInfo, texts_per_row: int
+) -> Cost:
+    """Return the cost of a reward model; a row holds so many texts, each with the prompt."""
+    examples = rows.num_rows * params.num_epochs
+    per_row = rows.prompt_tokens * (texts_per_row - 1) + rows.tokens
+    mean = per_row.high / texts_per_row
+    updates = examples * (1 / params.batch_size)
+    work = Training(
+        model=model,
+        where=training_place(run),
+        tokens=examples * per_row,
+        updates=Range(math.ceil(updates.low), math.ceil(updates.high)),
+        mean_tokens=mean,
+        longest=math.ceil(4 * mean),
+        micro_batch_tokens=math.ceil(run.examples_per_micro_batch * texts_per_row * mean),
+    )
+    return Cost({"model": model}, training=(work,))
+
+
+def supervised(
+    params: Any,
+    run: Any,
+    model: ModelInfo,
+    rows: RowsInfo,
+    *,
+    max_tokens: int,
+    max_rows: int | None = None,
+) -> Cost:
+    """Return the cost of `num_epochs` passes over rows in batches of `batch_size`."""
+    count = rows.num_rows if max_rows is None else rows.num_rows.at_most(max_rows)
+    mean = rows.tokens.at_most(max_tokens)
+    examples = count * params.num_epochs
+    work = Training(
+        model=model,
+        where=training_place(run),
+        tokens=examples * mean,
+        updates=Range(
+            math.ceil(count.low / params.batch_size) * params.num_epochs,
+            math.ceil(count.high / params.batch_size) * params.num_epochs,
+        ),
+        mean_tokens=mean.high,
+        longest=max_tokens if rows.tokens.high * 4 > max_tokens else math.ceil(mean.high * 4),
+        micro_batch_tokens=int(getattr(run, "micro_batch_tokens", 2048)),
+    )
+    return Cost({"model": model}, training=(work,))
+
+
+def completion_length(problems: ProblemsInfo, max_tokens: int) -> Range:
+    """Return how long completions will be on average."""
+    if problems.completion_tokens is None:
+        return TRACE_FRAC * max_tokens
+    return problems.completion_tokens.at_most(max_tokens)
+
+
+def length_assumption(name: str, problems: ProblemsInfo, max_tokens: int) -> tuple[str, ...]:
+    """Say what was assumed about lengths, where nothing was known."""
+    if problems.completion_tokens is not None:
+        return ()
+    low, high = TRACE_FRAC.low * 100, TRACE_FRAC.high * 100
+    return (f"{name}: mean completions of {low:.0f} to {high:.0f} % of {max_tokens:,} tokens",)
+
+
+def candidates(params: Any, run: Any, inputs: Mapping[str, Any]) -> Cost:
+    """Return the cost of sampling until `target_rows` are kept, from problems used once."""
+    model, problems = inputs["model"], inputs["problems"]
+    most = problems.num_problems * params.samples_per_problem
+    needed = Range(params.target_rows / KEPT_FRAC.high, params.target_rows / KEPT_FRAC.low)
+    unit = params.problems_per_unit * params.samples_per_problem
+    completions = Range(
+        min(most.low, math.ceil(needed.low / unit) * unit),
+        min(most.high, math.ceil(needed.high / unit) * unit),
+    )
+    length = completion_length(problems, params.max_tokens)
+    work = Sampling(
+        model=model,
+        where=sampling_place(run),
+        completions=completions,
+        prompts=completions * (1 / params.samples_per_problem),
+        prompt_tokens=problems.prompt_tokens,
+        completion_tokens=length,
+        longest=params.max_tokens,
+        at_once=min(unit, batch_limit(run)),
+        rounds=completions * (1 / unit),
+    )
+    kept = Range(
+        min(params.target_rows, KEPT_FRAC.low * completions.low),
+        min(params.target_rows, KEPT_FRAC.high * completions.high),
+    )
+    outputs: dict[str, Info] = {
+        "rows": RowsInfo(kept, problems.prompt_tokens, length),
+        "candidates": RowsInfo(completions, problems.prompt_tokens, length),
+    }
+    assumes = length_assumption("sampling", problems, params.max_tokens)
+    low, high = KEPT_FRAC.low * 100, KEPT_FRAC.high * 100
+    kept_text = f"{low:.0f} to {high:.0f} % of the completions kept as different rows"
+    return Cost(outputs, sampling=(work,), assumes=(kept_text, *assumes))
+
+
+def rollouts(params: Any, run: Any, inputs: Mapping[str, Any]) -> Cost:
+    """Return the cost of GRPO from the fields of `stages/grpo.py`.
+
+    Completions of groups whose advantages are all zero may be left out of the backward pass; the
+    range reaches down to a third of them being trained.
+    """
+    model, problems = inputs["model"], inputs["problems"]
+    completions = params.num_steps * params.problems_per_step * params.group_size
+    rounds = params.num_steps // params.minibatches_per_rollout
+    length = completion_length(problems, params.max_tokens)
+    tokens = (problems.prompt_tokens + length) * completions
+    per_round = params.problems_per_step * params.minibatches_per_rollout * params.group_size
+    has_reference = params.kl_coef > 0
+    training = Training(
+        model=model,
+        where=training_place(run),
+        tokens=Range(tokens.low / 3, tokens.high),
+        updates=Range(params.num_steps),
+        mean_tokens=(problems.prompt_tokens + length).high,
+        longest=params.max_tokens + math.ceil(problems.prompt_tokens.high),
+        micro_batch_tokens=run.micro_batch_tokens,
+        scored_tokens=tokens if has_reference else Range(0),
+        frozen_copies=int(has_reference) + (2 if params.preference else 0),
+    )
+    sampling = Sampling(
+        model=model,
+        where=sampling_place(run),
+        completions=Range(completions),
+        prompts=Range(completions / params.group_size),
+        prompt_tokens=problems.prompt_tokens,
+        completion_tokens=length,
+        longest=params.max_tokens,
+        at_once=min(per_round, batch_limit(run)),
+        rounds=Range(rounds),
+    )
+    assumes = length_assumption("GRPO", problems, params.max_tokens)
+    return Cost({"model": model}, training=(training,), sampling=(sampling,), assumes=assumes)
+
+
+def benchmarks(
+    params: Any, run: Any, model: ModelInfo, problems: Mapping[str, ProblemsInfo]
+) -> Cost:
+    """Return the cost of an evaluation: `num_samples` completions of every problem."""
+    works, rows, assumes = [], [], dict[str, None]()
+    for name, found in problems.items():
+        completions = found.num_problems * params.num_samples
+        length = completion_length(found, params.max_tokens)
+        rows.append(RowsInfo(completions, found.prompt_tokens, length))
+        assumes.update(dict.fromkeys(length_assumption(name, found, params.max_tokens)))
+        unit = params.problems_per_unit * params.num_samples
+        works.append(
+            Sampling(
+                model=model,
+                where=sampling_place(run),
+                completions=completions,
+                prompts=found.num_problems,
+                prompt_tokens=found.prompt_tokens,
+                completion_tokens=length,
+                longest=params.max_tokens,
+                at_once=min(unit, batch_limit(run)),
+                rounds=Range(
+                    math.ceil(completions.low / unit),
+                    math.ceil(completions.high / unit),
+                ),
+            )
+        )
+    outputs: dict[str, Info] = {"report": Info(), "samples": mixed_rows(rows)}
+    return Cost(outputs, sampling=tuple(works), other_s=Range(0.1, 3), assumes=tuple(assumes))

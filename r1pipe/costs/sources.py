@@ -1,0 +1,81 @@
+"""What is known of things from outside, without fetching them."""
+
+from __future__ import annotations
+
+import json
+import os
+from contextlib import suppress
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from r1pipe.costs.models import model_from_config, model_of_size
+from r1pipe.costs.work import DatasetInfo, Info, ModelInfo, ProblemsInfo, Range, RowsInfo
+
+if TYPE_CHECKING:
+    from r1pipe.manifest import SourceNode
+
+ASSUMED_SIZE = "1.5B"
+"""Of a model that nothing is known of."""
+MAX_COUNTED_BYTES = 256 << 20
+REAL_PROMPT = Range(50, 250)
+REAL_COMPLETION = Range(100, 2000)
+UNKNOWN_ROWS = Range(1_000, 1_000_000)
+
+
+def source_info(node: SourceNode) -> tuple[Info, str]:
+    """Return what is known of a source, and in words what had to be assumed ('' for nothing)."""
+    if node.type == "model":
+        return model_source(node)
+    count = _count_lines(node.path)
+    assumed = "" if count is not None else "its number of rows is not known"
+    rows = UNKNOWN_ROWS if count is None else Range(count)
+    if node.type == "problems":
+        return ProblemsInfo(rows, REAL_PROMPT, None), assumed
+    if node.type == "rows":
+        return RowsInfo(rows, REAL_PROMPT, REAL_COMPLETION), assumed
+    if node.type == "dataset":
+        return DatasetInfo(count), ""  # the stage that reads it knows how many it takes
+    return Info(), ""
+
+
+def model_source(node: SourceNode) -> tuple[ModelInfo, str]:
+    """Return a model's sizes: its config.json, else its stated size, its name, an assumption."""
+    for path in _configs(node):
+        with suppress(OSError, ValueError, KeyError, TypeError):
+            return model_from_config(json.loads(path.read_bytes())), ""
+    stated: Any = getattr(node, "size", None)
+    if stated and (found := model_of_size(str(stated))) is not None:
+        return found, f"a model of {stated} parameters, as its 'size' says"
+    name = node.hf or (node.path.name if node.path else "")
+    if (found := model_of_size(name)) is not None:
+        return found, f"the size that the name {name} states"
+    default = model_of_size(ASSUMED_SIZE)
+    assert default is not None, "a size in words"
+    return default, f"a model of {ASSUMED_SIZE} parameters; 'size' beside its path says another"
+
+
+def _configs(node: SourceNode) -> list[Path]:
+    """Return where a config.json may lie: in the folder, or in the hub's cache on this machine."""
+    if node.path is not None:
+        return [node.path / "config.json"]
+    home = Path(os.environ.get("HF_HOME") or Path("~/.cache/huggingface").expanduser())
+    cache = Path(os.environ.get("HF_HUB_CACHE") or home / "hub")
+    folder = cache / f"models--{str(node.hf).replace('/', '--')}"
+    exact = folder / "snapshots" / str(node.revision) / "config.json"
+    with suppress(OSError):
+        commit = (folder / "refs" / str(node.revision)).read_text(encoding="utf-8").strip()
+        return [exact, folder / "snapshots" / commit / "config.json"]
+    return [exact]
+
+
+def _count_lines(path: Path | None) -> int | None:
+    """Return the lines of a local file of JSON lines; None for anything else, or a huge one."""
+    with suppress(OSError):
+        if (
+            path is not None
+            and path.suffix == ".jsonl"
+            and path.stat().st_size <= MAX_COUNTED_BYTES
+        ):
+            with path.open("rb") as file:
+                return sum(chunk.count(b"\n") for chunk in iter(lambda: file.read(1 << 20), b""))
+    return None

@@ -1,0 +1,215 @@
+"""The words in which a stage says what it will do: ranges, what goes in and out, work, cost."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+
+@dataclass(frozen=True)
+class Range:
+    """Between `low` and `high`, both possible; `Range(x)` is known exactly."""
+
+    low: float
+    high: float = -1.0
+
+    def __post_init__(self) -> None:
+        if self.high == -1.0:
+            object.__setattr__(self, "high", self.low)
+        assert 0 <= self.low <= self.high, f"not a range: {self.low} to {self.high}"
+
+    def __add__(self, other: Range) -> Range:
+        return Range(self.low + other.low, self.high + other.high)
+
+    def __mul__(self, other: Range | float) -> Range:
+        factor = other if isinstance(other, Range) else Range(other)
+        return Range(self.low * factor.low, self.high * factor.high)
+
+    def at_most(self, limit: Range | float) -> Range:
+        """Return the range with both ends cut at those of a limit."""
+        top = limit if isinstance(limit, Range) else Range(limit)
+        return Range(min(self.low, top.low), min(self.high, top.high))
+
+    def to_json(self) -> list[float]:
+        """Return [low, high]."""
+        return [self.low, self.high]
+
+
+NOTHING = Range(0.0)
+
+
+@dataclass(frozen=True)
+class Info:
+    """What is known of an artifact before it exists; a report has no more than that."""
+
+
+@dataclass(frozen=True)
+class ModelInfo(Info):
+    """Sizes of a decoder-only transformer, enough to count its parameters and operations.
+
+    `num_parameters` are stored, `active_parameters` take part in one token's forward pass
+    (`models.py` counts both); `kv_values` are kept per token and layer in the cache.
+    """
+
+    hidden_size: int
+    num_layers: int
+    intermediate_size: int
+    vocab_size: int
+    kv_values: int
+    attention_size: int
+    """Heads times their size: what one query is compared in."""
+    num_parameters: int
+    active_parameters: int
+
+    def with_vocab(self, vocab_size: int, tied: bool = True) -> ModelInfo:
+        """Return the model with another number of tokens."""
+        more = (vocab_size - self.vocab_size) * self.hidden_size
+        values = vars(self) | {
+            "vocab_size": vocab_size,
+            "num_parameters": self.num_parameters + more * (1 if tied else 2),
+            "active_parameters": self.active_parameters + more,
+        }
+        return ModelInfo(**values)
+
+
+@dataclass(frozen=True)
+class TokenizerInfo(Info):
+    """A tokenizer of at most so many tokens."""
+
+    vocab_size: int
+
+
+@dataclass(frozen=True)
+class RowsInfo(Info):
+    """Rows of prompts and completions; tokens are means per row."""
+
+    num_rows: Range
+    prompt_tokens: Range
+    completion_tokens: Range
+
+    @property
+    def tokens(self) -> Range:
+        """Mean tokens of a row."""
+        return self.prompt_tokens + self.completion_tokens
+
+
+@dataclass(frozen=True)
+class ProblemsInfo(Info):
+    """Problems; `completion_tokens` is the mean length of an answer with its thought, where that
+    is known (None: as long as the model and `max_tokens` make it)."""
+
+    num_problems: Range
+    prompt_tokens: Range
+    completion_tokens: Range | None
+
+
+@dataclass(frozen=True)
+class DatasetInfo(Info):
+    """A data set from outside; None where nothing says how many rows it has."""
+
+    num_rows: int | None
+
+
+@dataclass(frozen=True)
+class Placement:
+    """Where work is done, read from a stage's `run`."""
+
+    backend: str
+    """`torch` or `deepspeed` for training; `transformers`, `vllm` or `openai` for sampling."""
+    device: str = "cpu"
+    processes: int = 1
+    """Devices that share the work."""
+    zero_stage: int = 0
+    is_bf16: bool = False
+    is_offloaded: bool = False
+    is_checkpointed: bool = False
+    """Activations are computed again in the backward pass."""
+    memory_frac: float | None = None
+    """Share of a device's memory that the sampler takes at once (vLLM)."""
+
+
+@dataclass(frozen=True)
+class Training:
+    """Forward and backward over `tokens` in so many `updates`.
+
+    `scored_tokens` go forward alone (a frozen reference); `frozen_copies` models of the same size
+    stay beside the trained one. `mean_tokens` and `longest` are of a sequence, in tokens.
+    """
+
+    model: ModelInfo
+    where: Placement
+    tokens: Range
+    updates: Range
+    mean_tokens: float
+    longest: int
+    micro_batch_tokens: int
+    scored_tokens: Range = NOTHING
+    frozen_copies: int = 0
+
+
+@dataclass(frozen=True)
+class Sampling:
+    """`completions` sampled in batches of at most `at_once`, for `prompts` different prompts.
+
+    `rounds`: how many times sampling starts and has to end before anything else happens.
+    """
+
+    model: ModelInfo
+    where: Placement
+    completions: Range
+    prompts: Range
+    prompt_tokens: Range
+    completion_tokens: Range
+    longest: int
+    at_once: int
+    rounds: Range = Range(1)
+
+    @property
+    def tokens(self) -> Range:
+        """All sampled tokens."""
+        return self.completions * self.completion_tokens
+
+
+@dataclass(frozen=True)
+class Cost:
+    """What a stage will do and write. `other_s` and `held_bytes` are time (seconds) and memory
+    besides training and sampling; `assumes` says, in words, what was not known."""
+
+    outputs: Mapping[str, Info]
+    training: tuple[Training, ...] = ()
+    sampling: tuple[Sampling, ...] = ()
+    other_s: Range = Range(0.0, 1.0)
+    held_bytes: Range = NOTHING
+    assumes: tuple[str, ...] = ()
+
+
+InfoMap = Mapping[str, Any]
+"""Input name -> Info, or {label: Info} for an input that takes many; absent optionals are left
+out."""
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """What a stage will cost on this machine.
+
+    `peak_bytes` is per device (the process on a CPU), `disk_bytes` what stays in the store,
+    `scratch_bytes` what an attempt needs on top while it runs.
+    """
+
+    trained_tokens: Range = NOTHING
+    sampled_tokens: Range = NOTHING
+    seconds: Range = NOTHING
+    peak_bytes: Range = NOTHING
+    disk_bytes: Range = NOTHING
+    scratch_bytes: Range = NOTHING
+    device: str = "cpu"
+    devices: int = 1
+    assumes: tuple[str, ...] = field(default=())
+
+    def to_json(self) -> dict[str, Any]:
+        """Return plain values, ranges as [low, high]."""
+        return {
+            name: value.to_json() if isinstance(value, Range) else value
+            for name, value in vars(self).items()
+        }
