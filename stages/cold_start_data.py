@@ -14,12 +14,15 @@ Run alone: `r1pipe stage cold-start-data`.
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from pydantic import Field
 
 from r1pipe.settings import Keep, SampleRun
 from r1pipe.stage import Context, Input, Inputs, StageModel
+
+if TYPE_CHECKING:
+    from r1pipe.costs.work import Cost, InfoMap
 
 VERSION = 1
 INPUTS = {"model": Input("model"), "problems": Input("problems")}
@@ -67,3 +70,10 @@ def rewritten(row: dict[str, Any]) -> dict[str, Any]:
     assert thought is not None, f"{row['id']}: a trace in the format has a thought"
     completion = render_completion(thought, answer, "chat", summarise(answer, row["language"]))
     return row | {"format": "chat", "completion": completion}
+
+
+def cost(params: Params, run: Run, inputs: InfoMap) -> Cost:
+    """Say what `plan` says about it: completions until enough are kept."""
+    from r1pipe.costs.recipes import candidates
+
+    return candidates(params, run, inputs)

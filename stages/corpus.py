@@ -15,13 +15,16 @@ import random
 from collections.abc import Iterator
 from itertools import islice
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from pydantic import Field
 
 from r1pipe.errors import StageError
 from r1pipe.settings import World
 from r1pipe.stage import Context, Input, Inputs, StageModel
+
+if TYPE_CHECKING:
+    from r1pipe.costs.work import Cost, InfoMap
 
 VERSION = 1
 INPUTS = {"problems": Input("problems", optional=True)}
@@ -106,3 +109,15 @@ def _from_solutions(folder: Path, params: Params, rng: random.Random) -> Iterato
         yield corpus.solution_row(
             problem, solution, params.format, rng, params.thought_frac, params.unformatted_frac
         )
+
+
+def cost(params: Params, run: Run, inputs: InfoMap) -> Cost:
+    """Say what `plan` says about it: how many rows, and how long."""
+    from r1pipe.costs.recipes import real_rows, world_rows
+    from r1pipe.costs.work import Cost, Range
+
+    if "problems" in inputs:
+        rows = real_rows(inputs["problems"], params.num_rows)
+    else:
+        rows = world_rows(params, Range(params.num_rows))
+    return Cost({"rows": rows}, other_s=Range(1e-5, 1e-4) * params.num_rows)

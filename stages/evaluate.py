@@ -13,13 +13,16 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Iterator, Sequence
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from pydantic import Field
 
 from r1pipe.records import Problem
 from r1pipe.settings import SampleRun
 from r1pipe.stage import Context, Input, Inputs, StageModel
+
+if TYPE_CHECKING:
+    from r1pipe.costs.work import Cost, InfoMap
 
 VERSION = 1
 INPUTS = {"model": Input("model"), "problems": Input("problems", many=True)}
@@ -142,3 +145,10 @@ def _summary(rows: Sequence[dict[str, Any]], benchmark: str, params: Params) -> 
         "helpful": by_problem(own, "is_helpful"),
     }
     return summary
+
+
+def cost(params: Params, run: Run, inputs: InfoMap) -> Cost:
+    """Say what `plan` says about it: completions of every benchmark's problems."""
+    from r1pipe.costs.recipes import benchmarks
+
+    return benchmarks(params, run, inputs["model"], inputs["problems"])

@@ -24,6 +24,7 @@ from r1pipe.settings import Optimizer, SampleRun, TrainRun, check_whole_rollouts
 from r1pipe.stage import Context, Input, Inputs, StageModel
 
 if TYPE_CHECKING:
+    from r1pipe.costs.work import Cost, InfoMap
     from r1pipe.rl.loop import GrpoPlan
 
 VERSION = 1
@@ -141,3 +142,10 @@ def _scorers(params: Params, run: Run, inputs: Inputs, name: str) -> dict[str, A
         "general": model_scorer(inputs["helpful"], "summary", run),
         "safety": model_scorer(inputs["safety"], "completion", run),
     }
+
+
+def cost(params: Params, run: Run, inputs: InfoMap) -> Cost:
+    """Say what `plan` says about it: rollouts, the reference's log-probabilities, updates."""
+    from r1pipe.costs.recipes import rollouts
+
+    return rollouts(params, run, inputs)

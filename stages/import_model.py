@@ -12,10 +12,13 @@ Run alone: `r1pipe stage base --profile gpu`.
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from r1pipe.errors import StageError
 from r1pipe.stage import Context, Input, Inputs, StageModel
+
+if TYPE_CHECKING:
+    from r1pipe.costs.work import Cost, InfoMap
 
 VERSION = 1
 INPUTS = {"source": Input("model")}
@@ -69,3 +72,12 @@ def _add_tags(model: Any, tokenizer: Any) -> None:
         rows[num_known : len(tokenizer)] = rows[:num_known].mean(dim=0)
     model.config.eos_token_id = tokenizer.eos_token_id
     model.config.pad_token_id = tokenizer.pad_token_id
+
+
+def cost(params: Params, run: Run, inputs: InfoMap) -> Cost:
+    """Say what `plan` says about it: the model is read, held in float32 and written."""
+    from r1pipe.costs.work import Cost, Range
+
+    model = inputs["source"]
+    size = Range(4.0 * model.num_parameters)
+    return Cost({"model": model}, other_s=size * Range(1e-9, 2e-8), held_bytes=size * Range(1, 2))

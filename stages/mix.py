@@ -13,12 +13,15 @@ import random
 from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from pydantic import Field
 
 from r1pipe.errors import StageError
 from r1pipe.stage import Context, Input, Inputs, StageModel
+
+if TYPE_CHECKING:
+    from r1pipe.costs.work import Cost, InfoMap
 
 VERSION = 1
 INPUTS = {"reasoning": Input("rows"), "general": Input("rows")}
@@ -72,3 +75,19 @@ def _distinct(folder: Path, part: str) -> Iterator[dict[str, Any]]:
         if mark not in seen:
             seen.add(mark)
             yield row | {"source": part}
+
+
+def cost(params: Params, run: Run, inputs: InfoMap) -> Cost:
+    """Say what `plan` says about it: both parts up to their quotas."""
+    from dataclasses import replace
+
+    from r1pipe.costs.recipes import mixed_rows
+    from r1pipe.costs.work import Cost, Range
+
+    quotas = {"reasoning": params.reasoning_rows, "general": params.general_rows}
+    parts = [
+        replace(inputs[part], num_rows=inputs[part].num_rows.at_most(quota))
+        for part, quota in quotas.items()
+    ]
+    rows = mixed_rows(parts)
+    return Cost({"rows": rows}, other_s=rows.num_rows * Range(1e-6, 1e-4))

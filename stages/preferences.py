@@ -15,12 +15,15 @@ from __future__ import annotations
 import random
 from collections.abc import Iterator
 from itertools import islice
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from pydantic import Field
 
 from r1pipe.records import Problem
 from r1pipe.stage import Context, Inputs, StageModel
+
+if TYPE_CHECKING:
+    from r1pipe.costs.work import Cost, InfoMap
 
 VERSION = 1
 INPUTS: dict[str, Any] = {}
@@ -101,3 +104,15 @@ def _labels(rng: random.Random) -> Iterator[dict[str, Any]]:
             "completion": _written(problem, rng, unsafe=0.0 if is_safe else 1.0),
             "is_safe": is_safe,
         }
+
+
+def cost(params: Params, run: Run, inputs: InfoMap) -> Cost:
+    """Say what `plan` says about it: how many rows, and how long."""
+    from r1pipe.costs.recipes import SPREAD, TASK_TOKENS
+    from r1pipe.costs.work import Cost, Range, RowsInfo
+
+    is_pair = params.objective == "pairwise"
+    prompt, completion = TASK_TOKENS["general" if is_pair else "safety"]
+    length = SPREAD * (completion * (2 if is_pair else 1))
+    rows = RowsInfo(Range(params.num_rows), SPREAD * prompt, length)
+    return Cost({"rows": rows}, other_s=Range(1e-5, 2e-4) * params.num_rows)

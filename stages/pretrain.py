@@ -12,10 +12,15 @@ Run alone: `r1pipe stage base`.
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 from pydantic import Field
 
 from r1pipe.settings import Optimizer, TrainRun
 from r1pipe.stage import Context, Input, Inputs, StageModel
+
+if TYPE_CHECKING:
+    from r1pipe.costs.work import Cost, InfoMap
 
 VERSION = 1
 INPUTS = {"tokenizer": Input("tokenizer"), "rows": Input("rows")}
@@ -72,3 +77,14 @@ def run(context: Context, params: Params, run: Run, inputs: Inputs) -> None:
         max_tokens=params.architecture.max_positions,
         max_rows=params.max_rows,
     )
+
+
+def cost(params: Params, run: Run, inputs: InfoMap) -> Cost:
+    """Say what `plan` says about it: passes over the rows with a new model."""
+    from r1pipe.costs.models import new_model_info
+    from r1pipe.costs.recipes import supervised
+
+    model = new_model_info(params.architecture, inputs["tokenizer"].vocab_size)
+    longest = params.architecture.max_positions
+    rows = inputs["rows"]
+    return supervised(params, run, model, rows, max_tokens=longest, max_rows=params.max_rows)

@@ -14,7 +14,7 @@ Run alone: `r1pipe stage problems`.
 from __future__ import annotations
 
 from dataclasses import asdict
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 from pydantic import Field
 
@@ -22,6 +22,9 @@ from r1pipe.errors import StageError
 from r1pipe.records import Problem
 from r1pipe.settings import World
 from r1pipe.stage import Context, Input, Inputs, StageModel
+
+if TYPE_CHECKING:
+    from r1pipe.costs.work import Cost, InfoMap
 
 VERSION = 1
 INPUTS = {
@@ -128,3 +131,16 @@ def _read(params: Params, inputs: Inputs, context: Context) -> list[Problem]:
     )
     context.note(**asdict(problems.report))
     return problems
+
+
+def cost(params: Params, run: Run, inputs: InfoMap) -> Cost:
+    """Say what `plan` says about it: how many problems, and how long."""
+    from r1pipe.costs.recipes import dataset_problems, world_problems
+    from r1pipe.costs.work import Cost, Range
+
+    count = params.num_problems
+    if "source" in inputs:
+        found = dataset_problems(inputs["source"], count)
+    else:
+        found = world_problems(params.world, Range(0.9 * count, count))
+    return Cost({"problems": found}, other_s=Range(1e-5, 1e-3) * count)

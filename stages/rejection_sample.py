@@ -14,12 +14,15 @@ Run alone: `r1pipe stage rejection-sample`; a killed run goes on with `--resume`
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 from pydantic import Field
 
 from r1pipe.settings import Keep, SampleRun
 from r1pipe.stage import Context, Input, Inputs, StageModel
+
+if TYPE_CHECKING:
+    from r1pipe.costs.work import Cost, InfoMap
 
 VERSION = 1
 INPUTS = {"model": Input("model"), "problems": Input("problems")}
@@ -52,3 +55,10 @@ def run(context: Context, params: Params, run: Run, inputs: Inputs) -> None:
     from r1pipe.rl.candidates import collect, write_training_rows
 
     write_training_rows(context, collect(context, params, run, inputs, params.format))
+
+
+def cost(params: Params, run: Run, inputs: InfoMap) -> Cost:
+    """Say what `plan` says about it: completions until enough are kept."""
+    from r1pipe.costs.recipes import candidates
+
+    return candidates(params, run, inputs)

@@ -16,7 +16,7 @@ Run alone: `r1pipe stage reverify --manifest manifests/reverify.yaml`.
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from pydantic import Field
 
@@ -24,6 +24,9 @@ from r1pipe.errors import StageError
 from r1pipe.settings import Keep
 from r1pipe.stage import Context, Input, Inputs, StageModel
 from r1pipe.verify import VERIFIER_VERSION
+
+if TYPE_CHECKING:
+    from r1pipe.costs.work import Cost, InfoMap
 
 VERSION = 1000 * VERIFIER_VERSION + 1
 INPUTS = {"candidates": Input("rows"), "problems": Input("problems")}
@@ -87,3 +90,12 @@ def _tell(context: Context, report: dict[str, Any], rows: int) -> None:
     for kind, examples in report["examples"].items():
         for example in examples[:1]:
             context.sample(flip=kind, **example)
+
+
+def cost(params: Params, run: Run, inputs: InfoMap) -> Cost:
+    """Say what `plan` says about it: every candidate is judged once more."""
+    from r1pipe.costs.work import Cost, Info, Range
+
+    found = inputs["candidates"]
+    outputs = {"rows": found, "candidates": found, "flips": Info()}
+    return Cost(outputs, other_s=found.num_rows * Range(2e-5, 5e-3))

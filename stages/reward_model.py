@@ -12,12 +12,15 @@ Run alone: `r1pipe stage helpful-rm`, `r1pipe stage safety-rm`.
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from pydantic import Field
 
 from r1pipe.settings import ComputeRun, Optimizer
 from r1pipe.stage import Context, Input, Inputs, StageModel
+
+if TYPE_CHECKING:
+    from r1pipe.costs.work import Cost, InfoMap
 
 VERSION = 1
 INPUTS = {"model": Input("model"), "rows": Input("rows")}
@@ -82,3 +85,11 @@ def _examples(
     names = ("chosen", "rejected") if params.objective == "pairwise" else ("completion",)
     for row in rows:
         yield tuple(encode_scored(tokenizer, row["prompt"], row[n], params.reads) for n in names)
+
+
+def cost(params: Params, run: Run, inputs: InfoMap) -> Cost:
+    """Say what `plan` says about it: passes over pairs or single texts."""
+    from r1pipe.costs.recipes import preference_training
+
+    texts = 2 if params.objective == "pairwise" else 1
+    return preference_training(params, run, inputs["model"], inputs["rows"], texts)

@@ -10,11 +10,15 @@ Run alone: `r1pipe stage scoreboard`.
 from __future__ import annotations
 
 import json
+from typing import TYPE_CHECKING
 
 from pydantic import Field
 
 from r1pipe.errors import StageError
 from r1pipe.stage import Context, Input, Inputs, StageModel
+
+if TYPE_CHECKING:
+    from r1pipe.costs.work import Cost, InfoMap
 
 VERSION = 1
 INPUTS = {"reports": Input("report", many=True)}
@@ -55,3 +59,10 @@ def run(context: Context, params: Params, run: Run, inputs: Inputs) -> None:
     (out / "scoreboard.json").write_text(json.dumps(board, indent=1, sort_keys=True) + "\n")
     (out / "scoreboard.md").write_text(render_markdown(board))
     (out / "scoreboard.txt").write_text(render_text(board))
+
+
+def cost(params: Params, run: Run, inputs: InfoMap) -> Cost:
+    """Say what `plan` says about it: a moment."""
+    from r1pipe.costs.work import Cost, Info, Range
+
+    return Cost({"report": Info()}, other_s=Range(0.02, 2))

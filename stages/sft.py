@@ -10,10 +10,15 @@ Run alone: `r1pipe stage cold-start-sft`, `r1pipe stage second-sft`, `r1pipe sta
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 from pydantic import Field
 
 from r1pipe.settings import Optimizer, TrainRun
 from r1pipe.stage import Context, Input, Inputs, StageModel
+
+if TYPE_CHECKING:
+    from r1pipe.costs.work import Cost, InfoMap
 
 VERSION = 1
 INPUTS = {"model": Input("model"), "rows": Input("rows")}
@@ -45,3 +50,11 @@ def run(context: Context, params: Params, run: Run, inputs: Inputs) -> None:
     model = load_model(inputs["model"], device=run.device)
     tokenizer = load_tokenizer(inputs["model"])
     fit(context, model, tokenizer, inputs["rows"], params, run, max_tokens=params.max_tokens)
+
+
+def cost(params: Params, run: Run, inputs: InfoMap) -> Cost:
+    """Say what `plan` says about it: passes over the rows."""
+    from r1pipe.costs.recipes import supervised
+
+    rows = inputs["rows"]
+    return supervised(params, run, inputs["model"], rows, max_tokens=params.max_tokens)

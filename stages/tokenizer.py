@@ -12,10 +12,14 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from itertools import islice
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from pydantic import Field
 
 from r1pipe.stage import Context, Input, Inputs, StageModel
+
+if TYPE_CHECKING:
+    from r1pipe.costs.work import Cost, InfoMap
 
 VERSION = 1
 INPUTS = {"rows": Input("rows", many=True)}
@@ -55,3 +59,13 @@ def _texts(folders: Mapping[str, Path], max_rows: int) -> Iterator[str]:
             yield render_prompt(row["prompt"], row["format"]).replace(R1_ZERO_PASSAGE, "")
             yield row["completion"]
             yield summarise("0", row["language"])
+
+
+def cost(params: Params, run: Run, inputs: InfoMap) -> Cost:
+    """Say what `plan` says about it: how many tokens at most."""
+    from r1pipe.costs.work import NOTHING, Cost, Range, TokenizerInfo
+
+    read = sum(
+        (rows.num_rows.at_most(params.max_rows) for rows in inputs["rows"].values()), NOTHING
+    )
+    return Cost({"tokenizer": TokenizerInfo(params.vocab_size)}, other_s=read * Range(2e-5, 4e-4))
