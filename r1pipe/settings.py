@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from typing import Literal
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from r1pipe.errors import StageError
+from r1pipe.ranks import Launch, Launcher
 from r1pipe.stage import StageModel
 
 
@@ -37,7 +38,59 @@ class ComputeRun(StageModel):
     """Threads that share a step on a CPU; where not said, one for each core, at most four."""
 
 
-class TrainRun(ComputeRun):
+class EngineSettings(StageModel):
+    """What trains: plain PyTorch in this process, or DeepSpeed in processes of its own."""
+
+    backend: Literal["torch", "deepspeed"] = "torch"
+    num_processes: int = Field(default=1, gt=0)
+    """Processes on all nodes together; one for each GPU."""
+    zero_stage: Literal[0, 1, 2, 3] = 2
+    """What is divided among them: 1 optimizer state, 2 gradients too, 3 weights too."""
+    offload: Literal["none", "optimizer", "parameters"] = "none"
+    """What lies in the memory of the CPU: optimizer state, or (ZeRO 3) weights too."""
+    bf16: bool = False
+    """Compute in bfloat16, with float32 weights in the optimizer."""
+    activation_checkpointing: bool = False
+    """Keep only each layer's input for the backward pass, and compute the layer again there."""
+    sequence_parallel: int = Field(default=1, gt=0)
+    """Processes that share each sequence (Ulysses), for contexts that are too long for one."""
+    launcher: Launcher | None = None
+    """What starts the processes; where not said: torchrun if it runs this one, the nodes of a
+    hostfile, the nodes of a Slurm allocation, else this machine."""
+    hostfile: str | None = None
+    """Nodes and their GPUs, one `name slots=8` a line."""
+
+    @model_validator(mode="after")
+    def _fits_together(self) -> EngineSettings:
+        if self.backend == "torch" and self.num_processes > 1:
+            raise ValueError("backend torch is one process; use backend: deepspeed for more")
+        if self.bf16 and self.backend == "deepspeed" and self.zero_stage == 0:
+            raise ValueError("ZeRO 0 keeps no float32 weights for bf16; use zero_stage: 1 to 3")
+        if self.offload == "parameters" and self.zero_stage < 3:
+            raise ValueError("offload: parameters needs zero_stage: 3")
+        if self.offload == "optimizer" and self.zero_stage == 0:
+            raise ValueError("offload: optimizer needs zero_stage: 1 to 3")
+        if self.sequence_parallel > 1 and self.backend == "torch":
+            raise ValueError("sequence_parallel needs backend: deepspeed")
+        if self.num_processes % self.sequence_parallel:
+            raise ValueError("num_processes must be a multiple of sequence_parallel")
+        return self
+
+
+class EngineRun(ComputeRun):
+    """How a model is trained: by what, in how many processes."""
+
+    engine: EngineSettings = Field(default_factory=EngineSettings)
+    """PyTorch or DeepSpeed."""
+
+    def launch(self) -> Launch | None:
+        """Return the processes to run in; None is the pipeline's own."""
+        if self.engine.backend == "torch":
+            return None
+        return Launch(self.engine.num_processes, self.engine.launcher, self.engine.hostfile)
+
+
+class TrainRun(EngineRun):
     """How training is computed."""
 
     micro_batch_tokens: int = Field(default=768, gt=0)

@@ -24,6 +24,8 @@ from typing import Any, Protocol
 
 from pydantic import BaseModel, ConfigDict
 
+from r1pipe.ranks import Ranks
+
 
 class StageModel(BaseModel):
     """The base of every `Params` and `Run`: frozen, strict, and closed to unknown names."""
@@ -83,6 +85,8 @@ class Context(Protocol):
     name: str
     input_ids: Mapping[str, Any]
     """Input name -> artifact id (or {label: id}), for provenance columns."""
+    ranks: Ranks
+    """The processes that run this stage together."""
     checkpoints: Checkpoints
 
     def output(self, name: str) -> Path:

@@ -91,7 +91,7 @@ class Run(TrainRun, SampleRun):
 
 def run(context: Context, params: Params, run: Run, inputs: Inputs) -> None:
     """Train the policy, rollout by rollout (arXiv:2402.03300, Algorithm 1)."""
-    from r1pipe.models.policy import load_model, load_tokenizer, save_model
+    from r1pipe.models.policy import load_model, load_tokenizer
     from r1pipe.rl.loop import train_grpo
     from r1pipe.rows import read_problems
 
@@ -108,7 +108,6 @@ def run(context: Context, params: Params, run: Run, inputs: Inputs) -> None:
         general=general,
         scorers=_scorers(params, run, inputs, context.name),
     )
-    save_model(model, tokenizer, context.output("model"))
 
 
 def _plan(params: Params, run: Run) -> GrpoPlan:

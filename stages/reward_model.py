@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from pydantic import Field
 
-from r1pipe.settings import ComputeRun, Optimizer
+from r1pipe.settings import EngineRun, Optimizer
 from r1pipe.stage import Context, Input, Inputs, StageModel
 
 if TYPE_CHECKING:
@@ -41,7 +41,7 @@ class Params(StageModel):
     optimizer: Optimizer
 
 
-class Run(ComputeRun):
+class Run(EngineRun):
     """How it is computed."""
 
     examples_per_micro_batch: int = Field(default=16, gt=0)
@@ -59,11 +59,12 @@ def run(context: Context, params: Params, run: Run, inputs: Inputs) -> None:
 
     tokenizer = load_tokenizer(inputs["model"])
     model = new_reward_model(inputs["model"], params.seed).to(run.device)
+    engine = make_engine(model, params.optimizer, run, context.ranks)
     rows = list(read_rows(inputs["rows"]))
     examples = list(_examples(rows, tokenizer, params))
     train_reward_model(
         context,
-        make_engine(model, params.optimizer, run),
+        engine,
         examples,
         [float(row.get("is_safe", 1.0)) for row in rows],
         plan_of(params),
@@ -71,9 +72,12 @@ def run(context: Context, params: Params, run: Run, inputs: Inputs) -> None:
         pad_id=tokenizer.pad_token_id,
         examples_per_micro_batch=run.examples_per_micro_batch,
     )
-    out = context.output("model")
-    model.save_pretrained(out, safe_serialization=True)
-    tokenizer.save_pretrained(out)
+    weights = engine.consolidated()
+    if weights is not None:
+        out = context.output("model")
+        model.save_pretrained(out, safe_serialization=True, state_dict=weights)
+        tokenizer.save_pretrained(out)
+    engine.close()
     context.note(num_examples=len(examples))
 
 

@@ -21,7 +21,8 @@ from r1pipe.manifest.kinds import load_kinds
 from r1pipe.models.policy import new_model, save_model
 from r1pipe.models.prompts import encode_prompt
 from r1pipe.models.tokenizer import train_tokenizer
-from r1pipe.records import Completion, FinishReason, Problem, Rollout
+from r1pipe.ranks import ALONE
+from r1pipe.records import Completion, FinishReason, Problem, Rollout, json_lines
 from r1pipe.stage import StageKind
 from r1pipe.tasks import TASKS, corpus
 from r1pipe.tasks.world import Noise, sample_problems
@@ -201,9 +202,18 @@ class LinesJournal:
     def done(self) -> frozenset[str]:
         return frozenset(unit for unit, _ in self._units())
 
+    def append_lines(self, unit: str, num_rows: int, payload: bytes) -> None:
+        rows = [json.loads(line) for line in payload.splitlines()]
+        assert len(rows) == num_rows, "the count is that of the lines"
+        self.append(unit, rows)
+
     def rows(self) -> Iterator[dict[str, Any]]:
         for _, rows in self._units():
             yield from rows
+
+    def units(self) -> Iterator[tuple[str, bytes]]:
+        for unit, rows in self._units():
+            yield unit, json_lines(rows)
 
 
 class FakeContext:
@@ -216,12 +226,14 @@ class FakeContext:
     def __init__(self, folder: Path, *, stop_after: int = 0, saves: bool = False) -> None:
         self.name = "tested"
         self.input_ids: dict[str, Any] = {"model": "m" * 8}
+        self.ranks = ALONE
         self.folder = folder
         folder.mkdir(parents=True, exist_ok=True)
         self.checkpoints = FolderCheckpoints(folder / "checkpoints")
         self.logged: list[dict[str, float]] = []
         self.samples: list[dict[str, Any]] = []
         self.notes: dict[str, Any] = {}
+        self.earlier_result: Path | None = None
         self._stop_after = stop_after
         self._saves = saves
         self._stops = 0
@@ -230,6 +242,9 @@ class FakeContext:
         path = self.folder / "out" / name
         path.mkdir(parents=True, exist_ok=True)
         return path
+
+    def earlier(self, name: str) -> Path | None:
+        return self.earlier_result / name if self.earlier_result else None
 
     def journal(self, name: str) -> LinesJournal:
         return LinesJournal(self.folder / f"{name}.jsonl")

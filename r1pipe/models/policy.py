@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, TypeAlias
 
@@ -77,9 +78,14 @@ def freeze(model: Model) -> Model:
     return model.eval()
 
 
-def save_model(model: Model, tokenizer: Tokenizer, path: Path) -> None:
+def save_model(
+    model: Model, tokenizer: Tokenizer, path: Path, weights: Mapping[str, torch.Tensor] | None = None
+) -> None:
     """Write a directory that transformers and vllm load as it is: weights, tokenizer, chat
-    template and generation config (temperature 1, every end-of-sequence id)."""
+    template and generation config (temperature 1, every end-of-sequence id).
+
+    `weights`, by the parameter's name, stand in for a model whose own lie in parts.
+    """
     generation: dict[str, Any] = {
         "do_sample": True,
         "temperature": 1.0,
@@ -87,7 +93,7 @@ def save_model(model: Model, tokenizer: Tokenizer, path: Path) -> None:
         "pad_token_id": tokenizer.pad_token_id,
     }
     model.generation_config = GenerationConfig(**generation)
-    model.save_pretrained(path, safe_serialization=True)
+    model.save_pretrained(path, safe_serialization=True, state_dict=weights)
     tokenizer.save_pretrained(path)
 
 

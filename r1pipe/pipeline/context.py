@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from r1pipe.errors import StageError
 from r1pipe.pipeline.stopping import Stopper
+from r1pipe.ranks import ALONE
 from r1pipe.store.checkpoints import SealedCheckpoints
 from r1pipe.store.journal import FileJournal
 from r1pipe.store.metrics import StageLog
@@ -35,6 +36,7 @@ class RunContext:
     ) -> None:
         self.name = name
         self.input_ids = input_ids
+        self.ranks = ALONE
         self.checkpoints: Checkpoints = SealedCheckpoints(work / "checkpoints", self._on_saved)
         self.stage_log = StageLog(work / "logs")
         self._work = work

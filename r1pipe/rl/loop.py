@@ -14,10 +14,14 @@ from dataclasses import dataclass
 from itertools import islice
 from typing import Any
 
+import torch
+
 from r1pipe.generate.backends import generator_of
 from r1pipe.generate.protocol import Generator, Sampling
 from r1pipe.models.policy import freeze
+from r1pipe.ranks import ALONE, Ranks
 from r1pipe.records import Group, Problem, Rollout
+from r1pipe.rl.exchange import gather_groups
 from r1pipe.rl.reference import Reference
 from r1pipe.rl.rollouts import (
     Scorer,
@@ -34,11 +38,13 @@ from r1pipe.rl.update import (
     trained_rollouts,
     update_policy,
 )
+from r1pipe.settings import EngineSettings
 from r1pipe.stage import Context
 from r1pipe.train.backends import make_engine
 from r1pipe.train.batching import Batching, batching_of
 from r1pipe.train.engine import Engine
 from r1pipe.train.schedule import learning_rate
+from r1pipe.train.supervised import finish
 
 NUM_SAMPLE_ROWS = 4
 
@@ -62,12 +68,14 @@ def train_grpo(
     general: Sequence[Problem] = (),
     scorers: Mapping[str, Scorer] | None = None,
 ) -> None:
-    """Train `model` in place."""
+    """Train `model` in place and write it as the stage's output."""
     params = plan.params
-    engine = make_engine(model, params.optimizer, plan.run)
     reference = Reference(freeze(copy.deepcopy(model))) if params.kl_coef else None
-    generator = generator_of(model, tokenizer, plan.run)
+    sampled = sampled_model(model, plan.run.engine)
+    engine = make_engine(model, params.optimizer, plan.run, context.ranks)
+    generator = generator_of(sampled, tokenizer, plan.run)
     done = restore(context, engine, reference)
+    generator.load_weights(engine.weights())
     rollouts_done = done // params.minibatches_per_rollout
     order = rollout_problems(problems, general, params)
     num_rollouts = params.num_steps // params.minibatches_per_rollout
@@ -75,11 +83,21 @@ def train_grpo(
         islice(order, rollouts_done, num_rollouts), start=rollouts_done
     ):
         started = time.perf_counter()
-        groups = roll_out(generator, tokenizer, chosen, params, number, scorers)
+        groups = roll_out(generator, tokenizer, chosen, params, number, scorers, context.ranks)
         sampled_s = time.perf_counter() - started
         learn(context, engine, reference, groups, plan, tokenizer.pad_token_id, number, sampled_s)
+        generator.load_weights(engine.weights())
         checkpoint(context, engine, reference, (number + 1) * params.minibatches_per_rollout)
-    engine.close()
+    finish(context, engine, tokenizer)
+
+
+def sampled_model(model: Any, settings: EngineSettings) -> Any:
+    """Return what the sampler runs: the trained model itself, or a copy where its weights will lie
+    in parts (ZeRO-3)."""
+    if settings.backend == "torch" or settings.zero_stage < 3:
+        return model
+    whole = freeze(copy.deepcopy(model))
+    return whole.to(torch.bfloat16) if settings.bf16 else whole
 
 
 def rollout_problems(
@@ -107,8 +125,12 @@ def roll_out(
     params: Any,
     number: int,
     scorers: Mapping[str, Scorer] | None,
+    ranks: Ranks = ALONE,
 ) -> list[Group]:
-    """Sample, score, and give every rollout its advantage inside its group."""
+    """Sample, score, and give every rollout its advantage inside its group.
+
+    Each rank does so for its share of the problems.
+    """
     sampling = Sampling(params.temperature, 1.0, params.max_tokens)
     groups = sample_completions(
         generator,
@@ -118,10 +140,11 @@ def roll_out(
         sampling,
         params.format,
         [params.seed, number],
+        ranks=ranks,
     )
     score_groups(groups, params.rewards, params.format, scorers)
     assign_advantages(groups, params.advantage_std)
-    return groups
+    return gather_groups(ranks, problems, groups)
 
 
 def learn(
@@ -145,14 +168,14 @@ def learn(
     ):
         started = time.perf_counter()
         step = number * params.minibatches_per_rollout + place
-        rows = reference_rows(reference, batch, params.temperature, batching)
+        rows = reference_rows(reference, batch, params.temperature, batching, context.ranks)
         opt = params.optimizer
         rate = learning_rate(
             step, params.num_steps, opt.lr, opt.schedule, opt.warmup_steps, opt.final_lr_frac
         )
         update = update_policy(engine, batch, rows, plan.objective, batching, rate)
         if reference is not None and (step + 1) % params.reference_refresh_steps == 0:
-            reference.refresh(engine.model)
+            reference.refresh(engine.weights())
         seconds = time.perf_counter() - started + sampled_s / params.minibatches_per_rollout
         speed = sum(len(s) for s in token_sequences(batch)) / seconds
         context.log(step + 1, params.num_steps, **shown, **update, lr=rate, tokens_per_s=speed)
@@ -161,12 +184,17 @@ def learn(
 
 
 def reference_rows(
-    reference: Reference | None, batch: Sequence[Rollout], temperature: float, batching: Batching
+    reference: Reference | None,
+    batch: Sequence[Rollout],
+    temperature: float,
+    batching: Batching,
+    ranks: Ranks = ALONE,
 ) -> list[list[float]] | None:
     """Return the reference's log-probabilities of a minibatch, or None without a reference."""
     if reference is None:
         return None
-    return reference.logprobs(token_sequences(batch), temperature, batching)
+    mine = reference.logprobs(token_sequences(ranks.share(batch)), temperature, batching)
+    return [row for rows in ranks.gather(mine) for row in rows]
 
 
 def keep_samples(context: Context, groups: Sequence[Group], number: int) -> None:
@@ -200,6 +228,6 @@ def checkpoint(context: Context, engine: Engine, reference: Reference | None, st
     if context.checkpoint_due():
         with context.checkpoints.saving(step) as folder:
             engine.save(folder)
-            if reference is not None:
+            if reference is not None and context.ranks.is_main:
                 reference.save(folder)
     context.stop_if_asked()

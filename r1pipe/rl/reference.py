@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
 from safetensors.torch import load_file, save_file
+from torch import Tensor
 
 from r1pipe.rl.update import frozen_logprobs
 from r1pipe.train.batching import Batching, TokenSequence
@@ -27,9 +28,11 @@ class Reference:
         """Return each sequence's completion log-probabilities at the sampling temperature."""
         return frozen_logprobs(self.model, sequences, temperature, batching)
 
-    def refresh(self, policy: Any) -> None:
-        """Become the present policy."""
-        self.model.load_state_dict(policy.state_dict())
+    def refresh(self, weights: Iterable[tuple[str, Tensor]]) -> None:
+        """Become the policy of these weights, by the parameter's name."""
+        own = dict(self.model.named_parameters())
+        for name, tensor in weights:
+            own[name].data.copy_(tensor.detach())
 
     def save(self, folder: Path) -> None:
         """Write the weights into a checkpoint folder."""

@@ -14,6 +14,7 @@ from r1pipe.chat import Format
 from r1pipe.generate.protocol import Generator, Request, Sampling
 from r1pipe.generate.uniforms import request_seed
 from r1pipe.models.prompts import encode_prompt
+from r1pipe.ranks import ALONE, Ranks
 from r1pipe.records import Completion, FinishReason, Group, Problem, Rollout
 from r1pipe.rl.advantages import Scale, group_advantages
 from r1pipe.verify import verify_many
@@ -49,10 +50,15 @@ def sample_completions(
     fmt: Format,
     seed_parts: Sequence[int | str],
     first_sample: int = 0,
+    ranks: Ranks = ALONE,
 ) -> list[Group]:
-    """Sample `num_samples` completions of every problem; each request has its own seed."""
+    """Sample `num_samples` completions of every problem (of this rank's share of them).
+
+    Each request has its own seed, which does not depend on the number of ranks.
+    """
+    seeds = ranks.share(_seeds(problems, num_samples, seed_parts, first_sample), num_samples)
+    problems = ranks.share(problems)
     prompts = [tuple(encode_prompt(tokenizer, problem.prompt, fmt)) for problem in problems]
-    seeds = _seeds(problems, num_samples, seed_parts, first_sample)
     requests = [
         Request(prompts[index // num_samples], seed, index) for index, seed in enumerate(seeds)
     ]

@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
-import json
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
 
 import torch
-from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from r1pipe.train.batching import MicroBatch
+from r1pipe.train.state import StateWriter, read_state, write_facts
 from r1pipe.workers import in_order
+
+Measures = tuple[float, Mapping[str, float], Mapping[str, float]]
+"""Loss, sums and peaks of one micro-batch as plain numbers."""
 
 
 @dataclass(frozen=True)
@@ -27,6 +30,10 @@ class Loss:
     peaks: Mapping[str, float] = field(default_factory=dict)
     """Measures of which the step has the largest."""
 
+    def measures(self) -> Measures:
+        """Return what is logged, as plain numbers."""
+        return float(self.value.detach()), self.sums, self.peaks
+
 
 LossFunction = Callable[[Any, MicroBatch], Loss]
 """(model, micro-batch) -> its loss. Several threads may call it at once."""
@@ -38,19 +45,31 @@ class Engine(Protocol):
     model: Any
 
     def accumulate(self, batches: Iterable[MicroBatch], loss: LossFunction) -> dict[str, float]:
-        """Add the gradients of all micro-batches; return `loss`, the sums and the peaks."""
+        """Add the gradients of all micro-batches; return `loss`, the sums and the peaks.
+
+        Called once for a step, with all micro-batches of the step on every rank.
+        """
 
     def step(self, learning_rate: float) -> float:
         """Clip, update, clear the gradients; return the gradient norm before clipping."""
+
+    def weights(self) -> Iterator[tuple[str, Tensor]]:
+        """Yield every trained parameter, whole, by name; each one is valid until the next.
+
+        All ranks must go through all of them.
+        """
+
+    def consolidated(self) -> dict[str, Tensor] | None:
+        """Return the float32 weights on the CPU, by name; None on ranks other than 0."""
 
     def save(self, folder: Path) -> None:
         """Write weights and optimizer state, exactly, into an existing folder."""
 
     def load(self, folder: Path) -> None:
-        """Read what `save` wrote."""
+        """Read what the `save` of any engine wrote, on any number of ranks."""
 
     def close(self) -> None:
-        """Free processes and memory."""
+        """Free processes and memory; afterwards the engine's model is not to be used."""
 
 
 class TorchEngine:
@@ -64,9 +83,11 @@ class TorchEngine:
         weight_decay: float = 0.0,
         max_grad_norm: float = 1.0,
         workers: int = 1,
+        bf16: bool = False,
     ) -> None:
         self.model = model
         self.workers = workers
+        self.bf16 = bf16
         self.max_grad_norm = max_grad_norm
         self.parameters = {n: p for n, p in model.named_parameters() if p.requires_grad}
         self.optimizer = torch.optim.AdamW(
@@ -83,12 +104,16 @@ class TorchEngine:
         trained = list(self.parameters.values())
         device = trained[0].device
 
+        def forward(batch: MicroBatch) -> Loss:
+            with torch.autocast(device.type, torch.bfloat16) if self.bf16 else nullcontext():
+                return loss(self.model, batch.to(device))
+
         def differentiate(batch: MicroBatch) -> tuple[Loss, Sequence[Tensor | None]]:
-            part = loss(self.model, batch.to(device))
+            part = forward(batch)
             return part, torch.autograd.grad(part.value, trained, allow_unused=True)
 
         def backward(batch: MicroBatch) -> tuple[Loss, Sequence[Tensor | None]]:
-            part = loss(self.model, batch.to(device))
+            part = forward(batch)
             part.value.backward()  # type: ignore[no-untyped-call]
             return part, ()
 
@@ -98,7 +123,7 @@ class TorchEngine:
                 if gradient is not None:
                     before = parameter.grad
                     parameter.grad = gradient if before is None else before + gradient
-            add_up(totals, part)
+            add_up(totals, part.measures())
         return totals
 
     def step(self, learning_rate: float) -> float:
@@ -110,40 +135,43 @@ class TorchEngine:
         self.optimizer.zero_grad(set_to_none=True)
         return float(norm)
 
+    def weights(self) -> Iterator[tuple[str, Tensor]]:
+        """Yield every trained parameter by name: the parameter itself."""
+        yield from self.parameters.items()
+
+    def consolidated(self) -> dict[str, Tensor] | None:
+        """Return the weights on the CPU, by name."""
+        return {name: p.detach().cpu() for name, p in self.parameters.items()}
+
     def save(self, folder: Path) -> None:
         """Write weights and optimizer state, exactly, into an existing folder."""
-        tensors: dict[str, Tensor] = {}
+        writer = StateWriter(folder)
         for name, parameter in self.parameters.items():
-            tensors[f"weight:{name}"] = parameter.detach()
+            writer.add(f"weight:{name}", parameter)
             for key, value in self.optimizer.state.get(parameter, {}).items():
-                tensors[f"optimizer:{key}:{name}"] = torch.as_tensor(value)
-        save_file(
-            {k: t.contiguous().cpu() for k, t in tensors.items()}, folder / "engine.safetensors"
-        )
-        (folder / "engine.json").write_text(json.dumps({"backend": "torch", "format": 1}))
+                writer.add(f"optimizer:{key}:{name}", torch.as_tensor(value))
+        writer.flush()
+        write_facts(folder, backend="torch")
 
     def load(self, folder: Path) -> None:
-        """Read what `save` wrote."""
-        tensors = load_file(folder / "engine.safetensors")
+        """Read what the `save` of any engine wrote, on any number of ranks."""
         with torch.no_grad():
-            for name, parameter in self.parameters.items():
-                parameter.copy_(tensors[f"weight:{name}"])
-                state = {
-                    key.split(":", 2)[1]: tensor.to(parameter.device)
-                    for key, tensor in tensors.items()
-                    if key.startswith("optimizer:") and key.split(":", 2)[2] == name
-                }
+            for name, weight, state in read_state(folder, list(self.parameters)):
+                parameter = self.parameters[name]
+                parameter.copy_(weight)
                 if state:
-                    self.optimizer.state[parameter] = state
+                    moved = {key: value.to(parameter.device) for key, value in state.items()}
+                    self.optimizer.state[parameter] = moved
 
     def close(self) -> None:
         """Nothing runs beside this process."""
 
 
-def add_up(totals: dict[str, float], part: Loss) -> None:
+def add_up(totals: dict[str, float], part: Measures) -> None:
     """Add a micro-batch's loss and measures to those of its step."""
-    totals["loss"] += float(part.value.detach())
-    for name, value in part.sums.items():
+    loss, sums, peaks = part
+    totals["loss"] += loss
+    for name, value in sums.items():
         totals[name] = totals.get(name, 0.0) + value
-    for name, value in part.peaks.items():
+    for name, value in peaks.items():
         totals[name] = max(totals.get(name, value), value)

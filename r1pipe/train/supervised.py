@@ -80,11 +80,18 @@ def fit(
         too_long=too_long,
         trained_tokens=params.num_epochs * sum(map(len, sequences)),
     )
-    engine = make_engine(model, params.optimizer, run)
+    engine = make_engine(model, params.optimizer, run, context.ranks)
     batching = batching_of(run, tokenizer.pad_token_id)
     train_supervised(context, engine, sequences, plan_of(params), batching)
+    finish(context, engine, tokenizer)
+
+
+def finish(context: Context, engine: Engine, tokenizer: Any) -> None:
+    """Write the trained model as the stage's output and close its engine."""
+    weights = engine.consolidated()
+    if weights is not None:
+        save_model(engine.model, tokenizer, context.output("model"), weights)
     engine.close()
-    save_model(model, tokenizer, context.output("model"))
 
 
 def sequences_of(

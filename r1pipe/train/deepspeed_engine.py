@@ -1,0 +1,266 @@
+"""Training with DeepSpeed: ZeRO stages 0 to 3, in the processes of a stage (`r1pipe.ranks`).
+
+Every rank is handed all micro-batches of a step and computes its share; the denominator of the loss
+counts the whole step, so neither the micro-batches nor the ranks change the gradient. DeepSpeed
+averages gradients over the ranks; the loss is multiplied by their number, which makes it the sum.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable, Iterator
+from contextlib import AbstractContextManager, nullcontext
+from itertools import zip_longest
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from torch import Tensor
+
+from r1pipe.ranks import Ranks
+from r1pipe.settings import EngineSettings
+from r1pipe.train.batching import MicroBatch
+from r1pipe.train.engine import Loss, LossFunction, Measures, add_up
+from r1pipe.train.state import MOMENTS, StateWriter, read_state, write_facts
+
+# its logger and its accelerator are chosen when it is imported
+os.environ.setdefault("DEEPSPEED_LOG_LEVEL", "ERROR")
+os.environ.setdefault("DS_ACCELERATOR", "cuda" if torch.cuda.is_available() else "cpu")
+
+import deepspeed
+from deepspeed.utils import (
+    safe_get_full_fp32_param,
+    safe_get_full_optimizer_state,
+    safe_set_full_fp32_param,
+    safe_set_full_optimizer_state,
+)
+
+
+class DeepSpeedEngine:
+    """A model whose optimizer state, gradients and weights lie in parts on all ranks."""
+
+    def __init__(
+        self,
+        model: Any,
+        settings: EngineSettings,
+        ranks: Ranks,
+        *,
+        betas: tuple[float, float] = (0.9, 0.95),
+        weight_decay: float = 0.0,
+        max_grad_norm: float = 1.0,
+    ) -> None:
+        join_process_group()
+        self.model = model
+        self.ranks = ranks
+        self.stage = settings.zero_stage
+        self.max_grad_norm = max_grad_norm
+        self.parameters = {n: p for n, p in model.named_parameters() if p.requires_grad}
+        self.device = model.device
+        self.num_steps = 0
+        optimizer = torch.optim.AdamW(
+            self.parameters.values(), lr=0.0, betas=betas, weight_decay=weight_decay, fused=True
+        )
+        self.engine, self.optimizer, _, _ = deepspeed.initialize(
+            model=_RootModule(model), optimizer=optimizer, config=config_of(settings, max_grad_norm)
+        )
+        self.engine.train()
+
+    def accumulate(self, batches: Iterable[MicroBatch], loss: LossFunction) -> dict[str, float]:
+        """Add the gradients of this rank's micro-batches; return `loss`, sums and peaks of all.
+
+        Call it once for a step: DeepSpeed reduces gradients at the last micro-batch. Every rank
+        runs as many forward passes; where they do not divide evenly, the last ones count nothing.
+        """
+        everyone = list(batches)
+        rounds = -(-len(everyone) // self.ranks.size)
+        measures: list[Measures] = []
+        for number in range(rounds):
+            place = number * self.ranks.size + self.ranks.rank
+            counts = place < len(everyone)
+            batch = everyone[place if counts else 0].to(self.device)
+            self.engine.set_gradient_accumulation_boundary(number + 1 == rounds)
+            value, part = self.engine(batch, loss)
+            self.engine.backward(value * float(self.ranks.size * counts))
+            if counts:
+                measures.append(part.measures())
+        totals = {"loss": 0.0}
+        for of_round in zip_longest(*self.ranks.gather(measures)):
+            for each in of_round:
+                if each is not None:
+                    add_up(totals, each)
+        return totals
+
+    def step(self, learning_rate: float) -> float:
+        """Clip, update, clear the gradients; return the gradient norm before clipping."""
+        for group in self.optimizer.param_groups:
+            group["lr"] = learning_rate
+        norm: Any = None
+        if self.stage == 0:  # here DeepSpeed does not tell the norm
+            norm = torch.nn.utils.clip_grad_norm_(self.parameters.values(), self.max_grad_norm)
+        self.engine.step()
+        self.num_steps += 1
+        return float(self.engine.get_global_grad_norm() if norm is None else norm)
+
+    def weights(self) -> Iterator[tuple[str, Tensor]]:
+        """Yield every parameter, whole, by name; all ranks must go through all of them."""
+        for name, parameter in self.parameters.items():
+            with self._whole(parameter):
+                yield name, parameter.data.clone() if self.stage == 3 else parameter
+
+    def consolidated(self) -> dict[str, Tensor] | None:
+        """Return the float32 weights in this process's memory on rank 0, None elsewhere."""
+        found: dict[str, Tensor] = {}
+        for name, parameter in self.parameters.items():
+            weight = self._master(parameter)
+            if self.ranks.is_main:
+                found[name] = weight.detach().to("cpu", copy=True)
+        return found if self.ranks.is_main else None
+
+    def save(self, folder: Path) -> None:
+        """Write weights and optimizer state, exactly, into an existing folder; each rank a part."""
+        is_alone = self.ranks.size == 1
+        writer = StateWriter(folder, "engine" if is_alone else f"engine-{self.ranks.rank:05d}")
+        for number, (name, parameter) in enumerate(self.parameters.items()):
+            is_mine = number % self.ranks.size == self.ranks.rank
+            for key, tensor in self._state(parameter):
+                if is_mine:
+                    writer.add(f"{key}:{name}", tensor)
+        writer.flush()
+        if self.ranks.is_main:
+            write_facts(folder, backend="deepspeed", zero_stage=self.stage, ranks=self.ranks.size)
+
+    def load(self, folder: Path) -> None:
+        """Read what the `save` of any engine wrote, on any number of ranks."""
+        self._make_optimizer_state()
+        steps: set[float] = set()
+        for name, weight, state in read_state(folder, list(self.parameters)):
+            parameter = self.parameters[name]
+            self._set(parameter, weight.to(self.device), state)
+            steps.add(float(state.get("step", 0.0)))
+        assert len(steps) == 1, "all parameters were updated as often"
+        self._set_num_steps(int(steps.pop()))
+
+    def close(self) -> None:
+        """Free DeepSpeed's memory; the model is not usable afterwards."""
+        self.engine.destroy()
+
+    # ---- one parameter ---------------------------------------------------------------------------
+
+    def _whole(self, parameter: Tensor) -> AbstractContextManager[Any]:
+        """Gather a parameter that is in parts (ZeRO-3) inside the block."""
+        if self.stage < 3:
+            return nullcontext()
+        gathered: AbstractContextManager[Any] = deepspeed.zero.GatheredParameters([parameter])
+        return gathered
+
+    def _master(self, parameter: Tensor) -> Tensor:
+        """Return the float32 weight that the optimizer updates, whole."""
+        if self.stage == 0:
+            return parameter.data
+        master: Tensor = safe_get_full_fp32_param(parameter)
+        return master
+
+    def _state(self, parameter: Tensor) -> Iterator[tuple[str, Tensor]]:
+        """Yield weight, moments and step count of a parameter, whole, under their names."""
+        yield "weight", self._master(parameter)
+        if not self.num_steps:
+            return
+        for key in MOMENTS:
+            if self.stage == 0:
+                yield f"optimizer:{key}", self.optimizer.state[parameter][key]
+            else:
+                yield f"optimizer:{key}", safe_get_full_optimizer_state(parameter, key)
+        yield "optimizer:step", torch.tensor(float(self.num_steps))
+
+    def _set(self, parameter: Tensor, weight: Tensor, state: dict[str, Tensor]) -> None:
+        """Replace the weight (with its float32 master) and the moments of a parameter."""
+        if self.stage:
+            safe_set_full_fp32_param(parameter, weight)
+        if self.stage < 3:
+            parameter.data.copy_(weight)
+        else:
+            with deepspeed.zero.GatheredParameters([parameter], modifier_rank=0):
+                parameter.data.copy_(weight)
+        for key in MOMENTS:
+            moment = state[key].to(self.device) if state else torch.zeros_like(weight)
+            if self.stage == 0:
+                self.optimizer.state[parameter][key].copy_(moment)
+            else:
+                safe_set_full_optimizer_state(parameter, moment, key)
+
+    # ---- the optimizer's own state ---------------------------------------------------------------
+
+    def _make_optimizer_state(self) -> None:
+        """Give every flat part its moments, which AdamW itself makes at its first step."""
+        if self.num_steps:
+            return
+        for part in self._parts():
+            self._base().state[part] = {
+                "step": torch.tensor(0.0, device=part.device),
+                **{key: torch.zeros_like(part) for key in MOMENTS},
+            }
+        if self.stage in (1, 2):  # where DeepSpeed looks a parameter's moments up
+            self.optimizer._lazy_init_hp_params_optimizer_state()
+
+    def _set_num_steps(self, count: int) -> None:
+        self.num_steps = count
+        for part in self._parts():
+            self._base().state[part]["step"].fill_(float(count))
+
+    def _base(self) -> torch.optim.Optimizer:
+        """Return the AdamW inside DeepSpeed's optimizer."""
+        base: torch.optim.Optimizer = (
+            self.optimizer if self.stage == 0 else self.optimizer.optimizer
+        )
+        return base
+
+    def _parts(self) -> list[Tensor]:
+        """Return the tensors that AdamW updates on this rank."""
+        if self.stage == 0:
+            return list(self.parameters.values())
+        name = (
+            "fp32_partitioned_groups_flat" if self.stage == 3 else "single_partition_of_fp32_groups"
+        )
+        return list(getattr(self.optimizer, name))
+
+
+class _RootModule(torch.nn.Module):
+    """Computes the loss inside a forward pass of the root module, where ZeRO-3 follows it."""
+
+    def __init__(self, policy: Any) -> None:
+        super().__init__()
+        self.policy = policy
+
+    def forward(self, batch: MicroBatch, loss: LossFunction) -> tuple[Tensor, Loss]:
+        part = loss(self.policy, batch)
+        return part.value, part
+
+
+def config_of(settings: EngineSettings, max_grad_norm: float) -> dict[str, Any]:
+    """Return DeepSpeed's configuration. Micro-batches and accumulation are the engine's own."""
+    zero: dict[str, Any] = {"stage": settings.zero_stage}
+    if settings.offload != "none":
+        zero["offload_optimizer"] = {"device": "cpu", "pin_memory": torch.cuda.is_available()}
+    if settings.offload == "parameters":
+        zero["offload_param"] = {"device": "cpu", "pin_memory": torch.cuda.is_available()}
+    return {
+        "train_micro_batch_size_per_gpu": 1,
+        "gradient_accumulation_steps": 1,
+        "zero_optimization": zero,
+        "gradient_clipping": max_grad_norm if settings.zero_stage else 0.0,
+        "bf16": {"enabled": settings.bf16},
+        "zero_allow_untested_optimizer": True,
+        "zero_force_ds_cpu_optimizer": False,
+        "steps_per_print": None,
+    }
+
+
+def join_process_group() -> None:
+    """Have DeepSpeed use the stage's process group; alone, make a group of one."""
+    if not dist.is_initialized():
+        os.environ.setdefault("LOCAL_RANK", "0")
+        dist.init_process_group("gloo", store=dist.HashStore(), rank=0, world_size=1)
+    if not torch.cuda.is_available():  # else it compiles a shared-memory kernel for a minute
+        deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
+    deepspeed.init_distributed(verbose=False)

@@ -1,0 +1,87 @@
+"""Weights and optimizer state of a training checkpoint, by the parameter's name.
+
+    weight:<parameter>                 float32, whole
+    optimizer:exp_avg:<parameter>      likewise exp_avg_sq, and the count `step`
+
+Every engine reads and writes this one form: it knows neither processes nor shards, so a checkpoint
+continues on another number of processes, on another ZeRO stage and on the other engine. Large
+models are spread over several files; a name is in one of them.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Mapping
+from contextlib import ExitStack
+from pathlib import Path
+from typing import Any, cast
+
+import torch
+from safetensors import safe_open
+from safetensors.torch import save_file
+from torch import Tensor
+
+from r1pipe.errors import DamagedError
+
+FORMAT = 1
+MAX_FILE_BYTES = 4 << 30
+MOMENTS = ("exp_avg", "exp_avg_sq")
+
+
+class StateWriter:
+    """Collects tensors and writes them into files of a bounded size."""
+
+    def __init__(self, folder: Path, name: str = "engine", limit: int = MAX_FILE_BYTES) -> None:
+        self._folder = folder
+        self._name = name
+        self._limit = limit
+        self._waiting: dict[str, Tensor] = {}
+        self._size = 0
+        self._files = 0
+
+    def add(self, name: str, tensor: Tensor) -> None:
+        """Take a copy of a tensor on the CPU."""
+        self._waiting[name] = tensor.detach().to("cpu", copy=True).contiguous()
+        self._size += tensor.nbytes
+        if self._size >= self._limit:
+            self.flush()
+
+    def flush(self) -> None:
+        """Write what is waiting, if anything is."""
+        if not self._waiting:
+            return
+        suffix = f"-{self._files:05d}" if self._files else ""
+        save_file(self._waiting, self._folder / f"{self._name}{suffix}.safetensors")
+        self._waiting, self._size, self._files = {}, 0, self._files + 1
+
+
+def write_facts(folder: Path, **facts: Any) -> None:
+    """Say what wrote a checkpoint; it is complete once its tensors are there too."""
+    (folder / "engine.json").write_text(json.dumps(facts | {"format": FORMAT}))
+
+
+def read_state(folder: Path, names: list[str]) -> Iterator[tuple[str, Tensor, dict[str, Tensor]]]:
+    """Yield each parameter's name, float32 weight and optimizer state (empty before step 1).
+
+    Raises DamagedError where the names are not those of the model.
+    """
+    with ExitStack() as stack:
+        found: dict[str, Any] = {}
+        for path in sorted(folder.glob("engine*.safetensors")):
+            file = stack.enter_context(safe_open(path, framework="pt"))
+            found |= dict.fromkeys(file.keys(), file)
+        weights = {key.split(":", 1)[1] for key in found if key.startswith("weight:")}
+        if weights != set(names):
+            wrong = sorted(weights ^ set(names))
+            raise DamagedError(f"{folder}: other parameters than the model's, such as {wrong[0]}")
+        for name in names:
+            state = {
+                key: _read(found, f"optimizer:{key}:{name}")
+                for key in (*MOMENTS, "step")
+                if f"optimizer:{key}:{name}" in found
+            }
+            yield name, _read(found, f"weight:{name}"), state
+
+
+def _read(found: Mapping[str, Any], key: str) -> Tensor:
+    return cast(Tensor, found[key].get_tensor(key)).to(torch.float32)

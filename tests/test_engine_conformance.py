@@ -1,0 +1,212 @@
+"""One suite for every engine: gradients, clipping, rates, state and weights, PyTorch and DeepSpeed."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Iterator
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from tiny import corpus_rows, model, tokenizer
+
+from r1pipe.errors import DamagedError
+from r1pipe.models.prompts import encode_completion, encode_prompt
+from r1pipe.settings import EngineRun, EngineSettings, Optimizer
+from r1pipe.train.backends import make_engine
+from r1pipe.train.batching import Batching, MicroBatch, TokenSequence, micro_batches
+from r1pipe.train.engine import Engine, Loss
+from r1pipe.train.logprobs import token_logprobs
+
+PAD = tokenizer().pad_token_id
+OPTIMIZER = Optimizer(lr=1.0, beta1=0.8, beta2=0.9, weight_decay=0.1, max_grad_norm=0.5)
+BACKENDS = [
+    "torch",
+    *(
+        pytest.param(
+            f"zero-{stage}",
+            marks=[
+                pytest.mark.engines,
+                pytest.mark.skipif(not find_spec("deepspeed"), reason="deepspeed is missing"),
+            ],
+        )
+        for stage in range(4)
+    ),
+]
+
+
+def sequences(count: int = 8) -> list[TokenSequence]:
+    return [
+        TokenSequence(
+            encode_prompt(tokenizer(), row["prompt"], row["format"]),
+            encode_completion(tokenizer(), row["completion"]),
+            index,
+        )
+        for index, row in enumerate(corpus_rows(count))
+    ]
+
+
+def batches(micro_batch_tokens: int = 512, layout: Any = "padded") -> Iterator[MicroBatch]:
+    return micro_batches(sequences(), Batching(micro_batch_tokens, layout, PAD))
+
+
+NUM_TOKENS = sum(len(s.completion_ids) for s in sequences())
+
+
+def loss(policy: Any, batch: MicroBatch) -> Loss:
+    """Mean negative log-likelihood of all eight sequences, and two measures."""
+    logprobs = token_logprobs(policy, batch)
+    return Loss(
+        -logprobs.sum() / NUM_TOKENS,
+        sums={"tokens": float(len(logprobs))},
+        peaks={"worst": -logprobs.detach().min().item()},
+    )
+
+
+@pytest.fixture(params=BACKENDS)
+def backend(request: pytest.FixtureRequest) -> str:
+    return str(request.param)
+
+
+class Opened:
+    """Engines of one backend, closed after the test."""
+
+    def __init__(self, backend: str) -> None:
+        settings = EngineSettings()
+        if backend.startswith("zero-"):
+            stage: Any = int(backend[-1])
+            settings = EngineSettings(backend="deepspeed", zero_stage=stage)
+        self.run = EngineRun(engine=settings, workers=1)
+        self.opened: list[Engine] = []
+
+    def __call__(self, policy: Any, optimizer: Optimizer = OPTIMIZER) -> Engine:
+        self.opened.append(make_engine(policy, optimizer, self.run))
+        return self.opened[-1]
+
+
+@pytest.fixture
+def new_engine(backend: str) -> Iterator[Opened]:
+    opened = Opened(backend)
+    yield opened
+    for engine in opened.opened:
+        engine.close()
+
+
+def plain_steps(policy: Any, rates: list[float]) -> list[tuple[float, float]]:
+    """Train with PyTorch's own parts, one pass over all sequences a step: (loss, norm) of each."""
+    optimizer = torch.optim.AdamW(policy.parameters(), betas=(0.8, 0.9), weight_decay=0.1)
+    seen = []
+    for rate in rates:
+        optimizer.param_groups[0]["lr"] = rate
+        value = sum(loss(policy, batch).value for batch in batches(100_000))
+        assert isinstance(value, torch.Tensor)
+        optimizer.zero_grad()
+        value.backward()
+        norm = torch.nn.utils.clip_grad_norm_(policy.parameters(), 0.5)
+        optimizer.step()
+        seen.append((float(value.detach()), float(norm)))
+    return seen
+
+
+def steps(engine: Engine, rates: list[float], **options: Any) -> list[tuple[float, float]]:
+    return [(engine.accumulate(batches(**options), loss)["loss"], engine.step(r)) for r in rates]
+
+
+def weights_of(engine: Engine) -> dict[str, torch.Tensor]:
+    return {name: tensor.detach().clone() for name, tensor in engine.weights()}
+
+
+RATES = [1e-2, 3e-3, 1e-3, 2e-2]
+
+
+@pytest.mark.parametrize("options", [{}, {"micro_batch_tokens": 1}, {"layout": "packed"}])
+def test_steps_equal_those_of_plain_adamw_with_clipping(
+    new_engine: Opened, options: dict[str, Any]
+) -> None:
+    policy = model()
+    expected = plain_steps(copy.deepcopy(policy), RATES)
+    assert expected[0][1] > 0.5, "the first gradient is clipped"
+    seen = steps(new_engine(policy), RATES, **options)
+    for (value, norm), (expected_value, expected_norm) in zip(seen, expected, strict=True):
+        # sums in another order, in float32, fed back through four steps
+        assert value == pytest.approx(expected_value, rel=2e-5)
+        assert norm == pytest.approx(expected_norm, rel=5e-4)
+
+
+def test_measures_add_up_and_peaks_are_the_largest(new_engine: Opened) -> None:
+    policy = model()
+    worst = max(loss(policy, batch).peaks["worst"] for batch in batches(1))
+    measures = new_engine(policy).accumulate(batches(64), loss)
+    assert measures["tokens"] == NUM_TOKENS
+    assert measures["worst"] == pytest.approx(worst, rel=1e-5)
+
+
+def test_the_weights_it_yields_are_those_it_trains(new_engine: Opened) -> None:
+    policy = model()
+    before = {n: p.detach().clone() for n, p in policy.named_parameters()}
+    engine = new_engine(policy)
+    assert weights_of(engine).keys() == before.keys()
+    for name, tensor in weights_of(engine).items():
+        assert torch.equal(tensor, before[name]), name
+    steps(engine, [1e-2])
+    after, saved = weights_of(engine), engine.consolidated()
+    assert saved is not None
+    for name, tensor in after.items():
+        assert torch.equal(tensor, saved[name]), name
+        assert not torch.equal(tensor, before[name]), name
+
+
+def test_a_checkpoint_continues_exactly(new_engine: Opened, tmp_path: Path) -> None:
+    first = new_engine(model(1))
+    steps(first, RATES[:2])
+    first.save(tmp_path)
+    expected, wanted = steps(first, RATES[2:]), weights_of(first)
+    second = new_engine(model(2))
+    steps(second, [1e-2])  # moments of its own, which the checkpoint replaces
+    second.load(tmp_path)
+    assert steps(second, RATES[2:]) == expected
+    for name, tensor in weights_of(second).items():
+        assert torch.equal(tensor, wanted[name]), name
+
+
+def test_a_checkpoint_before_the_first_step_continues_exactly(
+    new_engine: Opened, tmp_path: Path
+) -> None:
+    first = new_engine(model(1))
+    first.save(tmp_path)
+    second = new_engine(model(2))
+    second.load(tmp_path)
+    assert steps(second, RATES[:2]) == steps(first, RATES[:2])
+
+
+def test_a_checkpoint_of_another_engine_continues(new_engine: Opened, tmp_path: Path) -> None:
+    first = new_engine(model(1))
+    steps(first, RATES[:2])
+    (tmp_path / "own").mkdir()
+    first.save(tmp_path / "own")
+    torch_engine = make_engine(model(2), OPTIMIZER, EngineRun(workers=1))
+    torch_engine.load(tmp_path / "own")
+    torch_engine.save(tmp_path)
+    back = new_engine(model(3))
+    back.load(tmp_path)
+    expected = steps(first, RATES[2:])
+    for seen in (steps(torch_engine, RATES[2:]), steps(back, RATES[2:])):
+        assert [v for v, _ in seen] == pytest.approx([v for v, _ in expected], rel=2e-5)
+
+
+def test_checkpoints_are_safetensors_and_json(new_engine: Opened, tmp_path: Path) -> None:
+    engine = new_engine(model())
+    steps(engine, [1e-3])
+    engine.save(tmp_path)
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["engine.json", "engine.safetensors"]
+
+
+def test_a_checkpoint_of_another_model_is_refused(new_engine: Opened, tmp_path: Path) -> None:
+    engine = new_engine(model())
+    engine.save(tmp_path)
+    other = torch.nn.Module()
+    other.score = torch.nn.Linear(2, 2)
+    with pytest.raises(DamagedError, match="other parameters than the model's"):
+        make_engine(other, OPTIMIZER, EngineRun(workers=1)).load(tmp_path)
