@@ -28,11 +28,12 @@ from r1pipe.ranks import Ranks
 
 
 class StageModel(BaseModel):
-    """The base of every `Params` and `Run`: frozen, strict, and closed to unknown names."""
+    """The base of every `Params` and `Run`: frozen, strict, and closed to unknown names.
 
-    model_config = ConfigDict(
-        frozen=True, strict=True, extra="forbid", use_attribute_docstrings=True
-    )
+    The docstring under a field is its description in `r1pipe schema`.
+    """
+
+    model_config = ConfigDict(frozen=True, strict=True, extra="forbid", defer_build=True)
 
 
 @dataclass(frozen=True)

@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+import ast
+import inspect
+import itertools
+import textwrap
 from collections.abc import Mapping
 from typing import Annotated, Any
 
-from pydantic import Field, model_validator
+from pydantic import BaseModel, Field, model_validator
+from pydantic.json_schema import GenerateJsonSchema
 
 from r1pipe.stage import StageKind, StageModel
 
@@ -81,7 +86,7 @@ class ManifestSpec(StageModel):
 
 def manifest_schema(kinds: Mapping[str, StageKind]) -> dict[str, Any]:
     """Return the JSON Schema (2020-12) of manifests that use these kinds."""
-    schema = ManifestSpec.model_json_schema()
+    schema = ManifestSpec.model_json_schema(schema_generator=_Documented)
     definitions = schema["$defs"]
     stages = []
     for name, kind in kinds.items():
@@ -101,13 +106,41 @@ def manifest_schema(kinds: Mapping[str, StageKind]) -> dict[str, Any]:
     return {"$schema": "https://json-schema.org/draft/2020-12/schema", **schema}
 
 
+class _Documented(GenerateJsonSchema):
+    """Takes the docstring under a field as its description.
+
+    Pydantic can do so itself, but while a class is defined: every command would read every stage's
+    source once more.
+    """
+
+    def model_schema(self, schema: Any) -> dict[str, Any]:
+        found: dict[str, Any] = super().model_schema(schema)
+        for field, text in _field_docs(schema["cls"]).items():
+            found["properties"][field]["description"] = text
+        return found
+
+
+def _field_docs(model: type[BaseModel]) -> dict[str, str]:
+    """Return {field as it is written in a manifest: the docstring below it}."""
+    docs: dict[str, str] = {}
+    for base in reversed([each for each in model.__mro__ if issubclass(each, StageModel)]):
+        (body,) = ast.parse(textwrap.dedent(inspect.getsource(base))).body
+        assert isinstance(body, ast.ClassDef)
+        for field, below in itertools.pairwise(body.body):
+            match field, below:
+                case ast.AnnAssign(target=ast.Name(id=name)), ast.Expr(ast.Constant(str(text))):
+                    docs[model.model_fields[name].alias or name] = inspect.cleandoc(text)
+    return docs
+
+
 def _own_definitions(model: type[StageModel], name: str, definitions: dict[str, Any]) -> Any:
     """Add a model's schema under `name`, what it refers to below it, and return a reference.
 
     A required field stays optional here and a parameter reference is allowed for any value, since
     a profile may give the one and `params` the other.
     """
-    own = model.model_json_schema(ref_template=f"#/$defs/{name}/$defs/{{model}}")
+    template = f"#/$defs/{name}/$defs/{{model}}"
+    own = model.model_json_schema(ref_template=template, schema_generator=_Documented)
     own.pop("required", None)
     own["properties"] = {
         field: {"anyOf": [value, {"type": "string", "pattern": r"^\$params\."}]}
