@@ -37,6 +37,8 @@ if TYPE_CHECKING:
 
 START_S = Range(0.3, 6.0)
 """Importing what a stage needs, loading and saving a model."""
+LIGHT_START_S = Range(0.0, 0.5)
+"""The same, of a stage without a model."""
 ASSUMED_GPU_BYTES = 80 * 10**9
 ROW_FACTS = (("rows",), ("num_rows",), ("reasoning_rows", "general_rows"))
 """Notes of finished stages that say how many rows they wrote."""
@@ -68,6 +70,15 @@ class Estimator:
     def estimate(self, name: str) -> Estimate:
         """Return what a stage will cost; raises Unknown."""
         return self._estimated(self.cost(name), self.manifest.stages[name])
+
+    def prediction(self, name: str) -> dict[str, Any]:
+        """Return an estimate as the JSON values that are kept with the result; raises Unknown."""
+        exact = [work.completions for work in self.cost(name).sampling]
+        is_exact = bool(exact) and all(each.low == each.high for each in exact)
+        return self.estimate(name).to_json() | {
+            "completions": sum(each.low for each in exact) if is_exact else None,
+            "calibrated": self.calibration.made if self.calibration else None,
+        }
 
     def cost(self, name: str) -> Cost:
         """Return the work of a stage in its own words; raises Unknown."""
@@ -121,7 +132,9 @@ class Estimator:
         try:
             info = self.cost(ref.name).outputs[output]
         except Unknown as reason:
-            raise Unknown(f"what {ref.name} writes is not known ({reason})") from reason
+            text = str(reason)
+            is_told = text.startswith("what ")  # by the first stage that could not be estimated
+            raise Unknown(text if is_told else f"what {ref.name} writes: {text}") from None
         except KeyError:
             raise Unknown(f"cost() of {ref.name} does not name its output {output}") from None
         return info if record is None else _counted(info, record, output)
@@ -134,8 +147,7 @@ class Estimator:
             seconds += part
             if not is_measured:
                 assumed.add(f"{rates.assumed_for(where).words}")
-        if works:
-            seconds += START_S
+        seconds += START_S if works else LIGHT_START_S
         places = [where for _, where in works] or [Placement("none")]
         device = next((p.device for p in places if not p.device.startswith("cpu")), "cpu")
         peak = self._peak(cost, device)
@@ -163,7 +175,9 @@ class Estimator:
             memory.sampling_bytes(work, self.device_bytes(work.where.device))
             for work in cost.sampling
         ]
-        process = memory.PROCESS_BYTES["cpu" if device.startswith("cpu") else "cuda"]
+        is_light = not cost.training and not cost.sampling and not cost.held_bytes.high
+        kind = "light" if is_light else device.partition(":")[0]
+        process = memory.PROCESS_BYTES.get(kind, memory.PROCESS_BYTES["cuda"])
         is_beside = any(work.where.backend == "vllm" for work in cost.sampling)
         parts = [_largest([cost.held_bytes, *training]), _largest(sampling)]
         return process + (parts[0] + parts[1] if is_beside else _largest(parts))

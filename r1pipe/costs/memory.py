@@ -20,19 +20,26 @@ from r1pipe.costs.work import (
 )
 
 MIB = 1 << 20
-PROCESS_BYTES = {"cpu": Range(380 * MIB, 800 * MIB), "cuda": Range(500 * MIB, 2048 * MIB)}
-"""Libraries and caches of a process that has done nothing yet."""
+PROCESS_BYTES = {
+    "light": Range(100 * MIB, 900 * MIB),
+    "cpu": Range(380 * MIB, 900 * MIB),
+    "cuda": Range(500 * MIB, 2048 * MIB),
+}
+"""Libraries and caches of a process that has done nothing yet; a light stage may follow others in
+theirs."""
 FRAGMENTS = Range(1.0, 1.3)
 """Room between the blocks of an allocator."""
 CPU_WORKERS = 4
 """At most so many micro-batches or batches are under way at once on a CPU."""
 BYTES_PER_TOKEN = 4.0
 """Text of a token, about."""
-COMPRESSED_FRAC = Range(0.1, 0.5)
+COMPRESSED_FRAC = Range(0.03, 0.5)
 """Of text, in a Parquet file."""
-COLUMN_BYTES = Range(4, 40)
+COLUMN_BYTES = Range(1, 40)
 """Other columns of a row, compressed."""
-TOKENIZER_BYTES_PER_TOKEN = Range(40, 80)
+TOKENIZER_BYTES_PER_TOKEN = Range(30, 80)
+FULL_VOCAB_FRAC = Range(0.9, 1.0)
+"""A new tokenizer may find fewer tokens than it may have."""
 
 
 def training_bytes(work: Training) -> Range:
@@ -81,7 +88,7 @@ def artifact_bytes(info: Info | None) -> Range:
     """Return the size of what is written: a model (float32), rows, problems; else a few KiB."""
     if isinstance(info, ModelInfo):
         tokenizer = TOKENIZER_BYTES_PER_TOKEN * info.vocab_size
-        return Range(4.0 * info.num_parameters) + tokenizer
+        return FULL_VOCAB_FRAC * (4.0 * info.num_parameters) + tokenizer
     if isinstance(info, TokenizerInfo):
         return TOKENIZER_BYTES_PER_TOKEN * info.vocab_size
     if isinstance(info, RowsInfo):

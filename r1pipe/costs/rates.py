@@ -61,7 +61,8 @@ class Speed:
 class Calibration:
     """What was measured on a machine; `speeds` by 'train:torch:cpu', 'sample:vllm:cuda', ...
 
-    `failed` says, by the same names, why an engine that is there could not be measured.
+    `failed` says, by the same names, why an engine that is there could not be measured; `load` is
+    how many processes wanted a core before it began, for each core.
     """
 
     machine: Mapping[str, Any]
@@ -69,6 +70,7 @@ class Calibration:
     made: str
     speeds: Mapping[str, Speed] = field(default_factory=dict)
     failed: Mapping[str, str] = field(default_factory=dict)
+    load: float = 0.0
 
     def to_json(self) -> dict[str, Any]:
         """Return plain values."""
@@ -83,7 +85,8 @@ class Calibration:
             name: Speed(points_of(speed["points"]), float(speed["step_layer_s"]))
             for name, speed in value["speeds"].items()
         }
-        return cls(value["machine"], value["versions"], value["made"], speeds, value["failed"])
+        names = ("machine", "versions", "made", "failed", "load")
+        return cls(**{name: value[name] for name in names}, speeds=speeds)
 
 
 @dataclass(frozen=True)
@@ -144,7 +147,8 @@ def sampling_seconds(work: Sampling, calibration: Calibration | None) -> tuple[R
     layer_steps = steps * work.model.num_layers
     speed = _speed("sample", work.where, calibration)
     if speed is not None:
-        seconds = tokens * speed.token_s(flops) + layer_steps * speed.step_layer_s
+        full, thin = tokens * speed.token_s(flops), layer_steps * speed.step_layer_s
+        seconds = Range(max(full.low, thin.low), max(full.high, thin.high))
         return _shared(seconds * MEASURED, work.where), True
     assumed = assumed_for(work.where)
     width = 4.0 if assumed is CPU else 2.0

@@ -1,0 +1,56 @@
+"""What stages were expected to cost, kept with their results: outside keys and ids.
+
+An estimate decides nothing. Where there is none, the run goes on without.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+from r1pipe.manifest import Manifest
+from r1pipe.store import Store
+from r1pipe.store.actions import ActionRecord
+
+if TYPE_CHECKING:
+    from r1pipe.costs.estimate import Estimator
+
+FACT = "predicted"
+"""The note that holds a prediction; `show` puts it beside what was measured."""
+
+
+def make_estimator(
+    manifest: Manifest, store: Store, records: Mapping[str, ActionRecord]
+) -> Estimator:
+    """Return what estimates the stages of a manifest, with this machine's calibration."""
+    from r1pipe.costs.estimate import Estimator
+    from r1pipe.costs.rates import calibration_path, read_calibration
+    from r1pipe.doctor.machine import read_machine
+
+    machine = read_machine()
+    calibration = read_calibration(calibration_path(machine.node))
+    return Estimator(manifest, store, records, calibration, machine)
+
+
+class Predictions:
+    """Predicts each stage when it is about to run, from what has been finished by then."""
+
+    def __init__(
+        self, manifest: Manifest, store: Store, finished: Mapping[str, ActionRecord]
+    ) -> None:
+        self.manifest = manifest
+        self.store = store
+        self.finished = finished
+        self._estimator: Estimator | None = None
+
+    def note(self, name: str) -> dict[str, Any]:
+        """Return {'predicted': ...} for a stage, or nothing where its cost is not known."""
+        from r1pipe.costs.estimate import Unknown
+
+        if self._estimator is None:
+            self._estimator = make_estimator(self.manifest, self.store, self.finished)
+        self._estimator.forget(self.manifest.stages)
+        try:
+            return {FACT: self._estimator.prediction(name)}
+        except Unknown:
+            return {}
