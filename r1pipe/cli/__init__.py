@@ -124,19 +124,27 @@ def plan(
     manifest: ManifestArgument = DEFAULT_MANIFEST,
     profile: ProfileOption = None,
     overrides: SetOption = None,
+    probe: Annotated[
+        bool, typer.Option("--probe", help="Measure each engine on this machine first.")
+    ] = False,
     store: StoreOption = None,
     as_json: JsonOption = False,
 ) -> None:
-    """Say what a run would do, and why."""
+    """Say what a run would do, why, and what it will cost."""
+    from r1pipe.cli import costs
     from r1pipe.cli.console import plan_lines
     from r1pipe.pipeline import planning
 
     loaded = load(manifest, profile, overrides)
-    found = planning.plan(loaded, open_store(store, manifest))
+    opened = open_store(store, manifest)
+    found = planning.plan(loaded, opened)
+    if probe:
+        costs.probe(loaded, found)
+    cost = costs.plan_costs(loaded, opened, found)
     if as_json:
-        print_json(_plan_json(loaded, found))
+        print_json(_plan_json(loaded, found) | {"costs": cost.to_json()})
     else:
-        print("\n".join(plan_lines(found)))
+        print("\n".join([*plan_lines(found), *cost.lines()]))
 
 
 @app.command()

@@ -11,6 +11,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Any, TypeAlias
 
+from r1pipe.cli.costs import compared_lines
 from r1pipe.text import (
     format_bytes,
     format_duration,
@@ -63,7 +64,8 @@ def record_text(record: Record, store: Store) -> str:
         _section("params (those that differ from their default)", _tree(record.preimage["params"])),
         _section("inputs", table_lines([(n, link_text(link)) for n, link in record.links()])),
         _section("outputs", table_lines(sorted(record.outputs.items()))),
-        _section("facts", _tree(record.facts)),
+        _section("facts", _tree({n: v for n, v in record.facts.items() if n != "predicted"})),
+        _section("predicted and actual", compared_lines(record, store)),
         _section("metrics", metric_lines(store.metrics(record))),
         _section("samples", sample_lines(store.samples(record))),
     ]

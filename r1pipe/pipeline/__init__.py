@@ -19,6 +19,7 @@ from r1pipe.manifest import Manifest, StageNode
 from r1pipe.pipeline import commands
 from r1pipe.pipeline.context import CHECKPOINT_EVERY_S, RunContext
 from r1pipe.pipeline.planning import Plan, PlannedStage, plan, selected
+from r1pipe.pipeline.predictions import Predictions
 from r1pipe.pipeline.process import prepare_process
 from r1pipe.pipeline.resolution import Resolver, upstream
 from r1pipe.pipeline.stopping import Stopper
@@ -161,6 +162,7 @@ class _Runner:
         self.stopper = Stopper(console.message)
         self.live = LiveRun(store.root)
         self.finished: dict[str, ActionRecord] = {}
+        self.predictions = Predictions(manifest, store, self.finished)
 
     def reach(self, name: str) -> None:
         """Have a stage's result at hand, or build it."""
@@ -242,6 +244,7 @@ class _Runner:
         began = time.monotonic()
         try:
             with _closing(context):
+                context.note(**self.predictions.note(node.name))
                 node.kind.run(context, node.params, node.run, paths)
         except BaseException as error:
             is_stop = isinstance(error, Interrupted | KeyboardInterrupt)
