@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, field
 from enum import StrEnum
 from typing import Any
@@ -98,3 +98,10 @@ class Group:
 
     problem: Problem
     rollouts: list[Rollout]
+
+
+def json_lines(rows: Iterable[Mapping[str, Any]]) -> bytes:
+    """Return rows of JSON values as lines of JSON, one each."""
+    dumps = json.dumps
+    lines = [dumps(row, ensure_ascii=False, separators=(",", ":")) for row in rows]
+    return "".join(line + "\n" for line in lines).encode()

@@ -14,6 +14,75 @@ from r1pipe.errors import ArtifactError
 from r1pipe.records import Problem
 
 ROWS_PER_SHARD = 50_000
+BYTES_PER_SHARD = 128 << 20
+"""Most bytes of rows in one shard, before compression: what a writer holds in memory."""
+ROWS_AT_ONCE = 1024
+
+
+class RowWriter:
+    """Writes rows into `folder/part-00000.parquet` and on; a shard is closed as soon as it is full.
+
+    With a schema rows are held as Arrow data, without one as they came until the first shard is
+    full, whose schema then holds for all. Memory is one shard.
+    """
+
+    def __init__(
+        self,
+        folder: Path,
+        schema: pa.Schema | None = None,
+        rows_per_shard: int = ROWS_PER_SHARD,
+        bytes_per_shard: int = BYTES_PER_SHARD,
+    ) -> None:
+        folder.mkdir(parents=True, exist_ok=True)
+        self.folder = folder
+        self.schema = schema
+        self.num_rows = 0
+        self._limits = (rows_per_shard, bytes_per_shard)
+        self._num_shards = self._held_rows = self._held_bytes = 0
+        self._rows: list[Mapping[str, Any]] = []
+        self._batches: list[pa.RecordBatch] = []
+
+    def write(self, rows: Sequence[Mapping[str, Any]]) -> None:
+        """Add rows; they are on the disk when their shard is full, or at `close`."""
+        start = 0
+        while start < len(rows):
+            part = rows[start : start + self._limits[0] - self._held_rows]
+            start += len(part)
+            self._hold(part)
+            if self._held_rows >= self._limits[0] or self._held_bytes >= self._limits[1]:
+                self._write_shard()
+
+    def close(self) -> None:
+        """Write the last shard; without any row, one empty shard."""
+        if self._held_rows or not self._num_shards:
+            self._write_shard()
+
+    def _hold(self, rows: Sequence[Mapping[str, Any]]) -> None:
+        self._held_rows += len(rows)
+        self.num_rows += len(rows)
+        if self.schema is None:
+            self._rows.extend(rows)
+            self._held_bytes += sum(map(_size, rows))
+        else:
+            batch = pa.RecordBatch.from_pylist(list(rows), schema=self.schema)
+            self._batches.append(batch)
+            self._held_bytes += batch.nbytes
+
+    def _write_shard(self) -> None:
+        if self.schema is None:
+            table = pa.Table.from_pylist([dict(row) for row in self._rows])
+            self.schema = table.schema
+        else:
+            table = pa.Table.from_batches(self._batches, schema=self.schema).combine_chunks()
+        path = self.folder / f"part-{self._num_shards:05d}.parquet"
+        pq.write_table(table, path, compression="zstd")
+        self._num_shards += 1
+        self._rows, self._batches = [], []
+        self._held_rows = self._held_bytes = 0
+
+
+def _size(row: Mapping[str, Any]) -> int:
+    return sum(len(value) if isinstance(value, str) else 8 for value in row.values())
 
 
 def write_rows(
@@ -26,32 +95,38 @@ def write_rows(
 
     Memory is one shard. The schema of the first shard holds for all unless one is given.
     """
-    folder.mkdir(parents=True, exist_ok=True)
-    iterator, count = iter(rows), 0
-    for index in range(1_000_000):
-        shard = [dict(row) for row in islice(iterator, rows_per_shard)]
-        if not shard and index:
-            break
-        table = pa.Table.from_pylist(shard, schema=schema)
-        schema = table.schema
-        pq.write_table(table, folder / f"part-{index:05d}.parquet", compression="zstd")
-        count += len(shard)
-        if len(shard) < rows_per_shard:
-            break
-    return count
+    writer, iterator = RowWriter(folder, schema, rows_per_shard), iter(rows)
+    while some := list(islice(iterator, ROWS_AT_ONCE)):
+        writer.write(some)
+    writer.close()
+    return writer.num_rows
 
 
-def read_rows(folder: Path, columns: Sequence[str] | None = None) -> Iterator[dict[str, Any]]:
+def read_rows(
+    folder: Path, columns: Sequence[str] | None = None, only: str | None = None
+) -> Iterator[dict[str, Any]]:
     """Yield the rows of a folder written by `write_rows`, in order, one batch in memory.
 
-    Raises ArtifactError when the folder holds no Parquet file.
+    `only` names a column of booleans: rows in which it is false are left out. Raises ArtifactError
+    when the folder holds no Parquet file.
     """
+    for shard in shards_of(folder):
+        for batch in pq.ParquetFile(shard).iter_batches(ROWS_AT_ONCE, columns=columns):
+            chosen = batch if only is None else batch.filter(batch.column(only))
+            yield from chosen.to_pylist()
+
+
+def count_rows(folder: Path) -> int:
+    """Return how many rows a folder written by `write_rows` holds, as its files say."""
+    return sum(pq.ParquetFile(shard).metadata.num_rows for shard in shards_of(folder))
+
+
+def shards_of(folder: Path) -> list[Path]:
+    """Return the Parquet files of a folder in order, or raise ArtifactError."""
     shards = sorted(folder.glob("part-*.parquet"))
     if not shards:
         raise ArtifactError(f"{folder}: no part-*.parquet here; was this artifact made by r1pipe?")
-    for shard in shards:
-        for batch in pq.ParquetFile(shard).iter_batches(columns=columns):
-            yield from batch.to_pylist()
+    return shards
 
 
 def write_problems(folder: Path, problems: Iterable[Problem]) -> int:

@@ -9,7 +9,12 @@ A file `stages/<kind>.py` (dashes as underscores) defines
     OUTPUTS = {"model": "model"}                 # by name, with the type of artifact each one is
     def run(context: Context, params: Params, run: Run, inputs: Inputs) -> None: ...
 
-and may define what `plan` says it will cost, without importing anything heavy:
+where a larger value of one field only goes on where a smaller one ended, it may name that field,
+and is then given what results with other values of it hold (`Context.earlier`, journals):
+
+    GROWS = "target_rows"
+
+and it may define what `plan` says it will cost, without importing anything heavy:
 
     def cost(params: Params, run: Run, inputs: InfoMap) -> Cost: ...       # r1pipe.costs.work
 """
@@ -63,11 +68,17 @@ class Journal(Protocol):
     def append(self, unit: str, rows: Sequence[Mapping[str, Any]]) -> None:
         """Add all rows of one unit of work (for example one batch of problems)."""
 
+    def append_lines(self, unit: str, num_rows: int, payload: bytes) -> None:
+        """Add the rows of one unit as lines of JSON that another process has made."""
+
     def done(self) -> frozenset[str]:
         """Return the units that are already in the journal."""
 
     def rows(self) -> Iterator[dict[str, Any]]:
         """Yield all rows, in the order in which their units were appended."""
+
+    def units(self) -> Iterator[tuple[str, bytes]]:
+        """Yield (unit, its rows as lines of JSON), in the order in which they were appended."""
 
 
 class Checkpoints(Protocol):
@@ -92,6 +103,10 @@ class Context(Protocol):
 
     def output(self, name: str) -> Path:
         """Return the (created) directory of one output inside the private attempt."""
+
+    def earlier(self, name: str) -> Path | None:
+        """Return that output of the largest finished result whose key differs in the kind's `GROWS`
+        alone, or None: what this stage can go on from."""
 
     def journal(self, name: str) -> Journal:
         """Open the named journal of this attempt."""
@@ -135,5 +150,7 @@ class StageKind:
     path: Path
     source_digest: str
     """blake3 of the stage file's bytes."""
+    grows: str | None = None
+    """The field of `Params` that only says how far to go: see `GROWS` above."""
     cost: StageCost | None = None
     """What the stage will do, in tokens and models; None where the file does not say."""

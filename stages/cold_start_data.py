@@ -16,10 +16,9 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from pydantic import Field
-
-from r1pipe.settings import Keep, SampleRun
-from r1pipe.stage import Context, Input, Inputs, StageModel
+from r1pipe.sampling.params import SampleParams
+from r1pipe.settings import SampleRun
+from r1pipe.stage import Context, Input, Inputs
 
 if TYPE_CHECKING:
     from r1pipe.costs.work import Cost, InfoMap
@@ -27,23 +26,11 @@ if TYPE_CHECKING:
 VERSION = 1
 INPUTS = {"model": Input("model"), "problems": Input("problems")}
 OUTPUTS = {"rows": "rows", "candidates": "rows"}
+GROWS = "target_rows"
 
 
-class Params(StageModel):
+class Params(SampleParams):
     """What decides the rows."""
-
-    seed: int
-    target_rows: int = Field(gt=0)
-    """Rows wanted; R1: thousands."""
-    samples_per_problem: int = Field(gt=0)
-    """Traces per problem."""
-    temperature: float = Field(default=1.0, gt=0)
-    """R1: 1."""
-    max_tokens: int = Field(gt=0)
-    """Longest trace in tokens."""
-    keep: Keep = Keep()
-    problems_per_unit: int = Field(default=64, gt=0)
-    """Problems sampled together: what a kill costs at most."""
 
 
 class Run(SampleRun):
@@ -52,10 +39,10 @@ class Run(SampleRun):
 
 def run(context: Context, params: Params, run: Run, inputs: Inputs) -> None:
     """Sample traces, keep correct and readable ones, put them into the cold-start format."""
-    from r1pipe.rl.candidates import collect, write_training_rows
+    from r1pipe.sampling.collecting import collect, write_training_rows
 
     traces = collect(context, params, run, inputs, "r1-zero")
-    write_training_rows(context, [rewritten(trace) for trace in traces])
+    write_training_rows(context, map(rewritten, traces))
 
 
 def rewritten(row: dict[str, Any]) -> dict[str, Any]:

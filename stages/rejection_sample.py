@@ -16,10 +16,9 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Literal
 
-from pydantic import Field
-
-from r1pipe.settings import Keep, SampleRun
-from r1pipe.stage import Context, Input, Inputs, StageModel
+from r1pipe.sampling.params import SampleParams
+from r1pipe.settings import SampleRun
+from r1pipe.stage import Context, Input, Inputs
 
 if TYPE_CHECKING:
     from r1pipe.costs.work import Cost, InfoMap
@@ -27,23 +26,13 @@ if TYPE_CHECKING:
 VERSION = 1
 INPUTS = {"model": Input("model"), "problems": Input("problems")}
 OUTPUTS = {"rows": "rows", "candidates": "rows"}
+GROWS = "target_rows"
 
 
-class Params(StageModel):
+class Params(SampleParams):
     """What decides the rows."""
 
-    seed: int
-    target_rows: int = Field(gt=0)
-    """Kept rows wanted; sampling ends when there are so many. R1: 600,000."""
-    samples_per_problem: int = Field(gt=0)
-    """Completions per problem."""
-    temperature: float = Field(default=1.0, gt=0)
-    max_tokens: int = Field(gt=0)
-    """Longest completion in tokens; R1: 32,768."""
     format: Literal["r1-zero", "chat"] = "chat"
-    keep: Keep = Keep()
-    problems_per_unit: int = Field(default=64, gt=0)
-    """Problems sampled together: what a kill costs at most."""
 
 
 class Run(SampleRun):
@@ -52,7 +41,7 @@ class Run(SampleRun):
 
 def run(context: Context, params: Params, run: Run, inputs: Inputs) -> None:
     """Sample, verify, filter; write every candidate, and the kept ones as training rows."""
-    from r1pipe.rl.candidates import collect, write_training_rows
+    from r1pipe.sampling.collecting import collect, write_training_rows
 
     write_training_rows(context, collect(context, params, run, inputs, params.format))
 

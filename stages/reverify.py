@@ -54,7 +54,8 @@ class Run(StageModel):
 
 def run(context: Context, params: Params, run: Run, inputs: Inputs) -> None:
     """Judge every candidate, write the kept view of them, and compare with what was there."""
-    from r1pipe.rl.reverify import distinct_kept, judged_anew, report_flips
+    from r1pipe.rl.candidates import distinct_kept
+    from r1pipe.rl.reverify import judged_anew, report_flips
     from r1pipe.rows import read_problems, read_rows, write_rows
 
     before, after = inputs["candidates"], context.output("candidates")

@@ -1,26 +1,26 @@
-"""Filters of sampled completions, and candidates: all kept with their decisions, resumed alike."""
+"""Filters of sampled completions, and what a candidate is."""
 
 from __future__ import annotations
 
 import json
-from collections import Counter
-from contextlib import contextmanager
-from dataclasses import replace
-from pathlib import Path
+import random
 from typing import Any
 
+import pyarrow as pa
 import pytest
-from tiny import FakeContext, ScriptedGenerator, generator, model, problems, stage, tokenizer
 
 from r1pipe.chat import boxed, render_completion
-from r1pipe.errors import Interrupted, StageError
-from r1pipe.generate.protocol import Sampling
 from r1pipe.records import Completion, FinishReason, Problem, Verdict
-from r1pipe.rewards import REWARDS
-from r1pipe.rl import candidates as candidates_module
-from r1pipe.rl.candidates import CandidatePlan, account, sample_candidates, unique_kept
-from r1pipe.rl.filters import decide, is_kept, longest_paragraph, most_repeated
-from r1pipe.rows import read_rows, write_problems
+from r1pipe.rl.candidates import (
+    SCHEMA,
+    Origin,
+    Sample,
+    candidate_row,
+    distinct_kept,
+    identity,
+    reason_dropped,
+)
+from r1pipe.rl.filters import decide, is_kept, longest_paragraph, repeats_beyond
 from r1pipe.settings import Keep
 from r1pipe.verify import VERIFIER_VERSION
 
@@ -139,214 +139,81 @@ def test_a_paragraph_ends_at_a_blank_line() -> None:
 )
 def test_repetitions_are_counted_by_hand(text: str, times: int) -> None:
     assert most_repeated(text) == times
+    assert [repeats_beyond(text, limit) for limit in range(1, 8)] == [
+        times > limit for limit in range(1, 8)
+    ]
+
+
+def test_repetitions_are_found_as_a_slower_search_finds_them() -> None:
+    rng = random.Random(7)
+    beyond = 0
+    for _ in range(300):
+        letters = rng.choice(["ab", "abc", "a b中", "0123456789"])
+        block = "".join(rng.choice(letters) for _ in range(rng.randrange(1, 40)))
+        text = block[: rng.randrange(9)] + block * rng.randrange(1, 7) + block[:5]
+        found = [repeats_beyond(text, limit) for limit in range(1, 8)]
+        assert found == [most_repeated(text) > limit for limit in range(1, 8)], text
+        beyond += sum(found)
+    assert 300 < beyond < 1500, "some repeat and some do not"
+
+
+def most_repeated(text: str) -> int:
+    """Return how often some block of 8 to 64 characters follows itself, character by character."""
+    most = 1
+    for size in range(8, min(64, len(text) // 2) + 1):
+        matched = 0
+        for i in range(len(text) - size):
+            matched = matched + 1 if text[i] == text[i + size] else 0
+            most = max(most, matched // size + 1)
+    return most
 
 
 # ---- candidates ----------------------------------------------------------------------------------
 
 
-def plan(**changes: Any) -> CandidatePlan:
-    values: dict[str, Any] = {
-        "samples_per_problem": 2,
-        "sampling": Sampling(0.7, 1.0, 60),
-        "format": "chat",
-        "seed": 3,
-        "keep": Keep(),
-        "target_rows": 1000,
-        "problems_per_unit": 2,
-        "model_id": "m" * 8,
-    }
-    return CandidatePlan(**(values | changes))
+ORIGIN = Origin("chat", 0.7, "m" * 8, Keep())
 
 
-def right(problem: Problem, thought: str = "a sum") -> str:
-    return chat(thought, f"It is {boxed(problem.gold)}")
+def sample(text: str, reason: FinishReason = FinishReason.STOP) -> Sample:
+    return Sample(PROBLEM, 2, 11, text, 9, reason)
 
 
-def wrong(problem: Problem) -> str:
-    return chat("a sum", f"It is {boxed(str(int(problem.gold) + 1))}")
-
-
-def english(count: int) -> list[Problem]:
-    return [replace(p, language="en") for p in problems(count)]
-
-
-def half_right(asked: list[Problem]) -> ScriptedGenerator:
-    return ScriptedGenerator({p.prompt: [right(p), wrong(p)] for p in asked}, "chat")
-
-
-def test_every_candidate_is_written_with_where_it_came_from(tmp_path: Path) -> None:
-    asked = english(3)
-    rows = list(
-        sample_candidates(FakeContext(tmp_path), half_right(asked), tokenizer(), asked, plan())
-    )
-    assert [row["id"] for row in rows] == [f"{p.id}#{i}" for p in asked for i in range(2)]
-    assert [row["verdict"] for row in rows] == ["correct", "wrong"] * 3
-    assert [row["kept"] for row in rows] == [True, False] * 3
-    first = rows[0]
-    assert first["completion"] == right(asked[0])
-    assert (first["prompt"], first["gold"]) == (asked[0].prompt, asked[0].gold)
-    assert (first["model_id"], first["temperature"]) == ("m" * 8, 0.7)
-    assert (first["format"], first["finish_reason"]) == ("chat", "stop")
-    assert first["verifier_version"] == VERIFIER_VERSION
-    assert first["num_tokens"] == len(tokenizer()(first["completion"])["input_ids"]) + 1
-    assert len({row["seed"] for row in rows}) == 6
-    assert json.loads(rows[1]["filters"]) == {
-        name: name != "verdict" for name in json.loads(first["filters"])
-    }
-
-
-def test_kept_and_dropped_add_up_and_name_the_first_filter() -> None:
-    rows = []
-    for i, text in enumerate([*DROPPED.values(), chat("two and three"), chat("one and four")]):
-        found = decisions(text)
-        rows.append({"id": str(i), "kept": is_kept(found), "filters": json.dumps(found)})
-    facts = account(rows, "rejection-sample")
-    assert facts == {
-        "sampled": 7, "kept": 2, "dropped": 5, **{f"dropped_{name}": 1 for name in DROPPED}
+def test_a_candidate_says_where_it_came_from_and_what_every_filter_said() -> None:
+    row = candidate_row(sample(chat("two and three")), Verdict.CORRECT, ORIGIN)
+    assert row == {
+        "id": "p#2", "problem_id": "p", "task": "arithmetic", "language": "en", "format": "chat",
+        "prompt": "2+3", "gold": "5", "completion": chat("two and three"), "num_tokens": 9,
+        "finish_reason": "stop", "model_id": "m" * 8, "temperature": 0.7, "seed": 11,
+        "verifier_version": VERIFIER_VERSION, "verdict": "correct", "kept": True,
+        "filters": json.dumps(dict.fromkeys(sorted(decisions(chat("two"))), True)),
     }  # fmt: skip
-    assert facts["kept"] + facts["dropped"] == facts["sampled"]
+    cut = candidate_row(sample("<think> two", FinishReason.LENGTH), Verdict.NO_ANSWER, ORIGIN)
+    failed = {name for name, passed in json.loads(cut["filters"]).items() if not passed}
+    assert failed == {"verdict", "truncated", "format"}
+    assert not cut["kept"]
+    assert reason_dropped(cut) == "dropped_format"  # the first by name
 
 
-def test_a_candidate_that_is_counted_twice_is_refused() -> None:
-    row = {"id": "a", "kept": True, "filters": "{}"}
-    with pytest.raises(StageError, match="do not add up"):
-        account([row, row], "rejection-sample")
+def test_the_columns_are_those_of_the_schema_in_its_order() -> None:
+    row = candidate_row(sample(chat("two and three")), Verdict.CORRECT, ORIGIN)
+    assert pa.Table.from_pylist([row]).schema == SCHEMA
 
 
-def test_nothing_kept_is_an_error_that_says_what_to_do() -> None:
-    row = {"id": "a", "kept": False, "filters": json.dumps({"verdict": False})}
-    with pytest.raises(StageError, match="none of 1 completions was kept; see the filters"):
-        account([row], "rejection-sample")
+@pytest.mark.parametrize("verdict", [Verdict.TIMEOUT, Verdict.CRASHED, Verdict.GOLD_UNUSABLE])
+def test_a_fault_of_the_verifier_is_a_failure_and_no_drop(verdict: Verdict) -> None:
+    row = candidate_row(sample(chat("two and three")), verdict, ORIGIN)
+    assert reason_dropped(row) == f"failed_{verdict}"
 
 
 def test_exact_duplicates_are_trained_on_once_and_the_limit_holds() -> None:
-    made = [("a", "x"), ("a", "x"), ("b", "x"), ("a", "y"), ("c", "z")]
-    kept = [True, True, True, False, True]
+    made = [("a", "x"), ("a", "x"), ("b", "x"), ("a", "y"), ("ab", "x"), ("c", "z")]
+    kept = [True, True, True, False, True, True]
     rows = [
         {"prompt": prompt, "completion": completion, "kept": is_kept}
         for (prompt, completion), is_kept in zip(made, kept, strict=True)
     ]
-    assert unique_kept(rows, 10) == [rows[0], rows[2], rows[4]]
-    assert unique_kept(rows, 2) == [rows[0], rows[2]]
-
-
-def test_sampling_ends_with_the_unit_that_reaches_the_target(tmp_path: Path) -> None:
-    asked = english(8)
-    script, context = half_right(asked), FakeContext(tmp_path)
-    # two problems a unit, one kept row a problem: three rows are reached in the second unit
-    rows = list(sample_candidates(context, script, tokenizer(), asked, plan(target_rows=3)))
-    assert len(script.asked) == 2
-    assert sum(row["kept"] for row in rows) == 4
-    assert context.journal("candidates").done() == {"0", "1"}
-    assert context.column("kept") == [2.0, 4.0]
-    assert context.column("pass_rate") == [0.5, 0.5]
-
-
-@pytest.mark.parametrize("units_before_the_kill", [1, 3])
-def test_resumed_sampling_gives_the_rows_of_the_uninterrupted_one(
-    tmp_path: Path, units_before_the_kill: int
-) -> None:
-    asked, chosen = problems(8), plan(sampling=Sampling(1.0, 1.0, 6))
-    sampler = generator(model())
-
-    def sample(context: FakeContext) -> list[dict[str, Any]]:
-        return list(sample_candidates(context, sampler, tokenizer(), asked, chosen))
-
-    whole = sample(FakeContext(tmp_path / "whole"))
-    with pytest.raises(Interrupted, match="stopped by the test"):
-        sample(FakeContext(tmp_path / "killed", stop_after=units_before_the_kill))
-    resumed = FakeContext(tmp_path / "killed")
-    assert sample(resumed) == whole
-    assert len(resumed.logged) == 4 - units_before_the_kill
-    assert len({row["completion"] for row in whole}) > 12, "random completions, not one text"
-
-
-def test_a_resumed_run_stops_where_the_uninterrupted_one_did(tmp_path: Path) -> None:
-    asked, chosen = english(8), plan(target_rows=3)
-    with pytest.raises(Interrupted, match="stopped by the test"):
-        list(
-            sample_candidates(
-                FakeContext(tmp_path, stop_after=1), half_right(asked), tokenizer(), asked, chosen
-            )
-        )
-    script = half_right(asked)
-    list(sample_candidates(FakeContext(tmp_path), script, tokenizer(), asked, chosen))
-    assert len(script.asked) == 1
-    script = half_right(asked)
-    list(sample_candidates(FakeContext(tmp_path), script, tokenizer(), asked, chosen))
-    assert script.asked == []
-
-
-# ---- the stages ----------------------------------------------------------------------------------
-
-
-def run_stage(
-    kind_name: str, tmp_path: Path, script: Any, asked: list[Problem], monkeypatch: Any
-) -> FakeContext:
-    """Run a sampling stage on scripted completions."""
-
-    @contextmanager
-    def scripted(folder: Path, run: Any) -> Any:
-        yield script, tokenizer()
-
-    monkeypatch.setattr("r1pipe.rl.candidates.open_generator", scripted)
-    write_problems(tmp_path / "problems", asked)
-    kind = stage(kind_name)
-    params = kind.params(seed=1, target_rows=100, samples_per_problem=3, max_tokens=100)
-    context = FakeContext(tmp_path / "work")
-    inputs = {"model": tmp_path / "model", "problems": tmp_path / "problems"}
-    kind.run(context, params, kind.run_model(), inputs)
-    return context
-
-
-def test_rejection_sampling_writes_every_candidate_and_trains_on_distinct_kept_ones(
-    tmp_path: Path, monkeypatch: Any
-) -> None:
-    asked = english(4)
-    script = ScriptedGenerator({p.prompt: [right(p), wrong(p), right(p)] for p in asked}, "chat")
-    context = run_stage("rejection-sample", tmp_path, script, asked, monkeypatch)
-    rows = list(read_rows(context.output("rows")))
-    everything = list(read_rows(context.output("candidates")))
-    assert [row["completion"] for row in rows] == [right(p) for p in asked]
-    assert Counter(row["kept"] for row in everything) == {True: 8, False: 4}
-    assert context.notes == {
-        "rows": 4, "sampled": 12, "kept": 8, "dropped": 4, "dropped_verdict": 4
-    }  # fmt: skip
-
-
-def test_cold_start_rows_keep_the_thought_and_get_a_readable_boxed_summary(
-    tmp_path: Path, monkeypatch: Any
-) -> None:
-    asked = [replace(p, language=lang) for p, lang in zip(problems(2), ("en", "zh"), strict=True)]
-    answers = {
-        p.prompt: [
-            f" <think>{word} {i}</think> <answer>{p.gold}</answer>" for i in range(2)
-        ] + ["<think>no"]
-        for p, word in zip(asked, ("sum", "和"), strict=True)
-    }  # fmt: skip
-    script = ScriptedGenerator(answers, "r1-zero")
-    context = run_stage("cold-start-data", tmp_path, script, asked, monkeypatch)
-    rows = list(read_rows(context.output("rows")))
-    assert {row["format"] for row in rows} == {"chat"}
-    assert [row["completion"] for row in rows] == [
-        f"<think>\nsum {i}\n</think>\n\nThe answer is {boxed(asked[0].gold)}" for i in range(2)
-    ] + [f"<think>\n和 {i}\n</think>\n\n答案是 {boxed(asked[1].gold)}" for i in range(2)]
-    by_prompt = {p.prompt: p for p in asked}
-    for row in rows:
-        assert REWARDS["format_chat"](by_prompt[row["prompt"]], row["completion"]) == 1.0
-    assert len(list(read_rows(context.output("candidates")))) == 6
-
-
-def test_candidates_are_judged_by_the_verifier_and_not_by_their_format(monkeypatch: Any) -> None:
-    seen = []
-
-    def verify_many(pairs: Any) -> list[Verdict]:
-        seen.extend(text for _, text in pairs)
-        return [Verdict.TIMEOUT] * len(seen)
-
-    monkeypatch.setattr(candidates_module, "verify_many", verify_many)
-    asked = english(1)
-    rows = candidates_module.candidate_rows(half_right(asked), tokenizer(), asked, plan())
-    assert seen == [right(asked[0]), wrong(asked[0])]
-    assert [row["verdict"] for row in rows] == ["timeout"] * 2
-    assert not any(row["kept"] for row in rows)
+    assert list(distinct_kept(rows, 10)) == [rows[0], rows[2], rows[4], rows[5]]
+    assert list(distinct_kept(rows, None)) == [rows[0], rows[2], rows[4], rows[5]]
+    assert list(distinct_kept(rows, 2)) == [rows[0], rows[2]]
+    assert identity({"prompt": "a", "completion": "bx"}) != identity(rows[4])
+    assert len(identity(rows[0])) == 16

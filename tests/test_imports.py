@@ -13,7 +13,17 @@ import pytest
 
 ROOT = Path(__file__).resolve().parent.parent
 HEAVY = ("torch", "transformers", "datasets", "vllm", "deepspeed", "sympy", "math_verify")
-LIBRARY = ("tasks", "verify", "rewards", "generate", "train", "rl", "models", "evaluate")
+LIBRARY = (
+    "tasks",
+    "verify",
+    "rewards",
+    "generate",
+    "train",
+    "rl",
+    "models",
+    "evaluate",
+    "sampling",
+)
 """What stages are made of; the core knows none of it."""
 COMMAND = ("cli", "pipeline", "store", "manifest")
 """What runs stages; neither a stage nor what it is made of may know of it."""

@@ -12,7 +12,7 @@ from tiny import FakeContext, stage
 from r1pipe.chat import boxed, render_completion
 from r1pipe.errors import Interrupted, StageError
 from r1pipe.records import Problem
-from r1pipe.rl.reverify import distinct_kept
+from r1pipe.rl.candidates import distinct_kept
 from r1pipe.rows import read_rows, write_problems, write_rows
 from r1pipe.verify import VERIFIER_VERSION
 

@@ -76,8 +76,9 @@ def load_kind(kind: str, path: Path) -> StageKind:
     if mistakes:
         raise ManifestError(*sorted(mistakes))
     cost, digest = getattr(module, "cost", None), digest_bytes(source)
+    grows = getattr(module, "GROWS", None)
     found = StageKind(
-        kind, version, params, run_model, inputs, outputs, run, path, digest, cost=cost
+        kind, version, params, run_model, inputs, outputs, run, path, digest, cost=cost, grows=grows
     )
     _check_parts(found, source.decode())
     return found
@@ -98,6 +99,11 @@ def _check_parts(kind: StageKind, source: str) -> None:
             all(isinstance(item, str) for item in kind.outputs.values()),
             "OUTPUTS",
             "must map names to a type of artifact such as 'model'",
+        ),
+        (
+            kind.grows is None or kind.grows in kind.params.model_fields,
+            "GROWS",
+            f"is {kind.grows!r}; it must name a field of Params",
         ),
         (
             kind.cost is None or callable(kind.cost),

@@ -11,12 +11,13 @@ from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from r1pipe.errors import DamagedError, Interrupted
 from r1pipe.keys import key_of
 from r1pipe.manifest import Manifest, StageNode
-from r1pipe.pipeline import commands
+from r1pipe.pipeline import commands, growth
 from r1pipe.pipeline.context import CHECKPOINT_EVERY_S, RunContext
 from r1pipe.pipeline.planning import Plan, PlannedStage, plan, selected
 from r1pipe.pipeline.predictions import Predictions
@@ -209,11 +210,12 @@ class _Runner:
                 return
             self._build_locked(node, key, preimage, is_rebuild)
 
-    def _rely_on_finished(self) -> None:
-        """From here on no collection of garbage takes what is finished; before, it may have."""
+    def _rely_on_finished(self, *further: str) -> None:
+        """From here on no collection of garbage takes what is finished, nor what has one of these
+        further keys; before, it may have."""
         self.store.prepare()
         with disk.store_errors(self.store.root, "the run cannot begin"), self.store.publishing():
-            self.live.rely_on([record.key for record in self.finished.values()])
+            self.live.rely_on([*(record.key for record in self.finished.values()), *further])
 
     def _build_locked(
         self, node: StageNode, key: str, preimage: dict[str, Any], is_rebuild: bool
@@ -225,20 +227,40 @@ class _Runner:
             status = "resume" if is_same and attempt.progress() else "run"
             self.console.stage_started(PlannedStage(node.name, node.kind.kind, status, key))
             facts = {"preimage": preimage, "stage": node.name, "is_rebuild": is_rebuild}
-            attempt.begin(facts, fresh=not is_same)
-            record = self._run_stage(node, key, preimage, attempt)
+            earlier = None if is_rebuild else self._earlier(node, preimage)
+            journals = growth.earlier_work(self.store, node.kind, preimage)
+            is_new = status == "run" and not is_rebuild
+            attempt.begin(facts, fresh=not is_same, journals_of=journals if is_new else None)
+            record = self._run_stage(node, key, preimage, attempt, earlier)
         self.to_rebuild.discard(node.name)
         self._finish(node.name, "done", record.seconds, record)
 
+    def _earlier(self, node: StageNode, preimage: dict[str, Any]) -> Path | None:
+        """Return the artifact that a stage goes on from, kept from collection while it runs."""
+        record = growth.earlier_record(self.store, node.kind, preimage)
+        if record is None:
+            return None
+        self._rely_on_finished(record.key)
+        if not self.store.is_intact(record):
+            return None
+        self.console.message(f"{node.name}: {growth.growth_text(node.kind, record)}")
+        return self.store.artifact_dir(record.artifact_id).absolute()
+
     def _run_stage(
-        self, node: StageNode, key: str, preimage: dict[str, Any], attempt: Attempt
+        self,
+        node: StageNode,
+        key: str,
+        preimage: dict[str, Any],
+        attempt: Attempt,
+        earlier: Path | None,
     ) -> ActionRecord:
         work = attempt.work
         assert work is not None, "the attempt was begun"
         outputs = tuple(node.kind.outputs)
         ids = self.resolver.input_ids(node, self.finished)
+        every_s = self.checkpoint_every_s
         context = RunContext(
-            node.name, work, outputs, ids, self.console, self.stopper, self.checkpoint_every_s
+            node.name, work, outputs, ids, self.console, self.stopper, every_s, earlier
         )
         paths = self.resolver.paths(node, self.finished)
         began = time.monotonic()

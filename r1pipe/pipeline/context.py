@@ -33,6 +33,7 @@ class RunContext:
         console: Console,
         stopper: Stopper,
         checkpoint_every_s: float = CHECKPOINT_EVERY_S,
+        earlier: Path | None = None,
     ) -> None:
         self.name = name
         self.input_ids = input_ids
@@ -40,6 +41,7 @@ class RunContext:
         self.checkpoints: Checkpoints = SealedCheckpoints(work / "checkpoints", self._on_saved)
         self.stage_log = StageLog(work / "logs")
         self._work = work
+        self._earlier = earlier
         self._outputs = outputs
         self._console = console
         self._stopper = stopper
@@ -57,6 +59,10 @@ class RunContext:
         path = self._work / "out" / name
         path.mkdir(parents=True, exist_ok=True)
         return path
+
+    def earlier(self, name: str) -> Path | None:
+        """Return that output of the largest result that this one can go on from, or None."""
+        return None if self._earlier is None else self._earlier / name
 
     def journal(self, name: str) -> FileJournal:
         """Open the named journal of this attempt."""

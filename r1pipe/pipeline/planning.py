@@ -10,6 +10,7 @@ from r1pipe.errors import ArtifactError, DamagedError, ManifestError, SourceErro
 from r1pipe.keys import key_of
 from r1pipe.manifest import Manifest, StageNode
 from r1pipe.pipeline import commands
+from r1pipe.pipeline.growth import growth_text, is_growth
 from r1pipe.pipeline.resolution import Resolver, upstream
 from r1pipe.store import Store
 from r1pipe.store.actions import ActionRecord
@@ -162,6 +163,8 @@ class _Planner:
         nearest = nearest_record(node.name, preimage, self.known, self.manifest.name)
         if nearest is None:
             return "not in the store yet"
+        if is_growth(node.kind, nearest.preimage, preimage):
+            return growth_text(node.kind, nearest)
         paths = different(flatten(nearest.preimage), flatten(preimage))
         more = f" and {len(paths) - MAX_NAMED} more" if len(paths) > MAX_NAMED else ""
         label = f"{nearest.stage_name}@{short_id(nearest.artifact_id)}"

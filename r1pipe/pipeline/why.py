@@ -11,6 +11,7 @@ from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from r1pipe.manifest import Manifest, Ref, StageNode
+from r1pipe.pipeline.growth import growth_text
 from r1pipe.pipeline.planning import PlannedStage, check_names, plan
 from r1pipe.pipeline.resolution import Resolver
 from r1pipe.store import Store
@@ -215,6 +216,9 @@ def _summary(
         return planned.reason or f"asked for, though {label} is in the store"
     if not changes:
         return f"no difference is known yet to the {what}, {label}"
+    if [change.path for change in changes] == [f"params.{node.kind.grows}"]:
+        what = f"{growth_text(node.kind, nearest)}; it differs from that"
+        return f"{what} (made {nearest.created[:19]}) in"
     return f"differs from the {what}, {label} (made {nearest.created[:19]}), in"
 
 

@@ -1,160 +1,86 @@
-"""Candidates: completions sampled, verified and filtered, unit by unit, so that a kill costs one.
+"""What a candidate is: a sampled completion with where it came from, its verdict and decisions.
 
-A unit is a fixed list of problems with all their samples; its requests are batched alike whenever
-it runs, so a resumed stage gives the uninterrupted rows. Every candidate is kept with its verdict
-and each filter's decision; what is trained on is a view of them.
+Every candidate is kept. What is trained on is a view of them: those that pass every filter, exact
+repeats once, up to the target.
 """
 
 from __future__ import annotations
 
 import json
-import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
+import pyarrow as pa
+
 from r1pipe.chat import Format
-from r1pipe.errors import StageError
-from r1pipe.generate.backends import open_generator
-from r1pipe.generate.protocol import Generator, Sampling
-from r1pipe.keys import digest_json
-from r1pipe.records import Problem, Rollout
+from r1pipe.keys import digest_bytes
+from r1pipe.records import FinishReason, Problem, Verdict
 from r1pipe.rl.filters import decide, is_kept
-from r1pipe.rl.rollouts import sample_completions
-from r1pipe.rows import read_problems, write_rows
-from r1pipe.settings import Keep, SampleRun
-from r1pipe.stage import Context, Inputs
-from r1pipe.verify import VERIFIER_VERSION, verify_many
+from r1pipe.settings import Keep
+from r1pipe.verify import VERIFIER_VERSION
+
+FAILED = frozenset({Verdict.GOLD_UNUSABLE, Verdict.TIMEOUT, Verdict.CRASHED})
+"""Verdicts that say nothing about the completion: such a candidate failed, and was not dropped."""
+
+_TEXT = ("id", "problem_id", "task", "language", "format", "prompt", "gold", "completion")
+SCHEMA = pa.schema(
+    [
+        *((name, pa.string()) for name in _TEXT),
+        ("num_tokens", pa.int64()),
+        ("finish_reason", pa.string()),
+        ("model_id", pa.string()),
+        ("temperature", pa.float64()),
+        ("seed", pa.int64()),
+        ("verifier_version", pa.int64()),
+        ("verdict", pa.string()),
+        ("filters", pa.string()),
+        ("kept", pa.bool_()),
+    ]
+)
 
 
-@dataclass(frozen=True)
-class CandidatePlan:
-    """What decides the candidates, besides the model and the problems."""
+@dataclass(frozen=True, slots=True)
+class Origin:
+    """What all candidates of one stage have in common."""
 
-    samples_per_problem: int
-    sampling: Sampling
     format: Format
-    seed: int
-    keep: Keep
-    target_rows: int
-    """Sampling ends with the unit in which so many different rows are kept."""
-    problems_per_unit: int
-    """Problems sampled together; the unit of resume."""
+    temperature: float
     model_id: str
-    """Artifact id of the sampling model, for provenance."""
+    """Artifact id of the sampling model."""
+    keep: Keep
 
 
-def collect(
-    context: Context, params: Any, run: SampleRun, inputs: Inputs, fmt: Format
-) -> list[dict[str, Any]]:
-    """Sample and judge with the fields that both sampling stages have; write all candidates.
+@dataclass(frozen=True, slots=True)
+class Sample:
+    """A completion as it is judged: its text, without its tokens."""
 
-    Returns the kept rows without duplicates, at most `params.target_rows`. Raises StageError when
-    nothing is kept.
-    """
-    plan = CandidatePlan(
-        samples_per_problem=params.samples_per_problem,
-        sampling=Sampling(params.temperature, 1.0, params.max_tokens),
-        format=fmt,
-        seed=params.seed,
-        keep=params.keep,
-        target_rows=params.target_rows,
-        problems_per_unit=params.problems_per_unit,
-        model_id=context.input_ids["model"],
-    )
-    with open_generator(inputs["model"], run) as (generator, tokenizer):
-        problems = read_problems(inputs["problems"])
-        candidates = list(sample_candidates(context, generator, tokenizer, problems, plan))
-    facts = account(candidates, context.name)
-    rows = unique_kept(candidates, params.target_rows)
-    write_rows(context.output("candidates"), candidates)
-    context.note(rows=len(rows), **facts)
-    return rows
+    problem: Problem
+    sample_index: int
+    seed: int
+    text: str
+    num_tokens: int
+    finish_reason: FinishReason
 
 
-def write_training_rows(context: Context, rows: Sequence[dict[str, Any]]) -> None:
-    """Write the rows for training and show a few."""
-    write_rows(context.output("rows"), rows)
-    for row in rows[:8]:
-        context.sample(prompt=row["prompt"], completion=row["completion"], gold=row["gold"])
-
-
-def sample_candidates(
-    context: Context,
-    generator: Generator,
-    tokenizer: Any,
-    problems: Sequence[Problem],
-    plan: CandidatePlan,
-) -> Iterator[dict[str, Any]]:
-    """Fill the attempt's journal until enough rows are kept, then yield every candidate row."""
-    journal = context.journal("candidates")
-    distinct = {identity(row) for row in journal.rows() if row["kept"]}
-    done = journal.done()
-    units = [
-        problems[i : i + plan.problems_per_unit]
-        for i in range(0, len(problems), plan.problems_per_unit)
-    ]
-    for number, unit in enumerate(units):
-        if str(number) in done:
-            continue
-        if len(distinct) >= plan.target_rows:
-            break
-        started = time.perf_counter()
-        rows = candidate_rows(generator, tokenizer, unit, plan)
-        journal.append(str(number), rows)
-        distinct.update(identity(row) for row in rows if row["kept"])
-        context.log(
-            number + 1,
-            len(units),
-            kept=float(len(distinct)),
-            pass_rate=sum(row["verdict"] == "correct" for row in rows) / len(rows),
-            tokens_per_s=sum(row["num_tokens"] for row in rows) / (time.perf_counter() - started),
-        )
-        context.stop_if_asked()
-    yield from journal.rows()
-
-
-def candidate_rows(
-    generator: Generator, tokenizer: Any, problems: Sequence[Problem], plan: CandidatePlan
-) -> list[dict[str, Any]]:
-    """Sample and judge one unit."""
-    groups = sample_completions(
-        generator,
-        tokenizer,
-        problems,
-        plan.samples_per_problem,
-        plan.sampling,
-        plan.format,
-        [plan.seed],
-    )
-    pairs = [(g.problem, r) for g in groups for r in g.rollouts]
-    verdicts = verify_many((problem, rollout.completion.text) for problem, rollout in pairs)
-    return [
-        candidate_row(problem, rollout, verdict, plan)
-        for (problem, rollout), verdict in zip(pairs, verdicts, strict=True)
-    ]
-
-
-def candidate_row(
-    problem: Problem, rollout: Rollout, verdict: Any, plan: CandidatePlan
-) -> dict[str, Any]:
+def candidate_row(sample: Sample, verdict: Verdict, origin: Origin) -> dict[str, Any]:
     """Return one candidate with where it came from and what every filter said."""
-    completion = rollout.completion
-    decisions = decide(problem, completion, verdict, plan.keep, plan.format)
+    problem = sample.problem
+    decisions = decide(problem, sample, verdict, origin.keep, origin.format)
     return {
-        "id": f"{problem.id}#{completion.sample_index}",
+        "id": candidate_id(problem, sample.sample_index),
         "problem_id": problem.id,
         "task": problem.task,
         "language": problem.language,
-        "format": plan.format,
+        "format": origin.format,
         "prompt": problem.prompt,
         "gold": problem.gold,
-        "completion": completion.text,
-        "num_tokens": len(completion.token_ids),
-        "finish_reason": completion.finish_reason.value,
-        "model_id": plan.model_id,
-        "temperature": float(plan.sampling.temperature),
-        "seed": completion.seed,
+        "completion": sample.text,
+        "num_tokens": sample.num_tokens,
+        "finish_reason": sample.finish_reason.value,
+        "model_id": origin.model_id,
+        "temperature": float(origin.temperature),
+        "seed": sample.seed,
         "verifier_version": VERIFIER_VERSION,
         "verdict": str(verdict),
         "filters": json.dumps(decisions, sort_keys=True),
@@ -162,41 +88,35 @@ def candidate_row(
     }
 
 
-def identity(row: dict[str, Any]) -> str:
-    """Return what two exact duplicates share: a digest of prompt and completion."""
-    return digest_json([row["prompt"], row["completion"]])
+def candidate_id(problem: Problem, sample_index: int) -> str:
+    """Return a candidate's id, unique in its stage."""
+    return f"{problem.id}#{sample_index}"
 
 
-def unique_kept(candidates: Sequence[dict[str, Any]], limit: int) -> list[dict[str, Any]]:
-    """Return the kept candidates without exact duplicates, in order, at most `limit`."""
-    seen: set[str] = set()
-    rows: list[dict[str, Any]] = []
-    for row in candidates:
-        mark = identity(row)
-        if row["kept"] and mark not in seen and len(rows) < limit:
-            seen.add(mark)
-            rows.append(row)
-    return rows
+def identity(row: Mapping[str, Any]) -> bytes:
+    """Return what exact duplicates share: 16 bytes of a digest of prompt and completion."""
+    prompt, completion = row["prompt"], row["completion"]
+    return bytes.fromhex(digest_bytes(f"{len(prompt)}:{prompt}{completion}".encode())[:32])
 
 
-def account(candidates: Sequence[dict[str, Any]], name: str) -> dict[str, int]:
-    """Return how many candidates each verdict and filter took; the sums must meet.
+def distinct_kept(rows: Iterable[dict[str, Any]], limit: int | None) -> Iterator[dict[str, Any]]:
+    """Yield the kept candidates without exact repeats of prompt and completion, at most `limit`.
 
-    Raises StageError when kept and dropped do not add up to what was sampled, or nothing is kept.
+    In memory are sixteen bytes per kept row.
     """
-    kept = sum(row["kept"] for row in candidates)
-    dropped = [row for row in candidates if not row["kept"]]
-    if kept + len(dropped) != len(candidates) or len({r["id"] for r in candidates}) != len(
-        candidates
-    ):
-        raise StageError(f"{name}: kept and dropped rows do not add up to those sampled")
-    if not kept:
-        raise StageError(
-            f"{name}: none of {len(candidates)} completions was kept; see the filters of its"
-            " candidates, or train the sampling model longer"
-        )
-    facts = {"sampled": len(candidates), "kept": kept, "dropped": len(dropped)}
-    for row in dropped:
-        first = next(n for n, passed in json.loads(row["filters"]).items() if not passed)
-        facts[f"dropped_{first}"] = facts.get(f"dropped_{first}", 0) + 1
-    return facts
+    seen: set[bytes] = set()
+    for row in rows:
+        if limit is not None and len(seen) >= limit:
+            return
+        if row["kept"] and (mark := identity(row)) not in seen:
+            seen.add(mark)
+            yield row
+
+
+def reason_dropped(row: Mapping[str, Any]) -> str:
+    """Return the first decision against a candidate that is not kept: `dropped_<filter>`, or
+    `failed_<verdict>` where its verdict says nothing about it."""
+    if row["verdict"] in FAILED:
+        return f"failed_{row['verdict']}"
+    decisions: dict[str, bool] = json.loads(row["filters"])
+    return f"dropped_{next(name for name, passed in decisions.items() if not passed)}"

@@ -7,19 +7,32 @@ dropped. No thresholds were published.
 from __future__ import annotations
 
 from collections.abc import Mapping
+from typing import Protocol
+
+import numpy as np
 
 from r1pipe.chat import Format, split_completion
-from r1pipe.records import Completion, FinishReason, Problem, Verdict
+from r1pipe.records import FinishReason, Problem, Verdict
 from r1pipe.rewards import REWARDS
 from r1pipe.rewards.language import language_share
 from r1pipe.settings import Keep
 
 MIN_REPEATED_CHARS = 8
+MAX_REPEATED_CHARS = 64
 CODE_FENCE = "```"
 
 
+class Finished(Protocol):
+    """What the filters read of a completion."""
+
+    @property
+    def text(self) -> str: ...
+    @property
+    def finish_reason(self) -> FinishReason: ...
+
+
 def decide(
-    problem: Problem, completion: Completion, verdict: Verdict, keep: Keep, fmt: Format
+    problem: Problem, completion: Finished, verdict: Verdict, keep: Keep, fmt: Format
 ) -> dict[str, bool]:
     """Return every filter's decision on one completion, by name: True passes."""
     thought = split_completion(completion.text).thought
@@ -32,7 +45,7 @@ def decide(
         "language": share is None or share >= keep.min_language_share,
         "paragraph": longest_paragraph(thought or "") <= keep.max_paragraph_chars,
         "code": keep.code_blocks or CODE_FENCE not in (thought or ""),
-        "repetition": most_repeated(thought or "") <= keep.max_repeats,
+        "repetition": not repeats_beyond(thought or "", keep.max_repeats),
     }
 
 
@@ -46,15 +59,20 @@ def longest_paragraph(text: str) -> int:
     return max(map(len, text.split("\n\n")), default=0)
 
 
-def most_repeated(text: str) -> int:
-    """Return how often some block of at least eight characters follows itself without a gap.
+def repeats_beyond(text: str, max_repeats: int) -> bool:
+    """Return whether some block of 8 to 64 characters follows itself without a gap more often.
 
-    1 means never; `abcdefghabcdefgh` gives 2. Blocks of up to 64 characters are looked at.
+    `abcdefghabcdefgh` has a block twice: beyond 1, not beyond 2. A block of n characters comes
+    k + 1 times in a row where n x k characters in a row equal the one n places further on.
     """
-    most = 1
-    for size in range(MIN_REPEATED_CHARS, min(64, len(text) // 2) + 1):
-        matched = 0
-        for i in range(len(text) - size):
-            matched = matched + 1 if text[i] == text[i + size] else 0
-            most = max(most, matched // size + 1)
-    return most
+    longest = min(MAX_REPEATED_CHARS, len(text) // (max_repeats + 1))
+    if longest < MIN_REPEATED_CHARS:
+        return False
+    if text.isascii():
+        chars = np.frombuffer(text.encode(), dtype=np.uint8)
+    else:
+        chars = np.frombuffer(text.encode("utf-32-le", "surrogatepass"), dtype=np.uint32)
+    return any(
+        b"\x01" * (size * max_repeats) in (chars[:-size] == chars[size:]).tobytes()
+        for size in range(MIN_REPEATED_CHARS, longest + 1)
+    )

@@ -13,7 +13,6 @@ from pathlib import Path
 from typing import Any
 
 from r1pipe.errors import StageError
-from r1pipe.keys import digest_json
 from r1pipe.records import Completion, FinishReason, Problem, Verdict
 from r1pipe.rl.filters import decide, is_kept
 from r1pipe.rows import write_rows
@@ -82,20 +81,6 @@ def _completion(row: Row) -> Completion:
     """Return what the filters read of a candidate; its tokens were not kept."""
     reason = FinishReason(row["finish_reason"])
     return Completion(row["problem_id"], 0, row["seed"], [], row["completion"], reason, [])
-
-
-def distinct_kept(rows: Iterable[dict[str, Any]], limit: int | None) -> Iterator[dict[str, Any]]:
-    """Yield the kept candidates without exact repeats of prompt and completion, at most `limit`."""
-    seen: set[bytes] = set()
-    for row in rows:
-        if limit is not None and len(seen) >= limit:
-            return
-        if not row["kept"]:
-            continue
-        mark = bytes.fromhex(digest_json([row["prompt"], row["completion"]])[:32])
-        if mark not in seen:
-            seen.add(mark)
-            yield row
 
 
 def report_flips(before: Iterable[Row], after: Iterable[Row], folder: Path) -> dict[str, Any]:

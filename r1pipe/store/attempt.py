@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -62,10 +63,13 @@ class Attempt:
                 found.append(f"{size} bytes of {path.stem}")
         return ", ".join(found) or None
 
-    def begin(self, facts: Mapping[str, Any], *, fresh: bool = False) -> Path:
+    def begin(
+        self, facts: Mapping[str, Any], *, fresh: bool = False, journals_of: Path | None = None
+    ) -> Path:
         """Make a new working directory from what the last one sealed (nothing if `fresh`).
 
-        `facts` (for example the preimage) are kept in `attempt.json`.
+        `facts` (for example the preimage) are kept in `attempt.json`. `journals_of` is the working
+        directory of another attempt, whose journals are copied where this one has nothing.
         """
         old, state = self.work, self.state or {}
         epoch = int(state.get("epoch", 0)) + 1
@@ -73,7 +77,10 @@ class Attempt:
         for part in PARTS:
             (self.folder / name / part).mkdir(parents=True)
         faults.point("attempt.begin")
-        if old is not None and not fresh:
+        if journals_of is not None:
+            with suppress(FileNotFoundError):  # it has been finished or begun anew meanwhile
+                _adopt_journals(journals_of, self.folder / name)
+        elif old is not None and not fresh:
             _adopt(old, self.folder / name)
         faults.point("attempt.adopt")
         state = {**facts, "format": ATTEMPT_FORMAT, "epoch": epoch, "work": name}
@@ -91,13 +98,17 @@ class Attempt:
         disk.discard_tree(self.folder)
 
 
+def _adopt_journals(old: Path, new: Path) -> None:
+    for path in (old / "journal").glob("*.jsonl"):
+        journal.copy_whole_frames(path, new / "journal" / path.name)
+
+
 def _adopt(old: Path, new: Path) -> None:
     """Copy the newest whole checkpoint, whole journal frames and the logs."""
     for _, path in checkpoints.steps(old / "checkpoints"):
         if checkpoints.copy_whole(path, new / "checkpoints" / path.name):
             break
-    for path in (old / "journal").glob("*.jsonl"):
-        journal.copy_whole_frames(path, new / "journal" / path.name)
+    _adopt_journals(old, new)
     for path in (old / "logs").iterdir():
         if not path.name.startswith("."):
             shutil.copyfile(path, new / "logs" / path.name)

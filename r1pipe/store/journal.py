@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any, BinaryIO, NamedTuple
 
 from r1pipe.errors import StageError
+from r1pipe.records import json_lines
 from r1pipe.store import faults
 
 SYNC_EVERY_S = 1.0
@@ -35,14 +36,15 @@ class Frame(NamedTuple):
 
 def encode_frame(unit: str, rows: Sequence[Mapping[str, Any]]) -> bytes:
     """Return the bytes of one unit."""
-    dumps = json.dumps
-    lines = [dumps(row, ensure_ascii=False, separators=(",", ":")) for row in rows]
-    payload = "".join(line + "\n" for line in lines).encode()
+    return _frame(unit, len(rows), json_lines(rows))
+
+
+def _frame(unit: str, num_rows: int, payload: bytes) -> bytes:
     header = {
         "unit": unit,
-        "rows": len(rows),
+        "rows": num_rows,
         "bytes": len(payload),
-        "crc": zlib.crc32(payload, _header_crc(unit, len(rows), len(payload))),
+        "crc": zlib.crc32(payload, _header_crc(unit, num_rows, len(payload))),
     }
     return json.dumps(header).encode() + b"\n" + payload
 
@@ -127,14 +129,20 @@ class FileJournal:
 
     def append(self, unit: str, rows: Sequence[Mapping[str, Any]]) -> None:
         """Add all rows of one unit of work; visible together, durable within about a second."""
-        frame = encode_frame(unit, rows)
+        self._add(unit, len(rows), encode_frame(unit, rows))
+
+    def append_lines(self, unit: str, num_rows: int, payload: bytes) -> None:
+        """Add the rows of one unit as lines of JSON that another process has made."""
+        self._add(unit, num_rows, _frame(unit, num_rows, payload))
+
+    def _add(self, unit: str, num_rows: int, frame: bytes) -> None:
         with self._lock:
             if self._failure is not None:
                 raise self._failure
             if unit in self._units:
                 raise StageError(f"journal {self.path.name}: unit '{unit}' was appended before")
             self._write(frame)
-            self._units[unit] = len(rows)
+            self._units[unit] = num_rows
             self._end += len(frame)
         self._dirty.set()
         faults.point("journal.append")
@@ -166,6 +174,17 @@ class FileJournal:
                 for _ in range(count):
                     yield json.loads(file.readline())
             assert file.tell() == end, f"{self.path} was changed by another process"
+
+    def units(self) -> Iterator[tuple[str, bytes]]:
+        """Yield (unit, its rows as lines of JSON), in the order in which they were appended; the
+        units that are there when the first one is asked for."""
+        with self._lock:
+            count = len(self._units)
+        with self.path.open("rb") as file:
+            for _ in range(count):
+                header = _parse_header(file.readline())
+                assert header is not None, f"{self.path} was changed by another process"
+                yield header[0], file.read(header[2])
 
     def close(self) -> None:
         """Make everything durable and let go of the file."""

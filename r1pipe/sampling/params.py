@@ -1,0 +1,70 @@
+"""The parameters that every stage which samples, verifies and keeps has in common."""
+
+from __future__ import annotations
+
+from pydantic import Field
+
+from r1pipe.settings import Keep
+from r1pipe.stage import StageModel
+
+
+class LengthQuota(StageModel):
+    """A bound on the kept rows of one range of lengths."""
+
+    up_to_tokens: int = Field(gt=0)
+    """The range ends here (included) and begins behind the next smaller one."""
+    max_rows: int = Field(ge=0)
+    """Most kept rows in it."""
+
+
+class Quotas(StageModel):
+    """Most kept rows by task, level and length; what is not named is not bounded.
+
+    They are numbers of rows, not shares of `target_rows`, so that a raised target samples on where
+    the lower one ended.
+    """
+
+    tasks: dict[str, int] = Field(default_factory=dict)
+    """Task -> most kept rows."""
+    levels: dict[str, int] = Field(default_factory=dict)
+    """Level (as text: `"3"`) -> most kept rows."""
+    lengths: tuple[LengthQuota, ...] = ()
+    """Ranges of completion lengths in tokens, in any order."""
+
+
+class Adaptive(StageModel):
+    """Samples in rounds over all problems, and leaves those out that need no more samples."""
+
+    samples_per_round: int = Field(default=2, gt=0)
+    """Samples of each problem in one round; rounds end at `samples_per_problem`."""
+    enough_rows: int = Field(default=4, gt=0)
+    """A problem with so many different kept rows is sampled no more."""
+    hopeless_after: int = Field(default=8, gt=0)
+    """A problem without a kept row in so many samples is given up."""
+    quotas: Quotas = Quotas()
+
+
+class SampleParams(StageModel):
+    """What decides the sampled candidates and which of them are kept."""
+
+    seed: int
+    target_rows: int = Field(gt=0)
+    """Kept rows wanted; sampling ends with the unit that reaches it. R1's rejection sampling:
+    600,000, its cold start: thousands."""
+    samples_per_problem: int = Field(gt=0)
+    """Completions per problem; with `adaptive` the most of them."""
+    temperature: float = Field(default=1.0, gt=0)
+    """R1's cold start: 1."""
+    max_tokens: int = Field(gt=0)
+    """Longest completion in tokens; R1: 32,768."""
+    keep: Keep = Keep()
+    problems_per_unit: int = Field(default=64, gt=0)
+    """Problems sampled together: what a kill costs at most."""
+    adaptive: Adaptive | None = None
+    """Spend samples where they give rows; without it every problem has the same number."""
+    mark_unselected: bool = False
+    """Name exact repeats, and rows beyond a quota or the target, among the filters' decisions of
+    the candidates. Without it such rows are only left out of `rows`; with `adaptive` always on."""
+    max_unusable_frac: float = Field(default=0.01, ge=0, le=1)
+    """Most problems, as a share, whose gold answer does not verify against itself; they are set
+    aside before anything is sampled."""
