@@ -44,6 +44,7 @@ class Costs:
     unknown: Mapping[str, str] = field(default_factory=dict)
     assumed: Mapping[str, Sequence[str]] = field(default_factory=dict)
     """What was assumed, in words, and for which stages."""
+    warnings: Mapping[str, Sequence[str]] = field(default_factory=dict)
     basis: str = ""
     calibration: str | None = None
 
@@ -59,9 +60,8 @@ class Costs:
         if total.scratch_bytes.high:
             scratch = _range_text(total.scratch_bytes, BYTE_UNITS)
             lines.append(f"tokens; memory per device; besides, {scratch} of disk while it runs")
-        for text, names in self.assumed.items():
-            more = f" and {len(names) - MAX_NAMED} more" if len(names) > MAX_NAMED else ""
-            lines.append(f"assumed: {visible(text)} ({', '.join(names[:MAX_NAMED])}{more})")
+        lines += [f"assumed: {text}" for text in _grouped(self.assumed)]
+        lines += [f"warning: {text}" for text in _grouped(self.warnings)]
         lines += [f"{name}: no estimate: {visible(why)}" for name, why in self.unknown.items()]
         return lines
 
@@ -92,6 +92,7 @@ class Costs:
             "total": self.total().to_json() if self.estimates else None,
             "unknown": dict(self.unknown),
             "assumed": {text: list(names) for text, names in self.assumed.items()},
+            "warnings": {text: list(names) for text, names in self.warnings.items()},
             "calibration": self.calibration,
         }
 
@@ -108,6 +109,7 @@ def plan_costs(manifest: Manifest, store: Store, plan: Plan) -> Costs:
     estimates: dict[str, Estimate] = {}
     unknown: dict[str, str] = {}
     assumed: dict[str, list[str]] = {}
+    warnings: dict[str, list[str]] = {}
     for name in names:
         try:
             estimates[name] = estimator.estimate(name)
@@ -116,10 +118,12 @@ def plan_costs(manifest: Manifest, store: Store, plan: Plan) -> Costs:
             continue
         for text in estimates[name].assumes:
             assumed.setdefault(text, []).append(name)
+        for text in estimates[name].warnings:
+            warnings.setdefault(text, []).append(name)
     for source, text in estimator.assumed_sources.items():
         assumed.setdefault(text, []).append(f"source {source}")
     made = estimator.calibration.made if estimator.calibration else None
-    return Costs(estimates, unknown, assumed, basis_text(estimator), made)
+    return Costs(estimates, unknown, assumed, warnings, basis_text(estimator), made)
 
 
 def basis_text(estimator: Estimator) -> str:
@@ -215,6 +219,15 @@ def _judged(low: float, high: float, value: float | None) -> str:
     if value < low:
         return f"{format_number(low / value)} times less" if value else "less"
     return f"{format_number(value / high)} times more" if high else "more"
+
+
+def _grouped(texts: Mapping[str, Sequence[str]]) -> list[str]:
+    """Return each text with the first stages that it holds for."""
+    lines = []
+    for text, names in texts.items():
+        more = f" and {len(names) - MAX_NAMED} more" if len(names) > MAX_NAMED else ""
+        lines.append(f"{visible(text)} ({', '.join(names[:MAX_NAMED])}{more})")
+    return lines
 
 
 def _cells(found: Estimate) -> list[str]:

@@ -146,7 +146,7 @@ class Estimator:
         for (part, is_measured), where in works:
             seconds += part
             if not is_measured:
-                assumed.add(f"{rates.assumed_for(where).words}")
+                assumed.add(f"the speed of {rates.assumed_for(where).words}")
         seconds += START_S if works else LIGHT_START_S
         places = [where for _, where in works] or [Placement("none")]
         device = next((p.device for p in places if not p.device.startswith("cpu")), "cpu")
@@ -165,7 +165,8 @@ class Estimator:
             scratch_bytes=scratch,
             device=device,
             devices=max(place.processes for place in places),
-            assumes=(*cost.assumes, *sorted(assumed), *self._too_large(peak, device)),
+            assumes=(*cost.assumes, *sorted(assumed)),
+            warnings=self._too_large(peak, device),
         )
 
     def _peak(self, cost: Cost, device: str) -> Range:
@@ -192,9 +193,9 @@ class Estimator:
         room = self.device_bytes(device)
         if not room or peak.low <= room:
             return ()
-        what = "this machine" if device.startswith("cpu") else f"a GPU of {format_bytes(room)}"
-        more = "" if device.startswith("cpu") else "; divide it (run.engine.zero_stage)"
-        return (f"does not fit {what}: at least {format_bytes(peak.low)} per device{more}",)
+        what = "this machine" if device.startswith("cpu") else "a GPU"
+        advice = "lower run.micro_batch_tokens or run.max_batch, or divide it (run.engine)"
+        return (f"does not fit the {format_bytes(room)} of {what}; {advice}",)
 
 
 def _largest(ranges: Iterable[Range]) -> Range:

@@ -193,12 +193,12 @@ def completion_length(problems: ProblemsInfo, max_tokens: int) -> Range:
     return problems.completion_tokens.at_most(max_tokens)
 
 
-def length_assumption(name: str, problems: ProblemsInfo, max_tokens: int) -> tuple[str, ...]:
+def length_assumption(problems: ProblemsInfo, max_tokens: int) -> tuple[str, ...]:
     """Say what was assumed about lengths, where nothing was known."""
     if problems.completion_tokens is not None:
         return ()
     low, high = TRACE_FRAC.low * 100, TRACE_FRAC.high * 100
-    return (f"{name}: mean completions of {low:.0f} to {high:.0f} % of {max_tokens:,} tokens",)
+    return (f"completions of {low:.0f} to {high:.0f} % of {max_tokens:,} tokens on average",)
 
 
 def candidates(params: Any, run: Any, inputs: Mapping[str, Any]) -> Cost:
@@ -231,7 +231,7 @@ def candidates(params: Any, run: Any, inputs: Mapping[str, Any]) -> Cost:
         "rows": RowsInfo(kept, problems.prompt_tokens, length),
         "candidates": RowsInfo(completions, problems.prompt_tokens, length),
     }
-    assumes = length_assumption("sampling", problems, params.max_tokens)
+    assumes = length_assumption(problems, params.max_tokens)
     low, high = KEPT_FRAC.low * 100, KEPT_FRAC.high * 100
     kept_text = f"{low:.0f} to {high:.0f} % of the completions kept as different rows"
     return Cost(outputs, sampling=(work,), assumes=(kept_text, *assumes))
@@ -272,7 +272,7 @@ def rollouts(params: Any, run: Any, inputs: Mapping[str, Any]) -> Cost:
         at_once=min(per_round, batch_limit(run)),
         rounds=Range(rounds),
     )
-    assumes = length_assumption("GRPO", problems, params.max_tokens)
+    assumes = length_assumption(problems, params.max_tokens)
     return Cost({"model": model}, training=(training,), sampling=(sampling,), assumes=assumes)
 
 
@@ -281,11 +281,11 @@ def benchmarks(
 ) -> Cost:
     """Return the cost of an evaluation: `num_samples` completions of every problem."""
     works, rows, assumes = [], [], dict[str, None]()
-    for name, found in problems.items():
+    for found in problems.values():
         completions = found.num_problems * params.num_samples
         length = completion_length(found, params.max_tokens)
         rows.append(RowsInfo(completions, found.prompt_tokens, length))
-        assumes.update(dict.fromkeys(length_assumption(name, found, params.max_tokens)))
+        assumes.update(dict.fromkeys(length_assumption(found, params.max_tokens)))
         unit = params.problems_per_unit * params.num_samples
         works.append(
             Sampling(

@@ -6,7 +6,7 @@ import json
 import os
 from contextlib import suppress
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from r1pipe.costs.models import model_from_config, model_of_size
 from r1pipe.costs.work import DatasetInfo, Info, ModelInfo, ProblemsInfo, Range, RowsInfo
@@ -43,9 +43,8 @@ def model_source(node: SourceNode) -> tuple[ModelInfo, str]:
     for path in _configs(node):
         with suppress(OSError, ValueError, KeyError, TypeError):
             return model_from_config(json.loads(path.read_bytes())), ""
-    stated: Any = getattr(node, "size", None)
-    if stated and (found := model_of_size(str(stated))) is not None:
-        return found, f"a model of {stated} parameters, as its 'size' says"
+    if node.size and (found := model_of_size(node.size)) is not None:
+        return found, f"a model of {node.size} parameters, as its 'size' says"
     name = node.hf or (node.path.name if node.path else "")
     if (found := model_of_size(name)) is not None:
         return found, f"the size that the name {name} states"

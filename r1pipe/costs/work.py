@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 
@@ -194,7 +194,8 @@ class Estimate:
     """What a stage will cost on this machine.
 
     `peak_bytes` is per device (the process on a CPU), `disk_bytes` what stays in the store,
-    `scratch_bytes` what an attempt needs on top while it runs.
+    `scratch_bytes` what an attempt needs on top while it runs. `assumes` says what was not known,
+    `warnings` what will not work.
     """
 
     trained_tokens: Range = NOTHING
@@ -205,7 +206,8 @@ class Estimate:
     scratch_bytes: Range = NOTHING
     device: str = "cpu"
     devices: int = 1
-    assumes: tuple[str, ...] = field(default=())
+    assumes: tuple[str, ...] = ()
+    warnings: tuple[str, ...] = ()
 
     def to_json(self) -> dict[str, Any]:
         """Return plain values, ranges as [low, high]."""

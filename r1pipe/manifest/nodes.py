@@ -23,6 +23,8 @@ class SourceNode:
     revision: str | None
     type: str
     origin: Origin
+    size: str | None = None
+    """Parameters in words, for `plan` alone."""
 
 
 @dataclass(frozen=True)

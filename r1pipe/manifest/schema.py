@@ -31,6 +31,9 @@ class SourceSpec(StageModel):
     """The hub commit (40 hex digits), branch or tag."""
     as_: Annotated[str, Field(alias="as")]
     """The type of artifact that the source stands for: model, problems, rows, dataset, ..."""
+    size: str | None = Field(default=None, pattern=r"^\d+(\.\d+)?[BM](-A\d+(\.\d+)?[BM])?$")
+    """Parameters of a model, stored and (with experts) active, such as `1.5B` or `671B-A37B`: what
+    `plan` takes where the model is not there yet. It decides nothing."""
 
     @model_validator(mode="after")
     def _is_one_place(self) -> SourceSpec:
