@@ -100,11 +100,55 @@ class TrainRun(EngineRun):
     """Micro-batches of padded rows, or rows packed without cross-contamination."""
 
 
+class GeneratorSettings(StageModel):
+    """What samples: transformers in this process, vLLM, or a server that speaks OpenAI's API."""
+
+    backend: Literal["transformers", "vllm", "openai"] = "transformers"
+    tensor_parallel: int = Field(default=1, gt=0)
+    """vllm: GPUs that share the weights of one engine."""
+    data_parallel: int = Field(default=1, gt=0)
+    """vllm: engines side by side, each with its own GPUs and its share of the prompts."""
+    gpu_memory_fraction: float | None = Field(default=None, gt=0, lt=1)
+    """vllm: share of each GPU's memory; where not said, 0.9, and 0.45 beside a trainer."""
+    kv_cache_mb: int | None = Field(default=None, gt=0)
+    """vllm: size of the KV cache in MiB; where not said, 256 on a CPU, what is free on a GPU."""
+    max_num_seqs: int = Field(default=256, gt=0)
+    """vllm: most completions that are decoded together."""
+    max_model_tokens: int | None = Field(default=None, gt=1)
+    """vllm: longest prompt with its completion; where not said, what the model allows."""
+    eager: bool = False
+    """vllm: no CUDA graphs: starts sooner, samples more slowly. On a CPU always so."""
+    sleep: bool = True
+    """vllm: in GRPO on a GPU, free the engine's memory while the policy trains."""
+    url: str | None = None
+    """openai: where the server is, such as `http://host:8000/v1`."""
+    model: str | None = None
+    """openai: the model's name there; where not said, the only one that it serves."""
+    api_key_env: str = "OPENAI_API_KEY"
+    """openai: the environment variable that holds the key, if the server asks for one."""
+    max_concurrency: int = Field(default=32, gt=0)
+    """openai: most requests under way at once."""
+    max_retries: int = Field(default=5, ge=0)
+    """openai: how often a request is sent again after a failure that may pass."""
+    timeout_s: float = Field(default=600.0, gt=0)
+    """openai: longest wait for one completion."""
+
+    @model_validator(mode="after")
+    def _fits_its_backend(self) -> GeneratorSettings:
+        if (self.url is None) == (self.backend == "openai"):
+            raise ValueError("'url' goes with backend openai, which needs it")
+        if self.backend != "vllm" and self.tensor_parallel * self.data_parallel > 1:
+            raise ValueError("tensor_parallel and data_parallel go with backend vllm")
+        return self
+
+
 class SampleRun(ComputeRun):
     """How sampling is computed."""
 
     max_batch: int = Field(default=128, gt=0)
-    """Most completions that are decoded together; the workers share such batches."""
+    """transformers: most completions decoded together; the workers share such batches."""
+    generator: GeneratorSettings = Field(default_factory=GeneratorSettings)
+    """transformers, vLLM or a server."""
 
 
 class World(StageModel):

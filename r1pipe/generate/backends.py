@@ -1,12 +1,16 @@
-"""Opening a generator on a sealed model directory."""
+"""Opening a generator: on a sealed model directory, or beside a policy that is being trained."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
+from transformers import AutoConfig, GenerationConfig
+
+from r1pipe.errors import StageError
 from r1pipe.generate.in_process import TransformersGenerator
 from r1pipe.generate.protocol import Generator
 from r1pipe.models.policy import end_ids, freeze, load_model, load_tokenizer
@@ -17,17 +21,66 @@ from r1pipe.workers import num_workers
 @contextmanager
 def open_generator(folder: Path, run: SampleRun) -> Iterator[tuple[Generator, Any]]:
     """Yield a generator for the model in `folder`, and its tokenizer; close it at the end."""
-    model = freeze(load_model(folder, device=run.device))
     tokenizer = load_tokenizer(folder)
-    generator = generator_of(model, tokenizer, run)
+    generator = _sealed(folder, tokenizer, run)
     try:
         yield generator, tokenizer
     finally:
         generator.close()
 
 
-def generator_of(model: Any, tokenizer: Any, run: SampleRun) -> Generator:
-    """Return a generator that samples from this very model, whatever its weights become."""
+def _sealed(folder: Path, tokenizer: Any, run: SampleRun) -> Generator:
+    settings = run.generator
+    if settings.backend == "transformers":
+        model = freeze(load_model(folder, device=run.device))
+        return _transformers(model, tokenizer, run)
+    ends = stored_end_ids(folder, tokenizer)
+    if settings.backend == "openai":
+        from r1pipe.generate.openai_server import ServerGenerator
+
+        return ServerGenerator(settings, tokenizer, ends)
+    from r1pipe.generate.replicas import ReplicaGenerator
+    from r1pipe.generate.vllm_engine import EngineShape, VllmGenerator
+
+    shape = EngineShape(folder, tuple(ends), device=run.device)
+    if settings.data_parallel > 1:
+        return ReplicaGenerator(shape, settings)
+    return VllmGenerator(shape, settings)
+
+
+def generator_of(model: Any, tokenizer: Any, run: SampleRun, num_ranks: int = 1) -> Generator:
+    """Return a generator for a policy that is being trained, loaded from a folder.
+
+    transformers samples from the very model, whatever its weights become; vLLM has its own, which
+    `load_weights` replaces. In a stage of several ranks, all of them call this together.
+    """
+    settings = run.generator
+    if settings.backend == "transformers":
+        return _transformers(model, tokenizer, run)
+    if settings.backend == "openai":
+        raise StageError(
+            "run.generator.backend openai cannot follow a policy that is being trained, since a"
+            " server takes no weights; use vllm or transformers"
+        )
+    if settings.data_parallel > 1 or (num_ranks > 1 and settings.tensor_parallel > 1):
+        raise StageError(
+            "where a policy is trained, each of its processes has one engine of its own: leave out"
+            " run.generator.data_parallel, and with several processes tensor_parallel too"
+        )
+    from r1pipe.generate.vllm_engine import EngineShape, VllmGenerator
+
+    shape = EngineShape(
+        Path(model.name_or_path),
+        tuple(end_ids(model, tokenizer)),
+        dtype=str(model.dtype).removeprefix("torch."),
+        device=run.device,
+        is_shared=True,
+        is_ranked=num_ranks > 1,
+    )
+    return VllmGenerator(shape, settings)
+
+
+def _transformers(model: Any, tokenizer: Any, run: SampleRun) -> Generator:
     return TransformersGenerator(
         model,
         end_ids=end_ids(model, tokenizer),
@@ -35,3 +88,12 @@ def generator_of(model: Any, tokenizer: Any, run: SampleRun) -> Generator:
         max_batch=run.max_batch,
         workers=num_workers(run.workers, run.device),
     )
+
+
+def stored_end_ids(folder: Path, tokenizer: Any) -> list[int]:
+    """Return every token id that ends a completion, without loading the model."""
+    if (folder / "generation_config.json").exists():
+        config = GenerationConfig.from_pretrained(folder, local_files_only=True)
+    else:
+        config = AutoConfig.from_pretrained(folder, local_files_only=True)
+    return end_ids(SimpleNamespace(generation_config=config), tokenizer)

@@ -149,6 +149,9 @@ class TransformersGenerator:
                 if own[name] is not tensor:
                     own[name].copy_(tensor)
 
+    def sleep(self) -> None:
+        """The model is the trainer's own, or there is none."""
+
     def close(self) -> None:
         """The model belongs to the caller."""
 

@@ -11,11 +11,15 @@ from r1pipe.records import FinishReason
 
 @dataclass(frozen=True, slots=True)
 class Sampling:
-    """How tokens are drawn. `temperature` 0 means the most likely token; `top_p` 1 cuts nothing."""
+    """How tokens are drawn. `temperature` 0 means the most likely token; `top_p` 1 cuts nothing.
+
+    Without `logprobs` a backend may leave them out, which some do faster.
+    """
 
     temperature: float = 1.0
     top_p: float = 1.0
     max_tokens: int = 256
+    logprobs: bool = True
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,7 +36,9 @@ class Request:
 @dataclass(frozen=True, slots=True)
 class Sampled:
     """Tokens of one request (end-of-sequence included), and the log-probability of each one under
-    the distribution it was drawn from: after the temperature, before any top-p cut."""
+    the distribution it was drawn from: after the temperature, before any top-p cut. There are none
+    where they were not asked for, or the backend does not know them (vLLM after a cut, a server).
+    """
 
     index: int
     token_ids: list[int]
@@ -47,7 +53,10 @@ class Generator(Protocol):
         """Yield every request's completion once, as it finishes (in any order)."""
 
     def load_weights(self, tensors: Iterable[tuple[str, Any]]) -> None:
-        """Replace the sampler's weights by those of the policy, by name."""
+        """Replace the sampler's weights by those of the policy, by name; wakes it up."""
+
+    def sleep(self) -> None:
+        """Free what the trainer can use, until weights are loaded; nothing where that is little."""
 
     def close(self) -> None:
         """Free memory and processes."""

@@ -6,25 +6,30 @@ resume can change them. SplitMix64 (Steele, Lea, Flood 2014) is the mixing funct
 
 from __future__ import annotations
 
+from typing import TypeVar
+
 import numpy as np
 import numpy.typing as npt
 
 from r1pipe.keys import digest_json
 
+Bits = TypeVar("Bits", np.uint64, npt.NDArray[np.uint64])
 GOLDEN = np.uint64(0x9E3779B97F4A7C15)
 
 
 def uniforms(seeds: npt.NDArray[np.uint64], position: int) -> npt.NDArray[np.float64]:
     """Return one number in [0, 1) per seed for a token position.  [B] -> [B]"""
     with np.errstate(over="ignore"):
-        z = _mix(seeds) + GOLDEN * np.uint64(position + 1)
-        return (_mix(z) >> np.uint64(11)).astype(np.float64) * 2.0**-53
+        z = mixed(seeds) + GOLDEN * np.uint64(position + 1)
+        return (mixed(z) >> np.uint64(11)).astype(np.float64) * 2.0**-53
 
 
-def _mix(z: npt.NDArray[np.uint64]) -> npt.NDArray[np.uint64]:
-    z = (z ^ (z >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
-    z = (z ^ (z >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
-    return z ^ (z >> np.uint64(31))
+def mixed(z: Bits) -> Bits:
+    """Return 64 bits each of which depends on every bit given; different ones stay different."""
+    with np.errstate(over="ignore"):
+        z = (z ^ (z >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
+        z = (z ^ (z >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
+        return z ^ (z >> np.uint64(31))
 
 
 def request_seed(*parts: int | str) -> int:

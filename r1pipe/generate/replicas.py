@@ -1,0 +1,215 @@
+"""Several vLLM engines side by side, each in a process of its own with its own GPUs.
+
+Prompts are dealt out to them, all samples of a prompt to one. Parent and child speak lines of JSON:
+
+    {"shape", "settings"}                     -> {"ready"}
+    {"requests": [[index, seed, ids]], "sampling"} -> {"sampled": [index, ids, logprobs, reason]}
+                                                 for each, then {"done"}
+    {"load"}, then {"path"} for each file     -> {"taken"} for each, then {"done"}
+    the end of the input                      -> the process ends
+or {"failed": text} in place of an answer. New weights go through files in shared memory, a bounded
+part at a time.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import queue
+import subprocess
+import sys
+import tempfile
+import threading
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import IO, Any
+
+from r1pipe.errors import StageError
+from r1pipe.generate.protocol import Request, Sampled, Sampling
+from r1pipe.generate.vllm_engine import EngineShape
+from r1pipe.generate.vllm_setup import kind_of_device, require_vllm
+from r1pipe.generate.weights import weight_files
+from r1pipe.records import FinishReason
+from r1pipe.settings import GeneratorSettings
+
+CLOSE_TIMEOUT_S = 20.0
+SHOWN_LINES = 12
+RANK_NAMES = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "LOCAL_WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")
+"""Of the training job, if this is one of its processes; an engine would try to join it."""
+
+
+class ReplicaGenerator:
+    """Deals requests out to replicas; tokens depend on neither their number nor the dealing."""
+
+    def __init__(self, shape: EngineShape, settings: GeneratorSettings) -> None:
+        require_vllm(shape.device)
+        self._answers: queue.Queue[tuple[int, dict[str, Any]]] = queue.Queue()
+        self._replicas: list[_Replica] = []
+        try:
+            for number in range(settings.data_parallel):
+                environment = replica_environment(number, shape.device, settings.tensor_parallel)
+                self._replicas.append(_Replica(number, environment, self._answers))
+            alone = settings.model_copy(update={"data_parallel": 1})
+            self._send({"shape": _plain(shape), "settings": alone.model_dump()})
+            self._await("ready")
+        except BaseException:
+            self.close()
+            raise
+
+    def generate(self, requests: Sequence[Request], sampling: Sampling) -> Iterator[Sampled]:
+        """Yield every request's completion once, as it finishes anywhere."""
+        shares = deal(requests, len(self._replicas))
+        for replica, share in zip(self._replicas, shares, strict=True):
+            rows = [[r.index, r.seed, list(r.prompt_ids)] for r in share]
+            replica.send({"requests": rows, "sampling": asdict(sampling)})
+        busy = len(self._replicas)
+        try:
+            while busy:
+                answer = self._answer()
+                if "done" in answer:
+                    busy -= 1
+                else:
+                    index, ids, logprobs, reason = answer["sampled"]
+                    yield Sampled(index, ids, logprobs, FinishReason(reason))
+        finally:
+            while busy:  # abandoned: take what still comes
+                busy -= "done" in self._answer()
+
+    def load_weights(self, tensors: Iterable[tuple[str, Any]]) -> None:
+        """Replace the weights of all replicas."""
+        self._send({"load": True})
+        with weight_files(tensors) as paths:
+            for path in paths:
+                self._send({"path": path})
+                self._await("taken")
+                Path(path).unlink()
+        self._send({"path": None})
+        self._await("done")
+
+    def sleep(self) -> None:
+        """Replicas have their GPUs to themselves."""
+
+    def close(self) -> None:
+        """End the processes."""
+        for replica in self._replicas:
+            replica.hang_up()
+        for replica in self._replicas:
+            replica.end()
+        self._replicas = []
+
+    def _send(self, message: dict[str, Any]) -> None:
+        for replica in self._replicas:
+            replica.send(message)
+
+    def _await(self, word: str) -> None:
+        """Wait until every replica has said a word."""
+        for _ in self._replicas:
+            answer = self._answer()
+            assert word in answer, f"a replica answered {list(answer)}, not {word}"
+
+    def _answer(self) -> dict[str, Any]:
+        number, answer = self._answers.get()
+        if "failed" in answer:
+            raise StageError(f"sampling process {number}: {answer['failed']}")
+        if "ended" in answer:
+            raise StageError(self._replicas[number].last_words())
+        return answer
+
+
+class _Replica:
+    """The caller's side of one process."""
+
+    def __init__(
+        self,
+        number: int,
+        environment: dict[str, str],
+        answers: queue.Queue[tuple[int, dict[str, Any]]],
+    ) -> None:
+        self.number = number
+        self._log: IO[bytes] = tempfile.TemporaryFile()  # noqa: SIM115 - closed in `end`
+        self._process = subprocess.Popen(
+            [sys.executable, "-m", "r1pipe.generate.replica"],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=self._log,
+            env=environment,
+            text=True,
+        )
+        threading.Thread(target=self._read, args=(answers,), daemon=True).start()
+
+    def _read(self, answers: queue.Queue[tuple[int, dict[str, Any]]]) -> None:
+        assert self._process.stdout is not None
+        for line in self._process.stdout:
+            answers.put((self.number, json.loads(line)))
+        answers.put((self.number, {"ended": True}))
+
+    def send(self, message: dict[str, Any]) -> None:
+        """Write one line; StageError where nobody is there to read it."""
+        assert self._process.stdin is not None
+        try:
+            self._process.stdin.write(json.dumps(message) + "\n")
+            self._process.stdin.flush()
+        except BrokenPipeError:
+            raise StageError(self.last_words()) from None
+
+    def last_words(self) -> str:
+        """Say how the process ended and what it wrote last."""
+        status = self._process.wait()
+        how = f"signal {-status}" if status < 0 else f"status {status}"
+        self._log.seek(0)
+        lines = self._log.read().decode(errors="replace").splitlines()[-SHOWN_LINES:]
+        said = "".join(f"\n    {line}" for line in lines)
+        return (
+            f"sampling process {self.number} ended with {how}{'; it wrote' if said else ''}{said}"
+        )
+
+    def hang_up(self) -> None:
+        """Let the process see the end of its input."""
+        assert self._process.stdin is not None
+        try:
+            self._process.stdin.close()
+        except BrokenPipeError:
+            return
+
+    def end(self) -> None:
+        """Wait for the process, or kill it."""
+        try:
+            self._process.wait(CLOSE_TIMEOUT_S)
+        except subprocess.TimeoutExpired:
+            self._process.kill()
+            self._process.wait()
+        self._log.close()
+
+
+def deal(requests: Sequence[Request], count: int) -> list[list[Request]]:
+    """Return `count` shares of about equal size; requests of equal prompts stay together."""
+    by_prompt: dict[tuple[int, ...], list[Request]] = {}
+    for request in requests:
+        by_prompt.setdefault(request.prompt_ids, []).append(request)
+    shares: list[list[Request]] = [[] for _ in range(count)]
+    for group in sorted(by_prompt.values(), key=len, reverse=True):
+        min(shares, key=len).extend(group)
+    return shares
+
+
+def replica_environment(number: int, device: str, num_gpus: int) -> dict[str, str]:
+    """Return the environment of one replica: its own GPUs, no part in a training job."""
+    environment = {k: v for k, v in os.environ.items() if k not in RANK_NAMES}
+    environment.setdefault("OMP_NUM_THREADS", "1")
+    environment.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+    if kind_of_device(device) != "cpu":
+        visible = os.environ.get("CUDA_VISIBLE_DEVICES", "")
+        names = visible.split(",") if visible else [str(i) for i in range((number + 1) * num_gpus)]
+        own = names[number * num_gpus : (number + 1) * num_gpus]
+        if len(own) < num_gpus:
+            raise StageError(
+                f"run.generator: data_parallel x tensor_parallel needs more GPUs than the"
+                f" {len(names)} that are visible"
+            )
+        environment["CUDA_VISIBLE_DEVICES"] = ",".join(own)
+    return environment
+
+
+def _plain(shape: EngineShape) -> dict[str, Any]:
+    return asdict(shape) | {"folder": str(shape.folder), "end_ids": list(shape.end_ids)}

@@ -1,0 +1,264 @@
+"""Sampling with vLLM in this process.
+
+Each completion is handed on as it finishes. Requests of equal prompts follow one another, so their
+samples share the prompt's cache. A request has its own seed; with one thread on a CPU its tokens
+and log-probabilities do not depend, bit for bit, on who shares the batch.
+"""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from itertools import count
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from transformers import AutoConfig
+
+from r1pipe.errors import StageError
+from r1pipe.generate.protocol import Request, Sampled, Sampling
+from r1pipe.generate.uniforms import mixed
+from r1pipe.generate.vllm_setup import check_head_size, import_vllm, kind_of_device, quiet
+from r1pipe.generate.weights import stored_names, weight_files
+from r1pipe.records import FinishReason
+from r1pipe.settings import GeneratorSettings
+
+CPU_KV_CACHE_MB = 256
+CPU_BLOCK_TOKENS = 32  # vLLM's 128 would share no prompt below 128 tokens
+ALONE_FRACTION, SHARED_FRACTION = 0.9, 0.45  # of a GPU's memory, without and with a trainer
+FINISHED = {"stop": FinishReason.STOP, "length": FinishReason.LENGTH}
+
+
+@dataclass(frozen=True)
+class EngineShape:
+    """What an engine is built for, besides the user's settings."""
+
+    folder: Path
+    """A sealed model directory: weights, configuration."""
+    end_ids: tuple[int, ...]
+    """Token ids that end a completion."""
+    dtype: str = "float32"
+    """Precision of weights and cache."""
+    device: str = "cpu"
+    """What the engine must find; it takes the first one that it sees."""
+    is_shared: bool = False
+    """Whether a trainer lives on the same device."""
+    is_ranked: bool = False
+    """Whether every process of a torch.distributed job builds one, all together."""
+
+
+class VllmGenerator:
+    """An engine in this process; its seeds, threads and random numbers are kept from the trainer's.
+
+    `close` frees it; a second engine in the same process starts in a fraction of the time.
+    """
+
+    def __init__(self, shape: EngineShape, settings: GeneratorSettings) -> None:
+        self.shape = shape
+        self.max_in_flight = 2 * settings.max_num_seqs
+        is_cpu = kind_of_device(shape.device) == "cpu"
+        self.can_sleep = settings.sleep and shape.is_shared and not is_cpu
+        self.is_asleep = False
+        self.num_workers = 1 if shape.is_ranked else settings.tensor_parallel
+        self._names = stored_names(shape.folder)
+        self._serial = count()
+        config = AutoConfig.from_pretrained(shape.folder, local_files_only=True)
+        check_head_size(config, shape.device)
+        self.max_tokens = settings.max_model_tokens or int(config.max_position_embeddings)
+        with preserved_process(), quiet():
+            vllm = import_vllm(shape.device)
+            arguments = vllm.EngineArgs(
+                **engine_arguments(shape, settings, self.max_tokens, self.can_sleep)
+            )
+            self._engine: Any = vllm.LLMEngine.from_engine_args(arguments)
+            self._params: Callable[..., Any] = vllm.SamplingParams
+            self._final_only: Any = vllm.RequestOutputKind.FINAL_ONLY
+
+    def generate(self, requests: Sequence[Request], sampling: Sampling) -> Iterator[Sampled]:
+        """Yield every request's completion once, as it finishes.
+
+        A completion ends at the latest where prompt and completion have `max_model_tokens`; a
+        prompt that leaves no room is a StageError. An abandoned iterator aborts its requests.
+        """
+        if self.is_asleep or self._engine.has_unfinished_requests():
+            raise RuntimeError("the engine sleeps, or another sampling is under way")
+        waiting = iter(sorted(requests, key=lambda r: (len(r.prompt_ids), r.prompt_ids, r.index)))
+        under_way: dict[str, int] = {}
+        try:
+            while self._admit(waiting, under_way, sampling):
+                for output in self._step():
+                    if output.finished:
+                        index = under_way.pop(output.request_id)
+                        yield sampled_of(output, index, sampling)
+        finally:
+            if under_way:
+                self._engine.abort_request(list(under_way))
+                while self._engine.has_unfinished_requests():
+                    self._step()
+
+    def _admit(
+        self, waiting: Iterator[Request], under_way: dict[str, int], sampling: Sampling
+    ) -> bool:
+        """Hand the engine requests until it has plenty; return whether any is under way."""
+        while len(under_way) < self.max_in_flight:
+            request = next(waiting, None)
+            if request is None:
+                break
+            room = self.max_tokens - len(request.prompt_ids)
+            if room < 1:
+                raise StageError(
+                    f"a prompt of {len(request.prompt_ids)} tokens leaves no room in the"
+                    f" {self.max_tokens} tokens that the engine allows; raise"
+                    " run.generator.max_model_tokens, or drop such problems"
+                )
+            name = str(next(self._serial))
+            params = self._params(
+                temperature=sampling.temperature,
+                top_p=sampling.top_p if sampling.temperature else 1.0,
+                seed=engine_seed(request.seed),
+                max_tokens=min(sampling.max_tokens, room),
+                stop_token_ids=list(self.shape.end_ids),
+                logprobs=0 if wants_logprobs(sampling) else None,
+                flat_logprobs=True,
+                detokenize=False,
+                output_kind=self._final_only,
+            )
+            self._engine.add_request(name, {"prompt_token_ids": list(request.prompt_ids)}, params)
+            under_way[name] = request.index
+        return bool(under_way)
+
+    def _step(self) -> list[Any]:
+        """Decode one token of every running request; vLLM's draws leave torch's own alone."""
+        with torch.random.fork_rng(devices=[]):
+            outputs: list[Any] = self._engine.step()
+        return outputs
+
+    def load_weights(self, tensors: Iterable[tuple[str, Any]]) -> None:
+        """Replace the engine's weights by those of the policy, in memory, one tensor at a time.
+
+        What the cache holds of prompts was computed with the old weights and is forgotten.
+        """
+        if self.is_asleep:
+            self._engine.wake_up(["weights"])
+        try:
+            with preserved_process():
+                self._replace(tensors)
+        except BaseException:
+            self.close()  # part of its weights are gone: it cannot sample any more
+            raise
+        if self.is_asleep:
+            self._engine.wake_up(["kv_cache"])
+            self.is_asleep = False
+        if not self._engine.reset_prefix_cache():
+            raise RuntimeError("the engine kept the cache of its old weights")
+
+    def _replace(self, tensors: Iterable[tuple[str, Any]]) -> None:
+        """Hand the tensors to the workers: by reference, or through files in shared memory."""
+        seen: set[str] = set()
+
+        def noted() -> Iterator[tuple[str, Any]]:
+            for name, tensor in tensors:
+                seen.add(name)
+                yield name, tensor
+
+        if self.num_workers == 1:
+            self._engine.collective_rpc("r1pipe_load", kwargs={"tensors": noted()})
+        else:
+            with weight_files(noted()) as paths:
+                self._engine.collective_rpc("r1pipe_load", kwargs={"paths": list(paths)})
+        if missing := sorted(self._names - seen):
+            raise RuntimeError(f"{len(missing)} weights were not given, such as {missing[0]}")
+
+    def sleep(self) -> None:
+        """Give weights and cache back to the GPU until `load_weights`; nothing on a CPU."""
+        if self.can_sleep and not self.is_asleep:
+            self._engine.sleep(level=2)
+            self.is_asleep = True
+
+    def close(self) -> None:
+        """Free the engine."""
+        if self._engine is not None:
+            self._engine.engine_core.shutdown()
+            self._engine = None
+
+
+def engine_seed(seed: int) -> int:
+    """Return 32 bits that all bits of a seed decide: torch's generator on a CPU reads no more."""
+    return int(mixed(np.uint64(seed)) >> np.uint64(32))
+
+
+def wants_logprobs(sampling: Sampling) -> bool:
+    """Return whether log-probabilities are asked for and mean what the protocol says: vLLM would
+    give those after a top-p cut."""
+    return sampling.logprobs and sampling.top_p == 1.0
+
+
+def sampled_of(output: Any, index: int, sampling: Sampling) -> Sampled:
+    """Return a finished request's only completion."""
+    (completion,) = output.outputs
+    tokens = list(completion.token_ids)
+    logprobs: list[float] = []
+    if wants_logprobs(sampling):
+        logprobs = list(completion.logprobs.logprobs)
+        assert len(logprobs) == len(tokens), "one log-probability for each sampled token"
+    if completion.finish_reason not in FINISHED:
+        raise StageError(f"vLLM ended a completion with '{completion.finish_reason}'")
+    return Sampled(index, tokens, logprobs, FINISHED[completion.finish_reason])
+
+
+def engine_arguments(
+    shape: EngineShape, settings: GeneratorSettings, max_tokens: int, can_sleep: bool
+) -> dict[str, Any]:
+    """Return vLLM's own settings for an engine."""
+    is_cpu = kind_of_device(shape.device) == "cpu"
+    arguments: dict[str, Any] = {
+        "model": str(shape.folder),
+        "dtype": shape.dtype,
+        "seed": 0,
+        "max_model_len": max_tokens,
+        "max_num_seqs": settings.max_num_seqs,
+        "tensor_parallel_size": settings.tensor_parallel,
+        "logprobs_mode": "processed_logprobs",  # after the temperature
+        "generation_config": "vllm",  # a model's own top-k or penalties must not change the draws
+        "enable_prefix_caching": True,
+        "enforce_eager": settings.eager or is_cpu,
+        "skip_tokenizer_init": True,
+        "disable_log_stats": True,
+        "use_tqdm_on_load": False,
+        "worker_extension_cls": "r1pipe.generate.vllm_worker.WeightReceiver",
+    }
+    if shape.is_ranked:
+        arguments["distributed_executor_backend"] = "external_launcher"
+    elif settings.tensor_parallel > 1:
+        arguments["distributed_executor_backend"] = "mp"
+    if settings.kv_cache_mb or is_cpu:
+        arguments["kv_cache_memory_bytes"] = (settings.kv_cache_mb or CPU_KV_CACHE_MB) << 20
+    if is_cpu:
+        # a prompt in chunks with a seed of its own stops the CPU engine
+        arguments |= {"block_size": CPU_BLOCK_TOKENS, "enable_chunked_prefill": False}
+        arguments["max_num_batched_tokens"] = max(max_tokens, 8192)
+    else:
+        fraction = SHARED_FRACTION if shape.is_shared else ALONE_FRACTION
+        arguments["gpu_memory_utilization"] = settings.gpu_memory_fraction or fraction
+        arguments["enable_sleep_mode"] = can_sleep
+    return arguments
+
+
+@contextmanager
+def preserved_process() -> Iterator[None]:
+    """Put back what vLLM changes in its process: random states, and torch's thread setting."""
+    python, numpy, setter = random.getstate(), np.random.get_state(), torch.set_num_threads
+    threads = torch.get_num_threads()
+    with torch.random.fork_rng(devices=[]):
+        try:
+            yield
+        finally:
+            random.setstate(python)
+            np.random.set_state(numpy)
+            torch.set_num_threads = setter
+            if torch.get_num_threads() != threads:
+                torch.set_num_threads(threads)

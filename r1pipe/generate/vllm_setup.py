@@ -1,0 +1,123 @@
+"""Importing vLLM: quietly, quickly, and only where it can work."""
+
+from __future__ import annotations
+
+import gc
+import importlib.util
+import logging
+import os
+import sys
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from types import SimpleNamespace
+from typing import Any
+
+from r1pipe.errors import StageError
+
+CPU_HEAD_SIZES = (32, 48, 64, 80, 96, 112, 128, 160, 192, 224, 256)
+"""Head sizes that vLLM 0.32's attention on a CPU has kernels for; others fail at the first step."""
+INSTALL_GPU = "pip install 'r1pipe[gpu]'"
+INSTALL_CPU = "uv pip install --torch-backend cpu --override constraints/engines-cpu.txt '.[cpu]'"
+ENVIRONMENT = {
+    # the engine core in this process: a second one would import everything again
+    "VLLM_ENABLE_V1_MULTIPROCESSING": "0",
+    "VLLM_NO_USAGE_STATS": "1",
+    "VLLM_LOGGING_LEVEL": "ERROR",
+    "TORCH_CPP_LOG_LEVEL": "ERROR",
+    # workers of a tensor-parallel engine on one memory node of a CPU
+    "VLLM_CPU_OMP_THREADS_BIND": "nobind",
+}
+
+
+def kind_of_device(device: str) -> str:
+    """Return `cpu` or `cuda` of a name such as `cuda:1`."""
+    return device.partition(":")[0]
+
+
+def require_vllm(device: str) -> None:
+    """Raise StageError, with the command that installs it, where vLLM is missing."""
+    if importlib.util.find_spec("vllm") is None:
+        command = INSTALL_CPU if kind_of_device(device) == "cpu" else INSTALL_GPU
+        raise StageError(
+            f"run.generator.backend is vllm, which is not installed here; install it with\n"
+            f"    {command}\n(docs/engines.md), or sample with the backend transformers"
+        )
+
+
+def check_head_size(config: Any, device: str) -> None:
+    """Raise StageError where vLLM has no attention kernel for a model's heads."""
+    size = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
+    if kind_of_device(device) == "cpu" and size not in CPU_HEAD_SIZES:
+        raise StageError(
+            f"the model's attention heads have {size} dimensions; on a CPU vLLM computes"
+            f" {', '.join(map(str, CPU_HEAD_SIZES))}. Choose other params.architecture, or"
+            " run.generator.backend transformers"
+        )
+
+
+@contextmanager
+def quiet() -> Iterator[None]:
+    """Keep back warnings about what vLLM itself uses."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", FutureWarning)
+        warnings.simplefilter("ignore", DeprecationWarning)
+        yield
+
+
+def import_vllm(device: str) -> Any:
+    """Return the names of vLLM that the generator uses.
+
+    Raises StageError where vLLM is missing or was built for another device.
+    """
+    require_vllm(device)
+    warn_of_slow_start()
+    for name, value in ENVIRONMENT.items():
+        os.environ.setdefault(name, value)
+    logging.getLogger("vllm").setLevel(os.environ["VLLM_LOGGING_LEVEL"])
+    with quiet():
+        from vllm import SamplingParams
+        from vllm.engine.arg_utils import EngineArgs
+        from vllm.platforms import current_platform
+        from vllm.sampling_params import RequestOutputKind
+
+        found = current_platform.device_type
+        if found != kind_of_device(device):
+            raise StageError(
+                f"run.device is {device}, and the vLLM that is installed here computes on {found}"
+            )
+        if found == "cpu":
+            # else the first log-probabilities wait for a C++ compiler
+            type(current_platform).simple_compile_backend = "eager"
+        from vllm.v1.engine import core
+        from vllm.v1.engine.llm_engine import LLMEngine
+
+        # at its end an engine would take the process groups of others with it: a second engine's,
+        # and the trainer's
+        core.cleanup_dist_env_and_memory = free_memory
+    return SimpleNamespace(
+        SamplingParams=SamplingParams,
+        EngineArgs=EngineArgs,
+        LLMEngine=LLMEngine,
+        RequestOutputKind=RequestOutputKind,
+    )
+
+
+def free_memory() -> None:
+    """Give back what a closed engine held."""
+    import torch
+
+    gc.collect()
+    if torch.cuda.is_available():
+        torch.cuda.empty_cache()
+
+
+def warn_of_slow_start() -> None:
+    """Say so where every start must compile all of vLLM's modules again."""
+    if sys.dont_write_bytecode and sys.pycache_prefix is None and "vllm" not in sys.modules:
+        warnings.warn(
+            "PYTHONDONTWRITEBYTECODE is set: vLLM may take 15 s longer to import each time; unset"
+            " it, or set PYTHONPYCACHEPREFIX to a folder",
+            RuntimeWarning,
+            stacklevel=2,
+        )

@@ -1,0 +1,65 @@
+"""Weights on their way to a sampler in another process: files in shared memory, never on a disk."""
+
+from __future__ import annotations
+
+import shutil
+import tempfile
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from safetensors import safe_open
+from safetensors.torch import save_file
+
+SHARED_MEMORY = Path("/dev/shm")
+MAX_FILE_BYTES = 256 << 20
+
+
+@contextmanager
+def weight_files(tensors: Iterable[tuple[str, Any]]) -> Iterator[Iterator[str]]:
+    """Give the paths of files that hold all tensors, written as they are asked for; the files are
+    gone behind the block."""
+    place = SHARED_MEMORY if SHARED_MEMORY.is_dir() else None
+    folder = Path(tempfile.mkdtemp(prefix="r1pipe-weights-", dir=place))
+    try:
+        yield write_weights(tensors, folder)
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+def write_weights(tensors: Iterable[tuple[str, Any]], folder: Path) -> Iterator[str]:
+    """Write tensors into files of bounded size, and yield each file's path."""
+    waiting: dict[str, Any] = {}
+    size = number = 0
+    for name, tensor in tensors:
+        waiting[name] = tensor.detach().to("cpu", copy=True).contiguous()
+        size += tensor.nbytes
+        if size >= MAX_FILE_BYTES:
+            yield _write(waiting, folder, number)
+            waiting, size, number = {}, 0, number + 1
+    if waiting:
+        yield _write(waiting, folder, number)
+
+
+def read_weights(paths: Iterable[Path]) -> Iterator[tuple[str, Any]]:
+    """Yield the tensors of weight files by name, one at a time."""
+    for path in paths:
+        with safe_open(path, framework="pt") as file:
+            for name in file.keys():  # noqa: SIM118 - it is no mapping
+                yield name, file.get_tensor(name)
+
+
+def stored_names(folder: Path) -> frozenset[str]:
+    """Return the names of all weights in a model directory."""
+    names: set[str] = set()
+    for path in folder.glob("*.safetensors"):
+        with safe_open(path, framework="pt") as file:
+            names.update(file.keys())
+    return frozenset(names)
+
+
+def _write(tensors: dict[str, Any], folder: Path, number: int) -> str:
+    path = folder / f"{number:05d}.safetensors"
+    save_file(tensors, path)
+    return str(path)
