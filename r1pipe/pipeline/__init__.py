@@ -17,8 +17,9 @@ from typing import TYPE_CHECKING, Any
 from r1pipe.errors import DamagedError, Interrupted
 from r1pipe.keys import key_of
 from r1pipe.manifest import Manifest, StageNode
-from r1pipe.pipeline import commands, growth
+from r1pipe.pipeline import commands, growth, torchrun
 from r1pipe.pipeline.context import CHECKPOINT_EVERY_S, RunContext
+from r1pipe.pipeline.launch import run_kind
 from r1pipe.pipeline.planning import Plan, PlannedStage, plan, selected
 from r1pipe.pipeline.predictions import Predictions
 from r1pipe.pipeline.process import prepare_process
@@ -71,8 +72,20 @@ def run(
     checkpoint_every_s: float = CHECKPOINT_EVERY_S,
 ) -> RunResult:
     """Bring a manifest's results into the store (up to stage `to`, or stage `only` alone)."""
+    with torchrun.leading():
+        return _run(manifest, store, console, to, only, frozenset(rebuild), checkpoint_every_s)
+
+
+def _run(
+    manifest: Manifest,
+    store: Store,
+    console: Console,
+    to: str | None,
+    only: str | None,
+    rebuild: frozenset[str],
+    checkpoint_every_s: float,
+) -> RunResult:
     prepare_process()
-    rebuild = frozenset(rebuild)
     resolver = Resolver(manifest, store)
     planned = plan(manifest, store, to=to, only=only, rebuild=rebuild, resolver=resolver)
     console.plan(planned)
@@ -267,7 +280,7 @@ class _Runner:
         try:
             with _closing(context):
                 context.note(**self.predictions.note(node.name))
-                node.kind.run(context, node.params, node.run, paths)
+                run_kind(node.kind, context, node.params, node.run, paths)
         except BaseException as error:
             is_stop = isinstance(error, Interrupted | KeyboardInterrupt)
             status = "stopped" if is_stop else "failed"

@@ -49,6 +49,21 @@ class RunContext:
         self._last_saved = time.monotonic()
         self._journals: dict[str, FileJournal] = {}
 
+    @property
+    def work(self) -> Path:
+        """The private directory of this beginning of the attempt."""
+        return self._work
+
+    @property
+    def stopper(self) -> Stopper:
+        """What knows whether a stop was asked for."""
+        return self._stopper
+
+    @property
+    def checkpoint_every_s(self) -> float:
+        """Seconds between training checkpoints."""
+        return self._checkpoint_every_s
+
     def output(self, name: str) -> Path:
         """Return the (created) directory of one output inside the private attempt."""
         if name not in self._outputs:

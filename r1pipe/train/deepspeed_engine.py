@@ -17,6 +17,7 @@ from typing import Any
 import torch
 import torch.distributed as dist
 from torch import Tensor
+from torch.distributed.distributed_c10d import HashStore
 
 from r1pipe.ranks import Ranks
 from r1pipe.settings import EngineSettings
@@ -260,7 +261,7 @@ def join_process_group() -> None:
     """Have DeepSpeed use the stage's process group; alone, make a group of one."""
     if not dist.is_initialized():
         os.environ.setdefault("LOCAL_RANK", "0")
-        dist.init_process_group("gloo", store=dist.HashStore(), rank=0, world_size=1)
+        dist.init_process_group("gloo", store=HashStore(), rank=0, world_size=1)
     if not torch.cuda.is_available():  # else it compiles a shared-memory kernel for a minute
         deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
     deepspeed.init_distributed(verbose=False)
