@@ -2,7 +2,11 @@
 
 Paper: arXiv:2501.12948, section 2.3.3 (600k + 200k); v2, Table 5 (what is in it).
 
-In: `reasoning` and `general` rows. Out: `rows`.
+In: `reasoning` and `general` rows, optionally the `problems` that say a row's level. Out: `rows`,
+with a data card (README.md) where one is asked for.
+
+Departures: how the paper removes duplicates and balances its tasks was never published; here both
+are parameters, and off unless given.
 
 Run alone: `r1pipe stage sft-data`.
 """
@@ -10,10 +14,8 @@ Run alone: `r1pipe stage sft-data`.
 from __future__ import annotations
 
 import random
-from collections import Counter
 from collections.abc import Iterator
-from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 from pydantic import Field
 
@@ -22,11 +24,51 @@ from r1pipe.stage import Context, Input, Inputs, StageModel
 
 if TYPE_CHECKING:
     from r1pipe.costs.work import Cost, InfoMap
+    from r1pipe.mixing.choosing import Choice, Limits
+    from r1pipe.mixing.survey import Survey
 
 VERSION = 1
-INPUTS = {"reasoning": Input("rows"), "general": Input("rows")}
+INPUTS = {
+    "reasoning": Input("rows"),
+    "general": Input("rows"),
+    "problems": Input("problems", optional=True, many=True),
+}
 OUTPUTS = {"rows": "rows"}
+PARTS = ("reasoning", "general")
 COLUMNS = ["problem_id", "task", "language", "format", "prompt", "completion"]
+NUM_SAMPLES = 8
+ROWS_PER_CHECK = 10_000
+
+
+class LengthQuota(StageModel):
+    """A bound on the rows of one range of lengths."""
+
+    up_to_chars: int = Field(gt=0)
+    """The range ends here (included) and begins behind the next smaller one; of the completion."""
+    max_rows: int = Field(ge=0)
+    """Most rows in it."""
+
+
+class Quotas(StageModel):
+    """Most rows by task, level and length, over both parts; what is not named is not bounded."""
+
+    tasks: dict[str, int] = Field(default_factory=dict)
+    """Task -> most rows; R1: math 395,285, code 211,129, STEM 10,124, logic 10,395, general
+    177,812."""
+    levels: dict[str, int] = Field(default_factory=dict)
+    """Level (as text: `"3"`) -> most rows."""
+    lengths: tuple[LengthQuota, ...] = ()
+    """Ranges of completion lengths in characters, in any order."""
+
+
+class Card(StageModel):
+    """What the data card says that the rows do not."""
+
+    title: str = "Reasoning and general rows"
+    sources: dict[str, str] = Field(default_factory=dict)
+    """Where each part (`reasoning`, `general`) comes from."""
+    licences: dict[str, str] = Field(default_factory=dict)
+    """Each part's licence, as an SPDX name."""
 
 
 class Params(StageModel):
@@ -37,6 +79,14 @@ class Params(StageModel):
     """Most rows from `reasoning`; R1: 600,000."""
     general_rows: int = Field(ge=0)
     """Most rows from `general`; R1: 200,000."""
+    quotas: Quotas = Quotas()
+    choose: Literal["first", "spread"] = "first"
+    """Which rows fill a quota: the first ones, or a seeded sample of all."""
+    near_duplicates: float | None = Field(default=None, gt=0, le=1)
+    """Similarity of 16-byte windows (Jaccard) from which a row is dropped for an earlier one of
+    either part."""
+    card: Card | None = None
+    """Writes README.md beside the rows."""
 
 
 class Run(StageModel):
@@ -44,37 +94,105 @@ class Run(StageModel):
 
 
 def run(context: Context, params: Params, run: Run, inputs: Inputs) -> None:
-    """Take each part up to its quota, then shuffle them together."""
+    """Take each part up to its quotas, then shuffle them together."""
+    from r1pipe.mixing.gather import rows_in_order
     from r1pipe.rows import write_rows
 
-    rows: list[dict[str, Any]] = []
-    quotas = {"reasoning": params.reasoning_rows, "general": params.general_rows}
-    for part, quota in quotas.items():
-        chosen = [row for row, _ in zip(_distinct(inputs[part], part), range(quota), strict=False)]
-        context.note(**{f"{part}_rows": len(chosen), f"{part}_short_of_quota": quota - len(chosen)})
-        rows.extend(chosen)
+    survey, choice = _choose(context, params, inputs)
+    rows = choice.rows.tolist()
     if not rows:
         raise StageError(f"{context.name}: both parts are empty")
     random.Random(f"mix:{params.seed}").shuffle(rows)
-    write_rows(context.output("rows"), rows)
-    context.note(
-        tasks=dict(Counter(row["task"] for row in rows)),
-        languages=dict(Counter(row["language"] for row in rows)),
+    parts, out = {part: inputs[part] for part in PARTS}, context.output("rows")
+    num_chars = survey.num_chars(choice.rows)
+    ordered = rows_in_order(parts, COLUMNS, survey.parts, rows, num_chars, out / "spill")
+    write_rows(out, _watched(ordered, context))
+    _tell(context, params, survey, choice)
+    if params.card is not None:
+        (out / "README.md").write_text(_card(params, params.card, survey, choice))
+
+
+def _choose(context: Context, params: Params, inputs: Inputs) -> tuple[Survey, Choice]:
+    """Read all rows once and choose among them by number."""
+    from r1pipe.mixing.choosing import choose
+    from r1pipe.mixing.near import NearDuplicates
+    from r1pipe.mixing.survey import survey_parts
+
+    limits = _limits(params)
+    near = NearDuplicates() if params.near_duplicates is not None else None
+    takes_first = near is None and params.choose == "first" and limits.only_parts()
+    survey = survey_parts(
+        {part: inputs[part] for part in PARTS},
+        COLUMNS,
+        _levels(inputs),
+        near.add if near is not None else None,
+        limits.parts if takes_first else {},
+        context.stop_if_asked,
     )
-    for row in rows[:8]:
-        context.sample(prompt=row["prompt"], completion=row["completion"], source=row["source"])
+    if params.quotas.levels and survey.labels["level"].values.keys() == {"None"}:
+        raise StageError(
+            f"{context.name}: params.quotas.levels needs rows with a level; give the problems that"
+            " they are of as inputs.problems"
+        )
+    spread = f"mix-choice:{params.seed}" if params.choose == "spread" else None
+    return survey, choose(survey, limits, near, params.near_duplicates or 1.0, spread)
 
 
-def _distinct(folder: Path, part: str) -> Iterator[dict[str, Any]]:
-    """Yield the rows of one part without exact repeats of prompt and completion."""
+def _limits(params: Params) -> Limits:
+    from r1pipe.mixing.choosing import Limits
+
+    quotas = params.quotas
+    return Limits(
+        parts={"reasoning": params.reasoning_rows, "general": params.general_rows},
+        tasks=quotas.tasks,
+        levels=quotas.levels,
+        lengths=sorted((item.up_to_chars, item.max_rows) for item in quotas.lengths),
+    )
+
+
+def _levels(inputs: Inputs) -> dict[str, int]:
+    """Return the level of each problem that was given."""
     from r1pipe.rows import read_rows
 
-    seen: set[tuple[str, str]] = set()
-    for row in read_rows(folder, columns=COLUMNS):
-        mark = (row["prompt"], row["completion"])
-        if mark not in seen:
-            seen.add(mark)
-            yield row | {"source": part}
+    return {
+        row["id"]: row["level"]
+        for folder in inputs.get("problems", {}).values()
+        for row in read_rows(folder, columns=["id", "level"])
+    }
+
+
+def _watched(rows: Iterator[dict[str, Any]], context: Context) -> Iterator[dict[str, Any]]:
+    """Pass rows on, show the first ones, and stop where that was asked for."""
+    for count, row in enumerate(rows):
+        if count < NUM_SAMPLES:
+            context.sample(prompt=row["prompt"], completion=row["completion"], source=row["source"])
+        if count % ROWS_PER_CHECK == 0:
+            context.stop_if_asked()
+        yield row
+
+
+def _tell(context: Context, params: Params, survey: Survey, choice: Choice) -> None:
+    """Note what is in the mix, and what is not."""
+    quotas = _limits(params).parts
+    for part, count in survey.part_of(choice.rows).items():
+        short = quotas[part] - count
+        context.note(**{f"{part}_rows": count, f"{part}_short_of_quota": short})
+    context.note(
+        tasks=survey.labels["task"].counts(choice.rows),
+        languages=survey.labels["language"].counts(choice.rows),
+        repeats=choice.repeats,
+    )
+    if params.near_duplicates is not None:
+        context.note(near_duplicates=choice.near)
+    if choice.over:
+        context.note(over_quota=choice.over)
+
+
+def _card(params: Params, card: Card, survey: Survey, choice: Choice) -> str:
+    from r1pipe.mixing.card import data_card
+
+    settings = params.model_dump(exclude={"card"}, exclude_defaults=True)
+    return data_card(card.title, survey, choice, settings, card.sources, card.licences)
 
 
 def cost(params: Params, run: Run, inputs: InfoMap) -> Cost:

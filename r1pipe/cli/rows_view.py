@@ -112,7 +112,8 @@ def why_not_text(store: Store, record: Record, row_id: str) -> str:
     """Return why an artifact is without a row, for people."""
     found = why_not_json(store, record, row_id)
     if found["is_in"]:
-        where = _place_text(found.get("stands_in", found["row"]))
+        place = found["stands_in"] if "stands_in" in found else found["row"]
+        where = _place_text(place)
         return f"{visible(row_id)} is in {label(record)}: {where}"
     lines = [f"{visible(row_id)} is not in the rows of {label(record)}:"]
     return "\n".join([*lines, *(f"  {visible(reason)}" for reason in found["reasons"])])
@@ -170,7 +171,7 @@ def _verdict(trace: Trace, place: Place) -> Document:
     if "verdict" not in row:
         return {}
     checker = _problem_of(trace, place).get("checker")
-    text = row.get("completion", row.get("text", ""))
+    text = row["completion"] if "completion" in row else row["text"]
     extracted = row.get("extracted") or extract_answer(
         text, prefer="tag" if checker == "countdown" else "box"
     )

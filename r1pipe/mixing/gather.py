@@ -1,0 +1,98 @@
+"""Read chosen rows in any order with bounded memory: rows go into buckets on disk, by place.
+
+A bucket holds about 64 MiB of text; each is read whole and put in order.
+"""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import ExitStack
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+from numpy.typing import NDArray
+
+from r1pipe.rows import shards_of
+
+BUCKET_BYTES = 64 << 20
+BATCH_ROWS = 8_192
+PART, PLACE = "source", "_place"
+
+
+def rows_in_order(
+    parts: Mapping[str, Path],
+    columns: Sequence[str],
+    sizes: Mapping[str, int],
+    rows: Sequence[int],
+    num_chars: int,
+    spill: Path,
+) -> Iterator[dict[str, Any]]:
+    """Yield the rows with these numbers, in this order, each with its part as `source`.
+
+    Numbers count through the parts behind each other, `sizes[part]` in each. `num_chars` is about
+    what the rows hold together; `spill` is a folder for the time of the call.
+    """
+    num_buckets = max(1, -(-num_chars // BUCKET_BYTES))
+    places = np.full(sum(sizes.values()), -1, np.int64)
+    places[rows] = np.arange(len(rows))
+    try:
+        spill.mkdir(parents=True)
+        _fill(parts, columns, sizes, places, num_buckets, len(rows), spill)
+        for bucket in sorted(spill.iterdir()):
+            with pa.ipc.open_stream(bucket) as reader:
+                table = reader.read_all()
+            bucket.unlink()
+            yield from table.sort_by(PLACE).drop_columns(PLACE).to_pylist()
+    finally:
+        shutil.rmtree(spill, ignore_errors=True)
+
+
+def _fill(
+    parts: Mapping[str, Path],
+    columns: Sequence[str],
+    sizes: Mapping[str, int],
+    places: NDArray[np.int64],
+    num_buckets: int,
+    num_rows: int,
+    spill: Path,
+) -> None:
+    """Write each chosen row into the bucket of its place."""
+    start = 0
+    writers: dict[int, Any] = {}
+    with ExitStack() as stack:
+        for part, folder in parts.items():
+            read = 0
+            for batch in _batches(folder, columns):
+                own = places[start + read : start + min(read + batch.num_rows, sizes[part])]
+                read += batch.num_rows
+                for bucket, table in _split(batch, own, part, num_buckets, num_rows):
+                    if bucket not in writers:
+                        path = spill / f"bucket-{bucket:05d}.arrow"
+                        writer = pa.ipc.new_stream(path, table.schema)
+                        writers[bucket] = stack.enter_context(writer)
+                    writers[bucket].write_table(table)
+                if read >= sizes[part]:
+                    break
+            start += sizes[part]
+
+
+def _batches(folder: Path, columns: Sequence[str]) -> Iterator[pa.RecordBatch]:
+    for shard in shards_of(folder):
+        yield from pq.ParquetFile(shard).iter_batches(BATCH_ROWS, columns=list(columns))
+
+
+def _split(
+    batch: pa.RecordBatch, places: NDArray[np.int64], part: str, num_buckets: int, num_rows: int
+) -> Iterator[tuple[int, pa.Table]]:
+    """Yield the chosen rows of a batch by bucket, with their part and place."""
+    positions = np.nonzero(places >= 0)[0]
+    buckets = places[positions] * num_buckets // max(1, num_rows)
+    table = pa.Table.from_batches([batch])
+    for bucket in np.unique(buckets).tolist():
+        own = positions[buckets == bucket]
+        taken = table.take(pa.array(own)).append_column(PART, pa.array([part] * len(own)))
+        yield bucket, taken.append_column(PLACE, pa.array(places[own]))
