@@ -139,7 +139,7 @@ def plan(
     opened = open_store(store, manifest)
     found = planning.plan(loaded, opened)
     if probe:
-        costs.probe(loaded, found)
+        costs.probe(loaded)
     cost = costs.plan_costs(loaded, opened, found)
     if as_json:
         print_json(_plan_json(loaded, found) | {"costs": cost.to_json()})

@@ -268,42 +268,25 @@ def _short(value: float) -> str:
     return f"{value:.1f}" if value >= 0.05 else "0"
 
 
-def probe(manifest: Manifest, plan: Plan) -> None:
-    """Measure each engine on this machine, on the shapes of the manifest's own new models, and
+def probe(manifest: Manifest) -> None:
+    """Measure each engine on this machine, on the shapes of the manifest's own new models too, and
     keep the result in the user's cache."""
-    from r1pipe.costs.probe import measure
+    from r1pipe.cli import probe as probing
     from r1pipe.costs.rates import calibration_path, write_calibration
     from r1pipe.doctor.machine import read_machine
-    from r1pipe.manifest.kinds import load_kinds
     from r1pipe.pipeline.process import prepare_process
 
     prepare_process()
     machine = read_machine()
-    shapes, vocab_size = new_shapes(manifest)
-    found = measure(
-        load_kinds(manifest.path),
-        machine,
-        shapes,
-        vocab_size,
-        lambda text: print(text, file=sys.stderr, flush=True),
-    )
+    shapes, vocab = probing.own_shapes(node.params for node in manifest.stages.values())
+    device, say = probing.torch_device(), lambda text: print(text, file=sys.stderr, flush=True)
+    found = probing.measure(machine, device, shapes, vocab or DEFAULT_VOCAB, say)
     path = calibration_path(machine.node)
     try:
         write_calibration(path, found)
     except OSError as error:
         reason = error.strerror or str(error)
         raise StageError(
-            f"{path}: {reason}; set XDG_CACHE_HOME to a folder you may write"
+            f"{path}: {reason}; set XDG_CACHE_HOME to a folder that you may write"
         ) from error
     print(f"kept in {path}", file=sys.stderr)
-
-
-def new_shapes(manifest: Manifest) -> tuple[list[dict[str, Any]], int]:
-    """Return the architectures that a manifest trains from scratch, and its vocabulary."""
-    shapes, vocab_size = [], DEFAULT_VOCAB
-    for node in manifest.stages.values():
-        architecture = getattr(node.params, "architecture", None)
-        if architecture is not None:
-            shapes.append(dict(architecture.model_dump()))
-        vocab_size = getattr(node.params, "vocab_size", vocab_size)
-    return shapes, vocab_size

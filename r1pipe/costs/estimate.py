@@ -146,7 +146,7 @@ class Estimator:
         for (part, is_measured), where in works:
             seconds += part
             if not is_measured:
-                assumed.add(f"the speed of {rates.assumed_for(where).words}")
+                assumed.add(rates.assumption(where))
         seconds += START_S if works else LIGHT_START_S
         places = [where for _, where in works] or [Placement("none")]
         device = next((p.device for p in places if not p.device.startswith("cpu")), "cpu")
@@ -173,7 +173,7 @@ class Estimator:
         """Return the most one device has to hold: trainer and sampler, one of them or both."""
         training = [memory.training_bytes(work) for work in cost.training]
         sampling = [
-            memory.sampling_bytes(work, self.device_bytes(work.where.device))
+            memory.sampling_bytes(work, self.device_bytes(work.where.device), not cost.training)
             for work in cost.sampling
         ]
         is_light = not cost.training and not cost.sampling and not cost.held_bytes.high

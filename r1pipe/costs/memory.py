@@ -29,6 +29,10 @@ PROCESS_BYTES = {
 theirs."""
 FRAGMENTS = Range(1.0, 1.3)
 """Room between the blocks of an allocator."""
+ALONE_FRAC, BESIDE_FRAC = 0.9, 0.45
+"""What vLLM takes of a GPU's memory where `gpu_memory_fraction` is not said."""
+VLLM_CPU_BYTES = Range(450 * MIB, 900 * MIB)
+"""Its libraries and its cache of 256 MiB."""
 CPU_WORKERS = 4
 """At most so many micro-batches or batches are under way at once on a CPU."""
 BYTES_PER_TOKEN = 4.0
@@ -58,15 +62,19 @@ def training_bytes(work: Training) -> Range:
     return (Range(state) + Range(low, high)) * FRAGMENTS
 
 
-def sampling_bytes(work: Sampling, device_bytes: int | None) -> Range:
-    """Return the peak of one device that samples, without what a process has anyway."""
+def sampling_bytes(work: Sampling, device_bytes: int | None, is_alone: bool = True) -> Range:
+    """Return the peak of one device that samples, without what a process has anyway; `is_alone`:
+    no model is trained beside it."""
     where, model = work.where, work.model
     if where.backend == "openai":
         return Range(0)
     width = 4 if where.device.startswith("cpu") else 2
     weights = float(width * model.num_parameters) / max(1, where.processes)
-    if where.backend == "vllm" and device_bytes and not where.device.startswith("cpu"):
-        return Range((where.memory_frac or 0.9) * device_bytes)
+    if where.backend == "vllm" and where.device.startswith("cpu"):
+        return (Range(weights) + VLLM_CPU_BYTES) * FRAGMENTS
+    if where.backend == "vllm" and device_bytes:
+        frac = where.memory_frac or (ALONE_FRAC if is_alone else BESIDE_FRAC)
+        return Range(frac * device_bytes)
     batch = min(float(work.at_once), work.completions.high)
     cache = model.num_layers * model.kv_values * width
     mean = work.prompt_tokens + work.completion_tokens

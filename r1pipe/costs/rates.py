@@ -27,6 +27,9 @@ SCORE_FRAC = 1 / 3
 PARALLEL_FRAC = Range(0.6, 0.95)
 """What is left of each of several devices' speed."""
 
+SERVER_TOKEN_S = Range(0.005, 0.05)
+"""Of one of the requests that a server works on at once."""
+
 Point = tuple[float, float]
 
 
@@ -150,6 +153,8 @@ def sampling_seconds(work: Sampling, calibration: Calibration | None) -> tuple[R
         full, thin = tokens * speed.token_s(flops), layer_steps * speed.step_layer_s
         seconds = Range(max(full.low, thin.low), max(full.high, thin.high))
         return _shared(seconds * MEASURED, work.where), True
+    if work.where.backend == "openai":
+        return work.tokens * SERVER_TOKEN_S * (1 / work.at_once), False
     assumed = assumed_for(work.where)
     width = 4.0 if assumed is CPU else 2.0
     read_s = width * work.model.active_parameters / assumed.bytes_per_s
@@ -160,6 +165,14 @@ def sampling_seconds(work: Sampling, calibration: Calibration | None) -> tuple[R
     reading = batches * work.completion_tokens * Range(read_s, 2 * read_s)
     seconds = tokens * assumed.seconds(flops) + layer_steps * assumed.step_layer_s + reading
     return _shared(seconds, work.where), False
+
+
+def assumption(where: Placement) -> str:
+    """Say what is assumed of an engine that was not measured."""
+    if where.backend == "openai":
+        low, high = SERVER_TOKEN_S.low * 1000, SERVER_TOKEN_S.high * 1000
+        return f"a server that needs {low:.0f} to {high:.0f} ms for each token of a request"
+    return f"the speed of {assumed_for(where).words}"
 
 
 def assumed_for(where: Placement) -> Assumed:

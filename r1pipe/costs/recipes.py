@@ -47,6 +47,8 @@ REAL_PROMPT_TOKENS = Range(50, 250)
 """Length of a question of a real data set."""
 REAL_SOLUTION_TOKENS = Range(60, 500)
 """Length of a worked solution of a real data set."""
+ADAPTIVE_FRAC = 0.2
+"""Of the samples, where problems that have enough rows, or no hope, get no more."""
 KEPT_FRAC = Range(0.15, 0.9)
 """Share of sampled completions that are kept as different rows."""
 
@@ -133,8 +135,9 @@ def sampling_place(run: Any) -> Placement:
 def batch_limit(run: Any) -> int:
     """Return how many completions a stage samples at once."""
     generator: Any = getattr(run, "generator", None)
-    if getattr(generator, "backend", "transformers") == "vllm":
-        return int(generator.max_num_seqs)
+    backend = getattr(generator, "backend", "transformers")
+    if backend != "transformers":
+        return int(generator.max_num_seqs if backend == "vllm" else generator.max_concurrency)
     return int(getattr(run, "max_batch", 128))
 
 
@@ -207,8 +210,9 @@ def candidates(params: Any, run: Any, inputs: Mapping[str, Any]) -> Cost:
     most = problems.num_problems * params.samples_per_problem
     needed = Range(params.target_rows / KEPT_FRAC.high, params.target_rows / KEPT_FRAC.low)
     unit = params.problems_per_unit * params.samples_per_problem
+    fewest = ADAPTIVE_FRAC if getattr(params, "adaptive", None) is not None else 1.0
     completions = Range(
-        min(most.low, math.ceil(needed.low / unit) * unit),
+        fewest * min(most.low, math.ceil(needed.low / unit) * unit),
         min(most.high, math.ceil(needed.high / unit) * unit),
     )
     length = completion_length(problems, params.max_tokens)

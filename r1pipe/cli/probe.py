@@ -1,0 +1,272 @@
+"""`plan --probe`: a few seconds of training and sampling by each engine that is there.
+
+The recipe's own stages do the work by way of the pipeline, so what is measured is what a run will
+do: `pretrain` and `evaluate` on models of a few sizes, with synthetic rows, in a temporary store.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import tempfile
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import suppress
+from dataclasses import asdict, dataclass, field
+from datetime import UTC, datetime
+from pathlib import Path
+from statistics import median
+from types import SimpleNamespace
+from typing import Any
+
+from r1pipe import pipeline
+from r1pipe.costs.models import forward_flops, new_model_info
+from r1pipe.costs.rates import Calibration, Point, Speed, points_of
+from r1pipe.costs.versions import present_versions
+from r1pipe.costs.work import ModelInfo
+from r1pipe.doctor.machine import Machine
+from r1pipe.errors import R1PipeError, StageError
+from r1pipe.manifest import load_manifest
+from r1pipe.store import Store
+
+BUDGET_S = 3.0
+"""Of one measurement, after its first step."""
+WARM_STEPS = 1
+"""Steps that are not counted: kernels are chosen, memory is taken."""
+ROWS, PROBLEMS, SAMPLES, MAX_TOKENS = 4000, 64, 8, 48
+ROW_TOKENS = 36.0
+"""Mean tokens of a row of the synthetic corpus."""
+MAX_PARAMETERS = {"cpu": 20_000_000, "cuda": 600_000_000}
+"""Of models that are measured."""
+SHAPES: Mapping[str, tuple[tuple[int, int, int, int], ...]] = {
+    # hidden size, layers, heads, intermediate size; besides the manifest's own new models
+    "cpu": ((64, 2, 4, 192), (256, 4, 4, 768)),
+    "cuda": ((256, 4, 4, 768), (1024, 12, 16, 3072), (2048, 8, 16, 6144)),
+}
+
+Say = Callable[[str], None]
+Shape = Mapping[str, Any]
+
+
+class Enough(Exception):  # noqa: N818 - nothing went wrong
+    """A measurement has used up its time."""
+
+
+@dataclass
+class Stopwatch:
+    """A console that keeps the speeds that one stage tells, and ends it when it has run enough."""
+
+    stage: str
+    budget_s: float
+    speeds: list[float] = field(default_factory=list)
+    warm_at: float = 0.0
+
+    def progress(
+        self, stage: str, step: int, total: int | None, values: Mapping[str, float]
+    ) -> None:
+        """Take a step's speed."""
+        if stage != self.stage:
+            return
+        if step <= WARM_STEPS:
+            self.warm_at = time.monotonic()
+            return
+        self.speeds.append(values["tokens_per_s"])
+        if time.monotonic() - self.warm_at > self.budget_s:
+            raise Enough
+
+    def plan(self, plan: Any) -> None:
+        """Nobody looks."""
+
+    def stage_started(self, stage: Any) -> None:
+        """Nobody looks."""
+
+    def stage_finished(self, name: str, status: str, seconds: float, artifact: str | None) -> None:
+        """Nobody looks."""
+
+    def message(self, text: str) -> None:
+        """Nobody looks."""
+
+    def close(self) -> None:
+        """There is no terminal."""
+
+
+@dataclass(frozen=True)
+class Engine:
+    """An engine to measure: `role` is `train` or `sample`."""
+
+    role: str
+    backend: str
+    device: str
+
+    @property
+    def name(self) -> str:
+        """What a calibration calls it."""
+        return f"{self.role}:{self.backend}:{self.device}"
+
+    @property
+    def run(self) -> dict[str, Any]:
+        """The `run` fields that choose it."""
+        section = "engine" if self.role == "train" else "generator"
+        return {"device": self.device, section: {"backend": self.backend}}
+
+
+def measure(
+    machine: Machine,
+    device: str,
+    own_shapes: Sequence[Shape],
+    vocab_size: int,
+    say: Say,
+    budget_s: float = BUDGET_S,
+) -> Calibration:
+    """Measure every engine that is installed, on standard shapes and on the manifest's own."""
+    load = os.getloadavg()[0] / machine.cores
+    shapes = fitting_shapes(device, own_shapes, vocab_size)
+    speeds: dict[str, Speed] = {}
+    failed: dict[str, str] = {}
+    with tempfile.TemporaryDirectory(prefix="r1pipe-probe-") as folder:
+        found = engines(device, present_versions())
+        path = write_manifest(Path(folder), found, shapes, vocab_size)
+        for engine in found:
+            say(f"measuring {engine.name}")
+            try:
+                speeds[engine.name] = _speed(path, engine, shapes, vocab_size, budget_s)
+            except (R1PipeError, OSError, RuntimeError, ImportError) as error:
+                failed[engine.name] = (str(error).splitlines() or [type(error).__name__])[0]
+                say(f"{engine.name}: {failed[engine.name]}")
+    made = datetime.now(UTC).isoformat(timespec="seconds")
+    return Calibration(asdict(machine), present_versions(), made, speeds, failed, load)
+
+
+def engines(device: str, versions: Mapping[str, str]) -> list[Engine]:
+    """Return every engine whose package is installed."""
+    found = [Engine("train", "torch", device), Engine("sample", "transformers", device)]
+    if "deepspeed" in versions:
+        found.append(Engine("train", "deepspeed", device))
+    if "vllm" in versions:
+        found.append(Engine("sample", "vllm", device))
+    return found
+
+
+def fitting_shapes(device: str, own: Sequence[Shape], vocab_size: int) -> list[Shape]:
+    """Return the standard shapes and the manifest's own, different ones that are not too large."""
+    names = ("hidden_size", "num_layers", "num_heads", "intermediate_size")
+    standard = [
+        dict(zip(names, sizes, strict=True), num_kv_heads=sizes[2] // 2) for sizes in SHAPES[device]
+    ]
+    different = {json.dumps(shape, sort_keys=True): shape for shape in [*standard, *own]}
+    return [
+        shape
+        for shape in different.values()
+        if _info(shape, vocab_size).num_parameters <= MAX_PARAMETERS[device]
+    ]
+
+
+def write_manifest(
+    folder: Path, found: Sequence[Engine], shapes: Sequence[Shape], vocab_size: int
+) -> Path:
+    """Write the manifest of all measurements; JSON is YAML."""
+    world = {"mix": {"arithmetic": 0.7, "parity": 0.3}}
+    problems = {"seed": 2, "num_problems": PROBLEMS, "world": world}
+    rows = {"seed": 1, "num_rows": ROWS, "format": "r1-zero", "world": world}
+    stages: dict[str, Any] = {
+        "rows": {"kind": "corpus", "params": rows},
+        "problems": {"kind": "problems", "params": problems},
+        "few": {"kind": "problems", "params": problems | {"num_problems": 2}},
+        "tokenizer": {
+            "kind": "tokenizer",
+            "inputs": {"rows": {"rows": "rows"}},
+            "params": {"vocab_size": vocab_size, "max_rows": ROWS},
+        },
+    }
+    for number, shape in enumerate(shapes):
+        stages[f"model-{number}"] = _pretrain(shape, 32, {})
+        for engine in found:
+            name = f"{engine.role}-{engine.backend}-{number}"
+            if engine.role == "train":
+                stages[name] = _pretrain(shape, ROWS, engine.run)
+            else:
+                stages[name] = _evaluate(number, "problems", SAMPLES, PROBLEMS // 2, engine.run)
+                stages[f"{name}-thin"] = _evaluate(number, "few", 1, 1, engine.run)
+    path = folder / "manifests" / "probe.yaml"
+    path.parent.mkdir()
+    path.write_text(json.dumps({"r1pipe": 1, "name": "probe", "stages": stages}, indent=1))
+    return path
+
+
+def _pretrain(shape: Shape, num_rows: int, run: Mapping[str, Any]) -> dict[str, Any]:
+    params = {
+        "seed": 1,
+        "architecture": dict(shape),
+        "max_rows": num_rows,
+        "batch_size": 32,
+        "optimizer": {"lr": 1e-3},
+    }
+    inputs = {"tokenizer": "tokenizer", "rows": "rows"}
+    return {"kind": "pretrain", "inputs": inputs, "params": params, "run": dict(run)}
+
+
+def _evaluate(
+    number: int, problems: str, samples: int, per_unit: int, run: Mapping[str, Any]
+) -> dict[str, Any]:
+    params = {
+        "seed": 1,
+        "format": "r1-zero",
+        "num_samples": samples,
+        "max_tokens": MAX_TOKENS,
+        "num_resamples": 1,
+        "problems_per_unit": per_unit,
+    }
+    inputs = {"model": f"model-{number}", "problems": {"probe": problems}}
+    return {"kind": "evaluate", "inputs": inputs, "params": params, "run": dict(run)}
+
+
+def _speed(
+    path: Path, engine: Engine, shapes: Sequence[Shape], vocab_size: int, budget_s: float
+) -> Speed:
+    """Measure one engine: seconds per token of each shape, and of a decoding step's layer."""
+    points: list[Point] = []
+    step_layers: list[float] = []
+    context = (ROW_TOKENS if engine.role == "train" else ROW_TOKENS + MAX_TOKENS) / 2
+    for number, shape in enumerate(shapes):
+        name = f"{engine.role}-{engine.backend}-{number}"
+        flops = forward_flops(_info(shape, vocab_size), context)
+        points.append((flops, 1 / _tokens_per_s(path, name, budget_s)))
+        if engine.role == "sample":
+            # one completion at a time: tokens per second are decoding steps per second
+            steps_per_s = _tokens_per_s(path, f"{name}-thin", budget_s)
+            step_layers.append(1 / steps_per_s / shape["num_layers"])
+    return Speed(points_of(points), min(step_layers, default=0.0))
+
+
+def _tokens_per_s(path: Path, stage: str, budget_s: float) -> float:
+    """Run one stage, after what it needs, until it ends or has run enough."""
+    watch = Stopwatch(stage, budget_s)
+    store = Store(path.parents[1] / "artifacts")
+    with suppress(Enough):
+        pipeline.run(load_manifest(path), store, watch, to=stage, checkpoint_every_s=1e9)
+    if not watch.speeds:
+        raise StageError(f"{stage}: it told no speed")
+    return median(watch.speeds)
+
+
+def _info(shape: Shape, vocab_size: int) -> ModelInfo:
+    return new_model_info(SimpleNamespace(**shape), vocab_size)
+
+
+def torch_device() -> str:
+    """Return the device that stages would be measured on."""
+    import torch
+
+    return "cuda" if torch.cuda.is_available() else "cpu"
+
+
+def own_shapes(params: Iterator[Any]) -> tuple[list[Shape], int | None]:
+    """Return the architectures among stages' parameters, and the vocabulary of a new tokenizer."""
+    shapes: list[Shape] = []
+    vocab_size = None
+    for each in params:
+        architecture = getattr(each, "architecture", None)
+        if architecture is not None:
+            shapes.append(architecture.model_dump())
+        vocab_size = getattr(each, "vocab_size", vocab_size)
+    return shapes, vocab_size
