@@ -24,10 +24,14 @@ _KANA = "\u3040-\u30ff\u31f0-\u31ff"
 _HANGUL = "\u1100-\u11ff\u3130-\u318f\uac00-\ud7af"
 _CYRILLIC = "\u0400-\u052f"
 _LATIN = "A-Za-z\u00c0-\u00d6\u00d8-\u00f6\u00f8-\u024f"
-_WORD = re.compile(
-    f"(?P<han>[{_HAN}])|(?P<kana>[{_KANA}])|(?P<hangul>[{_HANGUL}]+)"
-    f"|(?P<cyrillic>[{_CYRILLIC}]{{2,}})|(?P<latin>[{_LATIN}]{{2,}}(?:['’][{_LATIN}]+)*)"
-)
+_SCRIPT_WORDS = {
+    "han": re.compile(f"[{_HAN}]"),
+    "kana": re.compile(f"[{_KANA}]"),
+    "hangul": re.compile(f"[{_HANGUL}]+"),
+    "cyrillic": re.compile(f"[{_CYRILLIC}]{{2,}}"),
+    "latin": re.compile(f"[{_LATIN}]{{2,}}(?:['’][{_LATIN}]+)*"),
+}
+_WORD = re.compile("|".join(f"(?P<{name}>{w.pattern})" for name, w in _SCRIPT_WORDS.items()))
 _SCRIPTS = {
     "zh": {"han"},
     "ja": {"han", "kana"},
@@ -70,13 +74,25 @@ def language_share(thought: str, language: str) -> float | None:
     0.3333333333333333
     """
     text = _COMMAND.sub(" ", _drop_hidden(thought))
-    words = [match for match in _WORD.finditer(text) if not _is_symbol(match)]
-    if not words:
-        return None
     scripts = _SCRIPTS.get(language)
     if scripts is None:
-        return _share_by_detector(text, words, language)
-    return sum(word.lastgroup in scripts for word in words) / len(words)
+        words = [match for match in _WORD.finditer(text) if not _is_symbol(match)]
+        return _share_by_detector(text, words, language) if words else None
+    counts = _words_by_script(text)
+    total = sum(counts.values())
+    return sum(counts[script] for script in scripts) / total if total else None
+
+
+def _words_by_script(text: str) -> dict[str, int]:
+    """Count words; no character belongs to two scripts, so each can be looked for by itself."""
+    latin = _SCRIPT_WORDS["latin"].findall(text)
+    counts = dict.fromkeys(_SCRIPT_WORDS, 0)
+    counts["latin"] = len(latin) - sum(map(_FUNCTIONS.__contains__, map(str.lower, latin)))
+    if not text.isascii():
+        for script, words in _SCRIPT_WORDS.items():
+            if script != "latin":
+                counts[script] = len(words.findall(text))
+    return counts
 
 
 def _is_symbol(word: re.Match[str]) -> bool:

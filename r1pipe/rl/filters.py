@@ -66,7 +66,8 @@ def repeats_beyond(text: str, max_repeats: int) -> bool:
     k + 1 times in a row where n x k characters in a row equal the one n places further on.
     """
     longest = min(MAX_REPEATED_CHARS, len(text) // (max_repeats + 1))
-    if longest < MIN_REPEATED_CHARS:
+    sizes = _sizes_to_try(text, max_repeats, longest)
+    if not sizes:
         return False
     if text.isascii():
         chars = np.frombuffer(text.encode(), dtype=np.uint8)
@@ -74,5 +75,24 @@ def repeats_beyond(text: str, max_repeats: int) -> bool:
         chars = np.frombuffer(text.encode("utf-32-le", "surrogatepass"), dtype=np.uint32)
     return any(
         b"\x01" * (size * max_repeats) in (chars[:-size] == chars[size:]).tobytes()
-        for size in range(MIN_REPEATED_CHARS, longest + 1)
+        for size in sizes
     )
+
+
+def _sizes_to_try(text: str, max_repeats: int, longest: int) -> set[int]:
+    """Return the sizes of blocks that may repeat; a few places of the text rule out all others.
+
+    The equal characters of a repetition are at least 8 x `max_repeats` in a row, so that one of the
+    places looked at is the start of eight of them, and those eight come again one block further on.
+    """
+    sizes: set[int] = set()
+    for place in range(
+        0, len(text) - MIN_REPEATED_CHARS, MIN_REPEATED_CHARS * (max_repeats - 1) + 1
+    ):
+        start, end = place + MIN_REPEATED_CHARS, place + MIN_REPEATED_CHARS + longest
+        part, found = text[place:start], start - 1
+        while (found := text.find(part, found + 1, end)) >= 0:
+            sizes.add(found - place)
+        if len(sizes) > longest - MIN_REPEATED_CHARS:
+            break  # one character over and over: all of them
+    return sizes

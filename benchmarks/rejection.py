@@ -1,0 +1,496 @@
+"""Measure rejection sampling without a model, and with one.
+
+    python benchmarks/rejection.py scale [--candidates 2000000] [--json FILE]
+    python benchmarks/rejection.py parts [--candidates 20000]
+    python benchmarks/rejection.py engine --model DIR --problems DIR
+
+`scale` runs the stage in a store of its own on canned completions, once as it is and once killed
+(SIGKILL to the stage's process) and resumed, and compares artifact ids. `parts` says what each
+candidate costs and where. `engine` compares the stage with its own generator on the same requests.
+
+The canned completions are drawn by a hash of each request's seed: about a third is right, readable
+and new; others are wrong, repeat another word for word, have no answer, code, two languages, a long
+paragraph, a loop, or no end. A share of the gold answers needs algebra.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import random
+import resource
+import signal
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from r1pipe.chat import boxed
+from r1pipe.generate.protocol import Request, Sampled, Sampling
+from r1pipe.models.prompts import encode_prompt
+from r1pipe.models.tokenizer import train_tokenizer
+from r1pipe.records import FinishReason, Problem
+
+SAMPLES = 16
+BODIES = 512
+ALGEBRA = 0.02
+"""Share of problems whose gold answer is an expression."""
+WORDS = (
+    "so we first take the sum and then the rest of it is what remains after both sides are halved"
+    " which gives another number that must be even because all terms before it were even too"
+)
+OUTCOMES = {
+    "right": 0.335, "again": 0.08, "wrong": 0.425, "no_answer": 0.04, "code": 0.02,
+    "mixed": 0.03, "loop": 0.02, "long": 0.02, "cut": 0.03,
+}  # fmt: skip
+PROBLEMS_KIND = '''
+"""Problems whose completions are canned."""
+from r1pipe.stage import StageModel
+VERSION = 1
+class Params(StageModel):
+    num_problems: int
+class Run(StageModel):
+    pass
+INPUTS = {}
+OUTPUTS = {"problems": "problems", "model": "model"}
+def run(context, params, run, inputs):
+    from rejection import canned_problem
+    from r1pipe.rows import write_problems
+    write_problems(context.output("problems"), map(canned_problem, range(params.num_problems)))
+    (context.output("model") / "canned").write_text("no model")
+'''
+MANIFEST = """
+r1pipe: 1
+name: bench
+stages:
+  canned: {{kind: canned, params: {{num_problems: {problems}}}}}
+  rejection-sample:
+    kind: rejection-sample
+    inputs: {{model: canned.model, problems: canned.problems}}
+    params: {{seed: 1, target_rows: {target}, samples_per_problem: {samples}, max_tokens: 4096}}
+"""
+
+
+# ---- canned completions --------------------------------------------------------------------------
+
+
+def canned_problem(number: int) -> Problem:
+    """Return one of any number of problems."""
+    rng = random.Random(number)
+    value = rng.randrange(2, 1000)
+    if rng.random() < ALGEBRA:
+        gold, text = f"{value}x+{value + 1}", f"Expand {value}(x+1)+1 (number {number})"
+        return Problem(f"p{number}", "algebra", text, gold, level=3)
+    text = f"What is {value - 1} plus 1? Say why. (number {number})"
+    return Problem(f"p{number}", "sum", text, str(value), checker="math", level=1)
+
+
+class Canned:
+    """Answers requests at once, from token ids that were made beforehand."""
+
+    def __init__(self) -> None:
+        rng = random.Random(0)
+        texts = [" ".join(rng.choices(WORDS.split(), k=90)) for _ in range(BODIES)]
+        self.tokenizer = train_tokenizer([*texts, "0123456789 x+()\\boxed{}"], 600)
+        self.bodies = [self.encode(f"<think>\n{text}") for text in texts]
+        self.parts = {name: self.encode(text) for name, text in ODD.items()}
+        self.close_ids = self.encode("\n</think>\n\nIt is ")
+        self.answers: dict[str, list[int]] = {}
+        self.golds: dict[tuple[int, ...], str] = {}
+        self.names = list(OUTCOMES)
+        self.weights = list(OUTCOMES.values())
+
+    def encode(self, text: str) -> list[int]:
+        ids: list[int] = self.tokenizer(text)["input_ids"]
+        return ids
+
+    def learn(self, problems: Sequence[Problem]) -> None:
+        """Take in the gold answers of the problems that will be asked for next."""
+        self.golds = {
+            tuple(encode_prompt(self.tokenizer, p.prompt, "chat")): p.gold for p in problems
+        }
+
+    def answer(self, text: str) -> list[int]:
+        if text not in self.answers:
+            self.answers[text] = [*self.encode(boxed(text)), self.tokenizer.eos_token_id]
+        return self.answers[text]
+
+    def generate(self, requests: Sequence[Request], sampling: Sampling) -> Iterator[Sampled]:
+        for request in requests:
+            yield self.sampled(request)
+
+    def sampled(self, request: Request) -> Sampled:
+        rng = random.Random(request.seed)
+        outcome = rng.choices(self.names, self.weights)[0]
+        gold = self.golds[request.prompt_ids]
+        number = 0 if outcome == "again" else 1 + rng.randrange(BODIES - 1)
+        ids = [*self.bodies[number], *self.parts.get(outcome, ())]
+        reason = FinishReason.STOP
+        if outcome == "cut":
+            reason = FinishReason.LENGTH
+        elif outcome == "no_answer":
+            ids += [*self.close_ids, self.tokenizer.eos_token_id]
+        else:
+            is_wrong = outcome == "wrong"
+            ids += [*self.close_ids, *self.answer(self.given(gold, is_wrong, rng))]
+        return Sampled(request.index, ids, [], reason)
+
+    @staticmethod
+    def given(gold: str, is_wrong: bool, rng: random.Random) -> str:
+        """Return an answer: an expression in other words, or another number."""
+        left, plus, right = gold.partition("x+")
+        if plus:
+            return (
+                f"{int(right) + is_wrong}+{left}x"
+                if rng.random() < 0.5
+                else f"{left}(x+1)+{1 + is_wrong}"
+            )
+        return str(int(gold) + rng.randrange(1, 9)) if is_wrong else gold
+
+    def load_weights(self, tensors: Any) -> None:
+        return
+
+    def close(self) -> None:
+        return
+
+
+ODD = {
+    "code": " ```python\nprint(1)\n```",
+    "mixed": " 所以我们先求和然后把剩下的部分除以二得到另一个数字因为它一定是偶数" * 3,
+    "loop": " and then again" * 12,
+    "long": " word" * 900,
+}
+
+
+# ---- the stage -----------------------------------------------------------------------------------
+
+
+def work(folder: Path) -> None:
+    """Run the manifest in `folder` on canned completions."""
+    from r1pipe.cli.console import PlainConsole
+    from r1pipe.manifest import load_manifest
+    from r1pipe.pipeline import run
+    from r1pipe.sampling import collecting, sources
+    from r1pipe.store import Store
+
+    canned = Canned()
+
+    @contextmanager
+    def opened(model: Path, settings: Any) -> Iterator[tuple[Canned, Any]]:
+        yield canned, canned.tokenizer
+
+    plain = sources.GeneratedSamples.samples
+
+    def samples(self: Any, unit: Any, problems: Sequence[Problem]) -> Iterator[Any]:
+        canned.learn(problems)
+        return plain(self, unit, problems)
+
+    collecting.open_generator = opened  # type: ignore[assignment]
+    sources.GeneratedSamples.samples = samples  # type: ignore[method-assign]
+    manifest = load_manifest(folder / "manifests" / "bench.yaml")
+    run(manifest, Store(folder / "store"), PlainConsole(sys.stderr))
+
+
+def prepare(folder: Path, candidates: int) -> None:
+    (folder / "stages").mkdir(parents=True)
+    (folder / "manifests").mkdir()
+    (folder / "stages" / "canned.py").write_text(PROBLEMS_KIND)
+    problems = candidates // SAMPLES
+    text = MANIFEST.format(problems=problems, target=int(candidates * 0.3), samples=SAMPLES)
+    (folder / "manifests" / "bench.yaml").write_text(text)
+
+
+class Watched:
+    """A `work` process; its memory is that of all processes below it, read ten times a second."""
+
+    def __init__(self, folder: Path) -> None:
+        here = Path(__file__).resolve()
+        path = os.pathsep.join([str(here.parent.parent), str(here.parent)])
+        env = os.environ | {"PYTHONPATH": path, "OMP_NUM_THREADS": "1"}
+        self.process = subprocess.Popen([sys.executable, str(here), "work", str(folder)], env=env)
+        self.peak_rss = self.peak_pss = 0
+        self.began = time.monotonic()
+        self.seconds = 0.0
+        self.journal = folder / "store" / "attempts"
+        threading.Thread(target=self._watch, daemon=True).start()
+
+    def _watch(self) -> None:
+        while self.process.poll() is None:
+            sizes = [memory_of(pid) for pid in descendants(self.process.pid)]
+            self.peak_rss = max(self.peak_rss, sum(rss for rss, _ in sizes))
+            self.peak_pss = max(self.peak_pss, sum(pss for _, pss in sizes))
+            time.sleep(0.1)
+
+    def journal_bytes(self) -> int:
+        """Return how much the stage has journaled."""
+        return sum(p.stat().st_size for p in self.journal.glob("*/work-*/journal/candidates.jsonl"))
+
+    def wait(self) -> None:
+        if self.process.wait():
+            raise SystemExit(f"the stage failed: {self.process.returncode}")
+        self.seconds = time.monotonic() - self.began
+
+    def kill(self) -> None:
+        os.kill(self.process.pid, signal.SIGKILL)
+        self.process.wait()
+        self.seconds = time.monotonic() - self.began
+
+
+def descendants(pid: int) -> list[int]:
+    """Return a process and all below it."""
+    found, pending = [], [pid]
+    while pending:
+        one = pending.pop()
+        found.append(one)
+        for task in Path(f"/proc/{one}/task").glob("*/children"):
+            try:
+                pending += map(int, task.read_text().split())
+            except OSError:
+                continue
+    return found
+
+
+def memory_of(pid: int) -> tuple[int, int]:
+    """Return resident bytes of a process, and its proportional share of them."""
+    try:
+        text = Path(f"/proc/{pid}/smaps_rollup").read_text()
+    except OSError:
+        return 0, 0
+    lines = dict(line.split(":", 1) for line in text.splitlines()[1:])
+    return tuple(int(lines[name].split()[0]) * 1024 for name in ("Rss", "Pss"))  # type: ignore[return-value]
+
+
+def outcome(folder: Path) -> dict[str, Any]:
+    """Return what the finished stage of a folder says about itself."""
+    from r1pipe.store import Store
+
+    records = Store(folder / "store").records()
+    record = next(r for r in records if r.kind == "rejection-sample")
+    return {"artifact": record.artifact_id, "bytes": record.size, **record.facts}
+
+
+def scale(candidates: int, root: Path) -> dict[str, Any]:
+    """Run the stage whole, then killed and resumed, and compare."""
+    prepare(root / "whole", candidates)
+    prepare(root / "killed", candidates)
+    whole = Watched(root / "whole")
+    whole.wait()
+    first, limit = Watched(root / "killed"), 0
+    total = outcome(root / "whole")["sampled"] * 900
+    while limit < total * 0.5 and first.process.poll() is None:
+        time.sleep(0.2)
+        limit = first.journal_bytes()
+    first.kill()
+    second = Watched(root / "killed")
+    second.wait()
+    one, other = outcome(root / "whole"), outcome(root / "killed")
+    return {
+        "candidates": one["sampled"],
+        "kept": one["kept"],
+        "facts": {n: v for n, v in one.items() if isinstance(v, int)},
+        "journal_bytes_at_kill": limit,
+        "artifact": one["artifact"],
+        "same_artifact": one["artifact"] == other["artifact"],
+        "whole_s": round(whole.seconds, 1),
+        "until_kill_s": round(first.seconds, 1),
+        "resumed_s": round(second.seconds, 1),
+        "peak_rss_mb": round(max(w.peak_rss for w in (whole, first, second)) / 1e6),
+        "peak_pss_mb": round(max(w.peak_pss for w in (whole, first, second)) / 1e6),
+        "cpu_s_of_all": round(sum(resource.getrusage(resource.RUSAGE_CHILDREN)[:2]), 1),
+    }
+
+
+# ---- what a candidate costs ----------------------------------------------------------------------
+
+
+class Clock:
+    """Adds up the CPU seconds of named parts."""
+
+    def __init__(self) -> None:
+        self.parts: dict[str, float] = {}
+
+    def time(self, name: str, function: Callable[[], Any]) -> Any:
+        began = time.process_time()
+        result = function()
+        self.parts[name] = self.parts.get(name, 0.0) + time.process_time() - began
+        return result
+
+
+def parts(candidates: int, root: Path) -> dict[str, float]:
+    """Return microseconds of CPU time per candidate for each step of the stage, one by one.
+
+    Pairs for algebra are left out: `benchmarks/verifier.py` measures them.
+    """
+    from r1pipe.records import json_lines
+    from r1pipe.rl.candidates import SCHEMA, Origin, candidate_row, distinct_kept
+    from r1pipe.rows import RowWriter, read_rows, write_rows
+    from r1pipe.sampling.params import Quotas
+    from r1pipe.sampling.schedule import Unit
+    from r1pipe.sampling.selection import Selection
+    from r1pipe.sampling.sources import GeneratedSamples, sample_seed
+    from r1pipe.settings import Keep
+    from r1pipe.store.journal import FileJournal
+    from r1pipe.verify import verify_many
+
+    canned, clock = Canned(), Clock()
+    source = GeneratedSamples(canned, canned.tokenizer, Sampling(), "chat", 1)
+    origin = Origin("chat", 1.0, "m" * 64, Keep())
+    selection = Selection(Quotas(), candidates, is_marked=False)
+    writer, journal = RowWriter(root / "candidates", SCHEMA), FileJournal(root / "journal")
+    problems = [p for p in map(canned_problem, range(2 * candidates)) if p.task == "sum"]
+    units = candidates // (64 * SAMPLES)
+    for number in range(units):
+        asked = problems[64 * number : 64 * number + 64]
+        canned.learn(asked)
+        unit = Unit(number, tuple(range(64)), 0, SAMPLES)
+        requests = [
+            Request(prompt, sample_seed(1, p, i), i)
+            for prompt, p in zip(canned.golds, asked, strict=True)
+            for i in range(SAMPLES)
+        ]
+        clock.time(
+            "canned generator (not the stage's)",
+            lambda r=requests: list(canned.generate(r, Sampling())),
+        )  # type: ignore[misc]
+        samples = clock.time(
+            "requests and decoding", lambda u=unit, a=asked: list(source.samples(u, a))
+        )  # type: ignore[misc]
+        plain = [(0, s.sample_index, s.seed, s.text, s.num_tokens, "stop") for s in samples]
+        clock.time(
+            "to the recorder and back", lambda x=plain: json.loads(json_lines([{"samples": x}]))
+        )  # type: ignore[misc]
+        verdicts = clock.time(
+            "verifier", lambda x=samples: verify_many((s.problem, s.text) for s in x)
+        )  # type: ignore[misc]
+        pairs = zip(samples, verdicts, strict=True)
+        rows = clock.time(
+            "filters and row", lambda x=pairs: [candidate_row(s, v, origin) for s, v in x]
+        )  # type: ignore[misc]
+        lines = clock.time("lines of JSON", lambda x=rows: json_lines(x))  # type: ignore[misc]
+        clock.time("journal", lambda n=number, x=lines: journal.append_lines(str(n), 1024, x))  # type: ignore[misc]
+        clock.time("selection", lambda x=rows, p=asked[0]: [selection.select(r, p) for r in x])  # type: ignore[misc]
+        clock.time("candidates' shards", lambda x=rows: writer.write(x))  # type: ignore[misc]
+    clock.time("candidates' shards", writer.close)
+    journal.close()
+    kept = lambda: distinct_kept(read_rows(root / "candidates", only="kept"), None)  # noqa: E731
+    clock.time("rows, read back and written", lambda: write_rows(root / "rows", kept()))
+    clock.parts["requests and decoding"] -= clock.parts["canned generator (not the stage's)"]
+    count = units * 64 * SAMPLES
+    return {name: round(1e6 * seconds / count, 1) for name, seconds in clock.parts.items()}
+
+
+# ---- with a real engine --------------------------------------------------------------------------
+
+
+def engine(model: Path, folder: Path, repeats: int, num_problems: int) -> dict[str, Any]:
+    """Return samples/s of the stage and of its generator alone on the same requests, in turns.
+
+    The stage's time is all of it but loading the model: the check of the gold answers, the
+    recorder's start, sampling, judging, writing candidates and rows.
+    """
+    from r1pipe.generate.backends import open_generator
+    from r1pipe.pipeline.process import prepare_process
+    from r1pipe.rows import read_problems, write_problems
+    from r1pipe.settings import SampleRun
+
+    prepare_process()
+    problems = read_problems(folder)[:num_problems]
+    runs: list[dict[str, float]] = []
+    with open_generator(model, SampleRun()) as opened, tempfile.TemporaryDirectory() as root:
+        write_problems(Path(root) / "problems", problems)
+        alone(opened, problems[:64])  # warm
+        for number in range(repeats):
+            own = alone(opened, problems)
+            stage = staged(opened, Path(root) / "problems", Path(root) / str(number))
+            runs.append({"engine": own, "stage": stage, "ratio": stage / own})
+    ratios = sorted(run["ratio"] for run in runs)
+    return {"runs": runs, "median_ratio": ratios[len(ratios) // 2]}
+
+
+def sample_params() -> Any:
+    from r1pipe.sampling.params import SampleParams
+
+    return SampleParams(seed=1, target_rows=10**9, samples_per_problem=SAMPLES, max_tokens=80)
+
+
+def alone(opened: tuple[Any, Any], problems: Sequence[Problem]) -> float:
+    """Return samples/s of the generator on the requests of the stage, unit by unit."""
+    from r1pipe.sampling.schedule import Schedule
+    from r1pipe.sampling.sources import sample_seed
+
+    generator, tokenizer = opened
+    params, count = sample_params(), 0
+    began = time.perf_counter()
+    for unit in Schedule(problems, params).units(lambda: None):
+        asked = [problems[place] for place in unit.places]
+        prompts = [tuple(encode_prompt(tokenizer, p.prompt, "chat")) for p in asked]
+        seeds = [sample_seed(1, p, i) for p in asked for i in range(SAMPLES)]
+        requests = [Request(prompts[i // SAMPLES], seed, i) for i, seed in enumerate(seeds)]
+        count += sum(1 for _ in generator.generate(requests, Sampling(1.0, 1.0, 80)))
+    return count / (time.perf_counter() - began)
+
+
+def staged(opened: tuple[Any, Any], problems: Path, folder: Path) -> float:
+    """Return samples/s of the stage from its first to its last line, the model being loaded."""
+    from r1pipe.cli.console import PlainConsole
+    from r1pipe.pipeline.context import RunContext
+    from r1pipe.pipeline.stopping import Stopper
+    from r1pipe.rows import count_rows
+    from r1pipe.sampling import collecting
+    from r1pipe.settings import SampleRun
+
+    @contextmanager
+    def already(model: Path, run: Any) -> Iterator[tuple[Any, Any]]:
+        yield opened
+
+    collecting.open_generator = already
+    for name in ("journal", "logs", "checkpoints"):
+        (folder / name).mkdir(parents=True)
+    outputs, ids = ("rows", "candidates"), {"model": "m"}
+    console = PlainConsole(sys.stderr)
+    context = RunContext("bench", folder, outputs, ids, console, Stopper(console.message))
+    began = time.perf_counter()
+    inputs = {"model": folder, "problems": problems}
+    rows = collecting.collect(context, sample_params(), SampleRun(), inputs, "chat")
+    collecting.write_training_rows(context, rows)
+    seconds = time.perf_counter() - began
+    context.close()
+    return count_rows(folder / "out" / "candidates") / seconds
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser.add_argument("what", choices=["scale", "parts", "engine", "work"])
+    parser.add_argument("folder", nargs="?", type=Path)
+    parser.add_argument("--candidates", type=int)
+    parser.add_argument("--model", type=Path)
+    parser.add_argument("--problems", type=Path)
+    parser.add_argument("--num-problems", type=int, default=400)
+    parser.add_argument("--repeats", type=int, default=3)
+    parser.add_argument("--scratch", type=Path, help="where the stores are made")
+    parser.add_argument("--json", type=Path)
+    args = parser.parse_args()
+    if args.what == "work":
+        work(args.folder)
+        return
+    with tempfile.TemporaryDirectory(dir=args.scratch) as scratch:
+        if args.what == "scale":
+            found: Any = scale(args.candidates or 2_000_000, Path(scratch))
+        elif args.what == "parts":
+            found = parts(args.candidates or 20_000, Path(scratch))
+        else:
+            found = engine(args.model, args.problems, args.repeats, args.num_problems)
+    text = json.dumps(found, indent=1, ensure_ascii=False)
+    print(text)
+    if args.json is not None:
+        args.json.write_text(text + "\n")
+
+
+if __name__ == "__main__":
+    main()
