@@ -8,19 +8,23 @@ sampled from. Out: `rows` and `candidates` of the same shape, and `flips` (flips
 flipped candidate as a row).
 
 The version of the verifier is part of VERSION, so a new verifier is a new key. Unless `keep` is
-given, the filters other than the verdict stay as they were decided.
+given, the filters other than the verdict stay as they were decided; what depends on the rows kept
+before (repeats, quotas, the target) is decided again.
 
 Run alone: `r1pipe stage reverify --manifest manifests/reverify.yaml`.
 """
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Iterator
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from pydantic import Field
 
 from r1pipe.errors import StageError
+from r1pipe.sampling.params import Quotas
 from r1pipe.settings import Keep
 from r1pipe.stage import Context, Input, Inputs, StageModel
 from r1pipe.verify import VERIFIER_VERSION
@@ -41,6 +45,8 @@ class Params(StageModel):
     """Most kept rows, in the candidates' order; without it all."""
     keep: Keep | None = None
     """Thresholds to decide all filters anew; without it only the verdict is."""
+    quotas: Quotas = Quotas()
+    """For candidates of adaptive sampling: its quotas, as they were given there."""
     timeout_s: float = Field(default=3.0, gt=0)
     """Time limit of one pair that needs algebra, in seconds."""
 
@@ -55,15 +61,12 @@ class Run(StageModel):
 def run(context: Context, params: Params, run: Run, inputs: Inputs) -> None:
     """Judge every candidate, write the kept view of them, and compare with what was there."""
     from r1pipe.rl.candidates import distinct_kept
-    from r1pipe.rl.reverify import judged_anew, report_flips
-    from r1pipe.rows import read_problems, read_rows, write_rows
+    from r1pipe.rl.reverify import report_flips
+    from r1pipe.rows import read_rows, write_rows
 
     before, after = inputs["candidates"], context.output("candidates")
-    problems = {problem.id: problem for problem in read_problems(inputs["problems"])}
-    judged = judged_anew(
-        read_rows(before), problems, params.keep, params.timeout_s, run.workers, context.name
-    )
-    count = write_rows(after, _watched(judged, context))
+    judged = _judged(context, params, run, inputs)
+    count = write_rows(after, _watched(judged, context), schema=_schema(before))
     rows = write_rows(context.output("rows"), distinct_kept(read_rows(after), params.target_rows))
     report = report_flips(read_rows(before), read_rows(after), context.output("flips"))
     if not rows:
@@ -72,6 +75,29 @@ def run(context: Context, params: Params, run: Run, inputs: Inputs) -> None:
             f" {report['verdicts_changed'] or 'none'}); give other thresholds with params.keep"
         )
     _tell(context, report, rows)
+
+
+def _judged(context: Context, params: Params, run: Run, inputs: Inputs) -> Iterator[dict[str, Any]]:
+    from r1pipe.rl.reverify import are_selected, judged_anew
+    from r1pipe.rows import read_problems, read_rows
+    from r1pipe.sampling.selection import Selection
+
+    before = inputs["candidates"]
+    problems = {problem.id: problem for problem in read_problems(inputs["problems"])}
+    selection = None
+    if are_selected(read_rows(before, columns=["filters"])):
+        selection = Selection(params.quotas, params.target_rows or sys.maxsize, is_marked=True)
+    limits = params.timeout_s, run.workers
+    return judged_anew(read_rows(before), problems, params.keep, selection, *limits, context.name)
+
+
+def _schema(folder: Path) -> Any:
+    """Return the columns of candidates: those judged anew have the same."""
+    import pyarrow.parquet as pq
+
+    from r1pipe.rows import shards_of
+
+    return pq.read_schema(shards_of(folder)[0]).remove_metadata()
 
 
 def _watched(rows: Iterator[dict[str, Any]], context: Context) -> Iterator[dict[str, Any]]:

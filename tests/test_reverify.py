@@ -14,6 +14,7 @@ from r1pipe.errors import Interrupted, StageError
 from r1pipe.records import Problem
 from r1pipe.rl.candidates import distinct_kept
 from r1pipe.rows import read_rows, write_problems, write_rows
+from r1pipe.sampling.params import Quotas
 from r1pipe.verify import VERIFIER_VERSION
 
 PROBLEMS = [
@@ -171,6 +172,33 @@ def test_a_verifier_that_says_the_same_gives_the_same_bytes(tmp_path: Path) -> N
         assert same[0] == same[1]
     assert flips(again)["kinds"] == {}
     assert output(again, "flips") == []
+
+
+def test_repeats_and_the_target_are_decided_again_where_candidates_name_them(
+    tmp_path: Path,
+) -> None:
+    chosen = {"duplicate": True, "quota": True, "target": True}
+    rows = [
+        candidate(PROBLEMS[0], 0, "6", "correct", filters=chosen),  # wrong: makes room
+        candidate(PROBLEMS[0], 1, "5", "correct", filters=chosen),
+        candidate(PROBLEMS[0], 2, "5", "correct", filters=chosen | {"duplicate": False}),
+        candidate(PROBLEMS[0], 3, "5.0", "correct", filters=chosen | {"target": False}),
+        candidate(PROBLEMS[0], 4, "5.00", "correct", filters=chosen | {"target": False}),
+        candidate(PROBLEMS[0], 5, "7", "wrong"),
+    ]
+    context = reverify(tmp_path, rows, target_rows=2)
+    found = output(context, "candidates")
+    assert [row["id"] for row in found if row["kept"]] == ["a#1", "a#3"]
+    assert [row["id"] for row in output(context, "rows")] == ["a#1", "a#3"]
+    assert json.loads(found[2]["filters"]) == PASSED | chosen | {"duplicate": False}
+    assert json.loads(found[4]["filters"])["target"] is False
+    assert flips(context)["kinds"] == {
+        "kept -> dropped": {"verdict correct -> wrong": 1},
+        "dropped -> kept": {"target failed -> passed": 1},
+    }
+    few = FakeContext(tmp_path / "few")
+    reverify(tmp_path, rows, few, quotas=Quotas(tasks={"arithmetic": 1}))
+    assert [row["id"] for row in output(few, "rows")] == ["a#1"]
 
 
 def test_a_candidate_without_its_problem_is_named(tmp_path: Path) -> None:

@@ -16,6 +16,7 @@ from r1pipe.errors import StageError
 from r1pipe.records import Completion, FinishReason, Problem, Verdict
 from r1pipe.rl.filters import decide, is_kept
 from r1pipe.rows import write_rows
+from r1pipe.sampling.selection import SELECTION, Selection
 from r1pipe.settings import Keep
 from r1pipe.verify import VERIFIER_VERSION, Judgement, judge_stream
 
@@ -32,13 +33,16 @@ def judged_anew(
     rows: Iterable[Row],
     problems: Mapping[str, Problem],
     keep: Keep | None,
+    selection: Selection | None,
     timeout_s: float,
     workers: int,
     name: str,
 ) -> Iterator[dict[str, Any]]:
     """Yield each candidate with the present verifier's verdict and what follows from it, in order.
 
-    Raises StageError for a candidate whose problem is not there.
+    `selection` is for candidates that name repeats and rows beyond a quota or the target: those
+    decisions depend on what is kept before them. Raises StageError for a candidate whose problem
+    is not there.
     """
     waiting: deque[tuple[Row, Problem]] = deque()
 
@@ -55,14 +59,23 @@ def judged_anew(
 
     for judgement in judge_stream(pairs(), timeout_s=timeout_s, workers=workers):
         row, problem = waiting.popleft()
-        yield _judged_row(row, problem, judgement, keep)
+        judged = _judged_row(row, problem, judgement, keep)
+        if selection is not None:
+            selection.select(judged, problem)
+        yield judged
+
+
+def are_selected(rows: Iterable[Row]) -> bool:
+    """Return whether candidates name repeats and rows beyond a quota or the target."""
+    return any(f'"{SELECTION[0]}":' in row["filters"] for row in rows)
 
 
 def _judged_row(
     row: Row, problem: Problem, judgement: Judgement, keep: Keep | None
 ) -> dict[str, Any]:
-    """Return a candidate with its new verdict; a decision that is not taken anew stays."""
-    decisions: dict[str, bool] = json.loads(row["filters"])
+    """Return a candidate with its new verdict; a filter's decision that is not taken anew stays."""
+    before: dict[str, bool] = json.loads(row["filters"])
+    decisions = {name: passed for name, passed in before.items() if name not in SELECTION}
     if keep is not None:
         decisions |= decide(problem, _completion(row), judgement.verdict, keep, row["format"])
     decisions["verdict"] = judgement.verdict is Verdict.CORRECT
