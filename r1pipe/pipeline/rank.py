@@ -109,7 +109,7 @@ def run_stage(folder: JobFolder, rank: int, size: int) -> None:
 
 def meet(folder: JobFolder, rank: int, size: int) -> Any:
     """Return the key-value store of all ranks; rank 0 holds it."""
-    from torch.distributed.distributed_c10d import TCPStore
+    from torch.distributed import TCPStore  # type: ignore[attr-defined]
 
     address = folder.path / "address"
     if rank == 0:

@@ -34,7 +34,7 @@ def is_running(environment: Mapping[str, str]) -> bool:
 @cache
 def _store() -> Any:
     """Return torchrun's key-value store."""
-    from torch.distributed.distributed_c10d import TCPStore
+    from torch.distributed import TCPStore  # type: ignore[attr-defined]
 
     host, port = os.environ["MASTER_ADDR"], int(os.environ["MASTER_PORT"])
     return TCPStore(host, port, is_master=False, timeout=timedelta(minutes=5))
