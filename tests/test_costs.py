@@ -1,0 +1,251 @@
+"""Work, time, memory and disk of stages, worked by hand."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+
+from r1pipe.costs import memory, rates, recipes
+from r1pipe.costs.rates import Calibration, Speed
+from r1pipe.costs.work import (
+    DatasetInfo,
+    ModelInfo,
+    Placement,
+    ProblemsInfo,
+    Range,
+    RowsInfo,
+    Sampling,
+    Training,
+)
+from r1pipe.settings import SampleRun, TrainRun
+
+MODEL = ModelInfo(
+    hidden_size=8,
+    num_layers=3,
+    intermediate_size=16,
+    vocab_size=100,
+    kv_values=8,
+    attention_size=8,
+    num_parameters=1000,
+    active_parameters=900,
+)
+HERE = Placement("torch")
+ROWS = RowsInfo(Range(100, 130), Range(10), Range(20, 30))
+
+
+def training(where: Placement = HERE, **values: object) -> Training:
+    base = Training(MODEL, where, Range(1000), Range(10), 20.0, 40, 256)
+    return replace(base, **values)  # type: ignore[arg-type]
+
+
+def sampling(where: Placement | None = None, **values: object) -> Sampling:
+    place = where or Placement("transformers")
+    base = Sampling(MODEL, place, Range(64), Range(8), Range(10), Range(20), 40, 32)
+    return replace(base, **values)  # type: ignore[arg-type]
+
+
+def test_ranges_add_multiply_and_are_cut() -> None:
+    assert Range(1, 2) + Range(10) == Range(11, 12)
+    assert Range(1, 2) * Range(3, 4) == Range(3, 8)
+    assert Range(5, 20) * 0.5 == Range(2.5, 10)
+    assert Range(5, 20).at_most(7) == Range(5, 7)
+    with pytest.raises(AssertionError, match="not a range: 2 to 1"):
+        Range(2, 1)
+
+
+def test_supervised_work_is_epochs_times_rows_times_tokens() -> None:
+    params = SimpleNamespace(num_epochs=3, batch_size=32)
+    (work,) = recipes.supervised(params, TrainRun(), MODEL, ROWS, max_tokens=512).training
+    assert work.tokens == Range(3 * 100 * 30, 3 * 130 * 40)
+    assert work.updates == Range(3 * 4, 3 * 5)  # 100 rows in 4 batches of 32, 130 in 5
+    few = recipes.supervised(params, TrainRun(), MODEL, ROWS, max_tokens=35, max_rows=64)
+    assert few.training[0].tokens == Range(3 * 64 * 30, 3 * 64 * 35)
+
+
+def test_a_mix_of_parts_has_their_rows_and_their_mean_lengths() -> None:
+    other = RowsInfo(Range(0, 390), Range(2), Range(10))
+    mixed = recipes.mixed_rows([ROWS, other])
+    assert mixed.num_rows == Range(100, 520)
+    # by the upper counts 1 : 3
+    assert mixed.prompt_tokens == Range(0.25 * 10 + 0.75 * 2)
+    assert mixed.completion_tokens == Range(0.25 * 20 + 7.5, 0.25 * 30 + 7.5)
+
+
+def test_synthetic_rows_are_as_long_as_their_tasks_and_formats() -> None:
+    world = SimpleNamespace(mix={"arithmetic": 1.0, "parity": 1.0, "choice": 0.0})
+    chat = SimpleNamespace(world=world, format="chat")
+    rows = recipes.world_rows(chat, Range(10))
+    assert rows.prompt_tokens == recipes.SPREAD * 17.5
+    assert rows.completion_tokens == recipes.SPREAD * 30.75
+    zero = SimpleNamespace(world=world, format="r1-zero", thought_frac=0.5, unformatted_frac=0.0)
+    # half of them have a thought (30.75 - 7 tokens), half a bare answer of 6
+    assert recipes.world_rows(zero, Range(10)).completion_tokens == recipes.SPREAD * 14.875
+
+
+def test_candidates_end_with_the_unit_that_suffices() -> None:
+    params = SimpleNamespace(
+        samples_per_problem=4, target_rows=90, max_tokens=16, problems_per_unit=10, adaptive=None
+    )
+    problems = ProblemsInfo(Range(50, 100), Range(10), Range(12, 40))
+    cost = recipes.candidates(params, SampleRun(), {"model": MODEL, "problems": problems})
+    (work,) = cost.sampling
+    # 90 / 0.9 = 100 completions are three units of 40; 90 / 0.15 = 600 are over all 400
+    assert work.completions == Range(120, 400)
+    assert work.completion_tokens == Range(12, 16)
+    assert work.tokens == Range(120 * 12, 400 * 16)
+    rows, candidates = cost.outputs["rows"], cost.outputs["candidates"]
+    assert isinstance(rows, RowsInfo)
+    assert isinstance(candidates, RowsInfo)
+    assert rows.num_rows == Range(0.15 * 120, 90)
+    assert candidates.num_rows == Range(120, 400)
+
+
+def test_grpo_samples_every_group_and_trains_some_of_it() -> None:
+    params = SimpleNamespace(
+        num_steps=6,
+        problems_per_step=4,
+        group_size=8,
+        minibatches_per_rollout=2,
+        kl_coef=0.001,
+        preference=None,
+        max_tokens=50,
+    )
+    run = SimpleNamespace(device="cpu", micro_batch_tokens=256, max_batch=32)
+    problems = ProblemsInfo(Range(100), Range(10), Range(20, 30))
+    cost = recipes.rollouts(params, run, {"model": MODEL, "problems": problems})
+    (work,), (samples,) = cost.training, cost.sampling
+    assert samples.completions == Range(192)  # 6 x 4 x 8
+    assert samples.rounds == Range(3)
+    assert samples.at_once == 32  # a rollout has 64
+    assert samples.tokens == Range(192 * 20, 192 * 30)
+    assert work.tokens == Range(192 * 30 / 3, 192 * 40)
+    assert work.scored_tokens == Range(192 * 30, 192 * 40)
+    assert work.frozen_copies == 1
+
+
+def test_where_lengths_are_not_known_it_is_said() -> None:
+    problems = recipes.dataset_problems(DatasetInfo(1000), 500)
+    assert problems.num_problems == Range(450, 500)
+    assert recipes.completion_length(problems, 1000) == Range(100, 600)
+    (text,) = recipes.length_assumption(problems, 1000)
+    assert text == "completions of 10 to 60 % of 1,000 tokens on average"
+
+
+def test_places_are_read_from_run() -> None:
+    engine = {"backend": "deepspeed", "num_processes": 4, "zero_stage": 3, "bf16": True}
+    place = recipes.training_place(TrainRun.model_validate({"device": "cuda", "engine": engine}))
+    assert place == Placement("deepspeed", "cuda", 4, 3, is_bf16=True)
+    generator = {"backend": "vllm", "tensor_parallel": 2, "data_parallel": 3, "max_num_seqs": 99}
+    run = SampleRun.model_validate({"device": "cuda", "generator": generator})
+    assert recipes.sampling_place(run) == Placement("vllm", "cuda", 6)
+    assert recipes.batch_limit(run) == 99
+    assert recipes.batch_limit(SampleRun(max_batch=7)) == 7
+
+
+@pytest.mark.parametrize(
+    ("where", "per_parameter"),
+    [
+        (Placement("torch"), 16),  # weight 4, gradient 4, moments 8
+        (Placement("torch", zero_stage=2), 16),  # plain torch divides nothing
+        (Placement("deepspeed", processes=4, zero_stage=0), 16),
+        (Placement("deepspeed", processes=4, zero_stage=1), 4 + 4 + 8 / 4),
+        (Placement("deepspeed", processes=4, zero_stage=2), 4 + 4 / 4 + 8 / 4),
+        (Placement("deepspeed", processes=4, zero_stage=3), 16 / 4),
+        (Placement("deepspeed", processes=4, zero_stage=3, is_bf16=True), (2 + 2 + 12) / 4),
+        (Placement("deepspeed", processes=4, zero_stage=3, is_offloaded=True), 8 / 4),
+    ],
+)
+def test_zero_divides_weights_gradients_and_moments(where: Placement, per_parameter: float) -> None:
+    big = replace(MODEL, num_parameters=10**9)
+    work = training(where, model=big)
+    without = memory.training_bytes(replace(work, model=replace(big, num_parameters=0)))
+    found = memory.training_bytes(work)
+    assert found.low - without.low == pytest.approx(per_parameter * 1e9)
+    assert found.high - without.high == pytest.approx(per_parameter * 1e9 * 1.3)
+
+
+def test_a_reference_is_one_more_copy_of_the_weights() -> None:
+    plain, more = (memory.training_bytes(training(frozen_copies=n)) for n in (0, 1))
+    assert more.low - plain.low == 4 * 1000
+
+
+def test_the_cache_of_a_sampler_grows_with_batch_and_length() -> None:
+    # float32 weights, 32 rows x 30 tokens x 3 layers x 8 values, and 8 bytes for each of 32 x 100
+    assert memory.sampling_bytes(sampling(), None).low == 4000 + 32 * 30 * 3 * 8 * 4 + 8 * 3200
+    frac = Placement("vllm", "cuda", memory_frac=0.5)
+    assert memory.sampling_bytes(sampling(frac), 10**9) == Range(5 * 10**8)
+    beside = memory.sampling_bytes(sampling(Placement("vllm", "cuda")), 10**9, is_alone=False)
+    assert beside == Range(0.45 * 10**9)
+    assert memory.sampling_bytes(sampling(Placement("openai")), None) == Range(0)
+
+
+def test_artifacts_take_what_they_hold() -> None:
+    model = memory.artifact_bytes(MODEL)
+    assert model.low == pytest.approx(0.9 * 4000 + 30 * 100)
+    assert model.high == pytest.approx(4000 + 80 * 100)
+    assert memory.artifact_bytes(ROWS).high == 130 * (40 + 40 * 4 * 0.5)
+    assert memory.checkpoint_bytes(training(frozen_copies=1)).high == 2 * 16 * 1000
+
+
+def test_speeds_lie_on_the_line_between_points() -> None:
+    speed = Speed(((100.0, 1.0), (200.0, 1.5), (400.0, 3.5)))
+    assert [speed.token_s(x) for x in (50, 100, 150, 300, 400)] == [1.0, 1.0, 1.25, 2.5, 3.5]
+    assert speed.token_s(600) == 3.5 + 2.0  # the last slope is 0.01
+    flat = Speed(((100.0, 1.0), (200.0, 1.0)))
+    assert flat.token_s(1200) == 2.0  # a third of 1.0 x 1200 / 200
+    assert Speed(((100.0, 1.0),)).token_s(300) == 3.0
+
+
+def test_a_measured_engine_decides_the_time() -> None:
+    flops = rates.forward_flops(MODEL, 10)
+    found = Calibration({}, {}, "", {"train:torch:cpu": Speed(((flops, 0.01),))})
+    seconds, is_measured = rates.training_seconds(training(scored_tokens=Range(300)), found)
+    assert is_measured
+    # 1000 tokens forward and backward, 300 forward alone at a third
+    assert seconds.low == pytest.approx(11.0 * 0.7)
+    assert seconds.high == pytest.approx(11.0 * 1.5)
+    other = training(Placement("torch", "cuda"))
+    assert rates.training_seconds(other, found)[1] is False
+
+
+def test_a_batch_that_is_not_full_pays_for_its_steps() -> None:
+    speed = Speed(((rates.forward_flops(MODEL, 30), 0.001),), step_layer_s=0.1)
+    found = Calibration({}, {}, "", {"sample:transformers:cpu": speed})
+    thin = rates.sampling_seconds(sampling(completions=Range(1), prompts=Range(1)), found)[0]
+    assert thin.low == pytest.approx(20 * 3 * 0.1 * 0.7)  # 20 steps of 3 layers
+    full = rates.sampling_seconds(sampling(completions=Range(10_000)), found)[0]
+    assert full.low == pytest.approx((10_000 * 20 + 8 * 10) * 0.001 * 0.7)
+
+
+def test_several_gpus_share_a_time_and_processes_on_a_cpu_do_not() -> None:
+    one = rates.training_seconds(training(Placement("deepspeed", "cuda")), None)[0]
+    four = rates.training_seconds(training(Placement("deepspeed", "cuda", 4)), None)[0]
+    assert four.low == pytest.approx(one.low / (4 * 0.95))
+    assert four.high == pytest.approx(one.high / (4 * 0.6))
+    cpu = [
+        rates.training_seconds(training(Placement("deepspeed", "cpu", n)), None)[0] for n in (1, 4)
+    ]
+    assert cpu[0] == cpu[1]
+
+
+def test_a_calibration_is_read_back_and_a_broken_one_counts_as_none(tmp_path: Path) -> None:
+    path = rates.calibration_path("my machine/1", {"XDG_CACHE_HOME": str(tmp_path)})
+    assert path == tmp_path / "r1pipe" / "calibration-my_machine_1.json"
+    assert rates.read_calibration(path) is None
+    speeds = {"train:torch:cpu": Speed(((1.0, 2.0), (3.0, 4.0)), 0.5)}
+    found = Calibration({"node": "x"}, {"torch": "2.13"}, "2026", speeds, {"a": "b"}, 0.25)
+    rates.write_calibration(path, found)
+    assert rates.read_calibration(path) == found
+    for text in ("", "[]", json.dumps(found.to_json() | {"format": 99})):
+        path.write_text(text)
+        assert rates.read_calibration(path) is None
+
+
+def test_a_server_answers_so_many_requests_at_once() -> None:
+    seconds, is_measured = rates.sampling_seconds(sampling(Placement("openai")), None)
+    assert not is_measured
+    assert seconds == Range(64 * 20 / 32 * 0.005, 64 * 20 / 32 * 0.05)
