@@ -31,6 +31,9 @@ from pydantic import BaseModel, ConfigDict
 
 from r1pipe.ranks import Ranks
 
+CHECKPOINT_EVERY_S = 30.0
+"""Seconds of training that a kill may cost, unless `--checkpoint-every` says otherwise."""
+
 
 class StageModel(BaseModel):
     """The base of every `Params` and `Run`: frozen, strict, and closed to unknown names.

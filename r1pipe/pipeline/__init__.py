@@ -6,34 +6,28 @@ bytes leaves all behind it as they are (early cutoff), whatever the plan had to 
 
 from __future__ import annotations
 
-import time
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
-from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from r1pipe.errors import DamagedError, Interrupted
 from r1pipe.keys import key_of
-from r1pipe.manifest import Manifest, StageNode
-from r1pipe.pipeline import commands, growth, torchrun
-from r1pipe.pipeline.context import CHECKPOINT_EVERY_S, RunContext
-from r1pipe.pipeline.launch import run_kind
+from r1pipe.manifest import Manifest
+from r1pipe.pipeline import commands, torchrun
 from r1pipe.pipeline.planning import Plan, PlannedStage, plan, selected
-from r1pipe.pipeline.predictions import Predictions
-from r1pipe.pipeline.process import prepare_process
 from r1pipe.pipeline.resolution import Resolver, upstream
 from r1pipe.pipeline.stopping import Stopper
+from r1pipe.stage import CHECKPOINT_EVERY_S
 from r1pipe.store import Store, disk
 from r1pipe.store.actions import ActionRecord
-from r1pipe.store.attempt import Attempt
 from r1pipe.store.locks import describe_owner
-from r1pipe.store.publish import finish_prepared, publish
 from r1pipe.store.roots import LastRun, LiveRun, remember_run
 
 if TYPE_CHECKING:
     from r1pipe.cli.console import Console
+    from r1pipe.pipeline.building import Builder
 
 __all__ = ["Plan", "PlannedStage", "RunResult", "StageResult", "plan", "run"]
 
@@ -85,7 +79,6 @@ def _run(
     rebuild: frozenset[str],
     checkpoint_every_s: float,
 ) -> RunResult:
-    prepare_process()
     resolver = Resolver(manifest, store)
     planned = plan(manifest, store, to=to, only=only, rebuild=rebuild, resolver=resolver)
     console.plan(planned)
@@ -176,7 +169,7 @@ class _Runner:
         self.stopper = Stopper(console.message)
         self.live = LiveRun(store.root)
         self.finished: dict[str, ActionRecord] = {}
-        self.predictions = Predictions(manifest, store, self.finished)
+        self._builder: Builder | None = None
 
     def reach(self, name: str) -> None:
         """Have a stage's result at hand, or build it."""
@@ -211,7 +204,9 @@ class _Runner:
         with (
             disk.store_errors(self.store.root, f"stage {name} stopped"),
             self.store.lock(key).held(
-                lambda owner: self.console.message(f"{name}: {waiting_text(owner)}"),
+                lambda owner: self.console.message(
+                    f"{name}: waiting for {describe_owner(owner)}, which builds it"
+                ),
                 self.stopper.raise_if_asked,
             ),
         ):
@@ -221,7 +216,26 @@ class _Runner:
             if record is not None and not is_rebuild and self.store.is_intact(record):
                 self._finish(name, "hit", 0.0, record)
                 return
-            self._build_locked(node, key, preimage, is_rebuild)
+            if self._builder is None:
+                self._builder = self._make_builder()
+            record = self._builder.build(node, key, preimage, is_rebuild)
+            self.to_rebuild.discard(name)
+            self._finish(name, "done", record.seconds, record)
+
+    def _make_builder(self) -> Builder:
+        from r1pipe.pipeline.building import Builder
+
+        return Builder(
+            manifest=self.manifest,
+            store=self.store,
+            console=self.console,
+            resolver=self.resolver,
+            stopper=self.stopper,
+            finished=self.finished,
+            keep=self._rely_on_finished,
+            command=self.command,
+            checkpoint_every_s=self.checkpoint_every_s,
+        )
 
     def _rely_on_finished(self, *further: str) -> None:
         """From here on no collection of garbage takes what is finished, nor what has one of these
@@ -229,90 +243,6 @@ class _Runner:
         self.store.prepare()
         with disk.store_errors(self.store.root, "the run cannot begin"), self.store.publishing():
             self.live.rely_on([*(record.key for record in self.finished.values()), *further])
-
-    def _build_locked(
-        self, node: StageNode, key: str, preimage: dict[str, Any], is_rebuild: bool
-    ) -> None:
-        attempt = self.store.attempt(key)
-        is_same = bool((attempt.state or {}).get("is_rebuild")) == is_rebuild
-        record = finish_prepared(self.store, attempt) if is_same else None
-        if record is None:
-            status = "resume" if is_same and attempt.progress() else "run"
-            self.console.stage_started(PlannedStage(node.name, node.kind.kind, status, key))
-            facts = {"preimage": preimage, "stage": node.name, "is_rebuild": is_rebuild}
-            earlier = None if is_rebuild else self._earlier(node, preimage)
-            journals = growth.earlier_work(self.store, node.kind, preimage)
-            is_new = status == "run" and not is_rebuild
-            attempt.begin(facts, fresh=not is_same, journals_of=journals if is_new else None)
-            record = self._run_stage(node, key, preimage, attempt, earlier)
-        self.to_rebuild.discard(node.name)
-        self._finish(node.name, "done", record.seconds, record)
-
-    def _earlier(self, node: StageNode, preimage: dict[str, Any]) -> Path | None:
-        """Return the artifact that a stage goes on from, kept from collection while it runs."""
-        record = growth.earlier_record(self.store, node.kind, preimage)
-        if record is None:
-            return None
-        self._rely_on_finished(record.key)
-        if not self.store.is_intact(record):
-            return None
-        self.console.message(f"{node.name}: {growth.growth_text(node.kind, record)}")
-        return self.store.artifact_dir(record.artifact_id).absolute()
-
-    def _run_stage(
-        self,
-        node: StageNode,
-        key: str,
-        preimage: dict[str, Any],
-        attempt: Attempt,
-        earlier: Path | None,
-    ) -> ActionRecord:
-        work = attempt.work
-        assert work is not None, "the attempt was begun"
-        outputs = tuple(node.kind.outputs)
-        ids = self.resolver.input_ids(node, self.finished)
-        every_s = self.checkpoint_every_s
-        context = RunContext(
-            node.name, work, outputs, ids, self.console, self.stopper, every_s, earlier
-        )
-        paths = self.resolver.paths(node, self.finished)
-        began = time.monotonic()
-        try:
-            with _closing(context):
-                context.note(**self.predictions.note(node.name))
-                run_kind(node.kind, context, node.params, node.run, paths)
-        except BaseException as error:
-            is_stop = isinstance(error, Interrupted | KeyboardInterrupt)
-            status = "stopped" if is_stop else "failed"
-            self.console.stage_finished(node.name, status, time.monotonic() - began, None)
-            if not is_stop:
-                error.add_note(f"{node.name}: the attempt is kept; go on with: {self.command}")
-            raise
-        draft = self._draft(node, key, preimage, context)
-        return publish(self.store, attempt, draft, outputs)
-
-    def _draft(
-        self, node: StageNode, key: str, preimage: dict[str, Any], context: RunContext
-    ) -> ActionRecord:
-        log = context.stage_log
-        return ActionRecord(
-            key=key,
-            preimage=preimage,
-            kind=node.kind.kind,
-            stage_name=node.name,
-            manifest_name=self.manifest.name,
-            profile=self.manifest.profile,
-            artifact_id="",
-            outputs={},
-            created=_now(),
-            seconds=round(log.seconds, 3),
-            peak_rss_bytes=log.peak_rss_bytes,
-            source_digest=node.kind.source_digest,
-            inputs=self.resolver.links(node, self.finished),
-            logs=disk.token(),
-            size=0,
-            facts=log.facts,
-        )
 
     def _finish(
         self, name: str, status: str, seconds: float, record: ActionRecord, quiet: bool = False
@@ -324,23 +254,6 @@ class _Runner:
             self.store.link_latest(*names, record.artifact_id)
         if not quiet:
             self.console.stage_finished(name, status, seconds, record.artifact_id)
-
-
-@contextmanager
-def _closing(context: RunContext) -> Iterator[None]:
-    """Close a context's files; what fails on the way out of a failure does not hide it."""
-    try:
-        yield
-    except BaseException:
-        with suppress(OSError):
-            context.close()
-        raise
-    context.close()
-
-
-def waiting_text(owner: dict[str, Any]) -> str:
-    """Say whom a run waits for."""
-    return f"waiting for {describe_owner(owner)}, which builds it"
 
 
 def _now() -> str:

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 from r1pipe.errors import StageError
 from r1pipe.pipeline.stopping import Stopper
 from r1pipe.ranks import ALONE
+from r1pipe.stage import CHECKPOINT_EVERY_S
 from r1pipe.store.checkpoints import SealedCheckpoints
 from r1pipe.store.journal import FileJournal
 from r1pipe.store.metrics import StageLog
@@ -17,8 +18,6 @@ from r1pipe.store.metrics import StageLog
 if TYPE_CHECKING:
     from r1pipe.cli.console import Console
     from r1pipe.stage import Checkpoints, Context
-
-CHECKPOINT_EVERY_S = 30.0
 
 
 class RunContext:

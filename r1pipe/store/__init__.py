@@ -24,7 +24,6 @@ from r1pipe import __version__
 from r1pipe.errors import ArtifactError, DamagedError, StoreError
 from r1pipe.store import disk, names, signatures
 from r1pipe.store.actions import ActionRecord
-from r1pipe.store.attempt import Attempt
 from r1pipe.store.index import RecordIndex
 from r1pipe.store.locks import KeyLock, describe_owner, file_lock, is_alive, read_owner
 from r1pipe.store.metrics import read_metrics, read_samples
@@ -32,6 +31,8 @@ from r1pipe.store.sealing import Seal
 
 if TYPE_CHECKING:
     from filelock import FileLock
+
+    from r1pipe.store.attempt import Attempt
 
 STORE_FORMAT = 1
 FORMAT_NAME = "r1pipe-store.json"
@@ -209,6 +210,8 @@ class Store:
 
     def attempt(self, key: str) -> Attempt:
         """Return the attempt at a key, begun or not."""
+        from r1pipe.store.attempt import Attempt
+
         return Attempt(self.root / "attempts" / key)
 
     def lock(self, key: str) -> KeyLock:

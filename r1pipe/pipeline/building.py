@@ -1,0 +1,151 @@
+"""Build one stage whose lock is held: go on from its attempt, run it, publish what it wrote.
+
+Imported when there is something to build: a run that only hits needs none of this.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from r1pipe.errors import Interrupted
+from r1pipe.manifest import Manifest, StageNode
+from r1pipe.pipeline import growth
+from r1pipe.pipeline.context import RunContext
+from r1pipe.pipeline.launch import run_kind
+from r1pipe.pipeline.planning import PlannedStage
+from r1pipe.pipeline.predictions import Predictions
+from r1pipe.pipeline.process import prepare_process
+from r1pipe.pipeline.resolution import Resolver
+from r1pipe.pipeline.stopping import Stopper
+from r1pipe.store import Store, disk
+from r1pipe.store.actions import ActionRecord
+from r1pipe.store.attempt import Attempt
+from r1pipe.store.publish import finish_prepared, publish
+
+if TYPE_CHECKING:
+    from r1pipe.cli.console import Console
+
+
+@dataclass(kw_only=True)
+class Builder:
+    """Builds the stages of one run."""
+
+    manifest: Manifest
+    store: Store
+    console: Console
+    resolver: Resolver
+    stopper: Stopper
+    finished: Mapping[str, ActionRecord]
+    """What the run has at hand so far; it grows while the run goes on."""
+    keep: Callable[[str], None]
+    """Keeps a further key's artifact from being collected while the run lasts."""
+    command: str
+    """What goes on with the run after a failure."""
+    checkpoint_every_s: float
+    predictions: Predictions = field(init=False)
+
+    def __post_init__(self) -> None:
+        prepare_process()
+        self.predictions = Predictions(self.manifest, self.store, self.finished)
+
+    def build(
+        self, node: StageNode, key: str, preimage: dict[str, Any], is_rebuild: bool
+    ) -> ActionRecord:
+        """Return the record of a stage that was published now; the key's lock is held."""
+        attempt = self.store.attempt(key)
+        is_same = bool((attempt.state or {}).get("is_rebuild")) == is_rebuild
+        record = finish_prepared(self.store, attempt) if is_same else None
+        if record is not None:
+            return record
+        status = "resume" if is_same and attempt.progress() else "run"
+        self.console.stage_started(PlannedStage(node.name, node.kind.kind, status, key))
+        facts = {"preimage": preimage, "stage": node.name, "is_rebuild": is_rebuild}
+        earlier = None if is_rebuild else self._earlier(node, preimage)
+        journals = growth.earlier_work(self.store, node.kind, preimage)
+        is_new = status == "run" and not is_rebuild
+        attempt.begin(facts, fresh=not is_same, journals_of=journals if is_new else None)
+        return self._run_stage(node, key, preimage, attempt, earlier)
+
+    def _earlier(self, node: StageNode, preimage: dict[str, Any]) -> Path | None:
+        """Return the artifact that a stage goes on from, kept from collection while it runs."""
+        record = growth.earlier_record(self.store, node.kind, preimage)
+        if record is None:
+            return None
+        self.keep(record.key)
+        if not self.store.is_intact(record):
+            return None
+        self.console.message(f"{node.name}: {growth.growth_text(node.kind, record)}")
+        return self.store.artifact_dir(record.artifact_id).absolute()
+
+    def _run_stage(
+        self,
+        node: StageNode,
+        key: str,
+        preimage: dict[str, Any],
+        attempt: Attempt,
+        earlier: Path | None,
+    ) -> ActionRecord:
+        work = attempt.work
+        assert work is not None, "the attempt was begun"
+        outputs = tuple(node.kind.outputs)
+        ids = self.resolver.input_ids(node, self.finished)
+        every_s = self.checkpoint_every_s
+        context = RunContext(
+            node.name, work, outputs, ids, self.console, self.stopper, every_s, earlier
+        )
+        paths = self.resolver.paths(node, self.finished)
+        began = time.monotonic()
+        try:
+            with _closing(context):
+                context.note(**self.predictions.note(node.name))
+                run_kind(node.kind, context, node.params, node.run, paths)
+        except BaseException as error:
+            is_stop = isinstance(error, Interrupted | KeyboardInterrupt)
+            status = "stopped" if is_stop else "failed"
+            self.console.stage_finished(node.name, status, time.monotonic() - began, None)
+            if not is_stop:
+                error.add_note(f"{node.name}: the attempt is kept; go on with: {self.command}")
+            raise
+        draft = self._draft(node, key, preimage, context)
+        return publish(self.store, attempt, draft, outputs)
+
+    def _draft(
+        self, node: StageNode, key: str, preimage: dict[str, Any], context: RunContext
+    ) -> ActionRecord:
+        log = context.stage_log
+        return ActionRecord(
+            key=key,
+            preimage=preimage,
+            kind=node.kind.kind,
+            stage_name=node.name,
+            manifest_name=self.manifest.name,
+            profile=self.manifest.profile,
+            artifact_id="",
+            outputs={},
+            created=datetime.now(UTC).isoformat(timespec="microseconds"),
+            seconds=round(log.seconds, 3),
+            peak_rss_bytes=log.peak_rss_bytes,
+            source_digest=node.kind.source_digest,
+            inputs=self.resolver.links(node, self.finished),
+            logs=disk.token(),
+            size=0,
+            facts=log.facts,
+        )
+
+
+@contextmanager
+def _closing(context: RunContext) -> Iterator[None]:
+    """Close a context's files; what fails on the way out of a failure does not hide it."""
+    try:
+        yield
+    except BaseException:
+        with suppress(OSError):
+            context.close()
+        raise
+    context.close()
