@@ -49,9 +49,10 @@ class Costs:
     calibration: str | None = None
 
     def lines(self) -> list[str]:
-        """Return the table, its sum, and what it rests on."""
+        """Return the table, its sum, what it rests on, and what could not be estimated."""
+        unknown = [f"{name}: no estimate: {visible(why)}" for name, why in self.unknown.items()]
         if not self.estimates:
-            return []
+            return ["", *unknown] if unknown else []
         total = self.total()
         rows = [["STAGE", "TRAINS", "SAMPLES", "TIME", "MEMORY", "DISK"]]
         rows += [[name, *_cells(found)] for name, found in self.estimates.items()]
@@ -62,8 +63,7 @@ class Costs:
             lines.append(f"tokens; memory per device; besides, {scratch} of disk while it runs")
         lines += [f"assumed: {text}" for text in _grouped(self.assumed)]
         lines += [f"warning: {text}" for text in _grouped(self.warnings)]
-        lines += [f"{name}: no estimate: {visible(why)}" for name, why in self.unknown.items()]
-        return lines
+        return lines + unknown
 
     def total(self) -> Estimate:
         """Return all stages together: sums, and the largest of memory and scratch."""
