@@ -1,14 +1,19 @@
 """The command `doctor`."""
 
-from __future__ import annotations
-
 from typing import Annotated
 
 import typer
 
-from r1pipe.cli.options import DEFAULT_MANIFEST, STORE_NAME, JsonOption, StoreOption, print_json
+from r1pipe.cli.options import (
+    DEFAULT_MANIFEST,
+    STORE_NAME,
+    JsonOption,
+    StoreOption,
+    command_group,
+    print_json,
+)
 
-app = typer.Typer()
+app = command_group()
 
 
 @app.command()

@@ -1,6 +1,7 @@
-"""Options and helpers that the commands share."""
+"""Options and helpers that the commands share.
 
-from __future__ import annotations
+Modules of commands do without postponed annotations: typer would compile each one again.
+"""
 
 import json
 from pathlib import Path
@@ -34,14 +35,14 @@ StoreOption = Annotated[
     ),
 ]
 JsonOption = Annotated[bool, typer.Option("--json", help="One JSON document on stdout.")]
-CheckpointOption = Annotated[
-    float,
-    typer.Option("--checkpoint-every", min=0.0, help="Seconds of training that a kill may cost."),
-]
-YesOption = Annotated[bool, typer.Option("--yes", "-y", help="Do not ask before a large run.")]
 
 
-def open_store(store: Path | None, manifest: Path = DEFAULT_MANIFEST) -> Store:
+def command_group() -> typer.Typer:
+    """Return what a module's commands are added to; `r1pipe.cli.MODULES` names each of them."""
+    return typer.Typer(rich_markup_mode=None)
+
+
+def open_store(store: Path | None, manifest: Path = DEFAULT_MANIFEST) -> "Store":
     """Return the store that was asked for, or the one that goes with a manifest."""
     from r1pipe.manifest.recipe import project_root
     from r1pipe.store import Store
@@ -49,7 +50,7 @@ def open_store(store: Path | None, manifest: Path = DEFAULT_MANIFEST) -> Store:
     return Store(store or project_root(manifest) / STORE_NAME)
 
 
-def load(path: Path, profile: str | None, overrides: list[str] | None) -> Manifest:
+def load(path: Path, profile: str | None, overrides: list[str] | None) -> "Manifest":
     """Return a resolved manifest."""
     from r1pipe.manifest import load_manifest
 

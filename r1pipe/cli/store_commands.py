@@ -1,21 +1,19 @@
 """Commands on the store itself: diff, fsck, gc, pin, tag, export, import."""
 
-from __future__ import annotations
-
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from r1pipe.cli.options import JsonOption, StoreOption, open_store, print_json
+from r1pipe.cli.options import JsonOption, StoreOption, command_group, open_store, print_json
 from r1pipe.errors import ArtifactError, DamagedError
 from r1pipe.text import format_bytes, visible
 
 if TYPE_CHECKING:
     from r1pipe.store.actions import ActionRecord
 
-app = typer.Typer()
+app = command_group()
 
 NameArgument = Annotated[
     str, typer.Argument(help="A stage, stage@7f3a, a tag or an id.", show_default=False)
@@ -182,11 +180,11 @@ def _print(document: Any, lines: list[str], as_json: bool) -> None:
         print("\n".join(visible(line) for line in lines))
 
 
-def _label(record: ActionRecord) -> str:
+def _label(record: "ActionRecord") -> str:
     return f"{record.stage_name}@{record.artifact_id[:12]}"
 
 
-def _row(record: ActionRecord) -> dict[str, Any]:
+def _row(record: "ActionRecord") -> dict[str, Any]:
     from r1pipe.cli.views import summary_json
 
     return summary_json(record)

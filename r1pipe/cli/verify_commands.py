@@ -1,17 +1,15 @@
 """Commands on the verifier: verify, audit."""
 
-from __future__ import annotations
-
 import json
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from r1pipe.cli.options import JsonOption, print_json
+from r1pipe.cli.options import JsonOption, command_group, print_json
 from r1pipe.errors import StageError
 
-app = typer.Typer()
+app = command_group()
 
 JobsOption = Annotated[
     int, typer.Option("--jobs", min=0, help="Workers for algebra; 0 means as few as will do.")

@@ -1,0 +1,138 @@
+"""Commands that only read: plan, show, why, schema."""
+
+from dataclasses import asdict
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from r1pipe.cli.options import (
+    DEFAULT_MANIFEST,
+    JsonOption,
+    ManifestArgument,
+    ManifestOption,
+    ProfileOption,
+    SetOption,
+    StoreOption,
+    command_group,
+    load,
+    open_store,
+    print_json,
+)
+
+if TYPE_CHECKING:
+    from r1pipe.manifest import Manifest
+    from r1pipe.pipeline.planning import Plan
+
+app = command_group()
+
+
+@app.command()
+def plan(
+    manifest: ManifestArgument = DEFAULT_MANIFEST,
+    profile: ProfileOption = None,
+    overrides: SetOption = None,
+    probe: Annotated[
+        bool, typer.Option("--probe", help="Measure each engine on this machine first.")
+    ] = False,
+    store: StoreOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Say what a run would do, why, and what it will cost."""
+    from r1pipe.cli import costs
+    from r1pipe.cli.console import plan_lines
+    from r1pipe.pipeline import planning
+
+    loaded = load(manifest, profile, overrides)
+    opened = open_store(store, manifest)
+    found = planning.plan(loaded, opened)
+    if probe:
+        costs.probe(loaded)
+    cost = costs.plan_costs(loaded, opened, found)
+    if as_json:
+        print_json(_plan_json(loaded, found) | {"costs": cost.to_json()})
+    else:
+        print("\n".join([*plan_lines(found), *cost.lines()]))
+
+
+@app.command()
+def show(
+    name: Annotated[
+        str | None,
+        typer.Argument(
+            help="A stage, stage@7f3a, a tag or an id; all artifacts without one.",
+            show_default=False,
+        ),
+    ] = None,
+    lineage: Annotated[
+        bool, typer.Option("--lineage", help="What it was made from and what used it.")
+    ] = False,
+    row: Annotated[
+        str | None, typer.Option("--row", metavar="ID", help="One row's whole way.")
+    ] = None,
+    why_not: Annotated[
+        str | None, typer.Option("--why-not", metavar="ID", help="Why it is without a row.")
+    ] = None,
+    store: StoreOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Show all artifacts, or everything about one."""
+    from r1pipe.cli import views
+
+    opened = open_store(store)
+    if name is None:
+        records = opened.records()
+        if as_json:
+            print_json([views.summary_json(record) for record in records])
+        else:
+            print(views.table_text(records))
+        return
+    record = opened.resolve(name)
+    if row is not None or why_not is not None:
+        from r1pipe.cli import rows_view
+
+        rows_view.print_row(opened, record, row, why_not, as_json)
+    elif lineage:
+        records = opened.records()
+        if as_json:
+            print_json(views.lineage_json(record, records))
+        else:
+            print("\n".join(views.lineage_lines(record, records)))
+    elif as_json:
+        print_json(views.record_json(record, opened))
+    else:
+        print(views.record_text(record, opened))
+
+
+@app.command()
+def why(
+    name: Annotated[str, typer.Argument(help="The stage.", show_default=False)],
+    manifest: ManifestOption = DEFAULT_MANIFEST,
+    profile: ProfileOption = None,
+    overrides: SetOption = None,
+    store: StoreOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Say why a stage runs or not: what changed, and where."""
+    from r1pipe.pipeline.why import explain
+
+    loaded = load(manifest, profile, overrides)
+    explanation = explain(loaded, open_store(store, manifest), name)
+    if as_json:
+        print_json(explanation.to_json())
+    else:
+        print("\n".join(explanation.lines()))
+
+
+@app.command()
+def schema(manifest: ManifestArgument = DEFAULT_MANIFEST) -> None:
+    """Print the JSON Schema of manifests, for editors."""
+    from r1pipe.manifest.kinds import load_kinds
+    from r1pipe.manifest.recipe import find_manifest
+    from r1pipe.manifest.schema import manifest_schema
+
+    print_json(manifest_schema(load_kinds(find_manifest(manifest))))
+
+
+def _plan_json(manifest: "Manifest", found: "Plan") -> dict[str, Any]:
+    stages = [asdict(stage) for stage in found.stages]
+    return {"manifest": manifest.name, "profile": manifest.profile, "stages": stages}

@@ -1,0 +1,167 @@
+"""Commands that build: run, stage."""
+
+import inspect
+import json
+import sys
+from collections.abc import Callable
+from functools import wraps
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from r1pipe.cli.options import (
+    DEFAULT_MANIFEST,
+    JsonOption,
+    ManifestArgument,
+    ManifestOption,
+    ProfileOption,
+    SetOption,
+    StoreOption,
+    command_group,
+    load,
+    open_store,
+    print_json,
+)
+from r1pipe.errors import ArtifactError
+
+if TYPE_CHECKING:
+    from r1pipe.manifest import Manifest
+    from r1pipe.pipeline import RunResult
+    from r1pipe.pipeline.planning import Plan
+    from r1pipe.store import Store
+
+QUICK_PROFILES = ("laptop", "smoke")
+"""Profiles so small that nobody is asked before a run."""
+
+app = command_group()
+
+
+def run_stages(
+    manifest: Path,
+    selection: dict[str, Any],
+    profile: ProfileOption = None,
+    overrides: SetOption = None,
+    yes: Annotated[
+        bool, typer.Option("--yes", "-y", help="Do not ask before a large run.")
+    ] = False,
+    checkpoint_every: Annotated[
+        float,
+        typer.Option(
+            "--checkpoint-every", min=0.0, help="Seconds of training that a kill may cost."
+        ),
+    ] = 30.0,
+    store: StoreOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Run what is selected, then print the scoreboard where there is one.
+
+    `selection` is `pipeline.run`'s, and `resume`; the other parameters are options of every
+    command made by `running`.
+    """
+    from r1pipe import pipeline
+    from r1pipe.cli.console import make_console
+
+    loaded, opened = load(manifest, profile, overrides), open_store(store, manifest)
+    resume = selection.pop("resume", False)
+
+    def after_plan(found: Any) -> None:
+        if resume:
+            _check_resumable(found)
+        if not yes and loaded.profile not in QUICK_PROFILES:
+            _ask(found)
+
+    console = make_console(after_plan)
+    result = pipeline.run(loaded, opened, console, checkpoint_every_s=checkpoint_every, **selection)
+    if as_json:
+        print_json(_result_json(loaded, opened, result))
+    elif (board := _scoreboard(opened, result)) is not None:
+        print((board / "scoreboard.txt").read_text(encoding="utf-8").rstrip("\n"))
+
+
+def running(select: Callable[..., dict[str, Any]]) -> Callable[..., None]:
+    """Make a command of a function that returns what to run: it has the shared options, too."""
+    own = inspect.signature(select).parameters
+    shared = list(inspect.signature(run_stages).parameters.values())[2:]
+
+    @wraps(select)
+    def command(manifest: Path, **options: Any) -> None:
+        chosen = {name: options.pop(name) for name in own if name != "manifest"}
+        run_stages(manifest, select(manifest=manifest, **chosen), **options)
+
+    parameters = [*own.values(), *shared]
+    command.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
+    command.__annotations__ = {each.name: each.annotation for each in parameters}
+    return app.command()(command)
+
+
+@running
+def run(
+    manifest: ManifestArgument,
+    to: Annotated[
+        str | None, typer.Option("--to", help="Stop after this stage and what it needs.")
+    ] = None,
+    rebuild: Annotated[
+        list[str] | None, typer.Option("--rebuild", help="Run this stage in any case.")
+    ] = None,
+) -> dict[str, Any]:
+    """Run a manifest: every stage whose result is not in the store yet."""
+    return {"to": to, "rebuild": rebuild or ()}
+
+
+@running
+def stage(
+    name: Annotated[str, typer.Argument(help="The stage.", show_default=False)],
+    manifest: ManifestOption = DEFAULT_MANIFEST,
+    resume: Annotated[
+        bool, typer.Option("--resume", help="Only go on with an attempt; never start anew.")
+    ] = False,
+    rebuild: Annotated[bool, typer.Option("--rebuild", help="Run it in any case.")] = False,
+) -> dict[str, Any]:
+    """Run one stage; its inputs are taken from the store."""
+    return {"only": name, "rebuild": [name] if rebuild else (), "resume": resume}
+
+
+def _check_resumable(found: "Plan") -> None:
+    for planned in found.stages:
+        if planned.status not in ("resume", "hit"):
+            raise ArtifactError(
+                f"{planned.name}: there is no attempt to go on with; leave out --resume to start it"
+            )
+
+
+def _ask(found: "Plan") -> None:
+    """Ask before work that is not known to be small, where there is someone to ask."""
+    count = sum(planned.builds for planned in found.stages)
+    if count and sys.stdin.isatty() and sys.stderr.isatty():
+        typer.confirm(f"Build {count} stages?", default=True, abort=True, err=True)
+
+
+def _scoreboard(store: "Store", result: "RunResult") -> Path | None:
+    """Return the report of the last scoreboard among the stages of a run."""
+    for stage_result in reversed(list(result.stages.values())):
+        if stage_result.record.kind == "scoreboard" and stage_result.status != "lost":
+            return store.output_dir(stage_result.record, "report")
+    return None
+
+
+def _result_json(manifest: "Manifest", store: "Store", result: "RunResult") -> dict[str, Any]:
+    stages = [
+        {
+            "name": each.name,
+            "kind": each.record.kind,
+            "status": each.status,
+            "seconds": each.seconds,
+            "key": each.record.key,
+            "artifact": each.record.artifact_id,
+        }
+        for each in result.stages.values()
+    ]
+    board = _scoreboard(store, result)
+    return {
+        "manifest": manifest.name,
+        "profile": manifest.profile,
+        "built": result.built,
+        "stages": stages,
+        "scoreboard": board and json.loads((board / "scoreboard.json").read_text()),
+    }
