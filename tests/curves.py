@@ -1,0 +1,102 @@
+"""Twenty steps of SFT and of GRPO on fixed rollouts, for engines that shall give the same curve."""
+
+from __future__ import annotations
+
+import random
+from typing import Any
+
+from tiny import corpus_rows, model, problems, rollout, tokenizer
+
+from r1pipe.chat import Format
+from r1pipe.models.prompts import encode_completion, encode_prompt
+from r1pipe.ranks import ALONE, Ranks
+from r1pipe.records import Rollout
+from r1pipe.rl.update import (
+    Objective,
+    frozen_logprobs,
+    minibatches,
+    token_sequences,
+    update_policy,
+)
+from r1pipe.settings import EngineRun, Optimizer
+from r1pipe.train.backends import make_engine
+from r1pipe.train.batching import (
+    Batching,
+    MicroBatch,
+    TokenSequence,
+    count_loss_tokens,
+    micro_batches,
+)
+from r1pipe.train.engine import Engine, Loss
+from r1pipe.train.logprobs import token_logprobs
+
+NUM_STEPS = 20
+OPTIMIZER = Optimizer(lr=1.0, weight_decay=0.01, max_grad_norm=1.0)
+PAD = tokenizer().pad_token_id
+BATCHING = Batching(96, "padded", PAD)
+"""Small micro-batches: some steps have an odd number of them, some more than others."""
+Curve = list[tuple[float, float]]
+"""(loss, gradient norm) of each step."""
+
+
+def sft_curve(engine: Engine) -> Curve:
+    """Train on rows of the corpus, eight or fewer a step."""
+    rows = [
+        TokenSequence(
+            encode_prompt(tokenizer(), row["prompt"], row["format"]),
+            encode_completion(tokenizer(), row["completion"]),
+        )
+        for row in corpus_rows(48)
+    ]
+    rng, curve = random.Random(4), []
+    for step in range(NUM_STEPS):
+        batch = rng.sample(rows, rng.randint(3, 8))
+        total = count_loss_tokens(batch)
+
+        def loss(policy: Any, micro: MicroBatch, total: int = total) -> Loss:
+            return Loss(-token_logprobs(policy, micro).sum() / total)
+
+        value = engine.accumulate(micro_batches(batch, BATCHING), loss)["loss"]
+        curve.append((value, engine.step(3e-3 if step < 10 else 1e-3)))
+    return curve
+
+
+def fixed_rollouts() -> list[Rollout]:
+    """Return completions of random tokens, with log-probabilities near those of the policy."""
+    fmt: Format = "chat"
+    rng, made = random.Random(7), []
+    for problem in problems(6):
+        prompt = encode_prompt(tokenizer(), problem.prompt, fmt)
+        for _ in range(4):
+            ids = [rng.randrange(len(tokenizer())) for _ in range(rng.randint(3, 14))]
+            made.append(rollout(prompt, ids, advantage=rng.uniform(-1, 1)))
+    rows = frozen_logprobs(model(), token_sequences(made), 1.0, BATCHING)
+    for each, row in zip(made, rows, strict=True):
+        each.completion.sampler_logprobs[:] = [value + rng.gauss(0, 0.1) for value in row]
+    return made
+
+
+def grpo_curve(engine: Engine) -> Curve:
+    """Go over the same rollouts again and again, so that ratios leave 1 and the clip acts."""
+    everyone, curve = fixed_rollouts(), []
+    objective = Objective(1.0, 0.2, 0.2, 0.05, "token-mean", 16)
+    reference = frozen_logprobs(model(3), token_sequences(everyone), 1.0, BATCHING)
+    of_rollout = {id(each): row for each, row in zip(everyone, reference, strict=True)}
+    for step in range(0, NUM_STEPS, 2):
+        for batch in minibatches(everyone, 2, f"order:{step}"):
+            rows = [of_rollout[id(each)] for each in batch]
+            measures = update_policy(engine, batch, rows, objective, BATCHING, 2e-3)
+            curve.append((measures["loss"], measures["grad_norm"]))
+    return curve
+
+
+CURVES = {"sft": sft_curve, "grpo": grpo_curve}
+
+
+def curve_of(task: str, run: EngineRun, ranks: Ranks = ALONE) -> Curve:
+    """Return the curve of an engine."""
+    engine = make_engine(model(), OPTIMIZER, run, ranks)
+    try:
+        return CURVES[task](engine)
+    finally:
+        engine.close()

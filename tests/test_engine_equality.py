@@ -1,0 +1,191 @@
+"""PyTorch in one process, DeepSpeed in one and two, ZeRO 0 to 3: the same curves, step by step."""
+
+from __future__ import annotations
+
+import time
+from functools import cache
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from curves import CURVES, NUM_STEPS, OPTIMIZER, Curve, curve_of
+from tiny import corpus_rows, model, save_policy, stage
+
+from r1pipe.errors import Interrupted
+from r1pipe.manifest.kinds import load_kind
+from r1pipe.models.policy import load_model
+from r1pipe.pipeline.context import RunContext
+from r1pipe.pipeline.launch import run_kind
+from r1pipe.pipeline.stopping import Stopper
+from r1pipe.rows import write_rows
+from r1pipe.settings import EngineRun
+from r1pipe.train.backends import make_engine
+
+pytestmark = [
+    pytest.mark.engines,
+    pytest.mark.skipif(not find_spec("deepspeed"), reason="deepspeed is missing"),
+]
+
+STAGE = f'''
+"""Log the curves of every ZeRO stage."""
+
+import sys
+
+from r1pipe.ranks import Launch
+from r1pipe.stage import StageModel
+
+sys.path.insert(0, {str(Path(__file__).parent)!r})
+VERSION = 1
+INPUTS = {{}}
+OUTPUTS = {{"rows": "rows"}}
+
+
+class Params(StageModel):
+    """Nothing."""
+
+
+class Run(StageModel):
+    processes: int
+
+    def launch(self):
+        return Launch(self.processes)
+
+
+def run(context, params, run, inputs):
+    from curves import CURVES, curve_of
+    from r1pipe.settings import EngineRun, EngineSettings
+
+    for stage in range(4):
+        settings = EngineSettings(
+            backend="deepspeed", num_processes=run.processes, zero_stage=stage
+        )
+        for task in CURVES:
+            curve = curve_of(task, EngineRun(engine=settings), context.ranks)
+            for step, (loss, norm) in enumerate(curve, start=1):
+                names = f"{{task}}-{{stage}}-loss", f"{{task}}-{{stage}}-norm"
+                context.log(step, **dict(zip(names, (loss, norm), strict=True)))
+'''
+
+
+class Console:
+    """Keeps what is logged."""
+
+    def __init__(self) -> None:
+        self.logged: dict[int, dict[str, float]] = {}
+        self.stopper = Stopper()
+        self.stop_at = 0
+
+    def progress(self, name: str, step: int, total: int | None, values: Any) -> None:
+        self.logged.setdefault(step, {}).update(values)
+        if step == self.stop_at:
+            self.stopper.ask(15)
+
+
+def context_in(folder: Path, console: Any, outputs: tuple[str, ...] = ("rows",)) -> RunContext:
+    for part in ("logs", "checkpoints"):
+        (folder / part).mkdir(parents=True, exist_ok=True)
+    return RunContext("curves", folder, outputs, {}, console, console.stopper, 1000.0)
+
+
+@cache
+def torch_curve(task: str) -> Curve:
+    return curve_of(task, EngineRun(workers=1))
+
+
+@pytest.fixture(scope="module", params=[1, 2])
+def logged(
+    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
+) -> dict[int, dict[str, float]]:
+    """Return all curves of DeepSpeed in one process, or in two."""
+    folder = tmp_path_factory.mktemp("curves")
+    (folder / "curves_stage.py").write_text(STAGE)
+    kind, console = load_kind("curves", folder / "curves_stage.py"), Console()
+    context = context_in(folder / "work", console)
+    run_kind(kind, context, kind.params(), kind.run_model(processes=request.param), {})
+    context.close()
+    return console.logged
+
+
+@pytest.mark.parametrize("zero_stage", range(4))
+@pytest.mark.parametrize("task", CURVES)
+def test_the_curves_agree_step_by_step(
+    logged: dict[int, dict[str, float]], task: str, zero_stage: int
+) -> None:
+    expected = torch_curve(task)
+    assert sorted(logged) == list(range(1, NUM_STEPS + 1))
+    spread = max(loss for loss, _ in expected) - min(loss for loss, _ in expected)
+    assert spread > 0.05, "a curve that does not move shows nothing"
+    for step, (loss, norm) in enumerate(expected, start=1):
+        found = logged[step]
+        assert found[f"{task}-{zero_stage}-loss"] == pytest.approx(loss, abs=1e-4), step
+        assert found[f"{task}-{zero_stage}-norm"] == pytest.approx(norm, rel=1e-3, abs=1e-4), step
+
+
+# ---- the SFT stage, stopped and resumed on another number of processes --------------------------
+
+
+class Sft:
+    """The stage of the recipe on twelve rows: thirty steps."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.kind = stage("sft")
+        self.inputs = {"model": save_policy(folder / "base"), "rows": folder / "rows"}
+        write_rows(folder / "rows", corpus_rows(12, "chat"))
+
+    def run(self, name: str, console: Console, **engine: Any) -> Path:
+        context = context_in(self.folder / name, console, ("model",))
+        optimizer = {"lr": 3e-3, "schedule": "cosine"}
+        params = self.kind.params(
+            seed=1, num_epochs=10, batch_size=4, max_tokens=100, optimizer=optimizer
+        )
+        settings: Any = {"engine": engine, "micro_batch_tokens": 64}
+        try:
+            run_kind(self.kind, context, params, self.kind.run_model(**settings), self.inputs)
+        finally:
+            context.close()
+            ranks = self.folder / name / "ranks"
+            if ranks.exists():
+                ranks.rename(self.folder / f"{name}-ranks-{time.monotonic_ns()}")
+        return context.output("model")
+
+
+@pytest.mark.parametrize(
+    ("first", "second"), [((2, 3), (1, 2)), ((1, 1), (2, 3)), ((2, 2), (0, 0))]
+)
+def test_training_resumes_on_another_number_of_processes_and_stage(
+    tmp_path: Path, first: tuple[int, int], second: tuple[int, int]
+) -> None:
+    sft, whole = Sft(tmp_path), Console()
+    expected = load_model(sft.run("whole", whole))
+    stopped = Console()
+    stopped.stop_at = 2
+    with pytest.raises(Interrupted, match="SIGTERM"):
+        sft.run("moved", stopped, **engine(*first))
+    done = max(stopped.logged)
+    assert 2 <= done < 30
+    console = Console()
+    out = sft.run("moved", console, **engine(*second))
+    assert sorted(console.logged) == list(range(done + 1, 31))
+    for step, values in (stopped.logged | console.logged).items():
+        assert values["loss"] == pytest.approx(whole.logged[step]["loss"], abs=1e-4)
+    assert {path.suffix for path in out.iterdir()} <= {".json", ".safetensors", ".jinja"}
+    trained = dict(load_model(out).named_parameters())
+    for name, weight in expected.named_parameters():
+        torch.testing.assert_close(trained[name], weight, rtol=0, atol=2e-4)  # Adam's sign steps
+
+
+def engine(processes: int, zero_stage: int) -> dict[str, Any]:
+    if not processes:
+        return {"backend": "torch"}
+    return {"backend": "deepspeed", "num_processes": processes, "zero_stage": zero_stage}
+
+
+def test_the_torch_engine_s_curve_depends_on_its_clipping() -> None:
+    """The comparison above would be empty if no gradient were clipped."""
+    assert max(norm for _, norm in torch_curve("sft")) > OPTIMIZER.max_grad_norm
+    loose = make_engine(model(), OPTIMIZER.model_copy(update={"max_grad_norm": 1e9}), EngineRun())
+    other = CURVES["sft"](loose)
+    assert abs(other[-1][0] - torch_curve("sft")[-1][0]) > 1e-3
