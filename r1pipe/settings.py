@@ -116,6 +116,8 @@ class GeneratorSettings(StageModel):
     """vllm: most completions that are decoded together."""
     max_model_tokens: int | None = Field(default=None, gt=1)
     """vllm: longest prompt with its completion; where not said, what the model allows."""
+    bf16: bool = False
+    """vllm: weights and cache in bfloat16; beside a trainer that computes so, always."""
     eager: bool = False
     """vllm: no CUDA graphs: starts sooner, samples more slowly. On a CPU always so."""
     sleep: bool = True

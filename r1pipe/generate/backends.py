@@ -42,13 +42,15 @@ def _sealed(folder: Path, tokenizer: Any, run: SampleRun) -> Generator:
     from r1pipe.generate.replicas import ReplicaGenerator
     from r1pipe.generate.vllm_engine import EngineShape, VllmGenerator
 
-    shape = EngineShape(folder, tuple(ends), device=run.device)
+    shape = EngineShape(folder, tuple(ends), is_bf16=settings.bf16, device=run.device)
     if settings.data_parallel > 1:
         return ReplicaGenerator(shape, settings)
     return VllmGenerator(shape, settings)
 
 
-def generator_of(model: Any, tokenizer: Any, run: SampleRun, num_ranks: int = 1) -> Generator:
+def generator_of(
+    model: Any, tokenizer: Any, run: SampleRun, num_ranks: int = 1, *, is_bf16: bool = False
+) -> Generator:
     """Return a generator for a policy that is being trained, loaded from a folder.
 
     transformers samples from the very model, whatever its weights become; vLLM has its own, which
@@ -72,7 +74,7 @@ def generator_of(model: Any, tokenizer: Any, run: SampleRun, num_ranks: int = 1)
     shape = EngineShape(
         Path(model.name_or_path),
         tuple(end_ids(model, tokenizer)),
-        dtype=str(model.dtype).removeprefix("torch."),
+        is_bf16=is_bf16 or settings.bf16,
         device=run.device,
         is_shared=True,
         is_ranked=num_ranks > 1,

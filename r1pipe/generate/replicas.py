@@ -72,8 +72,11 @@ class ReplicaGenerator:
                 else:
                     index, ids, logprobs, reason = answer["sampled"]
                     yield Sampled(index, ids, logprobs, FinishReason(reason))
+        except StageError:
+            self.close()
+            raise
         finally:
-            while busy:  # abandoned: take what still comes
+            while busy and self._replicas:  # abandoned: take what still comes
                 busy -= "done" in self._answer()
 
     def load_weights(self, tensors: Iterable[tuple[str, Any]]) -> None:

@@ -41,8 +41,8 @@ class EngineShape:
     """A sealed model directory: weights, configuration."""
     end_ids: tuple[int, ...]
     """Token ids that end a completion."""
-    dtype: str = "float32"
-    """Precision of weights and cache."""
+    is_bf16: bool = False
+    """Whether weights and cache are bfloat16, in place of float32."""
     device: str = "cpu"
     """What the engine must find; it takes the first one that it sees."""
     is_shared: bool = False
@@ -84,6 +84,8 @@ class VllmGenerator:
         A completion ends at the latest where prompt and completion have `max_model_tokens`; a
         prompt that leaves no room is a StageError. An abandoned iterator aborts its requests.
         """
+        if self._engine is None:
+            raise StageError("this engine is closed, perhaps since a push of weights broke off")
         if self.is_asleep or self._engine.has_unfinished_requests():
             raise RuntimeError("the engine sleeps, or another sampling is under way")
         waiting = iter(sorted(requests, key=lambda r: (len(r.prompt_ids), r.prompt_ids, r.index)))
@@ -217,7 +219,7 @@ def engine_arguments(
     is_cpu = kind_of_device(shape.device) == "cpu"
     arguments: dict[str, Any] = {
         "model": str(shape.folder),
-        "dtype": shape.dtype,
+        "dtype": "bfloat16" if shape.is_bf16 else "float32",
         "seed": 0,
         "max_model_len": max_tokens,
         "max_num_seqs": settings.max_num_seqs,

@@ -79,7 +79,10 @@ def freeze(model: Model) -> Model:
 
 
 def save_model(
-    model: Model, tokenizer: Tokenizer, path: Path, weights: Mapping[str, torch.Tensor] | None = None
+    model: Model,
+    tokenizer: Tokenizer,
+    path: Path,
+    weights: Mapping[str, torch.Tensor] | None = None,
 ) -> None:
     """Write a directory that transformers and vllm load as it is: weights, tokenizer, chat
     template and generation config (temperature 1, every end-of-sequence id).

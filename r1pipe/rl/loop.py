@@ -10,6 +10,7 @@ from __future__ import annotations
 import copy
 import time
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import closing
 from dataclasses import dataclass
 from itertools import islice
 from typing import Any
@@ -22,6 +23,7 @@ from r1pipe.models.policy import freeze
 from r1pipe.ranks import ALONE, Ranks
 from r1pipe.records import Group, Problem, Rollout
 from r1pipe.rl.exchange import gather_groups
+from r1pipe.rl.parity import TOLERANCES, ParityPlan, check_parity
 from r1pipe.rl.reference import Reference
 from r1pipe.rl.rollouts import (
     Scorer,
@@ -34,6 +36,7 @@ from r1pipe.rl.rollouts import (
 from r1pipe.rl.update import (
     Objective,
     minibatches,
+    policy_logprobs,
     token_sequences,
     trained_rollouts,
     update_policy,
@@ -47,6 +50,8 @@ from r1pipe.train.schedule import learning_rate
 from r1pipe.train.supervised import finish
 
 NUM_SAMPLE_ROWS = 4
+MISMATCH = ("mismatch_kl", "mismatch_ratio_max")
+"""Metrics of what the sampler says of its tokens and the trainer with the same weights says."""
 
 
 @dataclass(frozen=True)
@@ -71,33 +76,64 @@ def train_grpo(
     """Train `model` in place and write it as the stage's output."""
     params = plan.params
     reference = Reference(freeze(copy.deepcopy(model))) if params.kl_coef else None
-    sampled = sampled_model(model, plan.run.engine)
+    sampled = sampled_model(model, plan.run)
     engine = make_engine(model, params.optimizer, plan.run, context.ranks)
-    generator = generator_of(sampled, tokenizer, plan.run)
-    done = restore(context, engine, reference)
-    generator.load_weights(engine.weights())
-    rollouts_done = done // params.minibatches_per_rollout
-    order = rollout_problems(problems, general, params)
-    num_rollouts = params.num_steps // params.minibatches_per_rollout
-    for number, chosen in enumerate(
-        islice(order, rollouts_done, num_rollouts), start=rollouts_done
-    ):
-        started = time.perf_counter()
-        groups = roll_out(generator, tokenizer, chosen, params, number, scorers, context.ranks)
-        sampled_s = time.perf_counter() - started
-        learn(context, engine, reference, groups, plan, tokenizer.pad_token_id, number, sampled_s)
+    made = generator_of(
+        sampled, tokenizer, plan.run, context.ranks.size, is_bf16=plan.run.engine.bf16
+    )
+    with closing(made) as generator:
+        done = restore(context, engine, reference)
         generator.load_weights(engine.weights())
-        checkpoint(context, engine, reference, (number + 1) * params.minibatches_per_rollout)
+        pass_gate(context, engine, generator, tokenizer, problems, plan)
+        first = done // params.minibatches_per_rollout
+        order = rollout_problems(problems, general, params)
+        num_rollouts = params.num_steps // params.minibatches_per_rollout
+        for number, chosen in enumerate(islice(order, first, num_rollouts), start=first):
+            started = time.perf_counter()
+            groups = roll_out(generator, tokenizer, chosen, params, number, scorers, context.ranks)
+            sampled_s = time.perf_counter() - started
+            generator.sleep()
+            learn(
+                context, engine, reference, groups, plan, tokenizer.pad_token_id, number, sampled_s
+            )
+            generator.load_weights(engine.weights())
+            checkpoint(context, engine, reference, (number + 1) * params.minibatches_per_rollout)
     finish(context, engine, tokenizer)
 
 
-def sampled_model(model: Any, settings: EngineSettings) -> Any:
+def sampled_model(model: Any, run: Any) -> Any:
     """Return what the sampler runs: the trained model itself, or a copy where its weights will lie
-    in parts (ZeRO-3)."""
-    if settings.backend == "torch" or settings.zero_stage < 3:
+    in parts (ZeRO-3). vLLM looks at its configuration alone."""
+    settings: EngineSettings = run.engine
+    has_own_weights = run.generator.backend != "transformers"
+    if has_own_weights or settings.backend == "torch" or settings.zero_stage < 3:
         return model
     whole = freeze(copy.deepcopy(model))
     return whole.to(torch.bfloat16) if settings.bf16 else whole
+
+
+def pass_gate(
+    context: Context,
+    engine: Engine,
+    generator: Generator,
+    tokenizer: Any,
+    problems: Sequence[Problem],
+    plan: GrpoPlan,
+) -> None:
+    """Check a sampler with weights of its own against the trainer (`r1pipe.rl.parity`)."""
+    if plan.run.generator.backend == "transformers":
+        return
+    params = plan.params
+    precision = "bfloat16" if plan.run.engine.bf16 else "float32"
+    parity = ParityPlan(
+        params.temperature,
+        params.max_tokens,
+        params.format,
+        plan.run.parity_tolerance or TOLERANCES[precision],
+        batching_of(plan.run, tokenizer.pad_token_id),
+    )
+    found = check_parity(engine, generator, tokenizer, problems, parity, context.ranks)
+    context.note(**found)
 
 
 def rollout_problems(
@@ -163,6 +199,8 @@ def learn(
     everyone = [rollout for group in groups for rollout in group.rollouts]
     used = trained_rollouts(everyone, params.truncated)
     shown = rollout_metrics(groups)
+    old_rows = own_logprobs(engine, used, plan, batching)
+    met: dict[str, float] = {}
     for place, batch in enumerate(
         minibatches(used, params.minibatches_per_rollout, f"{params.seed}:{number}")
     ):
@@ -173,14 +211,31 @@ def learn(
         rate = learning_rate(
             step, params.num_steps, opt.lr, opt.schedule, opt.warmup_steps, opt.final_lr_frac
         )
-        update = update_policy(engine, batch, rows, plan.objective, batching, rate)
+        old = None if old_rows is None else [old_rows[id(rollout)] for rollout in batch]
+        update = update_policy(engine, batch, rows, plan.objective, batching, rate, old)
+        if old_rows is None:  # only at first are the trainer's weights those that sampled
+            met = met or {name: update[name] for name in MISMATCH if name in update}
         if reference is not None and (step + 1) % params.reference_refresh_steps == 0:
             reference.refresh(engine.weights())
         seconds = time.perf_counter() - started + sampled_s / params.minibatches_per_rollout
         speed = sum(len(s) for s in token_sequences(batch)) / seconds
-        context.log(step + 1, params.num_steps, **shown, **update, lr=rate, tokens_per_s=speed)
+        context.log(
+            step + 1, params.num_steps, **shown, **(update | met), lr=rate, tokens_per_s=speed
+        )
     if number % 10 == 0:
         keep_samples(context, groups, number)
+
+
+def own_logprobs(
+    engine: Engine, rollouts: Sequence[Rollout], plan: GrpoPlan, batching: Batching
+) -> dict[int, list[float]] | None:
+    """Return the trainer's log-probabilities of each rollout (by `id`) under the weights that
+    sampled it, where they are asked for."""
+    if plan.objective.truncation is None or not rollouts:
+        return None
+    sequences = token_sequences(rollouts)
+    rows = policy_logprobs(engine, sequences, plan.params.temperature, batching)
+    return {id(rollout): row for rollout, row in zip(rollouts, rows, strict=True)}
 
 
 def reference_rows(

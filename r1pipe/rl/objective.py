@@ -42,21 +42,34 @@ def grpo_token_loss(
     clip_low: float,
     clip_high: float,
     kl_coef: float,
+    weights: Tensor | float = 1.0,
 ) -> TokenLoss:
     """Return the clipped policy loss with the KL term in the loss (arXiv:2402.03300, Eq. 3).
 
     `sampler_logprobs` are those of the weights that sampled, frozen for the whole rollout: taken
     anew at each minibatch the ratio would always be 1 and the clip dead. The ratio is per token.
     R1 prints a clip of 10, whose lower bound never binds (arXiv:2501.12948v2, section 3.2.1).
+    `weights` correct for a sampler that is not quite the policy (`truncated_weights`); then
+    `sampler_logprobs` are the trainer's own of the weights that sampled.
     """
     ratio = torch.exp(logprobs - sampler_logprobs)
     clipped = ratio.clamp(1.0 - clip_low, 1.0 + clip_high)
-    gain = torch.minimum(ratio * advantages, clipped * advantages)
+    gain = weights * torch.minimum(ratio * advantages, clipped * advantages)
     kl = torch.zeros_like(logprobs)
     if reference_logprobs is not None:
         kl = k3_kl(logprobs, reference_logprobs)
     is_clipped = clipped * advantages < ratio * advantages
     return TokenLoss(-gain + kl_coef * kl, ratio.detach(), kl.detach(), is_clipped)
+
+
+def truncated_weights(old: Tensor, sampler: Tensor, limit: float) -> Tensor:
+    """Return min(policy / sampler, limit) for tokens drawn by a sampler whose arithmetic is another
+    than the trainer's; both log-probabilities are those of the weights that sampled.
+
+    Truncated importance sampling: the expectation is that under the policy but for the cut, which
+    bounds the variance.
+    """
+    return torch.exp(old - sampler).clamp(max=limit)
 
 
 def token_weights(

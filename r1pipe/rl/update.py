@@ -6,7 +6,7 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -14,7 +14,12 @@ import torch
 from torch import Tensor
 
 from r1pipe.records import FinishReason, Rollout
-from r1pipe.rl.objective import Aggregation, grpo_token_loss, token_weights
+from r1pipe.rl.objective import (
+    Aggregation,
+    grpo_token_loss,
+    token_weights,
+    truncated_weights,
+)
 from r1pipe.train.batching import Batching, MicroBatch, TokenSequence, micro_batches
 from r1pipe.train.engine import Engine, Loss
 from r1pipe.train.logprobs import token_logprobs
@@ -33,6 +38,8 @@ class Objective:
     kl_coef: float
     aggregation: Aggregation
     constant_tokens: int
+    truncation: float | None = None
+    """Bound of the weights that correct for the sampler's arithmetic; None corrects nothing."""
 
 
 def trained_rollouts(rollouts: Sequence[Rollout], truncated: Truncated) -> list[Rollout]:
@@ -78,8 +85,28 @@ def frozen_logprobs(
     def compute(batch: MicroBatch) -> tuple[MicroBatch, list[float]]:
         return batch, token_logprobs(model, batch.to(model.device), temperature).tolist()
 
+    found = in_order(compute, micro_batches(sequences, batching), batching.workers)
+    return by_sequence(sequences, found)
+
+
+def policy_logprobs(
+    engine: Engine, sequences: Sequence[TokenSequence], temperature: float, batching: Batching
+) -> list[list[float]]:
+    """Return each sequence's completion log-probabilities under the policy as the engine has it."""
+    batches = list(micro_batches(sequences, batching))
+
+    def compute(model: Any, batch: MicroBatch) -> Tensor:
+        return token_logprobs(model, batch, temperature)
+
+    return by_sequence(sequences, zip(batches, engine.per_token(batches, compute), strict=True))
+
+
+def by_sequence(
+    sequences: Sequence[TokenSequence], found: Iterable[tuple[MicroBatch, list[float]]]
+) -> list[list[float]]:
+    """Put the numbers of all trained tokens back to the sequences they belong to."""
     rows: list[list[float]] = [[0.0] * len(s.completion_ids) for s in sequences]
-    for batch, values in in_order(compute, micro_batches(sequences, batching), batching.workers):
+    for batch, values in found:
         mask = batch.loss_mask
         places = zip(
             batch.sequence_index[mask].tolist(), batch.completion_offset[mask].tolist(), strict=True
@@ -96,27 +123,39 @@ def update_policy(
     objective: Objective,
     batching: Batching,
     learning_rate: float,
+    old_rows: Sequence[Sequence[float]] | None = None,
 ) -> dict[str, float]:
-    """Do one optimizer step on a minibatch; return its metrics (empty minibatch: no step)."""
+    """Do one optimizer step on a minibatch; return its metrics (empty minibatch: no step).
+
+    `old_rows` are the trainer's own log-probabilities of the weights that sampled, which
+    `objective.truncation` needs.
+    """
     if not rollouts:
         return {}
     sequences = token_sequences(rollouts)
     sampler = per_token_table([r.completion.sampler_logprobs for r in rollouts])
     reference = None if reference_rows is None else per_token_table(reference_rows)
+    old = None if old_rows is None else per_token_table(old_rows)
     advantages = torch.tensor([r.advantage for r in rollouts], dtype=torch.float32)
     lengths = torch.tensor([len(s.completion_ids) for s in sequences], dtype=torch.float32)
     num_tokens = int(lengths.sum())
 
     def loss(model: Any, batch: MicroBatch) -> Loss:
         index = batch.sequence_index[batch.loss_mask]
-        token = grpo_token_loss(
+        logprobs, sampled = (
             token_logprobs(model, batch, objective.temperature),
             at_trained(sampler, batch),
+        )
+        begun, correction = corrected(sampled, old, batch, objective.truncation)
+        token = grpo_token_loss(
+            logprobs,
+            begun,
             None if reference is None else at_trained(reference, batch),
             advantages.to(index.device)[index],
             clip_low=objective.clip_low,
             clip_high=objective.clip_high,
             kl_coef=objective.kl_coef,
+            weights=correction,
         )
         weights = token_weights(
             lengths.to(index.device)[index],
@@ -125,12 +164,31 @@ def update_policy(
             num_tokens=num_tokens,
             constant=objective.constant_tokens,
         )
-        means = {"kl": token.kl, "clip_frac": token.is_clipped, "ratio_mean": token.ratio}
+        difference = (logprobs.detach() if old is None else begun) - sampled
+        means = {
+            "kl": token.kl,
+            "clip_frac": token.is_clipped,
+            "ratio_mean": token.ratio,
+            "mismatch_kl": torch.expm1(difference) - difference,
+        }
         return Loss(
             (token.loss * weights).sum(),
             sums={name: float(values.sum()) / num_tokens for name, values in means.items()},
-            peaks={"ratio_max": float(token.ratio.max())},
+            peaks={
+                "ratio_max": float(token.ratio.max()),
+                "mismatch_ratio_max": float(difference.abs().max().exp()),
+            },
         )
 
     measures = engine.accumulate(micro_batches(sequences, batching), loss)
     return {**measures, "grad_norm": engine.step(learning_rate)}
+
+
+def corrected(
+    sampled: Tensor, old: Tensor | None, batch: MicroBatch, truncation: float | None
+) -> tuple[Tensor, Tensor | float]:
+    """Return what the ratio is taken against, and the weights of the tokens.  [N] each"""
+    if truncation is None or old is None:
+        return sampled, 1.0
+    begun = at_trained(old, batch)
+    return begun, truncated_weights(begun, sampled, truncation)

@@ -17,12 +17,12 @@ from typing import Any
 import torch
 import torch.distributed as dist
 from torch import Tensor
-from torch.distributed.distributed_c10d import HashStore
+from torch.distributed import HashStore  # type: ignore[attr-defined]
 
 from r1pipe.ranks import Ranks
 from r1pipe.settings import EngineSettings
 from r1pipe.train.batching import MicroBatch
-from r1pipe.train.engine import Loss, LossFunction, Measures, add_up
+from r1pipe.train.engine import LossFunction, Measures, TokenFunction, add_up
 from r1pipe.train.state import MOMENTS, StateWriter, read_state, write_facts
 
 # its logger and its accelerator are chosen when it is imported
@@ -102,6 +102,33 @@ class DeepSpeedEngine:
         self.engine.step()
         self.num_steps += 1
         return float(self.engine.get_global_grad_norm() if norm is None else norm)
+
+    def per_token(
+        self, batches: Iterable[MicroBatch], function: TokenFunction
+    ) -> list[list[float]]:
+        """Return the function's numbers for every micro-batch, in their order, on every rank.
+
+        Each rank computes its share; all run as many forward passes.
+        """
+        everyone = list(batches)
+        rounds = -(-len(everyone) // self.ranks.size)
+        mine: list[list[float]] = []
+        for number in range(rounds):
+            place = number * self.ranks.size + self.ranks.rank
+            batch = everyone[place if place < len(everyone) else 0].to(self.device)
+            with torch.no_grad():
+                mine.append(self.engine(batch, function).tolist())
+        of_ranks = self.ranks.gather(mine)
+        return [of_ranks[i % self.ranks.size][i // self.ranks.size] for i in range(len(everyone))]
+
+    def writing(self, parameter: Any) -> AbstractContextManager[Any]:
+        """Gather a parameter that is in parts, and divide it again behind the block."""
+        if self.stage < 3:
+            return nullcontext()
+        gathered: AbstractContextManager[Any] = deepspeed.zero.GatheredParameters(
+            [parameter], modifier_rank=0
+        )
+        return gathered
 
     def weights(self) -> Iterator[tuple[str, Tensor]]:
         """Yield every parameter, whole, by name; all ranks must go through all of them."""
@@ -227,15 +254,15 @@ class DeepSpeedEngine:
 
 
 class _RootModule(torch.nn.Module):
-    """Computes the loss inside a forward pass of the root module, where ZeRO-3 follows it."""
+    """Computes a function inside a forward pass of the root module, where ZeRO-3 follows it."""
 
     def __init__(self, policy: Any) -> None:
         super().__init__()
         self.policy = policy
 
-    def forward(self, batch: MicroBatch, loss: LossFunction) -> tuple[Tensor, Loss]:
-        part = loss(self.policy, batch)
-        return part.value, part
+    def forward(self, batch: MicroBatch, function: LossFunction | TokenFunction) -> Any:
+        part = function(self.policy, batch)
+        return part if isinstance(part, Tensor) else (part.value, part)
 
 
 def config_of(settings: EngineSettings, max_grad_norm: float) -> dict[str, Any]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import nullcontext
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
@@ -37,12 +37,16 @@ class Loss:
 
 LossFunction = Callable[[Any, MicroBatch], Loss]
 """(model, micro-batch) -> its loss. Several threads may call it at once."""
+TokenFunction = Callable[[Any, MicroBatch], Tensor]
+"""(model, micro-batch) -> one number for each trained token, in row order."""
 
 
 class Engine(Protocol):
     """What trains a model; every backend passes one conformance suite."""
 
     model: Any
+    parameters: dict[str, Any]
+    """What is trained, by name; in parts where the engine keeps it so."""
 
     def accumulate(self, batches: Iterable[MicroBatch], loss: LossFunction) -> dict[str, float]:
         """Add the gradients of all micro-batches; return `loss`, the sums and the peaks.
@@ -52,6 +56,17 @@ class Engine(Protocol):
 
     def step(self, learning_rate: float) -> float:
         """Clip, update, clear the gradients; return the gradient norm before clipping."""
+
+    def per_token(
+        self, batches: Iterable[MicroBatch], function: TokenFunction
+    ) -> list[list[float]]:
+        """Return the function's numbers for every micro-batch, in their order, on every rank.
+
+        No gradients; called with the same micro-batches on every rank.
+        """
+
+    def writing(self, parameter: Any) -> AbstractContextManager[Any]:
+        """Give a block in which `parameter.data` is whole, and what is written into it stays."""
 
     def weights(self) -> Iterator[tuple[str, Tensor]]:
         """Yield every trained parameter, whole, by name; each one is valid until the next.
@@ -105,7 +120,7 @@ class TorchEngine:
         device = trained[0].device
 
         def forward(batch: MicroBatch) -> Loss:
-            with torch.autocast(device.type, torch.bfloat16) if self.bf16 else nullcontext():
+            with self._precision():
                 return loss(self.model, batch.to(device))
 
         def differentiate(batch: MicroBatch) -> tuple[Loss, Sequence[Tensor | None]]:
@@ -134,6 +149,27 @@ class TorchEngine:
         self.optimizer.step()
         self.optimizer.zero_grad(set_to_none=True)
         return float(norm)
+
+    def per_token(
+        self, batches: Iterable[MicroBatch], function: TokenFunction
+    ) -> list[list[float]]:
+        """Return the function's numbers for every micro-batch, in their order."""
+
+        @torch.no_grad()
+        def compute(batch: MicroBatch) -> list[float]:
+            with self._precision():
+                values: list[float] = function(self.model, batch.to(self.model.device)).tolist()
+            return values
+
+        return list(in_order(compute, batches, self.workers))
+
+    def writing(self, parameter: Any) -> AbstractContextManager[Any]:
+        """Every parameter is whole."""
+        return nullcontext()
+
+    def _precision(self) -> AbstractContextManager[Any]:
+        kind = self.model.device.type
+        return torch.autocast(kind, torch.bfloat16) if self.bf16 else nullcontext()
 
     def weights(self) -> Iterator[tuple[str, Tensor]]:
         """Yield every trained parameter by name: the parameter itself."""

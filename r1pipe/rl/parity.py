@@ -1,0 +1,187 @@
+"""The parity gate: does the sampler compute what the trainer computes, before and after a push?
+
+The ratio of GRPO divides the trainer's probability of a token by the sampler's. Where the two come
+from different engines, a wrong temperature, a stale cache or a weight that never arrived would
+train on noise, in silence. So a stage compares them at its start on real prompts at the real
+temperature: once with the weights as they are, and once after pushing changed ones.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+
+from r1pipe.chat import Format
+from r1pipe.errors import StageError
+from r1pipe.generate.protocol import Generator, Sampling
+from r1pipe.ranks import ALONE, Ranks
+from r1pipe.records import Problem, Rollout
+from r1pipe.rl.exchange import gather_groups
+from r1pipe.rl.rollouts import sample_completions
+from r1pipe.rl.update import policy_logprobs, token_sequences
+from r1pipe.train.batching import Batching
+from r1pipe.train.engine import Engine
+
+NUM_PROBLEMS, MAX_TOKENS = 8, 64
+FACTORS = (1.125, 2.0, 8.0)  # exact in every precision; the first that shows is enough
+CLEARLY = 10.0  # a change shows when it moves log-probabilities by so many tolerances
+TOLERANCES = {"float32": 1e-3, "bfloat16": 0.05, "float16": 0.02}
+"""Largest mean difference of log-probabilities by the sampler's precision. Measured on a CPU:
+1e-6 in float32, 2e-3 in bfloat16 with random weights; trained ones differ more."""
+
+
+@dataclass(frozen=True)
+class Mismatch:
+    """How the trainer's log-probabilities of sampled tokens differ from the sampler's."""
+
+    num_tokens: int
+    mean: float
+    """Mean absolute difference."""
+    kl: float
+    """k3 estimate of KL(sampler || trainer), per token."""
+    ratio_max: float
+    """Largest ratio of the two probabilities of a token, either way round."""
+
+    def metrics(self) -> dict[str, float]:
+        """Return what is logged."""
+        return {"mismatch_kl": self.kl, "mismatch_ratio_max": self.ratio_max}
+
+    def __str__(self) -> str:
+        return (
+            f"mean difference {self.mean:.2g}, KL {self.kl:.2g}, largest ratio {self.ratio_max:.3g}"
+            f" over {self.num_tokens} tokens"
+        )
+
+
+@dataclass(frozen=True)
+class ParityPlan:
+    """What is sampled for the comparison, and how much may differ."""
+
+    temperature: float
+    max_tokens: int
+    format: Format
+    tolerance: float
+    batching: Batching
+
+
+def check_parity(
+    engine: Engine,
+    generator: Generator,
+    tokenizer: Any,
+    problems: Sequence[Problem],
+    plan: ParityPlan,
+    ranks: Ranks = ALONE,
+) -> dict[str, float]:
+    """Compare sampler and trainer, push a changed weight, compare again, put everything back.
+
+    Returns both mean differences. Raises StageError, with what may be the matter, where one is
+    beyond the tolerance. Weights come back bit by bit.
+    """
+    some = list(problems[:NUM_PROBLEMS])
+    before, rollouts = _compare(engine, generator, tokenizer, some, plan, ranks)
+    if not before.mean <= plan.tolerance:
+        raise StageError(
+            f"sampler and trainer disagree about the same weights: {before} (at most"
+            f" {plan.tolerance:g} on average). They may compute in different precisions"
+            " (run.engine.bf16), or this version of the engine may not fit the model; sample with"
+            " run.generator.backend transformers to see the difference"
+        )
+    for factor in FACTORS:
+        with changed(engine, factor):
+            moved = mismatch(rollouts, _logprobs(engine, rollouts, plan))
+            generator.load_weights(engine.weights())
+            after, _ = _compare(engine, generator, tokenizer, some, plan, ranks)
+        generator.load_weights(engine.weights())
+        if not after.mean <= plan.tolerance:
+            raise StageError(
+                f"pushed weights do not arrive in the sampler as they are: before a push {before},"
+                f" after pushing changed weights {after} (at most {plan.tolerance:g} on average)."
+                " Some weight or cache in it is stale; report it with the versions that"
+                " `r1pipe doctor` prints"
+            )
+        if moved.mean > CLEARLY * plan.tolerance:
+            return {"parity": before.mean, "parity_after_push": after.mean}
+    raise StageError(
+        f"changing the weights moved no log-probability by more than {moved.mean:.2g}, so the push"
+        " cannot be checked; is the policy untrained?"
+    )
+
+
+def _compare(
+    engine: Engine,
+    generator: Generator,
+    tokenizer: Any,
+    problems: Sequence[Problem],
+    plan: ParityPlan,
+    ranks: Ranks,
+) -> tuple[Mismatch, list[Rollout]]:
+    """Sample a completion of each problem, each rank its share; compare all on every rank."""
+    sampling = Sampling(plan.temperature, 1.0, min(plan.max_tokens, MAX_TOKENS))
+    groups = sample_completions(
+        generator, tokenizer, problems, 1, sampling, plan.format, ["parity"], ranks=ranks
+    )
+    rollouts = [g.rollouts[0] for g in gather_groups(ranks, problems, groups)]
+    return mismatch(rollouts, _logprobs(engine, rollouts, plan)), rollouts
+
+
+def _logprobs(engine: Engine, rollouts: Sequence[Rollout], plan: ParityPlan) -> list[list[float]]:
+    return policy_logprobs(engine, token_sequences(rollouts), plan.temperature, plan.batching)
+
+
+def mismatch(rollouts: Sequence[Rollout], trainer_rows: Sequence[Sequence[float]]) -> Mismatch:
+    """Return how the trainer's log-probabilities differ from those the sampler gave.
+
+    Raises StageError where the sampler gave none: a ratio would be meaningless.
+    """
+    differences: list[float] = []
+    for rollout, row in zip(rollouts, trainer_rows, strict=True):
+        sampler_row = rollout.completion.sampler_logprobs
+        if len(sampler_row) != len(row):
+            raise StageError(
+                "the sampler gave no log-probabilities of its tokens; a policy cannot be trained on"
+                " what it samples"
+            )
+        differences += [theirs - ours for theirs, ours in zip(row, sampler_row, strict=True)]
+    count = len(differences)
+    return Mismatch(
+        count,
+        mean=sum(map(abs, differences)) / count,
+        kl=sum(math.expm1(d) - d for d in differences) / count,
+        ratio_max=math.exp(max(map(abs, differences))),
+    )
+
+
+@contextmanager
+def changed(engine: Engine, factor: float) -> Iterator[None]:
+    """Multiply embeddings, head, last norm, first and last layer by a factor inside the block.
+
+    A tied head is changed with its embedding: a sampler that keeps a copy of either is found out.
+    """
+    names = changed_names(engine)
+    kept: dict[str, torch.Tensor] = {}
+    try:
+        for name in names:
+            with engine.writing(engine.parameters[name]):
+                kept[name] = engine.parameters[name].data.to("cpu", copy=True)
+                engine.parameters[name].data.mul_(factor)
+        yield
+    finally:
+        for name, tensor in kept.items():
+            with engine.writing(engine.parameters[name]):
+                engine.parameters[name].data.copy_(tensor)
+
+
+def changed_names(engine: Engine) -> list[str]:
+    """Return the parameters outside of the layers, and those of the first and the last one."""
+    last = engine.model.config.num_hidden_layers - 1
+    shown = [".layers.0.", f".layers.{last}."]
+    return [
+        name
+        for name in engine.parameters
+        if ".layers." not in name or any(place in name for place in shown)
+    ]
