@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import pytest
@@ -69,6 +70,31 @@ def test_engines_are_those_whose_packages_are_installed() -> None:
     ]
     run = probe.Engine("sample", "vllm", "cuda").run
     assert run == {"device": "cuda", "generator": {"backend": "vllm"}}
+
+
+def test_no_engine_finds_the_result_of_another_one(tmp_path: Path) -> None:
+    found = probe.engines("cpu", {"vllm": "0.32", "deepspeed": "1"})
+    stages = load_manifest(probe.write_manifest(tmp_path, found, [SHAPE], 300)).stages.values()
+    keys = {json.dumps([node.kind.kind, node.key_params()], sort_keys=True) for node in stages}
+    assert len(keys) == len(stages) == 4 + 1 + 2 + 2 * 2
+
+
+def test_a_shape_that_an_engine_refuses_costs_only_that_point(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def tokens_per_s(path: Path, stage: str, budget_s: float) -> float:
+        if stage.endswith("-0") or engine.backend == "odd":
+            raise StageError(f"{stage}: heads too small")
+        return 4.0
+
+    monkeypatch.setattr(probe, "_tokens_per_s", tokens_per_s)
+    engine = probe.Engine("train", "torch", "cpu")
+    shapes = [SHAPE, SHAPE | {"num_layers": 2}]
+    speed = probe._speed(tmp_path, engine, shapes, 300, 1.0)
+    assert [seconds for _, seconds in speed.points] == [0.25]
+    engine = probe.Engine("train", "odd", "cpu")
+    with pytest.raises(StageError, match="train-odd-0: heads too small"):
+        probe._speed(tmp_path, engine, shapes, 300, 1.0)
 
 
 def test_models_that_are_too_large_are_not_measured(monkeypatch: pytest.MonkeyPatch) -> None:

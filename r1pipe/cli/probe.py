@@ -39,8 +39,9 @@ ROW_TOKENS = 36.0
 MAX_PARAMETERS = {"cpu": 20_000_000, "cuda": 600_000_000}
 """Of models that are measured."""
 SHAPES: Mapping[str, tuple[tuple[int, int, int, int], ...]] = {
-    # hidden size, layers, heads, intermediate size; besides the manifest's own new models
-    "cpu": ((64, 2, 4, 192), (256, 4, 4, 768)),
+    # hidden size, layers, heads, intermediate size; besides the manifest's own new models. Heads of
+    # 32 or more: on a CPU vLLM computes no smaller ones
+    "cpu": ((64, 2, 2, 192), (256, 4, 4, 768)),
     "cuda": ((256, 4, 4, 768), (1024, 12, 16, 3072), (2048, 8, 16, 6144)),
 }
 
@@ -179,23 +180,26 @@ def write_manifest(
         },
     }
     for number, shape in enumerate(shapes):
-        stages[f"model-{number}"] = _pretrain(shape, 32, {})
-        for engine in found:
+        stages[f"model-{number}"] = _pretrain(shape, 32, 0, {})
+        # `run` is in no key: without a seed of its own an engine would find the other's result
+        for seed, engine in enumerate(found, start=1):
             name = f"{engine.role}-{engine.backend}-{number}"
+            model = f"model-{number}"
             if engine.role == "train":
-                stages[name] = _pretrain(shape, ROWS, engine.run)
+                stages[name] = _pretrain(shape, ROWS, seed, engine.run)
             else:
-                stages[name] = _evaluate(number, "problems", SAMPLES, PROBLEMS // 2, engine.run)
-                stages[f"{name}-thin"] = _evaluate(number, "few", 1, 1, engine.run)
+                several = (SAMPLES, PROBLEMS // 2)
+                stages[name] = _evaluate(model, "problems", several, seed, engine.run)
+                stages[f"{name}-thin"] = _evaluate(model, "few", (1, 1), seed, engine.run)
     path = folder / "manifests" / "probe.yaml"
     path.parent.mkdir()
     path.write_text(json.dumps({"r1pipe": 1, "name": "probe", "stages": stages}, indent=1))
     return path
 
 
-def _pretrain(shape: Shape, num_rows: int, run: Mapping[str, Any]) -> dict[str, Any]:
+def _pretrain(shape: Shape, num_rows: int, seed: int, run: Mapping[str, Any]) -> dict[str, Any]:
     params = {
-        "seed": 1,
+        "seed": seed,
         "architecture": dict(shape),
         "max_rows": num_rows,
         "batch_size": 32,
@@ -206,35 +210,45 @@ def _pretrain(shape: Shape, num_rows: int, run: Mapping[str, Any]) -> dict[str, 
 
 
 def _evaluate(
-    number: int, problems: str, samples: int, per_unit: int, run: Mapping[str, Any]
+    model: str, problems: str, several: tuple[int, int], seed: int, run: Mapping[str, Any]
 ) -> dict[str, Any]:
+    """Return an evaluation of so many samples of a problem, so many problems at a time."""
     params = {
-        "seed": 1,
+        "seed": seed,
         "format": "r1-zero",
-        "num_samples": samples,
+        "num_samples": several[0],
         "max_tokens": MAX_TOKENS,
         "num_resamples": 1,
-        "problems_per_unit": per_unit,
+        "problems_per_unit": several[1],
     }
-    inputs = {"model": f"model-{number}", "problems": {"probe": problems}}
+    inputs = {"model": model, "problems": {"probe": problems}}
     return {"kind": "evaluate", "inputs": inputs, "params": params, "run": dict(run)}
 
 
 def _speed(
     path: Path, engine: Engine, shapes: Sequence[Shape], vocab_size: int, budget_s: float
 ) -> Speed:
-    """Measure one engine: seconds per token of each shape, and of a decoding step's layer."""
+    """Measure one engine: seconds per token of each shape, and of a decoding step's layer.
+
+    An engine may not take every shape; the error of the first is raised where it takes none.
+    """
     points: list[Point] = []
     step_layers: list[float] = []
+    refusals: list[R1PipeError] = []
     context = (ROW_TOKENS if engine.role == "train" else ROW_TOKENS + MAX_TOKENS) / 2
     for number, shape in enumerate(shapes):
         name = f"{engine.role}-{engine.backend}-{number}"
         flops = forward_flops(_info(shape, vocab_size), context)
-        points.append((flops, 1 / _tokens_per_s(path, name, budget_s)))
-        if engine.role == "sample":
-            # one completion at a time: tokens per second are decoding steps per second
-            steps_per_s = _tokens_per_s(path, f"{name}-thin", budget_s)
-            step_layers.append(1 / steps_per_s / shape["num_layers"])
+        try:
+            points.append((flops, 1 / _tokens_per_s(path, name, budget_s)))
+            if engine.role == "sample":
+                # one completion at a time: tokens per second are decoding steps per second
+                steps_per_s = _tokens_per_s(path, f"{name}-thin", budget_s)
+                step_layers.append(1 / steps_per_s / shape["num_layers"])
+        except R1PipeError as error:
+            refusals.append(error)
+    if not points:
+        raise refusals[0]
     return Speed(points_of(points), min(step_layers, default=0.0))
 
 
