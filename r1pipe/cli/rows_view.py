@@ -21,6 +21,11 @@ if TYPE_CHECKING:
 SAMPLING = ("temperature", "top_p", "seed", "num_tokens", "finish_reason", "format")
 PROBLEM = ("id", "task", "language", "level", "checker", "prompt", "gold", "meta", "solution")
 LIMITS = ("max_tokens", "samples_per_problem")
+SELECTION = {
+    "duplicate": "it repeats a kept row",
+    "quota": "a quota of its task, level or length was full",
+    "target": "target_rows were kept before it",
+}
 MAX_NAMES = 12
 TEXTS = ("completion", "text", "chosen", "rejected")
 Document = dict[str, Any]
@@ -226,6 +231,8 @@ def _why_dropped(trace: Trace, place: Place) -> Iterator[str]:
             said = _verdict(trace, place)
             answers = f"extracted {said['extracted']!r}, gold {said['gold']!r}"
             yield f"verdict: {said['verdict']} ({answers})"
+        elif name in SELECTION:
+            yield f"every filter passed, but {SELECTION[name]} (decision '{name}')"
         else:
             keep = json.dumps(params.get("keep", "the defaults"))
             yield f"filter '{name}' failed (params.keep: {keep})"
@@ -267,18 +274,20 @@ def _why_passed_over(trace: Trace, place: Place, record: Record) -> Iterator[str
 
 def _why_no_candidate(trace: Trace, place: Place, record: Record) -> list[str]:
     """Say what became of a problem in an artifact that was made from it."""
-    found = [
-        each for each in _candidates_of(trace, place) if each["artifact"] == record.artifact_id
-    ]
-    if not found:
-        target = record.preimage["params"].get("target_rows")
-        end = f"; sampling ended when {target} rows were kept" if target else ""
-        return [f"no completion of problem {place.row['id']} was sampled{end}"]
-    return [
-        f"that is a problem; {each['kept']} of its {each['sampled']} completions were kept: ask for"
-        f" one of {', '.join(each['ids'])}"
-        for each in found
-    ]
+    own = [each for each in _candidates_of(trace, place) if each["artifact"] == record.artifact_id]
+    if any(each["sampled"] for each in own):
+        return [
+            f"that is a problem; {each['kept']} of its {each['sampled']} completions were kept: ask"
+            f" for one of {', '.join(each['ids'])}"
+            for each in own
+        ]
+    key = place.row["id"]
+    aside = [each for each in record.facts.get("quarantined_problems", ()) if key in each]
+    if aside:
+        return [f"its gold answer does not verify against itself: {each}" for each in aside]
+    target = record.preimage["params"].get("target_rows")
+    end = f"; sampling ended when {target} rows were kept" if target else ""
+    return [f"no completion of problem {key} was sampled{end}"]
 
 
 def _candidates_of(trace: Trace, place: Place) -> list[Document]:
