@@ -13,8 +13,8 @@ from pathlib import Path
 
 import pytest
 
-from r1pipe import cli
-from r1pipe.doctor import Diagnosis, diagnose, environment, machine, packages
+from r1pipe import cli, machine
+from r1pipe.doctor import Diagnosis, diagnose, environment, packages
 from r1pipe.doctor.checks import Check
 from r1pipe.doctor.packages import Found, Package
 

@@ -10,8 +10,8 @@ import pytest
 from r1pipe import pipeline
 from r1pipe.cli import probe
 from r1pipe.cli.costs import actual_values
-from r1pipe.doctor.machine import Machine
 from r1pipe.errors import StageError
+from r1pipe.machine import Machine
 from r1pipe.manifest import load_manifest
 from r1pipe.store import Store
 

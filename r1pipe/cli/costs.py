@@ -273,7 +273,7 @@ def probe(manifest: Manifest) -> None:
     keep the result in the user's cache."""
     from r1pipe.cli import probe as probing
     from r1pipe.costs.rates import calibration_path, write_calibration
-    from r1pipe.doctor.machine import read_machine
+    from r1pipe.machine import read_machine
     from r1pipe.pipeline.process import prepare_process
 
     prepare_process()

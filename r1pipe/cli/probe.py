@@ -24,8 +24,8 @@ from r1pipe.costs.models import forward_flops, new_model_info
 from r1pipe.costs.rates import Calibration, Point, Speed, points_of
 from r1pipe.costs.versions import present_versions
 from r1pipe.costs.work import ModelInfo
-from r1pipe.doctor.machine import Machine
 from r1pipe.errors import R1PipeError, StageError
+from r1pipe.machine import Machine
 from r1pipe.manifest import load_manifest
 from r1pipe.store import Store
 

@@ -30,7 +30,7 @@ from r1pipe.costs.work import (
 from r1pipe.text import format_bytes
 
 if TYPE_CHECKING:
-    from r1pipe.doctor.machine import Machine
+    from r1pipe.machine import Machine
     from r1pipe.manifest import Manifest, Ref, StageNode
     from r1pipe.store import Store
     from r1pipe.store.actions import ActionRecord

@@ -10,8 +10,8 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from r1pipe import __version__
-from r1pipe.doctor import environment, machine, packages
+from r1pipe import __version__, machine
+from r1pipe.doctor import environment, packages
 from r1pipe.doctor.checks import Check
 from r1pipe.errors import StageError, StoreError
 from r1pipe.text import format_bytes, table_lines, visible

@@ -9,7 +9,7 @@ import urllib.request
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from r1pipe.doctor import machine
+from r1pipe import machine
 from r1pipe.doctor.checks import Check, Status
 from r1pipe.doctor.packages import PYTHON_LOW, Found, is_supported, parse_version
 from r1pipe.text import format_bytes

@@ -25,7 +25,7 @@ def make_estimator(
     """Return what estimates the stages of a manifest, with this machine's calibration."""
     from r1pipe.costs.estimate import Estimator
     from r1pipe.costs.rates import calibration_path, read_calibration
-    from r1pipe.doctor.machine import read_machine
+    from r1pipe.machine import read_machine
 
     machine = read_machine()
     calibration = read_calibration(calibration_path(machine.node))
