@@ -1,0 +1,132 @@
+"""The GRPO loss and its gradient against TRL's on one batch.
+
+usage: PYTHONPATH=.:tests python benchmarks/trl_losses.py [--write]
+
+Needs TRL 1.16 beside r1pipe, in an environment of its own. Prints a table for docs/engines.md;
+`--write` puts TRL's values into tests/trl_golden.json, which `tests/test_trl_losses.py` reads.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+import tempfile
+from pathlib import Path
+from typing import Any
+
+import torch
+import trl
+from datasets import Dataset
+from fixed_batch import (
+    AGGREGATIONS,
+    CLIP_HIGH,
+    CLIP_LOW,
+    GOLDEN,
+    KL_COEF,
+    MAX_TOKENS,
+    TEMPERATURE,
+    our_loss,
+    policy,
+    reference_rows,
+    rollouts,
+    summary,
+)
+from tiny import tokenizer
+from torch import Tensor
+
+from r1pipe.models.policy import save_model
+
+
+def trl_inputs() -> dict[str, Tensor]:
+    """Return the batch as TRL has it: prompts padded on the left, completions on the right."""
+    made, pad = rollouts(), tokenizer().pad_token_id
+    prompt_width = max(len(r.prompt_ids) for r in made)
+    width = max(len(r.completion.token_ids) for r in made)
+
+    def right(rows: list[list[Any]], fill: Any) -> Tensor:
+        return torch.tensor([[*row, *[fill] * (width - len(row))] for row in rows])
+
+    def left(rows: list[list[int]], fill: int) -> Tensor:
+        return torch.tensor([[*[fill] * (prompt_width - len(row)), *row] for row in rows])
+
+    ids = [r.completion.token_ids for r in made]
+    mask = right([[1] * len(row) for row in ids], 0)
+    return {
+        "prompt_ids": left([r.prompt_ids for r in made], pad),
+        "prompt_mask": left([[1] * len(r.prompt_ids) for r in made], 0),
+        "completion_ids": right(ids, pad),
+        "completion_mask": mask,
+        "advantages": torch.tensor([r.advantage for r in made]),
+        "old_per_token_logps": right([r.completion.sampler_logprobs for r in made], 0.0),
+        "ref_per_token_logps": right(reference_rows(), 0.0),
+        "num_items_in_batch": mask.sum(),
+    }
+
+
+def trl_loss(name: str, folder: Path) -> tuple[float, dict[str, Tensor]]:
+    """Return the loss and all gradients of TRL's trainer."""
+    options: dict[str, Any] = {
+        "bf16": False,
+        "use_cpu": True,
+        "report_to": [],
+        "save_strategy": "no",
+    }
+    config = trl.GRPOConfig(
+        output_dir=str(folder / "out"),
+        loss_type=name,
+        beta=KL_COEF,
+        use_bias_correction_kl=False,  # DeepSeek-V3.2's; R1 has the plain k3 term
+        epsilon=CLIP_LOW,
+        epsilon_high=CLIP_HIGH,
+        temperature=TEMPERATURE,
+        max_completion_length=MAX_TOKENS,
+        per_device_train_batch_size=8,
+        num_generations=4,
+        gradient_checkpointing=False,
+        disable_tqdm=True,
+        **options,
+    )
+    trainer = trl.GRPOTrainer(
+        model=str(folder / "policy"),
+        reward_funcs=lambda completions, **_: [0.0] * len(completions),
+        args=config,
+        train_dataset=Dataset.from_list([{"prompt": "x"}]),
+        processing_class=tokenizer(),
+    )
+    trainer.current_gradient_accumulation_steps = 1
+    model = trainer.model.float().train()
+    loss = trainer._compute_loss(model, trl_inputs())
+    loss.backward()
+    return float(loss.detach()), {n: p.grad.clone() for n, p in model.named_parameters()}
+
+
+def main(is_written: bool) -> None:
+    """Print the table."""
+    versions = {"trl": trl.__version__, "torch": torch.__version__}
+    golden: dict[str, Any] = {"versions": versions, "losses": {}}
+    print(
+        f"TRL {versions['trl']}, torch {versions['torch']}, float32, 8 rollouts, temperature 0.8\n"
+    )
+    print("| loss | TRL | r1pipe | difference | norm of the gradient | largest difference |")
+    print("|---|---|---|---|---|---|")
+    with tempfile.TemporaryDirectory() as folder:
+        save_model(policy(), tokenizer(), Path(folder) / "policy")
+        for name in AGGREGATIONS:
+            theirs, their_gradients = trl_loss(name, Path(folder))
+            ours, our_gradients = our_loss(name)
+            assert our_gradients.keys() == their_gradients.keys()
+            apart = max(
+                float((our_gradients[n] - g).abs().max()) for n, g in their_gradients.items()
+            )
+            found = summary(theirs, their_gradients)
+            golden["losses"][name] = found
+            print(
+                f"| `{name}` | {theirs:.7f} | {ours:.7f} | {abs(ours - theirs):.1e}"
+                f" | {found['norm']:.5f} | {apart:.1e} |"
+            )
+    if is_written:
+        GOLDEN.write_text(json.dumps(golden, indent=1) + "\n")
+
+
+if __name__ == "__main__":
+    main("--write" in sys.argv[1:])

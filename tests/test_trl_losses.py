@@ -1,0 +1,49 @@
+"""The GRPO loss and its gradient equal TRL 1.16's (values made by benchmarks/trl_losses.py)."""
+
+from __future__ import annotations
+
+import json
+import math
+
+import pytest
+from fixed_batch import (
+    AGGREGATIONS,
+    CLIP_HIGH,
+    CLIP_LOW,
+    GOLDEN,
+    TEMPERATURE,
+    our_loss,
+    policy,
+    rollouts,
+    summary,
+)
+
+from r1pipe.rl.update import frozen_logprobs, token_sequences
+from r1pipe.train.batching import Batching
+
+LOSSES = json.loads(GOLDEN.read_text())["losses"]
+
+
+@pytest.mark.parametrize("micro_batch_tokens", [1, 64, 10_000])
+@pytest.mark.parametrize("name", AGGREGATIONS)
+def test_loss_and_gradient_equal_those_of_trl(name: str, micro_batch_tokens: int) -> None:
+    found, expected = summary(*our_loss(name, micro_batch_tokens)), LOSSES[name]
+    assert found["loss"] == pytest.approx(expected["loss"], abs=1e-5)
+    assert found["norm"] == pytest.approx(expected["norm"], abs=1e-5)
+    for parameter, values in expected["gradients"].items():
+        assert max(map(abs, values)) > 1e-4, "a gradient of zeros shows nothing"
+        assert found["gradients"][parameter] == pytest.approx(values, abs=1e-5)
+
+
+def test_the_three_losses_differ_and_the_clip_acts_on_both_sides() -> None:
+    assert len({round(loss["loss"], 3) for loss in LOSSES.values()}) == len(AGGREGATIONS)
+    batching = Batching(10_000, "padded", 0)
+    rows = frozen_logprobs(policy(), token_sequences(rollouts()), TEMPERATURE, batching)
+    signed = [
+        (math.exp(new - old), rollout.advantage)
+        for rollout, row in zip(rollouts(), rows, strict=True)
+        for new, old in zip(row, rollout.completion.sampler_logprobs, strict=True)
+    ]
+    assert any(ratio > 1 + CLIP_HIGH and advantage > 0 for ratio, advantage in signed)
+    assert any(ratio < 1 - CLIP_LOW and advantage < 0 for ratio, advantage in signed)
+    assert any(1 - CLIP_LOW < ratio < 1 + CLIP_HIGH for ratio, _ in signed)
