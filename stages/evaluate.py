@@ -56,24 +56,28 @@ class Run(SampleRun):
 def run(context: Context, params: Params, run: Run, inputs: Inputs) -> None:
     """Sample every benchmark, judge, summarise."""
     from r1pipe.generate.backends import open_generator
+    from r1pipe.generate.failures import FailedUnits
     from r1pipe.rows import read_problems, write_rows
 
     journal = context.journal("samples")
     done = journal.done()
     benchmarks = {name: read_problems(path) for name, path in sorted(inputs["problems"].items())}
     units = list(_units(benchmarks, params.problems_per_unit))
+    failed = FailedUnits()
     with open_generator(inputs["model"], run) as (generator, tokenizer):
         for number, (name, problems) in enumerate(units):
             if str(number) in done:
                 continue
-            started = time.perf_counter()
-            rows = _judged(generator, tokenizer, name, problems, params)
-            journal.append(str(number), rows)
-            right = sum(row["verdict"] == "correct" for row in rows) / len(rows)
-            speed = sum(row["num_tokens"] for row in rows) / (time.perf_counter() - started)
-            context.log(number + 1, len(units), pass_rate=right, tokens_per_s=speed)
+            with failed.tolerated():
+                started = time.perf_counter()
+                rows = _judged(generator, tokenizer, name, problems, params)
+                journal.append(str(number), rows)
+                right = sum(row["verdict"] == "correct" for row in rows) / len(rows)
+                speed = sum(row["num_tokens"] for row in rows) / (time.perf_counter() - started)
+                context.log(number + 1, len(units), pass_rate=right, tokens_per_s=speed)
             context.stop_if_asked()
-    rows = list(journal.rows())
+    failed.check()
+    rows = _in_order(journal.rows(), benchmarks)
     summary = {name: _summary(rows, name, params) for name in benchmarks}
     write_rows(context.output("samples"), rows)
     report = {"benchmarks": summary, "format": params.format, "temperature": params.temperature}
@@ -92,6 +96,15 @@ def _units(
             yield name, problems[start : start + size]
 
 
+def _in_order(
+    rows: Iterator[dict[str, Any]], benchmarks: dict[str, list[Problem]]
+) -> list[dict[str, Any]]:
+    """Return the rows in the order of the problems: a unit that failed comes last in a journal."""
+    problems = [(name, p.id) for name, listed in benchmarks.items() for p in listed]
+    place = {problem: number for number, problem in enumerate(problems)}
+    return sorted(rows, key=lambda row: place[row["benchmark"], row["problem_id"]])
+
+
 def _judged(
     generator: Any, tokenizer: Any, benchmark: str, problems: Sequence[Problem], params: Params
 ) -> list[dict[str, Any]]:
@@ -102,7 +115,7 @@ def _judged(
     from r1pipe.verify import verify_many
     from r1pipe.verify.extract import extract_answer
 
-    sampling = Sampling(params.temperature, params.top_p, params.max_tokens)
+    sampling = Sampling(params.temperature, params.top_p, params.max_tokens, logprobs=False)
     groups = sample_completions(
         generator, tokenizer, problems, params.num_samples, sampling, params.format, [params.seed]
     )
