@@ -17,10 +17,12 @@ from contextlib import contextmanager, suppress
 from datetime import timedelta
 from functools import cache
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from r1pipe.errors import StageError
-from r1pipe.pipeline.job import JobFolder, Report
+
+if TYPE_CHECKING:
+    from r1pipe.pipeline.job import JobFolder
 
 POLL_S = 0.1
 JOBS, END = "r1pipe/jobs", "r1pipe/end"
@@ -83,6 +85,8 @@ def start_rank(folder: JobFolder, said: Mapping[str, str]) -> subprocess.Popen[b
 
 def follow() -> None:
     """Run this process's rank of every job until the run ends."""
+    from r1pipe.pipeline.job import JobFolder
+
     for number in (signal.SIGINT, signal.SIGTERM):  # the run decides when to stop
         signal.signal(number, signal.SIG_IGN)
     count = 1
@@ -98,6 +102,8 @@ def follow() -> None:
 
 def _follow_job(folder: JobFolder, over: str) -> None:
     """Run one rank until it has ended or the job is over; report a death it could not report."""
+    from r1pipe.pipeline.job import Report
+
     rank = int(os.environ["RANK"])
     process = start_rank(folder, {})
     try:
