@@ -39,6 +39,8 @@ from r1pipe.records import FinishReason, Problem
 
 SAMPLES = 16
 BODIES = 512
+KILL_AT_BYTES = 550
+"""Bytes of journal for each candidate at which the run is killed: about halfway."""
 ALGEBRA = 0.02
 """Share of problems whose gold answer is an expression."""
 WORDS = (
@@ -46,7 +48,7 @@ WORDS = (
     " which gives another number that must be even because all terms before it were even too"
 )
 OUTCOMES = {
-    "right": 0.335, "again": 0.08, "wrong": 0.425, "no_answer": 0.04, "code": 0.02,
+    "right": 0.26, "again": 0.08, "wrong": 0.50, "no_answer": 0.04, "code": 0.02,
     "mixed": 0.03, "loop": 0.02, "long": 0.02, "cut": 0.03,
 }  # fmt: skip
 PROBLEMS_KIND = '''
@@ -187,9 +189,9 @@ def work(folder: Path) -> None:
 
     plain = sources.GeneratedSamples.samples
 
-    def samples(self: Any, unit: Any, problems: Sequence[Problem]) -> Iterator[Any]:
-        canned.learn(problems)
-        return plain(self, unit, problems)
+    def samples(self: Any, units: Any, problems: Sequence[Sequence[Problem]]) -> Iterator[Any]:
+        canned.learn([problem for asked in problems for problem in asked])
+        return plain(self, units, problems)
 
     collecting.open_generator = opened  # type: ignore[assignment]
     sources.GeneratedSamples.samples = samples  # type: ignore[method-assign]
@@ -216,7 +218,8 @@ class Watched:
         self.process = subprocess.Popen([sys.executable, str(here), "work", str(folder)], env=env)
         self.peak_rss = self.peak_pss = 0
         self.began = time.monotonic()
-        self.seconds = 0.0
+        self.seconds = self.cpu_seconds = 0.0
+        self.cpu_before = sum(resource.getrusage(resource.RUSAGE_CHILDREN)[:2])
         self.journal = folder / "store" / "attempts"
         threading.Thread(target=self._watch, daemon=True).start()
 
@@ -234,12 +237,26 @@ class Watched:
     def wait(self) -> None:
         if self.process.wait():
             raise SystemExit(f"the stage failed: {self.process.returncode}")
-        self.seconds = time.monotonic() - self.began
+        self._end()
 
     def kill(self) -> None:
         os.kill(self.process.pid, signal.SIGKILL)
         self.process.wait()
+        self._end()
+
+    def _end(self) -> None:
         self.seconds = time.monotonic() - self.began
+        now = sum(resource.getrusage(resource.RUSAGE_CHILDREN)[:2])
+        self.cpu_seconds = now - self.cpu_before
+
+    def figures(self) -> dict[str, float]:
+        """Return time and memory; CPU time leaves out processes that outlived their parent."""
+        return {
+            "s": round(self.seconds, 1),
+            "cpu_s": round(self.cpu_seconds, 1),
+            "peak_rss_mb": round(self.peak_rss / 1e6),
+            "peak_pss_mb": round(self.peak_pss / 1e6),
+        }
 
 
 def descendants(pid: int) -> list[int]:
@@ -276,37 +293,35 @@ def outcome(folder: Path) -> dict[str, Any]:
 
 
 def scale(candidates: int, root: Path) -> dict[str, Any]:
-    """Run the stage whole, then killed and resumed, and compare."""
+    """Run the stage whole, then killed in its midst and resumed, and compare."""
     prepare(root / "whole", candidates)
     prepare(root / "killed", candidates)
     whole = Watched(root / "whole")
     whole.wait()
-    first, limit = Watched(root / "killed"), 0
-    total = outcome(root / "whole")["sampled"] * 900
-    while limit < total * 0.5 and first.process.poll() is None:
+    one = outcome(root / "whole")
+    print(json.dumps(one | whole.figures()), file=sys.stderr, flush=True)
+    first = Watched(root / "killed")
+    while first.journal_bytes() < KILL_AT_BYTES * one["sampled"] and first.process.poll() is None:
         time.sleep(0.2)
-        limit = first.journal_bytes()
+    journaled = first.journal_bytes()
     first.kill()
     second = Watched(root / "killed")
     second.wait()
-    one, other = outcome(root / "whole"), outcome(root / "killed")
+    other = outcome(root / "killed")
     return {
-        "candidates": one["sampled"],
-        "kept": one["kept"],
-        "facts": {n: v for n, v in one.items() if isinstance(v, int)},
-        "journal_bytes_at_kill": limit,
+        **{name: value for name, value in one.items() if isinstance(value, int)},
         "artifact": one["artifact"],
-        "same_artifact": one["artifact"] == other["artifact"],
-        "whole_s": round(whole.seconds, 1),
-        "until_kill_s": round(first.seconds, 1),
-        "resumed_s": round(second.seconds, 1),
-        "peak_rss_mb": round(max(w.peak_rss for w in (whole, first, second)) / 1e6),
-        "peak_pss_mb": round(max(w.peak_pss for w in (whole, first, second)) / 1e6),
-        "cpu_s_of_all": round(sum(resource.getrusage(resource.RUSAGE_CHILDREN)[:2]), 1),
+        "is_same_artifact": one["artifact"] == other["artifact"],
+        "whole": whole.figures(),
+        "until_kill": first.figures() | {"journal_bytes": journaled},
+        "resumed": second.figures(),
     }
 
 
 # ---- what a candidate costs ----------------------------------------------------------------------
+
+
+CANNED = "canned generator (not the stage's)"
 
 
 class Clock:
@@ -354,13 +369,10 @@ def parts(candidates: int, root: Path) -> dict[str, float]:
             for prompt, p in zip(canned.golds, asked, strict=True)
             for i in range(SAMPLES)
         ]
-        clock.time(
-            "canned generator (not the stage's)",
-            lambda r=requests: list(canned.generate(r, Sampling())),
-        )  # type: ignore[misc]
-        samples = clock.time(
-            "requests and decoding", lambda u=unit, a=asked: list(source.samples(u, a))
-        )  # type: ignore[misc]
+        run = lambda r=requests: list(canned.generate(r, Sampling()))  # noqa: E731
+        clock.time(CANNED, run)
+        run = lambda u=unit, a=asked: [s for _, s in source.samples([u], [a])]  # noqa: E731
+        samples = clock.time("requests and decoding", run)
         plain = [(0, s.sample_index, s.seed, s.text, s.num_tokens, "stop") for s in samples]
         clock.time(
             "to the recorder and back", lambda x=plain: json.loads(json_lines([{"samples": x}]))
@@ -380,7 +392,7 @@ def parts(candidates: int, root: Path) -> dict[str, float]:
     journal.close()
     kept = lambda: distinct_kept(read_rows(root / "candidates", only="kept"), None)  # noqa: E731
     clock.time("rows, read back and written", lambda: write_rows(root / "rows", kept()))
-    clock.parts["requests and decoding"] -= clock.parts["canned generator (not the stage's)"]
+    clock.parts["requests and decoding"] -= clock.parts[CANNED]
     count = units * 64 * SAMPLES
     return {name: round(1e6 * seconds / count, 1) for name, seconds in clock.parts.items()}
 
@@ -443,7 +455,7 @@ def staged(opened: tuple[Any, Any], problems: Path, folder: Path) -> float:
     from r1pipe.pipeline.stopping import Stopper
     from r1pipe.rows import count_rows
     from r1pipe.sampling import collecting
-    from r1pipe.settings import SampleRun
+    from r1pipe.sampling.params import CollectRun
 
     @contextmanager
     def already(model: Path, run: Any) -> Iterator[tuple[Any, Any]]:
@@ -457,7 +469,7 @@ def staged(opened: tuple[Any, Any], problems: Path, folder: Path) -> float:
     context = RunContext("bench", folder, outputs, ids, console, Stopper(console.message))
     began = time.perf_counter()
     inputs = {"model": folder, "problems": problems}
-    rows = collecting.collect(context, sample_params(), SampleRun(), inputs, "chat")
+    rows = collecting.collect(context, sample_params(), CollectRun(), inputs, "chat")
     collecting.write_training_rows(context, rows)
     seconds = time.perf_counter() - began
     context.close()

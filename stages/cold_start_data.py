@@ -16,8 +16,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from r1pipe.sampling.params import SampleParams
-from r1pipe.settings import SampleRun
+from r1pipe.sampling.params import CollectRun, SampleParams
 from r1pipe.stage import Context, Input, Inputs
 
 if TYPE_CHECKING:
@@ -33,7 +32,7 @@ class Params(SampleParams):
     """What decides the rows."""
 
 
-class Run(SampleRun):
+class Run(CollectRun):
     """How it is computed."""
 
 

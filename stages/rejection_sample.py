@@ -16,8 +16,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Literal
 
-from r1pipe.sampling.params import SampleParams
-from r1pipe.settings import SampleRun
+from r1pipe.sampling.params import CollectRun, SampleParams
 from r1pipe.stage import Context, Input, Inputs
 
 if TYPE_CHECKING:
@@ -35,7 +34,7 @@ class Params(SampleParams):
     format: Literal["r1-zero", "chat"] = "chat"
 
 
-class Run(SampleRun):
+class Run(CollectRun):
     """How it is computed."""
 
 

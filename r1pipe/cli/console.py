@@ -18,6 +18,9 @@ KNOWN_VALUES = {
     "loss": "loss {}",
     "reward": "reward {}",
     "pass_rate": "pass rate {}",
+    "kept": "{} kept",
+    "forecast_rows": "{} in the end",
+    "target_tokens": "{} tokens to go",
     "tokens_per_s": "{} tokens/s",
 }
 MAX_VALUES = 4

@@ -1,11 +1,11 @@
 """Rejection sampling as a stream: problems in, requests out, completions judged meanwhile.
 
-A unit is some problems with the same number of samples each. Units are sampled one by one; while
-one is, the one before is judged by a recorder in another process, which fills the candidates'
-shards. A judged unit goes into the attempt's journal, so a kill costs the units in flight. A
-resumed stage plays the journal back through the same path; so does one whose target was raised,
-with the samples of the earlier result. Memory does not grow with the number of rows, but for
-sixteen bytes of each kept one.
+A unit is some problems with the same number of samples each. While units are sampled, what has
+finished is judged by a recorder in another process, which fills the candidates' shards. A judged
+unit goes into the attempt's journal, so a kill costs the units in flight. A resumed stage plays the
+journal back through the same path; so does one whose target was raised, with the samples of the
+earlier result. Memory does not grow with the number of rows, but for sixteen bytes of each kept
+one.
 """
 
 from __future__ import annotations
@@ -18,25 +18,23 @@ from math import ceil
 from typing import Any
 
 from r1pipe.chat import Format
-from r1pipe.errors import StageError
+from r1pipe.errors import Interrupted, StageError
 from r1pipe.generate.backends import open_generator
 from r1pipe.generate.protocol import Sampling
 from r1pipe.records import Problem
-from r1pipe.rl.candidates import Origin, Sample, distinct_kept
+from r1pipe.rl.candidates import SCHEMA, Origin, distinct_kept
 from r1pipe.rows import count_rows, read_problems, read_rows, write_rows
-from r1pipe.sampling.params import Quotas, SampleParams
+from r1pipe.sampling.feeding import feed
+from r1pipe.sampling.params import CollectRun, Quotas, SampleParams
 from r1pipe.sampling.recorder import RecorderSettings, UnitResult
 from r1pipe.sampling.remote import RemoteRecorder
 from r1pipe.sampling.report import Forecast, sampling_report, write_report
 from r1pipe.sampling.schedule import LAG, Schedule, Unit
 from r1pipe.sampling.sources import EarlierSamples, GeneratedSamples
-from r1pipe.settings import SampleRun
 from r1pipe.stage import Context, Inputs
 from r1pipe.verify import close_shared
 from r1pipe.verify.golds import check_golds
 
-SAMPLES_AT_ONCE = 32
-"""Samples that go to the recorder together."""
 LEFT_EVERY_UNITS = 64
 """Units between two counts of the samples that are left, which look at every problem."""
 MAX_NAMED = 20
@@ -44,7 +42,7 @@ NUM_SHOWN = 8
 
 
 def collect(
-    context: Context, params: SampleParams, run: SampleRun, inputs: Inputs, fmt: Format
+    context: Context, params: SampleParams, run: CollectRun, inputs: Inputs, fmt: Format
 ) -> Iterator[dict[str, Any]]:
     """Sample, judge and write all candidates; then return the kept rows, read back from them.
 
@@ -67,13 +65,14 @@ def collect(
         open_generator(inputs["model"], run) as (generator, tokenizer),
     ):
         source = GeneratedSamples(generator, tokenizer, sampling, fmt, params.seed)
-        collector = Collector(context, params, schedule, source, recorder)
+        collector = Collector(context, params, run, schedule, source, recorder)
         collector.run()
         counts = recorder.finish()
     check_counts(context, counts, sum(schedule.num_samples))
     report = sampling_report(schedule, params.target_rows)
     if adaptive is not None:
         write_report(context.output("candidates"), report)
+        context.note(fixed_n=report["fixed_n"])
     note_all(context, counts, report, collector.num_reused)
     return kept_rows(context, params.target_rows, counts["kept"])
 
@@ -114,6 +113,7 @@ class Collector:
         self,
         context: Context,
         params: SampleParams,
+        run: CollectRun,
         schedule: Schedule,
         source: GeneratedSamples,
         recorder: RemoteRecorder,
@@ -133,6 +133,8 @@ class Collector:
         self.unsettled: deque[Unit] = deque()
         self.settled: deque[tuple[Unit, UnitResult]] = deque()
         self.samples_left = 0
+        self.units_at_once = run.units_at_once
+        self.waiting: list[Unit] = []
 
     def run(self) -> None:
         """Go through the units until the target is reached or nothing is left to sample."""
@@ -144,31 +146,41 @@ class Collector:
                     break
                 self.begin(unit)
                 self.context.stop_if_asked()
-        finally:
-            self.take_all()  # asked to stop, too: what was sampled is judged and kept
+        except Interrupted:
+            for _ in self.waiting:
+                self.unsettled.pop()  # not sampled yet
+            self.waiting = []
+            self.take_all()  # what was sampled is judged and kept
+            raise
+        self.take_all()
 
     def begin(self, unit: Unit) -> None:
         """Have a unit recorded: from the journal, an earlier result, or the generator."""
-        problems = [self.schedule.problems[place] for place in unit.places]
-        self.unsettled.append(unit)
+        problems = self.schedule.of(unit)
         if unit.number < self.num_replayed:
             name, payload = next(self.replayed)
             assert name == str(unit.number), f"the journal has unit {name}, not {unit.number}"
             if self.earlier is not None:
                 self.earlier.skip(unit)
             self.recorder.replay(problems, payload)
+            self.unsettled.append(unit)
             return
-        samples: Iterable[Sample] | None = None
-        if self.earlier is not None and (samples := self.earlier.take(unit, problems)) is not None:
+        samples = None if self.earlier is None else self.earlier.take(unit, problems)
+        self.unsettled.append(unit)
+        if samples is not None:
             self.num_reused += unit.num_samples
-        if samples is None:
-            self.forecast.start()
-            samples = self.source.samples(unit, problems)
-        iterator = iter(samples)
-        self.recorder.begin(problems)
-        while some := list(islice(iterator, SAMPLES_AT_ONCE)):
-            self.recorder.add(some)
-        self.recorder.end()
+            feed(self.recorder, [unit], [problems], ((0, sample) for sample in samples))
+            return
+        self.waiting.append(unit)
+        if len(self.waiting) == self.units_at_once:
+            self.sample_waiting()
+
+    def sample_waiting(self) -> None:
+        """Have the units sampled that wait for it, all at once."""
+        units, self.waiting = self.waiting, []
+        problems = [self.schedule.of(unit) for unit in units]
+        self.forecast.start()
+        feed(self.recorder, units, problems, self.source.samples(units, problems))
 
     def is_reached(self) -> bool:
         """Return whether there are enough rows; waits only where the units in flight decide."""
@@ -181,6 +193,8 @@ class Collector:
 
     def settle_oldest(self) -> None:
         """Wait for the oldest result and put its rows into the journal."""
+        if self.unsettled[0] in self.waiting:
+            self.sample_waiting()
         unit, result = self.unsettled.popleft(), self.recorder.result()
         if result.num_rows != unit.num_samples:
             raise StageError(
@@ -256,7 +270,6 @@ def note_all(
         sampled_tokens=report["tokens"],
         problems=report["problems"],
         problems_without_rows=sum(map(len, report["lost"].values())),
-        fixed_n=report["fixed_n"],
     )
     if num_reused:
         context.note(reused_candidates=num_reused)
@@ -268,4 +281,4 @@ def write_training_rows(context: Context, rows: Iterable[dict[str, Any]]) -> Non
     first = list(islice(iterator, NUM_SHOWN))
     for row in first:
         context.sample(prompt=row["prompt"], completion=row["completion"], gold=row["gold"])
-    write_rows(context.output("rows"), chain(first, iterator))
+    write_rows(context.output("rows"), chain(first, iterator), SCHEMA)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pydantic import Field
 
-from r1pipe.settings import Keep
+from r1pipe.settings import Keep, SampleRun
 from r1pipe.stage import StageModel
 
 
@@ -68,3 +68,11 @@ class SampleParams(StageModel):
     max_unusable_frac: float = Field(default=0.01, ge=0, le=1)
     """Most problems, as a share, whose gold answer does not verify against itself; they are set
     aside before anything is sampled."""
+
+
+class CollectRun(SampleRun):
+    """How candidates are sampled."""
+
+    units_at_once: int = Field(default=1, gt=0, le=7)
+    """Units whose requests a generator is given together. More of them keep an engine with
+    continuous batching busy while the last completions of a unit finish; a kill costs them all."""

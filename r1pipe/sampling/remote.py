@@ -132,8 +132,8 @@ def main() -> None:
     os.dup2(sys.stderr.fileno(), sys.stdout.fileno())  # what a library prints is no reply
     try:
         _serve(sys.stdin.buffer, replies)
-    except EOFError:
-        return
+    except (EOFError, BrokenPipeError):
+        return  # whoever asked is gone
     except R1PipeError as error:
         _answer(replies, {"error": str(error)})
     except Exception:

@@ -16,8 +16,8 @@ from r1pipe.sampling.params import Quotas, SampleParams
 from r1pipe.sampling.recorder import UnitResult
 from r1pipe.sampling.selection import QuotaCounts
 
-LAG = 2
-"""Units in flight at most: one is sampled while the one before is judged."""
+LAG = 8
+"""Units in flight at most: some are sampled while those before them are judged."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,6 +72,10 @@ class Schedule:
     def _unit(self, places: Sequence[int], first: int, samples: int) -> Unit:
         self.num_units += 1
         return Unit(self.num_units - 1, tuple(places), first, samples)
+
+    def of(self, unit: Unit) -> list[Problem]:
+        """Return the problems of a unit."""
+        return [self.problems[place] for place in unit.places]
 
     def take(self, unit: Unit, result: UnitResult) -> None:
         """Take in the result of a unit."""

@@ -30,30 +30,33 @@ class GeneratedSamples:
         self.format = fmt
         self.seed = seed
 
-    def samples(self, unit: Unit, problems: Sequence[Problem]) -> Iterator[Sample]:
-        """Yield the samples of a unit as they finish."""
-        count = unit.samples_per_problem
-        prompts = [
-            tuple(encode_prompt(self.tokenizer, problem.prompt, self.format))
-            for problem in problems
-        ]
-        seeds = [
-            sample_seed(self.seed, problem, unit.first_sample + i)
-            for problem in problems
-            for i in range(count)
-        ]
-        requests = [Request(prompts[i // count], seed, i) for i, seed in enumerate(seeds)]
+    def samples(
+        self, units: Sequence[Unit], problems: Sequence[Sequence[Problem]]
+    ) -> Iterator[tuple[int, Sample]]:
+        """Yield the samples of some units as they finish, each with its unit's place in `units`."""
+        origins: list[tuple[int, Problem, int]] = []
+        requests: list[Request] = []
+        for place, (unit, asked) in enumerate(zip(units, problems, strict=True)):
+            for problem in asked:
+                prompt = tuple(encode_prompt(self.tokenizer, problem.prompt, self.format))
+                for i in range(unit.first_sample, unit.first_sample + unit.samples_per_problem):
+                    seed = sample_seed(self.seed, problem, i)
+                    requests.append(Request(prompt, seed, len(requests)))
+                    origins.append((place, problem, i))
         for sampled in self.generator.generate(requests, self.sampling):
-            number, i = divmod(sampled.index, count)
+            place, problem, i = origins[sampled.index]
             ids = sampled.token_ids
             has_end = sampled.finish_reason is FinishReason.STOP
-            yield Sample(
-                problem=problems[number],
-                sample_index=unit.first_sample + i,
-                seed=seeds[sampled.index],
-                text=self.tokenizer.decode(ids[:-1] if has_end else ids),
-                num_tokens=len(ids),
-                finish_reason=sampled.finish_reason,
+            yield (
+                place,
+                Sample(
+                    problem=problem,
+                    sample_index=i,
+                    seed=requests[sampled.index].seed,
+                    text=self.tokenizer.decode(ids[:-1] if has_end else ids),
+                    num_tokens=len(ids),
+                    finish_reason=sampled.finish_reason,
+                ),
             )
 
 
