@@ -11,7 +11,8 @@ from typing import Any
 import pytest
 
 from r1pipe import cli
-from r1pipe.rows import read_rows
+from r1pipe.cli import row_trace
+from r1pipe.rows import read_rows, write_rows
 
 Run = Callable[..., tuple[int, str, str]]
 
@@ -296,6 +297,21 @@ def test_why_not_says_so_where_the_row_is_in(r1pipe: Run, ids: list[str]) -> Non
     assert (found["is_in"], found["stands_in"]["output"]) == (True, "rows")
     _, out, _ = r1pipe("show", "sampled", "--why-not", f"{ids[1]}#0")
     assert f"{ids[1]}#0 is in sampled@" in out
+
+
+def test_rows_are_found_in_any_shard_and_batch(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(row_trace, "BATCH_ROWS", 4)
+    table = [{"id": f"r{n % 30}", "n": n} for n in range(60)]
+    write_rows(tmp_path, table, rows_per_shard=25)
+    for n in range(30):
+        found = list(row_trace.find_rows(tmp_path, "id", f"r{n}"))
+        assert found == [(n, table[n]), (n + 30, table[n + 30])]
+    assert [row_trace.row_at(tmp_path, n) for n in range(60)] == table
+    assert row_trace.row_at(tmp_path, 60) is None
+    assert list(row_trace.find_rows(tmp_path, "id", "r30")) == []
+    assert list(row_trace.find_rows(tmp_path, "name", "r1")) == []
 
 
 def test_a_problem_lists_what_was_sampled_of_it(r1pipe: Run, ids: list[str]) -> None:

@@ -23,6 +23,7 @@ Row = dict[str, Any]
 SAME = ("problem_id", "prompt", "completion", "text")
 """What makes two rows one where they have no ids."""
 MODEL = "model"
+BATCH_ROWS = 1024
 FIRST = ("candidates", "rows", "problems")
 """Outputs in the order in which a row is looked for."""
 
@@ -55,9 +56,20 @@ def find_rows(folder: Path, column: str, value: str) -> Iterator[tuple[int, Row]
         for number in range(shard.num_row_groups):
             keys = shard.read_row_group(number, columns=[column]).column(column)
             hits = pc.indices_nonzero(pc.equal(keys, value)).to_pylist()
-            rows = shard.read_row_group(number).take(hits).to_pylist() if hits else []
+            rows = _rows_of_group(shard, number, hits)
             yield from zip((start + hit for hit in hits), rows, strict=True)
             start += len(keys)
+
+
+def _rows_of_group(shard: Any, number: int, positions: list[int]) -> Iterator[Row]:
+    """Yield the rows at some positions of a row group, in order, one batch in memory."""
+    start, waiting = 0, deque(positions)
+    for batch in shard.iter_batches(BATCH_ROWS, row_groups=[number]) if positions else ():
+        while waiting and waiting[0] < start + batch.num_rows:
+            yield batch.slice(waiting.popleft() - start, 1).to_pylist()[0]
+        start += batch.num_rows
+        if not waiting:
+            return
 
 
 def row_at(folder: Path, position: int) -> Row | None:
@@ -66,10 +78,11 @@ def row_at(folder: Path, position: int) -> Row | None:
 
     for path in sorted(folder.glob("part-*.parquet")):
         shard = pq.ParquetFile(path)
-        if position < shard.metadata.num_rows:
-            row: Row = shard.read().slice(position, 1).to_pylist()[0]
-            return row
-        position -= shard.metadata.num_rows
+        for number in range(shard.num_row_groups):
+            size = shard.metadata.row_group(number).num_rows
+            if position < size:
+                return next(_rows_of_group(shard, number, [position]))
+            position -= size
     return None
 
 

@@ -260,10 +260,10 @@ def _why_passed_over(trace: Trace, place: Place, record: Record) -> Iterator[str
                         f" ({pair['variant']}): {pair['shared']}"
                     )
                     return
-    facts = record.facts
-    full = [name for name, short in facts.items() if name.endswith("_short_of_quota") and not short]
-    for name in full:
-        part = name.removesuffix("_short_of_quota")
+    facts, ids = record.facts, set(place.record.outputs.values())
+    parts = [name for name, link in record.links() if link["id"] in ids]
+    full = [part for part in parts if facts.get(f"{part}_short_of_quota") == 0]
+    for part in full:
         yield f"the quota of '{part}' was full ({facts.get(f'{part}_rows')} rows)"
     for name in ("over_quota", "near_duplicates"):
         if facts.get(name):
