@@ -52,6 +52,11 @@ class EngineSettings(StageModel):
     """Compute in bfloat16, with float32 weights in the optimizer."""
     activation_checkpointing: bool = False
     """Keep only each layer's input for the backward pass, and compute the layer again there."""
+    attention: Literal["sdpa", "flash"] = "sdpa"
+    """PyTorch's attention, or flash-attention (a GPU, bf16), which leaves out what packed rows
+    mask."""
+    kernels: Literal["torch", "liger"] = "torch"
+    """Norms, rotations and gates by PyTorch, or by the fused kernels of liger-kernel (a GPU)."""
     sequence_parallel: int = Field(default=1, gt=0)
     """Processes that share each sequence (Ulysses), for contexts that are too long for one."""
     launcher: Launcher | None = None
@@ -64,6 +69,8 @@ class EngineSettings(StageModel):
     def _fits_together(self) -> EngineSettings:
         if self.backend == "torch" and self.num_processes > 1:
             raise ValueError("backend torch is one process; use backend: deepspeed for more")
+        if self.attention == "flash" and not self.bf16:
+            raise ValueError("attention: flash needs bf16: true")
         if self.bf16 and self.backend == "deepspeed" and self.zero_stage == 0:
             raise ValueError("ZeRO 0 keeps no float32 weights for bf16; use zero_stage: 1 to 3")
         if self.offload == "parameters" and self.zero_stage < 3:

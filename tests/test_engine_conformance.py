@@ -1,4 +1,4 @@
-"""One suite for every engine: gradients, clipping, rates, state and weights, PyTorch and DeepSpeed."""
+"""One suite for every engine, PyTorch and DeepSpeed: gradients, clipping, rates, state, weights."""
 
 from __future__ import annotations
 
@@ -10,11 +10,13 @@ from typing import Any
 
 import pytest
 import torch
+from pydantic import ValidationError
 from tiny import corpus_rows, model, tokenizer
 
 from r1pipe.errors import DamagedError
 from r1pipe.models.prompts import encode_completion, encode_prompt
 from r1pipe.settings import EngineRun, EngineSettings, Optimizer
+from r1pipe.train import logprobs
 from r1pipe.train.backends import make_engine
 from r1pipe.train.batching import Batching, MicroBatch, TokenSequence, micro_batches
 from r1pipe.train.engine import Engine, Loss
@@ -210,3 +212,39 @@ def test_a_checkpoint_of_another_model_is_refused(new_engine: Opened, tmp_path: 
     other.score = torch.nn.Linear(2, 2)
     with pytest.raises(DamagedError, match="other parameters than the model's"):
         make_engine(other, OPTIMIZER, EngineRun(workers=1)).load(tmp_path)
+
+
+def test_activation_checkpointing_and_parts_of_the_vocabulary_change_nothing(
+    new_engine: Opened, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    expected = steps(new_engine(model()), RATES)
+    settings = new_engine.run.engine.model_copy(update={"activation_checkpointing": True})
+    new_engine.run = new_engine.run.model_copy(update={"engine": settings})
+    monkeypatch.setattr(logprobs, "MAX_LOGITS", 5 * len(tokenizer()))
+    policy = model()
+    seen = steps(new_engine(policy), RATES)
+    assert policy.is_gradient_checkpointing
+    for found, wanted in zip(seen, expected, strict=True):
+        assert found == pytest.approx(wanted, rel=5e-4)
+
+
+def test_bf16_follows_float32_and_continues_exactly(
+    backend: str, new_engine: Opened, tmp_path: Path
+) -> None:
+    if backend == "zero-0":
+        with pytest.raises(ValidationError, match="ZeRO 0 keeps no float32 weights"):
+            EngineSettings(backend="deepspeed", zero_stage=0, bf16=True)
+        return
+    expected = steps(new_engine(model()), RATES)
+    settings = new_engine.run.engine.model_copy(update={"bf16": True})
+    new_engine.run = new_engine.run.model_copy(update={"engine": settings})
+    first = new_engine(model())
+    seen = steps(first, RATES[:2])
+    first.save(tmp_path)
+    seen += (rest := steps(first, RATES[2:]))
+    for (found, _), (wanted, _) in zip(seen, expected, strict=True):
+        assert found == pytest.approx(wanted, rel=2e-2)
+    assert seen != expected
+    second = new_engine(model(2))
+    second.load(tmp_path)
+    assert steps(second, RATES[2:]) == rest

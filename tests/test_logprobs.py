@@ -10,6 +10,7 @@ import pytest
 import torch
 from tiny import model, tokenizer
 
+from r1pipe.train import logprobs
 from r1pipe.train.batching import Batching, MicroBatch, TokenSequence, micro_batches, one_batch
 from r1pipe.train.logprobs import gather_logprobs, token_logprobs
 
@@ -118,3 +119,35 @@ def test_a_neighbour_in_a_packed_row_changes_nothing(policy: Any) -> None:
         found.append([scores[0, 0], scores[0, 1]])
     assert found[0] == pytest.approx(found[1], abs=1e-5)
     assert found[0] == pytest.approx(naive(policy, mine, 1.0), abs=1e-4)
+
+
+def gradients(policy: Any, batch: MicroBatch) -> dict[str, torch.Tensor]:
+    values = token_logprobs(policy, batch, 0.7)
+    weights = torch.linspace(-1, 1, len(values))
+    return dict(
+        zip(
+            dict(policy.named_parameters()),
+            torch.autograd.grad((values * weights).sum(), list(policy.parameters())),
+            strict=True,
+        )
+    )
+
+
+def test_a_large_vocabulary_is_scored_in_parts_with_the_same_values_and_gradients(
+    policy: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    batch, shapes = one_batch(ragged(6), PAD), []
+    hook = policy.lm_head.register_forward_hook(lambda m, i, out: shapes.append(out.shape))
+    whole, expected = token_logprobs(policy, batch, 0.7), gradients(policy, batch)
+    vocab = len(tokenizer())
+    assert len(whole) > 15
+    monkeypatch.setattr(logprobs, "MAX_LOGITS", 7 * vocab + 1)
+    shapes.clear()
+    parts, found = token_logprobs(policy, batch, 0.7), gradients(policy, batch)
+    hook.remove()
+    assert max(shape.numel() for shape in shapes) == 7 * vocab
+    forward = -(-len(whole) // 7)
+    assert len(shapes) == 3 * forward, "twice forward, and once again in the backward pass"
+    torch.testing.assert_close(parts, whole)
+    for name, gradient in found.items():
+        torch.testing.assert_close(gradient, expected[name], rtol=1e-4, atol=1e-5)

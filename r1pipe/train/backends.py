@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from importlib.util import find_spec
 from typing import Any
 
 from r1pipe.errors import StageError
@@ -18,8 +19,7 @@ def make_engine(model: Any, optimizer: Optimizer, run: EngineRun, ranks: Ranks =
         "weight_decay": optimizer.weight_decay,
         "max_grad_norm": optimizer.max_grad_norm,
     }
-    if run.engine.activation_checkpointing:
-        model.gradient_checkpointing_enable({"use_reentrant": False})
+    prepare_model(model, run)
     if run.engine.backend == "torch":
         workers = num_workers(run.workers, run.device)
         return TorchEngine(model, **settings, workers=workers, bf16=run.engine.bf16)
@@ -31,3 +31,31 @@ def make_engine(model: Any, optimizer: Optimizer, run: EngineRun, ranks: Ranks =
             "install it with: pip install 'r1pipe[deepspeed]'"
         ) from None
     return DeepSpeedEngine(model, run.engine, ranks, **settings)
+
+
+def prepare_model(model: Any, run: EngineRun) -> None:
+    """Set attention, kernels and activation checkpointing of a model.
+
+    Raises StageError where a package or a GPU is missing.
+    """
+    settings, has_gpu = run.engine, run.device.startswith("cuda")
+    if settings.activation_checkpointing:
+        model.gradient_checkpointing_enable({"use_reentrant": False})
+    if settings.attention == "flash":
+        _need("attention flash", "flash_attn", "flash-attn", has_gpu)
+        model.set_attn_implementation("flash_attention_2")
+    if settings.kernels == "liger":
+        _need("kernels liger", "liger_kernel", "liger-kernel", has_gpu)
+        from transformers.integrations.liger import apply_liger_kernel
+
+        # the loss is ours: it needs each token's log-probability
+        apply_liger_kernel(model, {"cross_entropy": False, "fused_linear_cross_entropy": False})
+
+
+def _need(what: str, module: str, package: str, has_gpu: bool) -> None:
+    if not has_gpu:
+        raise StageError(f"run.engine: {what} needs a GPU (run.device: cuda)")
+    if find_spec(module) is None:
+        raise StageError(
+            f"run.engine: {what} needs {package}; install it with: pip install {package}"
+        )

@@ -9,16 +9,22 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.utils.checkpoint import checkpoint
 
 from r1pipe.train.batching import MicroBatch
+
+MAX_LOGITS = 1 << 26
+"""Most logits that stand in memory at once: 256 MiB in float32, and as much for their gradient."""
 
 
 def token_logprobs(model: Any, batch: MicroBatch, temperature: float = 1.0) -> Tensor:
     """Return the log-probability of every trained token, in row order.  -> [N]
 
     The head runs only where a trained token is predicted, so no logits of prompts or padding stand
-    in memory. Logits are divided by `temperature`, as the sampler's were; without that the ratio
-    compares two different distributions.
+    in memory; where those of the trained tokens would be more than MAX_LOGITS numbers, it runs over
+    a part of the tokens after another, and again in the backward pass. Logits are divided by
+    `temperature`, as the sampler's were; without that the ratio compares two different
+    distributions.
     """
     hidden = model.model(
         input_ids=batch.input_ids,
@@ -27,9 +33,18 @@ def token_logprobs(model: Any, batch: MicroBatch, temperature: float = 1.0) -> T
         use_cache=False,
     ).last_hidden_state  # [B, T, H]
     predicts = batch.loss_mask[:, 1:]  # position t predicts token t + 1
-    logits = model.lm_head(hidden[:, :-1][predicts]).float()  # [N, V]
+    states = hidden[:, :-1][predicts]  # [N, H]
     targets = batch.input_ids[:, 1:][predicts]  # [N]
-    return gather_logprobs(logits if temperature == 1.0 else logits / temperature, targets)
+
+    def score(states: Tensor, targets: Tensor) -> Tensor:
+        logits = model.lm_head(states).float()
+        return gather_logprobs(logits if temperature == 1.0 else logits / temperature, targets)
+
+    rows = max(1, MAX_LOGITS // model.lm_head.out_features)
+    if len(targets) <= rows:
+        return score(states, targets)
+    parts = zip(states.split(rows), targets.split(rows), strict=True)
+    return torch.cat([checkpoint(score, *part, use_reentrant=False) for part in parts])
 
 
 def gather_logprobs(logits: Tensor, targets: Tensor) -> Tensor:
