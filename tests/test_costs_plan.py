@@ -192,6 +192,7 @@ def test_show_puts_predicted_and_actual_side_by_side(project: Path, r1pipe: Run)
     assert "5.0-10 s" in time  # what cost() says
     assert time.rstrip().endswith("times less")
     assert "predicted:" not in out
+    assert [line.split()[0] for line in section[2:]] == ["time", "peak", "disk"]  # no tokens
     record = json.loads(r1pipe("show", "numbers", "--json")[1])
     assert record["facts"]["predicted"]["seconds"] == [5.0, 10.5]
     assert "predicted and actual" not in r1pipe("show", "joined")[1]

@@ -73,6 +73,12 @@ def test_each_state_of_a_package_has_a_status_and_an_advice(
     assert bool(check.advice) == (status != "ok")
 
 
+def test_an_old_python_is_an_error() -> None:
+    assert environment.check_python("3.11.0").status == "ok"
+    old = environment.check_python("3.9.18")
+    assert (old.status, old.advice) == ("error", "use Python 3.11 or newer")
+
+
 def test_packages_without_readable_metadata_or_with_a_broken_import_are_found(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

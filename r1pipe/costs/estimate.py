@@ -37,6 +37,8 @@ if TYPE_CHECKING:
 
 START_S = Range(0.3, 6.0)
 """Importing what a stage needs, loading and saving a model."""
+ENGINE_START_S = {"vllm": Range(2, 90), "deepspeed": Range(4, 90)}
+"""On top: processes that import everything anew, kernels, CUDA graphs."""
 LIGHT_START_S = Range(0.0, 0.5)
 """The same, of a stage without a model."""
 ASSUMED_GPU_BYTES = 80 * 10**9
@@ -148,6 +150,8 @@ class Estimator:
             if not is_measured:
                 assumed.add(rates.assumption(where))
         seconds += START_S if works else LIGHT_START_S
+        for backend in {where.backend for _, where in works}:
+            seconds += ENGINE_START_S.get(backend, NOTHING)
         places = [where for _, where in works] or [Placement("none")]
         device = next((p.device for p in places if not p.device.startswith("cpu")), "cpu")
         peak = self._peak(cost, device)

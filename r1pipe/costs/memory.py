@@ -115,9 +115,7 @@ def journal_bytes(work: Sampling) -> Range:
 def _state_bytes(model: ModelInfo, where: Placement) -> float:
     count = float(model.num_parameters)
     weights, gradients, optimizer = (2, 2, 12) if where.is_bf16 else (4, 4, 8)
-    stage, processes = where.zero_stage, where.processes
-    if where.backend == "torch":
-        stage, processes = 0, 1
+    stage, processes = where.zero_stage, where.processes  # plain torch is one process
     kept_optimizer = 0.0 if where.is_offloaded else optimizer / (processes if stage >= 1 else 1)
     return count * (
         weights / (processes if stage >= 3 else 1)
@@ -128,7 +126,7 @@ def _state_bytes(model: ModelInfo, where: Placement) -> float:
 
 def _copy_bytes(model: ModelInfo, where: Placement) -> float:
     width = 2 if where.is_bf16 else 4
-    share = where.processes if where.zero_stage >= 3 and where.backend != "torch" else 1
+    share = where.processes if where.zero_stage >= 3 else 1
     return width * float(model.num_parameters) / share
 
 
