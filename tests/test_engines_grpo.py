@@ -24,6 +24,7 @@ from r1pipe.errors import StageError
 from r1pipe.generate.backends import generator_of, open_generator
 from r1pipe.generate.protocol import Request, Sampling
 from r1pipe.models.policy import load_model, new_model, save_model
+from r1pipe.rows import write_rows
 from r1pipe.settings import GeneratorSettings, SampleRun
 
 pytestmark = [
@@ -50,14 +51,12 @@ def sampler(folder: Path) -> Iterator[Any]:
         yield made
 
 
-def run_grpo(folder: Path, attempt: Path, **run: Any) -> FakeContext:
+def run_grpo(folder: Path, attempt: Path, kl_coef: float = 0.01, **run: Any) -> FakeContext:
     kind, context = stage("grpo"), FakeContext(attempt)
-    from r1pipe.rows import write_rows
-
     write_rows(attempt / "problems", [p.to_row() for p in problems(12, max_chars=MAX_CHARS)])
     settings = {"generator": {"backend": "vllm", "kv_cache_mb": 16, "max_num_seqs": 32}}
     inputs = {"model": folder, "problems": attempt / "problems"}
-    params = grpo_params(num_steps=4, kl_coef=0.01)
+    params = grpo_params(num_steps=4, kl_coef=kl_coef)
     kind.run(context, params, kind.run_model.model_validate(settings | run), inputs)
     return context
 
@@ -230,3 +229,35 @@ def test_two_replicas_give_the_tokens_of_one_engine_and_take_new_weights(
         assert_agree(found, trainer_logprobs(other, asked, found, 1.0))
         with pytest.raises(StageError, match="leaves no room"):
             list(made.generate([Request((5,) * 128, 1, 0)], sampling))
+
+
+# ---- ranks ---------------------------------------------------------------------------------------
+
+
+@pytest.mark.skipif(importlib.util.find_spec("deepspeed") is None, reason="needs deepspeed")
+@pytest.mark.parametrize("zero_stage", [2, 3])
+def test_each_rank_samples_its_share_with_an_engine_of_its_own(
+    folder: Path, tmp_path: Path, zero_stage: int
+) -> None:
+    from test_engine_equality import Console, context_in
+
+    from r1pipe.pipeline.launch import run_kind
+
+    kind, console = stage("grpo"), Console()
+    write_rows(tmp_path / "problems", [p.to_row() for p in problems(12, max_chars=MAX_CHARS)])
+    settings = {
+        "generator": {"backend": "vllm", "kv_cache_mb": 16, "max_num_seqs": 32},
+        "engine": {"backend": "deepspeed", "num_processes": 2, "zero_stage": zero_stage},
+    }
+    params = grpo_params(num_steps=4, kl_coef=0.0)
+    context = context_in(tmp_path / "work", console, ("model",))
+    inputs = {"model": folder, "problems": tmp_path / "problems"}
+    run_kind(kind, context, params, kind.run_model.model_validate(settings), inputs)
+    context.close()
+    alone = run_grpo(folder, tmp_path / "alone", kl_coef=0.0)
+    assert sorted(console.logged) == [1, 2, 3, 4]
+    for step, logged in console.logged.items():
+        assert logged["mismatch_kl"] < 1e-6
+        expected = alone.logged[step - 1]
+        assert logged["reward"] == pytest.approx(expected["reward"], abs=1e-6), "the same samples"
+        assert logged["loss"] == pytest.approx(expected["loss"], abs=1e-4)
