@@ -318,8 +318,8 @@ def test_a_finished_stage_gives_its_own_counts(tmp_path: Path, r1pipe: Run) -> N
     assert "held-out" not in document["costs"]["stages"]
     assert record.facts["num_problems"] == 24
     # 2 samples of 24 problems, which are there, and of 0.9 x 8 and 0.9 x 6, which may be fewer; at
-    # least 0.55 of the tasks' mean completions of 30.75, 17.5 and 19.5 tokens
-    low = 2 * 0.55 * (24 * 30.75 + 7.2 * 17.5 + 5.4 * 19.5)
+    # least half of the tasks' mean completions of 30.75, 17.5 and 19.5 tokens
+    low = 2 * 0.5 * (24 * 30.75 + 7.2 * 17.5 + 5.4 * 19.5)
     assert document["costs"]["stages"]["eval-base"]["sampled_tokens"][0] == pytest.approx(low)
     assert document["costs"]["stages"]["general-problems"]["disk_bytes"][1] > 0
 

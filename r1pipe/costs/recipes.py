@@ -39,8 +39,10 @@ BARE_TOKENS = 6.0
 """A completion of an answer in its tags, without a thought."""
 ZERO_PROMPT_TOKENS = 4.0
 """What the r1-zero format's passage adds to a prompt (the tokenizer has it as few tokens)."""
-SPREAD = Range(0.85, 1.15)
+SPREAD = Range(0.8, 1.15)
 """Of the lengths above under another tokenizer or mix of levels."""
+ZERO_TO_CHAT = Range(0.5, 1.2)
+"""Length of a completion, from a bare r1-zero answer to a long chat one, against `TASK_TOKENS`."""
 TRACE_FRAC = Range(0.1, 0.6)
 """Mean length of a real model's completion, as a share of `max_tokens`."""
 REAL_PROMPT_TOKENS = Range(50, 250)
@@ -78,7 +80,7 @@ def world_rows(params: Any, num_rows: Range) -> RowsInfo:
 def world_problems(world: Any, num_problems: Range) -> ProblemsInfo:
     """Return synthetic problems; an answer without its summary or thought is shorter."""
     prompt, chat = world_tokens(world.mix)
-    return ProblemsInfo(num_problems, SPREAD * prompt, Range(0.55 * chat, 1.2 * chat))
+    return ProblemsInfo(num_problems, SPREAD * prompt, ZERO_TO_CHAT * chat)
 
 
 def real_rows(problems: ProblemsInfo, wanted: int) -> RowsInfo:
