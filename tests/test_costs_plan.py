@@ -195,6 +195,7 @@ def test_show_puts_predicted_and_actual_side_by_side(project: Path, r1pipe: Run)
     assert [line.split()[0] for line in section[2:]] == ["time", "peak", "disk"]  # no tokens
     record = json.loads(r1pipe("show", "numbers", "--json")[1])
     assert record["facts"]["predicted"]["seconds"] == [5.0, 10.5]
+    assert record["actual"]["seconds"] == record["seconds"]
     assert "predicted and actual" not in r1pipe("show", "joined")[1]
 
 
@@ -221,6 +222,10 @@ def test_predictions_enter_neither_keys_nor_ids(project: Path, r1pipe: Run) -> N
     [
         ("return 1 / 0", "failed: ZeroDivisionError: division by zero"),
         ("return 5", "cost() returned 5, not a Cost"),
+        (
+            "from r1pipe.costs.work import Cost, Range; return Cost({}, other_s=Range(3, 2))",
+            "failed: AssertionError: not a range: 3 to 2",
+        ),
         ("from r1pipe.costs.work import Cost; return Cost({})", "does not name its output rows"),
     ],
 )

@@ -37,12 +37,17 @@ def test_the_matrix_is_the_one_of_the_project_file() -> None:
         assert package.is_core, name
         assert set(package.wanted.split(", ")) == set(bounds.split(",")), name
     assert {name for name, package in table.items() if package.is_core} == set()
-    pins = dict(
-        line.split("==") for line in project["optional-dependencies"]["gpu"] if "==" in line
-    )
-    for name in ("vllm", "deepspeed"):
-        assert packages.is_supported(pins[name], table[name])
-        assert table[name].tested == pins[name]
+    extras = project["optional-dependencies"]
+    for line in {*extras["gpu"], *extras["cpu"], *extras["deepspeed"]}:
+        name, bounds = re.fullmatch(r"([\w.-]+)(.*)", line).groups()  # type: ignore[union-attr]
+        if bounds.startswith("=="):
+            assert packages.is_supported(bounds[2:], table[name]), name
+            assert table[name].tested == bounds[2:], name
+        else:
+            assert set(table[name].wanted.split(", ")) == set(bounds.split(",")), name
+    constraints = (ROOT / "constraints" / "engines-cpu.txt").exists()
+    assert constraints, "the advice for vLLM names it"
+    assert "constraints/engines-cpu.txt '.[cpu]'" in table["vllm"].advice
 
 
 @pytest.mark.parametrize(

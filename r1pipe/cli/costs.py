@@ -72,6 +72,7 @@ class Costs:
         found = list(self.estimates.values())
 
         def largest(values: Sequence[Range]) -> Range:
+            """Return the range of the largest."""
             return Range(max(v.low for v in values), max(v.high for v in values))
 
         return Estimate(

@@ -11,7 +11,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Any, TypeAlias
 
-from r1pipe.cli.costs import compared_lines
+from r1pipe.cli.costs import actual_values, compared_lines
 from r1pipe.text import (
     format_bytes,
     format_duration,
@@ -74,7 +74,9 @@ def record_text(record: Record, store: Store) -> str:
 
 def record_json(record: Record, store: Store) -> dict[str, Any]:
     """Return one artifact as a JSON document."""
+    actual = actual_values(record, store) if "predicted" in record.facts else None
     return asdict(record) | {
+        "actual": actual,
         "directory": str(store.artifact_dir(record.artifact_id)),
         "metrics": [dict(row) for row in store.metrics(record)],
         "samples": [dict(row) for row in store.samples(record)],

@@ -71,7 +71,12 @@ class Estimator:
 
     def estimate(self, name: str) -> Estimate:
         """Return what a stage will cost; raises Unknown."""
-        return self._estimated(self.cost(name), self.manifest.stages[name])
+        cost = self.cost(name)
+        try:
+            return self._estimated(cost, self.manifest.stages[name])
+        except (ArithmeticError, AssertionError) as error:
+            # an estimate decides nothing: no run of days may end by one
+            raise Unknown(f"its cost() gives odd values: {error or type(error)}") from error
 
     def prediction(self, name: str) -> dict[str, Any]:
         """Return an estimate as the JSON values that are kept with the result; raises Unknown."""

@@ -75,7 +75,7 @@ def sampling_bytes(work: Sampling, device_bytes: int | None, is_alone: bool = Tr
     if where.backend == "vllm" and device_bytes:
         frac = where.memory_frac or (ALONE_FRAC if is_alone else BESIDE_FRAC)
         return Range(frac * device_bytes)
-    batch = min(float(work.at_once), work.completions.high)
+    batch = max(1.0, min(float(work.at_once), work.completions.high))
     cache = model.num_layers * model.kv_values * width
     mean = work.prompt_tokens + work.completion_tokens
     longest = work.prompt_tokens.high + work.longest

@@ -204,7 +204,7 @@ def write_calibration(path: Path, calibration: Calibration) -> None:
 def calibration_path(node: str, environ: Mapping[str, str] | None = None) -> Path:
     """Return where a machine's calibration is kept: the user's cache, a file for each machine."""
     settings = os.environ if environ is None else environ
-    cache = settings.get("XDG_CACHE_HOME") or Path("~/.cache").expanduser()
+    cache = settings.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache")
     safe = "".join(char if char.isalnum() or char in "-." else "_" for char in node) or "machine"
     return Path(cache) / "r1pipe" / f"calibration-{safe}.json"
 

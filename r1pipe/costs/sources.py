@@ -57,7 +57,7 @@ def _configs(node: SourceNode) -> list[Path]:
     """Return where a config.json may lie: in the folder, or in the hub's cache on this machine."""
     if node.path is not None:
         return [node.path / "config.json"]
-    home = Path(os.environ.get("HF_HOME") or Path("~/.cache/huggingface").expanduser())
+    home = Path(os.environ.get("HF_HOME") or os.path.expanduser("~/.cache/huggingface"))
     cache = Path(os.environ.get("HF_HUB_CACHE") or home / "hub")
     folder = cache / f"models--{str(node.hf).replace('/', '--')}"
     exact = folder / "snapshots" / str(node.revision) / "config.json"

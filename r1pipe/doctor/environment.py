@@ -158,7 +158,7 @@ def check_threads(cores: int, environ: Mapping[str, str] | None = None) -> list[
 def check_hub(is_online: bool, environ: Mapping[str, str] | None = None) -> list[Check]:
     """Judge how models and data sets of the hub can be had; the network only when asked for."""
     settings = os.environ if environ is None else environ
-    home = Path(settings.get("HF_HOME") or Path("~/.cache/huggingface").expanduser())
+    home = Path(settings.get("HF_HOME") or os.path.expanduser("~/.cache/huggingface"))
     cache = Path(settings.get("HF_HUB_CACHE") or home / "hub")
     count = len(list(cache.glob("models--*"))) + len(list(cache.glob("datasets--*")))
     what = f"{cache}: {count} repositories" if cache.is_dir() else f"{cache}: not made yet"

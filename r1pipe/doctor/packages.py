@@ -49,7 +49,10 @@ class Package:
 
 
 PYTHON_LOW: Version = (3, 11)
-ENGINES = "docs/engines.md says how to install it"
+INSTALL_VLLM = (
+    "with a GPU: pip install 'r1pipe[gpu]'; on a CPU, in the repository: uv pip install"
+    " --torch-backend cpu --override constraints/engines-cpu.txt '.[cpu]'"
+)
 PACKAGES = (
     Package(("torch",), (2, 13), (2, 14), tested="2.13", module="torch"),
     Package(("transformers",), (5, 16, 1), (5, 20), tested="5.16.1 to 5.19", module="transformers"),
@@ -75,7 +78,7 @@ PACKAGES = (
         is_core=False,
         tested="0.32.0",
         module="vllm",
-        advice=ENGINES,
+        advice=INSTALL_VLLM,
     ),
     Package(
         ("deepspeed",),
@@ -84,8 +87,17 @@ PACKAGES = (
         is_core=False,
         tested="0.19.8",
         module="deepspeed",
-        advice=ENGINES,
+        advice="pip install 'r1pipe[deepspeed]'",
     ),
+    # these two need a GPU to be imported
+    Package(
+        ("liger-kernel",),
+        (0, 8, 5),
+        (0, 9),
+        is_core=False,
+        advice="for GPUs: pip install liger-kernel",
+    ),
+    Package(("flash-attn",), (2, 0), is_core=False, advice="for GPUs: pip install flash-attn"),
 )
 
 TORCH_FACTS = """
