@@ -17,6 +17,7 @@ from blake3 import blake3
 
 DIGEST_HEX = 64
 CHUNK_BYTES = 1 << 20
+DIGEST_SUFFIX = ".blake3"
 
 Json = None | bool | int | float | str | list["Json"] | dict[str, "Json"]
 
@@ -70,6 +71,31 @@ def digest_file(path: Path) -> str:
         while chunk := file.read(CHUNK_BYTES):
             hasher.update(chunk)
     return hasher.hexdigest()
+
+
+def write_digested(path: Path, data: bytes) -> None:
+    """Write a new file, and beside it the digest of these bytes, for `take_digest`.
+
+    Whoever seals the file then need not read it again, and what the disk made of it meanwhile is
+    found like any later damage.
+    """
+    hasher, view = blake3(), memoryview(data)
+    with path.open("xb") as file:
+        for start in range(0, len(data), CHUNK_BYTES):
+            hasher.update(view[start : start + CHUNK_BYTES])
+            file.write(view[start : start + CHUNK_BYTES])
+    path.with_name(path.name + DIGEST_SUFFIX).write_text(f"{hasher.hexdigest()} {len(data)}")
+
+
+def take_digests(folder: Path) -> dict[str, tuple[str, int]]:
+    """Take away what `write_digested` left in a folder: {path in it: (digest, bytes)}."""
+    found = {}
+    for path in folder.rglob(f"*{DIGEST_SUFFIX}"):
+        digest, size = path.read_text().split()
+        name = path.relative_to(folder).as_posix().removesuffix(DIGEST_SUFFIX)
+        found[name] = digest, int(size)
+        path.unlink()
+    return found
 
 
 def copy_and_digest(source: Path, target: Path) -> str:

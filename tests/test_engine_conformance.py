@@ -16,6 +16,7 @@ from tiny import corpus_rows, model, tokenizer
 from r1pipe.errors import DamagedError
 from r1pipe.models.prompts import encode_completion, encode_prompt
 from r1pipe.settings import EngineRun, EngineSettings, Optimizer
+from r1pipe.store.checkpoints import SealedCheckpoints
 from r1pipe.train import logprobs
 from r1pipe.train.backends import make_engine
 from r1pipe.train.batching import Batching, MicroBatch, TokenSequence, micro_batches
@@ -201,8 +202,13 @@ def test_a_checkpoint_of_another_engine_continues(new_engine: Opened, tmp_path: 
 def test_checkpoints_are_safetensors_and_json(new_engine: Opened, tmp_path: Path) -> None:
     engine = new_engine(model())
     steps(engine, [1e-3])
-    engine.save(tmp_path)
-    assert sorted(p.name for p in tmp_path.iterdir()) == ["engine.json", "engine.safetensors"]
+    with SealedCheckpoints(tmp_path).saving(1) as folder:
+        engine.save(folder)
+        names = sorted(path.name for path in folder.iterdir())
+    digested = "engine.safetensors.blake3"  # the shard's digest, taken as it was written
+    assert names == ["engine.json", "engine.safetensors", digested]
+    sealed = sorted(path.name for path in (tmp_path / "step-0000000001").iterdir())
+    assert sealed == ["engine.json", "engine.safetensors", "seal.json"]
 
 
 def test_a_checkpoint_of_another_model_is_refused(new_engine: Opened, tmp_path: Path) -> None:

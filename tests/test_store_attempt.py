@@ -17,6 +17,7 @@ from killing import call, running, start, wait, wait_until
 from store_world import QuietConsole, halve, kind, manifest, stage
 
 from r1pipe.errors import StageError
+from r1pipe.keys import FileEntry, digest_bytes, write_digested
 from r1pipe.manifest import Manifest
 from r1pipe.pipeline import plan, run
 from r1pipe.store import Store, disk, journal
@@ -24,6 +25,7 @@ from r1pipe.store.checkpoints import SealedCheckpoints, copy_whole
 from r1pipe.store.journal import FileJournal, copy_whole_frames, encode_frame
 from r1pipe.store.locks import KeyLock, LockBusy, is_alive, read_owner, this_process
 from r1pipe.store.metrics import StageLog, read_metrics
+from r1pipe.store.sealing import digest_all, read_seal
 
 
 def build(root: Path, made: Manifest, **options: Any) -> list[str]:
@@ -165,6 +167,45 @@ def test_the_newest_two_checkpoints_are_kept(tmp_path: Path) -> None:
     assert found is not None
     assert found[0] == 10
     assert (found[1] / "deep" / "state").read_text() == "x10"
+
+
+def test_a_shard_is_digested_as_it_is_written_and_not_read_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    read: list[str] = []
+
+    def digest_and_tell(root: Path, files: list[disk.FileStat]) -> list[str]:
+        read.extend(file.path for file in files)
+        return digest_all(root, files)
+
+    monkeypatch.setattr("r1pipe.store.checkpoints.digest_all", digest_and_tell)
+    checkpoints = SealedCheckpoints(tmp_path)
+    shard = os.urandom(3 << 20)
+    with checkpoints.saving(1) as folder:
+        (folder / "part").mkdir()
+        write_digested(folder / "part" / "shard.bin", shard)
+        (folder / "state.json").write_text("{}")
+    assert read == ["state.json"]
+    saved = tmp_path / "step-0000000001"
+    assert sorted(file.path for file in disk.walk(saved)[0]) == [
+        "part/shard.bin",
+        "seal.json",
+        "state.json",
+    ]
+    entry = read_seal(saved).files[0]
+    assert entry == FileEntry("part/shard.bin", 3 << 20, digest_bytes(shard))
+    assert (saved / "part" / "shard.bin").read_bytes() == shard
+
+
+def test_what_happens_to_a_shard_after_it_was_written_is_damage(tmp_path: Path) -> None:
+    checkpoints = SealedCheckpoints(tmp_path / "checkpoints")
+    save(checkpoints, 1)
+    with checkpoints.saving(2) as folder:
+        write_digested(folder / "shard.bin", b"right")
+        (folder / "shard.bin").write_bytes(b"wrong")
+    again = SealedCheckpoints(tmp_path / "checkpoints").latest()
+    assert again is not None
+    assert again[0] == 1
 
 
 def test_a_block_that_fails_leaves_no_checkpoint(tmp_path: Path) -> None:

@@ -248,7 +248,8 @@ def test_checkpoints_hold_safetensors_and_json_and_no_pickle(tmp_path: Path) -> 
     engine = TorchEngine(model())
     one_step(engine, 0)
     engine.save(tmp_path)
-    assert sorted(p.name for p in tmp_path.iterdir()) == ["engine.json", "engine.safetensors"]
+    names = ["engine.json", "engine.safetensors", "engine.safetensors.blake3"]
+    assert sorted(p.name for p in tmp_path.iterdir()) == names
     assert json.loads((tmp_path / "engine.json").read_text())["backend"] == "torch"
     head = (tmp_path / "engine.safetensors").read_bytes()[:9]
     assert head[8:] == b"{", "a safetensors file begins with the size of its JSON header"

@@ -6,11 +6,12 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
 from torch import Tensor
 
 from r1pipe.rl.update import frozen_logprobs
 from r1pipe.train.batching import Batching, TokenSequence
+from r1pipe.train.state import save_tensors
 
 FILE = "reference.safetensors"
 
@@ -37,7 +38,7 @@ class Reference:
     def save(self, folder: Path) -> None:
         """Write the weights into a checkpoint folder."""
         tensors = {n: p.detach().cpu().contiguous() for n, p in self.model.named_parameters()}
-        save_file(tensors, folder / FILE)
+        save_tensors(tensors, folder / FILE)
 
     def load(self, folder: Path) -> None:
         """Read the weights from a checkpoint folder."""

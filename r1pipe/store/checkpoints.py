@@ -1,7 +1,8 @@
 """Sealed training checkpoints: written aside, digested, and named by one rename.
 
 A folder `step-0000000040` is a checkpoint when, and only when, its files match its `seal.json`. The
-newest two are kept, so that a damaged newest one costs one interval and not the training.
+newest two are kept, so that a damaged newest one costs one interval and not the training. Shards
+are digested while they are written (`keys.write_digested`); other files are read once more.
 """
 
 from __future__ import annotations
@@ -12,7 +13,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from r1pipe.errors import DamagedError
-from r1pipe.keys import FileEntry, copy_and_digest
+from r1pipe.keys import FileEntry, copy_and_digest, take_digests
 from r1pipe.store import disk, faults
 from r1pipe.store.sealing import SEAL_NAME, Seal, digest_all, make_seal, read_seal, write_seal
 
@@ -84,11 +85,7 @@ class SealedCheckpoints:
         try:
             yield writing
             faults.point("checkpoint.write")
-            files, others = disk.walk(writing)
-            assert not others, f"a checkpoint holds plain files only, not {others[0]}"
-            entries = zip(files, digest_all(writing, files), strict=True)
-            seal = make_seal(FileEntry(file.path, file.size, digest) for file, digest in entries)
-            _finish(writing, seal)
+            _finish(writing, _seal(writing))
             self._place(writing, self.folder / f"step-{step:010d}")
         except BaseException:
             disk.remove_tree(writing)
@@ -108,6 +105,18 @@ class SealedCheckpoints:
             if path not in newest:
                 disk.remove_tree(path)
                 faults.point("checkpoint.prune")
+
+
+def _seal(folder: Path) -> Seal:
+    """Return the seal of what was written; what was digested while it was is not read again."""
+    written = take_digests(folder)
+    files, others = disk.walk(folder)
+    assert not others, f"a checkpoint holds plain files only, not {others[0]}"
+    entries = [FileEntry(path, size, digest) for path, (digest, size) in written.items()]
+    unread = [file for file in files if file.path not in written]
+    for file, digest in zip(unread, digest_all(folder, unread), strict=True):
+        entries.append(FileEntry(file.path, file.size, digest))
+    return make_seal(entries)
 
 
 def _finish(folder: Path, seal: Seal) -> None:

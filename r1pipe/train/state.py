@@ -18,13 +18,15 @@ from typing import Any, cast
 
 import torch
 from safetensors import safe_open
-from safetensors.torch import save_file
+from safetensors.torch import save
 from torch import Tensor
 
 from r1pipe.errors import DamagedError
+from r1pipe.keys import write_digested
 
 FORMAT = 1
-MAX_FILE_BYTES = 4 << 30
+MAX_FILE_BYTES = 1 << 30
+"""Bounds the memory for writing a file, which is two copies of it."""
 MOMENTS = ("exp_avg", "exp_avg_sq")
 
 
@@ -51,8 +53,13 @@ class StateWriter:
         if not self._waiting:
             return
         suffix = f"-{self._files:05d}" if self._files else ""
-        save_file(self._waiting, self._folder / f"{self._name}{suffix}.safetensors")
+        save_tensors(self._waiting, self._folder / f"{self._name}{suffix}.safetensors")
         self._waiting, self._size, self._files = {}, 0, self._files + 1
+
+
+def save_tensors(tensors: dict[str, Tensor], path: Path) -> None:
+    """Write one safetensors file of a checkpoint, digested as it is written."""
+    write_digested(path, save(tensors))
 
 
 def write_facts(folder: Path, **facts: Any) -> None:
