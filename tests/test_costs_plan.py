@@ -12,6 +12,7 @@ from typing import Any
 
 import pytest
 from fake_project import make_project
+from ruamel.yaml import YAML
 
 from r1pipe import cli
 from r1pipe.cli.costs import BYTE_UNITS, COUNT_UNITS, TIME_UNITS, Costs, _judged, _span
@@ -75,7 +76,14 @@ def planned(r1pipe: Run, tmp_path: Path, profile: str) -> dict[str, Any]:
     return document
 
 
-@pytest.mark.parametrize("profile", ["laptop", "smoke", "gpu", "node8", "paper"])
+PROFILES = list(YAML(typ="safe").load(Path(R1))["profiles"])
+
+
+def test_the_profiles_that_the_recipe_promises_are_there() -> None:
+    assert {"laptop", "smoke", "gpu", "node8", "paper"} <= set(PROFILES)
+
+
+@pytest.mark.parametrize("profile", PROFILES)
 def test_every_stage_of_every_profile_has_an_estimate(
     profile: str, r1pipe: Run, tmp_path: Path
 ) -> None:

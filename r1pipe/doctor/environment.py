@@ -151,7 +151,9 @@ def check_threads(cores: int, environ: Mapping[str, str] | None = None) -> list[
         checks.append(Check("threads", name, status, value, f"1 to {cores}", advice))
     if settings.get("PYTHONDONTWRITEBYTECODE"):
         advice = "unset it, or set PYTHONPYCACHEPREFIX: every process compiles all imports anew"
-        checks.append(Check("threads", "PYTHONDONTWRITEBYTECODE", "warning", "set", "", advice))
+        checks.append(
+            Check("threads", "PYTHONDONTWRITEBYTECODE", "warning", "set", "not set", advice)
+        )
     return checks
 
 
