@@ -21,6 +21,7 @@ from r1pipe.generate.backends import generator_of, open_generator
 from r1pipe.generate.failures import FailedUnits, SamplingFailed
 from r1pipe.generate.openai_server import ServerGenerator
 from r1pipe.generate.protocol import Request, Sampling
+from r1pipe.generate.uniforms import short_seed
 from r1pipe.records import FinishReason
 from r1pipe.rows import read_rows, write_rows
 from r1pipe.settings import GeneratorSettings, SampleRun
@@ -107,6 +108,7 @@ def connect(server: Server, **changes: Any) -> ServerGenerator:
 
 
 REQUESTS = [Request((5, 6, 7), 100 + i, i) for i in range(12)]
+SEEDS = [short_seed(request.seed) for request in REQUESTS]
 
 
 # ---- what is asked and what comes back -----------------------------------------------------------
@@ -122,7 +124,7 @@ def test_prompts_go_as_token_ids_and_the_models_own_sampling_defaults_are_switch
             "max_tokens": 33,
             "temperature": 0.7,
             "top_p": 0.9,
-            "seed": 100,
+            "seed": short_seed(100),
             "stop_token_ids": [EOS],
             "return_token_ids": True,
             "top_k": -1,
@@ -134,9 +136,9 @@ def test_prompts_go_as_token_ids_and_the_models_own_sampling_defaults_are_switch
 
 def test_token_ids_are_taken_as_they_come() -> None:
     def answer(body: Body, times: int) -> tuple[int, Any]:
-        reason = "stop" if body["seed"] % 2 else "length"
-        ids = [body["seed"], EOS] if reason == "stop" else [body["seed"], 9]
-        return 200, completion("?", reason, token_ids=ids)
+        number = SEEDS.index(body["seed"])
+        reason = "stop" if number % 2 else "length"
+        return 200, completion("?", reason, token_ids=[100 + number, EOS if number % 2 else 9])
 
     with serving(answer) as server:
         made = {s.index: s for s in connect(server).generate(REQUESTS, Sampling())}
@@ -172,7 +174,7 @@ def test_the_key_comes_from_the_environment(monkeypatch: pytest.MonkeyPatch) -> 
 
 def test_no_more_requests_are_under_way_than_allowed_and_they_are_handed_on_as_they_come() -> None:
     def answer(body: Body, times: int) -> tuple[int, Any]:
-        time.sleep(0.2 if body["seed"] == 100 else 0.02)
+        time.sleep(0.2 if body["seed"] == SEEDS[0] else 0.02)
         return 200, completion()
 
     with serving(answer) as server:
@@ -206,7 +208,7 @@ def test_an_answer_that_is_none_is_asked_for_again(broken: Any) -> None:
 
 def test_a_request_that_keeps_failing_ends_the_unit_and_not_the_completions_before_it() -> None:
     def answer(body: Body, times: int) -> tuple[int, Any]:
-        if body["seed"] == 103:
+        if body["seed"] == SEEDS[3]:
             return 503, {"error": "overloaded"}
         return 200, completion()
 

@@ -23,6 +23,7 @@ from urllib.parse import urlsplit
 from r1pipe.errors import StageError
 from r1pipe.generate.failures import SamplingFailed
 from r1pipe.generate.protocol import Request, Sampled, Sampling
+from r1pipe.generate.uniforms import short_seed
 from r1pipe.records import FinishReason
 from r1pipe.settings import GeneratorSettings
 
@@ -108,7 +109,7 @@ class ServerGenerator:
             "max_tokens": sampling.max_tokens,
             "temperature": sampling.temperature,
             "top_p": sampling.top_p if sampling.temperature else 1.0,
-            "seed": request.seed & (2**63 - 1),
+            "seed": short_seed(request.seed),
             "stop_token_ids": self.end_ids,
             "return_token_ids": True,
             **NEUTRAL,

@@ -35,3 +35,9 @@ def mixed(z: Bits) -> Bits:
 def request_seed(*parts: int | str) -> int:
     """Return a 63-bit seed for a request from what identifies it (stage seed, problem, sample)."""
     return int(digest_json(list(parts))[:16], 16) >> 1
+
+
+def short_seed(seed: int) -> int:
+    """Return 32 bits that all 64 bits of a seed decide: torch's generator on a CPU reads no more,
+    and some servers take no more."""
+    return int(mixed(np.uint64(seed)) >> np.uint64(32))

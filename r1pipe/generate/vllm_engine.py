@@ -21,7 +21,7 @@ from transformers import AutoConfig
 
 from r1pipe.errors import StageError
 from r1pipe.generate.protocol import Request, Sampled, Sampling
-from r1pipe.generate.uniforms import mixed
+from r1pipe.generate.uniforms import short_seed
 from r1pipe.generate.vllm_setup import check_head_size, import_vllm, kind_of_device, quiet
 from r1pipe.generate.weights import stored_names, weight_files
 from r1pipe.records import FinishReason
@@ -121,7 +121,7 @@ class VllmGenerator:
             params = self._params(
                 temperature=sampling.temperature,
                 top_p=sampling.top_p if sampling.temperature else 1.0,
-                seed=engine_seed(request.seed),
+                seed=short_seed(request.seed),
                 max_tokens=min(sampling.max_tokens, room),
                 stop_token_ids=list(self.shape.end_ids),
                 logprobs=0 if wants_logprobs(sampling) else None,
@@ -186,11 +186,6 @@ class VllmGenerator:
         if self._engine is not None:
             self._engine.engine_core.shutdown()
             self._engine = None
-
-
-def engine_seed(seed: int) -> int:
-    """Return 32 bits that all bits of a seed decide: torch's generator on a CPU reads no more."""
-    return int(mixed(np.uint64(seed)) >> np.uint64(32))
 
 
 def wants_logprobs(sampling: Sampling) -> bool:
