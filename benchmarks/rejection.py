@@ -401,10 +401,12 @@ def parts(candidates: int, root: Path) -> dict[str, float]:
 
 
 def engine(model: Path, folder: Path, repeats: int, num_problems: int) -> dict[str, Any]:
-    """Return samples/s of the stage and of its generator alone on the same requests, in turns.
+    """Compare the stage with its generator alone on the same requests, in turns.
 
     The stage's time is all of it but loading the model: the check of the gold answers, the
-    recorder's start, sampling, judging, writing candidates and rows.
+    recorder's start, sampling, judging, writing candidates and rows. `ratio` is of samples per
+    second; `main_cpu` is the CPU time of the stage's own process over the generator's, and
+    `all_cpu` counts the recorder too.
     """
     from r1pipe.generate.backends import open_generator
     from r1pipe.pipeline.process import prepare_process
@@ -418,11 +420,22 @@ def engine(model: Path, folder: Path, repeats: int, num_problems: int) -> dict[s
         write_problems(Path(root) / "problems", problems)
         alone(opened, problems[:64])  # warm
         for number in range(repeats):
-            own = alone(opened, problems)
-            stage = staged(opened, Path(root) / "problems", Path(root) / str(number))
-            runs.append({"engine": own, "stage": stage, "ratio": stage / own})
+            own, own_cpu, _ = measured(lambda: alone(opened, problems))
+            to = Path(root) / str(number)
+            stage, cpu, below = measured(lambda to=to: staged(opened, to.parent / "problems", to))  # type: ignore[misc]
+            figures = {"engine": own, "stage": stage, "ratio": stage / own}
+            cpus = {"main_cpu": cpu / own_cpu, "all_cpu": (cpu + below) / own_cpu}
+            runs.append({name: round(x, 3) for name, x in (figures | cpus).items()})
     ratios = sorted(run["ratio"] for run in runs)
     return {"runs": runs, "median_ratio": ratios[len(ratios) // 2]}
+
+
+def measured(function: Callable[[], float]) -> tuple[float, float, float]:
+    """Return a result, the CPU seconds that it took here, and those of ended processes below."""
+    own, below = time.process_time(), sum(resource.getrusage(resource.RUSAGE_CHILDREN)[:2])
+    result = function()
+    below = sum(resource.getrusage(resource.RUSAGE_CHILDREN)[:2]) - below
+    return result, time.process_time() - own, below
 
 
 def sample_params() -> Any:

@@ -20,6 +20,7 @@ from typing import Any
 from r1pipe.chat import Format
 from r1pipe.errors import Interrupted, StageError
 from r1pipe.generate.backends import open_generator
+from r1pipe.generate.failures import SamplingFailed
 from r1pipe.generate.protocol import Sampling
 from r1pipe.records import Problem
 from r1pipe.rl.candidates import SCHEMA, Origin, distinct_kept
@@ -59,7 +60,7 @@ def collect(
         is_marked=params.mark_unselected or adaptive is not None,
         candidates=context.output("candidates"),
     )
-    sampling = Sampling(params.temperature, 1.0, params.max_tokens)
+    sampling = Sampling(params.temperature, 1.0, params.max_tokens, logprobs=False)
     with (
         closing(RemoteRecorder(settings)) as recorder,
         open_generator(inputs["model"], run) as (generator, tokenizer),
@@ -146,10 +147,8 @@ class Collector:
                     break
                 self.begin(unit)
                 self.context.stop_if_asked()
-        except Interrupted:
-            for _ in self.waiting:
-                self.unsettled.pop()  # not sampled yet
-            self.waiting = []
+        except (Interrupted, SamplingFailed):
+            self._forget(self.waiting)
             self.take_all()  # what was sampled is judged and kept
             raise
         self.take_all()
@@ -180,7 +179,18 @@ class Collector:
         units, self.waiting = self.waiting, []
         problems = [self.schedule.of(unit) for unit in units]
         self.forecast.start()
-        feed(self.recorder, units, problems, self.source.samples(units, problems))
+        before = self.recorder.num_ended
+        try:
+            feed(self.recorder, units, problems, self.source.samples(units, problems))
+        except SamplingFailed:
+            self._forget(units[self.recorder.num_ended - before :])
+            raise
+
+    def _forget(self, units: Sequence[Unit]) -> None:
+        """Take back the last units, which were not sampled."""
+        for _ in units:
+            self.unsettled.pop()
+        self.waiting = []
 
     def is_reached(self) -> bool:
         """Return whether there are enough rows; waits only where the units in flight decide."""

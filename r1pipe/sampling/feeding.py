@@ -19,6 +19,7 @@ class Recording(Protocol):
     def begin(self, problems: Sequence[Problem]) -> None: ...
     def add(self, samples: Sequence[Sample]) -> None: ...
     def end(self) -> None: ...
+    def abandon(self) -> None: ...
 
 
 def feed(
@@ -30,8 +31,22 @@ def feed(
     """Pass on the samples (each with its unit's place) of units that are sampled together.
 
     Those of the first unfinished unit go at once, so that they are judged while others are
-    sampled; those of later units wait here. All units are begun and ended, in order.
+    sampled; those of later units wait here. All units are begun and ended, in order; where sampling
+    fails, the unfinished ones leave nothing behind.
     """
+    try:
+        _feed(recorder, units, problems, samples)
+    except BaseException:
+        recorder.abandon()
+        raise
+
+
+def _feed(
+    recorder: Recording,
+    units: Sequence[Unit],
+    problems: Sequence[Sequence[Problem]],
+    samples: Iterable[tuple[int, Sample]],
+) -> None:
     held: list[list[Sample]] = [[] for _ in units]
     left = [unit.num_samples for unit in units]
     first = 0

@@ -1,9 +1,9 @@
 """A recorder in a process of its own, behind two pipes; it ends when the stage's process does.
 
 To the child: a line of JSON with the settings, then for each unit `{"unit": problems}`, any number
-of `{"samples": [...]}` as they finish, and `{"end": true}`; or `{"replay": problems, "bytes": n}`
-and n bytes of a journal's lines; at last `{"finish": true}`. From the child: for each unit a line
-of JSON and the bytes of its rows.
+of `{"samples": [...]}` as they finish, and `{"end": true}`, or `{"abandon": true}` if sampling
+failed; or `{"replay": problems, "bytes": n}` and n bytes of a journal's lines; at last
+`{"finish": true}`. From the child: for each unit a line of JSON and the bytes of its rows.
 """
 
 from __future__ import annotations
@@ -49,6 +49,8 @@ class RemoteRecorder:
         self._reader = threading.Thread(target=self._read, name="r1pipe-recorder", daemon=True)
         self._reader.start()
         self._places: dict[str, int] = {}
+        self.num_ended = 0
+        self._failure: Exception | None = None
         self._tell(settings.to_json())
 
     def begin(self, problems: Sequence[Problem]) -> None:
@@ -67,7 +69,12 @@ class RemoteRecorder:
 
     def end(self) -> None:
         """End the unit that was begun; its result will follow."""
+        self.num_ended += 1
         self._tell({"end": True})
+
+    def abandon(self) -> None:
+        """Forget the unit that was begun; nothing follows."""
+        self._tell({"abandon": True})
 
     def replay(self, problems: Sequence[Problem], payload: bytes) -> None:
         """Have a unit recorded from a journal's lines; its result will follow."""
@@ -109,12 +116,16 @@ class RemoteRecorder:
                 self._reply()
 
     def _reply(self) -> tuple[Message, bytes]:
-        value, payload = self._replies.get()
-        if "error" in value:
-            raise StageError(value["error"])
-        if "bug" in value:
-            raise RuntimeError(f"in the process that judges candidates:\n{value['bug']}")
-        return value, payload
+        if self._failure is None:
+            value, payload = self._replies.get()
+            if "error" in value:
+                self._failure = StageError(value["error"])
+            elif "bug" in value:
+                text = f"in the process that judges candidates:\n{value['bug']}"
+                self._failure = RuntimeError(text)
+            else:
+                return value, payload
+        raise self._failure
 
     def _read(self) -> None:
         """Take replies off the pipe as they come, so that the child never waits to be heard."""
@@ -123,6 +134,10 @@ class RemoteRecorder:
             self._replies.put((value, self._from_child.read(value.get("bytes", 0))))
         text = "the process that judges candidates ended early (killed, or out of memory)"
         self._replies.put(({"error": f"{text}; go on with --resume"}, b""))
+
+
+class _AbandonedError(Exception):
+    """The unit that is judged will not be finished."""
 
 
 def main() -> None:
@@ -148,7 +163,10 @@ def _serve(requests: BinaryIO, replies: BinaryIO) -> None:
         if "replay" in message:
             result = recorder.replay(problems, requests.read(message["bytes"]))
         else:
-            result = recorder.judge(problems, _samples(requests, problems))
+            try:
+                result = recorder.judge(problems, _samples(requests, problems))
+            except _AbandonedError:
+                continue
         value = {
             "rows": result.num_rows,
             "correct": result.num_correct,
@@ -162,6 +180,8 @@ def _serve(requests: BinaryIO, replies: BinaryIO) -> None:
 def _samples(requests: BinaryIO, problems: Sequence[Problem]) -> Iterator[Sample]:
     """Yield the samples of a unit as they arrive."""
     while "end" not in (message := _next(requests)):
+        if "abandon" in message:
+            raise _AbandonedError
         for place, sample_index, seed, text, num_tokens, reason in message["samples"]:
             finish_reason = FinishReason(reason)
             yield Sample(problems[place], sample_index, seed, text, num_tokens, finish_reason)
