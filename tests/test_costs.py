@@ -127,6 +127,32 @@ def test_grpo_samples_every_group_and_trains_some_of_it() -> None:
     assert work.frozen_copies == 1
 
 
+def test_every_rank_of_grpo_samples_with_a_sampler_of_its_own() -> None:
+    params = SimpleNamespace(
+        num_steps=2,
+        problems_per_step=4,
+        group_size=8,
+        minibatches_per_rollout=2,
+        kl_coef=0.0,
+        preference=None,
+        max_tokens=50,
+    )
+    engine = SimpleNamespace(
+        backend="deepspeed",
+        num_processes=4,
+        zero_stage=2,
+        bf16=True,
+        offload="none",
+        activation_checkpointing=False,
+    )
+    run = SimpleNamespace(device="cuda", micro_batch_tokens=256, max_batch=32, engine=engine)
+    problems = ProblemsInfo(Range(100), Range(10), Range(20, 30))
+    cost = recipes.rollouts(params, run, {"model": MODEL, "problems": problems})
+    assert cost.sampling[0].where.processes == cost.training[0].where.processes == 4
+    assert cost.training[0].scored_tokens == Range(0)
+    assert cost.training[0].frozen_copies == 0
+
+
 def test_where_lengths_are_not_known_it_is_said() -> None:
     problems = recipes.dataset_problems(DatasetInfo(1000), 500)
     assert problems.num_problems == Range(450, 500)
@@ -141,7 +167,7 @@ def test_places_are_read_from_run() -> None:
     assert place == Placement("deepspeed", "cuda", 4, 3, is_bf16=True)
     generator = {"backend": "vllm", "tensor_parallel": 2, "data_parallel": 3, "max_num_seqs": 99}
     run = SampleRun.model_validate({"device": "cuda", "generator": generator})
-    assert recipes.sampling_place(run) == Placement("vllm", "cuda", 6)
+    assert recipes.sampling_place(run) == Placement("vllm", "cuda", 6, shards=2)
     assert recipes.batch_limit(run) == 99
     assert recipes.batch_limit(SampleRun(max_batch=7)) == 7
 

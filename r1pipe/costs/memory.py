@@ -68,8 +68,8 @@ def sampling_bytes(work: Sampling, device_bytes: int | None, is_alone: bool = Tr
     where, model = work.where, work.model
     if where.backend == "openai":
         return Range(0)
-    width = 4 if where.device.startswith("cpu") else 2
-    weights = float(width * model.num_parameters) / max(1, where.processes)
+    width = 2 if where.is_bf16 else 4
+    weights = float(width * model.num_parameters) / where.shards
     if where.backend == "vllm" and where.device.startswith("cpu"):
         return (Range(weights) + VLLM_CPU_BYTES) * FRAGMENTS
     if where.backend == "vllm" and device_bytes:

@@ -156,7 +156,7 @@ def sampling_seconds(work: Sampling, calibration: Calibration | None) -> tuple[R
     if work.where.backend == "openai":
         return work.tokens * SERVER_TOKEN_S * (1 / work.at_once), False
     assumed = assumed_for(work.where)
-    width = 4.0 if assumed is CPU else 2.0
+    width = 2.0 if work.where.is_bf16 else 4.0
     read_s = width * work.model.active_parameters / assumed.bytes_per_s
     batches = Range(
         max(work.rounds.low, work.completions.low / work.at_once),

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 from r1pipe.costs.work import (
@@ -130,6 +131,8 @@ def sampling_place(run: Any) -> Placement:
         backend=backend,
         device=str(getattr(run, "device", "cpu")),
         processes=parallel * replicas,
+        shards=parallel,
+        is_bf16=getattr(generator, "bf16", False),
         memory_frac=getattr(generator, "gpu_memory_fraction", None),
     )
 
@@ -267,9 +270,10 @@ def rollouts(params: Any, run: Any, inputs: Mapping[str, Any]) -> Cost:
         scored_tokens=tokens if has_reference else Range(0),
         frozen_copies=int(has_reference) + (2 if params.preference else 0),
     )
+    place = sampling_place(run)  # each rank has a sampler of its own
     sampling = Sampling(
         model=model,
-        where=sampling_place(run),
+        where=replace(place, processes=max(place.processes, training.where.processes)),
         completions=Range(completions),
         prompts=Range(completions / params.group_size),
         prompt_tokens=problems.prompt_tokens,

@@ -125,6 +125,8 @@ class Placement:
     is_offloaded: bool = False
     is_checkpointed: bool = False
     """Activations are computed again in the backward pass."""
+    shards: int = 1
+    """Devices that share one sampler's weights."""
     memory_frac: float | None = None
     """Share of a device's memory that the sampler takes at once (vLLM)."""
 

@@ -42,6 +42,9 @@ def check_package(one: Found) -> Check:
         advice = package.advice if package.is_core else f"optional; {package.advice}"
         absent: Status = "error" if package.is_core else "note"
         return Check(group, package.label, absent, "not installed", wanted, advice)
+    if len(others := [name for name in package.names if name in one.beside]) > 1:
+        advice = f"take one of them away: both are the same module; {package.advice}"
+        return Check(group, package.label, "warning", " and ".join(others), wanted, advice)
     found = one.version if one.name == package.label else f"{one.name} {one.version}"
     if one.works is False:
         advice = f"it cannot be imported ({one.error}); install it again: {package.advice}"

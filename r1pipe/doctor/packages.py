@@ -11,7 +11,7 @@ import platform
 import re
 import subprocess
 import sys
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -51,7 +51,7 @@ class Package:
 PYTHON_LOW: Version = (3, 11)
 INSTALL_VLLM = (
     "with a GPU: pip install 'r1pipe[gpu]'; on a CPU, in the repository: uv pip install"
-    " --torch-backend cpu --override constraints/engines-cpu.txt '.[cpu]'"
+    " --torch-backend cpu --override constraints/engines-cpu.txt -e '.[cpu]'"
 )
 PACKAGES = (
     Package(("torch",), (2, 13), (2, 14), tested="2.13", module="torch"),
@@ -128,6 +128,8 @@ class Found:
     works: bool | None = None
     error: str = ""
     facts: dict[str, Any] | None = None
+    beside: tuple[str, ...] = ()
+    """All of the alternatives that are installed, where there is more than one."""
 
 
 def installed_version(names: tuple[str, ...]) -> tuple[str, str | None]:
@@ -161,7 +163,7 @@ def is_supported(version: str, package: Package) -> bool:
 
 def find_packages(is_quick: bool = False) -> list[Found]:
     """Return what is installed of every package, and whether the large ones can be imported."""
-    found = [Found(package, *installed_version(package.names)) for package in PACKAGES]
+    found = [_found(package) for package in PACKAGES]
     if is_quick:
         return found
     children = {
@@ -175,6 +177,13 @@ def find_packages(is_quick: bool = False) -> list[Found]:
         else one
         for one in found
     ]
+
+
+def _found(package: Package) -> Found:
+    """Look for all alternatives of a package; the first one counts."""
+    there = tuple(n for n in package.names if installed_version((n,))[1] is not None)
+    name, version = installed_version(there or package.names)
+    return Found(package, name, version, beside=there if len(there) > 1 else ())
 
 
 def python_version() -> str:
@@ -197,18 +206,18 @@ def _start_import(module: str) -> subprocess.Popen[str]:
 
 
 def _with_import(one: Found, child: subprocess.Popen[str]) -> Found:
-    values = (one.package, one.name, one.version)
     try:
         out, err = child.communicate(timeout=IMPORT_TIMEOUT_S)
     except subprocess.TimeoutExpired:
         child.kill()
         child.communicate()
-        return Found(*values, works=False, error=f"import takes over {IMPORT_TIMEOUT_S:.0f} s")
+        return replace(one, works=False, error=f"import takes over {IMPORT_TIMEOUT_S:.0f} s")
     lines = [line for line in out.splitlines() if line.startswith("r1pipe:")]
     if child.returncode == 0 and lines:
-        return Found(*values, works=True, facts=json.loads(lines[-1].removeprefix("r1pipe:")))
+        facts = json.loads(lines[-1].removeprefix("r1pipe:"))
+        return replace(one, works=True, facts=facts)
     last = (err.strip().splitlines() or [f"it ended with {child.returncode}"])[-1]
-    return Found(*values, works=False, error=last)
+    return replace(one, works=False, error=last)
 
 
 def _text(version: Version) -> str:
