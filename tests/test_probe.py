@@ -106,6 +106,7 @@ def test_models_that_are_too_large_are_not_measured(monkeypatch: pytest.MonkeyPa
 def test_a_measurement_ends_when_its_time_is_up() -> None:
     watch = probe.Stopwatch("a", budget_s=0.0)
     watch.progress("other", 9, None, {"tokens_per_s": 1.0})
+    watch.progress("a", 9, None, {"loss": 1.0})
     watch.progress("a", 1, None, {"tokens_per_s": 1.0})
     assert watch.speeds == []  # the first step warms up
     with pytest.raises(probe.Enough):

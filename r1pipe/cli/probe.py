@@ -66,7 +66,7 @@ class Stopwatch:
         self, stage: str, step: int, total: int | None, values: Mapping[str, float]
     ) -> None:
         """Take a step's speed."""
-        if stage != self.stage:
+        if stage != self.stage or "tokens_per_s" not in values:
             return
         if step <= WARM_STEPS:
             self.warm_at = time.monotonic()
