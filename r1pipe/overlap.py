@@ -19,6 +19,7 @@ import unicodedata
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from itertools import accumulate
 
 MIN_WORDS = 3
@@ -32,7 +33,7 @@ LETTERS_PER_WORD = 5
 _CJK = "\u3040-\u30ff\u3400-\u9fff\uf900-\ufaff"
 _SPLIT = re.compile(f"[-+*/=^](?= ?[0-9])|[{_CJK}]|[^\\W_{_CJK}]+")
 _MARKUP = re.compile(r"\\[a-z]+|<[/a-z][^<>]{0,200}>|&[a-z]{2,8};")
-_LETTER = re.compile(r"[^\W_]")
+_BETWEEN = re.compile(r"[\W_]+")
 _IS_CJK = re.compile(f"[{_CJK}]")
 _NUMBER_WORD = re.compile(
     "zero|one|two|three|four|five|six|seven|eight|nine|ten|eleven|twelve|(thir|four|fif|six|seven"
@@ -85,6 +86,7 @@ def masked(tokens: Iterable[str]) -> list[str]:
     return found
 
 
+@lru_cache(maxsize=1 << 16)
 def _is_number(token: str) -> bool:
     return token[0].isdigit() or _NUMBER_WORD.fullmatch(token) is not None
 
@@ -96,7 +98,7 @@ def letters(text: str) -> str:
     'theremaining12ofthem'
     """
     folded = unicodedata.normalize("NFKC", text).casefold()
-    return "".join(_LETTER.findall(_MARKUP.sub(" ", folded)))
+    return _BETWEEN.sub("", _MARKUP.sub(" ", folded))
 
 
 class OverlapIndex:
@@ -115,16 +117,20 @@ class OverlapIndex:
         for index, text in enumerate(held_out):
             tokens = words(text)
             if len(tokens) >= MIN_WORDS:
-                self._plain.add(tokens, index)
-                self._masked.add(masked(tokens), index, _has_content)
-                self._add_letters(letters(text), index)
+                self._add(index, text, tokens)
 
-    def _add_letters(self, text: str, index: int) -> None:
-        found = set(windows(text, self.n))
-        for window in found:
-            self._windows[window].append(index)
-        if not found:
-            self._whole[text].append(index)
+    def _add(self, index: int, text: str, tokens: list[str]) -> None:
+        if "plain" in self.variants:
+            self._plain.add(tokens, index)
+        if "masked" in self.variants:
+            self._masked.add(masked(tokens), index, _has_content)
+        if "rewrapped" in self.variants:
+            compact = letters(text)
+            found = set(windows(compact, self.n))
+            for window in found:
+                self._windows[window].append(index)
+            if not found:
+                self._whole[compact].append(index)
 
     def matches(self, text: str) -> list[Match]:
         """Return every held-out text that a text overlaps, once, by the first variant that sees it.

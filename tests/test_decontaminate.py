@@ -152,6 +152,11 @@ def test_a_blind_index_has_no_recall() -> None:
     }
 
 
+def test_finding_another_text_is_not_finding_the_canary() -> None:
+    report = measured(OverlapIndex([QUESTION, CHINESE]), [OTHER, QUESTION], 5, seed=1)
+    assert (report["verbatim"]["planted"], report["verbatim"]["found"]) == (2, 0)
+
+
 def test_nothing_to_plant_is_no_recall() -> None:
     report = measured(OverlapIndex(["two words"]), ["two words"], 5, seed=1)
     assert report["verbatim"]["recall"] is None

@@ -143,6 +143,10 @@ stages:
   tuned: {kind: trainer, inputs: {rows: clean.rows}, params: {name: tuned}}
   aligned: {kind: trainer, inputs: {model: tuned}, params: {name: aligned}}
   raw: {kind: trainer, inputs: {rows: sampled.rows}, params: {name: raw}}
+  twice:
+    kind: mix
+    inputs: {reasoning: sampled.rows, general: sampled.rows}
+    params: {seed: 1, reasoning_rows: 9, general_rows: 9}
 """
 
 
@@ -214,9 +218,13 @@ def test_a_rows_whole_way_is_told(r1pipe: Run, ids: list[str], project: Path) ->
     assert found["filters"] == {"verdict": True, "language": True}
     assert found["kept"] is True
     stands = [(place["stage"], place["output"]) for place in found["stands_in"]]
-    assert stands == [
-        ("sampled", "candidates"), ("sampled", "rows"), ("mixed", "rows"), ("clean", "rows")
-    ]  # fmt: skip
+    assert sorted(stands) == [
+        ("clean", "rows"),
+        ("mixed", "rows"),
+        ("sampled", "candidates"),
+        ("sampled", "rows"),
+        ("twice", "rows"),
+    ]
     trained = {model["stage"]: model["made_from_it"] for model in found["trained"]}
     assert set(trained) == {"raw", "tuned"}
     assert [model["stage"] for model in trained["tuned"]] == ["aligned"]
