@@ -1,4 +1,4 @@
-"""Every field of every kind in the recipe: `params` decide the key, `run` does not."""
+"""Every field of every kind: `params` decide the key, `run` does not."""
 
 from __future__ import annotations
 
@@ -23,6 +23,14 @@ from r1pipe.manifest.recipe import recipe_root
 ROOT = recipe_root()
 assert ROOT is not None, "the tests run in a checkout"
 R1 = ROOT / "manifests" / "r1.yaml"
+OPENING = (
+    {"generator": {"backend": "openai", "url": "http://localhost:1"}},
+    {"generator": {"backend": "vllm"}},
+    {"engine": {"backend": "deepspeed", "num_processes": 2, "zero_stage": 3, "bf16": True}},
+)
+"""Values that other fields need before they can be changed."""
+ONE_VALUE = {"top_p"}
+"""Fields of GRPO that say what it does not do: a second value of them is an error."""
 
 
 @pytest.fixture(scope="module")
@@ -100,51 +108,75 @@ def changes(model: type[BaseModel], values: dict[str, Any], path: str = "") -> I
             yield here, [values | {name: one} for one in others(field.annotation, values[name])]
 
 
-def valid_changes(instance: BaseModel) -> Iterator[tuple[str, BaseModel | None]]:
-    """Yield, for every field, a valid instance in which it differs (None where none was found)."""
+def valid_changes(instance: BaseModel) -> Iterator[tuple[str, BaseModel, BaseModel]]:
+    """Yield, for every field that has two valid values, two instances that differ in it alone."""
     model = type(instance)
-    values = instance.model_dump(mode="json")
-    for path, candidates in changes(model, values):
-        found = None
-        for candidate in candidates:
-            try:
-                other = model.model_validate_json(json.dumps(candidate))
-            except ValidationError:
-                continue
-            if other != instance:
-                found = other
-                break
-        yield path, found
+    missing = {path for path, _ in changes(model, plain(instance))}
+    opened = (valid(model, plain(instance) | values) for values in OPENING)
+    for base in (instance, *(each for each in opened if each is not None)):
+        for path, candidates in changes(model, plain(base)):
+            found = [each for one in candidates if (each := valid(model, one)) not in (None, base)]
+            if path in missing and found:
+                missing.discard(path)
+                yield path, base, found[0]
+    assert missing <= ONE_VALUE, f"no valid change was found for {sorted(missing)} of {model}"
 
 
-def test_every_params_field_of_the_recipe_changes_the_key(manifest: Manifest) -> None:
-    count, untried = 0, []
-    for node in manifest.stages.values():
-        plain = canonical_json(node.key_params())
-        for path, changed in valid_changes(node.params):
-            count += 1
-            if changed is None:
-                untried.append(f"{node.kind.kind}: {path}")
-                continue
-            text = canonical_json(params_without_defaults(changed))
-            assert text != plain, f"{node.name}: params.{path} is not in the key"
-    assert count > 100
-    assert untried == []
+def plain(instance: BaseModel) -> dict[str, Any]:
+    return instance.model_dump(mode="json")
+
+
+def valid(model: type[BaseModel], values: dict[str, Any]) -> BaseModel | None:
+    try:
+        return model.model_validate_json(json.dumps(values))
+    except ValidationError:
+        return None
+
+
+def instance_of(model: type[BaseModel]) -> BaseModel:
+    """Return some valid instance."""
+    tried = (valid(model, values) for values in filled(model))
+    return next(each for each in tried if each is not None)
+
+
+def params_of_every_kind() -> Iterator[tuple[str, BaseModel]]:
+    """Yield the params of every stage of every manifest, and of the kinds that none of them has."""
+    seen = set()
+    for path in sorted((ROOT / "manifests").glob("*.yaml")):
+        for node in load_manifest(path).stages.values():
+            seen.add(node.kind.kind)
+            yield node.kind.kind, node.params
+    for kind, found in load_kinds(R1).items():
+        if kind not in seen:
+            yield kind, instance_of(found.params)
+
+
+def test_every_params_field_of_every_kind_changes_the_key() -> None:
+    seen, tried = set[str](), set[bytes]()
+    for kind, params in params_of_every_kind():
+        seen.add(kind)
+        if (asked := canonical_json([kind, plain(params)])) in tried:
+            continue
+        tried.add(asked)
+        for path, base, changed in valid_changes(params):
+            before, after = params_without_defaults(base), params_without_defaults(changed)
+            assert canonical_json(before) != canonical_json(after), f"{kind}: params.{path}"
+    assert seen == set(load_kinds(R1))
 
 
 def test_no_run_field_of_the_recipe_changes_a_key(manifest: Manifest) -> None:
-    overrides, count = [], 0
+    overrides: dict[str, list[str]] = {}
     for node in manifest.stages.values():
-        for path, changed in valid_changes(node.run):
-            assert changed is not None, f"{node.kind.kind}: run.{path}"
-            value: Any = changed.model_dump(mode="json")
-            for name in path.split("."):
-                value = value[name]
-            overrides.append(f"stages.{node.name}.run.{path}={json.dumps(value)}")
-            count += 1
-    changed_manifest = load_manifest(R1, overrides=overrides)
-    assert count > 10
-    assert keys(changed_manifest) == keys(manifest)
+        for path, _, changed in valid_changes(node.run):
+            was = plain(node.run)
+            for name, value in plain(changed).items():
+                if value != was[name]:
+                    text = f"stages.{node.name}.run.{name}={json.dumps(value)}"
+                    overrides.setdefault(path, []).append(text)
+    assert len(overrides) > 10
+    before = keys(manifest)
+    for path, texts in overrides.items():
+        assert keys(load_manifest(R1, overrides=texts)) == before, f"run.{path}"
 
 
 @pytest.mark.parametrize("kind", sorted(load_kinds(R1)))

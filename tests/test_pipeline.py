@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 from collections.abc import Mapping
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -110,6 +112,38 @@ def test_a_copied_store_with_other_times_and_inodes_still_hits(root: Path, tmp_p
         path.chmod(0o644)
         path.touch()
     assert statuses(tmp_path / "copy", chain(6)) == ["hit"] * 3
+
+
+def test_no_clock_decides_what_hits(
+    root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    source = tmp_path / "rows.txt"
+    source.write_text("12345")
+    made = manifest(
+        stage("first", inputs={"a": "@rows"}, number=2),
+        stage("second", kind(halve), {"a": "first"}),
+        sources={"rows": source},
+    )
+    build(root, made)
+    years_s = 30 * 365 * 86400
+    for shift_s in (-years_s, years_s):
+        made_then = datetime.now(UTC) + timedelta(seconds=shift_s)
+        clock = type("Clock", (), {"now": staticmethod(lambda zone, now=made_then: now)})
+        monkeypatch.setattr("r1pipe.pipeline.building.datetime", clock)
+        monkeypatch.setattr("r1pipe.pipeline.datetime", clock)
+        now_s = made_then.timestamp()
+        monkeypatch.setattr("time.time_ns", lambda now_s=now_s: int(now_s * 10**9))
+        for path in (source, *(root / "objects").rglob("*")):
+            os.utime(path, (now_s, now_s))
+        assert build(root, made) == []
+        changed = manifest(
+            stage("first", inputs={"a": "@rows"}, number=shift_s),
+            stage("second", kind(halve), {"a": "first"}),
+            sources={"rows": source},
+        )
+        assert build(root, changed)[0] == "first"
+        assert build(root, changed) == []
+    assert build(root, made) == [], "what was made before other years is still what it was"
 
 
 def test_many_inputs_come_by_label_and_labels_decide(root: Path) -> None:
