@@ -57,8 +57,6 @@ class EngineSettings(StageModel):
     mask."""
     kernels: Literal["torch", "liger"] = "torch"
     """Norms, rotations and gates by PyTorch, or by the fused kernels of liger-kernel (a GPU)."""
-    sequence_parallel: int = Field(default=1, gt=0)
-    """Processes that share each sequence (Ulysses), for contexts that are too long for one."""
     launcher: Launcher | None = None
     """What starts the processes; where not said: torchrun if it runs this one, the nodes of a
     hostfile, the nodes of a Slurm allocation, else this machine."""
@@ -77,10 +75,6 @@ class EngineSettings(StageModel):
             raise ValueError("offload: parameters needs zero_stage: 3")
         if self.offload == "optimizer" and self.zero_stage == 0:
             raise ValueError("offload: optimizer needs zero_stage: 1 to 3")
-        if self.sequence_parallel > 1 and self.backend == "torch":
-            raise ValueError("sequence_parallel needs backend: deepspeed")
-        if self.num_processes % self.sequence_parallel:
-            raise ValueError("num_processes must be a multiple of sequence_parallel")
         return self
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import sys
 from collections.abc import Iterator
 from importlib.util import find_spec
 from pathlib import Path
@@ -13,7 +14,7 @@ import torch
 from pydantic import ValidationError
 from tiny import corpus_rows, model, tokenizer
 
-from r1pipe.errors import DamagedError
+from r1pipe.errors import DamagedError, StageError
 from r1pipe.models.prompts import encode_completion, encode_prompt
 from r1pipe.settings import EngineRun, EngineSettings, Optimizer
 from r1pipe.store.checkpoints import SealedCheckpoints
@@ -254,3 +255,36 @@ def test_bf16_follows_float32_and_continues_exactly(
     second = new_engine(model(2))
     second.load(tmp_path)
     assert steps(second, RATES[2:]) == rest
+
+
+def test_a_missing_engine_names_the_command_that_installs_it(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setitem(sys.modules, "deepspeed", None)
+    monkeypatch.delitem(sys.modules, "r1pipe.train.deepspeed_engine", raising=False)
+    run = EngineRun(engine=EngineSettings(backend="deepspeed"))
+    with pytest.raises(StageError, match=r"deepspeed is not installed; .* 'r1pipe\[deepspeed\]'"):
+        make_engine(model(), OPTIMIZER, run)
+
+
+@pytest.mark.parametrize(
+    ("fields", "message"),
+    [
+        ({"num_processes": 2}, "backend torch is one process"),
+        ({"offload": "parameters", "zero_stage": 2}, "offload: parameters needs zero_stage: 3"),
+        ({"offload": "optimizer", "zero_stage": 0}, "offload: optimizer needs zero_stage"),
+        ({"attention": "flash"}, "attention: flash needs bf16: true"),
+    ],
+)
+def test_settings_that_do_not_fit_together_are_refused(
+    fields: dict[str, Any], message: str
+) -> None:
+    with pytest.raises(ValidationError, match=message):
+        EngineSettings(**fields)
+
+
+@pytest.mark.parametrize(("field", "value"), [("attention", "flash"), ("kernels", "liger")])
+def test_kernels_of_a_gpu_are_refused_without_one(field: str, value: str) -> None:
+    settings = EngineSettings(bf16=True).model_copy(update={field: value})
+    with pytest.raises(StageError, match=f"{field} {value} needs a GPU"):
+        make_engine(model(), OPTIMIZER, EngineRun(engine=settings))

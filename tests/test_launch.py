@@ -10,6 +10,7 @@ import sys
 import textwrap
 import threading
 import time
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -309,6 +310,66 @@ def test_slurm_starts_the_ranks(project: Project, monkeypatch: pytest.MonkeyPatc
     assert context.stage_log.facts["sums"] == [3, 12]
     with pytest.raises(ArtifactError, match="the rows are odd"):
         project.run(processes=2, launcher="slurm", fails="says-0")
+
+
+RUN = """
+import os
+import sys
+from pathlib import Path
+
+sys.path[:0] = {paths!r}
+from test_launch import Project
+
+from r1pipe.errors import R1PipeError
+from r1pipe.pipeline import torchrun
+
+folder = Path({folder!r})
+with torchrun.leading():
+    folder.mkdir()
+    project = Project(folder)
+    contexts = [project.run(processes=2) for _ in range(2)]  # followers wait for the next job
+    assert project.shown.steps[:3] == [(1, 15.0), (2, 7.5), (3, 5.0)]
+    try:
+        project.run(processes=2, fails="dies-1", step_s=60.0)
+    except R1PipeError as error:
+        (folder / "error.txt").write_text(str(error))
+"""
+
+
+def test_a_run_of_torchrun_uses_its_processes(project: Project) -> None:
+    paths = [str(Path(__file__).parent), str(Path(__file__).parents[1])]
+    script, folder = project.folder / "run.py", project.folder / "other"
+    script.write_text(RUN.format(paths=paths, folder=str(folder)))
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(paths)}
+    command = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2", str(script)]
+    done = subprocess.run(
+        [sys.executable, *command], env=environment, capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stderr[-3000:]
+    assert (folder / "work" / "out" / "rows" / "sum.txt").read_text() == "15"
+    assert "rank 1 of 2 was killed by SIGKILL" in (folder / "error.txt").read_text()
+
+
+def test_torchrun_is_asked_for_where_it_does_not_run(project: Project) -> None:
+    with pytest.raises(StageError, match="torchrun did not start this run"):
+        project.run(launcher="torchrun")
+
+
+@pytest.mark.engines
+@pytest.mark.skipif(not find_spec("deepspeed"), reason="deepspeed is missing")
+def test_the_launcher_of_deepspeed_starts_the_ranks_of_a_hostfile(
+    project: Project, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ssh = project.folder / "ssh"  # it asks each host for its address
+    ssh.write_text("#!/bin/sh\necho 127.0.0.1\n")
+    ssh.chmod(0o755)
+    monkeypatch.setenv("PATH", f"{project.folder}:{os.environ['PATH']}")
+    hosts = project.folder / "hosts"
+    hosts.write_text("localhost slots=2\n")
+    context = project.run(processes=2, hostfile=str(hosts))
+    assert context.stage_log.facts["sums"] == [3, 12]
+    with pytest.raises(StageError, match="num_processes is 3, but the launcher started 2"):
+        project.run(processes=3, hostfile=str(hosts))
 
 
 def test_a_launcher_that_is_not_here_is_an_error(

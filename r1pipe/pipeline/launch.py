@@ -88,7 +88,7 @@ def supervise(folder: JobFolder, context: RunContext, children: list[Child]) -> 
         seen, events = folder.events(seen)
         for what, values in events:
             tell(context, what, values)
-        if any(codes):
+        if any(codes) or any(report.status in ("failed", "bug") for report in folder.reports()):
             wait_for_reports(folder, children)
             raise first_error(folder, children)
         if all(code == 0 for code in codes):
@@ -204,7 +204,15 @@ def command_of(launcher: Launcher, launch: Launch, folder: JobFolder) -> list[st
     if launch.hostfile is None:
         raise StageError("run.engine.launcher deepspeed needs run.engine.hostfile")
     runner = [sys.executable, "-m", "deepspeed.launcher.runner"]
-    return [*runner, "--hostfile", launch.hostfile, "--no_local_rank", "--module", *program]
+    return [
+        *runner,
+        "--hostfile",
+        launch.hostfile,
+        "--no_ssh_check",
+        "--no_local_rank",
+        "--module",
+        *program,
+    ]
 
 
 def launched(command: list[str], folder: JobFolder) -> Child:
