@@ -3,6 +3,12 @@
 from __future__ import annotations
 
 import importlib.util
+import os
+import socket
+import subprocess
+import sys
+import time
+import urllib.request
 from collections.abc import Iterator
 from contextlib import closing
 from pathlib import Path
@@ -261,3 +267,53 @@ def test_each_rank_samples_its_share_with_an_engine_of_its_own(
         expected = alone.logged[step - 1]
         assert logged["reward"] == pytest.approx(expected["reward"], abs=1e-6), "the same samples"
         assert logged["loss"] == pytest.approx(expected["loss"], abs=1e-4)
+
+
+# ---- a real server -------------------------------------------------------------------------------
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(1200)
+def test_vllm_serve_gives_the_tokens_of_the_engine_in_process(folder: Path, sampler: Any) -> None:
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    environment = os.environ | {"VLLM_CPU_KVCACHE_SPACE": "1", "TORCHDYNAMO_DISABLE": "1"}
+    environment |= {"OMP_NUM_THREADS": "1", "OMP_WAIT_POLICY": "PASSIVE", "HF_HUB_OFFLINE": "1"}
+    environment |= {"VLLM_CPU_OMP_THREADS_BIND": "nobind", "VLLM_ENABLE_V1_MULTIPROCESSING": "1"}
+    # the command `vllm serve` asks for a package called vllm, which on a CPU is vllm-cpu
+    command = [sys.executable, "-m", "vllm.entrypoints.openai.api_server", "--model", str(folder)]
+    command += ["--host", "127.0.0.1", "--port", str(port), "--dtype", "float32", "--enforce-eager"]
+    command += ["--block-size", "32", "--no-enable-chunked-prefill"]
+    command += ["--max-num-batched-tokens", "8192", "--generation-config", "vllm"]
+    server = subprocess.Popen(
+        command, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+    )
+    try:
+        url = f"http://127.0.0.1:{port}/v1"
+        wait_for(url, server)
+        run = SampleRun(generator=GeneratorSettings(backend="openai", url=url))
+        asked, sampling = requests(24), Sampling(0.9, 1.0, 12)
+        expected = sample(sampler, asked, sampling)
+        with open_generator(folder, run) as (made, _):
+            found = sample(made, asked, sampling)
+    finally:
+        server.terminate()
+        server.wait(60)
+    for index, sampled in found.items():
+        assert sampled.token_ids == expected[index].token_ids
+        assert sampled.finish_reason is expected[index].finish_reason
+
+
+def wait_for(url: str, server: subprocess.Popen[bytes]) -> None:
+    """Wait until a server answers; it imports and starts for a minute, or several."""
+    opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
+    for _ in range(1000):
+        assert server.poll() is None, "the server ended"
+        try:
+            opener.open(f"{url}/models", timeout=5).close()
+        except OSError:
+            time.sleep(1)
+        else:
+            return
+    raise AssertionError("the server never answered")
