@@ -113,15 +113,23 @@ class Value:
 
 def read_yaml(path: Path, mistakes: list[Mistake]) -> Value | None:
     """Return the document of a file, or None where it cannot be read at all."""
+    start = Origin(str(path), 1, 1)
     try:
-        text = path.read_text(encoding="utf-8-sig")
+        data = path.read_bytes()
+        return parse_yaml(data.decode("utf-8-sig"), start, mistakes)
     except FileNotFoundError:
         mistakes.append(f"{path}: no such manifest")
-        return None
-    except (OSError, UnicodeDecodeError) as error:
-        mistakes.append(f"{path}: cannot be read: {error}")
-        return None
-    return parse_yaml(text, Origin(str(path), 1, 1), mistakes)
+    except IsADirectoryError:
+        names = ", ".join(sorted(file.name for file in path.glob("*.yaml"))) or "no .yaml file"
+        mistakes.append(f"{path}: a folder, not a manifest; it holds {names}")
+    except OSError as error:
+        mistakes.append(f"{path}: cannot be read: {error.strerror}")
+    except UnicodeDecodeError as error:
+        before = data[: error.start].decode("utf-8-sig", "replace")
+        line, column = before.count("\n") + 1, len(before) - before.rfind("\n")
+        message = f"byte 0x{data[error.start]:02x} is not UTF-8; save the file as UTF-8"
+        mistakes.append(replace(start, line=line, column=column).mistake(message))
+    return None
 
 
 def parse_yaml(text: str, start: Origin, mistakes: list[Mistake]) -> Value | None:
@@ -175,7 +183,9 @@ class _Reader:
         self.events = iter(YAML(typ="safe", pure=True).parse(text))
         next(self.events)  # the start of the stream
         if isinstance(next(self.events), StreamEndEvent):
-            self.mistakes.append(self.start.mistake("the document is empty"))
+            self.mistakes.append(
+                self.start.mistake("the document is empty; begin with 'r1pipe: 1'")
+            )
             return None
         value = self.value(next(self.events), 0)
         next(self.events)  # the end of the document

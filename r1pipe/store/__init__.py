@@ -58,6 +58,8 @@ class Store:
     def _check_format(self) -> None:
         try:
             path = self.root / FORMAT_NAME
+            if self.root.exists() and not self.root.is_dir():
+                raise StoreError(f"{self.root}: a file, not a store; name a directory")
             value = disk.read_json(path)
             if value is None and self.root.is_dir():
                 other = [path.name for path in self.root.iterdir() if path.name[0] != "."]

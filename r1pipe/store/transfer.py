@@ -138,7 +138,7 @@ def import_artifact(store: Store, source: Path) -> ActionRecord:
     Only names that its own seal lists are read, so an archive cannot write elsewhere.
     """
     if not source.exists():
-        raise ArtifactError(f"{source} does not exist")
+        raise ArtifactError(f"{source} does not exist; name what 'r1pipe export' wrote")
     store.prepare()
     name = disk.token()
     incoming = store.root / INCOMING / name
