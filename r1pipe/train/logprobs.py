@@ -43,7 +43,7 @@ def token_logprobs(model: Any, batch: MicroBatch, temperature: float = 1.0) -> T
     rows = max(1, MAX_LOGITS // model.lm_head.out_features)
     if len(targets) <= rows:
         return score(states, targets)
-    parts = zip(states.split(rows), targets.split(rows), strict=True)
+    parts = zip(torch.split(states, rows), torch.split(targets, rows), strict=True)
     return torch.cat([checkpoint(score, *part, use_reentrant=False) for part in parts])
 
 
