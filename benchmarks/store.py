@@ -45,7 +45,7 @@ OUTPUTS = {"data": "rows"}
 def run(context, params, run, inputs):
     raise AssertionError("a no-op run runs nothing")
 '''
-REPEATS = 5
+REPEATS = 10
 
 
 def write_project(root: Path, stages: int) -> Manifest:
@@ -206,7 +206,13 @@ def measure_records(count: int) -> dict[str, float]:
             assert len(records) == count
             assert show.lineage_lines(opened.resolve(last.key), records)
 
-        return {"why_own_cpu_s": own_cpu(why), "lineage_own_cpu_s": own_cpu(lineage)}
+        command = [sys.executable, "-m", "r1pipe.cli"]
+        return {
+            "why_process_cpu_s": cpu_of([*command, "why", "s11", "-m", str(path)], root),
+            "why_own_cpu_s": own_cpu(why),
+            "lineage_process_cpu_s": cpu_of([*command, "show", "s11", "--lineage"], root),
+            "lineage_own_cpu_s": own_cpu(lineage),
+        }
 
 
 def measure_digest(gigabytes: float) -> dict[str, float]:

@@ -80,11 +80,12 @@ class RecordIndex:
 
 @contextmanager
 def _no_collection() -> Iterator[None]:
-    """Spare Python's cycle collector the walk over a hundred thousand new values."""
+    """Spare Python's cycle collector the walk over a hundred thousand new values, now and later."""
     was_enabled = gc.isenabled()
     gc.disable()
     try:
         yield
     finally:
+        gc.freeze()
         if was_enabled:
             gc.enable()
