@@ -56,6 +56,9 @@ class Run(StageModel):
 def run(context, params, run, inputs):
     from curves import CURVES, curve_of
     from r1pipe.settings import EngineRun, EngineSettings
+    from r1pipe.train import deepspeed_engine
+
+    deepspeed_engine.PERSISTENT_NUMBERS = 0  # so that ZeRO 3 divides small parameters too
 
     for stage in range(4):
         settings = EngineSettings(

@@ -38,6 +38,10 @@ from deepspeed.utils import (
 )
 
 
+PERSISTENT_NUMBERS = 1_000_000
+"""ZeRO 3 keeps smaller parameters whole: gathering them costs more time than they take room."""
+
+
 class DeepSpeedEngine:
     """A model whose optimizer state, gradients and weights lie in parts on all ranks."""
 
@@ -267,7 +271,10 @@ class _RootModule(torch.nn.Module):
 
 def config_of(settings: EngineSettings, max_grad_norm: float) -> dict[str, Any]:
     """Return DeepSpeed's configuration. Micro-batches and accumulation are the engine's own."""
-    zero: dict[str, Any] = {"stage": settings.zero_stage}
+    zero: dict[str, Any] = {
+        "stage": settings.zero_stage,
+        "stage3_param_persistence_threshold": PERSISTENT_NUMBERS,
+    }
     if settings.offload != "none":
         zero["offload_optimizer"] = {"device": "cpu", "pin_memory": torch.cuda.is_available()}
     if settings.offload == "parameters":
