@@ -76,8 +76,8 @@ def furthest(manifest: Manifest, name: str) -> str:
 def single_changes(manifest: Manifest) -> Iterator[tuple[str, str, Manifest]]:
     """Yield (stage, dotted path, manifest in which only that value differs)."""
     for name, node in manifest.stages.items():
-        for path, params in valid_changes(node.params):
-            assert params is not None, f"{name}.{path}"
+        for path, base, params in valid_changes(node.params):
+            assert base == node.params, f"{name}.{path} takes more than one change"
             yield name, f"params.{path}", with_stage(manifest, replace(node, params=params))
 
 
