@@ -8,17 +8,15 @@
 (SIGKILL to the stage's process) and resumed, and compares artifact ids. `parts` says what each
 candidate costs and where. `engine` compares the stage with its own generator on the same requests.
 
-The canned completions are drawn by a hash of each request's seed: about a third is right, readable
-and new; others are wrong, repeat another word for word, have no answer, code, two languages, a long
-paragraph, a loop, or no end. A share of the gold answers needs algebra.
+`canned.py` says what the canned completions are.
 """
 
 from __future__ import annotations
 
 import argparse
+import itertools
 import json
 import os
-import random
 import resource
 import signal
 import subprocess
@@ -31,26 +29,16 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from r1pipe.chat import boxed
-from r1pipe.generate.protocol import Request, Sampled, Sampling
+from canned import Canned, canned_problem
+from memory import descendants, proportional_bytes, resident_bytes
+
+from r1pipe.generate.protocol import Request, Sampling
 from r1pipe.models.prompts import encode_prompt
-from r1pipe.models.tokenizer import train_tokenizer
-from r1pipe.records import FinishReason, Problem
+from r1pipe.records import Problem
 
 SAMPLES = 16
-BODIES = 512
 KILL_AT_BYTES = 550
 """Bytes of journal for each candidate at which the run is killed: about halfway."""
-ALGEBRA = 0.02
-"""Share of problems whose gold answer is an expression."""
-WORDS = (
-    "so we first take the sum and then the rest of it is what remains after both sides are halved"
-    " which gives another number that must be even because all terms before it were even too"
-)
-OUTCOMES = {
-    "right": 0.26, "again": 0.08, "wrong": 0.50, "no_answer": 0.04, "code": 0.02,
-    "mixed": 0.03, "loop": 0.02, "long": 0.02, "cut": 0.03,
-}  # fmt: skip
 PROBLEMS_KIND = '''
 """Problems whose completions are canned."""
 from r1pipe.stage import StageModel
@@ -62,7 +50,7 @@ class Run(StageModel):
 INPUTS = {}
 OUTPUTS = {"problems": "problems", "model": "model"}
 def run(context, params, run, inputs):
-    from rejection import canned_problem
+    from canned import canned_problem
     from r1pipe.rows import write_problems
     write_problems(context.output("problems"), map(canned_problem, range(params.num_problems)))
     (context.output("model") / "canned").write_text("no model")
@@ -77,97 +65,6 @@ stages:
     inputs: {{model: canned.model, problems: canned.problems}}
     params: {{seed: 1, target_rows: {target}, samples_per_problem: {samples}, max_tokens: 4096}}
 """
-
-
-# ---- canned completions --------------------------------------------------------------------------
-
-
-def canned_problem(number: int) -> Problem:
-    """Return one of any number of problems."""
-    rng = random.Random(number)
-    value = rng.randrange(2, 1000)
-    if rng.random() < ALGEBRA:
-        gold, text = f"{value}x+{value + 1}", f"Expand {value}(x+1)+1 (number {number})"
-        return Problem(f"p{number}", "algebra", text, gold, level=3)
-    text = f"What is {value - 1} plus 1? Say why. (number {number})"
-    return Problem(f"p{number}", "sum", text, str(value), checker="math", level=1)
-
-
-class Canned:
-    """Answers requests at once, from token ids that were made beforehand."""
-
-    def __init__(self) -> None:
-        rng = random.Random(0)
-        texts = [" ".join(rng.choices(WORDS.split(), k=90)) for _ in range(BODIES)]
-        self.tokenizer = train_tokenizer([*texts, "0123456789 x+()\\boxed{}"], 600)
-        self.bodies = [self.encode(f"<think>\n{text}") for text in texts]
-        self.parts = {name: self.encode(text) for name, text in ODD.items()}
-        self.close_ids = self.encode("\n</think>\n\nIt is ")
-        self.answers: dict[str, list[int]] = {}
-        self.golds: dict[tuple[int, ...], str] = {}
-        self.names = list(OUTCOMES)
-        self.weights = list(OUTCOMES.values())
-
-    def encode(self, text: str) -> list[int]:
-        ids: list[int] = self.tokenizer(text)["input_ids"]
-        return ids
-
-    def learn(self, problems: Sequence[Problem]) -> None:
-        """Take in the gold answers of the problems that will be asked for next."""
-        self.golds = {
-            tuple(encode_prompt(self.tokenizer, p.prompt, "chat")): p.gold for p in problems
-        }
-
-    def answer(self, text: str) -> list[int]:
-        if text not in self.answers:
-            self.answers[text] = [*self.encode(boxed(text)), self.tokenizer.eos_token_id]
-        return self.answers[text]
-
-    def generate(self, requests: Sequence[Request], sampling: Sampling) -> Iterator[Sampled]:
-        for request in requests:
-            yield self.sampled(request)
-
-    def sampled(self, request: Request) -> Sampled:
-        rng = random.Random(request.seed)
-        outcome = rng.choices(self.names, self.weights)[0]
-        gold = self.golds[request.prompt_ids]
-        number = 0 if outcome == "again" else 1 + rng.randrange(BODIES - 1)
-        ids = [*self.bodies[number], *self.parts.get(outcome, ())]
-        reason = FinishReason.STOP
-        if outcome == "cut":
-            reason = FinishReason.LENGTH
-        elif outcome == "no_answer":
-            ids += [*self.close_ids, self.tokenizer.eos_token_id]
-        else:
-            is_wrong = outcome == "wrong"
-            ids += [*self.close_ids, *self.answer(self.given(gold, is_wrong, rng))]
-        return Sampled(request.index, ids, [], reason)
-
-    @staticmethod
-    def given(gold: str, is_wrong: bool, rng: random.Random) -> str:
-        """Return an answer: an expression in other words, or another number."""
-        left, plus, right = gold.partition("x+")
-        if plus:
-            return (
-                f"{int(right) + is_wrong}+{left}x"
-                if rng.random() < 0.5
-                else f"{left}(x+1)+{1 + is_wrong}"
-            )
-        return str(int(gold) + rng.randrange(1, 9)) if is_wrong else gold
-
-    def load_weights(self, tensors: Any) -> None:
-        return
-
-    def close(self) -> None:
-        return
-
-
-ODD = {
-    "code": " ```python\nprint(1)\n```",
-    "mixed": " 所以我们先求和然后把剩下的部分除以二得到另一个数字因为它一定是偶数" * 3,
-    "loop": " and then again" * 12,
-    "long": " word" * 900,
-}
 
 
 # ---- the stage -----------------------------------------------------------------------------------
@@ -209,7 +106,8 @@ def prepare(folder: Path, candidates: int) -> None:
 
 
 class Watched:
-    """A `work` process; its memory is that of all processes below it, read ten times a second."""
+    """A `work` process. Its memory is that of all processes below it: resident bytes, read ten
+    times a second, and their proportional shares of it, every five seconds."""
 
     def __init__(self, folder: Path) -> None:
         here = Path(__file__).resolve()
@@ -224,10 +122,13 @@ class Watched:
         threading.Thread(target=self._watch, daemon=True).start()
 
     def _watch(self) -> None:
-        while self.process.poll() is None:
-            sizes = [memory_of(pid) for pid in descendants(self.process.pid)]
-            self.peak_rss = max(self.peak_rss, sum(rss for rss, _ in sizes))
-            self.peak_pss = max(self.peak_pss, sum(pss for _, pss in sizes))
+        for count in itertools.count():
+            if self.process.poll() is not None:
+                return
+            pids = descendants(self.process.pid)
+            self.peak_rss = max(self.peak_rss, sum(map(resident_bytes, pids)))
+            if count % 50 == 0:  # dear: the kernel walks every page
+                self.peak_pss = max(self.peak_pss, sum(map(proportional_bytes, pids)))
             time.sleep(0.1)
 
     def journal_bytes(self) -> int:
@@ -257,30 +158,6 @@ class Watched:
             "peak_rss_mb": round(self.peak_rss / 1e6),
             "peak_pss_mb": round(self.peak_pss / 1e6),
         }
-
-
-def descendants(pid: int) -> list[int]:
-    """Return a process and all below it."""
-    found, pending = [], [pid]
-    while pending:
-        one = pending.pop()
-        found.append(one)
-        for task in Path(f"/proc/{one}/task").glob("*/children"):
-            try:
-                pending += map(int, task.read_text().split())
-            except OSError:
-                continue
-    return found
-
-
-def memory_of(pid: int) -> tuple[int, int]:
-    """Return resident bytes of a process, and its proportional share of them."""
-    try:
-        text = Path(f"/proc/{pid}/smaps_rollup").read_text()
-    except OSError:
-        return 0, 0
-    lines = dict(line.split(":", 1) for line in text.splitlines()[1:])
-    return tuple(int(lines[name].split()[0]) * 1024 for name in ("Rss", "Pss"))  # type: ignore[return-value]
 
 
 def outcome(folder: Path) -> dict[str, Any]:
