@@ -23,6 +23,7 @@ def prepare_process() -> None:
         ("TOKENIZERS_PARALLELISM", "false"),
         ("HF_HUB_DISABLE_PROGRESS_BARS", "1"),
         ("HF_HUB_DISABLE_TELEMETRY", "1"),
+        ("TORCH_CPP_LOG_LEVEL", "ERROR"),
     ):
         os.environ.setdefault(name, value)
     try:
