@@ -39,6 +39,13 @@ def test_a_directory_that_is_no_store_is_refused(tmp_path: Path) -> None:
         Store(tmp_path)
 
 
+def test_a_folder_with_a_readme_may_become_a_store(tmp_path: Path) -> None:
+    shipped = Path(__file__).parents[1] / "artifacts" / "README.md"  # the default store
+    (tmp_path / shipped.name).write_bytes(shipped.read_bytes())
+    Store(tmp_path).prepare()
+    assert (tmp_path / "r1pipe-store.json").exists()
+
+
 def test_a_store_is_made_when_it_is_first_written_to(tmp_path: Path) -> None:
     store = Store(tmp_path / "new")
     assert store.records() == []

@@ -35,6 +35,8 @@ if TYPE_CHECKING:
     from r1pipe.store.attempt import Attempt
 
 STORE_FORMAT = 1
+BESIDE = (".", "README")
+"""What may lie in a directory that is going to be a store."""
 FORMAT_NAME = "r1pipe-store.json"
 
 
@@ -62,7 +64,7 @@ class Store:
                 raise StoreError(f"{self.root}: a file, not a store; name a directory")
             value = disk.read_json(path)
             if value is None and self.root.is_dir():
-                other = [path.name for path in self.root.iterdir() if path.name[0] != "."]
+                other = [p.name for p in self.root.iterdir() if not p.name.startswith(BESIDE)]
                 value = disk.read_json(path)  # another process may be making the store
                 if other and value is None:
                     raise StoreError(
