@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 import math
 import random
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import pytest
@@ -16,7 +16,7 @@ from torch import Tensor
 from r1pipe.records import Rollout
 from r1pipe.rl.objective import grpo_token_loss, k3_kl, token_weights
 from r1pipe.rl.update import Objective, update_policy
-from r1pipe.train.batching import Batching
+from r1pipe.train.batching import Batching, MicroBatch
 from r1pipe.train.engine import TorchEngine
 
 LN2 = math.log(2)
@@ -286,6 +286,73 @@ def test_metrics_of_an_update_are_means_over_its_tokens(case: Any) -> None:
     assert metrics["ratio_mean"] == pytest.approx(sum(ratios) / len(ratios), rel=1e-4)
     assert metrics["ratio_max"] == pytest.approx(max(ratios), rel=1e-4)
     assert metrics["kl"] == pytest.approx(sum(kls) / len(kls), rel=1e-4)
+
+
+class CountingEngine(RecordingEngine):
+    """Counts the sequences that go through the model."""
+
+    def accumulate(self, batches: Iterable[MicroBatch], loss: Any) -> dict[str, float]:
+        made = list(batches)
+        self.seen = {int(i) for b in made for i in b.sequence_index.unique() if i >= 0}
+        return super().accumulate(made, loss)
+
+
+@pytest.mark.parametrize("aggregation", ["sequence-mean", "token-mean", "constant"])
+def test_without_a_kl_term_flat_rollouts_are_not_computed_but_stay_in_the_denominators(
+    case: Any, aggregation: Any
+) -> None:
+    policy, rollouts, _ = case
+    flat = {i for i, made in enumerate(rollouts) if made.advantage == 0}
+    assert 0 < len(flat) < len(rollouts), "the case should have both kinds"
+    objective = Objective(0.7, 0.2, 0.28, 0.0, aggregation, 11)
+    engine = CountingEngine(copy.deepcopy(policy))
+    metrics = update_policy(engine, rollouts, None, objective, Batching(31, "padded", 0), 0.0)
+    assert engine.seen == set(range(len(rollouts))) - flat
+    slow = copy.deepcopy(policy).double()
+    rows = [slow_logprobs(slow, made, objective.temperature) for made in rollouts]
+    zeros = [[0.0] * len(row) for row in rows]
+    expected = slow_loss(rollouts, rows, zeros, objective)  # over all, flat ones too
+    expected.backward()
+    assert metrics["loss"] == pytest.approx(expected.item(), rel=1e-4, abs=1e-5)
+    for name, parameter in slow.named_parameters():
+        # float32 through two layers against float64
+        torch.testing.assert_close(
+            engine.gradients[name].double(), parameter.grad, rtol=1e-3, atol=1e-5, msg=name
+        )
+    # a mean over what was computed: a flat token's ratio is not in it
+    ratios = [
+        math.exp(logprob.item() - sampled)
+        for i, (made, row) in enumerate(zip(rollouts, rows, strict=True))
+        for logprob, sampled in zip(row, made.completion.sampler_logprobs, strict=True)
+        if i not in flat
+    ]
+    assert metrics["ratio_mean"] == pytest.approx(sum(ratios) / len(ratios), rel=1e-4)
+
+
+def test_with_a_kl_term_every_rollout_is_computed(case: Any) -> None:
+    policy, rollouts, reference = case
+    engine = CountingEngine(copy.deepcopy(policy))
+    update_policy(engine, rollouts, reference, objective_of("constant"), ALL_AT_ONCE, 0.0)
+    assert engine.seen == set(range(len(rollouts)))
+
+
+def test_a_step_without_any_advantage_is_that_of_a_gradient_of_zeros() -> None:
+    first, flat = random_rollouts(4, seed=4), random_rollouts(3, seed=9)
+    assert any(made.advantage for made in first), "the first step should leave a momentum"
+    for made in flat:
+        made.advantage = 0.0
+    objective = Objective(0.7, 0.2, 0.28, 0.0, "token-mean", 11)
+    ours, theirs = TorchEngine(model()), TorchEngine(model())
+    for engine in (ours, theirs):
+        update_policy(engine, first, None, objective, ALL_AT_ONCE, 1e-2)
+    before = copy.deepcopy(ours.model.state_dict())
+    update_policy(ours, flat, None, objective, ALL_AT_ONCE, 1e-2)
+    for parameter in theirs.parameters.values():
+        parameter.grad = torch.zeros_like(parameter)
+    theirs.step(1e-2)
+    for name, value in ours.model.state_dict().items():
+        assert torch.equal(value, theirs.model.state_dict()[name]), name
+    assert not torch.equal(before["model.norm.weight"], ours.model.model.norm.weight)
 
 
 def test_an_empty_minibatch_makes_no_step(case: Any) -> None:

@@ -5,14 +5,17 @@ from __future__ import annotations
 import copy
 import math
 from collections.abc import Iterable, Iterator, Sequence
+from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
-from tiny import generator, grpo_params, model, problems, rollout, tokenizer
+from tiny import FakeContext, generator, grpo_params, model, problems, rollout, stage, tokenizer
 
 from r1pipe.errors import StageError
 from r1pipe.generate.protocol import Generator, Request, Sampled, Sampling
+from r1pipe.rl import loop
+from r1pipe.rl.loop import GrpoPlan, train_grpo
 from r1pipe.rl.objective import grpo_token_loss, truncated_weights
 from r1pipe.rl.parity import ParityPlan, changed, changed_names, check_parity, mismatch
 from r1pipe.rl.update import Objective, policy_logprobs, token_sequences, update_policy
@@ -218,6 +221,44 @@ def test_the_mismatch_of_a_sampler_that_is_off_is_measured_and_corrected() -> No
     assert found["loss"] == pytest.approx(-0.5)
     assert found["mismatch_kl"] == pytest.approx(math.log(2) - 0.5, rel=1e-4)
     assert found["mismatch_ratio_max"] == pytest.approx(2.0, rel=1e-4)
+
+
+def test_the_only_update_of_a_rollout_knows_the_log_probs_that_correct_it() -> None:
+    # its weights are those that sampled, so its own log-probabilities are those of another pass
+    results, policies = [], []
+    for is_told in (True, False):
+        policies.append(model())
+        engine = TorchEngine(policies[-1])
+        rows = [rollout([5, 6], [7, 8, 9], advantage=1.0), rollout([5], [9, 9], advantage=-1.0)]
+        exact = policy_logprobs(engine, token_sequences(rows), 1.0, BATCHING)
+        for row, logprobs in zip(rows, exact, strict=True):
+            row.completion.sampler_logprobs[:] = [p - math.log(1.5) for p in logprobs]
+        old = exact if is_told else None
+        results.append(update_policy(engine, rows, None, objective(1.2), BATCHING, 1e-3, old))
+    assert results[0] == pytest.approx(results[1], rel=1e-5, abs=1e-6)
+    # ratio 1, every weight cut at 1.2; 3 tokens of advantage 1 and 2 of -1: -1.2 x (3 - 2) / 5
+    assert results[1]["loss"] == pytest.approx(-0.24)
+    for name, value in policies[0].state_dict().items():
+        torch.testing.assert_close(value, policies[1].state_dict()[name], msg=name)
+
+
+@pytest.mark.parametrize(("minibatches", "passes"), [(1, 0), (2, 2)])
+def test_log_probs_are_computed_again_only_where_several_updates_need_them(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, minibatches: int, passes: int
+) -> None:
+    called = []
+
+    def counted(*args: Any) -> Any:
+        called.append(1)
+        return policy_logprobs(*args)
+
+    monkeypatch.setattr(loop, "policy_logprobs", counted)
+    chosen = grpo_params(
+        num_steps=2 * minibatches, minibatches_per_rollout=minibatches, sampler_truncation=2.0
+    )
+    plan = GrpoPlan(chosen, objective(2.0), stage("grpo").run_model(max_batch=64))
+    train_grpo(FakeContext(tmp_path), model(), tokenizer(), problems(8, max_chars=18), plan)
+    assert len(called) == passes
 
 
 # ---- what is refused -----------------------------------------------------------------------------

@@ -230,8 +230,10 @@ def own_logprobs(
     engine: Engine, rollouts: Sequence[Rollout], plan: GrpoPlan, batching: Batching
 ) -> dict[int, list[float]] | None:
     """Return the trainer's log-probabilities of each rollout (by `id`) under the weights that
-    sampled it, where they are asked for."""
-    if plan.objective.truncation is None or not rollouts:
+    sampled it, where they are asked for and the update does not compute them itself: the only
+    one of a rollout does."""
+    is_only_update = plan.params.minibatches_per_rollout == 1
+    if plan.objective.truncation is None or is_only_update or not rollouts:
         return None
     sequences = token_sequences(rollouts)
     rows = policy_logprobs(engine, sequences, plan.params.temperature, batching)

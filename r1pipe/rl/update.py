@@ -20,7 +20,13 @@ from r1pipe.rl.objective import (
     token_weights,
     truncated_weights,
 )
-from r1pipe.train.batching import Batching, MicroBatch, TokenSequence, micro_batches
+from r1pipe.train.batching import (
+    Batching,
+    MicroBatch,
+    TokenSequence,
+    count_loss_tokens,
+    micro_batches,
+)
 from r1pipe.train.engine import Engine, Loss
 from r1pipe.train.logprobs import token_logprobs
 from r1pipe.workers import in_order
@@ -128,11 +134,14 @@ def update_policy(
     """Do one optimizer step on a minibatch; return its metrics (empty minibatch: no step).
 
     `old_rows` are the trainer's own log-probabilities of the weights that sampled, which
-    `objective.truncation` needs.
+    `objective.truncation` needs; without them the weights are still those. Means are over the
+    tokens that are differentiated, denominators of the loss over all.
     """
     if not rollouts:
         return {}
     sequences = token_sequences(rollouts)
+    moving = differentiated(rollouts, sequences, objective.kl_coef)
+    num_moving = count_loss_tokens(moving)
     sampler = per_token_table([r.completion.sampler_logprobs for r in rollouts])
     reference = None if reference_rows is None else per_token_table(reference_rows)
     old = None if old_rows is None else per_token_table(old_rows)
@@ -146,7 +155,7 @@ def update_policy(
             token_logprobs(model, batch, objective.temperature),
             at_trained(sampler, batch),
         )
-        begun, correction = corrected(sampled, old, batch, objective.truncation)
+        begun, correction = corrected(logprobs, sampled, old, batch, objective.truncation)
         token = grpo_token_loss(
             logprobs,
             begun,
@@ -173,22 +182,35 @@ def update_policy(
         }
         return Loss(
             (token.loss * weights).sum(),
-            sums={name: float(values.sum()) / num_tokens for name, values in means.items()},
+            sums={name: float(values.sum()) / num_moving for name, values in means.items()},
             peaks={
                 "ratio_max": float(token.ratio.max()),
                 "mismatch_ratio_max": float(difference.abs().max().exp()),
             },
         )
 
-    measures = engine.accumulate(micro_batches(sequences, batching), loss)
+    measures = engine.accumulate(micro_batches(moving, batching), loss)
     return {**measures, "grad_norm": engine.step(learning_rate)}
 
 
+def differentiated(
+    rollouts: Sequence[Rollout], sequences: Sequence[TokenSequence], kl_coef: float
+) -> Sequence[TokenSequence]:
+    """Return the sequences that have a gradient: without a KL term those with an advantage.
+
+    Where none has, one stays: the step is that of a gradient of zeros, whose momentum goes on.
+    """
+    if kl_coef:
+        return sequences
+    moving = [s for s, made in zip(sequences, rollouts, strict=True) if made.advantage != 0]
+    return moving or sequences[:1]
+
+
 def corrected(
-    sampled: Tensor, old: Tensor | None, batch: MicroBatch, truncation: float | None
+    logprobs: Tensor, sampled: Tensor, old: Tensor | None, batch: MicroBatch, limit: float | None
 ) -> tuple[Tensor, Tensor | float]:
     """Return what the ratio is taken against, and the weights of the tokens.  [N] each"""
-    if truncation is None or old is None:
+    if limit is None:
         return sampled, 1.0
-    begun = at_trained(old, batch)
-    return begun, truncated_weights(begun, sampled, truncation)
+    begun = logprobs.detach() if old is None else at_trained(old, batch)
+    return begun, truncated_weights(begun, sampled, limit)

@@ -1,0 +1,205 @@
+"""Time GRPO and SFT steps of r1pipe against TRL's trainers: same model, same data, one run.
+
+usage: PYTHONPATH=. python benchmarks/trainers.py [--peer PYTHON] [--rounds 5] [--only NAME]
+
+A Qwen3 of 2.4M parameters. GRPO: 32 prompts in groups of 8, up to 64 tokens, one update for each
+rollout; SFT: 64 rows of 20 to 90 tokens. `--peer` is the interpreter of an environment with TRL
+1.16 beside what r1pipe needs (this one, where not said; without TRL only r1pipe is timed). The
+sides are processes that take turns, step by step, so other work on the machine slows all alike;
+seconds are those of the clock and those of the processor. Matrix products of 1024 x 1024 take
+turns with them: their rate is the arithmetic limit. Prints the tables of docs/performance.md;
+`--set 'grpo best:TRL={"bf16": true}'` changes the settings of a side, to look for better ones.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import platform
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import trainers_work as work
+from trainers_data import KL_COEF, write_model
+
+from r1pipe.pipeline.process import prepare_process
+
+WARM_UP = 2
+OURS, PEER, LIMIT = "r1pipe", "TRL", "gemm"
+MEAN_CHARS = 100.0
+"""About the median of a fresh model's completions; the length reward is centred on it."""
+COMPARISONS: dict[str, dict[str, dict[str, Any]]] = {
+    "grpo float32": {
+        OURS: {"kl_coef": KL_COEF},
+        PEER: {"kl_coef": KL_COEF},
+        LIMIT: {"bf16": False},
+    },
+    "sft float32": {OURS: {}, PEER: {}, LIMIT: {"bf16": False}},
+    "grpo best": {
+        OURS: {"kl_coef": 0.0, "precision": "bfloat16"},
+        PEER: {"kl_coef": 0.0, "bf16": True},
+        LIMIT: {"bf16": True},
+    },
+    "sft best": {OURS: {"precision": "bfloat16"}, PEER: {"bf16": True}, LIMIT: {"bf16": True}},
+}
+
+
+@dataclass
+class Side:
+    """A process that makes a step when asked, and what its steps took."""
+
+    process: subprocess.Popen[str]
+    steps: list[dict[str, Any]] = field(default_factory=list)
+
+    def answer(self) -> dict[str, Any]:
+        """Wait for what the process says."""
+        line = self.process.stdout.readline() if self.process.stdout else ""
+        if not line:
+            raise SystemExit(f"a side ended with status {self.process.wait()}; see above")
+        found: dict[str, Any] = json.loads(line)
+        return found
+
+    def step(self) -> None:
+        """Have it make one step."""
+        assert self.process.stdin is not None, "sides are started with pipes"
+        self.process.stdin.write("go\n")
+        self.process.stdin.flush()
+        self.steps.append(self.answer())
+
+    def close(self) -> None:
+        """Let it end."""
+        assert self.process.stdin is not None, "sides are started with pipes"
+        self.process.stdin.close()
+        self.process.wait()
+
+    def median(self, name: str) -> float:
+        """Return the median of the steps behind the warm-up."""
+        return statistics.median(step[name] for step in self.steps[WARM_UP:])
+
+
+def start(name: str, who: str, folder: Path, options: dict[str, Any], python: str) -> Side:
+    """Start one side; OpenMP threads sleep where they wait, for all sides."""
+    if who == LIMIT:
+        options = {"products": 60} | options
+    elif name.startswith("grpo"):
+        options = {"mean_chars": MEAN_CHARS} | options
+    side = LIMIT if who == LIMIT else f"{name.split()[0]}:{who}"
+    threads = {} if who == OURS else {"OMP_NUM_THREADS": str(len(os.sched_getaffinity(0)))}
+    quiet = {"OMP_WAIT_POLICY": "PASSIVE", "HF_HUB_OFFLINE": "1", "TOKENIZERS_PARALLELISM": "false"}
+    script = Path(__file__).with_name("trainers_sides.py")
+    inherited = {k: v for k, v in os.environ.items() if k != "OMP_NUM_THREADS"}
+    return Side(
+        subprocess.Popen(
+            [python, str(script), side, str(folder), json.dumps(options)],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=None if os.environ.get("TRAINERS_STDERR") else subprocess.DEVNULL,
+            text=True,
+            env=inherited | quiet | threads,
+        )
+    )
+
+
+def compare(name: str, folder: Path, chosen: argparse.Namespace, has_peer: bool) -> dict[str, Side]:
+    """Run one comparison: all sides warm, then a step of each in turn."""
+    sides = {}
+    for who, options in COMPARISONS[name].items():
+        if who == PEER and not has_peer:
+            continue
+        python = chosen.peer if who == PEER else sys.executable
+        sides[who] = start(name, who, folder, dict(options), python)
+    for side in sides.values():
+        side.answer()
+    rounds = chosen.rounds * (2 if name.startswith("sft") else 1)
+    for _ in range(WARM_UP + rounds):
+        for side in sides.values():
+            side.step()
+    for side in sides.values():
+        side.close()
+    return sides
+
+
+def report(name: str, sides: dict[str, Side], model: Path) -> None:
+    """Print a comparison: speeds, their ratio, and where our seconds go."""
+    load = work.load_of(name, model, sides[OURS].steps[WARM_UP:])
+    unit = "samples/s" if name.startswith("grpo") else "tokens/s"
+    print(f"\n### {name}\n")
+    print(f"| | {unit} | wall s a step | cpu s a step | tokens a completion | flat groups |")
+    print("|---|---|---|---|---|---|")
+    for who in (w for w in (OURS, PEER) if w in sides):
+        side, facts = sides[who], sides[who].steps[-1]["facts"]
+        wall, cpu = side.median("wall"), side.median("cpu")
+        tokens, flat = facts.get("completion_tokens", 0.0), facts.get("flat_group_frac", 0.0)
+        figures = f"{load.units / wall:.1f} | {wall:.2f} | {cpu:.2f} | {tokens:.1f} | {flat:.2f}"
+        print(f"| {who} | {figures} |")
+    if PEER in sides:
+        print_ratio(sides)
+    gflop = sides[LIMIT].steps[-1]["facts"]["gflop"]
+    per_cpu, per_wall = (gflop / sides[LIMIT].median(clock) for clock in ("cpu", "wall"))
+    print(f"matrix products: {per_cpu:.0f} GFLOP a cpu second, {per_wall:.0f} a second\n")
+    work.print_parts(sides[OURS].steps[WARM_UP:], load, per_cpu)
+
+
+def print_ratio(sides: dict[str, Side]) -> None:
+    """Print how much faster r1pipe is, round by round and in the middle, and what both computed."""
+    for clock, said in (("wall", "by the clock"), ("cpu", "by processor time")):
+        pairs = zip(sides[PEER].steps[WARM_UP:], sides[OURS].steps[WARM_UP:], strict=True)
+        rounds = [theirs[clock] / ours[clock] for theirs, ours in pairs]
+        middle = sides[PEER].median(clock) / sides[OURS].median(clock)
+        print(f"\nr1pipe over TRL {said}: {middle:.2f} ({min(rounds):.2f} to {max(rounds):.2f})")
+    for who in (OURS, PEER):
+        losses = [step["facts"].get("loss", 0.0) for step in sides[who].steps]
+        print(f"losses of {who}: {' '.join(f'{loss:.5f}' for loss in losses[:4])}")
+    theirs = [s["parts"].get("generation", [0, 0])[1] for s in sides[PEER].steps[WARM_UP:]]
+    if any(theirs):
+        print(f"generation of TRL: {statistics.median(theirs):.2f} cpu s")
+
+
+def has_trl(python: str) -> str | None:
+    """Return the version of TRL that an interpreter finds."""
+    ask = "import importlib.metadata as m; print(m.version('trl'))"
+    found = subprocess.run([python, "-c", ask], capture_output=True, text=True, check=False)
+    return found.stdout.strip() if found.returncode == 0 else None
+
+
+def main() -> None:
+    """Run all comparisons and print."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--peer", default=sys.executable)
+    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--only", action="append", choices=list(COMPARISONS))
+    parser.add_argument("--set", action="append", default=[], metavar="NAME:SIDE=JSON")
+    chosen = parser.parse_args()
+    for change in chosen.set:
+        where, _, value = change.partition("=")
+        name, _, who = where.partition(":")
+        COMPARISONS[name][who] |= json.loads(value)
+    prepare_process()
+    began, version = time.perf_counter(), has_trl(chosen.peer)
+    with tempfile.TemporaryDirectory() as folder:
+        count = write_model(Path(folder))
+        import torch
+
+        cores = len(os.sched_getaffinity(0))
+        load = f"{os.getloadavg()[0]:.1f}"
+        print(
+            f"{count:,} parameters, {platform.machine()}, {cores} cores, torch {torch.__version__},"
+        )
+        print(f"TRL {version}, load {load} at the start")
+        for name in chosen.only or COMPARISONS:
+            sides = compare(name, Path(folder), chosen, version is not None)
+            report(name, sides, Path(folder))
+            sys.stdout.flush()
+    load = f"{os.getloadavg()[0]:.1f}"
+    print(f"\n{time.perf_counter() - began:.0f} s in all, load {load} at the end")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,80 @@
+"""The model and the data of `benchmarks/trainers.py`: the same for all sides."""
+
+from __future__ import annotations
+
+import random
+from pathlib import Path
+from typing import Any
+
+GROUP_SIZE, NUM_PROMPTS, MAX_TOKENS = 8, 32, 64
+BATCH_SIZE, ROW_TOKENS, PROMPT_TOKENS = 64, (20, 90), 9
+MAX_STEPS, SEED, LEARNING_RATE, KL_COEF = 24, 17, 1e-4, 0.001
+CHARS_FRAC = 0.9
+"""Where the middle length of a fresh model's completions lies on the length reward's slope."""
+
+
+def write_model(folder: Path) -> int:
+    """Write a Qwen3 with a tokenizer; return the number of its parameters."""
+    from itertools import islice
+
+    from r1pipe.models.policy import new_model, save_model
+    from r1pipe.models.tokenizer import train_tokenizer
+    from r1pipe.tasks import TASKS, corpus
+    from r1pipe.tasks.world import Noise
+
+    rng = random.Random(3)
+    drawn = islice(corpus.training_problems({"arithmetic": 1.0, "parity": 1.0}, rng), 96)
+    rows = [
+        corpus.solution_row(p, TASKS[p.task].solve(p, rng, Noise()), "r1-zero", rng, 1.0, 0.0)
+        for p in drawn
+    ]
+    tokenizer = train_tokenizer([r[name] for r in rows for name in ("prompt", "completion")], 512)
+    model = new_model(
+        tokenizer,
+        hidden_size=192,
+        num_layers=5,
+        num_heads=4,
+        num_kv_heads=2,
+        intermediate_size=608,
+        max_positions=256,
+        init_std=0.02,
+        seed=1,
+    )
+    save_model(model, tokenizer, folder)
+    return sum(p.numel() for p in model.parameters())
+
+
+def problems(mean_chars: float) -> list[Any]:
+    """Return problems; no completion of every second one is rewarded, so its group is flat."""
+    from r1pipe.records import Problem
+
+    rng, limits = random.Random(SEED), (1, round(mean_chars / CHARS_FRAC))
+
+    def asked(number: int) -> Any:
+        a, b, c, d = (rng.randint(1, 9) for _ in range(4))
+        meta = {"max_chars": limits[number % 2]}
+        return Problem(
+            str(number), "arithmetic", f"{a}+{b}*{c}-{d}=", str(a + b * c - d), meta=meta
+        )
+
+    return [asked(number) for number in range(NUM_PROMPTS * MAX_STEPS)]
+
+
+def sequences(vocabulary: int) -> list[Any]:
+    """Return the supervised rows of all steps."""
+    from r1pipe.train.batching import TokenSequence
+
+    rng = random.Random(SEED)
+
+    def ids(length: int) -> list[int]:
+        return [rng.randrange(5, vocabulary) for _ in range(length)]
+
+    lengths = [rng.randint(*ROW_TOKENS) for _ in range(BATCH_SIZE * MAX_STEPS)]
+    return [TokenSequence(ids(PROMPT_TOKENS), ids(n - PROMPT_TOKENS)) for n in lengths]
+
+
+def supervised_plan() -> Any:
+    """Return the plan of the supervised steps, which decides the order of the rows."""
+    from r1pipe.train.supervised import SupervisedPlan
+
+    return SupervisedPlan(1, BATCH_SIZE, LEARNING_RATE, "constant", 0, 1.0, SEED)

@@ -1,0 +1,234 @@
+"""One side of `benchmarks/trainers.py`: r1pipe, TRL or plain matrix products, a step at a time.
+
+A process of its own: it says that it is ready, makes one step for every line it is given, and
+answers with what the step took. So the sides take turns, and processor time is that of one side.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+from unittest.mock import patch
+
+from trainers_data import (
+    GROUP_SIZE,
+    LEARNING_RATE,
+    MAX_STEPS,
+    MAX_TOKENS,
+    NUM_PROMPTS,
+    SEED,
+    problems,
+    sequences,
+    supervised_plan,
+)
+
+from r1pipe.pipeline.process import prepare_process
+
+
+class Turns:
+    """Waits for the word to make a step, and tells what it took."""
+
+    def __init__(self) -> None:
+        self._out = os.fdopen(os.dup(1), "w")
+        os.dup2(2, 1)  # what libraries print is no answer
+        self._began = (0.0, 0.0)
+        self._parts: dict[str, list[float]] = {}
+        self.facts: dict[str, float] = {}
+        self._is_running = False
+
+    def next(self) -> None:
+        """Answer for the step that ended, if any did, and wait; ends the process at the end."""
+        if self._is_running:
+            wall, cpu = (now - then for now, then in zip(_now(), self._began, strict=True))
+            self._say({"wall": wall, "cpu": cpu, "parts": self._parts, "facts": self.facts})
+        else:
+            self._say({"ready": True})
+        if not sys.stdin.readline():
+            os._exit(0)
+        self._is_running, self._parts, self._began = True, {}, _now()
+
+    def timed(self, name: str, function: Callable[..., Any]) -> Callable[..., Any]:
+        """Return the function, its wall and CPU seconds added to a part of the step."""
+
+        def run(*args: Any, **options: Any) -> Any:
+            began = _now()
+            found = function(*args, **options)
+            spent = [now - then for now, then in zip(_now(), began, strict=True)]
+            before = self._parts.get(name, [0.0, 0.0])
+            self._parts[name] = [a + b for a, b in zip(before, spent, strict=True)]
+            return found
+
+        return run
+
+    def _say(self, message: dict[str, Any]) -> None:
+        self._out.write(json.dumps(message) + "\n")
+        self._out.flush()
+
+
+def _now() -> tuple[float, float]:
+    return time.perf_counter(), time.process_time()
+
+
+class StepContext:
+    """A stage's context that keeps nothing; every rollout or supervised step is a turn."""
+
+    def __init__(self, turns: Turns) -> None:
+        from r1pipe.ranks import ALONE
+
+        self.ranks, self.checkpoints, self.turns = ALONE, self, turns
+
+    def latest(self) -> None:
+        """There are no checkpoints."""
+
+    def checkpoint_due(self) -> bool:
+        """Never."""
+        return False
+
+    def stop_if_asked(self) -> None:
+        """Called by both loops behind each step."""
+        self.turns.next()
+
+    def log(self, step: int, total: int, **measures: float) -> None:
+        """Tell what both sides must agree on."""
+        kept = ("loss", "completion_tokens", "flat_group_frac", "trained_frac")
+        self.turns.facts = {name: measures[name] for name in kept if name in measures}
+
+    def sample(self, **row: Any) -> None:
+        """Keep none."""
+
+    def note(self, **facts: Any) -> None:
+        """Keep none."""
+
+
+# ---- r1pipe --------------------------------------------------------------------------------------
+
+
+def our_grpo(folder: Path, turns: Turns, options: dict[str, Any]) -> None:
+    """Run the loop of the stage `grpo`, its parts timed."""
+    import torch
+
+    from r1pipe.manifest.kinds import load_kinds
+    from r1pipe.models.policy import load_model, load_tokenizer
+    from r1pipe.rl import loop
+    from r1pipe.rl.update import Objective
+
+    torch.set_num_threads(1)
+    stage = load_kinds(Path(__file__).parents[1] / "manifests" / "r1.yaml")["grpo"]
+    params: Any = stage.params(
+        seed=SEED,
+        format="chat",
+        num_steps=MAX_STEPS,
+        problems_per_step=NUM_PROMPTS,
+        group_size=GROUP_SIZE,
+        optimizer={"lr": LEARNING_RATE},
+        rewards={"length": 1.0},
+        clip_low=0.2,
+        clip_high=0.2,
+        kl_coef=options.pop("kl_coef"),
+        reference_refresh_steps=400,
+        aggregation="token-mean",
+        max_tokens=MAX_TOKENS,
+        precision=options.pop("precision", "float32"),
+    )
+    objective = Objective(1.0, 0.2, 0.2, params.kl_coef, "token-mean", MAX_TOKENS)
+    asked = problems(options.pop("mean_chars"))
+    plan = loop.GrpoPlan(params, objective, stage.run_model(**options))
+    context: Any = StepContext(turns)
+    make_engine, generator_of, reference = loop.make_engine, loop.generator_of, loop.Reference
+
+    def engine(*args: Any) -> Any:
+        return time_engine(turns, make_engine(*args))
+
+    def generator(*args: Any, **rest: Any) -> Any:
+        made = generator_of(*args, **rest)
+        whole = turns.timed("generation", lambda *a, f=made.generate: list(f(*a)))
+        made.generate = whole  # type: ignore[method-assign]
+        turns.next()
+        return made
+
+    def referent(model: Any) -> Any:
+        made = reference(model)
+        made.logprobs = turns.timed("reference", made.logprobs)  # type: ignore[method-assign]
+        return made
+
+    with (
+        patch.object(loop, "make_engine", engine),
+        patch.object(loop, "generator_of", generator),
+        patch.object(loop, "Reference", referent),
+    ):
+        loop.train_grpo(context, load_model(folder), load_tokenizer(folder), asked, plan)
+
+
+def our_sft(folder: Path, turns: Turns, options: dict[str, Any]) -> None:
+    """Run the supervised loop."""
+    import torch
+
+    from r1pipe.models.policy import load_model
+    from r1pipe.settings import Optimizer, TrainRun
+    from r1pipe.train.backends import make_engine
+    from r1pipe.train.batching import batching_of
+    from r1pipe.train.supervised import train_supervised
+
+    torch.set_num_threads(1)
+    precision = options.pop("precision", "float32")
+    model, run = load_model(folder), TrainRun(**options)
+    made = make_engine(model, Optimizer(lr=LEARNING_RATE), run, precision=precision)
+    engine = time_engine(turns, made)
+    batching = batching_of(run, model.config.pad_token_id)
+    rows = sequences(model.config.vocab_size)
+    context: Any = StepContext(turns)
+    turns.next()
+    train_supervised(context, engine, rows, supervised_plan(), batching)
+
+
+def time_engine(turns: Turns, engine: Any) -> Any:
+    """Time an engine's two parts of a step."""
+    engine.accumulate = turns.timed("forward and backward", engine.accumulate)
+    engine.step = turns.timed("optimizer", engine.step)
+    return engine
+
+
+# ---- matrix products -----------------------------------------------------------------------------
+
+
+def gemm(folder: Path, turns: Turns, options: dict[str, Any]) -> None:
+    """Multiply matrices of 1024 x 1024, for the rate that the machine has to give."""
+    import torch
+
+    kind = torch.bfloat16 if options["bf16"] else torch.float32
+    one, other = torch.randn(2, 1024, 1024).to(kind).unbind()
+    for _ in range(options["products"]):
+        torch.mm(one, other)
+
+    while True:
+        turns.next()
+        for _ in range(options["products"]):
+            torch.mm(one, other)
+        turns.facts = {"gflop": options["products"] * 2 * 1024**3 / 1e9}
+
+
+def side_of(name: str) -> Callable[[Path, Turns, dict[str, Any]], None]:
+    """Return what a side does."""
+    if "TRL" in name:
+        import trainers_trl
+
+        return trainers_trl.trl_grpo if name.startswith("grpo") else trainers_trl.trl_sft
+    return {"grpo:r1pipe": our_grpo, "sft:r1pipe": our_sft, "gemm": gemm}[name]
+
+
+def main() -> None:
+    """Be the side that the command line names: side, folder of the model, options as JSON."""
+    side, folder, options = sys.argv[1], Path(sys.argv[2]), json.loads(sys.argv[3])
+    turns = Turns()
+    if "r1pipe" in side:
+        prepare_process()
+    side_of(side)(folder, turns, options)
+
+
+if __name__ == "__main__":
+    main()
