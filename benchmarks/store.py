@@ -168,7 +168,7 @@ def measure_no_op(stages: int, files: int, size: int) -> dict[str, float]:
         fill_store(Store(root / "artifacts"), manifest, files, size)
         command = [sys.executable, "-m", "r1pipe.cli", "run", "manifests/bench.yaml", "--yes"]
         process = cpu_of(command, root)
-        start = cpu_of([sys.executable, "-c", "import r1pipe.cli, r1pipe.pipeline"], root)
+        start = cpu_of([sys.executable, "-c", "import r1pipe.cli.table, r1pipe.pipeline"], root)
 
         def no_op() -> None:
             result = run(load_manifest(manifest.path), Store(root / "artifacts"), Silent())  # type: ignore[arg-type]
@@ -202,7 +202,7 @@ def measure_records(count: int) -> dict[str, float]:
 
         def lineage() -> None:
             opened = Store(root / "artifacts")
-            records = opened.records()
+            records = opened.known()
             assert len(records) == count
             assert show.lineage_lines(opened.resolve(last.key), records)
 

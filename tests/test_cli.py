@@ -13,6 +13,7 @@ import pytest
 from fake_project import MANIFEST, make_project, write_manifest
 
 from r1pipe import cli
+from r1pipe.cli.table import MODULES
 
 ROOT = Path(__file__).resolve().parent.parent
 SMALL = "manifests/small.yaml"
@@ -341,6 +342,6 @@ def test_a_command_loads_only_what_it_needs(project: Path, r1pipe: Run) -> None:
 def test_help_names_every_command(r1pipe: Run) -> None:
     code, out, _ = r1pipe("--help")
     assert code == 0
-    for name in cli.MODULES:
+    for name in MODULES:
         assert f"  {name} " in out
         assert r1pipe(name, "--help")[0] == 0

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from typer.testing import CliRunner
 
-from r1pipe.cli import app
+from r1pipe.cli.table import app
 
 
 def test_verify_judges_one_answer() -> None:

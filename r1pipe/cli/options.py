@@ -38,7 +38,7 @@ JsonOption = Annotated[bool, typer.Option("--json", help="One JSON document on s
 
 
 def command_group() -> typer.Typer:
-    """Return what a module's commands are added to; `r1pipe.cli.MODULES` names each of them."""
+    """Return what a module's commands are added to; `r1pipe.cli.table` names each of them."""
     return typer.Typer(rich_markup_mode=None)
 
 

@@ -92,7 +92,7 @@ def show(
 
         rows_view.print_row(opened, record, row, why_not, as_json)
     elif lineage:
-        records = opened.records()
+        records = opened.known()
         if as_json:
             print_json(views.lineage_json(record, records))
         else:

@@ -14,7 +14,7 @@ from r1pipe.pipeline.growth import growth_text, is_growth
 from r1pipe.pipeline.resolution import Resolver, upstream
 from r1pipe.store import Store
 from r1pipe.store.actions import ActionRecord
-from r1pipe.store.preimages import different, flatten, nearest_record
+from r1pipe.store.preimages import different, flatten
 from r1pipe.text import short_id
 
 MAX_NAMED = 3
@@ -107,7 +107,6 @@ class _Planner:
         self.resolver = resolver
         self.plan = Plan([])
         self.planned: dict[str, PlannedStage] = {}
-        self.known: list[ActionRecord] | None = None
 
     def add(self, node: StageNode) -> None:
         """Plan one stage after all that it reads."""
@@ -158,9 +157,7 @@ class _Planner:
         """Name the leaves in which a stage's preimage differs from the nearest stored one."""
         preimage = self.resolver.preimage(node, self.plan.records)
         assert preimage is not None, "the key is known"
-        if self.known is None:
-            self.known = self.store.records()
-        nearest = nearest_record(node.name, preimage, self.known, self.manifest.name)
+        nearest = self.store.nearest(node.name, preimage, self.manifest.name)
         if nearest is None:
             return "not in the store yet"
         if is_growth(node.kind, nearest.preimage, preimage):

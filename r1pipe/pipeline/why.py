@@ -16,7 +16,7 @@ from r1pipe.pipeline.planning import PlannedStage, check_names, plan
 from r1pipe.pipeline.resolution import Resolver
 from r1pipe.store import Store
 from r1pipe.store.actions import ActionRecord
-from r1pipe.store.preimages import ABSENT, UNKNOWN, flatten, nearest_record
+from r1pipe.store.preimages import ABSENT, UNKNOWN, flatten
 from r1pipe.text import short_id
 
 
@@ -85,8 +85,7 @@ class _Explainer:
         self.resolver = Resolver(manifest, store)
         self.plan = plan(manifest, store, resolver=self.resolver)
         self.planned = {stage.name: stage for stage in self.plan.stages}
-        self.records = store.records()
-        self.by_key = {record.key: record for record in self.records}
+        self.store = store
         self.seen: dict[str, Explanation] = {}
 
     def stage(self, name: str) -> Explanation:
@@ -99,7 +98,7 @@ class _Explainer:
         if planned.status in ("hit", "lost"):
             return self._stored(node, planned)
         preimage = self._known_preimage(node)
-        nearest = nearest_record(node.name, preimage, self.records, self.manifest.name)
+        nearest = self.store.nearest(node.name, preimage, self.manifest.name)
         if nearest is None:
             summary = f"no result of kind '{node.kind.kind}' is in the store yet"
             return Explanation(node.name, planned.status, summary, planned.key)
@@ -188,7 +187,7 @@ class _Explainer:
         if ref.is_source:
             source = self.manifest.sources[ref.name]
             return Change(path, was, now, f"source {ref.name} at {source.origin}")
-        before = self.by_key.get(str(link.get("key")))
+        before = self.store.readable(str(link.get("key")))
         if before is None or link.get("stage") != ref.name:
             return Change(path, was, now, origin)
         after = self.plan.records[ref.name]

@@ -15,6 +15,7 @@ own path decide anything. Readers take no lock: whatever they can see is whole.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -27,6 +28,7 @@ from r1pipe.store.actions import ActionRecord
 from r1pipe.store.index import RecordIndex
 from r1pipe.store.locks import KeyLock, describe_owner, file_lock, is_alive, read_owner
 from r1pipe.store.metrics import read_metrics, read_samples
+from r1pipe.store.preimages import nearest_record
 from r1pipe.store.sealing import Seal
 
 if TYPE_CHECKING:
@@ -54,6 +56,7 @@ class Store:
         self._intact: set[str] = set()
         self._found: dict[str, ActionRecord | None] = {}
         self._records: list[ActionRecord] | None = None
+        self._known: list[ActionRecord] | None = None
         self._is_prepared = False
         self._check_format()
 
@@ -129,7 +132,7 @@ class Store:
     def forget(self, key: str) -> None:
         """Read a key's record from the disk again: another process may have placed one."""
         self._found.pop(key, None)
-        self._records = None
+        self._records = self._known = None
 
     def is_intact(self, record: ActionRecord) -> bool:
         """Return whether a record's artifact is here, whole; a damaged one is a DamagedError.
@@ -206,9 +209,34 @@ class Store:
             self._records = RecordIndex(self.root, self.records_dir).records()
         return self._records
 
+    def known(self) -> list[ActionRecord]:
+        """Return all action records like `records`, sooner, as they were when last checked."""
+        if self._known is None:
+            self._known = self._records or RecordIndex(self.root, self.records_dir).known()
+        return self._known
+
+    def readable(self, key: str) -> ActionRecord | None:
+        """Return the action record of a key like `lookup`, or None where it is damaged."""
+        try:
+            return self.lookup(key)
+        except DamagedError:
+            return None
+
+    def nearest(
+        self, stage: str, preimage: Mapping[str, Any], manifest: str
+    ) -> ActionRecord | None:
+        """Return the readable result that is most like a preimage (`preimages.nearest_record`)."""
+        records = self.known()
+        while (found := nearest_record(stage, preimage, records, manifest)) is not None:
+            if (record := self.readable(found.key)) is not None:
+                return record
+            records = [each for each in records if each is not found]
+        return None
+
     def resolve(self, name: str) -> ActionRecord:
         """Return the record that a name stands for: stage, stage@7f3a, tag, or an id's prefix."""
-        return names.resolve(self.root, self.records(), name)
+        found = names.resolve(self.root, self.known(), name)
+        return self.lookup(found.key) or found
 
     # Writing -------------------------------------------------------------------------------
 

@@ -1,0 +1,62 @@
+"""The table of commands; a command's module is loaded when the command is asked for."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from importlib import import_module
+from typing import Any
+
+import typer
+from typer.core import TyperGroup
+from typer.main import get_group
+
+MODULES = {
+    "run": "run_commands",
+    "stage": "run_commands",
+    "plan": "read_commands",
+    "show": "read_commands",
+    "why": "read_commands",
+    "schema": "read_commands",
+    "diff": "store_commands",
+    "fsck": "store_commands",
+    "gc": "store_commands",
+    "pin": "store_commands",
+    "tag": "store_commands",
+    "export": "store_commands",
+    "import": "store_commands",
+    "verify": "verify_commands",
+    "audit": "verify_commands",
+    "doctor": "doctor",
+}
+"""Command -> the module here whose `app` has it, in the order of `--help`."""
+
+
+class CommandTable(Mapping[str, Any]):
+    """The commands by name; a module is loaded when a command of it is asked for."""
+
+    def __getitem__(self, name: str) -> Any:
+        module = import_module(f"r1pipe.cli.{MODULES[name]}")
+        return get_group(module.app).commands[name]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(MODULES)
+
+    def __len__(self) -> int:
+        return len(MODULES)
+
+
+class _Group(TyperGroup):
+    def __init__(self, **settings: Any) -> None:
+        super().__init__(**settings | {"commands": CommandTable()})
+
+
+app = typer.Typer(
+    cls=_Group,
+    help="Reproduce the DeepSeek-R1 recipe from one declarative manifest.",
+    no_args_is_help=True,
+    add_completion=False,
+    rich_markup_mode=None,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+    callback=lambda: None,
+)
