@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Any, Literal, TypeAlias
 
 from pydantic import Field, model_validator
 
@@ -29,6 +29,17 @@ class Optimizer(StageModel):
     """Gradients are scaled down to this norm."""
 
 
+Precision: TypeAlias = Literal["float32", "bfloat16"]
+
+
+class ModelParams(StageModel):
+    """What decides every result that a model computes."""
+
+    precision: Precision = "float32"
+    """Of the model's arithmetic, in training and in sampling: float32, or bfloat16 (with float32
+    weights in the optimizer)."""
+
+
 class ComputeRun(StageModel):
     """On what a model is computed."""
 
@@ -48,12 +59,10 @@ class EngineSettings(StageModel):
     """What is divided among them: 1 optimizer state, 2 gradients too, 3 weights too."""
     offload: Literal["none", "optimizer", "parameters"] = "none"
     """What lies in the memory of the CPU: optimizer state, or (ZeRO 3) weights too."""
-    bf16: bool = False
-    """Compute in bfloat16, with float32 weights in the optimizer."""
     activation_checkpointing: bool = False
     """Keep only each layer's input for the backward pass, and compute the layer again there."""
     attention: Literal["sdpa", "flash"] = "sdpa"
-    """PyTorch's attention, or flash-attention (a GPU, bf16), which leaves out what packed rows
+    """PyTorch's attention, or flash-attention (a GPU, bfloat16), which leaves out what packed rows
     mask."""
     kernels: Literal["torch", "liger"] = "torch"
     """Norms, rotations and gates by PyTorch, or by the fused kernels of liger-kernel (a GPU)."""
@@ -67,15 +76,25 @@ class EngineSettings(StageModel):
     def _fits_together(self) -> EngineSettings:
         if self.backend == "torch" and self.num_processes > 1:
             raise ValueError("backend torch is one process; use backend: deepspeed for more")
-        if self.attention == "flash" and not self.bf16:
-            raise ValueError("attention: flash needs bf16: true")
-        if self.bf16 and self.backend == "deepspeed" and self.zero_stage == 0:
-            raise ValueError("ZeRO 0 keeps no float32 weights for bf16; use zero_stage: 1 to 3")
         if self.offload == "parameters" and self.zero_stage < 3:
             raise ValueError("offload: parameters needs zero_stage: 3")
         if self.offload == "optimizer" and self.zero_stage == 0:
             raise ValueError("offload: optimizer needs zero_stage: 1 to 3")
         return self
+
+    def misfit(self, precision: Precision) -> str | None:
+        """Say what to set where this engine cannot train in a precision; None where it can."""
+        if self.attention == "flash" and precision == "float32":
+            return (
+                "run.engine.attention: flash computes in bfloat16 alone; set params.precision:"
+                " bfloat16, or attention: sdpa"
+            )
+        if precision == "bfloat16" and self.backend == "deepspeed" and self.zero_stage == 0:
+            return (
+                "run.engine: ZeRO 0 keeps no float32 weights beside those of params.precision:"
+                " bfloat16; set zero_stage: 1, 2 or 3, or params.precision: float32"
+            )
+        return None
 
 
 class EngineRun(ComputeRun):
@@ -89,6 +108,10 @@ class EngineRun(ComputeRun):
         if self.engine.backend == "torch":
             return None
         return Launch(self.engine.num_processes, self.engine.launcher, self.engine.hostfile)
+
+    def misfit(self, params: Any) -> str | None:
+        """Say what to set where the engine cannot compute what the parameters ask for."""
+        return self.engine.misfit(getattr(params, "precision", "float32"))
 
 
 class TrainRun(EngineRun):
@@ -117,8 +140,6 @@ class GeneratorSettings(StageModel):
     """vllm: most completions that are decoded together."""
     max_model_tokens: int | None = Field(default=None, gt=1)
     """vllm: longest prompt with its completion; where not said, what the model allows."""
-    bf16: bool = False
-    """vllm: weights and cache in bfloat16; beside a trainer that computes so, always."""
     eager: bool = False
     """vllm: no CUDA graphs: starts sooner, samples more slowly. On a CPU always so."""
     sleep: bool = True

@@ -14,7 +14,12 @@ and is then given what results with other values of it hold (`Context.earlier`, 
 
     GROWS = "target_rows"
 
-and it may define what `plan` says it will cost, without importing anything heavy:
+where some values of `Params` and `Run` do not go together, `Run` may say so; `plan` and `run` then
+refuse the stage at its place in the manifest, before anything runs:
+
+    def misfit(self, params: Params) -> str | None: ...       # what to set; None where all is well
+
+and a stage may define what `plan` says it will cost, without importing anything heavy:
 
     def cost(params: Params, run: Run, inputs: InfoMap) -> Cost: ...       # r1pipe.costs.work
 """

@@ -18,8 +18,8 @@ from typing import TYPE_CHECKING, Any, Literal
 from pydantic import Field
 
 from r1pipe.records import Problem
-from r1pipe.settings import SampleRun
-from r1pipe.stage import Context, Input, Inputs, StageModel
+from r1pipe.settings import ModelParams, SampleRun
+from r1pipe.stage import Context, Input, Inputs
 
 if TYPE_CHECKING:
     from r1pipe.costs.work import Cost, InfoMap
@@ -29,7 +29,7 @@ INPUTS = {"model": Input("model"), "problems": Input("problems", many=True)}
 OUTPUTS = {"report": "report", "samples": "rows"}
 
 
-class Params(StageModel):
+class Params(ModelParams):
     """What decides the report."""
 
     seed: int
@@ -64,7 +64,7 @@ def run(context: Context, params: Params, run: Run, inputs: Inputs) -> None:
     benchmarks = {name: read_problems(path) for name, path in sorted(inputs["problems"].items())}
     units = list(_units(benchmarks, params.problems_per_unit))
     failed = FailedUnits()
-    with open_generator(inputs["model"], run) as (generator, tokenizer):
+    with open_generator(inputs["model"], run, params.precision) as (generator, tokenizer):
         for number, (name, problems) in enumerate(units):
             if str(number) in done:
                 continue

@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from pydantic import Field, model_validator
 
 from r1pipe.errors import StageError
-from r1pipe.settings import Optimizer, SampleRun, TrainRun, check_whole_rollouts
+from r1pipe.settings import ModelParams, Optimizer, SampleRun, TrainRun, check_whole_rollouts
 from r1pipe.stage import Context, Input, Inputs, StageModel
 
 if TYPE_CHECKING:
@@ -47,7 +47,7 @@ class Preference(StageModel):
     """Share of the rollout's problems that are general prompts from then on."""
 
 
-class Params(StageModel):
+class Params(ModelParams):
     """What decides the policy that comes out."""
 
     seed: int
@@ -157,8 +157,8 @@ def _scorers(params: Params, run: Run, inputs: Inputs, name: str) -> dict[str, A
     from r1pipe.rl.reward_model import model_scorer
 
     return {
-        "general": model_scorer(inputs["helpful"], "summary", run),
-        "safety": model_scorer(inputs["safety"], "completion", run),
+        "general": model_scorer(inputs["helpful"], "summary", run, params.precision),
+        "safety": model_scorer(inputs["safety"], "completion", run, params.precision),
     }
 
 

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING
 
 from pydantic import Field
 
-from r1pipe.settings import Optimizer, TrainRun
+from r1pipe.settings import ModelParams, Optimizer, TrainRun
 from r1pipe.stage import Context, Input, Inputs, StageModel
 
 if TYPE_CHECKING:
@@ -43,7 +43,7 @@ class Architecture(StageModel):
     """Standard deviation of the initial weights; narrow models learn sooner with more."""
 
 
-class Params(StageModel):
+class Params(ModelParams):
     """What decides the model."""
 
     seed: int

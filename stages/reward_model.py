@@ -16,8 +16,8 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from pydantic import Field
 
-from r1pipe.settings import EngineRun, Optimizer
-from r1pipe.stage import Context, Input, Inputs, StageModel
+from r1pipe.settings import EngineRun, ModelParams, Optimizer
+from r1pipe.stage import Context, Input, Inputs
 
 if TYPE_CHECKING:
     from r1pipe.costs.work import Cost, InfoMap
@@ -27,7 +27,7 @@ INPUTS = {"model": Input("model"), "rows": Input("rows")}
 OUTPUTS = {"model": "model"}
 
 
-class Params(StageModel):
+class Params(ModelParams):
     """What decides the reward model."""
 
     seed: int
@@ -59,7 +59,7 @@ def run(context: Context, params: Params, run: Run, inputs: Inputs) -> None:
 
     tokenizer = load_tokenizer(inputs["model"])
     model = new_reward_model(inputs["model"], params.seed).to(run.device)
-    engine = make_engine(model, params.optimizer, run, context.ranks)
+    engine = make_engine(model, params.optimizer, run, context.ranks, params.precision)
     rows = list(read_rows(inputs["rows"]))
     examples = list(_examples(rows, tokenizer, params))
     train_reward_model(

@@ -14,8 +14,8 @@ from typing import TYPE_CHECKING
 
 from pydantic import Field
 
-from r1pipe.settings import Optimizer, TrainRun
-from r1pipe.stage import Context, Input, Inputs, StageModel
+from r1pipe.settings import ModelParams, Optimizer, TrainRun
+from r1pipe.stage import Context, Input, Inputs
 
 if TYPE_CHECKING:
     from r1pipe.costs.work import Cost, InfoMap
@@ -25,7 +25,7 @@ INPUTS = {"model": Input("model"), "rows": Input("rows")}
 OUTPUTS = {"model": "model"}
 
 
-class Params(StageModel):
+class Params(ModelParams):
     """What decides the model."""
 
     seed: int

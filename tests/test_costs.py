@@ -21,7 +21,7 @@ from r1pipe.costs.work import (
     Sampling,
     Training,
 )
-from r1pipe.settings import SampleRun, TrainRun
+from r1pipe.settings import ModelParams, SampleRun, TrainRun
 
 MODEL = ModelInfo(
     hidden_size=8,
@@ -136,12 +136,12 @@ def test_every_rank_of_grpo_samples_with_a_sampler_of_its_own() -> None:
         kl_coef=0.0,
         preference=None,
         max_tokens=50,
+        precision="bfloat16",
     )
     engine = SimpleNamespace(
         backend="deepspeed",
         num_processes=4,
         zero_stage=2,
-        bf16=True,
         offload="none",
         activation_checkpointing=False,
     )
@@ -149,6 +149,8 @@ def test_every_rank_of_grpo_samples_with_a_sampler_of_its_own() -> None:
     problems = ProblemsInfo(Range(100), Range(10), Range(20, 30))
     cost = recipes.rollouts(params, run, {"model": MODEL, "problems": problems})
     assert cost.sampling[0].where.processes == cost.training[0].where.processes == 4
+    assert cost.sampling[0].where.is_bf16
+    assert cost.training[0].where.is_bf16
     assert cost.training[0].scored_tokens == Range(0)
     assert cost.training[0].frozen_copies == 0
 
@@ -161,13 +163,17 @@ def test_where_lengths_are_not_known_it_is_said() -> None:
     assert text == "completions of 10 to 60 % of 1,000 tokens on average"
 
 
-def test_places_are_read_from_run() -> None:
-    engine = {"backend": "deepspeed", "num_processes": 4, "zero_stage": 3, "bf16": True}
-    place = recipes.training_place(TrainRun.model_validate({"device": "cuda", "engine": engine}))
+def test_places_are_read_from_run_and_the_precision_from_params() -> None:
+    engine = {"backend": "deepspeed", "num_processes": 4, "zero_stage": 3}
+    trained = TrainRun.model_validate({"device": "cuda", "engine": engine})
+    half, whole = ModelParams(precision="bfloat16"), ModelParams()
+    assert recipes.training_place(whole, trained) == Placement("deepspeed", "cuda", 4, 3)
+    place = recipes.training_place(half, trained)
     assert place == Placement("deepspeed", "cuda", 4, 3, is_bf16=True)
     generator = {"backend": "vllm", "tensor_parallel": 2, "data_parallel": 3, "max_num_seqs": 99}
     run = SampleRun.model_validate({"device": "cuda", "generator": generator})
-    assert recipes.sampling_place(run) == Placement("vllm", "cuda", 6, shards=2)
+    assert recipes.sampling_place(whole, run) == Placement("vllm", "cuda", 6, shards=2)
+    assert recipes.sampling_place(half, run).is_bf16
     assert recipes.batch_limit(run) == 99
     assert recipes.batch_limit(SampleRun(max_batch=7)) == 7
 

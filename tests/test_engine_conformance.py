@@ -16,7 +16,7 @@ from tiny import corpus_rows, model, tokenizer
 
 from r1pipe.errors import DamagedError, StageError
 from r1pipe.models.prompts import encode_completion, encode_prompt
-from r1pipe.settings import EngineRun, EngineSettings, Optimizer
+from r1pipe.settings import EngineRun, EngineSettings, Optimizer, Precision
 from r1pipe.store.checkpoints import SealedCheckpoints
 from r1pipe.train import logprobs
 from r1pipe.train.backends import make_engine
@@ -83,10 +83,11 @@ class Opened:
             stage: Any = int(backend[-1])
             settings = EngineSettings(backend="deepspeed", zero_stage=stage)
         self.run = EngineRun(engine=settings, workers=1)
+        self.precision: Precision = "float32"
         self.opened: list[Engine] = []
 
     def __call__(self, policy: Any, optimizer: Optimizer = OPTIMIZER) -> Engine:
-        self.opened.append(make_engine(policy, optimizer, self.run))
+        self.opened.append(make_engine(policy, optimizer, self.run, precision=self.precision))
         return self.opened[-1]
 
 
@@ -235,16 +236,15 @@ def test_activation_checkpointing_and_parts_of_the_vocabulary_change_nothing(
         assert found == pytest.approx(wanted, rel=5e-4)
 
 
-def test_bf16_follows_float32_and_continues_exactly(
+def test_bfloat16_follows_float32_and_continues_exactly(
     backend: str, new_engine: Opened, tmp_path: Path
 ) -> None:
-    if backend == "zero-0":
-        with pytest.raises(ValidationError, match="ZeRO 0 keeps no float32 weights"):
-            EngineSettings(backend="deepspeed", zero_stage=0, bf16=True)
-        return
     expected = steps(new_engine(model()), RATES)
-    settings = new_engine.run.engine.model_copy(update={"bf16": True})
-    new_engine.run = new_engine.run.model_copy(update={"engine": settings})
+    new_engine.precision = "bfloat16"
+    if backend == "zero-0":
+        with pytest.raises(StageError, match=r"ZeRO 0 keeps no float32 weights .* set zero_stage"):
+            new_engine(model())
+        return
     first = new_engine(model())
     seen = steps(first, RATES[:2])
     first.save(tmp_path)
@@ -273,7 +273,6 @@ def test_a_missing_engine_names_the_command_that_installs_it(
         ({"num_processes": 2}, "backend torch is one process"),
         ({"offload": "parameters", "zero_stage": 2}, "offload: parameters needs zero_stage: 3"),
         ({"offload": "optimizer", "zero_stage": 0}, "offload: optimizer needs zero_stage"),
-        ({"attention": "flash"}, "attention: flash needs bf16: true"),
     ],
 )
 def test_settings_that_do_not_fit_together_are_refused(
@@ -285,6 +284,12 @@ def test_settings_that_do_not_fit_together_are_refused(
 
 @pytest.mark.parametrize(("field", "value"), [("attention", "flash"), ("kernels", "liger")])
 def test_kernels_of_a_gpu_are_refused_without_one(field: str, value: str) -> None:
-    settings = EngineSettings(bf16=True).model_copy(update={field: value})
+    run = EngineRun(engine=EngineSettings.model_validate({field: value}))
     with pytest.raises(StageError, match=f"{field} {value} needs a GPU"):
-        make_engine(model(), OPTIMIZER, EngineRun(engine=settings))
+        make_engine(model(), OPTIMIZER, run, precision="bfloat16")
+
+
+def test_flash_attention_is_refused_in_float32() -> None:
+    run = EngineRun(engine=EngineSettings(attention="flash"))
+    with pytest.raises(StageError, match="flash computes in bfloat16 alone"):
+        make_engine(model(), OPTIMIZER, run)

@@ -26,7 +26,7 @@ R1 = ROOT / "manifests" / "r1.yaml"
 OPENING = (
     {"generator": {"backend": "openai", "url": "http://localhost:1"}},
     {"generator": {"backend": "vllm"}},
-    {"engine": {"backend": "deepspeed", "num_processes": 2, "zero_stage": 3, "bf16": True}},
+    {"engine": {"backend": "deepspeed", "num_processes": 2, "zero_stage": 3}},
 )
 """Values that other fields need before they can be changed."""
 ONE_VALUE = {"top_p"}
@@ -174,6 +174,14 @@ def test_no_run_field_of_the_recipe_changes_a_key(manifest: Manifest) -> None:
                     text = f"stages.{node.name}.run.{name}={json.dumps(value)}"
                     overrides.setdefault(path, []).append(text)
     assert len(overrides) > 10
+    in_bfloat16 = [
+        f"stages.{node.name}.params.precision=bfloat16"
+        for node in manifest.stages.values()
+        if "precision" in type(node.params).model_fields
+    ]
+    flash = overrides.pop("engine.attention")  # which computes in no other precision
+    in_flash = load_manifest(R1, overrides=[*in_bfloat16, *flash])
+    assert keys(in_flash) == keys(load_manifest(R1, overrides=in_bfloat16))
     before = keys(manifest)
     for path, texts in overrides.items():
         assert keys(load_manifest(R1, overrides=texts)) == before, f"run.{path}"

@@ -107,22 +107,22 @@ def dataset_problems(data: DatasetInfo, wanted: int) -> ProblemsInfo:
     return ProblemsInfo(Range(0.9 * count, count), REAL_PROMPT_TOKENS, None)
 
 
-def training_place(run: Any) -> Placement:
-    """Return where a stage trains, from its `run.device` and `run.engine`."""
+def training_place(params: Any, run: Any) -> Placement:
+    """Return where a stage trains: `params.precision`, `run.device` and `run.engine`."""
     engine: Any = getattr(run, "engine", None)
     return Placement(
         backend=str(getattr(engine, "backend", "torch")),
         device=str(getattr(run, "device", "cpu")),
         processes=getattr(engine, "num_processes", 1),
         zero_stage=getattr(engine, "zero_stage", 0),
-        is_bf16=bool(getattr(engine, "bf16", False)),
+        is_bf16=getattr(params, "precision", None) == "bfloat16",
         is_offloaded=getattr(engine, "offload", None) not in (None, False, "none"),
         is_checkpointed=bool(getattr(engine, "activation_checkpointing", False)),
     )
 
 
-def sampling_place(run: Any) -> Placement:
-    """Return where a stage samples, from its `run.device` and `run.generator`."""
+def sampling_place(params: Any, run: Any) -> Placement:
+    """Return where a stage samples: `params.precision`, `run.device` and `run.generator`."""
     generator: Any = getattr(run, "generator", None)
     backend = str(getattr(generator, "backend", "transformers"))
     parallel: int = getattr(generator, "tensor_parallel", 1)
@@ -132,7 +132,7 @@ def sampling_place(run: Any) -> Placement:
         device=str(getattr(run, "device", "cpu")),
         processes=parallel * replicas,
         shards=parallel,
-        is_bf16=getattr(generator, "bf16", False),
+        is_bf16=getattr(params, "precision", None) == "bfloat16",
         memory_frac=getattr(generator, "gpu_memory_fraction", None),
     )
 
@@ -156,7 +156,7 @@ def preference_training(
     updates = examples * (1 / params.batch_size)
     work = Training(
         model=model,
-        where=training_place(run),
+        where=training_place(params, run),
         tokens=examples * per_row,
         updates=Range(math.ceil(updates.low), math.ceil(updates.high)),
         mean_tokens=mean,
@@ -181,7 +181,7 @@ def supervised(
     examples = count * params.num_epochs
     work = Training(
         model=model,
-        where=training_place(run),
+        where=training_place(params, run),
         tokens=examples * mean,
         updates=Range(
             math.ceil(count.low / params.batch_size) * params.num_epochs,
@@ -223,7 +223,7 @@ def candidates(params: Any, run: Any, inputs: Mapping[str, Any]) -> Cost:
     length = completion_length(problems, params.max_tokens)
     work = Sampling(
         model=model,
-        where=sampling_place(run),
+        where=sampling_place(params, run),
         completions=completions,
         prompts=completions * (1 / params.samples_per_problem),
         prompt_tokens=problems.prompt_tokens,
@@ -261,7 +261,7 @@ def rollouts(params: Any, run: Any, inputs: Mapping[str, Any]) -> Cost:
     has_reference = params.kl_coef > 0
     training = Training(
         model=model,
-        where=training_place(run),
+        where=training_place(params, run),
         tokens=Range(tokens.low / 3, tokens.high),
         updates=Range(params.num_steps),
         mean_tokens=(problems.prompt_tokens + length).high,
@@ -270,7 +270,7 @@ def rollouts(params: Any, run: Any, inputs: Mapping[str, Any]) -> Cost:
         scored_tokens=tokens if has_reference else Range(0),
         frozen_copies=int(has_reference) + (2 if params.preference else 0),
     )
-    place = sampling_place(run)  # each rank has a sampler of its own
+    place = sampling_place(params, run)  # each rank has a sampler of its own
     sampling = Sampling(
         model=model,
         where=replace(place, processes=max(place.processes, training.where.processes)),
@@ -300,7 +300,7 @@ def benchmarks(
         works.append(
             Sampling(
                 model=model,
-                where=sampling_place(run),
+                where=sampling_place(params, run),
                 completions=completions,
                 prompts=found.num_problems,
                 prompt_tokens=found.prompt_tokens,

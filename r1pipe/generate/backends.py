@@ -14,26 +14,32 @@ from r1pipe.errors import StageError
 from r1pipe.generate.in_process import TransformersGenerator
 from r1pipe.generate.protocol import Generator
 from r1pipe.models.policy import end_ids, freeze, load_model, load_tokenizer
-from r1pipe.settings import SampleRun
+from r1pipe.models.precision import dtype_of
+from r1pipe.settings import Precision, SampleRun
 from r1pipe.workers import num_workers
 
 
 @contextmanager
-def open_generator(folder: Path, run: SampleRun) -> Iterator[tuple[Generator, Any]]:
-    """Yield a generator for the model in `folder`, and its tokenizer; close it at the end."""
+def open_generator(
+    folder: Path, run: SampleRun, precision: Precision = "float32"
+) -> Iterator[tuple[Generator, Any]]:
+    """Yield a generator for the model in `folder`, and its tokenizer; close it at the end.
+
+    A server (backend openai) computes in a precision of its own.
+    """
     tokenizer = load_tokenizer(folder)
-    generator = _sealed(folder, tokenizer, run)
+    generator = _sealed(folder, tokenizer, run, precision)
     try:
         yield generator, tokenizer
     finally:
         generator.close()
 
 
-def _sealed(folder: Path, tokenizer: Any, run: SampleRun) -> Generator:
+def _sealed(folder: Path, tokenizer: Any, run: SampleRun, precision: Precision) -> Generator:
     settings = run.generator
     if settings.backend == "transformers":
-        model = freeze(load_model(folder, device=run.device))
-        return _transformers(model, tokenizer, run)
+        model = freeze(load_model(folder, dtype=dtype_of(precision), device=run.device))
+        return _transformers(model, tokenizer, run, precision)
     ends = stored_end_ids(folder, tokenizer)
     if settings.backend == "openai":
         from r1pipe.generate.openai_server import ServerGenerator
@@ -42,14 +48,18 @@ def _sealed(folder: Path, tokenizer: Any, run: SampleRun) -> Generator:
     from r1pipe.generate.replicas import ReplicaGenerator
     from r1pipe.generate.vllm_engine import EngineShape, VllmGenerator
 
-    shape = EngineShape(folder, tuple(ends), is_bf16=settings.bf16, device=run.device)
+    shape = EngineShape(folder, tuple(ends), precision, run.device)
     if settings.data_parallel > 1:
         return ReplicaGenerator(shape, settings)
     return VllmGenerator(shape, settings)
 
 
 def generator_of(
-    model: Any, tokenizer: Any, run: SampleRun, num_ranks: int = 1, *, is_bf16: bool = False
+    model: Any,
+    tokenizer: Any,
+    run: SampleRun,
+    num_ranks: int = 1,
+    precision: Precision = "float32",
 ) -> Generator:
     """Return a generator for a policy that is being trained, loaded from a folder.
 
@@ -58,7 +68,7 @@ def generator_of(
     """
     settings = run.generator
     if settings.backend == "transformers":
-        return _transformers(model, tokenizer, run)
+        return _transformers(model, tokenizer, run, precision)
     if settings.backend == "openai":
         raise StageError(
             "run.generator.backend openai cannot follow a policy that is being trained, since a"
@@ -74,7 +84,7 @@ def generator_of(
     shape = EngineShape(
         Path(model.name_or_path),
         tuple(end_ids(model, tokenizer)),
-        is_bf16=is_bf16 or settings.bf16,
+        precision,
         device=run.device,
         is_shared=True,
         is_ranked=num_ranks > 1,
@@ -82,13 +92,14 @@ def generator_of(
     return VllmGenerator(shape, settings)
 
 
-def _transformers(model: Any, tokenizer: Any, run: SampleRun) -> Generator:
+def _transformers(model: Any, tokenizer: Any, run: SampleRun, precision: Precision) -> Generator:
     return TransformersGenerator(
         model,
         end_ids=end_ids(model, tokenizer),
         pad_id=tokenizer.pad_token_id,
         max_batch=run.max_batch,
         workers=num_workers(run.workers, run.device),
+        precision=precision,
     )
 
 

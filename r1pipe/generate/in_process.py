@@ -18,7 +18,9 @@ from transformers import DynamicCache
 
 from r1pipe.generate.protocol import Request, Sampled, Sampling
 from r1pipe.generate.uniforms import uniforms
+from r1pipe.models.precision import computing
 from r1pipe.records import FinishReason
+from r1pipe.settings import Precision
 from r1pipe.workers import in_order
 
 DROP_ENDED_BELOW = 0.75  # rows leave the batch when fewer than this share are still running
@@ -35,13 +37,21 @@ class TransformersGenerator:
     """Samples from a transformers model; it may be the very object that is being trained."""
 
     def __init__(
-        self, model: Any, *, end_ids: Sequence[int], pad_id: int, max_batch: int, workers: int = 1
+        self,
+        model: Any,
+        *,
+        end_ids: Sequence[int],
+        pad_id: int,
+        max_batch: int,
+        workers: int = 1,
+        precision: Precision = "float32",
     ) -> None:
         self.model = model
         self.end_ids = frozenset(end_ids)
         self.pad_id = pad_id
         self.max_batch = max_batch
         self.workers = workers
+        self.precision = precision
 
     def generate(self, requests: Sequence[Request], sampling: Sampling) -> Iterator[Sampled]:
         """Yield every request's completion, batch by batch (prompts of like length together)."""
@@ -51,10 +61,14 @@ class TransformersGenerator:
         try:
             starts = range(0, len(ordered), self.max_batch)
             batches = [ordered[start : start + self.max_batch] for start in starts]
-            for done in in_order(lambda b: self._batch(b, sampling), batches, self.workers):
+            for done in in_order(lambda b: self._sampled(b, sampling), batches, self.workers):
                 yield from done
         finally:
             self.model.train(was_training)
+
+    def _sampled(self, requests: Sequence[Request], sampling: Sampling) -> list[Sampled]:
+        with computing(self.model, self.precision):
+            return self._batch(requests, sampling)
 
     @torch.no_grad()
     def _batch(self, requests: Sequence[Request], sampling: Sampling) -> list[Sampled]:

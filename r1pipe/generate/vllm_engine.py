@@ -25,7 +25,7 @@ from r1pipe.generate.uniforms import short_seed
 from r1pipe.generate.vllm_setup import check_head_size, import_vllm, kind_of_device, quiet
 from r1pipe.generate.weights import stored_names, weight_files
 from r1pipe.records import FinishReason
-from r1pipe.settings import GeneratorSettings
+from r1pipe.settings import GeneratorSettings, Precision
 
 CPU_KV_CACHE_MB = 256
 CPU_BLOCK_TOKENS = 32  # vLLM's 128 would share no prompt below 128 tokens
@@ -41,8 +41,8 @@ class EngineShape:
     """A sealed model directory: weights, configuration."""
     end_ids: tuple[int, ...]
     """Token ids that end a completion."""
-    is_bf16: bool = False
-    """Whether weights and cache are bfloat16, in place of float32."""
+    precision: Precision = "float32"
+    """Of weights and cache."""
     device: str = "cpu"
     """What the engine must find; it takes the first one that it sees."""
     is_shared: bool = False
@@ -214,7 +214,7 @@ def engine_arguments(
     is_cpu = kind_of_device(shape.device) == "cpu"
     arguments: dict[str, Any] = {
         "model": str(shape.folder),
-        "dtype": "bfloat16" if shape.is_bf16 else "float32",
+        "dtype": shape.precision,
         "seed": 0,
         "max_model_len": max_tokens,
         "max_num_seqs": settings.max_num_seqs,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 from r1pipe.errors import ManifestError
 from r1pipe.manifest.graph import topological_order
@@ -114,6 +115,8 @@ class TreeReader:
         """Return one stage, or None where its parameters are wrong."""
         if id(value) not in self.checked:
             models = self.models(f"stages.{name}", value, kind, is_partial)
+            if None not in models and not is_partial:
+                self.check_together(f"stages.{name}", value, *models)
             self.checked[id(value)] = value, models
         params, run = self.checked[id(value)][1]
         if params is None or run is None:
@@ -134,6 +137,13 @@ class TreeReader:
             return validate(base, part, f"{label}.{section}", self.mistakes, hint, is_partial)
 
         return model("params", kind.params), model("run", kind.run_model)
+
+    def check_together(self, label: str, value: Value, params: Any, run: Any) -> None:
+        """Report parameters and run settings that do not go together, as `run` itself says."""
+        said: str | None = run.misfit(params) if hasattr(run, "misfit") else None
+        if said is not None:
+            origin = (value.get("run") or value).origin
+            self.mistakes.append(origin.mistake(f"{label}: {said}"))
 
 
 def _home(kind: StageKind, name: str) -> str | None:

@@ -15,11 +15,10 @@ from dataclasses import dataclass
 from itertools import islice
 from typing import Any
 
-import torch
-
 from r1pipe.generate.backends import generator_of
 from r1pipe.generate.protocol import Generator, Sampling
 from r1pipe.models.policy import freeze
+from r1pipe.models.precision import cast_weights
 from r1pipe.ranks import ALONE, Ranks
 from r1pipe.records import Group, Problem, Rollout
 from r1pipe.rl.exchange import gather_groups
@@ -41,7 +40,7 @@ from r1pipe.rl.update import (
     trained_rollouts,
     update_policy,
 )
-from r1pipe.settings import EngineSettings
+from r1pipe.settings import EngineSettings, Precision
 from r1pipe.stage import Context
 from r1pipe.train.backends import make_engine
 from r1pipe.train.batching import Batching, batching_of
@@ -75,12 +74,12 @@ def train_grpo(
 ) -> None:
     """Train `model` in place and write it as the stage's output."""
     params = plan.params
-    reference = Reference(freeze(copy.deepcopy(model))) if params.kl_coef else None
-    sampled = sampled_model(model, plan.run)
-    engine = make_engine(model, params.optimizer, plan.run, context.ranks)
-    made = generator_of(
-        sampled, tokenizer, plan.run, context.ranks.size, is_bf16=plan.run.engine.bf16
-    )
+    precision: Precision = params.precision
+    settings: EngineSettings = plan.run.engine
+    reference = Reference(frozen_copy(model, settings, precision)) if params.kl_coef else None
+    sampled = sampled_model(model, plan.run, precision)
+    engine = make_engine(model, params.optimizer, plan.run, context.ranks, precision)
+    made = generator_of(sampled, tokenizer, plan.run, context.ranks.size, precision)
     with closing(made) as generator:
         done = restore(context, engine, reference)
         generator.load_weights(engine.weights())
@@ -101,15 +100,21 @@ def train_grpo(
     finish(context, engine, tokenizer)
 
 
-def sampled_model(model: Any, run: Any) -> Any:
+def frozen_copy(model: Any, settings: EngineSettings, precision: Precision) -> Any:
+    """Return a copy that computes as the engine does: with weights of the precision beside
+    DeepSpeed, which has such weights itself, else with the trained ones under autocast."""
+    copied = freeze(copy.deepcopy(model))
+    return cast_weights(copied, precision) if settings.backend == "deepspeed" else copied
+
+
+def sampled_model(model: Any, run: Any, precision: Precision) -> Any:
     """Return what the sampler runs: the trained model itself, or a copy where its weights will lie
     in parts (ZeRO-3). vLLM looks at its configuration alone."""
     settings: EngineSettings = run.engine
     has_own_weights = run.generator.backend != "transformers"
     if has_own_weights or settings.backend == "torch" or settings.zero_stage < 3:
         return model
-    whole = freeze(copy.deepcopy(model))
-    return whole.to(torch.bfloat16) if settings.bf16 else whole
+    return frozen_copy(model, settings, precision)
 
 
 def pass_gate(
@@ -124,13 +129,13 @@ def pass_gate(
     if plan.run.generator.backend == "transformers":
         return
     params = plan.params
-    precision = "bfloat16" if plan.run.engine.bf16 else "float32"
     parity = ParityPlan(
         params.temperature,
         params.max_tokens,
         params.format,
-        plan.run.parity_tolerance or TOLERANCES[precision],
+        plan.run.parity_tolerance or TOLERANCES[params.precision],
         batching_of(plan.run, tokenizer.pad_token_id),
+        params.precision,
     )
     found = check_parity(engine, generator, tokenizer, problems, parity, context.ranks)
     context.note(**found)
@@ -206,7 +211,7 @@ def learn(
     ):
         started = time.perf_counter()
         step = number * params.minibatches_per_rollout + place
-        rows = reference_rows(reference, batch, params.temperature, batching, context.ranks)
+        rows = reference_rows(reference, batch, params, batching, context.ranks)
         opt = params.optimizer
         rate = learning_rate(
             step, params.num_steps, opt.lr, opt.schedule, opt.warmup_steps, opt.final_lr_frac
@@ -243,14 +248,15 @@ def own_logprobs(
 def reference_rows(
     reference: Reference | None,
     batch: Sequence[Rollout],
-    temperature: float,
+    params: Any,
     batching: Batching,
     ranks: Ranks = ALONE,
 ) -> list[list[float]] | None:
     """Return the reference's log-probabilities of a minibatch, or None without a reference."""
     if reference is None:
         return None
-    mine = reference.logprobs(token_sequences(ranks.share(batch)), temperature, batching)
+    sequences = token_sequences(ranks.share(batch))
+    mine = reference.logprobs(sequences, params.temperature, batching, params.precision)
     return [row for rows in ranks.gather(mine) for row in rows]
 
 

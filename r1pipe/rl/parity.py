@@ -24,14 +24,15 @@ from r1pipe.records import Problem, Rollout
 from r1pipe.rl.exchange import gather_groups
 from r1pipe.rl.rollouts import sample_completions
 from r1pipe.rl.update import policy_logprobs, token_sequences
+from r1pipe.settings import Precision
 from r1pipe.train.batching import Batching
 from r1pipe.train.engine import Engine
 
 NUM_PROBLEMS, MAX_TOKENS = 8, 64
 FACTORS = (1.125, 2.0, 8.0)  # exact in every precision; the first that shows is enough
 CLEARLY = 10.0  # a change shows when it moves log-probabilities by so many tolerances
-TOLERANCES = {"float32": 1e-3, "bfloat16": 0.05, "float16": 0.02}
-"""Largest mean difference of log-probabilities by the sampler's precision. Measured on a CPU:
+TOLERANCES: dict[Precision, float] = {"float32": 1e-3, "bfloat16": 0.05}
+"""Largest mean difference of log-probabilities by the stage's precision. Measured on a CPU:
 1e-6 in float32, 2e-3 in bfloat16 with random weights; trained ones differ more."""
 
 
@@ -67,6 +68,7 @@ class ParityPlan:
     format: Format
     tolerance: float
     batching: Batching
+    precision: Precision = "float32"
 
 
 def check_parity(
@@ -87,9 +89,9 @@ def check_parity(
     if not before.mean <= plan.tolerance:
         raise StageError(
             f"sampler and trainer disagree about the same weights: {before} (at most"
-            f" {plan.tolerance:g} on average). They may compute in different precisions"
-            " (run.engine.bf16), or this version of the engine may not fit the model; sample with"
-            " run.generator.backend transformers to see the difference"
+            f" {plan.tolerance:g} on average). Both were told to compute in {plan.precision}"
+            " (params.precision); one of them may not, or this version of the engine may not fit"
+            " the model; sample with run.generator.backend transformers to see the difference"
         )
     for factor in FACTORS:
         with changed(engine, factor):

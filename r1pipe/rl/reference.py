@@ -10,6 +10,7 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from r1pipe.rl.update import frozen_logprobs
+from r1pipe.settings import Precision
 from r1pipe.train.batching import Batching, TokenSequence
 from r1pipe.train.state import save_tensors
 
@@ -24,10 +25,14 @@ class Reference:
         self.model = model
 
     def logprobs(
-        self, sequences: Sequence[TokenSequence], temperature: float, batching: Batching
+        self,
+        sequences: Sequence[TokenSequence],
+        temperature: float,
+        batching: Batching,
+        precision: Precision = "float32",
     ) -> list[list[float]]:
         """Return each sequence's completion log-probabilities at the sampling temperature."""
-        return frozen_logprobs(self.model, sequences, temperature, batching)
+        return frozen_logprobs(self.model, sequences, temperature, batching, precision)
 
     def refresh(self, weights: Iterable[tuple[str, Tensor]]) -> None:
         """Become the policy of these weights, by the parameter's name."""

@@ -17,10 +17,11 @@ from torch import Tensor
 from transformers import AutoModelForSequenceClassification
 
 from r1pipe.models.policy import freeze, load_tokenizer
+from r1pipe.models.precision import dtype_of
 from r1pipe.models.prompts import encode_completion, encode_prompt
 from r1pipe.records import Problem
 from r1pipe.rewards.model import helpfulness_text, safety_text
-from r1pipe.settings import TrainRun
+from r1pipe.settings import Precision, TrainRun
 from r1pipe.train.batching import MicroBatch, TokenSequence, batching_of, micro_batches
 from r1pipe.workers import in_order
 
@@ -66,7 +67,7 @@ def scores(model: Any, batch: MicroBatch) -> Tensor:
 
 
 def model_scorer(
-    folder: Path, part: Part, run: TrainRun
+    folder: Path, part: Part, run: TrainRun, precision: Precision = "float32"
 ) -> Callable[[Sequence[tuple[Problem, str]]], list[float]]:
     """Return a function from (problem, completion) pairs to rewards in (0, 1).
 
@@ -76,7 +77,7 @@ def model_scorer(
     tokenizer = load_tokenizer(folder)
     model = freeze(
         AutoModelForSequenceClassification.from_pretrained(
-            folder, dtype=torch.float32, local_files_only=True
+            folder, dtype=dtype_of(precision), local_files_only=True
         ).to(run.device)
     )
     # the score is read at a row's last token: rows are padded, never packed

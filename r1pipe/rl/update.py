@@ -13,6 +13,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
+from r1pipe.models.precision import computing
 from r1pipe.records import FinishReason, Rollout
 from r1pipe.rl.objective import (
     Aggregation,
@@ -20,6 +21,7 @@ from r1pipe.rl.objective import (
     token_weights,
     truncated_weights,
 )
+from r1pipe.settings import Precision
 from r1pipe.train.batching import (
     Batching,
     MicroBatch,
@@ -83,13 +85,18 @@ def at_trained(table: Tensor, batch: MicroBatch) -> Tensor:
 
 
 def frozen_logprobs(
-    model: Any, sequences: Sequence[TokenSequence], temperature: float, batching: Batching
+    model: Any,
+    sequences: Sequence[TokenSequence],
+    temperature: float,
+    batching: Batching,
+    precision: Precision = "float32",
 ) -> list[list[float]]:
     """Return each sequence's completion log-probabilities under a frozen model."""
 
     @torch.no_grad()
     def compute(batch: MicroBatch) -> tuple[MicroBatch, list[float]]:
-        return batch, token_logprobs(model, batch.to(model.device), temperature).tolist()
+        with computing(model, precision):
+            return batch, token_logprobs(model, batch.to(model.device), temperature).tolist()
 
     found = in_order(compute, micro_batches(sequences, batching), batching.workers)
     return by_sequence(sequences, found)

@@ -63,7 +63,7 @@ def collect(
     sampling = Sampling(params.temperature, 1.0, params.max_tokens, logprobs=False)
     with (
         closing(RemoteRecorder(settings)) as recorder,
-        open_generator(inputs["model"], run) as (generator, tokenizer),
+        open_generator(inputs["model"], run, params.precision) as (generator, tokenizer),
     ):
         source = GeneratedSamples(generator, tokenizer, sampling, fmt, params.seed)
         collector = Collector(context, params, run, schedule, source, recorder)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pydantic import Field
 
-from r1pipe.settings import Keep, SampleRun
+from r1pipe.settings import Keep, ModelParams, SampleRun
 from r1pipe.stage import StageModel
 
 
@@ -44,7 +44,7 @@ class Adaptive(StageModel):
     quotas: Quotas = Quotas()
 
 
-class SampleParams(StageModel):
+class SampleParams(ModelParams):
     """What decides the sampled candidates and which of them are kept."""
 
     seed: int

@@ -7,22 +7,34 @@ from typing import Any
 
 from r1pipe.errors import StageError
 from r1pipe.ranks import ALONE, Ranks
-from r1pipe.settings import EngineRun, Optimizer
+from r1pipe.settings import EngineRun, Optimizer, Precision
 from r1pipe.train.engine import Engine, TorchEngine
 from r1pipe.workers import num_workers
 
 
-def make_engine(model: Any, optimizer: Optimizer, run: EngineRun, ranks: Ranks = ALONE) -> Engine:
-    """Return an engine for a model that is already on its device."""
+def make_engine(
+    model: Any,
+    optimizer: Optimizer,
+    run: EngineRun,
+    ranks: Ranks = ALONE,
+    precision: Precision = "float32",
+) -> Engine:
+    """Return an engine for a model that is already on its device, with float32 weights.
+
+    Raises StageError where the engine cannot train in the precision, or lacks something.
+    """
+    if (said := run.engine.misfit(precision)) is not None:
+        raise StageError(said)
     settings: Any = {
         "betas": (optimizer.beta1, optimizer.beta2),
         "weight_decay": optimizer.weight_decay,
         "max_grad_norm": optimizer.max_grad_norm,
+        "precision": precision,
     }
     prepare_model(model, run)
     if run.engine.backend == "torch":
         workers = num_workers(run.workers, run.device)
-        return TorchEngine(model, **settings, workers=workers, bf16=run.engine.bf16)
+        return TorchEngine(model, **settings, workers=workers)
     try:
         from r1pipe.train.deepspeed_engine import DeepSpeedEngine
     except ModuleNotFoundError as error:

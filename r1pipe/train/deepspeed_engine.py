@@ -20,7 +20,7 @@ from torch import Tensor
 from torch.distributed import HashStore  # type: ignore[attr-defined]
 
 from r1pipe.ranks import Ranks
-from r1pipe.settings import EngineSettings
+from r1pipe.settings import EngineSettings, Precision
 from r1pipe.train.batching import MicroBatch
 from r1pipe.train.engine import LossFunction, Measures, TokenFunction, add_up
 from r1pipe.train.state import MOMENTS, StateWriter, read_state, write_facts
@@ -36,7 +36,6 @@ from deepspeed.utils import (
     safe_set_full_fp32_param,
     safe_set_full_optimizer_state,
 )
-
 
 PERSISTENT_NUMBERS = 1_000_000
 """ZeRO 3 keeps smaller parameters whole: gathering them costs more time than they take room."""
@@ -54,6 +53,7 @@ class DeepSpeedEngine:
         betas: tuple[float, float] = (0.9, 0.95),
         weight_decay: float = 0.0,
         max_grad_norm: float = 1.0,
+        precision: Precision = "float32",
     ) -> None:
         join_process_group()
         self.model = model
@@ -67,7 +67,9 @@ class DeepSpeedEngine:
             self.parameters.values(), lr=0.0, betas=betas, weight_decay=weight_decay, fused=True
         )
         self.engine, self.optimizer, _, _ = deepspeed.initialize(
-            model=_RootModule(model), optimizer=optimizer, config=config_of(settings, max_grad_norm)
+            model=_RootModule(model),
+            optimizer=optimizer,
+            config=config_of(settings, precision, max_grad_norm),
         )
         self.engine.train()
 
@@ -269,7 +271,9 @@ class _RootModule(torch.nn.Module):
         return part if isinstance(part, Tensor) else (part.value, part)
 
 
-def config_of(settings: EngineSettings, max_grad_norm: float) -> dict[str, Any]:
+def config_of(
+    settings: EngineSettings, precision: Precision, max_grad_norm: float
+) -> dict[str, Any]:
     """Return DeepSpeed's configuration. Micro-batches and accumulation are the engine's own."""
     zero: dict[str, Any] = {
         "stage": settings.zero_stage,
@@ -284,7 +288,7 @@ def config_of(settings: EngineSettings, max_grad_norm: float) -> dict[str, Any]:
         "gradient_accumulation_steps": 1,
         "zero_optimization": zero,
         "gradient_clipping": max_grad_norm if settings.zero_stage else 0.0,
-        "bf16": {"enabled": settings.bf16},
+        "bf16": {"enabled": precision == "bfloat16"},
         "zero_allow_untested_optimizer": True,
         "zero_force_ds_cpu_optimizer": False,
         "steps_per_print": None,

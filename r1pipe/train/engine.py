@@ -11,6 +11,8 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor
 
+from r1pipe.models.precision import computing
+from r1pipe.settings import Precision
 from r1pipe.train.batching import MicroBatch
 from r1pipe.train.state import StateWriter, read_state, write_facts
 from r1pipe.workers import in_order
@@ -98,11 +100,11 @@ class TorchEngine:
         weight_decay: float = 0.0,
         max_grad_norm: float = 1.0,
         workers: int = 1,
-        bf16: bool = False,
+        precision: Precision = "float32",
     ) -> None:
         self.model = model
         self.workers = workers
-        self.bf16 = bf16
+        self.precision = precision
         self.max_grad_norm = max_grad_norm
         self.parameters = {n: p for n, p in model.named_parameters() if p.requires_grad}
         self.optimizer = torch.optim.AdamW(
@@ -120,7 +122,7 @@ class TorchEngine:
         device = trained[0].device
 
         def forward(batch: MicroBatch) -> Loss:
-            with self._precision():
+            with computing(self.model, self.precision):
                 return loss(self.model, batch.to(device))
 
         def differentiate(batch: MicroBatch) -> tuple[Loss, Sequence[Tensor | None]]:
@@ -157,7 +159,7 @@ class TorchEngine:
 
         @torch.no_grad()
         def compute(batch: MicroBatch) -> list[float]:
-            with self._precision():
+            with computing(self.model, self.precision):
                 values: list[float] = function(self.model, batch.to(self.model.device)).tolist()
             return values
 
@@ -166,10 +168,6 @@ class TorchEngine:
     def writing(self, parameter: Any) -> AbstractContextManager[Any]:
         """Every parameter is whole."""
         return nullcontext()
-
-    def _precision(self) -> AbstractContextManager[Any]:
-        kind = self.model.device.type
-        return torch.autocast(kind, torch.bfloat16) if self.bf16 else nullcontext()
 
     def weights(self) -> Iterator[tuple[str, Tensor]]:
         """Yield every trained parameter by name: the parameter itself."""

@@ -80,7 +80,7 @@ def fit(
         too_long=too_long,
         trained_tokens=params.num_epochs * sum(map(len, sequences)),
     )
-    engine = make_engine(model, params.optimizer, run, context.ranks)
+    engine = make_engine(model, params.optimizer, run, context.ranks, params.precision)
     batching = batching_of(run, tokenizer.pad_token_id)
     train_supervised(context, engine, sequences, plan_of(params), batching)
     finish(context, engine, tokenizer)
