@@ -81,7 +81,7 @@ def work(folder: Path) -> None:
     canned = Canned()
 
     @contextmanager
-    def opened(model: Path, settings: Any) -> Iterator[tuple[Canned, Any]]:
+    def opened(model: Path, settings: Any, precision: Any) -> Iterator[tuple[Canned, Any]]:
         yield canned, canned.tokenizer
 
     plain = sources.GeneratedSamples.samples

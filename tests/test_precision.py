@@ -10,17 +10,30 @@ import pytest
 import torch
 from test_generator_conformance import model as model_for_any_backend
 from test_generator_conformance import requests, sample
-from tiny import MANIFEST, MAX_CHARS, FakeContext, grpo_params, model, problems, stage, tokenizer
+from tiny import (
+    MANIFEST,
+    MAX_CHARS,
+    FakeContext,
+    corpus_rows,
+    grpo_params,
+    model,
+    problems,
+    stage,
+    tokenizer,
+)
 
 from r1pipe.errors import ManifestError
+from r1pipe.generate import backends as generate_backends
 from r1pipe.generate.backends import generator_of, open_generator
 from r1pipe.generate.protocol import Sampling
-from r1pipe.manifest import load_manifest
+from r1pipe.manifest import StageNode, load_manifest
 from r1pipe.models.policy import load_model, save_model
 from r1pipe.models.precision import cast_weights, computing
+from r1pipe.rl import reward_model
 from r1pipe.rl.update import frozen_logprobs, policy_logprobs
 from r1pipe.rows import write_rows
 from r1pipe.settings import EngineRun, EngineSettings, Optimizer, Precision, SampleRun
+from r1pipe.train import backends as train_backends
 from r1pipe.train.backends import make_engine
 from r1pipe.train.batching import Batching, TokenSequence
 
@@ -88,6 +101,62 @@ def test_an_engine_that_can_is_not_refused() -> None:
     texts = ["params.precision=bfloat16", "run.engine={attention: flash}"]
     node = load_manifest(MANIFEST, overrides=[f"stages.distil.{t}" for t in texts]).stages["distil"]
     assert node.params.model_dump()["precision"] == "bfloat16"
+
+
+class SeenError(Exception):
+    """Ends a stage where it has said its precision."""
+
+
+@pytest.mark.parametrize(
+    ("name", "times"),
+    [
+        ("base", 1),
+        ("distil", 1),
+        ("helpful-rm", 1),
+        ("zero", 1),
+        ("alignment-rl", 3),  # two reward models, then the engine
+        ("eval-r1", 1),
+        ("rejection-sample", 1),
+        ("cold-start-data", 1),
+    ],
+)
+def test_every_stage_hands_it_on(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str, times: int
+) -> None:
+    seen: list[Precision] = []
+
+    def scorer(model: Path, part: str, run: Any, precision: Precision = "float32") -> None:
+        seen.append(precision)
+
+    def engine(policy: Any, *, precision: Precision = "float32", **settings: Any) -> None:
+        seen.append(precision)
+        raise SeenError
+
+    def sampler(model: Path, tok: Any, run: Any, precision: Precision) -> None:
+        seen.append(precision)
+        raise SeenError
+
+    monkeypatch.setattr(reward_model, "model_scorer", scorer)
+    monkeypatch.setattr(train_backends, "TorchEngine", engine)
+    monkeypatch.setattr(generate_backends, "_sealed", sampler)
+    text = f"stages.{name}.params.precision=bfloat16"
+    node = load_manifest(MANIFEST, profile="smoke", overrides=[text]).stages[name]
+    with pytest.raises(SeenError):
+        node.kind.run(
+            FakeContext(tmp_path / "work"), node.params, node.run, inputs_of(node, folder, tmp_path)
+        )
+    assert seen == ["bfloat16"] * times
+
+
+def inputs_of(node: StageNode, folder: Path, root: Path) -> dict[str, Any]:
+    """Write small inputs of the types that a stage takes."""
+    texts = {"chosen": "sixteen", "rejected": "cat"}
+    write_rows(root / "rows", [row | texts for row in corpus_rows(24)])
+    write_rows(root / "problems", [p.to_row() for p in problems(8, max_chars=MAX_CHARS)])
+    paths = {"rows": root / "rows", "problems": root / "problems"}
+    types = {name: str(node.kind.inputs[name].type) for name in node.inputs}
+    found = {name: paths.get(each, folder) for name, each in types.items()}
+    return {n: {"a": f} if node.kind.inputs[n].many else f for n, f in found.items()}
 
 
 # ---- one arithmetic in a stage -------------------------------------------------------------------

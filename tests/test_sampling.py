@@ -80,7 +80,7 @@ def sample(
     """Run a sampling stage on scripted completions."""
 
     @contextmanager
-    def scripted(folder: Path, run: Any) -> Any:
+    def scripted(folder: Path, run: Any, precision: Any) -> Any:
         yield script, tokenizer()
 
     monkeypatch.setattr(collecting, "open_generator", scripted)
