@@ -100,17 +100,25 @@ def print_parts(steps: list[dict[str, Any]], load: Load, rate: float) -> None:
     """Print where the seconds of a step go, against the limit at `rate` GFLOP a cpu second."""
     print("| part | wall s | cpu s | GFLOP needed | cpu s at the limit | share of the limit |")
     print("|---|---|---|---|---|---|")
-    rest = [statistics.median(step[clock] for step in steps) for clock in ("wall", "cpu")]
-    whole = list(rest)
-    for part in PARTS:
-        spent = [
-            statistics.median(step["parts"].get(part, [0.0, 0.0])[k] for step in steps)
-            for k in (0, 1)
+    spent = {
+        part: [
+            statistics.median(step["parts"].get(part, [0.0, 0.0])[clock] for step in steps)
+            for clock in (0, 1)
         ]
-        rest = [left - one for left, one in zip(rest, spent, strict=True)]
-        print_part(part, spent, load.gflop.get(part, 0.0), rate)
-    print_part("rest", rest, 0.0, rate)
+        for part in PARTS
+    }
+    for part in PARTS:
+        print_part(part, spent[part], load.gflop.get(part, 0.0), rate)
+    whole = [statistics.median(step[clock] for step in steps) for clock in ("wall", "cpu")]
+    print_part("rest", [rest_of(steps, "wall", 0), rest_of(steps, "cpu", 1)], 0.0, rate)
     print_part("whole step", whole, sum(load.gflop.values()), rate)
+
+
+def rest_of(steps: list[dict[str, Any]], clock: str, place: int) -> float:
+    """Return the seconds of a step that are in no part."""
+    return statistics.median(
+        step[clock] - sum(part[place] for part in step["parts"].values()) for step in steps
+    )
 
 
 def print_part(name: str, spent: list[float], gflop: float, rate: float) -> None:
