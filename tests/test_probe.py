@@ -127,9 +127,9 @@ def test_what_real_stages_did_is_inside_what_was_predicted(tmp_path: Path) -> No
     pipeline.run(load_manifest(path), store, probe.Stopwatch("", 1e9), to=name)
     checks = {
         "tokenizer": ("disk_bytes",),
-        "model-0": ("trained_tokens", "disk_bytes", "peak_bytes"),
-        name: ("sampled_tokens", "disk_bytes", "peak_bytes"),
-    }
+        "model-0": ("trained_tokens", "disk_bytes"),
+        name: ("sampled_tokens", "disk_bytes"),
+    }  # not the peak of memory: the process of the tests holds everything
     for stage, fields in checks.items():
         record = store.resolve(stage)
         actual = actual_values(record, store)
@@ -138,5 +138,4 @@ def test_what_real_stages_did_is_inside_what_was_predicted(tmp_path: Path) -> No
             value = actual[field]
             assert value is not None, (stage, field)
             assert low <= value <= high, (stage, field, low, value, high)
-            if field != "peak_bytes":  # tests run in a process that holds everything
-                assert high < 40 * low, (stage, field)
+            assert high < 40 * low, (stage, field)
