@@ -348,7 +348,7 @@ def staged(opened: tuple[Any, Any], problems: Path, folder: Path) -> float:
     from r1pipe.sampling.params import CollectRun
 
     @contextmanager
-    def already(model: Path, run: Any) -> Iterator[tuple[Any, Any]]:
+    def already(model: Path, run: Any, precision: Any) -> Iterator[tuple[Any, Any]]:
         yield opened
 
     collecting.open_generator = already
