@@ -19,6 +19,7 @@ import pytest
 from r1pipe.errors import ArtifactError, Interrupted, StageError
 from r1pipe.manifest.kinds import load_kind
 from r1pipe.pipeline.context import RunContext
+from r1pipe.pipeline.job import JobFolder
 from r1pipe.pipeline.launch import command_of, launcher_of, run_kind
 from r1pipe.pipeline.rank import launched_as
 from r1pipe.pipeline.stopping import Stopper
@@ -392,10 +393,9 @@ def test_another_number_of_processes_than_asked_for_is_an_error(
 
 
 def test_a_hostfile_goes_to_the_launcher_of_deepspeed(project: Project) -> None:
-    from r1pipe.pipeline.job import JobFolder
-
-    command = command_of("deepspeed", Launch(2, hostfile="hosts"), JobFolder(Path("/job")))
+    job = JobFolder(Path("/job"))
+    command = command_of("deepspeed", Launch(2, hostfile="hosts"), job)
     assert command[1:5] == ["-m", "deepspeed.launcher.runner", "--hostfile", "hosts"]
     assert command[-3:] == ["--module", "r1pipe.pipeline.rank", "/job"]
     with pytest.raises(StageError, match=r"launcher deepspeed needs run\.engine\.hostfile"):
-        command_of("deepspeed", Launch(2), JobFolder(Path("/job")))
+        command_of("deepspeed", Launch(2), job)
