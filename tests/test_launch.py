@@ -28,9 +28,7 @@ from r1pipe.ranks import ALONE, Launch, Ranks
 STAGE = '''
 """Add up numbers on several ranks."""
 
-import os
-import signal
-import time
+import os, signal, time
 from typing import Literal
 
 from r1pipe.errors import ArtifactError
