@@ -5,9 +5,12 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 ROOT = Path(__file__).parents[1]
+Run = Callable[..., tuple[int, str, str]]
+"""Runs a command line: exit code, stdout, stderr."""
 
 
 def r1pipe(*arguments: str, fault: str | None = None) -> subprocess.CompletedProcess[str]:

@@ -5,19 +5,17 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
-from collections.abc import Callable
 from pathlib import Path
 
 import jsonschema
 import pytest
+from command import Run
 from fake_project import MANIFEST, make_project, write_manifest
 
-from r1pipe import cli
 from r1pipe.cli.table import MODULES
 
 ROOT = Path(__file__).resolve().parent.parent
 SMALL = "manifests/small.yaml"
-Run = Callable[..., tuple[int, str, str]]
 
 
 @pytest.fixture
@@ -26,21 +24,6 @@ def project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.chdir(tmp_path)
     monkeypatch.delenv("R1PIPE_STORE", raising=False)
     return tmp_path
-
-
-@pytest.fixture
-def r1pipe(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Run:
-    """Return a function that runs a command line: exit code, stdout, stderr."""
-
-    def run(*arguments: str) -> tuple[int, str, str]:
-        monkeypatch.setattr(sys, "argv", ["r1pipe", *arguments])
-        capsys.readouterr()
-        with pytest.raises(SystemExit) as error:
-            cli.main()
-        out, err = capsys.readouterr()
-        return int(error.value.code or 0), out, err
-
-    return run
 
 
 def test_a_run_shows_its_plan_and_progress_on_stderr_and_the_scoreboard_on_stdout(

@@ -4,39 +4,24 @@ from __future__ import annotations
 
 import json
 import os
-import sys
 import time
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from command import Run
 from fake_project import make_project
 
-from r1pipe import cli
-
 SMALL = "manifests/small.yaml"
-Run = Callable[..., tuple[int, str, str]]
 
 
 @pytest.fixture
-def r1pipe(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> Run:
+def r1pipe(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, r1pipe: Run) -> Run:
     """Return a function that runs a command line in a project that has been run."""
     make_project(tmp_path)
     monkeypatch.chdir(tmp_path)
     monkeypatch.delenv("R1PIPE_STORE", raising=False)
-
-    def run(*arguments: str) -> tuple[int, str, str]:
-        monkeypatch.setattr(sys, "argv", ["r1pipe", *arguments])
-        capsys.readouterr()
-        with pytest.raises(SystemExit) as error:
-            cli.main()
-        out, err = capsys.readouterr()
-        return int(error.value.code or 0), out, err
-
-    assert run("run", SMALL)[0] == 0
-    return run
+    assert r1pipe("run", SMALL)[0] == 0
+    return r1pipe
 
 
 def artifact(r1pipe: Run, name: str) -> str:

@@ -6,16 +6,15 @@ import json
 import re
 import subprocess
 import sys
-from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
+from command import Run
 from fake_project import make_project
 from ruamel.yaml import YAML
 
-from r1pipe import cli
 from r1pipe.cli.costs import BYTE_UNITS, COUNT_UNITS, TIME_UNITS, Costs, _judged, _span
 from r1pipe.costs.rates import Calibration, Speed, calibration_path, write_calibration
 from r1pipe.costs.sources import model_source
@@ -29,7 +28,6 @@ from r1pipe.store import Store
 ROOT = Path(__file__).resolve().parent.parent
 R1 = str(ROOT / "manifests" / "r1.yaml")
 SMALL = "manifests/small.yaml"
-Run = Callable[..., tuple[int, str, str]]
 
 COST = """
 
@@ -45,19 +43,6 @@ def cost(params, run, inputs):
 def own_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     monkeypatch.delenv("R1PIPE_STORE", raising=False)
-
-
-@pytest.fixture
-def r1pipe(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Run:
-    def run(*arguments: str) -> tuple[int, str, str]:
-        monkeypatch.setattr(sys, "argv", ["r1pipe", *arguments])
-        capsys.readouterr()
-        with pytest.raises(SystemExit) as error:
-            cli.main()
-        out, err = capsys.readouterr()
-        return int(error.value.code or 0), out, err
-
-    return run
 
 
 @pytest.fixture

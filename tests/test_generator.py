@@ -14,7 +14,6 @@ from tiny import generator, model, tokenizer
 from r1pipe.generate.in_process import choose_tokens, cut_tail
 from r1pipe.generate.protocol import Request, Sampled, Sampling
 from r1pipe.generate.uniforms import GOLDEN, request_seed, uniforms
-from r1pipe.records import FinishReason
 from r1pipe.rl.update import frozen_logprobs
 from r1pipe.train.batching import Batching, TokenSequence
 
@@ -121,34 +120,6 @@ def test_the_callers_number_for_a_request_decides_nothing(policy: Any) -> None:
 
 
 # ---- ends ----------------------------------------------------------------------------------------
-
-
-def test_every_end_token_ends_a_completion_and_stays_in_it(policy: Any) -> None:
-    made = sample(policy, requests(64), Sampling(1.0, 1.0, 20))
-    stopped = [s for s in made.values() if s.finish_reason is FinishReason.STOP]
-    cut = [s for s in made.values() if s.finish_reason is FinishReason.LENGTH]
-    assert stopped
-    assert cut
-    assert len({s.token_ids[-1] for s in stopped}) > 3, "several different ends were met"
-    for completion in stopped:
-        assert completion.token_ids[-1] in {EOS, *ENDS}
-        assert not set(completion.token_ids[:-1]) & {EOS, *ENDS}
-    for completion in cut:
-        assert len(completion.token_ids) == 20
-        assert not set(completion.token_ids) & {EOS, *ENDS}
-    assert all(len(s.token_ids) == len(s.logprobs) for s in made.values())
-
-
-def test_an_end_at_the_last_allowed_token_is_a_stop(policy: Any) -> None:
-    asked = requests(24)
-    long = sample(policy, asked, Sampling(1.0, 1.0, 20))
-    stopped = next(s for s in long.values() if 1 < len(s.token_ids) < 20)
-    size = len(stopped.token_ids)
-    exact = sample(policy, asked, Sampling(1.0, 1.0, size))[stopped.index]
-    short = sample(policy, asked, Sampling(1.0, 1.0, size - 1))[stopped.index]
-    assert (exact.token_ids, exact.finish_reason) == (stopped.token_ids, FinishReason.STOP)
-    assert short.token_ids == stopped.token_ids[:-1]
-    assert short.finish_reason is FinishReason.LENGTH
 
 
 def test_sampling_leaves_the_policy_in_its_mode_and_without_gradients() -> None:

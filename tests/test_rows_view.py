@@ -4,17 +4,15 @@ from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
+from command import Run
 
 from r1pipe import cli
 from r1pipe.cli import row_trace
 from r1pipe.rows import read_rows, write_rows
-
-Run = Callable[..., tuple[int, str, str]]
 
 SAMPLER = '''
 """Candidates of every problem: right, wrong, right again in the same words, and mixed."""
@@ -167,20 +165,9 @@ def project(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture
-def r1pipe(
-    project: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> Run:
+def r1pipe(project: Path, monkeypatch: pytest.MonkeyPatch, r1pipe: Run) -> Run:
     monkeypatch.chdir(project)
-
-    def run(*arguments: str) -> tuple[int, str, str]:
-        monkeypatch.setattr(sys, "argv", ["r1pipe", *arguments])
-        capsys.readouterr()
-        with pytest.raises(SystemExit) as error:
-            cli.main()
-        out, err = capsys.readouterr()
-        return int(error.value.code or 0), out, err
-
-    return run
+    return r1pipe
 
 
 def rows(project: Path, stage: str, output: str) -> list[dict[str, Any]]:
