@@ -4,14 +4,7 @@ from typing import Annotated
 
 import typer
 
-from r1pipe.cli.options import (
-    DEFAULT_MANIFEST,
-    STORE_NAME,
-    JsonOption,
-    StoreOption,
-    command_group,
-    print_json,
-)
+from r1pipe.cli.options import JsonOption, StoreOption, command_group, print_json, store_folder
 
 app = command_group()
 
@@ -29,10 +22,8 @@ def doctor(
 ) -> None:
     """Say what is installed, what this machine has, and what to do about each problem."""
     from r1pipe.doctor import diagnose
-    from r1pipe.manifest.recipe import project_root
 
-    folder = store or project_root(DEFAULT_MANIFEST) / STORE_NAME
-    found = diagnose(folder, is_online=online, is_quick=quick)
+    found = diagnose(store_folder(store), is_online=online, is_quick=quick)
     if as_json:
         print_json(found.to_json())
     else:

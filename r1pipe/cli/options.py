@@ -44,10 +44,16 @@ def command_group() -> typer.Typer:
 
 def open_store(store: Path | None, manifest: Path = DEFAULT_MANIFEST) -> "Store":
     """Return the store that was asked for, or the one that goes with a manifest."""
-    from r1pipe.manifest.recipe import project_root
     from r1pipe.store import Store
 
-    return Store(store or project_root(manifest) / STORE_NAME)
+    return Store(store_folder(store, manifest))
+
+
+def store_folder(store: Path | None, manifest: Path = DEFAULT_MANIFEST) -> Path:
+    """Return where that store is, or would be."""
+    from r1pipe.manifest.recipe import project_root
+
+    return store or project_root(manifest) / STORE_NAME
 
 
 def load(path: Path, profile: str | None, overrides: list[str] | None) -> "Manifest":
