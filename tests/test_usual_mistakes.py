@@ -74,7 +74,7 @@ ELSEWHERE = {
     9: ["test_generator.py::test_log_probs_of_a_ragged_left_padded_batch_equal_the_trainers"],
     10: [
         "test_batching.py::test_a_pad_token_that_is_the_end_token_leaves_the_end_trained",
-        "test_generator.py::test_every_end_token_ends_a_completion_and_stays_in_it",
+        "test_generator_conformance.py::test_every_end_token_ends_a_completion_and_stays_in_it",
         "test_prompts.py::test_every_end_of_the_generation_config_counts_as_an_end",
     ],
     11: ["test_logprobs.py::test_an_off_by_one_between_logits_and_labels_would_be_seen"],
