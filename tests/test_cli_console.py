@@ -113,6 +113,22 @@ def test_a_terminal_gets_a_live_bar_and_then_the_line_of_the_finished_stage() ->
     assert stream.getvalue().endswith("\n")
 
 
+@pytest.mark.parametrize(("total", "place"), [(25, "3/25"), (None, "3")])
+def test_on_a_narrow_terminal_the_values_give_way_to_place_and_times(
+    total: int | None, place: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("COLUMNS", "50")
+    stream = Terminal()
+    live = LiveConsole(stream)
+    live.stage_started(STAGE)
+    live.progress("zero", 3, total, {"loss": 0.1234, "reward": 0.25, "tokens_per_s": 4263.0})
+    live.bar.refresh()  # type: ignore[union-attr]
+    drawn = re.sub(r"\x1b\[[0-9;?]*[a-zA-Z]", "", stream.getvalue()).split("\r")[-1]
+    live.close()
+    assert len(drawn) <= 50
+    assert re.fullmatch(rf"zero \S+ +{place} loss 0\.123\d?.*\u2026 +0:00:00 +(\S+)?\s*", drawn)
+
+
 def test_what_is_asked_after_the_plan_can_stop_the_run() -> None:
     def refuse(plan: object) -> None:
         raise RuntimeError("asked")

@@ -24,6 +24,8 @@ KNOWN_VALUES = {
     "tokens_per_s": "{} tokens/s",
 }
 MAX_VALUES = 4
+WIDE = 100
+"""Columns of a terminal on which the bar is drawn at full length."""
 
 
 class PlannedStage(Protocol):
@@ -189,15 +191,16 @@ class LiveConsole:
     def stage_started(self, stage: PlannedStage) -> None:
         self._stop_bar()
         self.bar = _make_bar(self.rich)
-        self.task = self.bar.add_task(stage.name, total=None, values="")
+        self.task = self.bar.add_task(stage.name, total=None, place="", values="")
         self.bar.start()
 
     def progress(
         self, stage: str, step: int, total: int | None, values: Mapping[str, float]
     ) -> None:
         if self.bar is not None and self.task is not None:
+            place = f"{step}/{total}" if total else str(step)
             text = values_text(values)
-            self.bar.update(self.task, completed=step, total=total, values=text)
+            self.bar.update(self.task, completed=step, total=total, place=place, values=text)
 
     def stage_finished(
         self, name: str, status: str, seconds: float, artifact_id: str | None
@@ -218,24 +221,27 @@ class LiveConsole:
 
 
 def _make_bar(rich: object) -> Progress:
+    """Return a bar whose values give way where the terminal is narrow; its times never do."""
     from rich.console import Console as RichConsole
     from rich.progress import (
         BarColumn,
-        MofNCompleteColumn,
         Progress,
         TextColumn,
         TimeElapsedColumn,
         TimeRemainingColumn,
     )
+    from rich.table import Column
 
     assert isinstance(rich, RichConsole)
+    values = Column(ratio=1, no_wrap=True, overflow="ellipsis")
     return Progress(
-        TextColumn("{task.description}", markup=False),
-        BarColumn(bar_width=20),
-        MofNCompleteColumn(),
-        TextColumn("{task.fields[values]}", markup=False),
-        TimeElapsedColumn(),
-        TimeRemainingColumn(),
+        TextColumn("{task.description}", markup=False, table_column=Column(no_wrap=True)),
+        BarColumn(bar_width=20 if rich.width >= WIDE else 6),
+        TextColumn("{task.fields[place]}", markup=False, table_column=Column(no_wrap=True)),
+        TextColumn("{task.fields[values]}", markup=False, table_column=values),
+        TimeElapsedColumn(table_column=Column(no_wrap=True)),
+        TimeRemainingColumn(table_column=Column(no_wrap=True)),
         console=rich,
         transient=True,
+        expand=True,
     )
