@@ -22,10 +22,11 @@ from tiny import (
 )
 
 from r1pipe.errors import Interrupted, StageError
+from r1pipe.models.prompts import encode_prompt
 from r1pipe.records import FinishReason, Group, Problem
 from r1pipe.rl import loop
-from r1pipe.rl.loop import GrpoPlan, learn, train_grpo
-from r1pipe.rl.update import Objective, trained_rollouts
+from r1pipe.rl.loop import GrpoPlan, learn, rollout_problems, train_grpo
+from r1pipe.rl.update import Objective, differentiated_tokens, trained_rollouts
 from r1pipe.train.backends import make_engine
 
 PAD = tokenizer().pad_token_id
@@ -133,7 +134,29 @@ def test_a_resumed_run_ends_with_exactly_the_weights_of_the_uninterrupted_one(
     assert [row["step"] for row in second.logged] == list(range(done + 1, 7))
     for column in ("loss", "kl", "reward", "lr"):
         assert second.column(column) == trained[0].column(column)[done:]
+    assert second.notes["trained_tokens"] == trained[0].notes["trained_tokens"]
     assert_same_weights(policy, trained[1])
+
+
+def test_tokens_of_every_update_are_counted_as_the_plan_counts_them(
+    trained: tuple[FakeContext, Any],
+) -> None:
+    # With a KL term every rollout is trained on: prompts are constant, completions are logged.
+    context, chosen = trained[0], grpo_params()
+    asked = {p.id: len(encode_prompt(tokenizer(), p.prompt, "chat")) for p in problems(12)}
+    order = rollout_problems(problems(12), [], chosen)
+    prompts = [asked[p.id] for _ in range(3) for p in next(order)]
+    completions = [row["completion_tokens"] for row in context.logged[::2]]  # a mean of 16
+    expected = 4 * sum(prompts) + 16 * sum(completions)
+    assert context.notes["trained_tokens"] == pytest.approx(expected, abs=1e-6)
+
+
+def test_rollouts_without_an_advantage_are_not_counted_where_they_are_left_out() -> None:
+    rollouts = groups_with([FinishReason.STOP] * 3)[0].rollouts  # 2 + 1, 2 + 2, 2 + 3 tokens
+    rollouts[1].advantage = 0.0
+    assert differentiated_tokens(rollouts, kl_coef=0.0) == 3 + 5
+    assert differentiated_tokens(rollouts, kl_coef=0.1) == 3 + 4 + 5
+    assert differentiated_tokens([], kl_coef=0.1) == 0
 
 
 def test_two_runs_give_the_same_weights_bit_by_bit(

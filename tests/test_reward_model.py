@@ -226,6 +226,13 @@ def test_a_resumed_reward_model_is_exactly_the_uninterrupted_one(
         train(tmp_path / "killed", policy, rows, "pairwise", stop_after=5, saves=True)
     resumed = train(tmp_path / "killed", policy, rows, "pairwise")
     assert resumed.logged[0]["step"] == 6
+    texts = [
+        encode_scored(tokenizer(), row["prompt"], row[name], "summary")
+        for row in read_rows(rows)
+        for name in ("chosen", "rejected")
+    ]
+    assert whole.notes["trained_tokens"] == 4 * sum(map(len, texts))
+    assert resumed.notes["trained_tokens"] == whole.notes["trained_tokens"]
     assert_same_weights(load(resumed), load(whole))
 
 

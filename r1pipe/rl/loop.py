@@ -8,6 +8,7 @@ continues the uninterrupted one exactly.
 from __future__ import annotations
 
 import copy
+import json
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import closing
@@ -34,6 +35,7 @@ from r1pipe.rl.rollouts import (
 )
 from r1pipe.rl.update import (
     Objective,
+    differentiated_tokens,
     minibatches,
     policy_logprobs,
     token_sequences,
@@ -49,6 +51,8 @@ from r1pipe.train.schedule import learning_rate
 from r1pipe.train.supervised import finish
 
 NUM_SAMPLE_ROWS = 4
+PROGRESS = "progress.json"
+"""In a checkpoint: what has to go on and is no weight."""
 MISMATCH = ("mismatch_kl", "mismatch_ratio_max")
 """Metrics of what the sampler says of its tokens and the trainer with the same weights says."""
 
@@ -81,7 +85,7 @@ def train_grpo(
     engine = make_engine(model, params.optimizer, plan.run, context.ranks, precision)
     made = generator_of(sampled, tokenizer, plan.run, context.ranks.size, precision)
     with closing(made) as generator:
-        done = restore(context, engine, reference)
+        done, trained_tokens = restore(context, engine, reference)
         generator.load_weights(engine.weights())
         pass_gate(context, engine, generator, tokenizer, problems, plan)
         first = done // params.minibatches_per_rollout
@@ -92,11 +96,13 @@ def train_grpo(
             groups = roll_out(generator, tokenizer, chosen, params, number, scorers, context.ranks)
             sampled_s = time.perf_counter() - started
             generator.sleep()
-            learn(
+            trained_tokens += learn(
                 context, engine, reference, groups, plan, tokenizer.pad_token_id, number, sampled_s
             )
             generator.load_weights(engine.weights())
-            checkpoint(context, engine, reference, (number + 1) * params.minibatches_per_rollout)
+            updates = (number + 1) * params.minibatches_per_rollout
+            checkpoint(context, engine, reference, updates, trained_tokens)
+    context.note(trained_tokens=trained_tokens)
     finish(context, engine, tokenizer)
 
 
@@ -197,8 +203,8 @@ def learn(
     pad_id: int,
     number: int,
     sampled_s: float,
-) -> None:
-    """Do one update per minibatch of a rollout and log each one."""
+) -> int:
+    """Do one update per minibatch of a rollout, log each one; return the tokens trained on."""
     params = plan.params
     batching = batching_of(plan.run, pad_id)
     everyone = [rollout for group in groups for rollout in group.rollouts]
@@ -206,6 +212,7 @@ def learn(
     shown = rollout_metrics(groups)
     old_rows = own_logprobs(engine, used, plan, batching)
     met: dict[str, float] = {}
+    trained_tokens = 0
     for place, batch in enumerate(
         minibatches(used, params.minibatches_per_rollout, f"{params.seed}:{number}")
     ):
@@ -218,6 +225,7 @@ def learn(
         )
         old = None if old_rows is None else [old_rows[id(rollout)] for rollout in batch]
         update = update_policy(engine, batch, rows, plan.objective, batching, rate, old)
+        trained_tokens += differentiated_tokens(batch, plan.objective.kl_coef)
         if old_rows is None:  # only at first are the trainer's weights those that sampled
             met = met or {name: update[name] for name in MISMATCH if name in update}
         if reference is not None and (step + 1) % params.reference_refresh_steps == 0:
@@ -229,6 +237,7 @@ def learn(
         )
     if number % 10 == 0:
         keep_samples(context, groups, number)
+    return trained_tokens
 
 
 def own_logprobs(
@@ -274,23 +283,34 @@ def keep_samples(context: Context, groups: Sequence[Group], number: int) -> None
         )
 
 
-def restore(context: Context, engine: Engine, reference: Reference | None) -> int:
-    """Load the newest checkpoint of policy, optimizer and reference; return the updates done."""
+def restore(context: Context, engine: Engine, reference: Reference | None) -> tuple[int, int]:
+    """Load the newest checkpoint of policy, optimizer and reference.
+
+    Returns the updates done and the tokens they were trained on.
+    """
     found = context.checkpoints.latest()
     if found is None:
-        return 0
+        return 0, 0
     step, folder = found
     engine.load(folder)
     if reference is not None:
         reference.load(folder)
-    return step
+    return step, int(json.loads((folder / PROGRESS).read_text())["trained_tokens"])
 
 
-def checkpoint(context: Context, engine: Engine, reference: Reference | None, step: int) -> None:
+def checkpoint(
+    context: Context,
+    engine: Engine,
+    reference: Reference | None,
+    step: int,
+    trained_tokens: int,
+) -> None:
     """Save when it is due, then stop if that was asked for."""
     if context.checkpoint_due():
         with context.checkpoints.saving(step) as folder:
             engine.save(folder)
             if reference is not None and context.ranks.is_main:
                 reference.save(folder)
+            if context.ranks.is_main:
+                (folder / PROGRESS).write_text(json.dumps({"trained_tokens": trained_tokens}))
     context.stop_if_asked()

@@ -48,6 +48,8 @@ def train_reward_model(
     examples_per_micro_batch: int,
 ) -> None:
     """Train on examples: (chosen, rejected) pairs, or single texts with a label each."""
+    passes = plan.num_epochs
+    context.note(trained_tokens=passes * sum(len(text) for texts in examples for text in texts))
     steps = list(batches_of(len(examples), plan))
     done = resume(context, engine)
     for step, rows in enumerate(steps[done:], start=done):

@@ -213,6 +213,12 @@ def differentiated(
     return moving or sequences[:1]
 
 
+def differentiated_tokens(rollouts: Sequence[Rollout], kl_coef: float) -> int:
+    """Return how many tokens, prompts included, one update on these rollouts trains on."""
+    sequences = token_sequences(rollouts)
+    return sum(map(len, differentiated(rollouts, sequences, kl_coef)))
+
+
 def corrected(
     logprobs: Tensor, sampled: Tensor, old: Tensor | None, batch: MicroBatch, limit: float | None
 ) -> tuple[Tensor, Tensor | float]:
