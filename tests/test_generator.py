@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import random
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -11,10 +12,14 @@ import pytest
 import torch
 from tiny import generator, model, tokenizer
 
+from r1pipe.errors import StageError
+from r1pipe.generate.backends import open_generator
 from r1pipe.generate.in_process import choose_tokens, cut_tail
 from r1pipe.generate.protocol import Request, Sampled, Sampling
 from r1pipe.generate.uniforms import GOLDEN, request_seed, uniforms
+from r1pipe.models.policy import save_model
 from r1pipe.rl.update import frozen_logprobs
+from r1pipe.settings import GeneratorSettings, SampleRun
 from r1pipe.train.batching import Batching, TokenSequence
 
 PAD, EOS = tokenizer().pad_token_id, tokenizer().eos_token_id
@@ -230,3 +235,25 @@ def test_draws_after_a_top_p_cut_fall_on_the_kept_tokens_only() -> None:
     assert counts[2] == pytest.approx(1000 * 3 / 7, abs=1)
     # the log-probability is that before the cut
     assert logprobs.max().item() == pytest.approx(math.log(0.4), abs=1e-6)
+
+
+# ---- an engine that is not installed -------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("device", "command"),
+    [("cpu", r"uv pip install .*constraints/engines-cpu\.txt"), ("cuda:0", r"'r1pipe\[gpu\]'")],
+)
+@pytest.mark.parametrize("replicas", [1, 2])
+def test_a_missing_vllm_names_the_command_that_installs_it(
+    device: str, command: str, replicas: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    save_model(model(), tokenizer(), tmp_path)
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+    settings = GeneratorSettings(backend="vllm", data_parallel=replicas)
+    run = SampleRun(device=device, generator=settings)
+    with (
+        pytest.raises(StageError, match=rf"(?s)vllm, which is not installed here; .*{command}"),
+        open_generator(tmp_path, run),
+    ):
+        pass

@@ -16,6 +16,8 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
+from r1pipe.generate.vllm_setup import INSTALL_CPU, INSTALL_GPU
+
 IMPORT_TIMEOUT_S = 180.0
 Version = tuple[int, ...]
 
@@ -49,10 +51,7 @@ class Package:
 
 
 PYTHON_LOW: Version = (3, 11)
-INSTALL_VLLM = (
-    "with a GPU: pip install 'r1pipe[gpu]'; on a CPU, in the repository: uv pip install"
-    " --torch-backend cpu --override constraints/engines-cpu.txt -e '.[cpu]'"
-)
+INSTALL_VLLM = f"with a GPU: {INSTALL_GPU}; on a CPU, in the repository: {INSTALL_CPU}"
 PACKAGES = (
     Package(("torch",), (2, 13), (2, 14), tested="2.13", module="torch"),
     Package(("transformers",), (5, 16, 1), (5, 20), tested="5.16.1 to 5.19", module="transformers"),

@@ -22,7 +22,13 @@ from transformers import AutoConfig
 from r1pipe.errors import StageError
 from r1pipe.generate.protocol import Request, Sampled, Sampling
 from r1pipe.generate.uniforms import short_seed
-from r1pipe.generate.vllm_setup import check_head_size, import_vllm, kind_of_device, quiet
+from r1pipe.generate.vllm_setup import (
+    check_head_size,
+    import_vllm,
+    kind_of_device,
+    quiet,
+    require_vllm,
+)
 from r1pipe.generate.weights import stored_names, weight_files
 from r1pipe.records import FinishReason
 from r1pipe.settings import GeneratorSettings, Precision
@@ -58,6 +64,7 @@ class VllmGenerator:
     """
 
     def __init__(self, shape: EngineShape, settings: GeneratorSettings) -> None:
+        require_vllm(shape.device)
         self.shape = shape
         self.max_in_flight = 2 * settings.max_num_seqs
         is_cpu = kind_of_device(shape.device) == "cpu"
