@@ -61,9 +61,10 @@ class EngineSettings(StageModel):
     """What lies in the memory of the CPU: optimizer state, or (ZeRO 3) weights too."""
     activation_checkpointing: bool = False
     """Keep only each layer's input for the backward pass, and compute the layer again there."""
-    attention: Literal["sdpa", "flash"] = "sdpa"
-    """PyTorch's attention, or flash-attention (a GPU, bfloat16), which leaves out what packed rows
-    mask."""
+    attention: Literal["sdpa", "eager", "flash"] = "sdpa"
+    """PyTorch's fused attention; plain matrix products, which keep all scores in memory and are
+    faster for short rows on a CPU in bfloat16; or flash-attention (a GPU, bfloat16), which leaves
+    out what packed rows mask."""
     kernels: Literal["torch", "liger"] = "torch"
     """Norms, rotations and gates by PyTorch, or by the fused kernels of liger-kernel (a GPU)."""
     launcher: Launcher | None = None

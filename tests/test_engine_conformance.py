@@ -236,6 +236,18 @@ def test_activation_checkpointing_and_parts_of_the_vocabulary_change_nothing(
         assert found == pytest.approx(wanted, rel=5e-4)
 
 
+@pytest.mark.parametrize("layout", ["padded", "packed"])
+def test_eager_attention_computes_the_same(new_engine: Opened, layout: str) -> None:
+    policy = model()
+    expected = plain_steps(copy.deepcopy(policy), RATES)
+    settings = new_engine.run.engine.model_copy(update={"attention": "eager"})
+    new_engine.run = new_engine.run.model_copy(update={"engine": settings})
+    seen = steps(new_engine(policy), RATES, layout=layout)
+    assert policy.config._attn_implementation == "eager"
+    for found, wanted in zip(seen, expected, strict=True):
+        assert found == pytest.approx(wanted, rel=5e-4)
+
+
 def test_bfloat16_follows_float32_and_continues_exactly(
     backend: str, new_engine: Opened, tmp_path: Path
 ) -> None:

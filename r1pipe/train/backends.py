@@ -53,6 +53,8 @@ def prepare_model(model: Any, run: EngineRun) -> None:
     settings, has_gpu = run.engine, run.device.startswith("cuda")
     if settings.activation_checkpointing:
         model.gradient_checkpointing_enable({"use_reentrant": False})
+    if settings.attention == "eager":
+        model.set_attn_implementation("eager")
     if settings.attention == "flash":
         _need("attention flash", "flash_attn", "flash-attn", has_gpu)
         model.set_attn_implementation("flash_attention_2")
