@@ -220,7 +220,7 @@ def parts(candidates: int, root: Path) -> dict[str, float]:
     Pairs for algebra are left out: `benchmarks/verifier.py` measures them.
     """
     from r1pipe.records import json_lines
-    from r1pipe.rl.candidates import SCHEMA, Origin, candidate_row, distinct_kept
+    from r1pipe.rl.candidates import SCHEMA, Origin, candidate_row
     from r1pipe.rows import RowWriter, read_rows, write_rows
     from r1pipe.sampling.params import Quotas
     from r1pipe.sampling.schedule import Unit
@@ -233,7 +233,7 @@ def parts(candidates: int, root: Path) -> dict[str, float]:
     canned, clock = Canned(), Clock()
     source = GeneratedSamples(canned, canned.tokenizer, Sampling(), "chat", 1)
     origin = Origin("chat", 1.0, "m" * 64, Keep())
-    selection = Selection(Quotas(), candidates, is_marked=False)
+    selection = Selection(Quotas(), candidates)
     writer, journal = RowWriter(root / "candidates", SCHEMA), FileJournal(root / "journal")
     problems = [p for p in map(canned_problem, range(2 * candidates)) if p.task == "sum"]
     units = candidates // (64 * SAMPLES)
@@ -267,8 +267,8 @@ def parts(candidates: int, root: Path) -> dict[str, float]:
         clock.time("candidates' shards", lambda x=rows: writer.write(x))  # type: ignore[misc]
     clock.time("candidates' shards", writer.close)
     journal.close()
-    kept = lambda: distinct_kept(read_rows(root / "candidates", only="kept"), None)  # noqa: E731
-    clock.time("rows, read back and written", lambda: write_rows(root / "rows", kept()))
+    kept = lambda: read_rows(root / "candidates", only="kept")  # noqa: E731
+    clock.time("rows, read back and written", lambda: write_rows(root / "rows", kept(), SCHEMA))
     clock.parts["requests and decoding"] -= clock.parts[CANNED]
     count = units * 64 * SAMPLES
     return {name: round(1e6 * seconds / count, 1) for name, seconds in clock.parts.items()}

@@ -32,7 +32,7 @@ from r1pipe.verify import VERIFIER_VERSION
 if TYPE_CHECKING:
     from r1pipe.costs.work import Cost, InfoMap
 
-VERSION = 1000 * VERIFIER_VERSION + 1
+VERSION = 1000 * VERIFIER_VERSION + 2
 INPUTS = {"candidates": Input("rows"), "problems": Input("problems")}
 OUTPUTS = {"rows": "rows", "candidates": "rows", "flips": "report"}
 LOG_EVERY = 5_000
@@ -60,14 +60,13 @@ class Run(StageModel):
 
 def run(context: Context, params: Params, run: Run, inputs: Inputs) -> None:
     """Judge every candidate, write the kept view of them, and compare with what was there."""
-    from r1pipe.rl.candidates import distinct_kept
     from r1pipe.rl.reverify import report_flips
     from r1pipe.rows import read_rows, write_rows
 
     before, after = inputs["candidates"], context.output("candidates")
     judged = _judged(context, params, run, inputs)
     count = write_rows(after, _watched(judged, context), schema=_schema(before))
-    rows = write_rows(context.output("rows"), distinct_kept(read_rows(after), params.target_rows))
+    rows = write_rows(context.output("rows"), read_rows(after, only="kept"), _schema(after))
     report = report_flips(read_rows(before), read_rows(after), context.output("flips"))
     if not rows:
         raise StageError(
@@ -78,17 +77,15 @@ def run(context: Context, params: Params, run: Run, inputs: Inputs) -> None:
 
 
 def _judged(context: Context, params: Params, run: Run, inputs: Inputs) -> Iterator[dict[str, Any]]:
-    from r1pipe.rl.reverify import are_selected, judged_anew
+    from r1pipe.rl.reverify import judged_anew
     from r1pipe.rows import read_problems, read_rows
     from r1pipe.sampling.selection import Selection
 
-    before = inputs["candidates"]
+    before = read_rows(inputs["candidates"])
     problems = {problem.id: problem for problem in read_problems(inputs["problems"])}
-    selection = None
-    if are_selected(read_rows(before, columns=["filters"])):
-        selection = Selection(params.quotas, params.target_rows or sys.maxsize, is_marked=True)
+    selection = Selection(params.quotas, params.target_rows or sys.maxsize)
     limits = params.timeout_s, run.workers
-    return judged_anew(read_rows(before), problems, params.keep, selection, *limits, context.name)
+    return judged_anew(before, problems, params.keep, selection, *limits, context.name)
 
 
 def _schema(folder: Path) -> Any:

@@ -16,7 +16,6 @@ from r1pipe.rl.candidates import (
     Origin,
     Sample,
     candidate_row,
-    distinct_kept,
     identity,
     reason_dropped,
 )
@@ -205,15 +204,8 @@ def test_a_fault_of_the_verifier_is_a_failure_and_no_drop(verdict: Verdict) -> N
     assert reason_dropped(row) == f"failed_{verdict}"
 
 
-def test_exact_duplicates_are_trained_on_once_and_the_limit_holds() -> None:
-    made = [("a", "x"), ("a", "x"), ("b", "x"), ("a", "y"), ("ab", "x"), ("c", "z")]
-    kept = [True, True, True, False, True, True]
-    rows = [
-        {"prompt": prompt, "completion": completion, "kept": is_kept}
-        for (prompt, completion), is_kept in zip(made, kept, strict=True)
-    ]
-    assert list(distinct_kept(rows, 10)) == [rows[0], rows[2], rows[4], rows[5]]
-    assert list(distinct_kept(rows, None)) == [rows[0], rows[2], rows[4], rows[5]]
-    assert list(distinct_kept(rows, 2)) == [rows[0], rows[2]]
-    assert identity({"prompt": "a", "completion": "bx"}) != identity(rows[4])
-    assert len(identity(rows[0])) == 16
+def test_the_identity_of_a_row_is_that_of_prompt_and_completion_together() -> None:
+    one = identity({"prompt": "ab", "completion": "x", "seed": 1})
+    assert one == identity({"prompt": "ab", "completion": "x", "seed": 2})
+    assert one != identity({"prompt": "a", "completion": "bx"})
+    assert len(one) == 16

@@ -12,7 +12,6 @@ from tiny import FakeContext, stage
 from r1pipe.chat import boxed, render_completion
 from r1pipe.errors import Interrupted, StageError
 from r1pipe.records import Problem
-from r1pipe.rl.candidates import distinct_kept
 from r1pipe.rows import read_rows, write_problems, write_rows
 from r1pipe.sampling.params import Quotas
 from r1pipe.verify import VERIFIER_VERSION
@@ -24,6 +23,7 @@ PROBLEMS = [
             meta={"numbers": [2, 3], "target": 5}),
 ]  # fmt: skip
 PASSED = {"verdict": True, "language": True, "paragraph": True}
+CHOSEN = {"duplicate": True, "quota": True, "target": True}
 
 
 def candidate(
@@ -31,6 +31,8 @@ def candidate(
 ) -> dict[str, Any]:
     """Return a candidate as an older verifier judged it."""
     decisions = PASSED | {"verdict": verdict == "correct"} | changes.pop("filters", {})
+    if all(decisions.values()):
+        decisions = CHOSEN | decisions
     return {
         "id": f"{problem.id}#{index}",
         "problem_id": problem.id,
@@ -64,7 +66,7 @@ CANDIDATES = [
     candidate(PROBLEMS[1], 0, "(x+1)(x+1)", "timeout"),
     candidate(PROBLEMS[1], 1, "x+1", "no_answer"),
     candidate(PROBLEMS[2], 0, "", "wrong", completion=countdown("2+3")),
-    candidate(PROBLEMS[0], 4, "5", "correct"),  # the same words as a#0
+    candidate(PROBLEMS[0], 4, "5", "correct", filters=CHOSEN | {"duplicate": False}),
 ]
 
 
@@ -96,7 +98,7 @@ def test_every_candidate_has_the_present_verdict_and_its_other_decisions(tmp_pat
     right = {"a#0", "a#2", "a#3", "b#0", "c#0", "a#4"}
     assert {row["id"] for row in rows if row["verdict"] == "correct"} == right
     assert {row["id"] for row in rows if row["verdict"] == "wrong"} == {"a#1", "b#1"}
-    assert [row["kept"] for row in rows] == [True, False, True, False, True, False, True, True]
+    assert [row["kept"] for row in rows] == [True, False, True, False, True, False, True, False]
     assert {row["verifier_version"] for row in rows} == {VERIFIER_VERSION}
     same = [name for name in CANDIDATES[0]
             if name not in ("verdict", "kept", "filters", "verifier_version")]  # fmt: skip
@@ -104,7 +106,9 @@ def test_every_candidate_has_the_present_verdict_and_its_other_decisions(tmp_pat
         assert list(new) == list(old)
         assert [new[name] for name in same] == [old[name] for name in same]
         was, now = json.loads(old["filters"]), json.loads(new["filters"])
-        assert was | {"verdict": new["verdict"] == "correct"} == now
+        filters = {name: was[name] for name in PASSED} | {"verdict": new["verdict"] == "correct"}
+        assert {name: now[name] for name in PASSED} == filters
+        assert (now.keys() > PASSED.keys()) == all(filters.values()), "selected if all pass"
 
 
 def test_the_rows_are_the_distinct_kept_candidates(tmp_path: Path) -> None:
@@ -118,7 +122,7 @@ def test_the_rows_are_the_distinct_kept_candidates(tmp_path: Path) -> None:
 def test_the_report_counts_flips_by_direction_and_kind(tmp_path: Path) -> None:
     context = reverify(tmp_path, CANDIDATES)
     report = flips(context)
-    assert (report["candidates"], report["kept_before"], report["kept_after"]) == (8, 3, 5)
+    assert (report["candidates"], report["kept_before"], report["kept_after"]) == (8, 2, 4)
     assert (report["kept_to_dropped"], report["dropped_to_kept"]) == (1, 3)
     assert report["kept_after"] - report["kept_before"] == 3 - 1
     assert report["kinds"] == {
@@ -174,23 +178,20 @@ def test_a_verifier_that_says_the_same_gives_the_same_bytes(tmp_path: Path) -> N
     assert output(again, "flips") == []
 
 
-def test_repeats_and_the_target_are_decided_again_where_candidates_name_them(
-    tmp_path: Path,
-) -> None:
-    chosen = {"duplicate": True, "quota": True, "target": True}
+def test_repeats_and_the_target_are_decided_again(tmp_path: Path) -> None:
     rows = [
-        candidate(PROBLEMS[0], 0, "6", "correct", filters=chosen),  # wrong: makes room
-        candidate(PROBLEMS[0], 1, "5", "correct", filters=chosen),
-        candidate(PROBLEMS[0], 2, "5", "correct", filters=chosen | {"duplicate": False}),
-        candidate(PROBLEMS[0], 3, "5.0", "correct", filters=chosen | {"target": False}),
-        candidate(PROBLEMS[0], 4, "5.00", "correct", filters=chosen | {"target": False}),
+        candidate(PROBLEMS[0], 0, "6", "correct"),  # wrong: makes room
+        candidate(PROBLEMS[0], 1, "5", "correct"),
+        candidate(PROBLEMS[0], 2, "5", "correct", filters=CHOSEN | {"duplicate": False}),
+        candidate(PROBLEMS[0], 3, "5.0", "correct", filters=CHOSEN | {"target": False}),
+        candidate(PROBLEMS[0], 4, "5.00", "correct", filters=CHOSEN | {"target": False}),
         candidate(PROBLEMS[0], 5, "7", "wrong"),
     ]
     context = reverify(tmp_path, rows, target_rows=2)
     found = output(context, "candidates")
     assert [row["id"] for row in found if row["kept"]] == ["a#1", "a#3"]
     assert [row["id"] for row in output(context, "rows")] == ["a#1", "a#3"]
-    assert json.loads(found[2]["filters"]) == PASSED | chosen | {"duplicate": False}
+    assert json.loads(found[2]["filters"]) == PASSED | CHOSEN | {"duplicate": False}
     assert json.loads(found[4]["filters"])["target"] is False
     assert flips(context)["kinds"] == {
         "kept -> dropped": {"verdict correct -> wrong": 1},
@@ -222,18 +223,5 @@ def test_it_stops_when_asked(tmp_path: Path) -> None:
     assert context.column("judged") == [5000.0, 10_000.0]
 
 
-def test_kept_rows_stream() -> None:
-    """The view reads no further than it must."""
-    read: list[int] = []
-
-    def rows() -> Any:
-        for index in range(100):
-            read.append(index)
-            yield candidate(PROBLEMS[0], index, str(index), "correct")
-
-    assert len(list(distinct_kept(rows(), 3))) == 3
-    assert len(read) <= 4
-
-
 def test_a_new_verifier_is_a_new_key() -> None:
-    assert stage("reverify").version == 1000 * VERIFIER_VERSION + 1
+    assert stage("reverify").version == 1000 * VERIFIER_VERSION + 2

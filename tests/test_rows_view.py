@@ -39,8 +39,9 @@ class Run(StageModel):
 
 def run(context, params, run, inputs):
     from r1pipe.chat import boxed, render_completion
-    from r1pipe.rl.candidates import distinct_kept
     from r1pipe.rows import read_problems, read_rows, write_rows
+    from r1pipe.sampling.params import Quotas
+    from r1pipe.sampling.selection import Selection
 
     def row(problem, index, answer, thought, **failed):
         decisions = {"verdict": True, "language": True} | failed
@@ -54,7 +55,7 @@ def run(context, params, run, inputs):
             "filters": json.dumps(decisions), "kept": all(decisions.values()),
         }
 
-    found = []
+    found, selection = [], Selection(Quotas(), params.target_rows)
     for p in read_problems(inputs["problems"])[:-1]:
         found += [
             row(p, 0, p.gold, "so"),
@@ -62,9 +63,10 @@ def run(context, params, run, inputs):
             row(p, 2, p.gold, "so"),
             row(p, 3, p.gold, "so 那", language=False),
         ]
+        for each in found[-4:]:
+            selection.select(each, p)
     write_rows(context.output("candidates"), found)
-    kept = distinct_kept(read_rows(context.output("candidates")), params.target_rows)
-    write_rows(context.output("rows"), kept)
+    write_rows(context.output("rows"), read_rows(context.output("candidates"), only="kept"))
 '''
 
 TRAINER = '''
@@ -202,7 +204,8 @@ def test_a_rows_whole_way_is_told(r1pipe: Run, ids: list[str], project: Path) ->
         "gold": problem["gold"],
         "verifier_version": 1,
     }
-    assert found["filters"] == {"verdict": True, "language": True}
+    passed = ("duplicate", "language", "quota", "target", "verdict")
+    assert found["filters"] == dict.fromkeys(passed, True)
     assert found["kept"] is True
     stands = [(place["stage"], place["output"]) for place in found["stands_in"]]
     assert sorted(stands) == [
@@ -264,10 +267,10 @@ def test_text_for_people_has_every_section_and_no_terminal_codes(
     [
         ("sampled", "{2}#1", "verdict: wrong (extracted '77', gold "),
         ("sampled", "{2}#3", "filter 'language' failed"),
-        ("sampled", "{2}#2", "an exact repeat of {2}#0, which is in the rows"),
-        ("sampled", "{6}#0", "every filter passed, but target_rows (6) were kept before it"),
+        ("sampled", "{2}#2", "passed, but it is an exact repeat of {2}#0, which is kept (decision"),
+        ("sampled", "{6}#0", "every filter passed, but target_rows were kept before it (decision"),
         ("sampled", "{7}", "no completion of problem {7} was sampled; sampling ended when 6 rows"),
-        ("sampled", "{2}", "that is a problem; 2 of its 4 completions were kept: ask for one of"),
+        ("sampled", "{2}", "that is a problem; 1 of its 4 completions were kept: ask for one of"),
         ("mixed", "{5}#0", "the quota of 'reasoning' was full (5 rows)"),
         ("mixed", "{2}#1", "verdict: wrong (extracted '77', gold "),
         ("clean", "{0}#0", "it overlaps test {0} (plain): "),
@@ -313,9 +316,9 @@ def test_a_problem_lists_what_was_sampled_of_it(r1pipe: Run, ids: list[str]) -> 
     found = document(r1pipe, "problems", "--row", ids[3])
     assert found["problem"]["id"] == ids[3]
     (candidates,) = found["candidates"]
-    assert (candidates["stage"], candidates["sampled"], candidates["kept"]) == ("sampled", 4, 2)
+    assert (candidates["stage"], candidates["sampled"], candidates["kept"]) == ("sampled", 4, 1)
     _, out, _ = r1pipe("show", "problems", "--row", ids[3])
-    assert "4 sampled, 2 kept: " + ", ".join(f"{ids[3]}#{k}" for k in range(4)) in out
+    assert "4 sampled, 1 kept: " + ", ".join(f"{ids[3]}#{k}" for k in range(4)) in out
 
 
 def test_a_row_that_is_not_there_is_an_error_that_helps(r1pipe: Run, ids: list[str]) -> None:

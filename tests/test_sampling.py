@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import random
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import replace
@@ -19,7 +20,10 @@ from r1pipe.generate.protocol import Request
 from r1pipe.rewards import REWARDS
 from r1pipe.rows import write_problems
 from r1pipe.sampling import collecting
+from r1pipe.sampling.selection import SELECTION
 from r1pipe.verify import VERIFIER_VERSION
+
+FILTERS = ("verdict", "truncated", "format", "language", "paragraph", "code", "repetition")
 
 
 def test_every_candidate_is_written_in_order_with_where_it_came_from(
@@ -39,9 +43,8 @@ def test_every_candidate_is_written_in_order_with_where_it_came_from(
     assert first["verifier_version"] == VERIFIER_VERSION
     assert first["num_tokens"] == len(tokenizer()(first["completion"])["input_ids"]) + 1
     assert len({row["seed"] for row in rows}) == 6
-    assert json.loads(rows[1]["filters"]) == {
-        name: name != "verdict" for name in json.loads(first["filters"])
-    }
+    assert json.loads(first["filters"]) == dict.fromkeys([*FILTERS, *SELECTION], True)
+    assert json.loads(rows[1]["filters"]) == {name: name != "verdict" for name in FILTERS}
 
 
 def test_rows_for_training_are_distinct_and_all_candidates_are_accounted_for(
@@ -52,7 +55,7 @@ def test_rows_for_training_are_distinct_and_all_candidates_are_accounted_for(
     script = BySample(texts, asked, 3)
     context = sample(tmp_path, script, asked, monkeypatch, samples_per_problem=3)
     assert [row["completion"] for row in table(context, "rows")] == [right(p) for p in asked]
-    assert Counter(row["kept"] for row in table(context)) == {True: 8, False: 4}
+    assert Counter(row["kept"] for row in table(context)) == {True: 4, False: 8}
     notes = context.notes
     assert {name: notes[name] for name in ("rows", "sampled", "kept", "dropped", "failed")} == {
         "rows": 4, "sampled": 12, "kept": 4, "dropped": 8, "failed": 0
@@ -61,16 +64,13 @@ def test_rows_for_training_are_distinct_and_all_candidates_are_accounted_for(
     assert len(context.samples) == 4
 
 
-def test_repeats_and_rows_beyond_the_target_are_named_where_that_is_asked_for(
+def test_repeats_and_rows_beyond_the_target_are_named_and_kept_says_all(
     tmp_path: Path, monkeypatch: Any
 ) -> None:
     asked = english(4)
     texts = {p.prompt: [right(p), wrong(p), right(p)] for p in asked}
     script = BySample(texts, asked, 3)
-    context = sample(
-        tmp_path, script, asked, monkeypatch,
-        samples_per_problem=3, target_rows=3, mark_unselected=True,
-    )  # fmt: skip
+    context = sample(tmp_path, script, asked, monkeypatch, samples_per_problem=3, target_rows=3)
     rows = table(context)
     assert [row["kept"] for row in rows] == [True, False, False] * 3 + [False] * 3
     assert [json.loads(row["filters"]).get("duplicate") for row in rows[:3]] == [True, None, False]
@@ -78,6 +78,30 @@ def test_repeats_and_rows_beyond_the_target_are_named_where_that_is_asked_for(
     assert [name for name, passed in last.items() if not passed] == ["target"]
     assert table(context, "rows") == [row for row in rows if row["kept"]]
     assert context.notes["dropped_target"] == 1
+
+
+def first_of_each_text(rows: Sequence[dict[str, Any]], limit: int) -> list[dict[str, Any]]:
+    """Return what is trained on by its definition: what passes, each text once, up to a limit."""
+    found: list[dict[str, Any]] = []
+    for row in rows:
+        decisions = json.loads(row["filters"])
+        texts = [(each["prompt"], each["completion"]) for each in found]
+        if all(decisions[name] for name in FILTERS) and len(found) < limit:
+            found += [row] if (row["prompt"], row["completion"]) not in texts else []
+    return found
+
+
+@pytest.mark.parametrize("limit", [1, 7, 15, 1000])
+def test_the_kept_rows_are_the_first_of_each_text_up_to_the_target(
+    tmp_path: Path, limit: int, monkeypatch: Any
+) -> None:
+    asked, rng = english(12), random.Random(limit)
+    choices = [lambda p: right(p), wrong, lambda p: right(p, "other"), lambda p: right(p)[:9]]
+    texts = {p.prompt: [rng.choice(choices)(p) for _ in range(4)] for p in asked}
+    script = BySample(texts, asked, 3)
+    options = {"samples_per_problem": 4, "target_rows": limit}
+    context = sample(tmp_path, script, asked, monkeypatch, **options)
+    assert table(context, "rows") == first_of_each_text(table(context), limit)
 
 
 def test_nothing_kept_is_an_error_that_says_what_to_do(tmp_path: Path, monkeypatch: Any) -> None:

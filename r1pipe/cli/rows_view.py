@@ -22,7 +22,7 @@ SAMPLING = ("temperature", "top_p", "seed", "num_tokens", "finish_reason", "form
 PROBLEM = ("id", "task", "language", "level", "checker", "prompt", "gold", "meta", "solution")
 LIMITS = ("max_tokens", "samples_per_problem")
 SELECTION = {
-    "duplicate": "it repeats a kept row",
+    "duplicate": "it repeats a row before it",
     "quota": "a quota of its task, level or length was full",
     "target": "target_rows were kept before it",
 }
@@ -232,19 +232,22 @@ def _why_dropped(trace: Trace, place: Place) -> Iterator[str]:
             answers = f"extracted {said['extracted']!r}, gold {said['gold']!r}"
             yield f"verdict: {said['verdict']} ({answers})"
         elif name in SELECTION:
-            yield f"every filter passed, but {SELECTION[name]} (decision '{name}')"
+            why = _repeated(trace, place) if name == "duplicate" else SELECTION[name]
+            yield f"every filter passed, but {why} (decision '{name}')"
         else:
             keep = json.dumps(params.get("keep", "the defaults"))
             yield f"filter '{name}' failed (params.keep: {keep})"
-    if failed:
-        return
-    if "rows" in trace.row_outputs(place.record):
-        other = {name: row[name] for name in ("problem_id", "prompt", "completion")}
-        for twin in trace.standing(place.record, other):
-            if twin.output == "rows" and twin.row.get("id") != row["id"]:
-                yield f"an exact repeat of {twin.row.get('id')}, which is in the rows"
-                return
-    yield f"every filter passed, but target_rows ({params.get('target_rows')}) were kept before it"
+    if not failed:
+        yield f"{label(place.record)} does not say: no decision of '{row.get('id')}' failed"
+
+
+def _repeated(trace: Trace, place: Place) -> str:
+    """Name the kept candidate whose words one repeats."""
+    folder = trace.folder(place.record, place.output)
+    for _, twin in find_rows(folder, "prompt", place.row["prompt"]):
+        if twin["kept"] and twin["completion"] == place.row["completion"]:
+            return f"it is an exact repeat of {twin['id']}, which is kept"
+    return SELECTION["duplicate"]
 
 
 def _why_passed_over(trace: Trace, place: Place, record: Record) -> Iterator[str]:

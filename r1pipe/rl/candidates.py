@@ -1,13 +1,13 @@
 """What a candidate is: a sampled completion with where it came from, its verdict and decisions.
 
-Every candidate is kept. What is trained on is a view of them: those that pass every filter, exact
-repeats once, up to the target.
+Every candidate is kept on record. What is trained on is a view of them: those that pass every
+filter and are selected (`sampling/selection.py`), as `kept` says.
 """
 
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -20,7 +20,7 @@ from r1pipe.rl.filters import decide, is_kept
 from r1pipe.settings import Keep
 from r1pipe.verify import VERIFIER_VERSION
 
-FAILED = frozenset({Verdict.GOLD_UNUSABLE, Verdict.TIMEOUT, Verdict.CRASHED})
+FAILED = frozenset({Verdict.GOLD_UNUSABLE, Verdict.TIMEOUT, Verdict.CRASHED, Verdict.UNJUDGED})
 """Verdicts that say nothing about the completion: such a candidate failed, and was not dropped."""
 
 _TEXT = ("id", "problem_id", "task", "language", "format", "prompt", "gold", "completion")
@@ -64,7 +64,10 @@ class Sample:
 
 
 def candidate_row(sample: Sample, verdict: Verdict, origin: Origin) -> dict[str, Any]:
-    """Return one candidate with where it came from and what every filter said."""
+    """Return one candidate with where it came from and what every filter said.
+
+    It is not selected yet: `kept` says whether it passes the filters alone.
+    """
     problem = sample.problem
     decisions = decide(problem, sample, verdict, origin.keep, origin.format)
     return {
@@ -97,20 +100,6 @@ def identity(row: Mapping[str, Any]) -> bytes:
     """Return what exact duplicates share: 16 bytes of a digest of prompt and completion."""
     prompt, completion = row["prompt"], row["completion"]
     return bytes.fromhex(digest_bytes(f"{len(prompt)}:{prompt}{completion}".encode())[:32])
-
-
-def distinct_kept(rows: Iterable[dict[str, Any]], limit: int | None) -> Iterator[dict[str, Any]]:
-    """Yield the kept candidates without exact repeats of prompt and completion, at most `limit`.
-
-    In memory are sixteen bytes per kept row.
-    """
-    seen: set[bytes] = set()
-    for row in rows:
-        if limit is not None and len(seen) >= limit:
-            return
-        if row["kept"] and (mark := identity(row)) not in seen:
-            seen.add(mark)
-            yield row
 
 
 def reason_dropped(row: Mapping[str, Any]) -> str:

@@ -33,16 +33,15 @@ def judged_anew(
     rows: Iterable[Row],
     problems: Mapping[str, Problem],
     keep: Keep | None,
-    selection: Selection | None,
+    selection: Selection,
     timeout_s: float,
     workers: int,
     name: str,
 ) -> Iterator[dict[str, Any]]:
     """Yield each candidate with the present verifier's verdict and what follows from it, in order.
 
-    `selection` is for candidates that name repeats and rows beyond a quota or the target: those
-    decisions depend on what is kept before them. Raises StageError for a candidate whose problem
-    is not there.
+    Repeats, quotas and the target are decided again, since they depend on what is kept before.
+    Raises StageError for a candidate whose problem is not there.
     """
     waiting: deque[tuple[Row, Problem]] = deque()
 
@@ -60,14 +59,8 @@ def judged_anew(
     for judgement in judge_stream(pairs(), timeout_s=timeout_s, workers=workers):
         row, problem = waiting.popleft()
         judged = _judged_row(row, problem, judgement, keep)
-        if selection is not None:
-            selection.select(judged, problem)
+        selection.select(judged, problem)
         yield judged
-
-
-def are_selected(rows: Iterable[Row]) -> bool:
-    """Return whether candidates name repeats and rows beyond a quota or the target."""
-    return any(f'"{SELECTION[0]}":' in row["filters"] for row in rows)
 
 
 def _judged_row(
@@ -158,12 +151,13 @@ def _direction(old: Row, new: Row) -> str:
 
 
 def _kind(old: Row, new: Row) -> str:
-    """Name the decision that changed, the verdict before the other filters."""
+    """Name the decision that changed: the verdict, another filter, or else the selection."""
     if old["verdict"] != new["verdict"]:
         return f"verdict {old['verdict']} -> {new['verdict']}"
     words = {True: "passed", False: "failed", None: "not asked"}
     was, now = json.loads(old["filters"]), json.loads(new["filters"])
-    name = next(name for name in sorted({*was, *now}) if was.get(name) != now.get(name))
+    names = sorted({*was, *now}, key=lambda name: (name in SELECTION, name))
+    name = next(name for name in names if was.get(name) != now.get(name))
     return f"{name} {words[was.get(name)]} -> {words[now.get(name)]}"
 
 

@@ -23,14 +23,15 @@ from r1pipe.generate.backends import open_generator
 from r1pipe.generate.failures import SamplingFailed
 from r1pipe.generate.protocol import Sampling
 from r1pipe.records import Problem
-from r1pipe.rl.candidates import SCHEMA, Origin, distinct_kept
-from r1pipe.rows import count_rows, read_problems, read_rows, write_rows
+from r1pipe.rl.candidates import SCHEMA, Origin
+from r1pipe.rows import count_rows, read_problems, write_rows
 from r1pipe.sampling.feeding import feed
 from r1pipe.sampling.params import CollectRun, Quotas, SampleParams
 from r1pipe.sampling.recorder import RecorderSettings, UnitResult
 from r1pipe.sampling.remote import RemoteRecorder
 from r1pipe.sampling.report import Forecast, sampling_report, write_report
 from r1pipe.sampling.schedule import LAG, Schedule, Unit
+from r1pipe.sampling.selection import kept_rows
 from r1pipe.sampling.sources import EarlierSamples, GeneratedSamples
 from r1pipe.stage import Context, Inputs
 from r1pipe.verify import close_shared
@@ -57,8 +58,7 @@ def collect(
         Origin(fmt, params.temperature, context.input_ids["model"], params.keep),
         adaptive.quotas if adaptive else Quotas(),
         params.target_rows,
-        is_marked=params.mark_unselected or adaptive is not None,
-        candidates=context.output("candidates"),
+        context.output("candidates"),
     )
     sampling = Sampling(params.temperature, 1.0, params.max_tokens, logprobs=False)
     with (
@@ -75,17 +75,7 @@ def collect(
         write_report(context.output("candidates"), report)
         context.note(fixed_n=report["fixed_n"])
     note_all(context, counts, report, collector.num_reused)
-    return kept_rows(context, params.target_rows, counts["kept"])
-
-
-def kept_rows(context: Context, target_rows: int, num_kept: int) -> Iterator[dict[str, Any]]:
-    """Yield the rows for training from the candidates' shards; StageError unless `num_kept`."""
-    count = 0
-    for row in distinct_kept(read_rows(context.output("candidates"), only="kept"), target_rows):
-        count += 1
-        yield row
-    if count != num_kept:
-        raise StageError(f"{context.name}: {num_kept} candidates are kept, but {count} rows found")
+    return kept_rows(context.name, context.output("candidates"), counts["kept"])
 
 
 def usable_problems(
@@ -256,7 +246,7 @@ def check_counts(context: Context, counts: Mapping[str, int], num_asked: int) ->
             f"{context.name}: the candidates do not add up: {num_asked} asked for, {decided} kept,"
             f" dropped or failed, {written} written; this is a fault of r1pipe, not of the model"
         )
-    if not kept:
+    if not kept and not counts.get("failed_unjudged"):  # a judge may keep some yet
         raise StageError(
             f"{context.name}: none of {num_asked} completions was kept; see the filters of its"
             " candidates, or train the sampling model longer"

@@ -62,9 +62,6 @@ class SampleParams(ModelParams):
     """Problems sampled together: what a kill costs at most."""
     adaptive: Adaptive | None = None
     """Spend samples where they give rows; without it every problem has the same number."""
-    mark_unselected: bool = False
-    """Name exact repeats, and rows beyond a quota or the target, among the filters' decisions of
-    the candidates. Without it such rows are only left out of `rows`; with `adaptive` always on."""
     max_unusable_frac: float = Field(default=0.01, ge=0, le=1)
     """Most problems, as a share, whose gold answer does not verify against itself; they are set
     aside before anything is sampled."""

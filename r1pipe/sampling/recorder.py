@@ -31,8 +31,6 @@ class RecorderSettings:
     origin: Origin
     quotas: Quotas
     target_rows: int
-    is_marked: bool
-    """Whether the candidates' filters name repeats and rows beyond a quota or the target."""
     candidates: Path
     """Folder of the candidates' shards."""
 
@@ -44,7 +42,6 @@ class RecorderSettings:
             "keep": origin.keep.model_dump_json(),
             "quotas": self.quotas.model_dump_json(),
             "target_rows": self.target_rows,
-            "is_marked": self.is_marked,
             "candidates": str(self.candidates),
         }
 
@@ -56,7 +53,6 @@ class RecorderSettings:
             Origin(fmt, temperature, model_id, Keep.model_validate_json(value["keep"])),
             Quotas.model_validate_json(value["quotas"]),
             value["target_rows"],
-            value["is_marked"],
             Path(value["candidates"]),
         )
 
@@ -97,7 +93,7 @@ class Recorder:
 
     def __init__(self, settings: RecorderSettings) -> None:
         self.origin = settings.origin
-        self.selection = Selection(settings.quotas, settings.target_rows, settings.is_marked)
+        self.selection = Selection(settings.quotas, settings.target_rows)
         self._writer = RowWriter(settings.candidates, SCHEMA)
 
     def judge(self, problems: Sequence[Problem], samples: Iterable[Sample]) -> UnitResult:

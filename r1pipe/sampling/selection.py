@@ -1,7 +1,9 @@
 """Which candidates that pass every filter are kept: each text once, within quotas and the target.
 
-Decided in the candidates' order, so that a resumed stage decides alike. In memory are sixteen bytes
-per kept row, however long the rows are.
+Decided in the candidates' order, so that a resumed stage decides alike, and written into them, so
+that the rows for training are a view: those with `kept`. In memory are sixteen bytes per kept row,
+however long the rows are. Any stage that writes candidates selects with `Selection`, and gives the
+view with `kept_rows`.
 """
 
 from __future__ import annotations
@@ -9,11 +11,15 @@ from __future__ import annotations
 import json
 from bisect import bisect_left
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from functools import lru_cache
+from pathlib import Path
 from typing import Any
 
+from r1pipe.errors import StageError
 from r1pipe.records import Problem
 from r1pipe.rl.candidates import identity, reason_dropped
+from r1pipe.rows import read_rows
 from r1pipe.sampling.params import Quotas
 
 KEPT, OVER_QUOTA, BEYOND_TARGET = "kept", "dropped_quota", "dropped_target"
@@ -58,11 +64,10 @@ class QuotaCounts:
 class Selection:
     """Takes the decisions that depend on the rows before, and counts what became of each row."""
 
-    def __init__(self, quotas: Quotas, target_rows: int, is_marked: bool) -> None:
+    def __init__(self, quotas: Quotas, target_rows: int) -> None:
         self.counts: Counter[str] = Counter()
         self.quotas = QuotaCounts(quotas)
         self._target_rows = target_rows
-        self._is_marked = is_marked
         self._seen: set[bytes] = set()
 
     @property
@@ -73,13 +78,12 @@ class Selection:
     def select(self, row: dict[str, Any], problem: Problem) -> str:
         """Return and count what becomes of a candidate: kept, dropped_<why> or failed_<verdict>.
 
-        Where decisions are marked, they are written into the row.
+        `kept` must say whether it passes every filter. If it does, the decisions are written into
+        its `filters`, and `kept` is what follows from them all.
         """
         outcome = self._outcome(row, problem) if row["kept"] else reason_dropped(row)
-        if self._is_marked and row["kept"]:
-            decisions = json.loads(row["filters"])
-            decisions |= {name: outcome != f"dropped_{name}" for name in SELECTION}
-            row["filters"] = json.dumps(decisions, sort_keys=True)
+        if row["kept"]:
+            row["filters"] = _with_selection(row["filters"], outcome)
             row["kept"] = outcome == KEPT
         self.counts[outcome] += 1
         return outcome
@@ -95,3 +99,23 @@ class Selection:
         self._seen.add(mark)
         self.quotas.add(problem, length_range)
         return KEPT if len(self._seen) <= self._target_rows else BEYOND_TARGET
+
+
+@lru_cache(maxsize=64)  # what passes every filter says the same, row after row
+def _with_selection(filters: str, outcome: str) -> str:
+    """Return a candidate's decisions, as JSON, with those of the selection among them."""
+    decisions = json.loads(filters)
+    decisions |= {name: outcome != f"dropped_{name}" for name in SELECTION}
+    return json.dumps(decisions, sort_keys=True)
+
+
+def kept_rows(name: str, candidates: Path, num_kept: int) -> Iterator[dict[str, Any]]:
+    """Yield the rows for training from the shards of selected candidates, in their order.
+
+    `name` is the stage's; raises StageError unless there are `num_kept`.
+    """
+    count = 0
+    for count, row in enumerate(read_rows(candidates, only="kept"), start=1):  # noqa: B007
+        yield row
+    if count != num_kept:
+        raise StageError(f"{name}: {num_kept} candidates are kept, but {count} rows found")
