@@ -151,7 +151,11 @@ def summarise(
         for name, measure in measures.items()
     }
     counts = Counter(str(row["verdict"]) for group in samples for row in group)
-    summary["verdicts"] = {verdict.value: counts.get(verdict.value, 0) for verdict in Verdict}
+    summary["verdicts"] = {
+        verdict.value: counts[verdict.value]
+        for verdict in Verdict
+        if verdict is not Verdict.UNJUDGED or counts[verdict.value]  # few benchmarks have any
+    }
     summary["num_problems"] = len(samples)
     summary["num_samples"] = sum(len(group) for group in samples)
     summary["samples_per_problem"] = fewest

@@ -18,6 +18,8 @@ class Verdict(StrEnum):
     GOLD_UNUSABLE = "gold_unusable"
     TIMEOUT = "timeout"
     CRASHED = "crashed"
+    UNJUDGED = "unjudged"
+    """No rule can check the answer, and no judge has yet."""
 
 
 class FinishReason(StrEnum):

@@ -129,6 +129,11 @@ def shards_of(folder: Path) -> list[Path]:
     return shards
 
 
+def schema_of(folder: Path) -> pa.Schema:
+    """Return the columns of a folder's rows, for others of the same shape."""
+    return pq.read_schema(shards_of(folder)[0]).remove_metadata()
+
+
 def write_problems(folder: Path, problems: Iterable[Problem]) -> int:
     """Write problems as rows; return their number."""
     return write_rows(folder, (problem.to_row() for problem in problems))

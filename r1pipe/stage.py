@@ -53,13 +53,16 @@ class StageModel(BaseModel):
 class Input:
     """One input of a kind: the type of artifact it takes.
 
-    Types: `model`, `problems`, `rows`, `report`; a tuple where several will do. `many` inputs take
-    a mapping of labels to references and arrive as `{label: Path}`.
+    Types: `model`, `problems`, `rows`, `report`, and of sources also `dataset` and `text` (one file
+    of UTF-8, such as a prompt); a tuple where several will do. `many` inputs take a mapping of
+    labels to references and arrive as `{label: Path}`.
     """
 
     type: str | tuple[str, ...]
     optional: bool = False
     many: bool = False
+    fields: tuple[str, ...] = ()
+    """Of a text: what must stand in it in braces."""
 
 
 Inputs = Mapping[str, Any]

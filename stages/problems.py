@@ -13,7 +13,7 @@ Run alone: `r1pipe stage problems`.
 
 from __future__ import annotations
 
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from typing import TYPE_CHECKING, Literal
 
 from pydantic import Field
@@ -45,6 +45,10 @@ class Columns(StageModel):
     """Where the gold answer is: after `####`, in the last box, or the column itself."""
     language: str = "en"
     """Language of the questions (ISO 639-1)."""
+    checked_by: Literal["rule", "judge"] = "rule"
+    """A rule, or (answers in words, taken as they are) an LLM judge: a stage of kind `judge`."""
+    task: str = "math"
+    """What the problems are called in rows, quotas and reports."""
     max_unusable_frac: float = Field(default=0.02, ge=0, le=1)
     """Share of gold answers that may be unusable; more than that stops the stage."""
 
@@ -59,6 +63,8 @@ class Params(StageModel):
     """Side of the world that they come from."""
     world: World | None = None
     """Synthetic problems; needed where there is no `source`."""
+    judged_tasks: tuple[str, ...] = ()
+    """Tasks of the world whose answers are left to an LLM judge."""
     columns: Columns | None = None
     """How to read `source`."""
     ngram: int = Field(default=10, gt=0)
@@ -95,11 +101,11 @@ def _draw(params: Params, name: str) -> list[Problem]:
 
     if params.world is None:
         raise StageError(f"{name}: needs params.world, or an input `source` with params.columns")
-    unknown = sorted(set(params.world.mix) - set(TASKS))
+    unknown = sorted({*params.world.mix, *params.judged_tasks} - set(TASKS))
     if unknown:
         raise StageError(f"{name}: no task {', '.join(unknown)}; there are {', '.join(TASKS)}")
     try:
-        return sample_problems(
+        drawn = sample_problems(
             TASKS,
             params.world.mix,
             params.num_problems,
@@ -110,6 +116,7 @@ def _draw(params: Params, name: str) -> list[Problem]:
         )
     except ValueError as error:
         raise StageError(f"{name}: {error}; ask for fewer or add levels") from error
+    return [replace(p, checker="judge") if p.task in params.judged_tasks else p for p in drawn]
 
 
 def _read(params: Params, inputs: Inputs, context: Context) -> list[Problem]:
@@ -125,6 +132,8 @@ def _read(params: Params, inputs: Inputs, context: Context) -> list[Problem]:
         answer_column=columns.answer,
         gold=columns.gold,
         language=columns.language,
+        task=columns.task,
+        is_judged=columns.checked_by == "judge",
         limit=params.num_problems,
         seed=params.seed,
         max_unusable_frac=columns.max_unusable_frac,

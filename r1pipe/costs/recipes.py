@@ -55,6 +55,15 @@ ADAPTIVE_FRAC = 0.2
 KEPT_FRAC = Range(0.15, 0.9)
 """Share of sampled completions that are kept as different rows."""
 
+ASKED_FRAC = Range(0.1, 1.0)
+"""Share of the candidates that an LLM judge is asked about."""
+ANSWER_FRAC = Range(0.05, 1.0)
+"""Share of a completion that stands behind its thought."""
+TEMPLATE_TOKENS = Range(150, 800)
+"""What a judge's template adds to what is filled in; a tiny tokenizer needs most of them."""
+REPLY_FRAC = Range(0.05, 1.0)
+"""Mean length of a judge's reply, as a share of `max_tokens`."""
+
 
 def world_tokens(mix: Mapping[str, float]) -> tuple[float, float]:
     """Return the mean prompt and chat completion of a mix of tasks, in tokens."""
@@ -315,3 +324,37 @@ def benchmarks(
         )
     outputs: dict[str, Info] = {"report": Info(), "samples": mixed_rows(rows)}
     return Cost(outputs, sampling=tuple(works), other_s=Range(0.1, 3), assumes=tuple(assumes))
+
+
+def judgements(params: Any, run: Any, inputs: Mapping[str, Any]) -> Cost:
+    """Return the cost of an LLM judge's replies, from the fields of `stages/judge.py`."""
+    model, found = inputs["model"], inputs["candidates"]
+    asked = found.num_rows * ASKED_FRAC
+    replies = asked * params.votes
+    shown = TEMPLATE_TOKENS + found.prompt_tokens + found.completion_tokens * ANSWER_FRAC
+    length = REPLY_FRAC * params.max_tokens
+    unit = params.candidates_per_unit * params.votes
+    work = Sampling(
+        model=model,
+        where=sampling_place(params, run),
+        completions=replies,
+        prompts=asked,
+        prompt_tokens=shown,
+        completion_tokens=length,
+        longest=params.max_tokens,
+        at_once=min(unit, batch_limit(run)),
+        rounds=Range(math.ceil(replies.low / unit), math.ceil(replies.high / unit)),
+    )
+    most = found.num_rows.at_most(params.target_rows or math.inf)
+    outputs: dict[str, Info] = {
+        "rows": replace(found, num_rows=KEPT_FRAC * most),
+        "candidates": found,
+        "replies": RowsInfo(replies, shown, length),
+    }
+    low, high = ASKED_FRAC.low * 100, ASKED_FRAC.high * 100
+    return Cost(
+        outputs,
+        sampling=(work,),
+        other_s=found.num_rows * Range(5e-5, 3e-4),
+        assumes=(f"{low:.0f} to {high:.0f} % of the candidates are asked about",),
+    )

@@ -12,6 +12,7 @@ from r1pipe.manifest.layers import nearest
 from r1pipe.manifest.nodes import SourceNode, StageNode
 from r1pipe.manifest.references import Outputs, Ref, read_inputs
 from r1pipe.manifest.schema import ManifestSpec, SourceSpec
+from r1pipe.manifest.texts import check_texts
 from r1pipe.manifest.validation import validate
 from r1pipe.manifest.yaml_source import Mistake, Origin, Value
 from r1pipe.stage import StageKind, StageModel
@@ -43,6 +44,7 @@ class TreeReader:
         spec = validate(ManifestSpec, tree, "", self.mistakes, hint, is_partial)
         sources = _read_sources(tree)
         stages = self.stages(tree, sources, is_partial)
+        check_texts(sources, stages.values(), self.mistakes)
         return None if spec is None else (spec.name, sources, stages)
 
     def kind_of(self, stage: Value | None, mistakes: list[Mistake]) -> StageKind | None:

@@ -30,7 +30,7 @@ class SourceSpec(StageModel):
     revision: str | None = None
     """The hub commit (40 hex digits), branch or tag."""
     as_: Annotated[str, Field(alias="as")]
-    """The type of artifact that the source stands for: model, problems, rows, dataset, ..."""
+    """The type of artifact that the source stands for: model, problems, rows, dataset, text, ..."""
     size: str | None = Field(default=None, pattern=r"^\d+(\.\d+)?[BM](-A\d+(\.\d+)?[BM])?$")
     """Parameters of a model, stored and (with experts) active, such as `1.5B` or `671B-A37B`: what
     `plan` takes where the model is not there yet. It decides nothing."""
@@ -43,6 +43,8 @@ class SourceSpec(StageModel):
             raise ValueError("'revision' goes with 'hf', not with 'path'")
         if self.hf is not None and self.revision is None:
             raise ValueError("'hf' needs a 'revision': a commit, a branch or a tag")
+        if self.hf is not None and self.as_ == "text":
+            raise ValueError("a text is one file; give its 'path'")
         return self
 
 

@@ -62,13 +62,16 @@ def load_math(
     language: str,
     limit: int | None,
     seed: int,
+    task: str = "math",
+    is_judged: bool = False,
     revision: str | None = None,
     max_unusable_frac: float = 0.01,
 ) -> MathProblems:
     """Return the problems of a data set, in its own order; `report` says what was set aside.
 
     `limit` keeps that many, chosen by `seed`. Rows with the same prompt and gold are kept once. Ids
-    are hashes of prompt and gold, so they survive reordering. More than `max_unusable_frac` of
+    are hashes of prompt and gold, so they survive reordering. With `is_judged` the gold answer is
+    text of any length, for an LLM judge. More than `max_unusable_frac` of
     rows without a usable gold answer is an error.
     """
     rows = read_rows(source, split, revision)
@@ -77,11 +80,12 @@ def load_math(
     for number, row in enumerate(rows, start=1):
         report.num_read += 1
         prompt, answer = _columns(row, prompt_column, answer_column, source, number)
-        solution, value, fault = split_gold(answer, gold)
+        solution, value, fault = split_gold(answer, gold, is_judged)
         if fault or not prompt.strip():
             _set_aside(report, number, fault or "empty prompt", answer)
             continue
-        problem = _problem(prompt, solution, value, language)
+        checker = "judge" if is_judged else _checker(value)
+        problem = _problem(prompt, solution, value, language, task, checker)
         if problem.id in problems:
             report.num_duplicates += 1
         else:
@@ -94,30 +98,35 @@ def load_math(
     return kept
 
 
-def split_gold(answer: str, gold: Gold) -> tuple[str | None, str, str]:
+def split_gold(answer: str, gold: Gold, is_judged: bool = False) -> tuple[str | None, str, str]:
     """Return (solution, gold answer, fault) of an answer text; the fault is "" where all is well.
+
+    What a judge reads is taken as it is, and may be of any length.
 
     >>> split_gold("2+3=<<2+3=5>>5 apples.\\n#### 5", "hash")
     ('2+3=5 apples.', '5', '')
     """
     text = _CALCULATOR.sub("", answer).strip()
+    solution: str | None = None
     if gold == "column":
-        return None, text, _fault(text)
-    if gold == "hash":
-        solution, mark, value = text.rpartition("####")
+        value = text
+    elif gold == "hash":
+        before, mark, value = text.rpartition("####")
         if not mark:
             return None, "", "no #### in the answer"
-        return solution.strip() or None, value.strip(), _fault(value)
-    found = boxes(text)
-    if not found:
-        return None, "", "no box in the answer"
-    return text, found[-1], _fault(found[-1])
+        solution, value = before.strip() or None, value.strip()
+    else:
+        found = boxes(text)
+        if not found:
+            return None, "", "no box in the answer"
+        solution, value = text, found[-1]
+    return solution, value, _fault(value, is_judged)
 
 
-def _fault(value: str) -> str:
-    if not read_gold(value)[0]:
+def _fault(value: str, is_judged: bool) -> str:
+    if not (value.strip() if is_judged else read_gold(value)[0]):
         return "empty gold answer"
-    return "gold answer too long" if len(value) > MAX_GOLD_CHARS else ""
+    return "gold answer too long" if len(value) > MAX_GOLD_CHARS and not is_judged else ""
 
 
 def read_rows(source: Path | str, split: str | None, revision: str | None) -> Iterable[Any]:
@@ -160,11 +169,16 @@ def _columns(
     return str(prompt if prompt is not None else ""), str(answer if answer is not None else "")
 
 
-def _problem(prompt: str, solution: str | None, value: str, language: str) -> Problem:
-    checker = "number" if read_gold(value)[1] is not None else "math"
+def _checker(value: str) -> str:
+    return "number" if read_gold(value)[1] is not None else "math"
+
+
+def _problem(
+    prompt: str, solution: str | None, value: str, language: str, task: str, checker: str
+) -> Problem:
     return Problem(
-        id=f"math-{digest_json([prompt, value])[:_ID_DIGITS]}",
-        task="math",
+        id=f"{task}-{digest_json([prompt, value])[:_ID_DIGITS]}",
+        task=task,
         prompt=prompt.strip(),
         gold=value,
         language=language,

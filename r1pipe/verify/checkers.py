@@ -29,7 +29,7 @@ class Judgement:
     extracted: str | None
     method: str
     """Where the answer stood (`box`, `tag`, `hash`, `phrase`, `summary`, `fence`, `none`) and,
-    behind a slash, the layer that decided (`exact`, `symbolic` or `sandbox`)."""
+    behind a slash, the layer that decided (`exact`, `symbolic`, `sandbox`; `judge`: none yet)."""
     ms: float
 
 
@@ -58,6 +58,7 @@ CHECKERS: dict[str, Checker] = {
     "code": code.check,
     "contains": phrases.check_contains,
     "countdown": countdown.check,
+    "judge": phrases.check_judge,
     "math": check_math,
     "number": check_number,
     "refusal": phrases.check_refusal,
@@ -152,6 +153,8 @@ def _start_math(
 def _extracted(problem: Problem, text: str) -> tuple[str | None, str]:
     if problem.checker in ("contains", "refusal"):
         return None, "summary/exact"
+    if problem.checker == "judge":
+        return None, "summary/judge"
     if problem.checker == "code":
         return code.extract_program(text), "fence/sandbox"
     prefer: Prefer = "tag" if problem.checker == "countdown" else "box"

@@ -76,6 +76,8 @@ def _is_usable(problem: Problem) -> bool:
         return bool(phrases.letters(gold))
     if problem.checker in ("word", "contains"):
         return bool(phrases.normal(gold))
+    if problem.checker == "judge":
+        return bool(gold.strip())
     if problem.checker == "refusal":
         return any(phrases.normal(phrase) for phrase in problem.meta.get("refusal", ()))
     if problem.checker == "code":

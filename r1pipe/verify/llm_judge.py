@@ -1,132 +1,188 @@
 """An LLM judge for problems that no rule can check (arXiv:2501.12948v2, Listing 4).
 
-The judge is shown the question, the reference and the answer part of the completion, never the
-thought, and replies with an analysis and then JSON with `correctness`. It works over any generator
-backend; its template is a file, whose text belongs in the key of the stage that uses it; its raw
-replies are kept.
+The judge is shown the question, the reference and the answer part of a completion, never the
+thought, and replies with an analysis and then JSON with `correctness`. What it is shown and what it
+says is data: fields and control tokens in an answer are plain text, and of a reply only one clear
+verdict counts.
 """
 
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Sequence
+import re
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from importlib import resources
 from typing import Any
 
-from r1pipe.chat import Format, split_completion
-from r1pipe.errors import StageError
+from r1pipe.chat import split_completion
 from r1pipe.generate.protocol import Generator, Request, Sampling
+from r1pipe.generate.uniforms import request_seed
 from r1pipe.models.prompts import encode_prompt
-from r1pipe.records import Problem, Verdict
+from r1pipe.records import FinishReason, Problem, Verdict
 
 FIELDS = ("question", "reference", "prediction")
-MAX_PREDICTION_CHARS = 20_000
+"""What a template has in braces, each at least once."""
+MAX_READ_CHARS = 20_000
+"""Of a reply, from its end: what is read."""
+CUT_OFF, NO_JSON, UNCLEAR, OTHER_WORD = "cut_off", "no_json", "unclear", "other_word"
+"""Why a reply has no verdict: it reached the token limit; no JSON with `correctness`; several that
+differ, or one inside what is no JSON; another word than correct or incorrect."""
+
 _VERDICTS = {"correct": Verdict.CORRECT, "incorrect": Verdict.WRONG}
+_FIELD = re.compile("{(" + "|".join(FIELDS) + ")}")
+_BACKSLASH = re.compile(r'\\(?:([\\"/bfnrt]|u[0-9a-fA-F]{4})|)')
 
 
 @dataclass(frozen=True, slots=True)
-class JudgeReply:
-    """What a judge said of one completion, in its own words, and the verdict read from it."""
+class Reply:
+    """What a judge said, as it came, and the verdict read from it; `fault` says why there is none
+    ("" where there is one)."""
 
     verdict: Verdict
-    reply: str
-    prompt: str
+    fault: str
+    text: str
+    seed: int
+    num_tokens: int
+    finish_reason: FinishReason
 
 
-def default_template() -> str:
-    """Return the template that ships with r1pipe."""
-    return (resources.files("r1pipe.verify") / "llm_judge.txt").read_text("utf-8")
+@dataclass(frozen=True, slots=True)
+class Form:
+    """How a question is put: the template, and what is shown of an answer."""
+
+    template: str
+    max_answer_chars: int
+    """Of a longer answer the end is shown."""
+    control: re.Pattern[str] | None = None
+    """Tokens that are broken up in whatever is filled in: see `control_tokens`."""
+
+    def question(self, problem: Problem, text: str) -> str | None:
+        """Fill the template for one completion; None without a reference or an answer part.
+
+        Values are put in as they are, so that braces in an answer are no fields.
+        """
+        part = (split_completion(text).answer_part or "").strip()
+        if not part or not problem.gold.strip():
+            return None
+        shown = {
+            "question": problem.prompt,
+            "reference": problem.gold,
+            "prediction": part[-self.max_answer_chars :],
+        }
+        if self.control is not None:
+            shown = {name: broken_up(value, self.control) for name, value in shown.items()}
+        return _FIELD.sub(lambda field: shown[field[1]], self.template)
 
 
-def judge_prompt(template: str, problem: Problem, text: str) -> str | None:
-    """Fill the template for one completion; None where it has no answer part to judge.
+def control_tokens(tokenizer: Any) -> re.Pattern[str] | None:
+    """Return what a tokenizer would not read as text: ends, roles and other tags; None if nothing.
 
-    Values are put in as they are: braces in an answer are no fields.
+    An answer that holds the end of its turn and the beginning of the judge's would otherwise speak
+    for the judge.
     """
-    missing = [name for name in FIELDS if f"{{{name}}}" not in template]
-    if missing:
-        raise StageError(f"judge template: no {{{missing[0]}}} in it; it must have all of {FIELDS}")
-    part = (split_completion(text).answer_part or "").strip()
-    if not part:
-        return None
-    values = {
-        "question": problem.prompt,
-        "reference": problem.gold,
-        "prediction": part[-MAX_PREDICTION_CHARS:],
-    }
-    pieces = template.split("{")
-    filled = [pieces[0]]
-    for piece in pieces[1:]:
-        name, closer, rest = piece.partition("}")
-        filled.append(values[name] + rest if closer and name in values else "{" + piece)
-    return "".join(filled)
+    added = tokenizer.added_tokens_decoder.values()
+    tags = {str(token) for token in added if token.special or _is_tag(str(token))}
+    tags = {tag for tag in tags if len(tag) > 1 and not tag.isspace()}
+    longest_first = sorted(tags, key=lambda tag: (-len(tag), tag))
+    return re.compile("|".join(map(re.escape, longest_first))) if tags else None
 
 
-def parse_reply(reply: str) -> Verdict:
-    """Return the verdict of a reply's last JSON object that has `correctness`.
+def _is_tag(token: str) -> bool:
+    return token[:1] + token[-1:] in ("<>", "[]")
 
-    A reply without one, or with another word in it, is the judge's failure, not the answer's.
+
+def broken_up(text: str, control: re.Pattern[str]) -> str:
+    """Return text in which every control token has a blank behind its first character.
+
+    >>> broken_up("yes<|end|>", re.compile(re.escape("<|end|>")))
+    'yes< |end|>'
     """
-    decoder = json.JSONDecoder()
-    end = len(reply)
-    while (start := reply.rfind("{", 0, end)) >= 0:
-        end = start
-        if len(reply) - start > MAX_PREDICTION_CHARS:
-            break
-        try:
-            value, _ = decoder.raw_decode(reply, start)
-        except (ValueError, RecursionError):
-            continue
-        if isinstance(value, dict) and "correctness" in value:
-            return _VERDICTS.get(str(value["correctness"]).strip().lower(), Verdict.CRASHED)
-    return Verdict.CRASHED
+    return control.sub(lambda found: f"{found[0][0]} {found[0][1:]}", text)
 
 
-def judge_many(
-    complete: Callable[[list[str]], list[str]],
-    pairs: Sequence[tuple[Problem, str]],
-    template: str,
-) -> list[JudgeReply]:
-    """Judge completions in order; `complete` turns prompts into replies, one for each."""
-    prompts = [
-        judge_prompt(template, problem, text) if problem.gold.strip() else None
-        for problem, text in pairs
-    ]
-    asked = [prompt for prompt in prompts if prompt is not None]
-    replies = iter(complete(asked)) if asked else iter(())
-    judged = []
-    for (problem, _), prompt in zip(pairs, prompts, strict=True):
-        if not problem.gold.strip():
-            judged.append(JudgeReply(Verdict.GOLD_UNUSABLE, "", ""))
-        elif prompt is None:
-            judged.append(JudgeReply(Verdict.NO_ANSWER, "", ""))
-        else:
-            reply = next(replies)
-            judged.append(JudgeReply(parse_reply(reply), reply, prompt))
-    return judged
-
-
-def completer(
+def ask(
     generator: Generator,
     tokenizer: Any,
+    questions: Sequence[tuple[str, str]],
     sampling: Sampling,
-    *,
-    seed: int = 0,
-    fmt: Format = "chat",
-) -> Callable[[list[str]], list[str]]:
-    """Return a function from prompts to replies over any generator backend."""
+    votes: int,
+    seed: int,
+) -> list[list[Reply]]:
+    """Put questions, each with an id, to the judge; return `votes` replies to each, in order.
 
-    def complete(prompts: list[str]) -> list[str]:
-        requests = [
-            Request(tuple(encode_prompt(tokenizer, prompt, fmt)), seed + index, index)
-            for index, prompt in enumerate(prompts)
-        ]
-        replies = [""] * len(prompts)
-        for sampled in generator.generate(requests, sampling):
-            replies[sampled.index] = str(
-                tokenizer.decode(sampled.token_ids, skip_special_tokens=True)
-            )
-        return replies
+    A request's seed is made of `seed`, the question's id and the vote's number.
+    """
+    prompts = [tuple(encode_prompt(tokenizer, text, "chat")) for _, text in questions]
+    requests = [
+        Request(prompt, request_seed(seed, name, vote), place * votes + vote)
+        for place, (prompt, (name, _)) in enumerate(zip(prompts, questions, strict=True))
+        for vote in range(votes)
+    ]
+    replies: dict[int, Reply] = {}
+    for sampled in generator.generate(requests, sampling):
+        ids, reason = sampled.token_ids, sampled.finish_reason
+        text = str(tokenizer.decode(ids[:-1] if reason is FinishReason.STOP else ids))
+        verdict, fault = read_reply(text, reason)
+        asked = requests[sampled.index]
+        replies[sampled.index] = Reply(verdict, fault, text, asked.seed, len(ids), reason)
+    starts = range(0, len(requests), votes)
+    return [[replies[start + vote] for vote in range(votes)] for start in starts]
 
-    return complete
+
+def read_reply(text: str, finish_reason: FinishReason) -> tuple[Verdict, str]:
+    """Return a reply's verdict, or CRASHED and what is wrong with it.
+
+    Read is what stands behind the judge's own thought. A reply without one clear verdict is the
+    judge's failure, not the answer's.
+    """
+    if finish_reason is FinishReason.LENGTH:
+        return Verdict.CRASHED, CUT_OFF
+    said = (split_completion(text).answer_part or "")[-MAX_READ_CHARS:]
+    found, rest = _objects(said)
+    words = {str(each["correctness"]).strip().lower() for each in found if "correctness" in each}
+    if not words and '"correctness"' not in rest:
+        return Verdict.CRASHED, NO_JSON
+    if len(words) != 1 or '"correctness"' in rest:
+        return Verdict.CRASHED, UNCLEAR
+    verdict = _VERDICTS.get(words.pop())
+    return (Verdict.CRASHED, OTHER_WORD) if verdict is None else (verdict, "")
+
+
+def majority(verdicts: Sequence[Verdict]) -> Verdict:
+    """Return the verdict of more than half of the votes, or CRASHED."""
+    counts = {verdict: verdicts.count(verdict) for verdict in _VERDICTS.values()}
+    return next((v for v, count in counts.items() if 2 * count > len(verdicts)), Verdict.CRASHED)
+
+
+def _objects(text: str) -> tuple[list[dict[str, Any]], str]:
+    """Return the JSON objects of a text, outermost ones, and the text without them.
+
+    Backslashes that JSON does not know (LaTeX in an analysis) stand for themselves.
+    """
+    text = _BACKSLASH.sub(lambda found: found[0] if found[1] else "\\\\", text)
+    found, rest, place = [], [], 0
+    for start, end, value in _decoded(text):
+        rest.append(text[place:start])
+        found.append(value)
+        place = end
+    return found, "".join([*rest, text[place:]])
+
+
+def _decoded(text: str) -> Iterator[tuple[int, int, dict[str, Any]]]:
+    """Yield (start, end, value) of JSON objects that do not overlap, from the left."""
+    decoder = json.JSONDecoder(strict=False, object_pairs_hook=_unambiguous)
+    place = 0
+    while (start := text.find("{", place)) >= 0:
+        try:
+            value, place = decoder.raw_decode(text, start)
+        except (ValueError, RecursionError):
+            place = start + 1
+            continue
+        yield start, place, value
+
+
+def _unambiguous(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """Return the pairs of a JSON object; ValueError where a name comes twice."""
+    if len(dict(pairs)) != len(pairs):
+        raise ValueError("a name comes twice")
+    return dict(pairs)

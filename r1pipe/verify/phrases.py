@@ -128,6 +128,14 @@ def check_refusal(problem: Problem, text: str) -> Verdict:
     return _judge_summary(text, phrases, problem.meta.get("reject", ()))
 
 
+def check_judge(problem: Problem, text: str) -> Verdict:
+    """Leave an answer in words to an LLM judge; say only what needs none."""
+    if not problem.gold.strip():
+        return Verdict.GOLD_UNUSABLE
+    part = split_completion(text).answer_part
+    return Verdict.UNJUDGED if part and part.strip() else Verdict.NO_ANSWER
+
+
 def _judge_summary(text: str, accepted: Iterable[str], rejected: Iterable[str]) -> Verdict:
     summary = split_completion(text).answer_part
     if summary is None or not normal(summary):

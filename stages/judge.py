@@ -1,0 +1,235 @@
+"""Have a language model judge candidates whose answers no rule can check.
+
+Paper: arXiv:2501.12948, section 2.3.3 (some reasoning rows are judged by DeepSeek-V3, which is fed
+the ground truth and the prediction); v2, Listing 4 (the prompt: analysis, then JSON with
+`correctness`).
+
+In: `candidates` (of rejection-sample, reverify or an earlier judge), the `problems` that they were
+sampled from, `model` (the judge) and `template`, a text source with {question}, {reference} and
+{prediction}. Out: `rows` and `candidates` of the same shape with the judge's verdicts, and
+`replies`: every question that was put to the judge, its raw reply, and the verdict read from it.
+
+Departures: the judge is shown the answer part alone, not the thought. Votes, temperature and the
+wording of the template are ours. A reply without one clear verdict makes the candidate `crashed`,
+never wrong.
+
+Run alone: `r1pipe stage judge --manifest manifests/judge.yaml`.
+"""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections import Counter, deque
+from collections.abc import Iterator
+from itertools import chain, islice
+from typing import TYPE_CHECKING, Any
+
+from pydantic import Field, model_validator
+
+from r1pipe.errors import StageError
+from r1pipe.records import Problem, Verdict
+from r1pipe.sampling.params import Quotas
+from r1pipe.settings import ModelParams, SampleRun
+from r1pipe.stage import Context, Input, Inputs, StageModel
+from r1pipe.verify.llm_judge import FIELDS
+
+if TYPE_CHECKING:
+    from r1pipe.costs.work import Cost, InfoMap
+    from r1pipe.rl.judging import Question, Tally
+
+VERSION = 1
+INPUTS = {
+    "candidates": Input("rows"),
+    "problems": Input("problems"),
+    "model": Input("model"),
+    "template": Input("text", fields=FIELDS),
+}
+OUTPUTS = {"rows": "rows", "candidates": "rows", "replies": "rows"}
+GROWS = "max_unreadable_frac"
+NUM_SHOWN = 8
+
+
+class About(StageModel):
+    """Which candidates the judge is asked about; one without an answer never is."""
+
+    verdicts: tuple[Verdict, ...] = (Verdict.UNJUDGED, Verdict.TIMEOUT, Verdict.CRASHED)
+    """Those with one of these verdicts so far; by default all that no rule decided."""
+    tasks: tuple[str, ...] | None = None
+    """Of those, the candidates of these tasks; without it of all."""
+    keepable_only: bool = False
+    """Of those, the candidates that pass every other filter; a verdict cannot keep the rest."""
+
+
+class Params(ModelParams):
+    """What decides the verdicts and the rows."""
+
+    seed: int
+    about: About = About()
+    max_tokens: int = Field(gt=0)
+    """Longest reply in tokens, a thought of the judge included."""
+    temperature: float = Field(default=0.0, ge=0)
+    """0 takes the likeliest reply."""
+    votes: int = Field(default=1, gt=0)
+    """Replies to each question, an odd number; more than half of them make the verdict."""
+    max_answer_chars: int = Field(default=20_000, gt=0)
+    """Of a longer answer the judge is shown the end."""
+    max_unreadable_frac: float = Field(default=0.05, ge=0, le=1)
+    """Most replies, as a share, that may be without a clear verdict. Raised, it goes on with the
+    replies that are there."""
+    target_rows: int | None = Field(default=None, gt=0)
+    """Most kept rows, in the candidates' order; without it all."""
+    quotas: Quotas = Quotas()
+    """For candidates of adaptive sampling: its quotas, as they were given there."""
+    candidates_per_unit: int = Field(default=256, gt=0)
+    """Candidates asked about together: what a kill costs at most."""
+
+    @model_validator(mode="after")
+    def _votes_can_decide(self) -> Params:
+        if self.votes % 2 == 0:
+            raise ValueError(
+                f"{self.votes} votes may tie; use {self.votes - 1} or {self.votes + 1}"
+            )
+        if self.votes > 1 and self.temperature == 0:
+            raise ValueError("votes at temperature 0 are all the same; set a temperature")
+        return self
+
+
+class Run(SampleRun):
+    """How it is computed."""
+
+
+def run(context: Context, params: Params, run: Run, inputs: Inputs) -> None:
+    """Ask about every chosen candidate, keep all replies, and select the rows anew."""
+    from r1pipe.rl.judging import REPLIES, Tally, in_order, with_verdicts
+    from r1pipe.rows import read_problems, read_rows, schema_of, write_rows
+    from r1pipe.sampling.selection import Selection, kept_rows
+
+    problems = {problem.id: problem for problem in read_problems(inputs["problems"])}
+    _ask_all(context, params, run, inputs, problems)
+    replies, tally = context.output("replies"), Tally()
+    write_rows(replies, tally.counting(in_order(context.journal("replies"))), REPLIES)
+    tally.check(tally.num_replies, params.max_unreadable_frac, context.name)
+
+    before, after, changes = inputs["candidates"], context.output("candidates"), Counter[str]()
+    selection = Selection(params.quotas, params.target_rows or sys.maxsize)
+    judged = with_verdicts(
+        read_rows(before), read_rows(replies), problems, selection, context.name, changes
+    )
+    write_rows(after, judged, schema_of(before))
+    _tell(context, tally, changes, selection.counts)
+    rows = kept_rows(context.name, after, selection.counts["kept"])
+    if not write_rows(context.output("rows"), rows, schema_of(before)):
+        raise StageError(
+            f"{context.name}: none of {selection.counts.total()} candidates is kept (the judge:"
+            f" {dict(changes) or 'nothing'}); see its replies, or the candidates' filters"
+        )
+
+
+def _ask_all(
+    context: Context, params: Params, run: Run, inputs: Inputs, problems: dict[str, Problem]
+) -> None:
+    """Put every question without a reply in the journal to the judge, unit by unit."""
+    from r1pipe.generate.backends import open_generator
+    from r1pipe.generate.failures import FailedUnits
+    from r1pipe.rl.judging import Tally, chosen_count, take_over
+    from r1pipe.rows import read_rows
+
+    journal, failed, tally = context.journal("replies"), FailedUnits(), Tally()
+    few = read_rows(inputs["candidates"], columns=["task", "verdict", "filters"])
+    num_chosen = chosen_count(few, params.about, context.name)
+    num_units = -(-num_chosen // params.candidates_per_unit)
+    take_over(context, journal, params.candidates_per_unit * params.votes)
+    done = journal.done()
+    units = _units(context, params, inputs, problems)
+    left = ((unit, asked) for unit, asked in units if unit not in done)
+    if (first := next(left, None)) is None:
+        return
+    with open_generator(inputs["model"], run, params.precision) as (generator, tokenizer):
+        for unit, asked in chain([first], left):
+            with failed.tolerated():
+                started = time.perf_counter()
+                rows = _replies(context, generator, tokenizer, params, asked)
+                journal.append(unit, rows)
+                _log(context, int(unit) + 1, num_units, rows, time.perf_counter() - started)
+                deque(tally.counting(rows), maxlen=0)
+                tally.check(num_chosen * params.votes, params.max_unreadable_frac, context.name)
+            context.stop_if_asked()
+    failed.check()
+
+
+def _units(
+    context: Context, params: Params, inputs: Inputs, problems: dict[str, Problem]
+) -> Iterator[tuple[str, list[Question]]]:
+    """Yield the units of questions, by number."""
+    from r1pipe.models.policy import load_tokenizer
+    from r1pipe.rl.judging import questions, units_of
+    from r1pipe.rows import read_rows
+    from r1pipe.verify.llm_judge import Form, control_tokens
+
+    template = inputs["template"].read_text("utf-8")
+    control = control_tokens(load_tokenizer(inputs["model"]))
+    form = Form(template, params.max_answer_chars, control)
+    rows = read_rows(inputs["candidates"])
+    return units_of(
+        questions(rows, problems, params.about, form, context.name), params.candidates_per_unit
+    )
+
+
+def _replies(
+    context: Context, generator: Any, tokenizer: Any, params: Params, asked: list[Question]
+) -> list[dict[str, Any]]:
+    """Return the judge's replies to one unit of questions, as rows."""
+    from r1pipe.generate.protocol import Sampling
+    from r1pipe.rl.judging import reply_rows
+    from r1pipe.verify.llm_judge import ask
+
+    sampling = Sampling(params.temperature, 1.0, params.max_tokens, logprobs=False)
+    named = [(question.candidate_id, question.text) for question in asked]
+    replies = ask(generator, tokenizer, named, sampling, params.votes, params.seed)
+    return reply_rows(asked, replies, params.temperature, context.input_ids)
+
+
+def _log(
+    context: Context, step: int, total: int, rows: list[dict[str, Any]], seconds: float
+) -> None:
+    """Log one unit: the shares called correct and without a verdict, and the speed."""
+    context.log(
+        step,
+        total,
+        pass_rate=sum(row["verdict"] == Verdict.CORRECT for row in rows) / len(rows),
+        unreadable=sum(bool(row["fault"]) for row in rows) / len(rows),
+        tokens_per_s=sum(row["num_tokens"] for row in rows) / seconds,
+    )
+
+
+def _tell(context: Context, tally: Tally, changes: Counter[str], counts: Counter[str]) -> None:
+    """Note what became of candidates and replies, and show a few replies."""
+    from r1pipe.rows import read_rows
+
+    sums = {
+        name: sum(count for each, count in counts.items() if each.startswith(name))
+        for name in ("kept", "dropped", "failed")
+    }
+    parts = {name: count for name, count in sorted(counts.items()) if name != "kept"}
+    context.note(
+        rows=sums["kept"],
+        candidates=counts.total(),
+        **sums,
+        **parts,
+        asked=changes.total(),
+        verdicts_changed=dict(sorted(changes.items())),
+        replies=tally.num_replies,
+        reply_tokens=tally.num_tokens,
+        replies_read=dict(sorted(tally.verdicts.items())),
+        unreadable=dict(sorted(tally.faults.items())),
+    )
+    for row in islice(read_rows(context.output("replies")), NUM_SHOWN):
+        context.sample(**{name: row[name] for name in ("question", "reply", "verdict", "fault")})
+
+
+def cost(params: Params, run: Run, inputs: InfoMap) -> Cost:
+    """Say what `plan` says about it: replies about some or all candidates."""
+    from r1pipe.costs.recipes import judgements
+
+    return judgements(params, run, inputs)
