@@ -85,6 +85,9 @@ class Journal(Protocol):
     def done(self) -> frozenset[str]:
         """Return the units that are already in the journal."""
 
+    def lines(self, unit: str) -> bytes:
+        """Return the rows of a unit that is in the journal, as lines of JSON."""
+
     def rows(self) -> Iterator[dict[str, Any]]:
         """Yield all rows, in the order in which their units were appended."""
 

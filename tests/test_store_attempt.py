@@ -20,6 +20,7 @@ from r1pipe.errors import StageError
 from r1pipe.keys import FileEntry, digest_bytes, write_digested
 from r1pipe.manifest import Manifest
 from r1pipe.pipeline import plan, run
+from r1pipe.records import json_lines
 from r1pipe.store import Store, disk, journal
 from r1pipe.store.checkpoints import SealedCheckpoints, copy_whole
 from r1pipe.store.journal import FileJournal, copy_whole_frames, encode_frame
@@ -36,6 +37,10 @@ def rows(number: int) -> list[dict[str, Any]]:
     return [{"text": f"row {number}\n{row}", "value": row / 7} for row in range(number)]
 
 
+def frame_of(unit: str, rows: list[dict[str, Any]]) -> bytes:
+    return encode_frame(unit, len(rows), json_lines(rows))
+
+
 def test_a_journal_gives_back_its_units_in_order(tmp_path: Path) -> None:
     first = FileJournal(tmp_path / "j")
     first.append("b", rows(3))
@@ -45,13 +50,18 @@ def test_a_journal_gives_back_its_units_in_order(tmp_path: Path) -> None:
     first.close()
     second = FileJournal(tmp_path / "j")
     assert list(second.rows()) == [*rows(3), *rows(1)]
+    second.append("d", rows(2))
+    second.append_lines("e", 1, json_lines(rows(1)))
+    lines = {unit: second.lines(unit) for unit in sorted(second.done())}
+    numbers = {"a": 0, "b": 3, "c": 1, "d": 2, "e": 1}
+    assert lines == {unit: json_lines(rows(number)) for unit, number in numbers.items()}
     second.close()
 
 
 @pytest.mark.parametrize("cut", [1, 5, 60, 75, 76])
 def test_a_torn_tail_is_cut_off_when_a_journal_is_opened(tmp_path: Path, cut: int) -> None:
-    whole = encode_frame("one", rows(2))
-    torn = encode_frame("two", rows(2))
+    whole = frame_of("one", rows(2))
+    torn = frame_of("two", rows(2))
     (tmp_path / "j").write_bytes(whole + torn[: len(torn) - cut])
     opened = FileJournal(tmp_path / "j")
     assert opened.done() == {"one"}
@@ -67,7 +77,7 @@ def test_no_damage_to_a_journal_gives_a_row_that_was_not_written(
     tmp_path_factory: pytest.TempPathFactory, data: st.DataObject
 ) -> None:
     path = tmp_path_factory.mktemp("journal") / "j"
-    frames = [encode_frame(f"u{unit}", [{"unit": unit}]) for unit in range(4)]
+    frames = [frame_of(f"u{unit}", [{"unit": unit}]) for unit in range(4)]
     whole = bytearray(b"".join(frames))
     at = data.draw(st.integers(0, len(whole) - 1))
     whole[at] ^= data.draw(st.integers(1, 255))
@@ -89,8 +99,8 @@ def test_a_unit_is_appended_once(tmp_path: Path) -> None:
 
 
 def test_a_copy_of_a_journal_ends_with_its_last_whole_frame(tmp_path: Path) -> None:
-    whole = encode_frame("one", rows(2))
-    (tmp_path / "j").write_bytes(whole + encode_frame("two", rows(9))[:-1])
+    whole = frame_of("one", rows(2))
+    (tmp_path / "j").write_bytes(whole + frame_of("two", rows(9))[:-1])
     assert copy_whole_frames(tmp_path / "j", tmp_path / "k") == 1
     assert (tmp_path / "k").read_bytes() == whole
 

@@ -207,6 +207,9 @@ class LinesJournal:
         assert len(rows) == num_rows, "the count is that of the lines"
         self.append(unit, rows)
 
+    def lines(self, unit: str) -> bytes:
+        return json_lines(dict(self._units())[unit])
+
     def rows(self) -> Iterator[dict[str, Any]]:
         for _, rows in self._units():
             yield from rows

@@ -34,12 +34,8 @@ class Frame(NamedTuple):
     end: int
 
 
-def encode_frame(unit: str, rows: Sequence[Mapping[str, Any]]) -> bytes:
-    """Return the bytes of one unit."""
-    return _frame(unit, len(rows), json_lines(rows))
-
-
-def _frame(unit: str, num_rows: int, payload: bytes) -> bytes:
+def encode_frame(unit: str, num_rows: int, payload: bytes) -> bytes:
+    """Return the bytes of one unit, whose rows are given as lines of JSON."""
     header = {
         "unit": unit,
         "rows": num_rows,
@@ -113,12 +109,12 @@ class FileJournal:
         self.path = path
         self._sync_every_s = sync_every_s
         self._lock = threading.Lock()
-        self._units: dict[str, int] = {}
+        self._units: dict[str, Frame] = {}
         self._end = 0
         self._handle = os.open(path, os.O_RDWR | os.O_CREAT | os.O_APPEND, 0o644)
         with path.open("rb") as file:
             for frame in read_frames(file):
-                self._units[frame.unit] = frame.rows
+                self._units[frame.unit] = frame
                 self._end = frame.end
         os.ftruncate(self._handle, self._end)
         self._failure: OSError | None = None
@@ -129,21 +125,19 @@ class FileJournal:
 
     def append(self, unit: str, rows: Sequence[Mapping[str, Any]]) -> None:
         """Add all rows of one unit of work; visible together, durable within about a second."""
-        self._add(unit, len(rows), encode_frame(unit, rows))
+        self.append_lines(unit, len(rows), json_lines(rows))
 
     def append_lines(self, unit: str, num_rows: int, payload: bytes) -> None:
         """Add the rows of one unit as lines of JSON that another process has made."""
-        self._add(unit, num_rows, _frame(unit, num_rows, payload))
-
-    def _add(self, unit: str, num_rows: int, frame: bytes) -> None:
+        frame = encode_frame(unit, num_rows, payload)
         with self._lock:
             if self._failure is not None:
                 raise self._failure
             if unit in self._units:
                 raise StageError(f"journal {self.path.name}: unit '{unit}' was appended before")
             self._write(frame)
-            self._units[unit] = num_rows
             self._end += len(frame)
+            self._units[unit] = Frame(unit, num_rows, self._end - len(payload), self._end)
         self._dirty.set()
         faults.point("journal.append")
 
@@ -164,14 +158,25 @@ class FileJournal:
         with self._lock:
             return frozenset(self._units)
 
+    def lines(self, unit: str) -> bytes:
+        """Return the rows of a unit that is in the journal, as lines of JSON."""
+        with self._lock:
+            frame = self._units[unit]
+        size = frame.end - frame.payload_start
+        with self.path.open("rb") as file:
+            file.seek(frame.payload_start)
+            payload = file.read(size)
+        assert len(payload) == size, f"{self.path} was changed by another process"
+        return payload
+
     def rows(self) -> Iterator[dict[str, Any]]:
         """Yield all rows, in the order in which their units were appended, in constant memory."""
         with self._lock:
-            units, end = list(self._units.items()), self._end
+            frames, end = list(self._units.values()), self._end
         with self.path.open("rb") as file:
-            for _, count in units:
+            for frame in frames:
                 file.readline()
-                for _ in range(count):
+                for _ in range(frame.rows):
                     yield json.loads(file.readline())
             assert file.tell() == end, f"{self.path} was changed by another process"
 
