@@ -75,7 +75,7 @@ def collect(
         write_report(context.output("candidates"), report)
         context.note(fixed_n=report["fixed_n"])
     note_all(context, counts, report, collector.num_reused)
-    return kept_rows(context.name, context.output("candidates"), counts["kept"])
+    return kept_rows(context.name, context.output("candidates"), counts.get("kept", 0))
 
 
 def usable_problems(
