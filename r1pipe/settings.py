@@ -59,6 +59,9 @@ class EngineSettings(StageModel):
     """What is divided among them: 1 optimizer state, 2 gradients too, 3 weights too."""
     offload: Literal["none", "optimizer", "parameters"] = "none"
     """What lies in the memory of the CPU: optimizer state, or (ZeRO 3) weights too."""
+    sequence_parallel: int = Field(default=1, gt=0)
+    """Processes that share each micro-batch, for long contexts: each holds its part of the
+    positions (Ulysses). Divides num_processes and the model's attention heads."""
     activation_checkpointing: bool = False
     """Keep only each layer's input for the backward pass, and compute the layer again there."""
     attention: Literal["sdpa", "eager", "flash"] = "sdpa"
@@ -81,6 +84,17 @@ class EngineSettings(StageModel):
             raise ValueError("offload: parameters needs zero_stage: 3")
         if self.offload == "optimizer" and self.zero_stage == 0:
             raise ValueError("offload: optimizer needs zero_stage: 1 to 3")
+        if self.num_processes % self.sequence_parallel:
+            fit = [n for n in range(1, self.num_processes + 1) if self.num_processes % n == 0]
+            raise ValueError(
+                f"sequence_parallel: {self.sequence_parallel} does not divide num_processes:"
+                f" {self.num_processes}; use one of {', '.join(map(str, fit))}"
+            )
+        if self.sequence_parallel > 1 and self.attention == "flash":
+            raise ValueError(
+                "sequence_parallel goes with attention: sdpa (which masks nothing there, so that"
+                " PyTorch may use its own flash kernel)"
+            )
         return self
 
     def misfit(self, precision: Precision) -> str | None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+from dataclasses import replace
 from typing import Any
 
 from tiny import corpus_rows, model, problems, rollout, tokenizer
@@ -22,6 +23,7 @@ from r1pipe.settings import EngineRun, Optimizer
 from r1pipe.train.backends import make_engine
 from r1pipe.train.batching import (
     Batching,
+    Layout,
     MicroBatch,
     TokenSequence,
     count_loss_tokens,
@@ -39,7 +41,7 @@ Curve = list[tuple[float, float]]
 """(loss, gradient norm) of each step."""
 
 
-def sft_curve(engine: Engine) -> Curve:
+def sft_curve(engine: Engine, batching: Batching = BATCHING) -> Curve:
     """Train on rows of the corpus, eight or fewer a step."""
     rows = [
         TokenSequence(
@@ -56,7 +58,7 @@ def sft_curve(engine: Engine) -> Curve:
         def loss(policy: Any, micro: MicroBatch, total: int = total) -> Loss:
             return Loss(-token_logprobs(policy, micro).sum() / total)
 
-        value = engine.accumulate(micro_batches(batch, BATCHING), loss)["loss"]
+        value = engine.accumulate(micro_batches(batch, batching), loss)["loss"]
         curve.append((value, engine.step(3e-3 if step < 10 else 1e-3)))
     return curve
 
@@ -76,7 +78,7 @@ def fixed_rollouts() -> list[Rollout]:
     return made
 
 
-def grpo_curve(engine: Engine) -> Curve:
+def grpo_curve(engine: Engine, batching: Batching = BATCHING) -> Curve:
     """Go over the same rollouts again and again, so that ratios leave 1 and the clip acts."""
     everyone, curve = fixed_rollouts(), []
     objective = Objective(1.0, 0.2, 0.2, 0.05, "token-mean", 16)
@@ -85,7 +87,7 @@ def grpo_curve(engine: Engine) -> Curve:
     for step in range(0, NUM_STEPS, 2):
         for batch in minibatches(everyone, 2, f"order:{step}"):
             rows = [of_rollout[id(each)] for each in batch]
-            measures = update_policy(engine, batch, rows, objective, BATCHING, 2e-3)
+            measures = update_policy(engine, batch, rows, objective, batching, 2e-3)
             curve.append((measures["loss"], measures["grad_norm"]))
     return curve
 
@@ -93,10 +95,25 @@ def grpo_curve(engine: Engine) -> Curve:
 CURVES = {"sft": sft_curve, "grpo": grpo_curve}
 
 
-def curve_of(task: str, run: EngineRun, ranks: Ranks = ALONE) -> Curve:
+def curve_of(task: str, run: EngineRun, ranks: Ranks = ALONE, layout: Layout = "padded") -> Curve:
     """Return the curve of an engine."""
     engine = make_engine(model(), OPTIMIZER, run, ranks)
     try:
-        return CURVES[task](engine)
+        return CURVES[task](engine, replace(BATCHING, layout=layout))
     finally:
         engine.close()
+
+
+def positions_held(run: EngineRun, ranks: Ranks) -> tuple[int, int]:
+    """Return the positions that a layer sees on this rank, and those of the micro-batch."""
+    policy = model()
+    engine = make_engine(policy, OPTIMIZER, run, ranks)
+    seen: list[int] = []
+    policy.model.layers[1].register_forward_hook(lambda m, i, out: seen.append(out.shape[1]))
+    batches = list(micro_batches(token_sequences(fixed_rollouts()), BATCHING))[:2]
+    try:
+        engine.per_token(batches, token_logprobs)
+    finally:
+        engine.close()
+    assert len(seen) == 2, "all ranks share each of them"
+    return sum(seen), sum(batch.input_ids.shape[1] for batch in batches)

@@ -48,26 +48,37 @@ class Params(StageModel):
 
 class Run(StageModel):
     processes: int
+    sequence_parallel: int = 1
 
     def launch(self):
         return Launch(self.processes)
 
 
 def run(context, params, run, inputs):
-    from curves import CURVES, curve_of
+    from curves import CURVES, curve_of, positions_held
     from r1pipe.settings import EngineRun, EngineSettings
     from r1pipe.train import deepspeed_engine
 
     deepspeed_engine.PERSISTENT_NUMBERS = 0  # so that ZeRO 3 divides small parameters too
-
-    for stage in range(4):
+    is_shared = run.sequence_parallel > 1
+    cases = [(stage, "padded") for stage in range(4)]
+    if is_shared:
+        cases = [(stage, layout) for stage in (2, 3) for layout in ("padded", "packed")]
+    for stage, layout in cases:
         settings = EngineSettings(
-            backend="deepspeed", num_processes=run.processes, zero_stage=stage
+            backend="deepspeed",
+            num_processes=run.processes,
+            zero_stage=stage,
+            sequence_parallel=run.sequence_parallel,
         )
+        engine_run = EngineRun(engine=settings)
+        if is_shared:
+            held, whole = positions_held(engine_run, context.ranks)
+            context.log(1, **{{f"held-{{stage}}": held, f"whole-{{stage}}": whole}})
         for task in CURVES:
-            curve = curve_of(task, EngineRun(engine=settings), context.ranks)
+            curve = curve_of(task, engine_run, context.ranks, layout)
             for step, (loss, norm) in enumerate(curve, start=1):
-                names = f"{{task}}-{{stage}}-loss", f"{{task}}-{{stage}}-norm"
+                names = [f"{{task}}-{{stage}}-{{layout}}-{{what}}" for what in ("loss", "norm")]
                 context.log(step, **dict(zip(names, (loss, norm), strict=True)))
 '''
 
@@ -97,18 +108,41 @@ def torch_curve(task: str) -> Curve:
     return curve_of(task, EngineRun(workers=1))
 
 
+def logged_curves(folder: Path, processes: int, sequence_parallel: int) -> dict[int, Any]:
+    """Run the stage above and return what it logs."""
+    (folder / "curves_stage.py").write_text(STAGE)
+    kind, console = load_kind("curves", folder / "curves_stage.py"), Console()
+    context = context_in(folder / "work", console)
+    run = kind.run_model(processes=processes, sequence_parallel=sequence_parallel)
+    run_kind(kind, context, kind.params(), run, {})
+    context.close()
+    return console.logged
+
+
 @pytest.fixture(scope="module", params=[1, 2])
 def logged(
     request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
 ) -> dict[int, dict[str, float]]:
     """Return all curves of DeepSpeed in one process, or in two."""
-    folder = tmp_path_factory.mktemp("curves")
-    (folder / "curves_stage.py").write_text(STAGE)
-    kind, console = load_kind("curves", folder / "curves_stage.py"), Console()
-    context = context_in(folder / "work", console)
-    run_kind(kind, context, kind.params(), kind.run_model(processes=request.param), {})
-    context.close()
-    return console.logged
+    return logged_curves(tmp_path_factory.mktemp("curves"), request.param, 1)
+
+
+@pytest.fixture(scope="module")
+def shared(tmp_path_factory: pytest.TempPathFactory) -> dict[int, dict[str, float]]:
+    """Return all curves of two processes that share each micro-batch."""
+    return logged_curves(tmp_path_factory.mktemp("shared"), 2, 2)
+
+
+def assert_same_curve(logged: dict[int, dict[str, float]], task: str, case: str) -> None:
+    """Compare every step with PyTorch's in one process."""
+    expected = torch_curve(task)
+    assert sorted(logged) == list(range(1, NUM_STEPS + 1))
+    spread = max(loss for loss, _ in expected) - min(loss for loss, _ in expected)
+    assert spread > 0.05, "a curve that does not move shows nothing"
+    for step, (loss, norm) in enumerate(expected, start=1):
+        found = logged[step]
+        assert found[f"{task}-{case}-loss"] == pytest.approx(loss, abs=1e-4), step
+        assert found[f"{task}-{case}-norm"] == pytest.approx(norm, rel=1e-3, abs=1e-4), step
 
 
 @pytest.mark.parametrize("zero_stage", range(4))
@@ -116,14 +150,25 @@ def logged(
 def test_the_curves_agree_step_by_step(
     logged: dict[int, dict[str, float]], task: str, zero_stage: int
 ) -> None:
-    expected = torch_curve(task)
-    assert sorted(logged) == list(range(1, NUM_STEPS + 1))
-    spread = max(loss for loss, _ in expected) - min(loss for loss, _ in expected)
-    assert spread > 0.05, "a curve that does not move shows nothing"
-    for step, (loss, norm) in enumerate(expected, start=1):
-        found = logged[step]
-        assert found[f"{task}-{zero_stage}-loss"] == pytest.approx(loss, abs=1e-4), step
-        assert found[f"{task}-{zero_stage}-norm"] == pytest.approx(norm, rel=1e-3, abs=1e-4), step
+    assert_same_curve(logged, task, f"{zero_stage}-padded")
+
+
+@pytest.mark.parametrize("layout", ["padded", "packed"])
+@pytest.mark.parametrize("zero_stage", [2, 3])
+@pytest.mark.parametrize("task", CURVES)
+def test_the_curves_of_ranks_that_share_micro_batches_agree_step_by_step(
+    shared: dict[int, dict[str, float]], task: str, zero_stage: int, layout: str
+) -> None:
+    assert_same_curve(shared, task, f"{zero_stage}-{layout}")
+
+
+@pytest.mark.parametrize("zero_stage", [2, 3])
+def test_each_of_two_ranks_holds_half_of_the_positions(
+    shared: dict[int, dict[str, float]], zero_stage: int
+) -> None:
+    held, whole = (shared[1][f"{what}-{zero_stage}"] for what in ("held", "whole"))
+    assert whole > 60
+    assert held == -(-whole // 2)
 
 
 # ---- the SFT stage, stopped and resumed on another number of processes --------------------------
@@ -156,10 +201,17 @@ class Sft:
 
 
 @pytest.mark.parametrize(
-    ("first", "second"), [((2, 3), (1, 2)), ((1, 1), (2, 3)), ((2, 2), (0, 0))]
+    ("first", "second"),
+    [
+        ((2, 3), (1, 2)),
+        ((1, 1), (2, 3)),
+        ((2, 2), (0, 0)),
+        ((2, 3, 2), (2, 3, 1)),
+        ((2, 2), (2, 2, 2)),
+    ],
 )
 def test_training_resumes_on_another_number_of_processes_and_stage(
-    tmp_path: Path, first: tuple[int, int], second: tuple[int, int]
+    tmp_path: Path, first: tuple[int, ...], second: tuple[int, ...]
 ) -> None:
     sft, whole = Sft(tmp_path), Console()
     expected = load_model(sft.run("whole", whole))
@@ -180,10 +232,15 @@ def test_training_resumes_on_another_number_of_processes_and_stage(
         torch.testing.assert_close(trained[name], weight, rtol=0, atol=2e-4)  # Adam's sign steps
 
 
-def engine(processes: int, zero_stage: int) -> dict[str, Any]:
+def engine(processes: int, zero_stage: int, sequence_parallel: int = 1) -> dict[str, Any]:
     if not processes:
         return {"backend": "torch"}
-    return {"backend": "deepspeed", "num_processes": processes, "zero_stage": zero_stage}
+    return {
+        "backend": "deepspeed",
+        "num_processes": processes,
+        "zero_stage": zero_stage,
+        "sequence_parallel": sequence_parallel,
+    }
 
 
 def test_the_torch_engine_s_curve_depends_on_its_clipping() -> None:

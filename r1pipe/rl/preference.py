@@ -65,7 +65,8 @@ def train_reward_model(
                 wanted = wanted.to(values.device)
                 is_right = (values > 0) == (wanted > 0.5)
                 value = pointwise_loss(values, wanted)
-            return Loss(value / total, sums={"accuracy": float(is_right.sum()) / total})
+            share = batch.is_first_part / total  # all ranks that share the rows know all scores
+            return Loss(value * share, sums={"accuracy": float(is_right.sum()) * share})
 
         batches = _batches(examples, rows, examples_per_micro_batch, pad_id)
         measures = engine.accumulate(batches, loss)

@@ -23,6 +23,8 @@ from r1pipe.records import Problem
 from r1pipe.rewards.model import helpfulness_text, safety_text
 from r1pipe.settings import Precision, TrainRun
 from r1pipe.train.batching import MicroBatch, TokenSequence, batching_of, micro_batches
+from r1pipe.train.logprobs import hidden_states
+from r1pipe.train.sequence_parallel import add_over_parts
 from r1pipe.workers import in_order
 
 Part = Literal["summary", "completion"]
@@ -52,14 +54,14 @@ def encode_scored(tokenizer: Any, prompt: str, completion: str, part: Part) -> T
 
 
 def scores(model: Any, batch: MicroBatch) -> Tensor:
-    """Return the score of every row of a padded batch.  -> [B]"""
+    """Return the score of every row of a padded batch, on all ranks that share it.  -> [B]"""
     assert batch.attention_mask is not None, "scores need padded rows"
-    hidden = model.model(
-        input_ids=batch.input_ids,
-        attention_mask=batch.attention_mask,
-        position_ids=batch.position_ids,
-        use_cache=False,
-    ).last_hidden_state  # [B, T, H]
+    hidden = hidden_states(model, batch)
+    if batch.part is not None:
+        ends = batch.attention_mask[:, :-1] & ~batch.attention_mask[:, 1:]  # [B, S]
+        found = model.score(hidden[ends])[:, 0].float()  # of the rows that end here
+        mine = found.new_zeros(len(ends)).index_put((ends.any(dim=1).nonzero()[:, 0],), found)
+        return add_over_parts(mine, batch)
     last = batch.attention_mask.sum(dim=1) - 1
     rows = torch.arange(len(last), device=last.device)
     values: Tensor = model.score(hidden[rows, last])[:, 0].float()

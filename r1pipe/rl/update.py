@@ -187,13 +187,11 @@ def update_policy(
             "ratio_mean": token.ratio,
             "mismatch_kl": torch.expm1(difference) - difference,
         }
+        peaks = {"ratio_max": token.ratio, "mismatch_ratio_max": difference.abs().exp()}
         return Loss(
             (token.loss * weights).sum(),
             sums={name: float(values.sum()) / num_moving for name, values in means.items()},
-            peaks={
-                "ratio_max": float(token.ratio.max()),
-                "mismatch_ratio_max": float(difference.abs().max().exp()),
-            },
+            peaks={name: float(v.max()) for name, v in peaks.items() if len(v)},  # of parts: none
         )
 
     measures = engine.accumulate(micro_batches(moving, batching), loss)

@@ -9,7 +9,7 @@ token: where pad equals end-of-sequence, that would leave the stop untrained.
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 import numpy as np
@@ -35,12 +35,35 @@ class TokenSequence:
 
 
 @dataclass(frozen=True, slots=True)
+class Part:
+    """Which positions of a micro-batch this rank holds (`r1pipe.train.sequence_parallel`)."""
+
+    number: int
+    """From 0; parts are contiguous and of equal width."""
+    size: int
+    """How many parts there are."""
+    group: Any
+    """The process group whose ranks hold them, in their order."""
+    bounds: tuple[int, ...] | None = None
+    """Where the sequences of the whole packed row begin, and where the last one ends."""
+    mask: Tensor | None = None  # [B, 1, T, T] bool; None: causal inside each sequence
+    """What attends to what in the whole rows, where they are padded on the left."""
+
+    def to(self, device: torch.device | str) -> Part:
+        """Return the part on a device."""
+        return self if self.mask is None else replace(self, mask=self.mask.to(device))
+
+
+@dataclass(frozen=True, slots=True)
 class MicroBatch:
     """Some sequences as tensors.
 
     `loss_mask[b, t]` says that token t is trained; its log-probability is read at position t - 1.
     `sequence_index[b, t]` is the `index` of the sequence that token t belongs to (-1 for padding),
     and `completion_offset[b, t]` the place of token t in its completion (0 elsewhere).
+
+    Where `part` is set, the tensors hold the tokens at this rank's positions and one more: the
+    model runs over all but the last, which is there to be predicted.
     """
 
     input_ids: Tensor  # [B, T] int64
@@ -49,12 +72,21 @@ class MicroBatch:
     loss_mask: Tensor  # [B, T] bool
     sequence_index: Tensor  # [B, T] int64
     completion_offset: Tensor  # [B, T] int64
+    part: Part | None = None
+    most_targets: int = 0
+    """Most trained tokens that any rank has beside this one: the head is called as often on all."""
+
+    @property
+    def is_first_part(self) -> bool:
+        """Return whether what is known on all ranks that share these rows counts here."""
+        return self.part is None or self.part.number == 0
 
     def to(self, device: torch.device | str) -> MicroBatch:
         """Return the batch on a device."""
         moved: dict[str, Any] = {
-            name: None if (value := getattr(self, name)) is None else value.to(device)
+            name: value.to(device) if isinstance(value, Tensor | Part) else value
             for name in self.__slots__
+            for value in [getattr(self, name)]
         }
         return MicroBatch(**moved)
 

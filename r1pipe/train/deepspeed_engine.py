@@ -1,8 +1,9 @@
 """Training with DeepSpeed: ZeRO stages 0 to 3, in the processes of a stage (`r1pipe.ranks`).
 
-Every rank is handed all micro-batches of a step and computes its share; the denominator of the loss
-counts the whole step, so neither the micro-batches nor the ranks change the gradient. DeepSpeed
-averages gradients over the ranks; the loss is multiplied by their number, which makes it the sum.
+Every rank is handed all micro-batches of a step and computes its share: some of them, or parts of
+some (`r1pipe.train.sequence_parallel`). The denominator of the loss counts the whole step, so
+neither the micro-batches nor the ranks change the gradient. DeepSpeed averages gradients over the
+ranks; the loss is multiplied by their number, which makes it the sum.
 """
 
 from __future__ import annotations
@@ -10,6 +11,7 @@ from __future__ import annotations
 import os
 from collections.abc import Iterable, Iterator
 from contextlib import AbstractContextManager, nullcontext
+from dataclasses import replace
 from itertools import zip_longest
 from pathlib import Path
 from typing import Any
@@ -23,6 +25,7 @@ from r1pipe.ranks import Ranks
 from r1pipe.settings import EngineSettings, Precision
 from r1pipe.train.batching import MicroBatch
 from r1pipe.train.engine import LossFunction, Measures, TokenFunction, add_up
+from r1pipe.train.sequence_parallel import SequenceParallel, join, targets_of_parts
 from r1pipe.train.state import MOMENTS, StateWriter, read_state, write_facts
 
 # its logger and its accelerator are chosen when it is imported
@@ -72,6 +75,9 @@ class DeepSpeedEngine:
             config=config_of(settings, precision, max_grad_norm),
         )
         self.engine.train()
+        self.sharing: SequenceParallel | None = None
+        if settings.sequence_parallel > 1:
+            self.sharing = SequenceParallel(model, ranks, settings.sequence_parallel)
 
     def accumulate(self, batches: Iterable[MicroBatch], loss: LossFunction) -> dict[str, float]:
         """Add the gradients of this rank's micro-batches; return `loss`, sums and peaks of all.
@@ -79,18 +85,14 @@ class DeepSpeedEngine:
         Call it once for a step: DeepSpeed reduces gradients at the last micro-batch. Every rank
         runs as many forward passes; where they do not divide evenly, the last ones count nothing.
         """
-        everyone = list(batches)
-        rounds = -(-len(everyone) // self.ranks.size)
         measures: list[Measures] = []
-        for number in range(rounds):
-            place = number * self.ranks.size + self.ranks.rank
-            counts = place < len(everyone)
-            batch = everyone[place if counts else 0].to(self.device)
-            self.engine.set_gradient_accumulation_boundary(number + 1 == rounds)
-            value, part = self.engine(batch, loss)
-            self.engine.backward(value * float(self.ranks.size * counts))
-            if counts:
-                measures.append(part.measures())
+        with self._attending():
+            for batch, is_last, counts in self._share_of(list(batches)):
+                self.engine.set_gradient_accumulation_boundary(is_last)
+                value, part = self.engine(batch, loss)
+                self.engine.backward(value * float(self.ranks.size * counts))
+                if counts:
+                    measures.append(part.measures())
         totals = {"loss": 0.0}
         for of_round in zip_longest(*self.ranks.gather(measures)):
             for each in of_round:
@@ -117,15 +119,10 @@ class DeepSpeedEngine:
         Each rank computes its share; all run as many forward passes.
         """
         everyone = list(batches)
-        rounds = -(-len(everyone) // self.ranks.size)
-        mine: list[list[float]] = []
-        for number in range(rounds):
-            place = number * self.ranks.size + self.ranks.rank
-            batch = everyone[place if place < len(everyone) else 0].to(self.device)
-            with torch.no_grad():
-                mine.append(self.engine(batch, function).tolist())
+        with self._attending(), torch.no_grad():
+            mine = [self.engine(batch, function).tolist() for batch, *_ in self._share_of(everyone)]
         of_ranks = self.ranks.gather(mine)
-        return [of_ranks[i % self.ranks.size][i // self.ranks.size] for i in range(len(everyone))]
+        return [self._joined(batch, number, of_ranks) for number, batch in enumerate(everyone)]
 
     def writing(self, parameter: Any) -> AbstractContextManager[Any]:
         """Gather a parameter that is in parts, and divide it again behind the block."""
@@ -177,7 +174,42 @@ class DeepSpeedEngine:
 
     def close(self) -> None:
         """Free DeepSpeed's memory; the model is not usable afterwards."""
+        if self.sharing is not None:
+            self.sharing.close()
         self.engine.destroy()
+
+    # ---- whose micro-batch is whose --------------------------------------------------------------
+
+    def _share_of(self, everyone: list[MicroBatch]) -> Iterator[tuple[MicroBatch, bool, bool]]:
+        """Yield this rank's micro-batches, whether each is its last one, and whether it counts.
+
+        Micro-batches are dealt out to the groups of ranks that share one; without sequence
+        parallelism each rank is such a group. All ranks get as many.
+        """
+        size = 1 if self.sharing is None else self.sharing.size
+        num_groups = self.ranks.size // size
+        for first in range(0, len(everyone), num_groups):
+            of_round = everyone[first : first + num_groups]
+            place = self.ranks.rank // size
+            counts = place < len(of_round)
+            batch = of_round[place if counts else 0]
+            if self.sharing is not None:
+                batch = self.sharing.part_of(batch)
+            most = max(max(targets_of_parts(each, size)) for each in of_round)
+            is_last = first + num_groups >= len(everyone)
+            yield replace(batch, most_targets=most).to(self.device), is_last, counts
+
+    def _joined(
+        self, batch: MicroBatch, number: int, of_ranks: list[list[list[float]]]
+    ) -> list[float]:
+        """Return a micro-batch's numbers, given those of every rank's micro-batches."""
+        size = 1 if self.sharing is None else self.sharing.size
+        group, place = number % (self.ranks.size // size), number // (self.ranks.size // size)
+        parts = [of_ranks[group * size + part][place] for part in range(size)]
+        return parts[0] if self.sharing is None else join(batch, parts)
+
+    def _attending(self) -> AbstractContextManager[None]:
+        return nullcontext() if self.sharing is None else self.sharing.attending()
 
     # ---- one parameter ---------------------------------------------------------------------------
 

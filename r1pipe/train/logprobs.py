@@ -22,18 +22,13 @@ def token_logprobs(model: Any, batch: MicroBatch, temperature: float = 1.0) -> T
 
     The head runs only where a trained token is predicted, so no logits of prompts or padding stand
     in memory; where those of the trained tokens would be more than MAX_LOGITS numbers, it runs over
-    a part of the tokens after another, and again in the backward pass. Logits are divided by
-    `temperature`, as the sampler's were; without that the ratio compares two different
-    distributions.
+    a part of the tokens after another, and again in the backward pass: on each rank as often as on
+    the others, since ZeRO-3 gathers its weight for every call. Logits are divided by `temperature`,
+    as the sampler's were; without that the ratio compares two different distributions.
     """
-    hidden = model.model(
-        input_ids=batch.input_ids,
-        attention_mask=batch.attention_mask,
-        position_ids=batch.position_ids,
-        use_cache=False,
-    ).last_hidden_state  # [B, T, H]
     predicts = batch.loss_mask[:, 1:]  # position t predicts token t + 1
-    states = hidden[:, :-1][predicts]  # [N, H]
+    hidden = hidden_states(model, batch)
+    states = hidden[:, : predicts.shape[1]][predicts]  # [N, H]
     targets = batch.input_ids[:, 1:][predicts]  # [N]
 
     def score(states: Tensor, targets: Tensor) -> Tensor:
@@ -41,10 +36,34 @@ def token_logprobs(model: Any, batch: MicroBatch, temperature: float = 1.0) -> T
         return gather_logprobs(logits if temperature == 1.0 else logits / temperature, targets)
 
     rows = max(1, MAX_LOGITS // model.lm_head.out_features)
-    if len(targets) <= rows:
+    count = max(len(targets), batch.most_targets)
+    if count <= rows:
         return score(states, targets)
-    parts = zip(torch.split(states, rows), torch.split(targets, rows), strict=True)
-    return torch.cat([checkpoint(score, *part, use_reentrant=False) for part in parts])
+    parts = [slice(start, start + rows) for start in range(0, count, rows)]
+    return torch.cat(
+        [checkpoint(score, states[part], targets[part], use_reentrant=False) for part in parts]
+    )
+
+
+def hidden_states(model: Any, batch: MicroBatch) -> Tensor:
+    """Return the last hidden state of every position.  -> [B, T, H]
+
+    Where ranks share the rows, of those positions that are this rank's.
+    """
+    inputs: dict[str, Any] = {
+        "input_ids": batch.input_ids,
+        "attention_mask": batch.attention_mask,
+        "position_ids": batch.position_ids,
+    }
+    if (part := batch.part) is not None:
+        inputs = {
+            "input_ids": batch.input_ids[:, :-1],
+            "attention_mask": part.mask,
+            "position_ids": batch.position_ids[:, :-1],
+            "sequence_part": part,
+        }
+    hidden: Tensor = model.model(**inputs, use_cache=False).last_hidden_state
+    return hidden
 
 
 def gather_logprobs(logits: Tensor, targets: Tensor) -> Tensor:

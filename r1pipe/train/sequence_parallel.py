@@ -1,0 +1,284 @@
+"""Sequence parallelism: the ranks of a group share every micro-batch (Ulysses, arXiv:2309.14509).
+
+# B rows, T positions of a row, N ranks of a group, S = T / N positions of one rank
+# A heads, K key-value heads, D their size
+Each rank holds S positions of every row. Around attention the ranks exchange: each has all T
+positions of A / N heads there, and its own positions of all heads again behind it. Everything else
+in the model looks at one position at a time. A rank computes the loss of the tokens that its
+positions predict; added over ranks, that is the loss of the whole.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import fields
+from itertools import pairwise
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from torch import Tensor
+from torch.nn.functional import pad, scaled_dot_product_attention
+from transformers import AttentionInterface
+
+from r1pipe.errors import StageError
+from r1pipe.ranks import Ranks
+from r1pipe.train.batching import MicroBatch, Part
+
+ATTENTION = "r1pipe-ulysses"
+"""The name under which transformers finds this attention."""
+UNSUPPORTED = ("position_bias", "s_aux", "sliding_window", "softcap")
+"""What some models ask of attention, and this one does not do."""
+
+
+class SequenceParallel:
+    """One rank's place among those that share its micro-batches."""
+
+    def __init__(self, model: Any, ranks: Ranks, size: int) -> None:
+        """Make the groups; all ranks call this together.
+
+        Raises StageError where the model's heads cannot be divided.
+        """
+        check_heads(model.config, size)
+        self._model = model
+        self.size = size
+        self.num_groups = ranks.size // size
+        self.group_number, self.number = divmod(ranks.rank, size)
+        self._group: Any = None
+        for first in range(0, ranks.size, size):
+            group = dist.new_group(list(range(first, first + size)))
+            if first == self.group_number * size:
+                self._group = group
+
+    @contextmanager
+    def attending(self) -> Iterator[None]:
+        """Have the model exchange around its attention inside the block, and only there.
+
+        Outside of it the same model samples, on each rank what it likes.
+        """
+        AttentionInterface.register(ATTENTION, attend)
+        before = self._model.config._attn_implementation
+        self._model.set_attn_implementation(ATTENTION)
+        try:
+            yield
+        finally:
+            self._model.set_attn_implementation(before)
+
+    def part_of(self, batch: MicroBatch) -> MicroBatch:
+        """Return this rank's part of a micro-batch."""
+        return split(batch, self.number, self.size, self._group)
+
+    def close(self) -> None:
+        """Give the group up."""
+        dist.destroy_process_group(self._group)
+
+
+def check_heads(config: Any, size: int) -> None:
+    """Raise StageError where `size` ranks cannot share the attention heads of a model."""
+    heads: int = config.num_attention_heads
+    kv_heads: int = getattr(config, "num_key_value_heads", None) or heads
+    fit = [n for n in range(1, heads + 1) if fits(heads, kv_heads, n)]
+    if size not in fit:
+        raise StageError(
+            f"run.engine.sequence_parallel: {size} ranks cannot share {heads} heads and {kv_heads}"
+            f" key-value heads; this model allows {', '.join(map(str, fit))}"
+        )
+
+
+def fits(heads: int, kv_heads: int, size: int) -> bool:
+    """Return whether each rank can have whole heads, and all key-value heads that these read."""
+    return heads % size == 0 and (kv_heads % size == 0 or size % kv_heads == 0)
+
+
+# ---- positions: a micro-batch in parts -----------------------------------------------------------
+
+
+def split(batch: MicroBatch, number: int, size: int, group: Any = None) -> MicroBatch:
+    """Return one of `size` parts of a micro-batch, with the token behind its last position.
+
+    Rows are padded until they divide. The first token of a part is predicted by the part before.
+    """
+    width = -(-batch.input_ids.shape[1] // size)  # S
+    whole = padded(batch, size * width + 1)
+    places = slice(number * width, (number + 1) * width + 1)
+    mine: dict[str, Any] = {
+        name: None if value is None else value[:, places] for name, value in tensors(whole)
+    }
+    mine["loss_mask"] = mine["loss_mask"].clone()
+    mine["loss_mask"][:, 0] = False
+    bounds, mask = structure(whole)
+    return MicroBatch(**mine, part=Part(number, size, group, bounds, mask))
+
+
+def tensors(batch: MicroBatch) -> list[tuple[str, Tensor | None]]:
+    """Return the tensors of a micro-batch by name."""
+    names = [field.name for field in fields(batch) if field.name not in ("part", "most_targets")]
+    return [(name, getattr(batch, name)) for name in names]
+
+
+def padded(batch: MicroBatch, width: int) -> MicroBatch:
+    """Return the micro-batch with rows padded on the right; padding has position 0."""
+    more = width - batch.input_ids.shape[1]
+    wider: dict[str, Any] = {
+        name: None
+        if value is None
+        else pad(value, (0, more), value=-1 * (name == "sequence_index"))
+        for name, value in tensors(batch)
+    }
+    return MicroBatch(**wider)
+
+
+def structure(whole: MicroBatch) -> tuple[tuple[int, ...] | None, Tensor | None]:
+    """Return the bounds of packed sequences and the mask of rows padded on the left.
+
+    Rows padded on the right need neither: what comes later is not attended to. The last column is
+    no position.
+    """
+    if whole.attention_mask is None:
+        assert len(whole.position_ids) == 1, "packed rows come one by one"
+        starts = (whole.position_ids[0] == 0).nonzero()[:, 0].tolist()  # padding: each its own
+        return tuple(starts), None
+    real = whole.attention_mask[:, :-1].bool()  # [B, T]
+    if not (real[:, 1:] & ~real[:, :-1]).any():
+        return None, None
+    causal = torch.ones(2 * real.shape[1:], dtype=torch.bool, device=real.device).tril()
+    itself = torch.eye(real.shape[1], dtype=torch.bool, device=real.device)
+    return None, (causal & real[:, None, None, :]) | itself  # padding attends to itself alone
+
+
+def join(batch: MicroBatch, parts: Sequence[Sequence[float]]) -> list[float]:
+    """Put the numbers of all parts' trained tokens into the row order of the whole micro-batch."""
+    width = -(-batch.input_ids.shape[1] // len(parts))
+    values = [iter(part) for part in parts]
+    places = batch.loss_mask.nonzero()[:, 1].tolist()
+    return [next(values[(place - 1) // width]) for place in places]
+
+
+def targets_of_parts(batch: MicroBatch, size: int) -> list[int]:
+    """Return how many trained tokens each of `size` parts of a micro-batch predicts."""
+    width = -(-batch.input_ids.shape[1] // size)
+    columns = batch.loss_mask.sum(dim=0)[1:]
+    return [int(columns[start : start + width].sum()) for start in range(0, size * width, width)]
+
+
+# ---- heads: attention over all positions ---------------------------------------------------------
+
+
+def attend(
+    module: Any,
+    query: Tensor,  # [B, A, S, D]
+    key: Tensor,  # [B, K, S, D]
+    value: Tensor,  # [B, K, S, D]
+    attention_mask: Tensor | None,
+    *,
+    sequence_part: Part,
+    dropout: float = 0.0,
+    scaling: float | None = None,
+    **asked: Any,
+) -> tuple[Tensor, None]:
+    """Attend over the positions of all ranks, each rank with its heads.  -> [B, S, A, D]
+
+    Called by the layers of a transformers model. Raises StageError for kinds of attention that it
+    does not know.
+    """
+    for name in UNSUPPORTED:
+        if asked.get(name) is not None:
+            raise StageError(
+                f"run.engine.sequence_parallel: this model's attention has {name}, which ranks"
+                " cannot share here; set sequence_parallel: 1"
+            )
+    group, size = sequence_part.group, sequence_part.size
+    mine = [gather_positions(heads, size, group) for heads in (query, key, value)]
+    options = {"dropout_p": dropout, "scale": scaling, "enable_gqa": True}
+    if sequence_part.bounds is None:
+        is_causal = attention_mask is None
+        found = scaled_dot_product_attention(
+            *mine, attn_mask=attention_mask, is_causal=is_causal, **options
+        )
+    else:  # packed sequences, one after another: no mask of all positions by all positions
+        found = torch.cat(
+            [
+                scaled_dot_product_attention(
+                    *(heads[:, :, first:end] for heads in mine), is_causal=True, **options
+                )
+                for first, end in pairwise(sequence_part.bounds)
+            ],
+            dim=2,
+        )
+    return gather_heads(found, size, group).transpose(1, 2).contiguous(), None
+
+
+def gather_positions(heads: Tensor, size: int, group: Any = None) -> Tensor:
+    """Return all positions of this rank's heads, given all heads at its positions.
+
+    [B, A, S, D] -> [B, A / N, T, D]. Fewer heads than ranks are repeated: each rank gets the one
+    that its query heads read.
+    """
+    if heads.shape[1] < size:
+        heads = heads.repeat_interleave(size // heads.shape[1], dim=1)
+    rows, count, width, depth = heads.shape
+    of_ranks = heads.reshape(rows, size, count // size, width, depth).movedim(1, 0)
+    found = exchange(of_ranks, group).movedim(0, 2)  # [B, A / N, N, S, D]
+    return found.reshape(rows, count // size, size * width, depth)
+
+
+def gather_heads(positions: Tensor, size: int, group: Any = None) -> Tensor:
+    """Return all heads at this rank's positions: [B, A / N, T, D] -> [B, A, S, D]."""
+    rows, count, width, depth = positions.shape
+    of_ranks = positions.reshape(rows, count, size, width // size, depth).movedim(2, 0)
+    found = exchange(of_ranks, group).movedim(0, 1)  # [B, N, A / N, S, D]
+    return found.reshape(rows, size * count, width // size, depth)
+
+
+def exchange(blocks: Tensor, group: Any = None) -> Tensor:
+    """Give block n to rank n, and get as block n what rank n gave.  [N, ...] -> [N, ...]"""
+    found: Tensor = _Exchange.apply(blocks, group)  # type: ignore[no-untyped-call]
+    return found
+
+
+def add_over_parts(values: Tensor, batch: MicroBatch) -> Tensor:
+    """Return the sum over all parts of a micro-batch, on every rank that has one."""
+    if batch.part is None:
+        return values
+    found: Tensor = _Sum.apply(values, batch.part.group)  # type: ignore[no-untyped-call]
+    return found
+
+
+class _Exchange(torch.autograd.Function):
+    """All-to-all; what comes back in the backward pass goes the same way."""
+
+    @staticmethod
+    def forward(ctx: Any, blocks: Tensor, group: Any) -> Tensor:
+        ctx.group = group
+        return _all_to_all(blocks, group)
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, None]:
+        return _all_to_all(gradients[0], ctx.group), None
+
+
+class _Sum(torch.autograd.Function):
+    """A sum over ranks; what each of them makes of it comes back to all."""
+
+    @staticmethod
+    def forward(ctx: Any, values: Tensor, group: Any) -> Tensor:
+        ctx.group = group
+        return _all_reduce(values, group)
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, None]:
+        return _all_reduce(gradients[0], ctx.group), None
+
+
+def _all_to_all(blocks: Tensor, group: Any) -> Tensor:
+    given = blocks.contiguous()
+    found = torch.empty_like(given)
+    dist.all_to_all_single(found, given, group=group)
+    return found
+
+
+def _all_reduce(values: Tensor, group: Any) -> Tensor:
+    found = values.clone()
+    dist.all_reduce(found, group=group)
+    return found
