@@ -47,6 +47,7 @@ INPUTS = {
 }
 OUTPUTS = {"rows": "rows", "candidates": "rows", "replies": "rows"}
 GROWS = "max_unreadable_frac"
+SHOWN = ("candidate_id", "reply", "verdict", "fault")
 NUM_SHOWN = 8
 
 
@@ -220,12 +221,12 @@ def _tell(context: Context, tally: Tally, changes: Counter[str], counts: Counter
         asked=changes.total(),
         verdicts_changed=dict(sorted(changes.items())),
         replies=tally.num_replies,
-        reply_tokens=tally.num_tokens,
+        sampled_tokens=tally.num_tokens,
         replies_read=dict(sorted(tally.verdicts.items())),
         unreadable=dict(sorted(tally.faults.items())),
     )
     for row in islice(read_rows(context.output("replies")), NUM_SHOWN):
-        context.sample(**{name: row[name] for name in ("question", "reply", "verdict", "fault")})
+        context.sample(**{name: row[name] for name in SHOWN})
 
 
 def cost(params: Params, run: Run, inputs: InfoMap) -> Cost:

@@ -26,6 +26,7 @@ SELECTION = {
     "quota": "a quota of its task, level or length was full",
     "target": "target_rows were kept before it",
 }
+REPLY = ("vote", "verdict", "fault", "judge_id", "question", "reply")
 MAX_NAMES = 12
 TEXTS = ("completion", "text", "chosen", "rejected")
 Document = dict[str, Any]
@@ -64,6 +65,7 @@ def row_json(store: Store, record: Record, row_id: str) -> Document:
         "model": _model_of(trace, place),
         "texts": {name: place.row[name] for name in TEXTS if name in place.row},
         "verdict": _verdict(trace, place),
+        "judge": _replies(trace, [place.record, *(r for _, r, _ in taken)], place.row.get("id")),
         "filters": json.loads(place.row.get("filters", "{}")),
         "kept": place.row.get("kept"),
         "stands_in": [_standing(each) for each in trace.standing(place.record, place.row)]
@@ -86,6 +88,7 @@ def row_text(store: Store, record: Record, row_id: str) -> str:
         ["sampled by", *_fields({**found.get("model", {}), **found.get("sampled", {})})],
         *([name, *_block(text)] for name, text in found.get("texts", {}).items()),
         ["verdict", *_fields(found.get("verdict", {}))],
+        ["judge", *(line for reply in found.get("judge", []) for line in _fields(reply))],
         ["filters", *_filter_lines(found)],
         ["stands in", *(f"  {_place_text(each)}" for each in stands)],
         ["passed over by", *(f"  {_name_text(each)}" for each in found.get("not_in", []))],
@@ -163,7 +166,8 @@ def _model_of(trace: Trace, place: Place) -> Document:
         return {}
     record, _ = trace.makers.get(identifier, (None, ""))
     name = label(record) if record is not None else "not made in this store"
-    params = place.record.preimage["params"]
+    is_judge = "replies" in place.record.outputs  # its limits are those of its own model
+    params = {} if is_judge else place.record.preimage["params"]
     asked = {each: params[each] for each in LIMITS if each in params}
     return {"model": name, "model_id": identifier, **asked}
 
@@ -186,6 +190,16 @@ def _verdict(trace: Trace, place: Place) -> Document:
         "gold": row.get("gold"),
         "verifier_version": row.get("verifier_version"),
     }
+
+
+def _replies(trace: Trace, records: Sequence[Record], row_id: str | None) -> list[Document]:
+    """Return what a language model that judged a candidate was asked and said."""
+    return [
+        {**_named(record), **{name: reply[name] for name in REPLY if reply[name] != ""}}
+        for record in records
+        if "replies" in trace.row_outputs(record)
+        for _, reply in find_rows(trace.folder(record, "replies"), "candidate_id", str(row_id))
+    ]
 
 
 # ---- downstream ----------------------------------------------------------------------------------

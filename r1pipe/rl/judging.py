@@ -6,12 +6,11 @@ sixteen bytes per kept row.
 
 from __future__ import annotations
 
-import heapq
 import json
 from collections import Counter
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from itertools import count, groupby, islice, pairwise
+from itertools import count, groupby, islice
 from typing import Any, Protocol
 
 import pyarrow as pa
@@ -181,19 +180,9 @@ def reply_rows(
 
 
 def in_order(journal: Journal) -> Iterator[dict[str, Any]]:
-    """Yield a journal's rows by the numbers of their units, in whatever order those came.
-
-    Each time a stage goes on, numbers ascend from that of the first unit that failed before: a few
-    ascending runs, which are merged. In memory is one unit of each.
-    """
-    starts, last, end = [0], -1, 0
-    for end, (unit, _) in enumerate(journal.units(), start=1):
-        if int(unit) < last:
-            starts.append(end - 1)
-        last = int(unit)
-    runs = [islice(journal.units(), *part) for part in pairwise([*starts, end])]
-    for _, payload in heapq.merge(*runs, key=lambda unit: int(unit[0])):
-        yield from map(json.loads, payload.splitlines())
+    """Yield a journal's rows by the numbers of their units: one that failed came later."""
+    for unit in sorted(journal.done(), key=int):
+        yield from map(json.loads, journal.lines(unit).splitlines())
 
 
 class Tally:
