@@ -15,6 +15,7 @@ from typing import Any
 import pytest
 from tiny import FakeContext, model, problems, save_policy, stage, tokenizer
 
+from r1pipe.chat import boxed, render_completion
 from r1pipe.errors import StageError
 from r1pipe.generate import openai_server
 from r1pipe.generate.backends import generator_of, open_generator
@@ -22,8 +23,9 @@ from r1pipe.generate.failures import FailedUnits, SamplingFailed
 from r1pipe.generate.openai_server import ServerGenerator
 from r1pipe.generate.protocol import Request, Sampling
 from r1pipe.generate.uniforms import short_seed
+from r1pipe.models.prompts import encode_prompt
 from r1pipe.records import FinishReason
-from r1pipe.rows import read_rows, write_rows
+from r1pipe.rows import read_rows, write_problems, write_rows
 from r1pipe.settings import GeneratorSettings, SampleRun
 
 EOS = tokenizer().eos_token_id
@@ -314,7 +316,7 @@ def test_an_evaluation_keeps_what_it_has_and_gives_the_same_rows_when_it_goes_on
     with serving(answer) as server:
         whole = evaluate(tmp_path / "whole", policy, **settings(server))
         bad.add(server.asked[6]["seed"])  # of the second of four units
-        with pytest.raises(StageError, match="1 units could not be sampled"):
+        with pytest.raises(StageError, match="1 unit could not be sampled"):
             evaluate(tmp_path / "run", policy, **settings(server))
         bad.clear()
         asked = len(server.asked)
@@ -323,6 +325,51 @@ def test_an_evaluation_keeps_what_it_has_and_gives_the_same_rows_when_it_goes_on
     rows = [list(read_rows(c.output("samples"))) for c in (resumed, whole)]
     assert rows[0] == rows[1]
     assert len(rows[0]) == 24
+
+
+@pytest.mark.parametrize("adaptive", [None, {"samples_per_round": 1, "enough_rows": 1}])
+def test_rejection_sampling_ends_with_the_same_bytes_whatever_failed_on_the_way(
+    tmp_path: Path, adaptive: Body | None
+) -> None:
+    policy, asked = save_policy(tmp_path / "policy"), problems(24)
+    write_problems(tmp_path / "problems", asked)
+    texts = {
+        tuple(encode_prompt(tokenizer(), p.prompt, "chat")): render_completion(
+            "a sum", "", "chat", boxed(p.gold)
+        )
+        for p in asked
+    }
+    bad = set[int]()
+
+    def answer(body: Body, times: int) -> tuple[int, Any]:
+        if body["seed"] in bad:
+            return 503, {"error": "busy"}
+        word = "sum" if body["seed"] % 3 else "product"
+        return 200, completion(texts[tuple(body["prompt"])].replace("sum", word))
+
+    kind = stage("rejection-sample")
+    params = {"seed": 1, "target_rows": 99, "samples_per_problem": 2, "max_tokens": 64,
+              "problems_per_unit": 4, "adaptive": adaptive}  # fmt: skip
+    inputs = {"model": policy, "problems": tmp_path / "problems"}
+
+    def sample(folder: Path, server: Server) -> dict[str, bytes]:
+        context = FakeContext(folder)
+        settings = {"backend": "openai", "url": server.url, "max_retries": 0, "max_concurrency": 1}
+        run = kind.run_model.model_validate({"generator": settings})
+        kind.run(context, kind.params.model_validate_json(json.dumps(params)), run, inputs)
+        out = folder / "out"
+        return {str(p.relative_to(out)): p.read_bytes() for p in out.rglob("*") if p.is_file()}
+
+    with serving(answer) as server:
+        whole = sample(tmp_path / "whole", server)
+        seeds = [body["seed"] for body in server.asked]
+        bad.update(seeds[number] for number in (9, len(seeds) - 1))
+        with pytest.raises(StageError, match=r"units? could not be sampled; .*--resume"):
+            sample(tmp_path / "run", server)
+        bad.clear()
+        server.asked.clear()
+        assert sample(tmp_path / "run", server) == whole
+    assert 0 < len(server.asked) < len(seeds)
 
 
 def test_a_stage_reaches_a_server_by_its_run_settings(tmp_path: Path) -> None:

@@ -22,7 +22,6 @@ from sampling_world import (
 from tiny import FakeContext, ScriptedGenerator, generator, model
 
 from r1pipe.errors import Interrupted, StageError
-from r1pipe.generate.failures import SamplingFailed
 from r1pipe.generate.protocol import Request
 from r1pipe.records import Problem
 from r1pipe.sampling import remote
@@ -103,28 +102,6 @@ def test_a_resumed_stage_stops_where_the_uninterrupted_one_did(
         script = half_right(asked)
         sample(tmp_path, script, asked, monkeypatch, target_rows=3)
         assert script.units == units
-
-
-@pytest.mark.parametrize("units_at_once", [1, 3])
-def test_what_was_sampled_before_a_failure_of_the_generator_is_kept(
-    tmp_path: Path, units_at_once: int, monkeypatch: Any
-) -> None:
-    class Failing(BySample):
-        def generate(self, requests: Sequence[Request], sampling: Any) -> Any:
-            for number, found in enumerate(super().generate(requests, sampling)):
-                if sum(self.units[:-1]) + number == 6:  # in the midst of the second unit
-                    raise SamplingFailed("the server is gone")
-                yield found
-
-    asked = english(8)
-    whole = sample(tmp_path / "whole", half_right(asked), asked, monkeypatch)
-    failing = Failing(half_texts(asked), asked, 3)
-    options: dict[str, Any] = {"units_at_once": units_at_once}
-    with pytest.raises(SamplingFailed, match="the server is gone"):
-        sample(tmp_path, failing, asked, monkeypatch, **options)
-    assert FakeContext(tmp_path / "work").journal("candidates").done() == {"0"}
-    resumed = sample(tmp_path, half_right(asked), asked, monkeypatch, **options)
-    assert files(resumed) == files(whole)
 
 
 def test_a_recorder_that_dies_ends_the_stage_with_a_word_about_it(

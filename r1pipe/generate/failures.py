@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sized
 from contextlib import contextmanager
 
 from r1pipe.errors import StageError
 
 MAX_IN_A_ROW = 3
+ONE = frozenset({0})
 
 
 class SamplingFailed(StageError):  # noqa: N818 - it ends a unit, not always the stage
@@ -17,21 +18,26 @@ class SamplingFailed(StageError):  # noqa: N818 - it ends a unit, not always the
 class FailedUnits:
     """Units that failed while others were sampled; a resumed stage samples them again.
 
-    Too many in a row end the stage at once: then nobody is there.
+    Too many failures in a row end the stage at once: then nobody is there.
     """
 
     def __init__(self, max_in_a_row: int = MAX_IN_A_ROW) -> None:
         self.max_in_a_row = max_in_a_row
-        self.failures: list[SamplingFailed] = []
+        self.num_units = 0
+        self._last: SamplingFailed | None = None
         self._in_a_row = 0
 
     @contextmanager
-    def tolerated(self) -> Iterator[None]:
-        """Note the failure of the unit that is sampled in this block."""
+    def tolerated(self, left: Sized = ONE) -> Iterator[None]:
+        """Note the failure of what is sampled in this block.
+
+        `left` are its units that have not been sampled yet; the block takes out those that have.
+        """
         try:
             yield
         except SamplingFailed as failure:
-            self.failures.append(failure)
+            self.num_units += len(left)
+            self._last = failure
             self._in_a_row += 1
             if self._in_a_row == self.max_in_a_row:
                 self.check()
@@ -40,8 +46,9 @@ class FailedUnits:
 
     def check(self) -> None:
         """Raise StageError if any unit failed."""
-        if self.failures:
+        if self._last is not None:
+            units = "1 unit" if self.num_units == 1 else f"{self.num_units} units"
             raise StageError(
-                f"{len(self.failures)} units could not be sampled; the others are kept, and"
-                f" `--resume` samples the rest. The last failure: {self.failures[-1]}"
-            ) from self.failures[-1]
+                f"{units} could not be sampled; the others are kept, and `--resume` samples the"
+                f" rest. The last failure: {self._last}"
+            ) from self._last

@@ -5,40 +5,35 @@ finished is judged by a recorder in another process, which fills the candidates'
 unit goes into the attempt's journal, so a kill costs the units in flight. A resumed stage plays the
 journal back through the same path; so does one whose target was raised, with the samples of the
 earlier result. Memory does not grow with the number of rows, but for sixteen bytes of each kept
-one.
+one. `collector.py` brings all this together.
 """
 
 from __future__ import annotations
 
-from collections import deque
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import closing
 from itertools import chain, islice
-from math import ceil
 from typing import Any
 
 from r1pipe.chat import Format
-from r1pipe.errors import Interrupted, StageError
+from r1pipe.errors import StageError
 from r1pipe.generate.backends import open_generator
-from r1pipe.generate.failures import SamplingFailed
 from r1pipe.generate.protocol import Sampling
 from r1pipe.records import Problem
 from r1pipe.rl.candidates import SCHEMA, Origin
 from r1pipe.rows import count_rows, read_problems, write_rows
-from r1pipe.sampling.feeding import feed
+from r1pipe.sampling.collector import Collector
 from r1pipe.sampling.params import CollectRun, Quotas, SampleParams
-from r1pipe.sampling.recorder import RecorderSettings, UnitResult
+from r1pipe.sampling.recorder import RecorderSettings
 from r1pipe.sampling.remote import RemoteRecorder
-from r1pipe.sampling.report import Forecast, sampling_report, write_report
-from r1pipe.sampling.schedule import LAG, Schedule, Unit
+from r1pipe.sampling.report import sampling_report, write_report
+from r1pipe.sampling.schedule import Schedule
 from r1pipe.sampling.selection import kept_rows
-from r1pipe.sampling.sources import EarlierSamples, GeneratedSamples
+from r1pipe.sampling.sources import GeneratedSamples
 from r1pipe.stage import Context, Inputs
 from r1pipe.verify import close_shared
 from r1pipe.verify.golds import check_golds
 
-LEFT_EVERY_UNITS = 64
-"""Units between two counts of the samples that are left, which look at every problem."""
 MAX_NAMED = 20
 NUM_SHOWN = 8
 
@@ -95,142 +90,6 @@ def usable_problems(
             quarantined_problems=[f"{p.id}: {p.gold[:80]!r} {v}" for p, v in some],
         )
     return report.usable
-
-
-class Collector:
-    """Brings units, their samples and their results together."""
-
-    def __init__(
-        self,
-        context: Context,
-        params: SampleParams,
-        run: CollectRun,
-        schedule: Schedule,
-        source: GeneratedSamples,
-        recorder: RemoteRecorder,
-    ) -> None:
-        self.context = context
-        self.schedule = schedule
-        self.source = source
-        self.recorder = recorder
-        self.target_rows = params.target_rows
-        self.journal = context.journal("candidates")
-        self.num_replayed = len(self.journal.done())
-        self.replayed = self.journal.units()
-        earlier = context.earlier("candidates")
-        self.earlier = EarlierSamples(earlier, params.seed) if earlier else None
-        self.num_reused = 0
-        self.forecast = Forecast(params.target_rows)
-        self.unsettled: deque[Unit] = deque()
-        self.settled: deque[tuple[Unit, UnitResult]] = deque()
-        self.samples_left = 0
-        self.units_at_once = run.units_at_once
-        self.waiting: list[Unit] = []
-
-    def run(self) -> None:
-        """Go through the units until the target is reached or nothing is left to sample."""
-        try:
-            for unit in self.schedule.units(self.take_all):
-                while len(self.unsettled) + len(self.settled) >= LAG:
-                    self.take_oldest()
-                if self.is_reached():
-                    break
-                self.begin(unit)
-                self.context.stop_if_asked()
-        except (Interrupted, SamplingFailed):
-            self._forget(self.waiting)
-            self.take_all()  # what was sampled is judged and kept
-            raise
-        self.take_all()
-
-    def begin(self, unit: Unit) -> None:
-        """Have a unit recorded: from the journal, an earlier result, or the generator."""
-        problems = self.schedule.of(unit)
-        if unit.number < self.num_replayed:
-            name, payload = next(self.replayed)
-            assert name == str(unit.number), f"the journal has unit {name}, not {unit.number}"
-            if self.earlier is not None:
-                self.earlier.skip(unit)
-            self.recorder.replay(problems, payload)
-            self.unsettled.append(unit)
-            return
-        samples = None if self.earlier is None else self.earlier.take(unit, problems)
-        self.unsettled.append(unit)
-        if samples is not None:
-            self.num_reused += unit.num_samples
-            feed(self.recorder, [unit], [problems], ((0, sample) for sample in samples))
-            return
-        self.waiting.append(unit)
-        if len(self.waiting) == self.units_at_once:
-            self.sample_waiting()
-
-    def sample_waiting(self) -> None:
-        """Have the units sampled that wait for it, all at once."""
-        units, self.waiting = self.waiting, []
-        problems = [self.schedule.of(unit) for unit in units]
-        self.forecast.start()
-        before = self.recorder.num_ended
-        try:
-            feed(self.recorder, units, problems, self.source.samples(units, problems))
-        except SamplingFailed:
-            self._forget(units[self.recorder.num_ended - before :])
-            raise
-
-    def _forget(self, units: Sequence[Unit]) -> None:
-        """Take back the last units, which were not sampled."""
-        for _ in units:
-            self.unsettled.pop()
-        self.waiting = []
-
-    def is_reached(self) -> bool:
-        """Return whether there are enough rows; waits only where the units in flight decide."""
-        while self.unsettled and self._kept_at_most() >= self.target_rows:
-            self.settle_oldest()
-        return self.forecast.num_kept >= self.target_rows
-
-    def _kept_at_most(self) -> int:
-        return self.forecast.num_kept + sum(unit.num_samples for unit in self.unsettled)
-
-    def settle_oldest(self) -> None:
-        """Wait for the oldest result and put its rows into the journal."""
-        if self.unsettled[0] in self.waiting:
-            self.sample_waiting()
-        unit, result = self.unsettled.popleft(), self.recorder.result()
-        if result.num_rows != unit.num_samples:
-            raise StageError(
-                f"{self.context.name}: {result.num_rows} candidates came of {unit.num_samples}"
-                f" requests (unit {unit.number}); the generator lost or repeated some"
-            )
-        if result.payload:
-            self.journal.append_lines(str(unit.number), result.num_rows, result.payload)
-            result.payload = b""
-        self.settled.append((unit, result))
-        self.forecast.add(result, is_sampled=unit.number >= self.num_replayed)
-        if unit.number >= self.num_replayed:
-            self._log(unit, result)
-
-    def take_oldest(self) -> None:
-        """Let the schedule know the oldest result that it does not know."""
-        if not self.settled:
-            self.settle_oldest()
-        self.schedule.take(*self.settled.popleft())
-
-    def take_all(self) -> None:
-        """Let the schedule know all results."""
-        while self.unsettled or self.settled:
-            self.take_oldest()
-
-    def _log(self, unit: Unit, result: UnitResult) -> None:
-        if unit.number % LEFT_EVERY_UNITS == 0 or not self.samples_left:
-            self.samples_left = self.schedule.samples_left()
-        self.samples_left = max(0, self.samples_left - result.num_rows)
-        values, samples = self.forecast.values(self.samples_left)
-        self.context.log(
-            unit.number + 1,
-            unit.number + 1 + ceil(samples / unit.num_samples),
-            pass_rate=result.num_correct / result.num_rows,
-            **values,
-        )
 
 
 def check_counts(context: Context, counts: Mapping[str, int], num_asked: int) -> None:

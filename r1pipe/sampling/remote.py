@@ -49,7 +49,6 @@ class RemoteRecorder:
         self._reader = threading.Thread(target=self._read, name="r1pipe-recorder", daemon=True)
         self._reader.start()
         self._places: dict[str, int] = {}
-        self.num_ended = 0
         self._failure: Exception | None = None
         self._tell(settings.to_json())
 
@@ -69,7 +68,6 @@ class RemoteRecorder:
 
     def end(self) -> None:
         """End the unit that was begun; its result will follow."""
-        self.num_ended += 1
         self._tell({"end": True})
 
     def abandon(self) -> None:
