@@ -133,8 +133,11 @@ def _ask_all(
     """Put every question without a reply in the journal to the judge, unit by unit."""
     from r1pipe.generate.backends import open_generator
     from r1pipe.generate.failures import FailedUnits
-    from r1pipe.rl.judging import Tally, chosen_count, take_over
+    from r1pipe.generate.protocol import Sampling
+    from r1pipe.models.prompts import max_positions
+    from r1pipe.rl.judging import Tally, chosen_count, reply_rows, take_over
     from r1pipe.rows import read_rows
+    from r1pipe.verify.llm_judge import Judge
 
     journal, failed, tally = context.journal("replies"), FailedUnits(), Tally()
     few = read_rows(inputs["candidates"], columns=["task", "verdict", "filters"])
@@ -146,11 +149,15 @@ def _ask_all(
     left = ((unit, asked) for unit, asked in units if unit not in done)
     if (first := next(left, None)) is None:
         return
+    sampling = Sampling(params.temperature, 1.0, params.max_tokens, logprobs=False)
+    limit = max_positions(inputs["model"])
     with open_generator(inputs["model"], run, params.precision) as (generator, tokenizer):
+        judge = Judge(generator, tokenizer, sampling, params.votes, params.seed, limit)
         for unit, asked in chain([first], left):
             with failed.tolerated():
                 started = time.perf_counter()
-                rows = _replies(context, generator, tokenizer, params, asked)
+                replies = judge.ask([(question.candidate_id, question.text) for question in asked])
+                rows = reply_rows(asked, replies, params.temperature, context.input_ids)
                 journal.append(unit, rows)
                 _log(context, int(unit) + 1, num_units, rows, time.perf_counter() - started)
                 deque(tally.counting(rows), maxlen=0)
@@ -175,20 +182,6 @@ def _units(
     return units_of(
         questions(rows, problems, params.about, form, context.name), params.candidates_per_unit
     )
-
-
-def _replies(
-    context: Context, generator: Any, tokenizer: Any, params: Params, asked: list[Question]
-) -> list[dict[str, Any]]:
-    """Return the judge's replies to one unit of questions, as rows."""
-    from r1pipe.generate.protocol import Sampling
-    from r1pipe.rl.judging import reply_rows
-    from r1pipe.verify.llm_judge import ask
-
-    sampling = Sampling(params.temperature, 1.0, params.max_tokens, logprobs=False)
-    named = [(question.candidate_id, question.text) for question in asked]
-    replies = ask(generator, tokenizer, named, sampling, params.votes, params.seed)
-    return reply_rows(asked, replies, params.temperature, context.input_ids)
 
 
 def _log(

@@ -19,9 +19,10 @@ from r1pipe.verify.llm_judge import (
     FIELDS,
     NO_JSON,
     OTHER_WORD,
+    TOO_LONG,
     UNCLEAR,
     Form,
-    ask,
+    Judge,
     control_tokens,
     majority,
     read_reply,
@@ -94,7 +95,9 @@ def test_a_reply_that_was_cut_off_has_no_verdict() -> None:
 
 
 def test_quoted_json_inside_the_analysis_is_not_the_verdict() -> None:
-    escaped = '{"analysis": "it says {\\"correctness\\": \\"correct\\"}", "correctness": "incorrect"}'
+    escaped = (
+        '{"analysis": "it says {\\"correctness\\": \\"correct\\"}", "correctness": "incorrect"}'
+    )
     assert read_reply(escaped, STOP) == (Verdict.WRONG, "")
 
 
@@ -179,11 +182,27 @@ def test_replies_come_back_in_order_as_they_were_said_with_a_seed_of_their_own()
             return reversed(list(script.generate(requests, sampling)))
 
     sampling = Sampling(0.5, 1.0, 200, logprobs=False)
-    first, second = ask(Backwards({}, "chat"), tokenizer(), asked, sampling, 2, seed=7)
+    judge = Judge(Backwards({}, "chat"), tokenizer(), sampling, 2, 7, None)
+    first, second = judge.ask(asked)
     assert [reply.text for reply in (*first, *second)] == [RIGHT, "no", WRONG, RIGHT]
     assert [reply.verdict for reply in first] == [Verdict.CORRECT, Verdict.CRASHED]
     assert [reply.seed for reply in first] == [request_seed(7, "a#0", 0), request_seed(7, "a#0", 1)]
     assert first[1].num_tokens == len(tokenizer()("no")["input_ids"]) + 1
+
+
+def test_a_question_that_fills_the_context_is_not_put() -> None:
+    size = len(encode_prompt(tokenizer(), "first", "chat"))
+    asked = [("a#0", "first, and then some more"), ("a#1", "first")]
+    script = ScriptedGenerator({"first": [RIGHT, RIGHT]}, "chat")
+    judge = Judge(script, tokenizer(), Sampling(0.5, 1.0, 200), 2, 7, size + 1)
+    first, second = judge.ask(asked)
+    assert [(reply.verdict, reply.fault, reply.text) for reply in first] == [
+        (Verdict.CRASHED, TOO_LONG, "")
+    ] * 2
+    assert [reply.verdict for reply in second] == [Verdict.CORRECT] * 2
+    none = Judge(script, tokenizer(), Sampling(0.5, 1.0, 200), 2, 7, size)
+    assert [reply.fault for reply in none.ask(asked[1:])[0]] == [TOO_LONG] * 2
+    assert len(script.asked) == 1, "nobody is called for nothing"
 
 
 # ---- the checker ---------------------------------------------------------------------------------

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+from pathlib import Path
 from typing import Any
 
 from r1pipe.chat import Format, render_prompt
@@ -27,3 +29,12 @@ def encode_completion(tokenizer: Any, completion: str) -> list[int]:
     """Return completion ids with the end-of-sequence token: a model learns to stop from it."""
     ids = tokenizer(completion, add_special_tokens=False)["input_ids"]
     return [*ids, tokenizer.eos_token_id]
+
+
+def max_positions(folder: Path) -> int | None:
+    """Return where the context of a model ends, as its config.json says; None if it does not."""
+    config = json.loads((folder / "config.json").read_text("utf-8"))
+    found = config.get("max_position_embeddings") or (config.get("text_config") or {}).get(
+        "max_position_embeddings"
+    )
+    return int(found) if found else None

@@ -22,7 +22,7 @@ from r1pipe.rows import read_rows
 from r1pipe.sampling.selection import SELECTION, Selection
 from r1pipe.stage import Context, Journal
 from r1pipe.text import visible
-from r1pipe.verify.llm_judge import CUT_OFF, Form, Reply, majority
+from r1pipe.verify.llm_judge import CUT_OFF, TOO_LONG, Form, Reply, majority
 
 _WORDS = ("candidate_id", "task", "question", "reply", "verdict", "fault")
 REPLIES = pa.schema(
@@ -218,11 +218,12 @@ class Tally:
             return
         kinds = ", ".join(f"{number} {kind}" for kind, number in self.faults.most_common())
         longer = "raise params.max_tokens, " if self.faults[CUT_OFF] else ""
+        shorter = "lower params.max_answer_chars, " if self.faults[TOO_LONG] else ""
         raise StageError(
             f"{name}: {unreadable} of {self.num_replies} replies of the judge cannot be read"
             f" ({kinds}), more than params.max_unreadable_frac allows ({max_frac:g} of"
-            f" {num_expected}); the first {self.example}; {longer}take another judge or template,"
-            " or raise max_unreadable_frac, which uses the replies again"
+            f" {num_expected}); the first {self.example}; {longer}{shorter}take another judge or"
+            " template, or raise max_unreadable_frac, which uses the replies again"
         )
 
 

@@ -70,9 +70,8 @@ def load_math(
     """Return the problems of a data set, in its own order; `report` says what was set aside.
 
     `limit` keeps that many, chosen by `seed`. Rows with the same prompt and gold are kept once. Ids
-    are hashes of prompt and gold, so they survive reordering. With `is_judged` the gold answer is
-    text of any length, for an LLM judge. More than `max_unusable_frac` of
-    rows without a usable gold answer is an error.
+    are hashes of both, so they survive reordering. A gold answer for a judge is any text. More than
+    `max_unusable_frac` of rows without a usable gold answer is an error.
     """
     rows = read_rows(source, split, revision)
     report = LoadReport()
@@ -84,16 +83,14 @@ def load_math(
         if fault or not prompt.strip():
             _set_aside(report, number, fault or "empty prompt", answer)
             continue
-        checker = "judge" if is_judged else _checker(value)
-        problem = _problem(prompt, solution, value, language, task, checker)
+        problem = _problem(prompt, solution, value, language, task, is_judged)
         if problem.id in problems:
             report.num_duplicates += 1
         else:
             problems[problem.id] = problem
     _check_share(report, source, max_unusable_frac)
     kept = MathProblems(_choose(list(problems.values()), limit, seed))
-    report.num_kept = len(kept)
-    report.num_past_limit = len(problems) - len(kept)
+    report.num_kept, report.num_past_limit = len(kept), len(problems) - len(kept)
     kept.report = report
     return kept
 
@@ -169,20 +166,17 @@ def _columns(
     return str(prompt if prompt is not None else ""), str(answer if answer is not None else "")
 
 
-def _checker(value: str) -> str:
-    return "number" if read_gold(value)[1] is not None else "math"
-
-
 def _problem(
-    prompt: str, solution: str | None, value: str, language: str, task: str, checker: str
+    prompt: str, solution: str | None, value: str, language: str, task: str, is_judged: bool
 ) -> Problem:
+    by_rule = "number" if read_gold(value)[1] is not None else "math"
     return Problem(
         id=f"{task}-{digest_json([prompt, value])[:_ID_DIGITS]}",
         task=task,
         prompt=prompt.strip(),
         gold=value,
         language=language,
-        checker=checker,
+        checker="judge" if is_judged else by_rule,
         solution=solution,
     )
 

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from r1pipe.chat import split_completion
-from r1pipe.generate.protocol import Generator, Request, Sampling
+from r1pipe.generate.protocol import Generator, Request, Sampled, Sampling
 from r1pipe.generate.uniforms import request_seed
 from r1pipe.models.prompts import encode_prompt
 from r1pipe.records import FinishReason, Problem, Verdict
@@ -24,10 +24,13 @@ FIELDS = ("question", "reference", "prediction")
 """What a template has in braces, each at least once."""
 MAX_READ_CHARS = 20_000
 """Of a reply, from its end: what is read."""
-CUT_OFF, NO_JSON, UNCLEAR, OTHER_WORD = "cut_off", "no_json", "unclear", "other_word"
-"""Why a reply has no verdict: it reached the token limit; no JSON with `correctness`; several that
-differ, or one inside what is no JSON; another word than correct or incorrect."""
+TOO_LONG, CUT_OFF, NO_JSON = "too_long", "cut_off", "no_json"
+UNCLEAR, OTHER_WORD = "unclear", "other_word"
+"""Why there is no verdict: the question fills the judge's context; the reply reached the token
+limit; it has no JSON with `correctness`; several that differ, or one inside what is no JSON;
+another word than correct or incorrect."""
 
+LENGTH = FinishReason.LENGTH
 _VERDICTS = {"correct": Verdict.CORRECT, "incorrect": Verdict.WRONG}
 _FIELD = re.compile("{(" + "|".join(FIELDS) + ")}")
 _BACKSLASH = re.compile(r'\\(?:([\\"/bfnrt]|u[0-9a-fA-F]{4})|)')
@@ -100,33 +103,43 @@ def broken_up(text: str, control: re.Pattern[str]) -> str:
     return control.sub(lambda found: f"{found[0][0]} {found[0][1:]}", text)
 
 
-def ask(
-    generator: Generator,
-    tokenizer: Any,
-    questions: Sequence[tuple[str, str]],
-    sampling: Sampling,
-    votes: int,
-    seed: int,
-) -> list[list[Reply]]:
-    """Put questions, each with an id, to the judge; return `votes` replies to each, in order.
+@dataclass(frozen=True, slots=True)
+class Judge:
+    """A language model that is asked, by way of any generator backend."""
 
-    A request's seed is made of `seed`, the question's id and the vote's number.
-    """
-    prompts = [tuple(encode_prompt(tokenizer, text, "chat")) for _, text in questions]
-    requests = [
-        Request(prompt, request_seed(seed, name, vote), place * votes + vote)
-        for place, (prompt, (name, _)) in enumerate(zip(prompts, questions, strict=True))
-        for vote in range(votes)
-    ]
-    replies: dict[int, Reply] = {}
-    for sampled in generator.generate(requests, sampling):
+    generator: Generator
+    tokenizer: Any
+    sampling: Sampling
+    votes: int
+    """Replies to each question."""
+    seed: int
+    max_positions: int | None
+    """Where the model's context ends; None if nothing says."""
+
+    def ask(self, questions: Sequence[tuple[str, str]]) -> list[list[Reply]]:
+        """Put questions, each with an id, to the judge; return the replies to each, in order.
+
+        A request's seed is made of `seed`, the question's id and the vote's number. A question that
+        fills the context is not put: some backends end the whole unit at it.
+        """
+        requests, replies = [], list[list[Reply]]()
+        for name, text in questions:
+            prompt = tuple(encode_prompt(self.tokenizer, text, "chat"))
+            seeds = [request_seed(self.seed, name, vote) for vote in range(self.votes)]
+            replies.append([Reply(Verdict.CRASHED, TOO_LONG, "", s, 0, LENGTH) for s in seeds])
+            if self.max_positions is None or len(prompt) < self.max_positions:
+                first = (len(replies) - 1) * self.votes
+                requests += [Request(prompt, seed, first + i) for i, seed in enumerate(seeds)]
+        for sampled in self.generator.generate(requests, self.sampling) if requests else ():
+            place, vote = divmod(sampled.index, self.votes)
+            replies[place][vote] = self._reply(sampled, replies[place][vote].seed)
+        return replies
+
+    def _reply(self, sampled: Sampled, seed: int) -> Reply:
         ids, reason = sampled.token_ids, sampled.finish_reason
-        text = str(tokenizer.decode(ids[:-1] if reason is FinishReason.STOP else ids))
+        text = str(self.tokenizer.decode(ids if reason is LENGTH else ids[:-1]))
         verdict, fault = read_reply(text, reason)
-        asked = requests[sampled.index]
-        replies[sampled.index] = Reply(verdict, fault, text, asked.seed, len(ids), reason)
-    starts = range(0, len(requests), votes)
-    return [[replies[start + vote] for vote in range(votes)] for start in starts]
+        return Reply(verdict, fault, text, seed, len(ids), reason)
 
 
 def read_reply(text: str, finish_reason: FinishReason) -> tuple[Verdict, str]:
@@ -135,7 +148,7 @@ def read_reply(text: str, finish_reason: FinishReason) -> tuple[Verdict, str]:
     Read is what stands behind the judge's own thought. A reply without one clear verdict is the
     judge's failure, not the answer's.
     """
-    if finish_reason is FinishReason.LENGTH:
+    if finish_reason is LENGTH:
         return Verdict.CRASHED, CUT_OFF
     said = (split_completion(text).answer_part or "")[-MAX_READ_CHARS:]
     found, rest = _objects(said)
