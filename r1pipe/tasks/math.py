@@ -84,10 +84,8 @@ def load_math(
             _set_aside(report, number, fault or "empty prompt", answer)
             continue
         problem = _problem(prompt, solution, value, language, task, is_judged)
-        if problem.id in problems:
-            report.num_duplicates += 1
-        else:
-            problems[problem.id] = problem
+        report.num_duplicates += problem.id in problems
+        problems.setdefault(problem.id, problem)
     _check_share(report, source, max_unusable_frac)
     kept = MathProblems(_choose(list(problems.values()), limit, seed))
     report.num_kept, report.num_past_limit = len(kept), len(problems) - len(kept)
