@@ -23,7 +23,8 @@ class RowWriter:
     """Writes rows into `folder/part-00000.parquet` and on; a shard is closed as soon as it is full.
 
     With a schema rows are held as Arrow data, without one as they came until the first shard is
-    full, whose schema then holds for all. Memory is one shard.
+    full, whose schema then holds for all. Memory is one shard. The bytes of the shards depend on
+    the rows alone, not on how many of them are written at once.
     """
 
     def __init__(
@@ -45,12 +46,14 @@ class RowWriter:
     def write(self, rows: Sequence[Mapping[str, Any]]) -> None:
         """Add rows; they are on the disk when their shard is full, or at `close`."""
         start = 0
-        while start < len(rows):
-            part = rows[start : start + self._limits[0] - self._held_rows]
-            start += len(part)
-            self._hold(part)
+        for end, row in enumerate(rows, start=1):
+            self._held_rows += 1
+            self._held_bytes += _size(row)
             if self._held_rows >= self._limits[0] or self._held_bytes >= self._limits[1]:
+                self._hold(rows[start:end])
                 self._write_shard()
+                start = end
+        self._hold(rows[start:])
 
     def close(self) -> None:
         """Write the last shard; without any row, one empty shard."""
@@ -58,15 +61,11 @@ class RowWriter:
             self._write_shard()
 
     def _hold(self, rows: Sequence[Mapping[str, Any]]) -> None:
-        self._held_rows += len(rows)
         self.num_rows += len(rows)
         if self.schema is None:
             self._rows.extend(rows)
-            self._held_bytes += sum(map(_size, rows))
-        else:
-            batch = pa.RecordBatch.from_pylist(list(rows), schema=self.schema)
-            self._batches.append(batch)
-            self._held_bytes += batch.nbytes
+        elif rows:
+            self._batches.append(pa.RecordBatch.from_pylist(list(rows), schema=self.schema))
 
     def _write_shard(self) -> None:
         if self.schema is None:
@@ -82,7 +81,13 @@ class RowWriter:
 
 
 def _size(row: Mapping[str, Any]) -> int:
-    return sum(len(value) if isinstance(value, str) else 8 for value in row.values())
+    """Return about as many bytes as a row takes in memory as Arrow data."""
+    return sum(
+        (len(value) if value.isascii() else len(value.encode("utf-8", "surrogatepass")))
+        if isinstance(value, str)
+        else 8
+        for value in row.values()
+    )
 
 
 def write_rows(

@@ -11,14 +11,13 @@ The version of the verifier is part of VERSION, so a new verifier is a new key. 
 given, the filters other than the verdict stay as they were decided; what depends on the rows kept
 before (repeats, quotas, the target) is decided again.
 
-Run alone: `r1pipe stage reverify --manifest manifests/reverify.yaml`.
+Run alone: `r1pipe stage reverify --manifest manifests/reverify.yaml`; a killed run goes on with
+`--resume`.
 """
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Iterator
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from pydantic import Field
@@ -35,7 +34,8 @@ if TYPE_CHECKING:
 VERSION = 1000 * VERIFIER_VERSION + 2
 INPUTS = {"candidates": Input("rows"), "problems": Input("problems")}
 OUTPUTS = {"rows": "rows", "candidates": "rows", "flips": "report"}
-LOG_EVERY = 5_000
+ROWS_PER_UNIT = 5_000
+"""Candidates whose verdicts go into the journal together: what a kill costs."""
 
 
 class Params(StageModel):
@@ -45,8 +45,8 @@ class Params(StageModel):
     """Most kept rows, in the candidates' order; without it all."""
     keep: Keep | None = None
     """Thresholds to decide all filters anew; without it only the verdict is."""
-    quotas: Quotas = Quotas()
-    """For candidates of adaptive sampling: its quotas, as they were given there."""
+    quotas: Quotas | None = None
+    """Most kept rows by task, level and length; without it those that adaptive sampling had."""
     timeout_s: float = Field(default=3.0, gt=0)
     """Time limit of one pair that needs algebra, in seconds."""
 
@@ -61,12 +61,12 @@ class Run(StageModel):
 def run(context: Context, params: Params, run: Run, inputs: Inputs) -> None:
     """Judge every candidate, write the kept view of them, and compare with what was there."""
     from r1pipe.rl.reverify import report_flips
-    from r1pipe.rows import read_rows, write_rows
+    from r1pipe.rows import read_rows, schema_of, write_rows
 
     before, after = inputs["candidates"], context.output("candidates")
-    judged = _judged(context, params, run, inputs)
-    count = write_rows(after, _watched(judged, context), schema=_schema(before))
-    rows = write_rows(context.output("rows"), read_rows(after, only="kept"), _schema(after))
+    schema = schema_of(before)
+    count = write_rows(after, _judged(context, params, run, inputs), schema)
+    rows = write_rows(context.output("rows"), read_rows(after, only="kept"), schema)
     report = report_flips(read_rows(before), read_rows(after), context.output("flips"))
     if not rows:
         raise StageError(
@@ -77,33 +77,35 @@ def run(context: Context, params: Params, run: Run, inputs: Inputs) -> None:
 
 
 def _judged(context: Context, params: Params, run: Run, inputs: Inputs) -> Iterator[dict[str, Any]]:
-    from r1pipe.rl.reverify import judged_anew
+    """Yield the candidates judged anew; the report on how they were sampled goes with them."""
+    from r1pipe.rl.reverify import Terms, judged_anew
     from r1pipe.rows import read_problems, read_rows
-    from r1pipe.sampling.selection import Selection
+    from r1pipe.sampling.report import read_report, write_report
 
-    before = read_rows(inputs["candidates"])
+    folder, quotas = inputs["candidates"], params.quotas
+    if (found := read_report(folder)) is not None:
+        report, own = found
+        quotas = own if quotas is None else quotas
+        write_report(context.output("candidates"), report, quotas)
+    terms = Terms(
+        params.keep, quotas, params.target_rows, params.timeout_s, run.workers, ROWS_PER_UNIT
+    )
     problems = {problem.id: problem for problem in read_problems(inputs["problems"])}
-    selection = Selection(params.quotas, params.target_rows or sys.maxsize)
-    limits = params.timeout_s, run.workers
-    return judged_anew(before, problems, params.keep, selection, *limits, context.name)
+    journal = context.journal("verdicts")
+    num_known = ROWS_PER_UNIT * len(journal.done())
+    judged = judged_anew(context.name, read_rows(folder), problems, journal, terms)
+    return _watched(judged, context, num_known)
 
 
-def _schema(folder: Path) -> Any:
-    """Return the columns of candidates: those judged anew have the same."""
-    import pyarrow.parquet as pq
-
-    from r1pipe.rows import shards_of
-
-    return pq.read_schema(shards_of(folder)[0]).remove_metadata()
-
-
-def _watched(rows: Iterator[dict[str, Any]], context: Context) -> Iterator[dict[str, Any]]:
-    """Pass rows on, log how many were judged, and stop where that was asked for."""
+def _watched(
+    rows: Iterator[dict[str, Any]], context: Context, num_known: int
+) -> Iterator[dict[str, Any]]:
+    """Pass rows on, log how many were judged now, and stop where that was asked for."""
     correct = 0
     for count, row in enumerate(rows, start=1):
         correct += row["verdict"] == "correct"
-        if count % LOG_EVERY == 0:
-            context.log(count // LOG_EVERY, judged=float(count), pass_rate=correct / count)
+        if count % ROWS_PER_UNIT == 0 and count > num_known:
+            context.log(count // ROWS_PER_UNIT, judged=float(count), pass_rate=correct / count)
             context.stop_if_asked()
         yield row
 

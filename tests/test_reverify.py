@@ -7,14 +7,21 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from killing import KILLED, call
+from store_world import QuietConsole
 from tiny import FakeContext, stage
 
 from r1pipe.chat import boxed, render_completion
-from r1pipe.errors import Interrupted, StageError
+from r1pipe.errors import ArtifactError, Interrupted, StageError
+from r1pipe.manifest import load_manifest
+from r1pipe.pipeline import plan, run
 from r1pipe.records import Problem
+from r1pipe.rl import reverify as judging
 from r1pipe.rows import read_rows, write_problems, write_rows
 from r1pipe.sampling.params import Quotas
-from r1pipe.verify import VERIFIER_VERSION
+from r1pipe.sampling.report import read_report, write_report
+from r1pipe.store import Store
+from r1pipe.verify import VERIFIER_VERSION, judge_stream
 
 PROBLEMS = [
     Problem("a", "arithmetic", "2+3", "5", checker="number"),
@@ -200,6 +207,100 @@ def test_repeats_and_the_target_are_decided_again(tmp_path: Path) -> None:
     few = FakeContext(tmp_path / "few")
     reverify(tmp_path, rows, few, quotas=Quotas(tasks={"arithmetic": 1}))
     assert [row["id"] for row in output(few, "rows")] == ["a#1"]
+
+
+def test_quotas_of_adaptive_sampling_are_taken_from_beside_its_candidates(tmp_path: Path) -> None:
+    now = {"verifier_version": VERIFIER_VERSION}
+    rows = [
+        candidate(PROBLEMS[0], 0, "5", "correct", **now),
+        candidate(PROBLEMS[0], 1, "5.0", "correct", **now),
+        candidate(PROBLEMS[0], 2, "5.00", "correct", **now, filters=CHOSEN | {"quota": False}),
+    ]
+    report, quotas = {"samples": 3, "lost": {}}, Quotas(tasks={"arithmetic": 2})
+    (tmp_path / "candidates").mkdir()
+    write_report(tmp_path / "candidates", report, quotas)
+    context = reverify(tmp_path, rows)
+    assert flips(context)["kinds"] == {}
+    for path in (tmp_path / "candidates").iterdir():
+        assert (context.output("candidates") / path.name).read_bytes() == path.read_bytes()
+    fewer = FakeContext(tmp_path / "fewer")
+    reverify(tmp_path, rows, fewer, quotas=Quotas(tasks={"arithmetic": 1}))
+    assert [row["id"] for row in output(fewer, "rows")] == ["a#0"]
+    assert read_report(fewer.output("candidates")) == (report, Quotas(tasks={"arithmetic": 1}))
+    none = FakeContext(tmp_path / "none")
+    reverify(tmp_path, rows, none, quotas=Quotas())
+    assert len(output(none, "rows")) == 3, "none is what was asked for"
+
+
+def test_a_quota_that_nobody_knows_is_an_error(tmp_path: Path) -> None:
+    rows = [
+        candidate(PROBLEMS[0], 0, "5", "correct"),
+        candidate(PROBLEMS[0], 1, "5.0", "correct", filters=CHOSEN | {"quota": False}),
+    ]
+    with pytest.raises(StageError, match=r"candidate a#1 was dropped by a quota, but .*quotas$"):
+        reverify(tmp_path, rows)
+
+
+@pytest.mark.parametrize("text", ["", "[1]", '{"samples": 3}', '{"quotas": {"task": {}}}'])
+def test_a_report_that_is_none_is_named(tmp_path: Path, text: str) -> None:
+    write_rows(tmp_path / "candidates", CANDIDATES)
+    (tmp_path / "candidates" / "sampling.json").write_text(text)
+    with pytest.raises(ArtifactError, match=r"sampling\.json: not the report that adaptive"):
+        reverify(tmp_path, CANDIDATES)
+
+
+def test_a_stopped_run_goes_on_and_judges_nothing_twice(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    judged: list[str] = []
+
+    def watched(pairs: Any, **limits: Any) -> Any:
+        return judge_stream((judged.append(text) or (p, text) for p, text in pairs), **limits)
+
+    monkeypatch.setattr(judging, "judge_stream", watched)
+    rows = [
+        candidate(PROBLEMS[0], index, str(index % 7), "correct", extracted="")
+        for index in range(12_345)
+    ]
+    whole = reverify(tmp_path, rows, FakeContext(tmp_path / "whole"))
+    judged.clear()
+    with pytest.raises(Interrupted, match="stopped by the test"):
+        reverify(tmp_path, rows, FakeContext(tmp_path / "work", stop_after=2))
+    judged.clear()
+    resumed = reverify(tmp_path, rows)
+    assert len(judged) == 2_345
+    assert resumed.column("judged") == []
+    assert {row["extracted"] for row in output(resumed, "candidates")} == set("0123456")
+    for name in ("candidates", "rows", "flips"):
+        paths = [sorted(context.output(name).iterdir()) for context in (whole, resumed)]
+        assert [p.read_bytes() for p in paths[0]] == [p.read_bytes() for p in paths[1]]
+
+
+MANIFEST = """
+r1pipe: 1
+name: again
+sources:
+  stored: {path: ../candidates, as: rows}
+  asked: {path: ../problems, as: problems}
+stages:
+  reverify: {kind: reverify, inputs: {candidates: stored, problems: asked}, params: {}}
+"""
+
+
+@pytest.mark.parametrize("fault", ["journal.append@2", "journal.torn@2", "publish.seal"])
+def test_a_killed_run_goes_on_to_the_same_artifact(tmp_path: Path, fault: str) -> None:
+    rows = [candidate(PROBLEMS[0], n, str(n % 7), "correct") for n in range(12_345)]
+    write_rows(tmp_path / "candidates", rows)
+    write_problems(tmp_path / "problems", PROBLEMS)
+    (tmp_path / "manifests").mkdir()
+    (tmp_path / "manifests" / "again.yaml").write_text(MANIFEST)
+    made = load_manifest(tmp_path / "manifests" / "again.yaml")
+    whole, store = Store(tmp_path / "whole"), Store(tmp_path / "store")
+    run(made, whole, QuietConsole())
+    assert call(lambda: run(made, store, QuietConsole()), fault) == KILLED
+    assert plan(made, store).stages[0].status == "resume"
+    run(made, store, QuietConsole())
+    assert [r.artifact_id for r in store.records()] == [r.artifact_id for r in whole.records()]
 
 
 def test_a_candidate_without_its_problem_is_named(tmp_path: Path) -> None:

@@ -1,14 +1,17 @@
-"""Candidates judged anew, the kept view of them, and what flipped.
+"""Candidates judged anew, which of them are kept then, and what flipped.
 
-All of it streams: in memory are the pairs in flight, one shard, and sixteen bytes per kept row.
+All of it streams: in memory are the pairs in flight, a unit of verdicts, one shard, and sixteen
+bytes per kept row. Verdicts go into a journal, so that a killed run judges no candidate twice.
 """
 
 from __future__ import annotations
 
 import json
+import sys
 from collections import Counter, deque
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import replace
+from dataclasses import dataclass, replace
+from itertools import count
 from pathlib import Path
 from typing import Any
 
@@ -16,9 +19,11 @@ from r1pipe.errors import StageError
 from r1pipe.records import Completion, FinishReason, Problem, Verdict
 from r1pipe.rl.filters import decide, is_kept
 from r1pipe.rows import write_rows
+from r1pipe.sampling.params import Quotas
 from r1pipe.sampling.selection import SELECTION, Selection
 from r1pipe.settings import Keep
-from r1pipe.verify import VERIFIER_VERSION, Judgement, judge_stream
+from r1pipe.stage import Journal
+from r1pipe.verify import VERIFIER_VERSION, judge_stream
 
 MAX_EXAMPLES = 5
 """Examples of each kind of flip in the report; all flips are rows beside it."""
@@ -29,58 +34,109 @@ STILL_DROPPED = "dropped, for another reason"
 Row = Mapping[str, Any]
 
 
+@dataclass(frozen=True)
+class Terms:
+    """How candidates are judged anew."""
+
+    keep: Keep | None
+    """Thresholds to decide all filters anew; None leaves them but for the verdict."""
+    quotas: Quotas | None
+    """None where nobody knows of any."""
+    target_rows: int | None
+    timeout_s: float
+    workers: int
+    rows_per_unit: int
+    """Verdicts of one unit of the journal: what a kill costs at most, but for what is in flight."""
+
+
 def judged_anew(
+    name: str,
     rows: Iterable[Row],
     problems: Mapping[str, Problem],
-    keep: Keep | None,
-    selection: Selection,
-    timeout_s: float,
-    workers: int,
-    name: str,
+    journal: Journal,
+    terms: Terms,
 ) -> Iterator[dict[str, Any]]:
     """Yield each candidate with the present verifier's verdict and what follows from it, in order.
 
     Repeats, quotas and the target are decided again, since they depend on what is kept before.
-    Raises StageError for a candidate whose problem is not there.
+    Raises StageError for a candidate whose problem is not there, and for one that a quota ruled out
+    where nobody knows of quotas.
     """
-    waiting: deque[tuple[Row, Problem]] = deque()
-
-    def pairs() -> Iterator[tuple[Problem, str]]:
-        for row in rows:
-            problem = problems.get(row["problem_id"])
-            if problem is None:
-                raise StageError(
-                    f"{name}: candidate {row['id']} is of problem {row['problem_id']}, which is not"
-                    " in the input 'problems'; give the problems that it was sampled from"
-                )
-            waiting.append((row, problem))
-            yield replace(problem, gold=row["gold"]), row["completion"]
-
-    for judgement in judge_stream(pairs(), timeout_s=timeout_s, workers=workers):
-        row, problem = waiting.popleft()
-        judged = _judged_row(row, problem, judgement, keep)
+    selection = Selection(terms.quotas or Quotas(), terms.target_rows or sys.maxsize)
+    paired = _paired(name, rows, problems)
+    for row, problem, verdict, extracted in _with_verdicts(paired, journal, terms):
+        before: dict[str, bool] = json.loads(row["filters"])
+        if terms.quotas is None and not before.get("quota", True):
+            raise StageError(
+                f"{name}: candidate {row['id']} was dropped by a quota, but its artifact does not"
+                " say by which; give params.quotas"
+            )
+        judged = _judged_row(row, problem, before, verdict, terms.keep)
+        if "extracted" in row:
+            judged["extracted"] = extracted
         selection.select(judged, problem)
         yield judged
 
 
+def _paired(
+    name: str, rows: Iterable[Row], problems: Mapping[str, Problem]
+) -> Iterator[tuple[Row, Problem]]:
+    """Yield candidates with their problems, whose gold answers are those that they say."""
+    for row in rows:
+        problem = problems.get(row["problem_id"])
+        if problem is None:
+            raise StageError(
+                f"{name}: candidate {row['id']} is of problem {row['problem_id']}, which is not"
+                " in the input 'problems'; give the problems that it was sampled from"
+            )
+        yield row, problem if problem.gold == row["gold"] else replace(problem, gold=row["gold"])
+
+
+def _with_verdicts(
+    paired: Iterator[tuple[Row, Problem]], journal: Journal, terms: Terms
+) -> Iterator[tuple[Row, Problem, Verdict, str | None]]:
+    """Yield candidates with their verdicts: those in the journal, then the others as they are
+    judged and journaled."""
+    done = journal.done()
+    for unit in range(len(done)):
+        for line in journal.lines(str(unit)).splitlines():
+            known, (row, problem) = json.loads(line), next(paired)
+            assert known["id"] == row["id"], f"unit {unit} is of other candidates"
+            yield row, problem, Verdict(known["verdict"]), known.get("extracted")
+    waiting: deque[tuple[Row, Problem]] = deque()
+
+    def pairs() -> Iterator[tuple[Problem, str]]:
+        for row, problem in paired:
+            waiting.append((row, problem))
+            yield problem, row["completion"]
+
+    units, found = count(len(done)), []
+    for judgement in judge_stream(pairs(), timeout_s=terms.timeout_s, workers=terms.workers):
+        row, problem = waiting.popleft()
+        verdict, extracted = judgement.verdict, judgement.extracted
+        asked = {"extracted": extracted} if "extracted" in row else {}
+        found.append({"id": row["id"], "verdict": str(verdict), **asked})
+        if len(found) == terms.rows_per_unit:
+            journal.append(str(next(units)), found)
+            found = []
+        yield row, problem, verdict, extracted
+
+
 def _judged_row(
-    row: Row, problem: Problem, judgement: Judgement, keep: Keep | None
+    row: Row, problem: Problem, before: Mapping[str, bool], verdict: Verdict, keep: Keep | None
 ) -> dict[str, Any]:
     """Return a candidate with its new verdict; a filter's decision that is not taken anew stays."""
-    before: dict[str, bool] = json.loads(row["filters"])
     decisions = {name: passed for name, passed in before.items() if name not in SELECTION}
     if keep is not None:
-        decisions |= decide(problem, _completion(row), judgement.verdict, keep, row["format"])
-    decisions["verdict"] = judgement.verdict is Verdict.CORRECT
-    changed = {
+        decisions |= decide(problem, _completion(row), verdict, keep, row["format"])
+    decisions["verdict"] = verdict is Verdict.CORRECT
+    return {
+        **row,
         "verifier_version": VERIFIER_VERSION,
-        "verdict": str(judgement.verdict),
+        "verdict": str(verdict),
         "filters": json.dumps(decisions, sort_keys=True),
         "kept": is_kept(decisions),
     }
-    if "extracted" in row:
-        changed["extracted"] = judgement.extracted
-    return {**row, **changed}
 
 
 def _completion(row: Row) -> Completion:

@@ -67,7 +67,7 @@ def collect(
     check_counts(context, counts, sum(schedule.num_samples))
     report = sampling_report(schedule, params.target_rows)
     if adaptive is not None:
-        write_report(context.output("candidates"), report)
+        write_report(context.output("candidates"), report, adaptive.quotas)
         context.note(fixed_n=report["fixed_n"])
     note_all(context, counts, report, collector.num_reused)
     return kept_rows(context.name, context.output("candidates"), counts.get("kept", 0))

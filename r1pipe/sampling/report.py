@@ -9,6 +9,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from r1pipe.errors import ArtifactError
+from r1pipe.sampling.params import Quotas
 from r1pipe.sampling.recorder import UnitResult
 from r1pipe.sampling.schedule import Schedule
 
@@ -115,7 +117,29 @@ def sampling_report(schedule: Schedule, target_rows: int) -> dict[str, Any]:
     }
 
 
-def write_report(folder: Path, report: Mapping[str, Any]) -> None:
-    """Write the report beside the candidates' shards."""
-    text = json.dumps(report, indent=1, sort_keys=True, ensure_ascii=False)
+def write_report(folder: Path, report: Mapping[str, Any], quotas: Quotas) -> None:
+    """Write the report, and the quotas that were in force, beside the candidates' shards."""
+    document = {**report, "quotas": quotas.model_dump(mode="json")}
+    text = json.dumps(document, indent=1, sort_keys=True, ensure_ascii=False)
     (folder / REPORT).write_text(text + "\n", encoding="utf-8")
+
+
+def read_report(candidates: Path) -> tuple[dict[str, Any], Quotas] | None:
+    """Return the report on adaptive sampling beside its candidates, and the quotas in force; None
+    where there is none, as beside all other candidates.
+
+    Whoever judges candidates anew selects by these quotas and writes the report on. Raises
+    ArtifactError for a report that is none.
+    """
+    path = candidates / REPORT
+    if not path.exists():
+        return None
+    try:
+        report = json.loads(path.read_text("utf-8"))
+        quotas = Quotas.model_validate_json(json.dumps(report.pop("quotas")))
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        raise ArtifactError(
+            f"{path}: not the report that adaptive sampling writes ({type(error).__name__});"
+            " take the candidates as they were written"
+        ) from error
+    return report, quotas
