@@ -26,6 +26,7 @@ from store_world import (
 from r1pipe.errors import ArtifactError, DamagedError, ManifestError, SourceError, StageError
 from r1pipe.manifest import Manifest
 from r1pipe.pipeline import PlannedStage, plan, run
+from r1pipe.pipeline.commands import run_command, stage_command
 from r1pipe.store import Store, disk
 
 
@@ -359,9 +360,21 @@ def test_a_failed_stage_keeps_its_traceback_and_says_how_to_go_on(root: Path) ->
 
     with pytest.raises(ZeroDivisionError, match="a bug") as caught:
         build(root, manifest(stage("only", kind(fail))))
-    assert caught.value.__notes__ == [
-        "only: the attempt is kept; go on with: r1pipe run tiny.yaml --profile laptop"
-    ]
+    command = f"r1pipe run tiny.yaml --profile laptop --store {root}"
+    assert caught.value.__notes__ == [f"only: the attempt is kept; go on with: {command}"]
+
+
+def test_a_command_to_go_on_with_names_every_store_but_the_manifests_own(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    made = manifest(stage("only", kind(write_number)))
+    assert stage_command(made, Store(tmp_path / "artifacts"), "only") == (
+        "r1pipe stage only --manifest tiny.yaml --profile laptop"
+    )
+    assert run_command(made, Store(Path("other")), "only", {"only"}) == (
+        "r1pipe run tiny.yaml --profile laptop --store other --to only --rebuild only"
+    )
 
 
 def test_metrics_samples_and_facts_lie_beside_the_record(root: Path) -> None:

@@ -14,7 +14,6 @@ if TYPE_CHECKING:
     from r1pipe.store import Store
 
 DEFAULT_MANIFEST = Path("manifests/r1.yaml")
-STORE_NAME = "artifacts"
 
 ManifestArgument = Annotated[Path, typer.Argument(help="The manifest.")]
 ManifestOption = Annotated[Path, typer.Option("--manifest", "-m", help="The manifest.")]
@@ -51,9 +50,9 @@ def open_store(store: Path | None, manifest: Path = DEFAULT_MANIFEST) -> "Store"
 
 def store_folder(store: Path | None, manifest: Path = DEFAULT_MANIFEST) -> Path:
     """Return where that store is, or would be."""
-    from r1pipe.manifest.recipe import project_root
+    from r1pipe.manifest.recipe import default_store
 
-    return store or project_root(manifest) / STORE_NAME
+    return store or default_store(manifest)
 
 
 def load(path: Path, profile: str | None, overrides: list[str] | None) -> "Manifest":

@@ -9,6 +9,7 @@ import difflib
 from pathlib import Path
 
 PACKAGE = Path(__file__).resolve().parents[1]
+STORE_NAME = "artifacts"
 
 
 def recipe_root() -> Path | None:
@@ -54,3 +55,8 @@ def project_root(manifest: Path) -> Path:
     """
     folder = manifest.resolve().parent
     return folder.parent if manifest.is_file() and folder.name == "manifests" else Path()
+
+
+def default_store(manifest: Path) -> Path:
+    """Return the store that goes with a manifest where no other is named."""
+    return project_root(manifest) / STORE_NAME

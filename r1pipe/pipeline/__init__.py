@@ -87,9 +87,9 @@ def _run(
         raise error
     runner = _Runner(manifest, store, console, resolver, planned, rebuild, checkpoint_every_s)
     runner.command = (
-        commands.stage_command(manifest, only)
+        commands.stage_command(manifest, store, only)
         if only
-        else commands.run_command(manifest, to, rebuild)
+        else commands.run_command(manifest, store, to, rebuild)
     )
     try:
         with _stoppable(runner), _store_written(runner):

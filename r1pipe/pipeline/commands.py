@@ -6,25 +6,31 @@ import shlex
 from collections.abc import Iterable
 
 from r1pipe.manifest import Manifest
+from r1pipe.manifest.recipe import default_store
+from r1pipe.store import Store
 
 
-def run_command(manifest: Manifest, to: str | None = None, rebuild: Iterable[str] = ()) -> str:
+def run_command(
+    manifest: Manifest, store: Store, to: str | None = None, rebuild: Iterable[str] = ()
+) -> str:
     """Return the command that runs a manifest as it is resolved now."""
-    words = ["r1pipe", "run", str(manifest.path), *_options(manifest)]
+    words = ["r1pipe", "run", str(manifest.path), *_options(manifest, store)]
     words += ["--to", to] if to else []
     for name in sorted(rebuild):
         words += ["--rebuild", name]
     return shlex.join(words)
 
 
-def stage_command(manifest: Manifest, name: str) -> str:
+def stage_command(manifest: Manifest, store: Store, name: str) -> str:
     """Return the command that runs one stage."""
-    words = ["r1pipe", "stage", name, "--manifest", str(manifest.path), *_options(manifest)]
+    words = ["r1pipe", "stage", name, "--manifest", str(manifest.path), *_options(manifest, store)]
     return shlex.join(words)
 
 
-def _options(manifest: Manifest) -> list[str]:
+def _options(manifest: Manifest, store: Store) -> list[str]:
     words = ["--profile", manifest.profile] if manifest.profile else []
     for text in manifest.overrides:
         words += ["--set", text]
+    if store.root.resolve() != default_store(manifest.path).resolve():
+        words += ["--store", str(store.root)]
     return words

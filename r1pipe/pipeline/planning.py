@@ -215,7 +215,10 @@ class _Planner:
         """Raise when a single stage's inputs are not all in the store."""
         absent = [name for name in upstream(node) if self.planned[name].status != "hit"]
         if absent:
-            lines = [f"  {name}: {commands.stage_command(self.manifest, name)}" for name in absent]
+            lines = [
+                f"  {name}: {commands.stage_command(self.manifest, self.store, name)}"
+                for name in absent
+            ]
             raise ArtifactError(
                 "\n".join([f"{node.name}: inputs are not in the store; make them with", *lines])
             )
