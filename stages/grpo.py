@@ -109,12 +109,13 @@ class Run(TrainRun, SampleRun):
 
 def run(context: Context, params: Params, run: Run, inputs: Inputs) -> None:
     """Train the policy, rollout by rollout (arXiv:2402.03300, Algorithm 1)."""
-    from r1pipe.models.policy import load_model, load_tokenizer
+    from r1pipe.models.policy import load_tokenizer
     from r1pipe.rl.loop import train_grpo
     from r1pipe.rows import read_problems
+    from r1pipe.train.backends import load_trained
 
     check_whole_rollouts(params.num_steps, params.minibatches_per_rollout, context.name)
-    model = load_model(inputs["model"], device=run.device)
+    model = load_trained(inputs["model"], run, params.precision)
     tokenizer = load_tokenizer(inputs["model"])
     general = read_problems(inputs["general"]) if params.preference else []
     train_grpo(

@@ -58,7 +58,7 @@ def run(context: Context, params: Params, run: Run, inputs: Inputs) -> None:
     from r1pipe.train.supervised import plan_of
 
     tokenizer = load_tokenizer(inputs["model"])
-    model = new_reward_model(inputs["model"], params.seed).to(run.device)
+    model = new_reward_model(inputs["model"], params.seed, run, params.precision)
     engine = make_engine(model, params.optimizer, run, context.ranks, params.precision)
     rows = list(read_rows(inputs["rows"]))
     examples = list(_examples(rows, tokenizer, params))

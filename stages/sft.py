@@ -44,10 +44,11 @@ class Run(TrainRun):
 
 def run(context: Context, params: Params, run: Run, inputs: Inputs) -> None:
     """Minimise the negative log-likelihood of the completions, end-of-sequence included."""
-    from r1pipe.models.policy import load_model, load_tokenizer
+    from r1pipe.models.policy import load_tokenizer
+    from r1pipe.train.backends import load_trained
     from r1pipe.train.supervised import fit
 
-    model = load_model(inputs["model"], device=run.device)
+    model = load_trained(inputs["model"], run, params.precision)
     tokenizer = load_tokenizer(inputs["model"])
     fit(context, model, tokenizer, inputs["rows"], params, run, max_tokens=params.max_tokens)
 

@@ -19,7 +19,7 @@ from r1pipe.models.prompts import encode_completion, encode_prompt
 from r1pipe.settings import EngineRun, EngineSettings, Optimizer, Precision
 from r1pipe.store.checkpoints import SealedCheckpoints
 from r1pipe.train import logprobs
-from r1pipe.train.backends import make_engine
+from r1pipe.train.backends import load_trained, make_engine
 from r1pipe.train.batching import Batching, MicroBatch, TokenSequence, micro_batches
 from r1pipe.train.engine import Engine, Loss
 from r1pipe.train.logprobs import token_logprobs
@@ -273,10 +273,14 @@ def test_a_missing_engine_names_the_command_that_installs_it(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setitem(sys.modules, "deepspeed", None)
-    monkeypatch.delitem(sys.modules, "r1pipe.train.deepspeed_engine", raising=False)
-    run = EngineRun(engine=EngineSettings(backend="deepspeed"))
-    with pytest.raises(StageError, match=r"deepspeed is not installed; .* 'r1pipe\[deepspeed\]'"):
+    for name in ("deepspeed_engine", "deepspeed_setup", "parts"):
+        monkeypatch.delitem(sys.modules, f"r1pipe.train.{name}", raising=False)
+    run = EngineRun(engine=EngineSettings(backend="deepspeed", zero_stage=3))
+    message = r"deepspeed is not installed; .* 'r1pipe\[deepspeed\]'"
+    with pytest.raises(StageError, match=message):
         make_engine(model(), OPTIMIZER, run)
+    with pytest.raises(StageError, match=message):
+        load_trained(Path("nowhere"), run)
 
 
 @pytest.mark.parametrize(

@@ -57,9 +57,9 @@ class Run(StageModel):
 def run(context, params, run, inputs):
     from curves import CURVES, curve_of, positions_held
     from r1pipe.settings import EngineRun, EngineSettings
-    from r1pipe.train import deepspeed_engine
+    from r1pipe.train import deepspeed_setup
 
-    deepspeed_engine.PERSISTENT_NUMBERS = 0  # so that ZeRO 3 divides small parameters too
+    deepspeed_setup.PERSISTENT_NUMBERS = 0  # so that ZeRO 3 divides small parameters too
     is_shared = run.sequence_parallel > 1
     cases = [(stage, "padded") for stage in range(4)]
     if is_shared:

@@ -14,12 +14,13 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import closing
 from dataclasses import dataclass
 from itertools import islice
+from pathlib import Path
 from typing import Any
 
 from r1pipe.generate.backends import generator_of
 from r1pipe.generate.protocol import Generator, Sampling
-from r1pipe.models.policy import freeze
-from r1pipe.models.precision import cast_weights
+from r1pipe.models.policy import freeze, load_model
+from r1pipe.models.precision import cast_weights, dtype_of
 from r1pipe.ranks import ALONE, Ranks
 from r1pipe.records import Group, Problem, Rollout
 from r1pipe.rl.exchange import gather_groups
@@ -42,9 +43,9 @@ from r1pipe.rl.update import (
     trained_rollouts,
     update_policy,
 )
-from r1pipe.settings import EngineSettings, Precision
+from r1pipe.settings import Precision
 from r1pipe.stage import Context
-from r1pipe.train.backends import make_engine
+from r1pipe.train.backends import divides_weights, load_trained, make_engine
 from r1pipe.train.batching import Batching, batching_of
 from r1pipe.train.engine import Engine
 from r1pipe.train.schedule import learning_rate
@@ -79,8 +80,9 @@ def train_grpo(
     """Train `model` in place and write it as the stage's output."""
     params = plan.params
     precision: Precision = params.precision
-    settings: EngineSettings = plan.run.engine
-    reference = Reference(frozen_copy(model, settings, precision)) if params.kl_coef else None
+    reference = (
+        make_reference(model, plan.run, context.ranks, precision) if params.kl_coef else None
+    )
     sampled = sampled_model(model, plan.run, precision)
     engine = make_engine(model, params.optimizer, plan.run, context.ranks, precision)
     made = generator_of(sampled, tokenizer, plan.run, context.ranks.size, precision)
@@ -103,24 +105,35 @@ def train_grpo(
             updates = (number + 1) * params.minibatches_per_rollout
             checkpoint(context, engine, reference, updates, trained_tokens)
     context.note(trained_tokens=trained_tokens)
+    if reference is not None:
+        reference.close()
     finish(context, engine, tokenizer)
 
 
-def frozen_copy(model: Any, settings: EngineSettings, precision: Precision) -> Any:
+def make_reference(model: Any, run: Any, ranks: Ranks, precision: Precision) -> Reference:
+    """Return a frozen copy of the policy that lies as the policy will: whole, or in parts."""
+    if not divides_weights(run):
+        return Reference(frozen_copy(model, run, precision), ranks)
+    from r1pipe.train.parts import FrozenParts
+
+    own = freeze(load_trained(Path(model.name_or_path), run, precision))
+    return Reference(own, ranks, FrozenParts(own, run.engine, ranks, precision))
+
+
+def frozen_copy(model: Any, run: Any, precision: Precision) -> Any:
     """Return a copy that computes as the engine does: with weights of the precision beside
     DeepSpeed, which has such weights itself, else with the trained ones under autocast."""
     copied = freeze(copy.deepcopy(model))
-    return cast_weights(copied, precision) if settings.backend == "deepspeed" else copied
+    return cast_weights(copied, precision) if run.engine.backend == "deepspeed" else copied
 
 
 def sampled_model(model: Any, run: Any, precision: Precision) -> Any:
-    """Return what the sampler runs: the trained model itself, or a copy where its weights will lie
-    in parts (ZeRO-3). vLLM looks at its configuration alone."""
-    settings: EngineSettings = run.engine
-    has_own_weights = run.generator.backend != "transformers"
-    if has_own_weights or settings.backend == "torch" or settings.zero_stage < 3:
+    """Return what the sampler runs: the trained model itself, or one of its own where that lies in
+    parts (ZeRO-3). vLLM looks at its configuration alone."""
+    if run.generator.backend != "transformers" or not divides_weights(run):
         return model
-    return frozen_copy(model, settings, precision)
+    folder = Path(model.name_or_path)
+    return freeze(load_model(folder, dtype=dtype_of(precision), device=run.device))
 
 
 def pass_gate(
@@ -218,7 +231,7 @@ def learn(
     ):
         started = time.perf_counter()
         step = number * params.minibatches_per_rollout + place
-        rows = reference_rows(reference, batch, params, batching, context.ranks)
+        rows = reference_rows(reference, batch, params, batching)
         opt = params.optimizer
         rate = learning_rate(
             step, params.num_steps, opt.lr, opt.schedule, opt.warmup_steps, opt.final_lr_frac
@@ -259,14 +272,12 @@ def reference_rows(
     batch: Sequence[Rollout],
     params: Any,
     batching: Batching,
-    ranks: Ranks = ALONE,
 ) -> list[list[float]] | None:
     """Return the reference's log-probabilities of a minibatch, or None without a reference."""
     if reference is None:
         return None
-    sequences = token_sequences(ranks.share(batch))
-    mine = reference.logprobs(sequences, params.temperature, batching, params.precision)
-    return [row for rows in ranks.gather(mine) for row in rows]
+    sequences = token_sequences(batch)
+    return reference.logprobs(sequences, params.temperature, batching, params.precision)
 
 
 def keep_samples(context: Context, groups: Sequence[Group], number: int) -> None:
@@ -309,7 +320,7 @@ def checkpoint(
     if context.checkpoint_due():
         with context.checkpoints.saving(step) as folder:
             engine.save(folder)
-            if reference is not None and context.ranks.is_main:
+            if reference is not None:
                 reference.save(folder)
             if context.ranks.is_main:
                 (folder / PROGRESS).write_text(json.dumps({"trained_tokens": trained_tokens}))

@@ -21,7 +21,8 @@ from r1pipe.models.precision import dtype_of
 from r1pipe.models.prompts import encode_completion, encode_prompt
 from r1pipe.records import Problem
 from r1pipe.rewards.model import helpfulness_text, safety_text
-from r1pipe.settings import Precision, TrainRun
+from r1pipe.settings import EngineRun, Precision, TrainRun
+from r1pipe.train.backends import load_trained
 from r1pipe.train.batching import MicroBatch, TokenSequence, batching_of, micro_batches
 from r1pipe.train.logprobs import hidden_states
 from r1pipe.train.sequence_parallel import add_over_parts
@@ -31,12 +32,19 @@ Part = Literal["summary", "completion"]
 """What is scored: the final summary alone (helpfulness) or the whole completion (safety)."""
 
 
-def new_reward_model(policy: Path, seed: int) -> Any:
-    """Return the policy's backbone with a fresh scalar head, in float32."""
+def new_reward_model(
+    policy: Path, seed: int, run: EngineRun | None = None, precision: Precision = "float32"
+) -> Any:
+    """Return the policy's backbone with a fresh scalar head, as the engine of `run` wants it."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        return AutoModelForSequenceClassification.from_pretrained(
-            policy, num_labels=1, dtype=torch.float32, local_files_only=True
+        return load_trained(
+            policy,
+            run or EngineRun(),
+            precision,
+            AutoModelForSequenceClassification,
+            num_labels=1,
+            fresh="score",
         )
 
 

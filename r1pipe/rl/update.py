@@ -29,7 +29,7 @@ from r1pipe.train.batching import (
     count_loss_tokens,
     micro_batches,
 )
-from r1pipe.train.engine import Engine, Loss
+from r1pipe.train.engine import Engine, Loss, Scorer
 from r1pipe.train.logprobs import token_logprobs
 from r1pipe.workers import in_order
 
@@ -103,9 +103,9 @@ def frozen_logprobs(
 
 
 def policy_logprobs(
-    engine: Engine, sequences: Sequence[TokenSequence], temperature: float, batching: Batching
+    engine: Scorer, sequences: Sequence[TokenSequence], temperature: float, batching: Batching
 ) -> list[list[float]]:
-    """Return each sequence's completion log-probabilities under the policy as the engine has it."""
+    """Return each sequence's completion log-probabilities under the model as the engine has it."""
     batches = list(micro_batches(sequences, batching))
 
     def compute(model: Any, batch: MicroBatch) -> Tensor:

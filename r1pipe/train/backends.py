@@ -1,9 +1,15 @@
-"""Choosing the engine that trains a model."""
+"""Choosing the engine that trains a model, and loading the model as that engine wants it."""
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from importlib.util import find_spec
+from pathlib import Path
 from typing import Any
+
+import torch
+from transformers import AutoModelForCausalLM
 
 from r1pipe.errors import StageError
 from r1pipe.ranks import ALONE, Ranks
@@ -35,14 +41,49 @@ def make_engine(
     if run.engine.backend == "torch":
         workers = num_workers(run.workers, run.device)
         return TorchEngine(model, **settings, workers=workers)
-    try:
+    with _deepspeed_needed():
         from r1pipe.train.deepspeed_engine import DeepSpeedEngine
+    return DeepSpeedEngine(model, run.engine, ranks, **settings)
+
+
+def load_trained(
+    folder: Path,
+    run: EngineRun,
+    precision: Precision = "float32",
+    kind: Any = AutoModelForCausalLM,
+    **options: Any,
+) -> Any:
+    """Return the model of a folder as the engine of `run` is to be given it: in float32 on its
+    device, or in the parts that ZeRO-3 trains (`r1pipe.train.parts.load_in_parts`)."""
+    if not divides_weights(run):
+        options.pop("fresh", None)
+        model = kind.from_pretrained(
+            folder,
+            dtype=torch.float32,
+            attn_implementation="sdpa",
+            local_files_only=True,
+            **options,
+        )
+        return model.to(run.device)
+    with _deepspeed_needed():
+        from r1pipe.train.parts import load_in_parts
+    return load_in_parts(folder, kind, run.engine, precision, run.device, **options)
+
+
+def divides_weights(run: EngineRun) -> bool:
+    """Return whether the engine keeps weights in parts (ZeRO-3)."""
+    return run.engine.backend == "deepspeed" and run.engine.zero_stage == 3
+
+
+@contextmanager
+def _deepspeed_needed() -> Iterator[None]:
+    try:
+        yield
     except ModuleNotFoundError as error:
         raise StageError(
             f"run.engine.backend is deepspeed, but {error.name} is not installed; "
             "install it with: pip install 'r1pipe[deepspeed]'"
         ) from None
-    return DeepSpeedEngine(model, run.engine, ranks, **settings)
 
 
 def prepare_model(model: Any, run: EngineRun) -> None:

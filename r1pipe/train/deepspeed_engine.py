@@ -8,40 +8,35 @@ ranks; the loss is multiplied by their number, which makes it the sum.
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterable, Iterator
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import replace
 from itertools import zip_longest
 from pathlib import Path
 from typing import Any
 
 import torch
-import torch.distributed as dist
 from torch import Tensor
-from torch.distributed import HashStore  # type: ignore[attr-defined]
 
 from r1pipe.ranks import Ranks
 from r1pipe.settings import EngineSettings, Precision
 from r1pipe.train.batching import MicroBatch
+from r1pipe.train.deepspeed_setup import (
+    RootModule,
+    config_of,
+    deepspeed,
+    gathered,
+    join_process_group,
+)
 from r1pipe.train.engine import LossFunction, Measures, TokenFunction, add_up
-from r1pipe.train.sequence_parallel import SequenceParallel, join, targets_of_parts
+from r1pipe.train.sharing import Shares
 from r1pipe.train.state import MOMENTS, StateWriter, read_state, write_facts
 
-# its logger and its accelerator are chosen when it is imported
-os.environ.setdefault("DEEPSPEED_LOG_LEVEL", "ERROR")
-os.environ.setdefault("DS_ACCELERATOR", "cuda" if torch.cuda.is_available() else "cpu")
-
-import deepspeed
-from deepspeed.utils import (
+from deepspeed.utils import (  # isort: skip - its own set-up comes first
     safe_get_full_fp32_param,
     safe_get_full_optimizer_state,
     safe_set_full_fp32_param,
     safe_set_full_optimizer_state,
 )
-
-PERSISTENT_NUMBERS = 1_000_000
-"""ZeRO 3 keeps smaller parameters whole: gathering them costs more time than they take room."""
 
 
 class DeepSpeedEngine:
@@ -66,18 +61,16 @@ class DeepSpeedEngine:
         self.parameters = {n: p for n, p in model.named_parameters() if p.requires_grad}
         self.device = model.device
         self.num_steps = 0
+        self.shares = Shares(model, ranks, settings.sequence_parallel)
         optimizer = torch.optim.AdamW(
             self.parameters.values(), lr=0.0, betas=betas, weight_decay=weight_decay, fused=True
         )
         self.engine, self.optimizer, _, _ = deepspeed.initialize(
-            model=_RootModule(model),
+            model=RootModule(model),
             optimizer=optimizer,
             config=config_of(settings, precision, max_grad_norm),
         )
         self.engine.train()
-        self.sharing: SequenceParallel | None = None
-        if settings.sequence_parallel > 1:
-            self.sharing = SequenceParallel(model, ranks, settings.sequence_parallel)
 
     def accumulate(self, batches: Iterable[MicroBatch], loss: LossFunction) -> dict[str, float]:
         """Add the gradients of this rank's micro-batches; return `loss`, sums and peaks of all.
@@ -86,8 +79,8 @@ class DeepSpeedEngine:
         runs as many forward passes; where they do not divide evenly, the last ones count nothing.
         """
         measures: list[Measures] = []
-        with self._attending():
-            for batch, is_last, counts in self._share_of(list(batches)):
+        with self.shares.attending():
+            for batch, is_last, counts in self.shares.mine(list(batches)):
                 self.engine.set_gradient_accumulation_boundary(is_last)
                 value, part = self.engine(batch, loss)
                 self.engine.backward(value * float(self.ranks.size * counts))
@@ -118,20 +111,11 @@ class DeepSpeedEngine:
 
         Each rank computes its share; all run as many forward passes.
         """
-        everyone = list(batches)
-        with self._attending(), torch.no_grad():
-            mine = [self.engine(batch, function).tolist() for batch, *_ in self._share_of(everyone)]
-        of_ranks = self.ranks.gather(mine)
-        return [self._joined(batch, number, of_ranks) for number, batch in enumerate(everyone)]
+        return self.shares.per_token(self.engine, batches, function)
 
     def writing(self, parameter: Any) -> AbstractContextManager[Any]:
         """Gather a parameter that is in parts, and divide it again behind the block."""
-        if self.stage < 3:
-            return nullcontext()
-        gathered: AbstractContextManager[Any] = deepspeed.zero.GatheredParameters(
-            [parameter], modifier_rank=0
-        )
-        return gathered
+        return gathered(parameter, is_written=True) if self.stage == 3 else nullcontext()
 
     def weights(self) -> Iterator[tuple[str, Tensor]]:
         """Yield every parameter, whole, by name; all ranks must go through all of them."""
@@ -174,51 +158,14 @@ class DeepSpeedEngine:
 
     def close(self) -> None:
         """Free DeepSpeed's memory; the model is not usable afterwards."""
-        if self.sharing is not None:
-            self.sharing.close()
+        self.shares.close()
         self.engine.destroy()
-
-    # ---- whose micro-batch is whose --------------------------------------------------------------
-
-    def _share_of(self, everyone: list[MicroBatch]) -> Iterator[tuple[MicroBatch, bool, bool]]:
-        """Yield this rank's micro-batches, whether each is its last one, and whether it counts.
-
-        Micro-batches are dealt out to the groups of ranks that share one; without sequence
-        parallelism each rank is such a group. All ranks get as many.
-        """
-        size = 1 if self.sharing is None else self.sharing.size
-        num_groups = self.ranks.size // size
-        for first in range(0, len(everyone), num_groups):
-            of_round = everyone[first : first + num_groups]
-            place = self.ranks.rank // size
-            counts = place < len(of_round)
-            batch = of_round[place if counts else 0]
-            if self.sharing is not None:
-                batch = self.sharing.part_of(batch)
-            most = max(max(targets_of_parts(each, size)) for each in of_round)
-            is_last = first + num_groups >= len(everyone)
-            yield replace(batch, most_targets=most).to(self.device), is_last, counts
-
-    def _joined(
-        self, batch: MicroBatch, number: int, of_ranks: list[list[list[float]]]
-    ) -> list[float]:
-        """Return a micro-batch's numbers, given those of every rank's micro-batches."""
-        size = 1 if self.sharing is None else self.sharing.size
-        group, place = number % (self.ranks.size // size), number // (self.ranks.size // size)
-        parts = [of_ranks[group * size + part][place] for part in range(size)]
-        return parts[0] if self.sharing is None else join(batch, parts)
-
-    def _attending(self) -> AbstractContextManager[None]:
-        return nullcontext() if self.sharing is None else self.sharing.attending()
 
     # ---- one parameter ---------------------------------------------------------------------------
 
     def _whole(self, parameter: Tensor) -> AbstractContextManager[Any]:
         """Gather a parameter that is in parts (ZeRO-3) inside the block."""
-        if self.stage < 3:
-            return nullcontext()
-        gathered: AbstractContextManager[Any] = deepspeed.zero.GatheredParameters([parameter])
-        return gathered
+        return gathered(parameter) if self.stage == 3 else nullcontext()
 
     def _master(self, parameter: Tensor) -> Tensor:
         """Return the float32 weight that the optimizer updates, whole."""
@@ -243,11 +190,8 @@ class DeepSpeedEngine:
         """Replace the weight (with its float32 master) and the moments of a parameter."""
         if self.stage:
             safe_set_full_fp32_param(parameter, weight)
-        if self.stage < 3:
+        with self.writing(parameter):
             parameter.data.copy_(weight)
-        else:
-            with deepspeed.zero.GatheredParameters([parameter], modifier_rank=0):
-                parameter.data.copy_(weight)
         for key in MOMENTS:
             moment = state[key].to(self.device) if state else torch.zeros_like(weight)
             if self.stage == 0:
@@ -289,49 +233,3 @@ class DeepSpeedEngine:
             "fp32_partitioned_groups_flat" if self.stage == 3 else "single_partition_of_fp32_groups"
         )
         return list(getattr(self.optimizer, name))
-
-
-class _RootModule(torch.nn.Module):
-    """Computes a function inside a forward pass of the root module, where ZeRO-3 follows it."""
-
-    def __init__(self, policy: Any) -> None:
-        super().__init__()
-        self.policy = policy
-
-    def forward(self, batch: MicroBatch, function: LossFunction | TokenFunction) -> Any:
-        part = function(self.policy, batch)
-        return part if isinstance(part, Tensor) else (part.value, part)
-
-
-def config_of(
-    settings: EngineSettings, precision: Precision, max_grad_norm: float
-) -> dict[str, Any]:
-    """Return DeepSpeed's configuration. Micro-batches and accumulation are the engine's own."""
-    zero: dict[str, Any] = {
-        "stage": settings.zero_stage,
-        "stage3_param_persistence_threshold": PERSISTENT_NUMBERS,
-    }
-    if settings.offload != "none":
-        zero["offload_optimizer"] = {"device": "cpu", "pin_memory": torch.cuda.is_available()}
-    if settings.offload == "parameters":
-        zero["offload_param"] = {"device": "cpu", "pin_memory": torch.cuda.is_available()}
-    return {
-        "train_micro_batch_size_per_gpu": 1,
-        "gradient_accumulation_steps": 1,
-        "zero_optimization": zero,
-        "gradient_clipping": max_grad_norm if settings.zero_stage else 0.0,
-        "bf16": {"enabled": precision == "bfloat16"},
-        "zero_allow_untested_optimizer": True,
-        "zero_force_ds_cpu_optimizer": False,
-        "steps_per_print": None,
-    }
-
-
-def join_process_group() -> None:
-    """Have DeepSpeed use the stage's process group; alone, make a group of one."""
-    if not dist.is_initialized():
-        os.environ.setdefault("LOCAL_RANK", "0")
-        dist.init_process_group("gloo", store=HashStore(), rank=0, world_size=1)
-    if not torch.cuda.is_available():  # else it compiles a shared-memory kernel for a minute
-        deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
-    deepspeed.init_distributed(verbose=False)

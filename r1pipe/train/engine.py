@@ -43,7 +43,19 @@ TokenFunction = Callable[[Any, MicroBatch], Tensor]
 """(model, micro-batch) -> one number for each trained token, in row order."""
 
 
-class Engine(Protocol):
+class Scorer(Protocol):
+    """What runs a model forward alone."""
+
+    def per_token(
+        self, batches: Iterable[MicroBatch], function: TokenFunction
+    ) -> list[list[float]]:
+        """Return the function's numbers for every micro-batch, in their order, on every rank.
+
+        No gradients; called with the same micro-batches on every rank.
+        """
+
+
+class Engine(Scorer, Protocol):
     """What trains a model; every backend passes one conformance suite."""
 
     model: Any
@@ -58,14 +70,6 @@ class Engine(Protocol):
 
     def step(self, learning_rate: float) -> float:
         """Clip, update, clear the gradients; return the gradient norm before clipping."""
-
-    def per_token(
-        self, batches: Iterable[MicroBatch], function: TokenFunction
-    ) -> list[list[float]]:
-        """Return the function's numbers for every micro-batch, in their order, on every rank.
-
-        No gradients; called with the same micro-batches on every rank.
-        """
 
     def writing(self, parameter: Any) -> AbstractContextManager[Any]:
         """Give a block in which `parameter.data` is whole, and what is written into it stays."""

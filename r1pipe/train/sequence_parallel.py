@@ -10,8 +10,7 @@ positions predict; added over ranks, that is the loss of the whole.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from dataclasses import fields
 from itertools import pairwise
 from typing import Any
@@ -20,58 +19,14 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 from torch.nn.functional import pad, scaled_dot_product_attention
-from transformers import AttentionInterface
 
 from r1pipe.errors import StageError
-from r1pipe.ranks import Ranks
 from r1pipe.train.batching import MicroBatch, Part
 
 ATTENTION = "r1pipe-ulysses"
 """The name under which transformers finds this attention."""
 UNSUPPORTED = ("position_bias", "s_aux", "sliding_window", "softcap")
 """What some models ask of attention, and this one does not do."""
-
-
-class SequenceParallel:
-    """One rank's place among those that share its micro-batches."""
-
-    def __init__(self, model: Any, ranks: Ranks, size: int) -> None:
-        """Make the groups; all ranks call this together.
-
-        Raises StageError where the model's heads cannot be divided.
-        """
-        check_heads(model.config, size)
-        self._model = model
-        self.size = size
-        self.num_groups = ranks.size // size
-        self.group_number, self.number = divmod(ranks.rank, size)
-        self._group: Any = None
-        for first in range(0, ranks.size, size):
-            group = dist.new_group(list(range(first, first + size)))
-            if first == self.group_number * size:
-                self._group = group
-
-    @contextmanager
-    def attending(self) -> Iterator[None]:
-        """Have the model exchange around its attention inside the block, and only there.
-
-        Outside of it the same model samples, on each rank what it likes.
-        """
-        AttentionInterface.register(ATTENTION, attend)
-        before = self._model.config._attn_implementation
-        self._model.set_attn_implementation(ATTENTION)
-        try:
-            yield
-        finally:
-            self._model.set_attn_implementation(before)
-
-    def part_of(self, batch: MicroBatch) -> MicroBatch:
-        """Return this rank's part of a micro-batch."""
-        return split(batch, self.number, self.size, self._group)
-
-    def close(self) -> None:
-        """Give the group up."""
-        dist.destroy_process_group(self._group)
 
 
 def check_heads(config: Any, size: int) -> None:
@@ -189,23 +144,23 @@ def attend(
                 " cannot share here; set sequence_parallel: 1"
             )
     group, size = sequence_part.group, sequence_part.size
-    mine = [gather_positions(heads, size, group) for heads in (query, key, value)]
-    options = {"dropout_p": dropout, "scale": scaling, "enable_gqa": True}
+    query, key, value = (gather_positions(heads, size, group) for heads in (query, key, value))
+
+    def attended(positions: slice, mask: Tensor | None = None) -> Tensor:
+        return scaled_dot_product_attention(
+            *(query[:, :, positions], key[:, :, positions], value[:, :, positions]),
+            attn_mask=mask,
+            dropout_p=dropout,
+            is_causal=mask is None,
+            scale=scaling,
+            enable_gqa=True,
+        )
+
     if sequence_part.bounds is None:
-        is_causal = attention_mask is None
-        found = scaled_dot_product_attention(
-            *mine, attn_mask=attention_mask, is_causal=is_causal, **options
-        )
+        found = attended(slice(None), attention_mask)
     else:  # packed sequences, one after another: no mask of all positions by all positions
-        found = torch.cat(
-            [
-                scaled_dot_product_attention(
-                    *(heads[:, :, first:end] for heads in mine), is_causal=True, **options
-                )
-                for first, end in pairwise(sequence_part.bounds)
-            ],
-            dim=2,
-        )
+        places = [slice(*ends) for ends in pairwise(sequence_part.bounds)]
+        found = torch.cat([attended(each) for each in places], dim=2)
     return gather_heads(found, size, group).transpose(1, 2).contiguous(), None
 
 

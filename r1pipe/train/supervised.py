@@ -75,7 +75,7 @@ def fit(
     """Train `model` on the rows of a data set and write it as the stage's output."""
     sequences, too_long = sequences_of(tokenizer, rows, max_tokens, max_rows)
     context.note(
-        num_parameters=sum(p.numel() for p in model.parameters()),
+        num_parameters=sum(getattr(p, "ds_numel", p.numel()) for p in model.parameters()),
         num_rows=len(sequences),
         too_long=too_long,
         trained_tokens=params.num_epochs * sum(map(len, sequences)),

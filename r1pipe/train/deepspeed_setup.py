@@ -1,0 +1,89 @@
+"""What every use of DeepSpeed begins with: environment, configuration, process group."""
+
+from __future__ import annotations
+
+import os
+from contextlib import AbstractContextManager
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from torch import Tensor
+from torch.distributed import HashStore  # type: ignore[attr-defined]
+
+from r1pipe.settings import EngineSettings, Precision
+from r1pipe.train.batching import MicroBatch
+from r1pipe.train.engine import LossFunction, TokenFunction
+
+# its logger and its accelerator are chosen when it is imported
+os.environ.setdefault("DEEPSPEED_LOG_LEVEL", "ERROR")
+os.environ.setdefault("DS_ACCELERATOR", "cuda" if torch.cuda.is_available() else "cpu")
+
+import deepspeed as deepspeed  # for those that need this set-up first
+
+PERSISTENT_NUMBERS = 1_000_000
+"""ZeRO 3 keeps smaller parameters whole: gathering them costs more time than they take room."""
+
+
+class RootModule(torch.nn.Module):
+    """Computes a function inside a forward pass of the root module, where ZeRO-3 follows it."""
+
+    def __init__(self, policy: Any) -> None:
+        super().__init__()
+        self.policy = policy
+
+    def forward(self, batch: MicroBatch, function: LossFunction | TokenFunction) -> Any:
+        part = function(self.policy, batch)
+        return part if isinstance(part, Tensor) else (part.value, part)
+
+
+def gathered(parameter: Any, *, is_written: bool = False) -> AbstractContextManager[Any]:
+    """Give a block in which a parameter of ZeRO-3 is whole on all ranks; where `is_written`, what
+    rank 0 makes of it there stays."""
+    block: AbstractContextManager[Any] = deepspeed.zero.GatheredParameters(
+        [parameter], modifier_rank=0 if is_written else None
+    )
+    return block
+
+
+def is_in_parts(model: Any) -> bool:
+    """Return whether a model's parameters are divided among the ranks."""
+    return any(hasattr(parameter, "ds_tensor") for parameter in model.parameters())
+
+
+def config_of(
+    settings: EngineSettings,
+    precision: Precision,
+    max_grad_norm: float = 0.0,
+    *,
+    is_trained: bool = True,
+) -> dict[str, Any]:
+    """Return DeepSpeed's configuration. Micro-batches and accumulation are the engine's own."""
+    zero: dict[str, Any] = {
+        "stage": settings.zero_stage,
+        "stage3_param_persistence_threshold": PERSISTENT_NUMBERS,
+    }
+    if settings.offload != "none" and is_trained:
+        zero["offload_optimizer"] = {"device": "cpu", "pin_memory": torch.cuda.is_available()}
+    if settings.offload == "parameters":
+        zero["offload_param"] = {"device": "cpu", "pin_memory": torch.cuda.is_available()}
+    return {
+        "train_micro_batch_size_per_gpu": 1,
+        "gradient_accumulation_steps": 1,
+        "zero_optimization": zero,
+        "gradient_clipping": max_grad_norm if settings.zero_stage else 0.0,
+        "bf16": {"enabled": precision == "bfloat16"},
+        "zero_allow_untested_optimizer": True,
+        "zero_force_ds_cpu_optimizer": False,
+        "steps_per_print": None,
+    }
+
+
+def join_process_group() -> None:
+    """Have DeepSpeed use the stage's process group; alone, make a group of one."""
+    if not dist.is_initialized():
+        os.environ.setdefault("LOCAL_RANK", "0")
+        dist.init_process_group("gloo", store=HashStore(), rank=0, world_size=1)
+    if not torch.cuda.is_available():  # else it compiles a shared-memory kernel for a minute
+        deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
+    deepspeed.init_distributed(verbose=False)

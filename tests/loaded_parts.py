@@ -1,0 +1,98 @@
+"""What lies on a rank that has loaded models in parts; called in the ranks of a stage."""
+
+from __future__ import annotations
+
+import gc
+import warnings
+from pathlib import Path
+from typing import Any
+
+import deepspeed
+import torch
+
+from r1pipe.models.policy import load_model
+from r1pipe.ranks import Ranks
+from r1pipe.rl.loop import make_reference
+from r1pipe.rl.reward_model import new_reward_model
+from r1pipe.settings import EngineSettings, TrainRun
+from r1pipe.train import parts
+from r1pipe.train.backends import load_trained
+from r1pipe.train.deepspeed_setup import is_in_parts
+
+RUN = TrainRun(engine=EngineSettings(backend="deepspeed", num_processes=2, zero_stage=3))
+
+
+def facts_of(inputs: dict[str, Path], ranks: Ranks) -> dict[str, Any]:
+    """Return, of every rank, what it holds of each model, and how far that is from the files."""
+    models = {name: load_trained(inputs[name], RUN) for name in ("tied", "untied")}
+    models["bfloat16"] = load_trained(inputs["untied"], RUN, "bfloat16")
+    models["reward"] = new_reward_model(inputs["tied"], 3, RUN)
+    whole = {name: load_model(inputs[name]) for name in ("tied", "untied")}
+    whole["bfloat16"] = load_model(inputs["untied"], dtype=torch.bfloat16)
+    whole["reward"] = new_reward_model(inputs["tied"], 3)
+    held = {name: held_of(model) for name, model in models.items()}
+    models["reference"] = make_reference(models["untied"], RUN, ranks, "float32").model
+    held["reference"] = held_of(models["reference"])
+    with warnings.catch_warnings(record=True) as said:
+        warnings.simplefilter("always")
+        renamed = load_trained(inputs["renamed"], RUN)
+    return {
+        "held": ranks.gather(held),
+        "differences": ranks.gather({n: difference(models[n], whole[n]) for n in whole}),
+        "is_tied": models["tied"].lm_head.weight is models["tied"].model.embed_tokens.weight,
+        "peak": ranks.gather(peak_of(inputs["untied"])),
+        "warning": [str(each.message) for each in said if "whole model" in str(each.message)],
+        "is_renamed_in_parts": is_in_parts(renamed),
+    }
+
+
+def held_of(model: Any) -> dict[str, tuple[int, int, int]]:
+    """Return numbers of each parameter: the whole, this rank's part, what lies here besides."""
+    return {
+        name: (parameter.ds_numel, parameter.ds_tensor.numel(), parameter.numel())
+        for name, parameter in model.named_parameters()
+    }
+
+
+def difference(model: Any, whole: Any) -> float:
+    """Return the largest difference between parameters, or buffers, of two models."""
+    found = 0.0
+    with deepspeed.zero.GatheredParameters(list(model.parameters())):
+        named = dict(model.named_parameters()) | dict(model.named_buffers())
+        others = dict(whole.named_parameters()) | dict(whole.named_buffers())
+        assert named.keys() == others.keys()
+        for name, tensor in named.items():
+            assert tensor.dtype == others[name].dtype, name
+            found = max(found, float((tensor - others[name]).abs().max()))
+    return found
+
+
+def peak_of(folder: Path) -> int:
+    """Return the most numbers that lie in tensors of this process while a model is loaded."""
+    seen: list[int] = []
+    divide = parts.deepspeed.zero.Init
+
+    def counting(module: Any, **options: Any) -> Any:
+        seen.append(numbers_alive())
+        return divide(module=module, **options)
+
+    parts.deepspeed.zero.Init = counting
+    before = numbers_alive()
+    try:
+        load_trained(folder, RUN)
+    finally:
+        parts.deepspeed.zero.Init = divide
+    return max(seen) - before
+
+
+def numbers_alive() -> int:
+    """Return how many numbers lie in the storages of all tensors that Python knows."""
+    gc.collect()
+    sizes = {}
+    for each in gc.get_objects():
+        if type(each) in (torch.Tensor, torch.nn.Parameter) and each.device.type == "cpu":
+            tensors = [each, each.grad, getattr(each, "ds_tensor", None)]
+            for tensor in filter(lambda t: t is not None, tensors):
+                storage = tensor.untyped_storage()
+                sizes[storage.data_ptr()] = storage.nbytes() // 4
+    return sum(sizes.values())
