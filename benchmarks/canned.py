@@ -17,6 +17,8 @@ from r1pipe.models.prompts import encode_prompt
 from r1pipe.models.tokenizer import train_tokenizer
 from r1pipe.records import FinishReason, Problem
 
+SAMPLES = 16
+"""Completions of each problem."""
 BODIES = 512
 ALGEBRA = 0.02
 """Share of problems whose gold answer is an expression."""

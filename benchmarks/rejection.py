@@ -1,12 +1,15 @@
 """Measure rejection sampling without a model, and with one.
 
     python benchmarks/rejection.py scale [--candidates 2000000] [--json FILE]
+    python benchmarks/rejection.py reverify [--candidates 2000000] [--json FILE]
     python benchmarks/rejection.py parts [--candidates 20000]
     python benchmarks/rejection.py engine --model DIR --problems DIR
 
 `scale` runs the stage in a store of its own on canned completions, once as it is and once killed
-(SIGKILL to the stage's process) and resumed, and compares artifact ids. `parts` says what each
-candidate costs and where. `engine` compares the stage with its own generator on the same requests.
+(SIGKILL to the stage's process) and resumed, and compares artifact ids. `reverify` has such
+candidates judged anew, with and without thresholds that decide all filters again, the first of
+them killed and resumed too. `parts` says what each candidate costs and where. `engine` compares the
+stage with its own generator on the same requests (`rejection_engine.py`).
 
 `canned.py` says what the canned completions are.
 """
@@ -18,6 +21,7 @@ import itertools
 import json
 import os
 import resource
+import shutil
 import signal
 import subprocess
 import sys
@@ -29,16 +33,14 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from canned import Canned, canned_problem
+from canned import SAMPLES, Canned, canned_problem
 from memory import descendants, proportional_bytes, resident_bytes
 
 from r1pipe.generate.protocol import Request, Sampling
-from r1pipe.models.prompts import encode_prompt
 from r1pipe.records import Problem
 
-SAMPLES = 16
-KILL_AT_BYTES = 550
-"""Bytes of journal for each candidate at which the run is killed: about halfway."""
+KILL_AT_BYTES = {"rejection-sample": 550, "reverify": 20}
+"""Bytes of journal for each candidate at which a stage is killed: about halfway."""
 PROBLEMS_KIND = '''
 """Problems whose completions are canned."""
 from r1pipe.stage import StageModel
@@ -65,18 +67,36 @@ stages:
     inputs: {{model: canned.model, problems: canned.problems}}
     params: {{seed: 1, target_rows: {target}, samples_per_problem: {samples}, max_tokens: 4096}}
 """
+AGAIN = """
+  reverify:
+    kind: reverify
+    inputs: {{candidates: rejection-sample.candidates, problems: canned.problems}}
+    params: {{target_rows: {target}{keep}}}
+"""
+KEEP = ", keep: {max_repeats: 3}"
+"""Thresholds other than those that the candidates were decided with."""
+JOURNALS = {"rejection-sample": "candidates", "reverify": "verdicts"}
 
 
 # ---- the stage -----------------------------------------------------------------------------------
 
 
-def work(folder: Path) -> None:
-    """Run the manifest in `folder` on canned completions."""
+def work(folder: Path, name: str) -> None:
+    """Run a manifest in `folder`; what is sampled in it are canned completions."""
     from r1pipe.cli.console import PlainConsole
     from r1pipe.manifest import load_manifest
     from r1pipe.pipeline import run
-    from r1pipe.sampling import collecting, sources
     from r1pipe.store import Store
+
+    if name == "bench":
+        sample_canned()
+    manifest = load_manifest(folder / "manifests" / f"{name}.yaml")
+    run(manifest, Store(folder / "store"), PlainConsole(sys.stderr))
+
+
+def sample_canned() -> None:
+    """Put canned completions into the place of a generator."""
+    from r1pipe.sampling import collecting, sources
 
     canned = Canned()
 
@@ -92,33 +112,35 @@ def work(folder: Path) -> None:
 
     collecting.open_generator = opened  # type: ignore[assignment]
     sources.GeneratedSamples.samples = samples  # type: ignore[method-assign]
-    manifest = load_manifest(folder / "manifests" / "bench.yaml")
-    run(manifest, Store(folder / "store"), PlainConsole(sys.stderr))
 
 
 def prepare(folder: Path, candidates: int) -> None:
     (folder / "stages").mkdir(parents=True)
     (folder / "manifests").mkdir()
     (folder / "stages" / "canned.py").write_text(PROBLEMS_KIND)
-    problems = candidates // SAMPLES
-    text = MANIFEST.format(problems=problems, target=int(candidates * 0.3), samples=SAMPLES)
-    (folder / "manifests" / "bench.yaml").write_text(text)
+    problems, target = candidates // SAMPLES, int(candidates * 0.3)
+    text = MANIFEST.format(problems=problems, target=target, samples=SAMPLES)
+    again = text + AGAIN.format(target=target, keep="")
+    with_keep = text + AGAIN.format(target=target, keep=KEEP)
+    for name, document in (("bench", text), ("again", again), ("filters", with_keep)):
+        (folder / "manifests" / f"{name}.yaml").write_text(document)
 
 
 class Watched:
     """A `work` process. Its memory is that of all processes below it: resident bytes, read ten
     times a second, and their proportional shares of it, every five seconds."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, manifest: str = "bench") -> None:
         here = Path(__file__).resolve()
         path = os.pathsep.join([str(here.parent.parent), str(here.parent)])
         env = os.environ | {"PYTHONPATH": path, "OMP_NUM_THREADS": "1"}
-        self.process = subprocess.Popen([sys.executable, str(here), "work", str(folder)], env=env)
+        command = [sys.executable, str(here), "work", str(folder), "--manifest", manifest]
+        self.process = subprocess.Popen(command, env=env)
         self.peak_rss = self.peak_pss = 0
         self.began = time.monotonic()
         self.seconds = self.cpu_seconds = 0.0
         self.cpu_before = sum(resource.getrusage(resource.RUSAGE_CHILDREN)[:2])
-        self.journal = folder / "store" / "attempts"
+        self.attempts = folder / "store" / "attempts"
         threading.Thread(target=self._watch, daemon=True).start()
 
     def _watch(self) -> None:
@@ -131,18 +153,22 @@ class Watched:
                 self.peak_pss = max(self.peak_pss, sum(map(proportional_bytes, pids)))
             time.sleep(0.1)
 
-    def journal_bytes(self) -> int:
-        """Return how much the stage has journaled."""
-        return sum(p.stat().st_size for p in self.journal.glob("*/work-*/journal/candidates.jsonl"))
+    def kill_halfway(self, kind: str, candidates: int) -> int:
+        """Kill the process when a stage has journaled about half; return how many bytes it has."""
+        paths = f"*/work-*/journal/{JOURNALS[kind]}.jsonl"
+        while self.process.poll() is None:
+            size = sum(path.stat().st_size for path in self.attempts.glob(paths))
+            if size >= KILL_AT_BYTES[kind] * candidates:
+                os.kill(self.process.pid, signal.SIGKILL)
+                self.process.wait()
+                self._end()
+                return size
+            time.sleep(0.02)
+        raise SystemExit("the stage ended before it could be killed")
 
     def wait(self) -> None:
         if self.process.wait():
             raise SystemExit(f"the stage failed: {self.process.returncode}")
-        self._end()
-
-    def kill(self) -> None:
-        os.kill(self.process.pid, signal.SIGKILL)
-        self.process.wait()
         self._end()
 
     def _end(self) -> None:
@@ -160,13 +186,14 @@ class Watched:
         }
 
 
-def outcome(folder: Path) -> dict[str, Any]:
+def outcome(folder: Path, kind: str = "rejection-sample") -> dict[str, Any]:
     """Return what the finished stage of a folder says about itself."""
     from r1pipe.store import Store
 
-    records = Store(folder / "store").records()
-    record = next(r for r in records if r.kind == "rejection-sample")
-    return {"artifact": record.artifact_id, "bytes": record.size, **record.facts}
+    records = sorted(Store(folder / "store").records(), key=lambda record: record.created)
+    record = next(r for r in reversed(records) if r.kind == kind)
+    return {"artifact": record.artifact_id, "outputs": record.outputs, "bytes": record.size,
+            **record.facts}  # fmt: skip
 
 
 def scale(candidates: int, root: Path) -> dict[str, Any]:
@@ -178,10 +205,7 @@ def scale(candidates: int, root: Path) -> dict[str, Any]:
     one = outcome(root / "whole")
     print(json.dumps(one | whole.figures()), file=sys.stderr, flush=True)
     first = Watched(root / "killed")
-    while first.journal_bytes() < KILL_AT_BYTES * one["sampled"] and first.process.poll() is None:
-        time.sleep(0.2)
-    journaled = first.journal_bytes()
-    first.kill()
+    journaled = first.kill_halfway("rejection-sample", one["sampled"])
     second = Watched(root / "killed")
     second.wait()
     other = outcome(root / "killed")
@@ -192,6 +216,39 @@ def scale(candidates: int, root: Path) -> dict[str, Any]:
         "whole": whole.figures(),
         "until_kill": first.figures() | {"journal_bytes": journaled},
         "resumed": second.figures(),
+    }
+
+
+def reverify(candidates: int, root: Path) -> dict[str, Any]:
+    """Have the stage's candidates judged anew, whole and killed in its midst, and compare."""
+    prepare(root / "whole", candidates)
+    Watched(root / "whole").wait()
+    sampled = outcome(root / "whole")
+    shutil.copytree(root / "whole", root / "killed")
+    whole = Watched(root / "whole", "again")
+    whole.wait()
+    one = outcome(root / "whole", "reverify")
+    filters = Watched(root / "whole", "filters")
+    filters.wait()
+    first = Watched(root / "killed", "again")
+    journaled = first.kill_halfway("reverify", sampled["sampled"])
+    second = Watched(root / "killed", "again")
+    second.wait()
+    other = outcome(root / "killed", "reverify")
+    count = sampled["sampled"]
+    return {
+        "candidates": count,
+        "rows": one["rows"],
+        "is_same_as_sampled": all(
+            sampled["outputs"][name] == one["outputs"][name] for name in ("rows", "candidates")
+        ),
+        "is_same_artifact": one["artifact"] == other["artifact"],
+        "candidates_per_cpu_s": round(count / whole.cpu_seconds),
+        "whole": whole.figures(),
+        "until_kill": first.figures() | {"journal_bytes": journaled},
+        "resumed": second.figures(),
+        "all_filters": filters.figures()
+        | {"candidates_per_cpu_s": round(count / filters.cpu_seconds)},
     }
 
 
@@ -274,119 +331,32 @@ def parts(candidates: int, root: Path) -> dict[str, float]:
     return {name: round(1e6 * seconds / count, 1) for name, seconds in clock.parts.items()}
 
 
-# ---- with a real engine --------------------------------------------------------------------------
-
-
-def engine(model: Path, folder: Path, repeats: int, num_problems: int) -> dict[str, Any]:
-    """Compare the stage with its generator alone on the same requests, in turns.
-
-    The stage's time is all of it but loading the model: the check of the gold answers, the
-    recorder's start, sampling, judging, writing candidates and rows. `ratio` is of samples per
-    second; `main_cpu` is the CPU time of the stage's own process over the generator's, and
-    `all_cpu` counts the recorder too.
-    """
-    from r1pipe.generate.backends import open_generator
-    from r1pipe.pipeline.process import prepare_process
-    from r1pipe.rows import read_problems, write_problems
-    from r1pipe.settings import SampleRun
-
-    prepare_process()
-    problems = read_problems(folder)[:num_problems]
-    runs: list[dict[str, float]] = []
-    with open_generator(model, SampleRun()) as opened, tempfile.TemporaryDirectory() as root:
-        write_problems(Path(root) / "problems", problems)
-        alone(opened, problems[:64])  # warm
-        for number in range(repeats):
-            own, own_cpu, _ = measured(lambda: alone(opened, problems))
-            to = Path(root) / str(number)
-            stage, cpu, below = measured(lambda to=to: staged(opened, to.parent / "problems", to))  # type: ignore[misc]
-            figures = {"engine": own, "stage": stage, "ratio": stage / own}
-            cpus = {"main_cpu": cpu / own_cpu, "all_cpu": (cpu + below) / own_cpu}
-            runs.append({name: round(x, 3) for name, x in (figures | cpus).items()})
-    ratios = sorted(run["ratio"] for run in runs)
-    return {"runs": runs, "median_ratio": ratios[len(ratios) // 2]}
-
-
-def measured(function: Callable[[], float]) -> tuple[float, float, float]:
-    """Return a result, the CPU seconds that it took here, and those of ended processes below."""
-    own, below = time.process_time(), sum(resource.getrusage(resource.RUSAGE_CHILDREN)[:2])
-    result = function()
-    below = sum(resource.getrusage(resource.RUSAGE_CHILDREN)[:2]) - below
-    return result, time.process_time() - own, below
-
-
-def sample_params() -> Any:
-    from r1pipe.sampling.params import SampleParams
-
-    return SampleParams(seed=1, target_rows=10**9, samples_per_problem=SAMPLES, max_tokens=80)
-
-
-def alone(opened: tuple[Any, Any], problems: Sequence[Problem]) -> float:
-    """Return samples/s of the generator on the requests of the stage, unit by unit."""
-    from r1pipe.sampling.schedule import Schedule
-    from r1pipe.sampling.sources import sample_seed
-
-    generator, tokenizer = opened
-    params, count = sample_params(), 0
-    began = time.perf_counter()
-    for unit in Schedule(problems, params).units(lambda: None):
-        asked = [problems[place] for place in unit.places]
-        prompts = [tuple(encode_prompt(tokenizer, p.prompt, "chat")) for p in asked]
-        seeds = [sample_seed(1, p, i) for p in asked for i in range(SAMPLES)]
-        requests = [Request(prompts[i // SAMPLES], seed, i) for i, seed in enumerate(seeds)]
-        count += sum(1 for _ in generator.generate(requests, Sampling(1.0, 1.0, 80)))
-    return count / (time.perf_counter() - began)
-
-
-def staged(opened: tuple[Any, Any], problems: Path, folder: Path) -> float:
-    """Return samples/s of the stage from its first to its last line, the model being loaded."""
-    from r1pipe.cli.console import PlainConsole
-    from r1pipe.pipeline.context import RunContext
-    from r1pipe.pipeline.stopping import Stopper
-    from r1pipe.rows import count_rows
-    from r1pipe.sampling import collecting
-    from r1pipe.sampling.params import CollectRun
-
-    @contextmanager
-    def already(model: Path, run: Any, precision: Any) -> Iterator[tuple[Any, Any]]:
-        yield opened
-
-    collecting.open_generator = already
-    for name in ("journal", "logs", "checkpoints"):
-        (folder / name).mkdir(parents=True)
-    outputs, ids = ("rows", "candidates"), {"model": "m"}
-    console = PlainConsole(sys.stderr)
-    context = RunContext("bench", folder, outputs, ids, console, Stopper(console.message))
-    began = time.perf_counter()
-    inputs = {"model": folder, "problems": problems}
-    rows = collecting.collect(context, sample_params(), CollectRun(), inputs, "chat")
-    collecting.write_training_rows(context, rows)
-    seconds = time.perf_counter() - began
-    context.close()
-    return count_rows(folder / "out" / "candidates") / seconds
-
-
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
-    parser.add_argument("what", choices=["scale", "parts", "engine", "work"])
+    parser.add_argument("what", choices=["scale", "reverify", "parts", "engine", "work"])
     parser.add_argument("folder", nargs="?", type=Path)
     parser.add_argument("--candidates", type=int)
     parser.add_argument("--model", type=Path)
     parser.add_argument("--problems", type=Path)
     parser.add_argument("--num-problems", type=int, default=400)
     parser.add_argument("--repeats", type=int, default=3)
+    parser.add_argument("--manifest", default="bench")
     parser.add_argument("--scratch", type=Path, help="where the stores are made")
     parser.add_argument("--json", type=Path)
     args = parser.parse_args()
     if args.what == "work":
-        work(args.folder)
+        work(args.folder, args.manifest)
         return
     with tempfile.TemporaryDirectory(dir=args.scratch) as scratch:
         if args.what == "scale":
             found: Any = scale(args.candidates or 2_000_000, Path(scratch))
+        elif args.what == "reverify":
+            found = reverify(args.candidates or 2_000_000, Path(scratch))
         elif args.what == "parts":
             found = parts(args.candidates or 20_000, Path(scratch))
         else:
+            from rejection_engine import engine
+
             found = engine(args.model, args.problems, args.repeats, args.num_problems)
     text = json.dumps(found, indent=1, ensure_ascii=False)
     print(text)

@@ -3,7 +3,8 @@
 Paper: arXiv:2501.12948, section 2.3.3 (600k + 200k); v2, Table 5 (what is in it).
 
 In: `reasoning` and `general` rows, optionally the `problems` that say a row's level. Out: `rows`,
-with a data card (README.md) where one is asked for.
+with a data card (README.md) where one is asked for, and beside them which row stays for each
+near-duplicate (near-duplicates.json) where those are taken out.
 
 Departures: how the paper removes duplicates and balances its tasks was never published; here both
 are parameters, and off unless given.
@@ -96,6 +97,7 @@ class Run(StageModel):
 def run(context: Context, params: Params, run: Run, inputs: Inputs) -> None:
     """Take each part up to its quotas, then shuffle them together."""
     from r1pipe.mixing.gather import rows_in_order
+    from r1pipe.mixing.twins import write_twins
     from r1pipe.rows import write_rows
 
     survey, choice = _choose(context, params, inputs)
@@ -108,6 +110,8 @@ def run(context: Context, params: Params, run: Run, inputs: Inputs) -> None:
     ordered = rows_in_order(parts, COLUMNS, survey.parts, rows, num_chars, out / "spill")
     write_rows(out, _watched(ordered, context))
     _tell(context, params, survey, choice)
+    if params.near_duplicates is not None:
+        write_twins(out, survey, choice.twins.tolist())
     if params.card is not None:
         (out / "README.md").write_text(_card(params, params.card, survey, choice))
 

@@ -17,6 +17,7 @@ from r1pipe.mixing.choosing import Limits, choose
 from r1pipe.mixing.gather import rows_in_order
 from r1pipe.mixing.near import NearDuplicates, minhash, normalised
 from r1pipe.mixing.survey import Survey, survey_parts
+from r1pipe.mixing.twins import twin_of
 from r1pipe.records import Problem
 from r1pipe.rows import read_rows, write_problems, write_rows
 
@@ -334,6 +335,12 @@ def test_near_duplicates_go_across_the_parts_and_are_counted(tmp_path: Path) -> 
     kept = mix(tmp_path, reasoning, [*general, fresh], FakeContext(tmp_path / "all"))
     assert len(ids(kept)) == 9
     assert "near_duplicates" not in kept.notes
+    assert [twin_of(context.output("rows"), "general", n) for n in range(3)] == [
+        ("reasoning", 0), ("reasoning", 1), None
+    ]  # fmt: skip
+    assert twin_of(context.output("rows"), "reasoning", 0) is None
+    names = {path.name for path in kept.output("rows").iterdir()}
+    assert names == {"part-00000.parquet"}, "a mix that takes none out is what it was"
 
 
 def test_the_card_says_what_is_in_the_mix(tmp_path: Path) -> None:

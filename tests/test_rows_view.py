@@ -92,6 +92,34 @@ def run(context, params, run, inputs):
     (context.output("model") / "model.txt").write_text(params.name)
 '''
 
+ECHO = '''
+"""The same rows in capitals under other ids, and the first once more for another problem."""
+
+from r1pipe.stage import Input, StageModel
+
+VERSION = 1
+INPUTS = {"rows": Input("rows")}
+OUTPUTS = {"rows": "rows"}
+
+
+class Params(StageModel):
+    pass
+
+
+class Run(StageModel):
+    pass
+
+
+def run(context, params, run, inputs):
+    from r1pipe.rows import read_rows, write_rows
+
+    rows = [
+        row | {"id": row["id"] + "-echo", "completion": row["completion"].upper()}
+        for row in read_rows(inputs["rows"])
+    ]
+    write_rows(context.output("rows"), [*rows, rows[0] | {"id": "again", "problem_id": "other"}])
+'''
+
 FIRST = '''
 """The first problem alone."""
 
@@ -143,6 +171,11 @@ stages:
   tuned: {kind: trainer, inputs: {rows: clean.rows}, params: {name: tuned}}
   aligned: {kind: trainer, inputs: {model: tuned}, params: {name: aligned}}
   raw: {kind: trainer, inputs: {rows: sampled.rows}, params: {name: raw}}
+  echo: {kind: echo, inputs: {rows: sampled.rows}, params: {}}
+  near:
+    kind: mix
+    inputs: {reasoning: sampled.rows, general: echo.rows}
+    params: {seed: 1, reasoning_rows: 9, general_rows: 9, near_duplicates: 0.9}
   twice:
     kind: mix
     inputs: {reasoning: sampled.rows, general: sampled.rows}
@@ -155,7 +188,12 @@ def project(tmp_path_factory: pytest.TempPathFactory) -> Path:
     root = tmp_path_factory.mktemp("way")
     for folder in ("stages", "manifests"):
         (root / folder).mkdir()
-    for name, text in (("sampler", SAMPLER), ("trainer", TRAINER), ("first", FIRST)):
+    for name, text in (
+        ("sampler", SAMPLER),
+        ("trainer", TRAINER),
+        ("echo", ECHO),
+        ("first", FIRST),
+    ):
         (root / "stages" / f"{name}.py").write_text(text.lstrip())
     (root / "manifests" / "r1.yaml").write_text(MANIFEST.lstrip())
     with pytest.MonkeyPatch.context() as patch:
@@ -211,6 +249,7 @@ def test_a_rows_whole_way_is_told(r1pipe: Run, ids: list[str], project: Path) ->
     assert sorted(stands) == [
         ("clean", "rows"),
         ("mixed", "rows"),
+        ("near", "rows"),
         ("sampled", "candidates"),
         ("sampled", "rows"),
         ("twice", "rows"),
@@ -273,6 +312,8 @@ def test_text_for_people_has_every_section_and_no_terminal_codes(
         ("sampled", "{2}", "that is a problem; 1 of its 4 completions were kept: ask for one of"),
         ("mixed", "{5}#0", "the quota of 'reasoning' was full (5 rows)"),
         ("mixed", "{2}#1", "verdict: wrong (extracted '77', gold "),
+        ("near", "{3}#0-echo", "it is a near-duplicate of {3}#0 (row 3 of 'reasoning')"),
+        ("near", "again", "it is an exact repeat of {0}#0-echo (row 0 of 'general')"),
         ("clean", "{0}#0", "it overlaps test {0} (plain): "),
         ("tuned", "{0}#0", "clean@"),
         ("clean", "{5}#0", "mixed@"),

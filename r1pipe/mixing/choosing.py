@@ -39,6 +39,8 @@ class Choice:
     """Rows equal to an earlier one of their part."""
     near: dict[str, int]
     """Near-duplicates by part."""
+    twins: NDArray[np.int64]  # [N, 2]
+    """Each near-duplicate, with the row that stays in its place."""
     over: dict[str, int]
     """Rows without room, by the quota that was full first (`task math`, `part general`)."""
 
@@ -58,13 +60,14 @@ def choose(
     order = np.concatenate([_order(survey, part, spread_seed) for part in survey.parts])
     is_repeat = np.frombuffer(survey.repeats, np.uint8)[order] == 1
     order = order[~is_repeat]
-    near_counts = dict.fromkeys(survey.parts, 0) if near is not None else {}
+    twins = np.zeros((0, 2), np.int64)
     if near is not None and len(order):
-        is_twin = near.twins(order, threshold) >= 0
-        near_counts = survey.part_of(np.sort(order[is_twin]))
-        order = order[~is_twin]
+        first = near.twins(order, threshold)
+        twins = np.stack([order, first], axis=1)[first >= 0]
+        order = order[first < 0]
+    near_counts = survey.part_of(np.sort(twins[:, 0])) if near is not None else {}
     rows, over = _with_room(survey, order, limits)
-    return Choice(rows, int(is_repeat.sum()), near_counts, over)
+    return Choice(rows, int(is_repeat.sum()), near_counts, twins, over)
 
 
 def _order(survey: Survey, part: str, spread_seed: str | None) -> NDArray[np.int64]:
@@ -107,18 +110,10 @@ def _rooms(limits: Limits) -> dict[str, int]:
 
 def _quotas_of(survey: Survey, row: int, limits: Limits) -> list[str]:
     """Return the names of the quotas that a row counts in."""
-    names = [f"part {_part(survey, row)}"]
+    names = [f"part {survey.place_of(row)[0]}"]
     for label, named in (("task", limits.tasks), ("level", limits.levels)):
         if named and (value := survey.labels[label].of(row)) in named:
             names.append(f"{label} {value}")
     length = survey.completion_chars[row]
     end = next((most for most, _ in limits.lengths if length <= most), None)
     return [*names, f"length {end}"] if end is not None else names
-
-
-def _part(survey: Survey, row: int) -> str:
-    for name, count in survey.parts.items():
-        if row < count:
-            return name
-        row -= count
-    raise AssertionError("a row's number is below the number of rows")

@@ -74,6 +74,14 @@ class Survey:
         start = self.first(part)
         return np.arange(start, start + self.parts[part], dtype=np.int64)
 
+    def place_of(self, row: int) -> tuple[str, int]:
+        """Return the part that a row is of, and its position there."""
+        for name, count in self.parts.items():
+            if row < count:
+                return name, row
+            row -= count
+        raise AssertionError("a row's number is below the number of rows")
+
     def part_of(self, rows: NDArray[np.int64]) -> dict[str, int]:
         """Return how many of these rows each part gave."""
         edges = np.cumsum([0, *self.parts.values()])
