@@ -80,8 +80,8 @@ class Params(ModelParams):
     replies that are there."""
     target_rows: int | None = Field(default=None, gt=0)
     """Most kept rows, in the candidates' order; without it all."""
-    quotas: Quotas = Quotas()
-    """For candidates of adaptive sampling: its quotas, as they were given there."""
+    quotas: Quotas | None = None
+    """Most kept rows by task, level and length; without it those that adaptive sampling had."""
     candidates_per_unit: int = Field(default=256, gt=0)
     """Candidates asked about together: what a kill costs at most."""
 
@@ -102,7 +102,8 @@ class Run(SampleRun):
 
 def run(context: Context, params: Params, run: Run, inputs: Inputs) -> None:
     """Ask about every chosen candidate, keep all replies, and select the rows anew."""
-    from r1pipe.rl.judging import REPLIES, Tally, in_order, with_verdicts
+    from r1pipe.rl.anew import quotas_in_force
+    from r1pipe.rl.judging import REPLIES, Tally, in_order, judged_rows
     from r1pipe.rows import read_problems, read_rows, schema_of, write_rows
     from r1pipe.sampling.selection import Selection, kept_rows
 
@@ -113,10 +114,10 @@ def run(context: Context, params: Params, run: Run, inputs: Inputs) -> None:
     tally.check(tally.num_replies, params.max_unreadable_frac, context.name)
 
     before, after, changes = inputs["candidates"], context.output("candidates"), Counter[str]()
-    selection = Selection(params.quotas, params.target_rows or sys.maxsize)
-    judged = with_verdicts(
-        read_rows(before), read_rows(replies), problems, selection, context.name, changes
-    )
+    quotas = quotas_in_force(before, after, params.quotas)
+    selection = Selection(quotas or Quotas(), params.target_rows or sys.maxsize)
+    both = read_rows(before), read_rows(replies)
+    judged = judged_rows(context.name, *both, problems, quotas, selection, changes)
     write_rows(after, judged, schema_of(before))
     _tell(context, tally, changes, selection.counts)
     rows = kept_rows(context.name, after, selection.counts["kept"])

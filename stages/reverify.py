@@ -78,15 +78,12 @@ def run(context: Context, params: Params, run: Run, inputs: Inputs) -> None:
 
 def _judged(context: Context, params: Params, run: Run, inputs: Inputs) -> Iterator[dict[str, Any]]:
     """Yield the candidates judged anew; the report on how they were sampled goes with them."""
+    from r1pipe.rl.anew import quotas_in_force
     from r1pipe.rl.reverify import Terms, judged_anew
     from r1pipe.rows import read_problems, read_rows
-    from r1pipe.sampling.report import read_report, write_report
 
-    folder, quotas = inputs["candidates"], params.quotas
-    if (found := read_report(folder)) is not None:
-        report, own = found
-        quotas = own if quotas is None else quotas
-        write_report(context.output("candidates"), report, quotas)
+    folder = inputs["candidates"]
+    quotas = quotas_in_force(folder, context.output("candidates"), params.quotas)
     terms = Terms(
         params.keep, quotas, params.target_rows, params.timeout_s, run.workers, ROWS_PER_UNIT
     )

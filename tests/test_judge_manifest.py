@@ -12,7 +12,7 @@ from command import Run
 from command import r1pipe as r1pipe_process
 from fake_project import mistakes_of
 from sampling_world import BySample, english, right, sample, table, wrong
-from test_judge import CANDIDATES, OPEN, RIGHT, SUM
+from test_judge import CANDIDATES, OPEN, RIGHT, SUM, World, answered
 from test_openai_server import completion, serving
 from tiny import FakeContext, save_policy, stage, tokenizer
 
@@ -21,6 +21,8 @@ from r1pipe.costs.work import ModelInfo, Range, RowsInfo
 from r1pipe.errors import StageError
 from r1pipe.records import Problem
 from r1pipe.rows import read_problems, read_rows, write_problems, write_rows
+from r1pipe.sampling.params import Quotas
+from r1pipe.sampling.report import read_report, write_report
 from r1pipe.store import Store
 
 TEMPLATE = "Q {question} R {reference} P {prediction} end"
@@ -113,7 +115,7 @@ def test_a_template_that_is_missing_is_reported_when_it_is_needed(r1pipe: Run, c
 
 
 def test_a_text_comes_from_a_file_alone_and_goes_where_a_text_is_taken(court: Path) -> None:
-    hub = court.read_text().replace("path: ../data/template.txt", f"hf: a/b, revision: main")
+    hub = court.read_text().replace("path: ../data/template.txt", "hf: a/b, revision: main")
     court.write_text(hub)
     (line,) = mistakes_of(court)
     assert line == "court.yaml:7:10: sources.words: a text is one file; give its 'path'"
@@ -223,6 +225,37 @@ def test_rejection_sampling_leaves_open_answers_to_the_judge(
             },
         )
     assert [row["completion"] for row in table(after, "rows")] == [right(p) for p in asked]
+
+
+def test_what_the_judge_said_outlives_a_reverification(tmp_path: Path) -> None:
+    world = World(tmp_path)
+    judged = world.run()
+    kind, context = stage("reverify"), FakeContext(tmp_path / "reverify")
+    inputs = {"candidates": judged.output("candidates"), "problems": tmp_path / "problems"}
+    kind.run(context, kind.params(), kind.run_model(), inputs)
+    assert table(context) == [row | {"verifier_version": 1} for row in table(judged)]
+    assert context.notes["verdicts_changed"] == {}
+
+
+def test_the_quotas_that_candidates_were_sampled_with_hold_for_the_judge(tmp_path: Path) -> None:
+    world = World(tmp_path)
+    quotas = Quotas(tasks={"law": 1})
+    (tmp_path / "candidates").mkdir()
+    write_report(tmp_path / "candidates", {"samples": 10}, quotas)
+    context = world.run()
+    kept = [row["id"] for row in table(context) if row["kept"]]
+    assert kept == ["open-0#0", "sum#0"]
+    assert read_report(context.output("candidates")) == ({"samples": 10}, quotas)
+    more = world.run("more", quotas={"tasks": {"law": 2}})
+    assert [row["id"] for row in table(more, "rows")] == ["open-0#0", "sum#0", "open-3#1"]
+
+
+def test_a_quota_that_nobody_knows_is_asked_for(tmp_path: Path) -> None:
+    lost = answered(OPEN[0], "right", filters={"quota": False})
+    with pytest.raises(
+        StageError, match=r"candidate open-0#0 was dropped by a quota.*params\.quot"
+    ):
+        World(tmp_path).run(rows=[lost])
 
 
 def test_nothing_kept_still_fails_where_rules_decided(tmp_path: Path, monkeypatch: Any) -> None:

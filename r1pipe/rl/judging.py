@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 from collections import Counter
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from itertools import count, groupby, islice
 from typing import Any, Protocol
 
@@ -17,9 +17,11 @@ import pyarrow as pa
 
 from r1pipe.errors import StageError
 from r1pipe.records import Problem, Verdict
+from r1pipe.rl.anew import Row, check_quota, own_decisions, paired, with_verdict
 from r1pipe.rl.filters import is_kept
 from r1pipe.rows import read_rows
-from r1pipe.sampling.selection import SELECTION, Selection
+from r1pipe.sampling.params import Quotas
+from r1pipe.sampling.selection import Selection
 from r1pipe.stage import Context, Journal
 from r1pipe.text import visible
 from r1pipe.verify.llm_judge import CUT_OFF, TOO_LONG, Form, Reply, majority
@@ -40,8 +42,6 @@ REPLIES = pa.schema(
 """A reply with the question that it answers; no column is named as one of a candidate or problem
 that tells rows apart, so that nobody takes a reply for either."""
 MAX_EXAMPLE_CHARS = 120
-
-Row = Mapping[str, Any]
 
 
 class Choice(Protocol):
@@ -70,13 +70,7 @@ def is_chosen(row: Row, choice: Choice) -> bool:
         return False
     if choice.tasks is not None and row["task"] not in choice.tasks:
         return False
-    return not choice.keepable_only or is_kept(_decided_on_its_own(row) | {"verdict": True})
-
-
-def _decided_on_its_own(row: Row) -> dict[str, bool]:
-    """Return a candidate's decisions without those that depend on the rows before it."""
-    decisions: dict[str, bool] = json.loads(row["filters"])
-    return {name: passed for name, passed in decisions.items() if name not in SELECTION}
+    return not choice.keepable_only or is_kept(own_decisions(row) | {"verdict": True})
 
 
 def chosen_count(rows: Iterable[Row], choice: Choice, name: str) -> int:
@@ -107,24 +101,10 @@ def questions(
 
     Raises StageError for a candidate whose problem is not there.
     """
-    for row in rows:
-        if not is_chosen(row, choice):
-            continue
-        problem = problem_of(row, problems, name)
-        text = form.question(replace(problem, gold=row["gold"]), row["completion"])
+    for row, problem in paired(name, (row for row in rows if is_chosen(row, choice)), problems):
+        text = form.question(problem, row["completion"])
         if text is not None:
             yield Question(row["id"], row["task"], text)
-
-
-def problem_of(row: Row, problems: Mapping[str, Problem], name: str) -> Problem:
-    """Return the problem that a candidate was sampled from, or raise StageError."""
-    problem = problems.get(row["problem_id"])
-    if problem is None:
-        raise StageError(
-            f"{name}: candidate {row['id']} is of problem {row['problem_id']}, which is not in the"
-            " input 'problems'; give the problems that it was sampled from"
-        )
-    return problem
 
 
 def units_of(items: Iterable[Question], size: int) -> Iterator[tuple[str, list[Question]]]:
@@ -227,33 +207,30 @@ class Tally:
         )
 
 
-def with_verdicts(
+def judged_rows(
+    name: str,
     rows: Iterable[Row],
     replies: Iterable[Row],
     problems: Mapping[str, Problem],
+    quotas: Quotas | None,
     selection: Selection,
-    name: str,
     changes: Counter[str],
 ) -> Iterator[dict[str, Any]]:
     """Yield each candidate with the judge's verdict, where there is one, and selected anew.
 
     Both come in the candidates' order. `changes` counts `before -> after` of those asked about.
+    Raises StageError as `paired` and `check_quota` do.
     """
     groups = groupby(replies, key=lambda reply: str(reply["candidate_id"]))
     asked = next(groups, None)
-    for row in rows:
+    for row, problem in paired(name, rows, problems):
+        check_quota(name, row, quotas)
         verdict = Verdict(row["verdict"])
         if asked is not None and asked[0] == row["id"]:
             verdict = majority([Verdict(reply["verdict"]) for reply in asked[1]])
             changes[f"{row['verdict']} -> {verdict}"] += 1
             asked = next(groups, None)
-        decisions = _decided_on_its_own(row) | {"verdict": verdict is Verdict.CORRECT}
-        judged = {
-            **row,
-            "verdict": str(verdict),
-            "filters": json.dumps(decisions, sort_keys=True),
-            "kept": is_kept(decisions),
-        }
-        selection.select(judged, problem_of(row, problems, name))
+        judged = with_verdict(row, verdict, {})
+        selection.select(judged, problem)
         yield judged
     assert asked is None, f"a reply is to candidate {asked and asked[0]}, which did not come"

@@ -10,14 +10,14 @@ import json
 import sys
 from collections import Counter, deque
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from itertools import count
 from pathlib import Path
 from typing import Any
 
-from r1pipe.errors import StageError
 from r1pipe.records import Completion, FinishReason, Problem, Verdict
-from r1pipe.rl.filters import decide, is_kept
+from r1pipe.rl.anew import check_quota, paired, with_verdict
+from r1pipe.rl.filters import decide
 from r1pipe.rows import write_rows
 from r1pipe.sampling.params import Quotas
 from r1pipe.sampling.selection import SELECTION, Selection
@@ -63,50 +63,36 @@ def judged_anew(
     where nobody knows of quotas.
     """
     selection = Selection(terms.quotas or Quotas(), terms.target_rows or sys.maxsize)
-    paired = _paired(name, rows, problems)
-    for row, problem, verdict, extracted in _with_verdicts(paired, journal, terms):
-        before: dict[str, bool] = json.loads(row["filters"])
-        if terms.quotas is None and not before.get("quota", True):
-            raise StageError(
-                f"{name}: candidate {row['id']} was dropped by a quota, but its artifact does not"
-                " say by which; give params.quotas"
-            )
-        judged = _judged_row(row, problem, before, verdict, terms.keep)
+    pairs = paired(name, rows, problems)
+    for row, problem, verdict, extracted in _with_verdicts(pairs, journal, terms):
+        check_quota(name, row, terms.quotas)
+        if verdict is Verdict.UNJUDGED:
+            verdict = Verdict(row["verdict"])  # no rule has a say: what a judge said stays
+        keep, decided = terms.keep, dict[str, bool]()
+        if keep is not None:
+            decided = decide(problem, _completion(row), verdict, keep, row["format"])
+        judged = with_verdict(row, verdict, decided) | {"verifier_version": VERIFIER_VERSION}
         if "extracted" in row:
             judged["extracted"] = extracted
         selection.select(judged, problem)
         yield judged
 
 
-def _paired(
-    name: str, rows: Iterable[Row], problems: Mapping[str, Problem]
-) -> Iterator[tuple[Row, Problem]]:
-    """Yield candidates with their problems, whose gold answers are those that they say."""
-    for row in rows:
-        problem = problems.get(row["problem_id"])
-        if problem is None:
-            raise StageError(
-                f"{name}: candidate {row['id']} is of problem {row['problem_id']}, which is not"
-                " in the input 'problems'; give the problems that it was sampled from"
-            )
-        yield row, problem if problem.gold == row["gold"] else replace(problem, gold=row["gold"])
-
-
 def _with_verdicts(
-    paired: Iterator[tuple[Row, Problem]], journal: Journal, terms: Terms
+    judging: Iterator[tuple[Row, Problem]], journal: Journal, terms: Terms
 ) -> Iterator[tuple[Row, Problem, Verdict, str | None]]:
     """Yield candidates with their verdicts: those in the journal, then the others as they are
     judged and journaled."""
     done = journal.done()
     for unit in range(len(done)):
         for line in journal.lines(str(unit)).splitlines():
-            known, (row, problem) = json.loads(line), next(paired)
+            known, (row, problem) = json.loads(line), next(judging)
             assert known["id"] == row["id"], f"unit {unit} is of other candidates"
             yield row, problem, Verdict(known["verdict"]), known.get("extracted")
     waiting: deque[tuple[Row, Problem]] = deque()
 
     def pairs() -> Iterator[tuple[Problem, str]]:
-        for row, problem in paired:
+        for row, problem in judging:
             waiting.append((row, problem))
             yield problem, row["completion"]
 
@@ -120,23 +106,6 @@ def _with_verdicts(
             journal.append(str(next(units)), found)
             found = []
         yield row, problem, verdict, extracted
-
-
-def _judged_row(
-    row: Row, problem: Problem, before: Mapping[str, bool], verdict: Verdict, keep: Keep | None
-) -> dict[str, Any]:
-    """Return a candidate with its new verdict; a filter's decision that is not taken anew stays."""
-    decisions = {name: passed for name, passed in before.items() if name not in SELECTION}
-    if keep is not None:
-        decisions |= decide(problem, _completion(row), verdict, keep, row["format"])
-    decisions["verdict"] = verdict is Verdict.CORRECT
-    return {
-        **row,
-        "verifier_version": VERIFIER_VERSION,
-        "verdict": str(verdict),
-        "filters": json.dumps(decisions, sort_keys=True),
-        "kept": is_kept(decisions),
-    }
 
 
 def _completion(row: Row) -> Completion:
