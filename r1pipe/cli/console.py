@@ -19,6 +19,7 @@ KNOWN_VALUES = {
     "reward": "reward {}",
     "pass_rate": "pass rate {}",
     "kept": "{} kept",
+    "failed_units": "{} units failed",
     "forecast_rows": "{} in the end",
     "target_tokens": "{} tokens to go",
     "tokens_per_s": "{} tokens/s",
