@@ -137,14 +137,15 @@ def first_error(folder: JobFolder, children: list[Child]) -> Exception:
         code = child.process.poll()
         if code is not None and child.rank is not None and child.rank not in reported:
             return StageError(folder.death(child.rank, code))
-    for report in reports:
-        if report.status == "bug":
-            return RuntimeError(f"rank {report.rank}:\n{report.message}")
+    bugs = [f"rank {r.rank}:\n{r.message}" for r in reports if r.status == "bug"]
     missing = sorted(set(range(folder.job().size)) - reported)
+    if bugs and (not missing or all(child.rank is not None for child in children)):
+        return RuntimeError(bugs[0])
     output = folder.log_path(missing[0] if missing else 0)
     if not output.exists():
         output = folder.path / "launcher.log"
-    return StageError(f"ranks {missing} ended without a report; {tail(output)}")
+    said = f"ranks {missing} ended without a report (killed, or out of memory?); {tail(output)}"
+    return StageError("\n".join([said, *bugs[:1]]))  # a bug may be what another rank's death did
 
 
 def user_error(report: Report) -> R1PipeError:
