@@ -20,7 +20,7 @@ from __future__ import annotations
 
 import sys
 import time
-from collections import Counter, deque
+from collections import Counter
 from collections.abc import Iterator
 from itertools import chain, islice
 from typing import TYPE_CHECKING, Any
@@ -36,7 +36,8 @@ from r1pipe.verify.llm_judge import FIELDS
 
 if TYPE_CHECKING:
     from r1pipe.costs.work import Cost, InfoMap
-    from r1pipe.rl.judging import Question, Tally
+    from r1pipe.rl.judging import Tally
+    from r1pipe.verify.llm_judge import Question
 
 VERSION = 1
 INPUTS = {
@@ -103,15 +104,15 @@ class Run(SampleRun):
 def run(context: Context, params: Params, run: Run, inputs: Inputs) -> None:
     """Ask about every chosen candidate, keep all replies, and select the rows anew."""
     from r1pipe.rl.anew import quotas_in_force
-    from r1pipe.rl.judging import REPLIES, Tally, in_order, judged_rows
+    from r1pipe.rl.judging import REPLIES, in_order, judged_rows
     from r1pipe.rows import read_problems, read_rows, schema_of, write_rows
     from r1pipe.sampling.selection import Selection, kept_rows
 
     problems = {problem.id: problem for problem in read_problems(inputs["problems"])}
-    _ask_all(context, params, run, inputs, problems)
-    replies, tally = context.output("replies"), Tally()
-    write_rows(replies, tally.counting(in_order(context.journal("replies"))), REPLIES)
+    tally = _ask_all(context, params, run, inputs, problems)
     tally.check(tally.num_replies, params.max_unreadable_frac, context.name)
+    replies = context.output("replies")
+    write_rows(replies, in_order(context.journal("replies")), REPLIES)
 
     before, after, changes = inputs["candidates"], context.output("candidates"), Counter[str]()
     quotas = quotas_in_force(before, after, params.quotas)
@@ -130,8 +131,8 @@ def run(context: Context, params: Params, run: Run, inputs: Inputs) -> None:
 
 def _ask_all(
     context: Context, params: Params, run: Run, inputs: Inputs, problems: dict[str, Problem]
-) -> None:
-    """Put every question without a reply in the journal to the judge, unit by unit."""
+) -> Tally:
+    """Put every question without a reply in the journal to the judge; count all replies."""
     from r1pipe.generate.backends import open_generator
     from r1pipe.generate.failures import FailedUnits
     from r1pipe.generate.protocol import Sampling
@@ -143,28 +144,28 @@ def _ask_all(
     journal, failed, tally = context.journal("replies"), FailedUnits(), Tally()
     few = read_rows(inputs["candidates"], columns=["task", "verdict", "filters"])
     num_chosen = chosen_count(few, params.about, context.name)
-    num_units = -(-num_chosen // params.candidates_per_unit)
+    limit = num_chosen * params.votes, params.max_unreadable_frac, context.name
     take_over(context, journal, params.candidates_per_unit * params.votes)
     done = journal.done()
+    tally.add(journal.rows()).check(*limit)
     units = _units(context, params, inputs, problems)
     left = ((unit, asked) for unit, asked in units if unit not in done)
     if (first := next(left, None)) is None:
-        return
+        return tally
     sampling = Sampling(params.temperature, 1.0, params.max_tokens, logprobs=False)
-    limit = max_positions(inputs["model"])
+    context_tokens = max_positions(inputs["model"])
     with open_generator(inputs["model"], run, params.precision) as (generator, tokenizer):
-        judge = Judge(generator, tokenizer, sampling, params.votes, params.seed, limit)
+        judge = Judge(generator, tokenizer, sampling, params.votes, params.seed, context_tokens)
         for unit, asked in chain([first], left):
             with failed.tolerated():
-                started = time.perf_counter()
-                replies = judge.ask([(question.candidate_id, question.text) for question in asked])
-                rows = reply_rows(asked, replies, params.temperature, context.input_ids)
+                began = time.perf_counter()
+                rows = reply_rows(asked, judge.ask(asked), params.temperature, context.input_ids)
                 journal.append(unit, rows)
-                _log(context, int(unit) + 1, num_units, rows, time.perf_counter() - started)
-                deque(tally.counting(rows), maxlen=0)
-                tally.check(num_chosen * params.votes, params.max_unreadable_frac, context.name)
+                _log(context, params, int(unit), num_chosen, rows, time.perf_counter() - began)
+                tally.add(rows).check(*limit)
             context.stop_if_asked()
     failed.check()
+    return tally
 
 
 def _units(
@@ -186,12 +187,17 @@ def _units(
 
 
 def _log(
-    context: Context, step: int, total: int, rows: list[dict[str, Any]], seconds: float
+    context: Context,
+    params: Params,
+    unit: int,
+    num_chosen: int,
+    rows: list[dict[str, Any]],
+    seconds: float,
 ) -> None:
     """Log one unit: the shares called correct and without a verdict, and the speed."""
     context.log(
-        step,
-        total,
+        unit + 1,
+        -(-num_chosen // params.candidates_per_unit),
         pass_rate=sum(row["verdict"] == Verdict.CORRECT for row in rows) / len(rows),
         unreadable=sum(bool(row["fault"]) for row in rows) / len(rows),
         tokens_per_s=sum(row["num_tokens"] for row in rows) / seconds,

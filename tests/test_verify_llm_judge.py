@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from pathlib import Path
 
 import pytest
 from tiny import ROOT, ScriptedGenerator, tokenizer
@@ -10,7 +11,7 @@ from tiny import ROOT, ScriptedGenerator, tokenizer
 from r1pipe.chat import ASSISTANT, END, THINK_CLOSE
 from r1pipe.generate.protocol import Sampling
 from r1pipe.generate.uniforms import request_seed
-from r1pipe.models.prompts import encode_prompt
+from r1pipe.models.prompts import encode_prompt, max_positions
 from r1pipe.records import FinishReason, Problem, Verdict
 from r1pipe.verify import judge, verify
 from r1pipe.verify.golds import check_golds
@@ -23,6 +24,7 @@ from r1pipe.verify.llm_judge import (
     UNCLEAR,
     Form,
     Judge,
+    Question,
     control_tokens,
     majority,
     read_reply,
@@ -174,7 +176,7 @@ def test_the_shipped_template_has_every_field_and_says_what_a_reply_looks_like()
 
 
 def test_replies_come_back_in_order_as_they_were_said_with_a_seed_of_their_own() -> None:
-    asked = [("a#0", "first"), ("a#1", "second")]
+    asked = [Question("a#0", "law", "first"), Question("a#1", "law", "second")]
     script = ScriptedGenerator({"first": [RIGHT, "no"], "second": [WRONG, RIGHT]}, "chat")
 
     class Backwards(ScriptedGenerator):
@@ -192,7 +194,8 @@ def test_replies_come_back_in_order_as_they_were_said_with_a_seed_of_their_own()
 
 def test_a_question_that_fills_the_context_is_not_put() -> None:
     size = len(encode_prompt(tokenizer(), "first", "chat"))
-    asked = [("a#0", "first, and then some more"), ("a#1", "first")]
+    long = Question("a#0", "law", "first, and then some more")
+    asked = [long, Question("a#1", "law", "first")]
     script = ScriptedGenerator({"first": [RIGHT, RIGHT]}, "chat")
     judge = Judge(script, tokenizer(), Sampling(0.5, 1.0, 200), 2, 7, size + 1)
     first, second = judge.ask(asked)
@@ -203,6 +206,23 @@ def test_a_question_that_fills_the_context_is_not_put() -> None:
     none = Judge(script, tokenizer(), Sampling(0.5, 1.0, 200), 2, 7, size)
     assert [reply.fault for reply in none.ask(asked[1:])[0]] == [TOO_LONG] * 2
     assert len(script.asked) == 1, "nobody is called for nothing"
+
+
+@pytest.mark.parametrize(
+    ("config", "end"),
+    [
+        ('{"max_position_embeddings": 512}', 512),
+        ('{"text_config": {"max_position_embeddings": 64}}', 64),
+        ('{"max_position_embeddings": null}', None),
+        (None, None),
+    ],
+)
+def test_where_a_context_ends_is_read_from_the_models_config(
+    tmp_path: Path, config: str | None, end: int | None
+) -> None:
+    if config is not None:
+        (tmp_path / "config.json").write_text(config)
+    assert max_positions(tmp_path) == end
 
 
 # ---- the checker ---------------------------------------------------------------------------------

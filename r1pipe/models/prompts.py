@@ -8,6 +8,8 @@ from typing import Any
 
 from r1pipe.chat import Format, render_prompt
 
+POSITIONS = "max_position_embeddings"
+
 
 def encode_prompt(tokenizer: Any, prompt: str, fmt: Format) -> list[int]:
     """Return prompt ids in the given format.
@@ -32,9 +34,8 @@ def encode_completion(tokenizer: Any, completion: str) -> list[int]:
 
 
 def max_positions(folder: Path) -> int | None:
-    """Return where the context of a model ends, as its config.json says; None if it does not."""
-    config = json.loads((folder / "config.json").read_text("utf-8"))
-    found = config.get("max_position_embeddings") or (config.get("text_config") or {}).get(
-        "max_position_embeddings"
-    )
-    return int(found) if found else None
+    """Return where the context of a model ends, as its config.json says; None if nothing does."""
+    path = folder / "config.json"
+    config = json.loads(path.read_text("utf-8")) if path.exists() else {}
+    parts = config, config.get("text_config") or {}
+    return next((p[POSITIONS] for p in parts if isinstance(p.get(POSITIONS), int)), None)

@@ -72,6 +72,6 @@ def earlier_work(store: Store, kind: StageKind, preimage: Mapping[str, Any]) -> 
 
 def growth_text(kind: StageKind, record: ActionRecord) -> str:
     """Say what a stage goes on from."""
-    value = record.preimage["params"].get(kind.grows)
+    value = record.preimage["params"].get(kind.grows, "by default")
     label = f"{record.stage_name}@{short_id(record.artifact_id)}"
     return f"goes on from {label} ({kind.grows} {value}), whose rows are used again"

@@ -9,7 +9,6 @@ from __future__ import annotations
 import json
 from collections import Counter
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from itertools import count, groupby, islice
 from typing import Any, Protocol
 
@@ -24,7 +23,7 @@ from r1pipe.sampling.params import Quotas
 from r1pipe.sampling.selection import Selection
 from r1pipe.stage import Context, Journal
 from r1pipe.text import visible
-from r1pipe.verify.llm_judge import CUT_OFF, TOO_LONG, Form, Reply, majority
+from r1pipe.verify.llm_judge import CUT_OFF, TOO_LONG, Form, Question, Reply, majority
 
 _WORDS = ("candidate_id", "task", "question", "reply", "verdict", "fault")
 REPLIES = pa.schema(
@@ -53,15 +52,6 @@ class Choice(Protocol):
     def verdicts(self) -> Collection[str]: ...
     @property
     def keepable_only(self) -> bool: ...
-
-
-@dataclass(frozen=True, slots=True)
-class Question:
-    """What the judge is asked about one candidate."""
-
-    candidate_id: str
-    task: str
-    text: str
 
 
 def is_chosen(row: Row, choice: Choice) -> bool:
@@ -174,22 +164,17 @@ class Tally:
         self.faults: Counter[str] = Counter()
         self.example = ""
 
-    def add(self, row: Row) -> None:
-        """Count one reply."""
-        self.num_replies += 1
-        self.num_tokens += row["num_tokens"]
-        self.verdicts[row["verdict"]] += 1
-        if row["fault"]:
-            self.faults[row["fault"]] += 1
-            if not self.example:
-                end = visible(row["reply"][-MAX_EXAMPLE_CHARS:])
-                self.example = f"to {row['candidate_id']}: '...{end}'"
-
-    def counting(self, rows: Iterable[dict[str, Any]]) -> Iterator[dict[str, Any]]:
-        """Pass rows on and count them."""
+    def add(self, rows: Iterable[Row]) -> Tally:
+        """Count replies."""
         for row in rows:
-            self.add(row)
-            yield row
+            self.num_replies += 1
+            self.num_tokens += row["num_tokens"]
+            self.verdicts[row["verdict"]] += 1
+            if row["fault"]:
+                self.faults[row["fault"]] += 1
+                end = visible(row["reply"][-MAX_EXAMPLE_CHARS:])
+                self.example = self.example or f"to {row['candidate_id']}: '...{end}'"
+        return self
 
     def check(self, num_expected: int, max_frac: float, name: str) -> None:
         """Raise StageError if more than that share of the expected replies cannot be read."""

@@ -104,6 +104,15 @@ def broken_up(text: str, control: re.Pattern[str]) -> str:
 
 
 @dataclass(frozen=True, slots=True)
+class Question:
+    """What the judge is asked about one candidate."""
+
+    candidate_id: str
+    task: str
+    text: str
+
+
+@dataclass(frozen=True, slots=True)
 class Judge:
     """A language model that is asked, by way of any generator backend."""
 
@@ -116,16 +125,17 @@ class Judge:
     max_positions: int | None
     """Where the model's context ends; None if nothing says."""
 
-    def ask(self, questions: Sequence[tuple[str, str]]) -> list[list[Reply]]:
-        """Put questions, each with an id, to the judge; return the replies to each, in order.
+    def ask(self, questions: Sequence[Question]) -> list[list[Reply]]:
+        """Put questions to the judge; return the replies to each, in order.
 
-        A request's seed is made of `seed`, the question's id and the vote's number. A question that
-        fills the context is not put: some backends end the whole unit at it.
+        A request's seed is made of `seed`, the candidate's id and the vote's number. A question
+        that fills the context is not put: some backends end the whole unit at it.
         """
         requests, replies = [], list[list[Reply]]()
-        for name, text in questions:
-            prompt = tuple(encode_prompt(self.tokenizer, text, "chat"))
-            seeds = [request_seed(self.seed, name, vote) for vote in range(self.votes)]
+        for question in questions:
+            prompt = tuple(encode_prompt(self.tokenizer, question.text, "chat"))
+            parts = self.seed, question.candidate_id
+            seeds = [request_seed(*parts, vote) for vote in range(self.votes)]
             replies.append([Reply(Verdict.CRASHED, TOO_LONG, "", s, 0, LENGTH) for s in seeds])
             if self.max_positions is None or len(prompt) < self.max_positions:
                 first = (len(replies) - 1) * self.votes
