@@ -312,6 +312,9 @@ def test_replies_of_a_result_with_another_limit_are_used_again(world: World) -> 
     grown = world.run("grown", earlier=first, **more)
     assert world.questions == []
     assert files(grown) == files(afresh) == files(first)
+    again = world.run("grown", earlier=first, **more)
+    assert files(again) == files(first)
+    assert len(again.journal("replies").path.read_text().splitlines()) == 4, "taken over once"
 
 
 def test_nothing_kept_is_an_error_and_not_an_empty_data_set(tmp_path: Path) -> None:

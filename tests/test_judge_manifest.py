@@ -19,6 +19,7 @@ from tiny import FakeContext, save_policy, stage, tokenizer
 from r1pipe.costs.recipes import judgements
 from r1pipe.costs.work import ModelInfo, Range, RowsInfo
 from r1pipe.errors import StageError
+from r1pipe.evaluate import summarise
 from r1pipe.records import Problem
 from r1pipe.rows import read_problems, read_rows, write_problems, write_rows
 from r1pipe.sampling.params import Quotas
@@ -296,6 +297,14 @@ def test_a_data_set_of_questions_with_answers_in_words(tmp_path: Path, monkeypat
     )
     assert (problem.checker, problem.task, problem.gold) == ("judge", "law", long.strip())
     assert problem.id.startswith("law-")
+
+
+def test_an_evaluation_counts_answers_that_wait_for_a_judge() -> None:
+    row = {"problem_id": "a", "task": "law", "language": "en", "extracted": None, "num_tokens": 1}
+    row |= {"finish_reason": "stop", "text": "<think>a</think> yes"}
+    waiting = summarise([row | {"verdict": "unjudged"}, row | {"verdict": "correct"}])
+    assert waiting["verdicts"]["unjudged"] == 1
+    assert "unjudged" not in summarise([row | {"verdict": "wrong"}])["verdicts"]
 
 
 def test_the_cost_of_judging_by_hand() -> None:
