@@ -119,10 +119,7 @@ def _fill(
     is_reader = dist.get_rank() == 0
     for name, empty in named.items():
         owner = model.get_submodule(name.rpartition(".")[0])
-        if is_reader and name not in new:
-            value = files.read(name)
-        else:
-            value = torch.empty(empty.shape)
+        value = files.read(name) if is_reader and name not in new else torch.empty(empty.shape)
         parameter = torch.nn.Parameter(value, requires_grad=empty.requires_grad)
         owner._parameters[name.rpartition(".")[2]] = parameter
         if is_reader and name in new:
