@@ -259,6 +259,20 @@ def test_a_quota_that_nobody_knows_is_asked_for(tmp_path: Path) -> None:
         World(tmp_path).run(rows=[lost])
 
 
+def test_the_reference_is_the_one_that_the_candidate_was_sampled_with(tmp_path: Path) -> None:
+    world = World(tmp_path)
+    world.run(rows=[answered(OPEN[0], "right", gold="another duty")])
+    assert ["R another duty P right" in text for text in world.questions] == [True]
+
+
+def test_the_limit_is_of_replies_and_not_of_candidates_without_an_answer(tmp_path: Path) -> None:
+    mute = answered(OPEN[4], "", "no_answer", completion="<think>")
+    rows = [answered(OPEN[0], "right"), answered(OPEN[2], "strange"), mute, mute | {"id": "x"}]
+    about = {"verdicts": ["unjudged", "no_answer"]}
+    with pytest.raises(StageError, match=r"1 of 2 replies .*\(0\.4 of 2\)"):
+        World(tmp_path).run(rows=rows, about=about, max_unreadable_frac=0.4)
+
+
 def test_nothing_kept_still_fails_where_rules_decided(tmp_path: Path, monkeypatch: Any) -> None:
     asked = english(2)
     script = BySample({p.prompt: [wrong(p), wrong(p)] for p in asked}, asked, 3)

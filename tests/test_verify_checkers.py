@@ -307,6 +307,7 @@ def test_every_checker_survives_odd_text() -> None:
         problem("refusal", refusal=["no"]),
         problem("countdown", numbers=[1], target=1),
         problem("code", tests=[{"input": "", "output": "1"}]),
+        problem("judge", "a reference"),
     ]
     assert {p.checker for p in problems} == set(CHECKERS) - {"math"}
     for task, text in itertools.product(problems, odd):
