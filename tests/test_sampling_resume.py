@@ -162,6 +162,25 @@ def test_a_raised_target_reuses_every_candidate_and_ends_as_if_begun_with_it(
     assert sum(script.units) == sum(afresh.units) - reused
 
 
+def test_a_raised_target_that_is_stopped_still_reuses_what_it_had_not_come_to(
+    tmp_path: Path, monkeypatch: Any
+) -> None:
+    asked = english(12)
+    small = sample(tmp_path / "small", half_right(asked), asked, monkeypatch, target_rows=8)
+    whole = sample(tmp_path / "whole", half_right(asked), asked, monkeypatch)
+    script = half_right(asked)
+    for stop_after in (2, 0):
+        grown = FakeContext(tmp_path / "grown", stop_after=stop_after)
+        grown.earlier_result = small.folder / "out"
+        try:
+            sample(tmp_path, script, asked, monkeypatch, context=grown)
+        except Interrupted:
+            assert grown.journal("candidates").done() == {"0", "1"}
+    assert files(grown) == files(whole)
+    assert script.units == [4, 4], "four of six units were there"
+    assert grown.notes["reused_candidates"] == 8, "two units in each run"
+
+
 def test_candidates_of_other_seeds_are_not_taken_over(tmp_path: Path, monkeypatch: Any) -> None:
     asked = english(4)
     other = ScriptedGenerator({p.prompt: [right(p), wrong(p)] for p in asked}, "chat")
