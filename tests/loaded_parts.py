@@ -14,11 +14,20 @@ from r1pipe.models.policy import load_model
 from r1pipe.ranks import Ranks
 from r1pipe.rl.loop import make_reference
 from r1pipe.rl.reward_model import new_reward_model
-from r1pipe.settings import EngineSettings, TrainRun
+from r1pipe.rl.update import frozen_logprobs
+from r1pipe.settings import EngineSettings, Optimizer, TrainRun
+from r1pipe.train import deepspeed_setup as setup
 from r1pipe.train import parts
-from r1pipe.train.backends import load_trained
+from r1pipe.train.backends import load_trained, make_engine
+from r1pipe.train.batching import Batching, TokenSequence, micro_batches
 from r1pipe.train.deepspeed_setup import is_in_parts
+from r1pipe.train.engine import Loss
+from r1pipe.train.logprobs import token_logprobs
 
+PERSISTENT = 600
+"""Parameters up to this size stay whole: norms and the attention's matrices, not the others."""
+ROWS = [TokenSequence([5, 6, 7], [8 + number] * (number + 1), number) for number in range(5)]
+BATCHING = Batching(12, "padded", 0)
 RUN = TrainRun(engine=EngineSettings(backend="deepspeed", num_processes=2, zero_stage=3))
 
 
@@ -31,19 +40,36 @@ def facts_of(inputs: dict[str, Path], ranks: Ranks) -> dict[str, Any]:
     whole["bfloat16"] = load_model(inputs["untied"], dtype=torch.bfloat16)
     whole["reward"] = new_reward_model(inputs["tied"], 3)
     held = {name: held_of(model) for name, model in models.items()}
-    models["reference"] = make_reference(models["untied"], RUN, ranks, "float32").model
-    held["reference"] = held_of(models["reference"])
+    reference = make_reference(models["untied"], RUN, ranks, "float32")
+    held["reference"] = held_of(reference.model)
+    rows = reference.logprobs(ROWS, 0.7, BATCHING)
+    held["used reference"] = held_of(reference.model)
+    scored = frozen_logprobs(whole["untied"], ROWS, 0.7, BATCHING)
     with warnings.catch_warnings(record=True) as said:
         warnings.simplefilter("always")
         renamed = load_trained(inputs["renamed"], RUN)
     return {
         "held": ranks.gather(held),
         "differences": ranks.gather({n: difference(models[n], whole[n]) for n in whole}),
+        "reference rows": [rows, scored],
         "is_tied": models["tied"].lm_head.weight is models["tied"].model.embed_tokens.weight,
         "peak": ranks.gather(peak_of(inputs["untied"])),
         "warning": [str(each.message) for each in said if "whole model" in str(each.message)],
         "is_renamed_in_parts": is_in_parts(renamed),
+        "trained": ranks.gather(held_after_a_step(inputs["untied"], ranks)),
     }
+
+
+def held_after_a_step(folder: Path, ranks: Ranks) -> dict[str, tuple[int, int, int]]:
+    """Return what a rank holds of each parameter once it has been trained."""
+    setup.PERSISTENT_NUMBERS = PERSISTENT
+    engine = make_engine(load_trained(folder, RUN), Optimizer(lr=1e-3), RUN, ranks)
+    batches = micro_batches(ROWS, BATCHING)
+    engine.accumulate(batches, lambda model, batch: Loss(-token_logprobs(model, batch).sum()))
+    engine.step(1e-3)
+    found = held_of(engine.model)
+    engine.close()
+    return found
 
 
 def held_of(model: Any) -> dict[str, tuple[int, int, int]]:
@@ -87,7 +113,6 @@ def peak_of(folder: Path) -> int:
 
 def numbers_alive() -> int:
     """Return how many numbers lie in the storages of all tensors that Python knows."""
-    gc.collect()
     sizes = {}
     for each in gc.get_objects():
         if type(each) in (torch.Tensor, torch.nn.Parameter) and each.device.type == "cpu":

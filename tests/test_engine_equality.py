@@ -57,14 +57,18 @@ class Run(StageModel):
 def run(context, params, run, inputs):
     from curves import CURVES, curve_of, positions_held
     from r1pipe.settings import EngineRun, EngineSettings
-    from r1pipe.train import deepspeed_setup
+    from r1pipe.train import deepspeed_setup, logprobs
 
     deepspeed_setup.PERSISTENT_NUMBERS = 0  # so that ZeRO 3 divides small parameters too
     is_shared = run.sequence_parallel > 1
     cases = [(stage, "padded") for stage in range(4)]
     if is_shared:
         cases = [(stage, layout) for stage in (2, 3) for layout in ("padded", "packed")]
+    whole_head = logprobs.MAX_LOGITS
     for stage, layout in cases:
+        # with ZeRO 3 the head goes over a few tokens at a time: ranks that have fewer of them must
+        # gather its weight as often as the others
+        logprobs.MAX_LOGITS = 12 * 320 if stage == 3 else whole_head
         settings = EngineSettings(
             backend="deepspeed",
             num_processes=run.processes,

@@ -22,6 +22,7 @@ pytestmark = [
     pytest.mark.engines,
     pytest.mark.skipif(not find_spec("deepspeed"), reason="deepspeed is missing"),
 ]
+PERSISTENT = 600  # as in `loaded_parts`
 ZERO_3 = {"backend": "deepspeed", "num_processes": 2, "zero_stage": 3}
 SHARED = ZERO_3 | {"sequence_parallel": 2}
 
@@ -83,7 +84,7 @@ def untied(folder: Path) -> Path:
         vocab_size=len(tokenizer()),
         hidden_size=24,
         intermediate_size=48,
-        num_hidden_layers=8,
+        num_hidden_layers=4,
         num_attention_heads=2,
         num_key_value_heads=1,
         head_dim=12,
@@ -119,10 +120,10 @@ def facts(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
     return notes_of(context)
 
 
-MODELS = ("tied", "untied", "bfloat16", "reward", "reference")
+MODELS = ("tied", "untied", "bfloat16", "reward")
 
 
-@pytest.mark.parametrize("model", MODELS)
+@pytest.mark.parametrize("model", [*MODELS, "reference", "used reference"])
 def test_right_after_loading_a_rank_holds_its_part_of_every_parameter(
     facts: dict[str, Any], model: str
 ) -> None:
@@ -133,9 +134,16 @@ def test_right_after_loading_a_rank_holds_its_part_of_every_parameter(
             assert besides == 0, name
 
 
-@pytest.mark.parametrize("model", MODELS[:-1])
+@pytest.mark.parametrize("model", MODELS)
 def test_parts_put_together_are_what_one_process_loads(facts: dict[str, Any], model: str) -> None:
     assert [of_rank[model] for of_rank in facts["differences"]] == [0.0, 0.0]
+
+
+def test_a_reference_in_parts_scores_as_a_whole_one(facts: dict[str, Any]) -> None:
+    found, expected = facts["reference rows"]
+    assert len(found) == 5
+    for row, wanted in zip(found, expected, strict=True):
+        assert row == pytest.approx(wanted, abs=1e-5)
 
 
 def test_a_tied_head_stays_tied(facts: dict[str, Any]) -> None:
@@ -146,6 +154,14 @@ def test_while_it_loads_a_rank_holds_its_part_and_one_parameter(facts: dict[str,
     numbers = [whole for whole, _, _ in facts["held"][0]["untied"].values()]
     for peak in facts["peak"]:
         assert sum(numbers) // 4 < peak < sum(numbers) // 2 + max(numbers) + 500 < sum(numbers)
+
+
+def test_between_steps_only_small_parameters_are_whole(facts: dict[str, Any]) -> None:
+    for of_rank in facts["trained"]:
+        sizes = {whole for whole, _, _ in of_rank.values()}
+        assert min(sizes) <= PERSISTENT < max(sizes)
+        for name, (whole, _, besides) in of_rank.items():
+            assert besides == (whole if whole <= PERSISTENT else 0), name
 
 
 def test_files_with_other_names_are_loaded_whole_and_said_so(facts: dict[str, Any]) -> None:

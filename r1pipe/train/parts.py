@@ -147,8 +147,13 @@ class FrozenParts:
     def per_token(
         self, batches: Iterable[MicroBatch], function: TokenFunction
     ) -> list[list[float]]:
-        """Return the function's numbers for every micro-batch, in their order, on every rank."""
-        return self._shares.per_token(self._engine, batches, function)
+        """Return the function's numbers for every micro-batch, in their order, on every rank.
+
+        Afterwards all is in parts again: DeepSpeed would keep what it gathered for the next pass.
+        """
+        found = self._shares.per_token(self._engine, batches, function)
+        self._engine.optimizer.empty_partition_cache()
+        return found
 
     def writing(self, parameter: Any) -> AbstractContextManager[Any]:
         """Gather a parameter, and divide what rank 0 has made of it behind the block."""
