@@ -204,6 +204,27 @@ def test_a_reference_is_one_more_copy_of_the_weights() -> None:
     assert more.low - plain.low == 4 * 1000
 
 
+def test_zero_3_divides_a_reference_and_leaves_reward_models_whole() -> None:
+    place = Placement("deepspeed", processes=4, zero_stage=3)
+    plain = memory.training_bytes(training(place))
+    reference = memory.training_bytes(training(place, frozen_copies=1))
+    scorers = memory.training_bytes(training(place, whole_copies=2))
+    assert reference.low - plain.low == 4 * 1000 / 4
+    assert scorers.low - plain.low == 2 * 4 * 1000
+
+
+def test_devices_that_share_micro_batches_divide_what_these_need() -> None:
+    place = Placement("deepspeed", "cuda", processes=4, zero_stage=3)
+    alone, shared = (
+        memory.training_bytes(training(replace(place, sequence_parallel=n))) for n in (1, 4)
+    )
+    state = 16 * 1000 / 4
+    assert (shared.low - state) * 4 == pytest.approx(alone.low - state)
+    engine = {"backend": "deepspeed", "num_processes": 4, "sequence_parallel": 2}
+    run = TrainRun.model_validate({"engine": engine})
+    assert recipes.training_place(ModelParams(), run).sequence_parallel == 2
+
+
 def test_the_cache_of_a_sampler_grows_with_batch_and_length() -> None:
     # float32 weights, 32 rows x 30 tokens x 3 layers x 8 values, and 8 bytes for each of 32 x 100
     assert memory.sampling_bytes(sampling(), None).low == 4000 + 32 * 30 * 3 * 8 * 4 + 8 * 3200

@@ -49,8 +49,9 @@ FULL_VOCAB_FRAC = Range(0.9, 1.0)
 def training_bytes(work: Training) -> Range:
     """Return the peak of one device that trains, without what a process has anyway."""
     where, model = work.where, work.model
-    state = _state_bytes(model, where) + work.frozen_copies * _copy_bytes(model, where)
     width = 2 if where.is_bf16 else 4
+    state = _state_bytes(model, where) + work.frozen_copies * _copy_bytes(model, where)
+    state += work.whole_copies * float(width * model.num_parameters)
     tokens = max(work.micro_batch_tokens, min(work.longest, work.mean_tokens * 4))
     least = max(work.micro_batch_tokens, work.mean_tokens)
     kept = 2 * model.hidden_size if where.is_checkpointed else _layer_values(model)
@@ -59,7 +60,8 @@ def training_bytes(work: Training) -> Range:
     at_once = CPU_WORKERS if where.device.startswith("cpu") else 1
     low = least * (0.5 * per_token + logits)
     high = tokens * at_once * (1.3 * per_token + 3 * logits)
-    return (Range(state) + Range(low, high)) * FRAGMENTS
+    activations = Range(low, high) * (1 / where.sequence_parallel)
+    return (Range(state) + activations) * FRAGMENTS
 
 
 def sampling_bytes(work: Sampling, device_bytes: int | None, is_alone: bool = True) -> Range:
@@ -88,7 +90,7 @@ def sampling_bytes(work: Sampling, device_bytes: int | None, is_alone: bool = Tr
 
 def checkpoint_bytes(work: Training) -> Range:
     """Return what an attempt's checkpoints take: weights, moments, reference; two for a moment."""
-    size = (12 + 4 * min(1, work.frozen_copies)) * float(work.model.num_parameters)
+    size = (12 + 4 * work.frozen_copies) * float(work.model.num_parameters)
     return Range(0, 2 * size)
 
 

@@ -127,6 +127,7 @@ def training_place(params: Any, run: Any) -> Placement:
         is_bf16=getattr(params, "precision", None) == "bfloat16",
         is_offloaded=getattr(engine, "offload", None) not in (None, False, "none"),
         is_checkpointed=bool(getattr(engine, "activation_checkpointing", False)),
+        sequence_parallel=getattr(engine, "sequence_parallel", 1),
     )
 
 
@@ -277,7 +278,8 @@ def rollouts(params: Any, run: Any, inputs: Mapping[str, Any]) -> Cost:
         longest=params.max_tokens + math.ceil(problems.prompt_tokens.high),
         micro_batch_tokens=run.micro_batch_tokens,
         scored_tokens=tokens if has_reference else Range(0),
-        frozen_copies=int(has_reference) + (2 if params.preference else 0),
+        frozen_copies=int(has_reference),
+        whole_copies=2 if params.preference else 0,
     )
     place = sampling_place(params, run)  # each rank has a sampler of its own
     sampling = Sampling(

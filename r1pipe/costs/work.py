@@ -125,6 +125,8 @@ class Placement:
     is_offloaded: bool = False
     is_checkpointed: bool = False
     """Activations are computed again in the backward pass."""
+    sequence_parallel: int = 1
+    """Devices that share the positions of each micro-batch."""
     shards: int = 1
     """Devices that share one sampler's weights."""
     memory_frac: float | None = None
@@ -136,7 +138,8 @@ class Training:
     """Forward and backward over `tokens` in so many `updates`.
 
     `scored_tokens` go forward alone (a frozen reference); `frozen_copies` models of the same size
-    stay beside the trained one. `mean_tokens` and `longest` are of a sequence, in tokens.
+    stay beside the trained one, divided as it is, and `whole_copies` (reward models) on every
+    device. `mean_tokens` and `longest` are of a sequence, in tokens.
     """
 
     model: ModelInfo
@@ -148,6 +151,7 @@ class Training:
     micro_batch_tokens: int
     scored_tokens: Range = NOTHING
     frozen_copies: int = 0
+    whole_copies: int = 0
 
 
 @dataclass(frozen=True)
