@@ -91,9 +91,6 @@ class Journal(Protocol):
     def rows(self) -> Iterator[dict[str, Any]]:
         """Yield all rows, in the order in which their units were appended."""
 
-    def units(self) -> Iterator[tuple[str, bytes]]:
-        """Yield (unit, its rows as lines of JSON), in the order in which they were appended."""
-
 
 class Checkpoints(Protocol):
     """Sealed training checkpoints inside an attempt; a half-written one is never seen."""

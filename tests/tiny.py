@@ -214,10 +214,6 @@ class LinesJournal:
         for _, rows in self._units():
             yield from rows
 
-    def units(self) -> Iterator[tuple[str, bytes]]:
-        for unit, rows in self._units():
-            yield unit, json_lines(rows)
-
 
 class FakeContext:
     """A stage's context in a folder; a second one in the same folder resumes the first.

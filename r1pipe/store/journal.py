@@ -180,17 +180,6 @@ class FileJournal:
                     yield json.loads(file.readline())
             assert file.tell() == end, f"{self.path} was changed by another process"
 
-    def units(self) -> Iterator[tuple[str, bytes]]:
-        """Yield (unit, its rows as lines of JSON), in the order in which they were appended; the
-        units that are there when the first one is asked for."""
-        with self._lock:
-            count = len(self._units)
-        with self.path.open("rb") as file:
-            for _ in range(count):
-                header = _parse_header(file.readline())
-                assert header is not None, f"{self.path} was changed by another process"
-                yield header[0], file.read(header[2])
-
     def close(self) -> None:
         """Make everything durable and let go of the file."""
         self._closing.set()
