@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+from dataclasses import replace
 
 import pytest
 import torch
@@ -12,6 +13,7 @@ from r1pipe.models.prompts import encode_completion, encode_prompt
 from r1pipe.train.batching import (
     Batching,
     MicroBatch,
+    Part,
     TokenSequence,
     count_loss_tokens,
     micro_batches,
@@ -127,7 +129,14 @@ def test_packing_fills_the_fullest_row_that_fits() -> None:
 
 
 def test_a_batch_moves_with_all_its_parts() -> None:
-    batch = one_batch(ragged(3), PAD)
-    moved = batch.to("cpu")
-    for name in MicroBatch.__slots__:
-        assert torch.equal(getattr(moved, name), getattr(batch, name))
+    part = Part(1, 2, None, mask=torch.ones(1, 1, 2, 2))
+    batch = replace(one_batch(ragged(3), PAD), part=part, most_targets=7)
+    moved = batch.to("meta")
+    tensors = [
+        value for name in MicroBatch.__slots__ if (value := getattr(moved, name)) is not None
+    ]
+    assert {tensor.device.type for tensor in tensors[:6]} == {"meta"}
+    assert moved.part is not None
+    assert moved.part.mask is not None
+    assert moved.part.mask.device.type == "meta"
+    assert moved.most_targets == 7

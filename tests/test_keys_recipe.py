@@ -27,6 +27,7 @@ OPENING = (
     {"generator": {"backend": "openai", "url": "http://localhost:1"}},
     {"generator": {"backend": "vllm"}},
     {"engine": {"backend": "deepspeed", "num_processes": 2, "zero_stage": 3}},
+    {"temperature": 1.0},
 )
 """Values that other fields need before they can be changed."""
 ONE_VALUE = {"top_p"}
@@ -56,7 +57,8 @@ def others(annotation: Any, value: Any) -> Iterator[Any]:
         yield not value
     elif annotation in (int, float):
         number = value if isinstance(value, int | float) else 1
-        yield from (number + 1, number * 2, number - 1, number / 2 if annotation is float else 0)
+        half = number / 2 if annotation is float else 0
+        yield from (number + 1, number + 2, number * 2, number - 1, half)
     elif annotation is str:
         yield from (f"{value or ''}x", "cuda", "en")
     elif origin in (list, tuple, frozenset, set):
