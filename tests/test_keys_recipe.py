@@ -58,7 +58,7 @@ def others(annotation: Any, value: Any) -> Iterator[Any]:
     elif annotation in (int, float):
         number = value if isinstance(value, int | float) else 1
         half = number / 2 if annotation is float else 0
-        yield from (number + 1, number + 2, number * 2, number - 1, half)
+        yield from (number + 1, number * 2, number - 1, half, number + 2)
     elif annotation is str:
         yield from (f"{value or ''}x", "cuda", "en")
     elif origin in (list, tuple, frozenset, set):
