@@ -118,7 +118,7 @@ def test_every_candidate_has_the_present_verdict_and_its_other_decisions(tmp_pat
         assert (now.keys() > PASSED.keys()) == all(filters.values()), "selected if all pass"
 
 
-def test_the_rows_are_the_distinct_kept_candidates(tmp_path: Path) -> None:
+def test_the_rows_are_the_kept_candidates(tmp_path: Path) -> None:
     context = reverify(tmp_path, CANDIDATES)
     assert [row["id"] for row in output(context, "rows")] == ["a#0", "a#2", "b#0", "c#0"]
     assert context.notes["rows"] == 4
