@@ -211,7 +211,7 @@ class Sft:
         ((1, 1), (2, 3)),
         ((2, 2), (0, 0)),
         ((2, 3, 2), (2, 3, 1)),
-        ((2, 2), (2, 2, 2)),
+        ((2, 2), (4, 2, 2)),
     ],
 )
 def test_training_resumes_on_another_number_of_processes_and_stage(

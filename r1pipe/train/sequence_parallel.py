@@ -98,8 +98,7 @@ def structure(whole: MicroBatch) -> tuple[tuple[int, ...] | None, Tensor | None]
     if not (real[:, 1:] & ~real[:, :-1]).any():
         return None, None
     causal = torch.ones(2 * real.shape[1:], dtype=torch.bool, device=real.device).tril()
-    itself = torch.eye(real.shape[1], dtype=torch.bool, device=real.device)
-    return None, (causal & real[:, None, None, :]) | itself  # padding attends to itself alone
+    return None, causal & real[:, None, None, :]
 
 
 def join(batch: MicroBatch, parts: Sequence[Sequence[float]]) -> list[float]:
