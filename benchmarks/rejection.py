@@ -8,8 +8,8 @@
 `scale` runs the stage in a store of its own on canned completions, once as it is and once killed
 (SIGKILL to the stage's process) and resumed, and compares artifact ids. `reverify` has such
 candidates judged anew, with and without thresholds that decide all filters again, the first of
-them killed and resumed too. `parts` says what each candidate costs and where. `engine` compares the
-stage with its own generator on the same requests (`rejection_engine.py`).
+them killed and resumed too. `parts` says what each candidate costs and where (`rejection_parts.py`).
+`engine` compares the stage with its own generator on the same requests (`rejection_engine.py`).
 
 `canned.py` says what the canned completions are.
 """
@@ -28,15 +28,14 @@ import sys
 import tempfile
 import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from canned import SAMPLES, Canned, canned_problem
+from canned import SAMPLES, Canned
 from memory import descendants, proportional_bytes, resident_bytes
 
-from r1pipe.generate.protocol import Request, Sampling
 from r1pipe.records import Problem
 
 KILL_AT_BYTES = {"rejection-sample": 550, "reverify": 20}
@@ -258,79 +257,6 @@ def reverify(candidates: int, root: Path) -> dict[str, Any]:
 CANNED = "canned generator (not the stage's)"
 
 
-class Clock:
-    """Adds up the CPU seconds of named parts."""
-
-    def __init__(self) -> None:
-        self.parts: dict[str, float] = {}
-
-    def time(self, name: str, function: Callable[[], Any]) -> Any:
-        began = time.process_time()
-        result = function()
-        self.parts[name] = self.parts.get(name, 0.0) + time.process_time() - began
-        return result
-
-
-def parts(candidates: int, root: Path) -> dict[str, float]:
-    """Return microseconds of CPU time per candidate for each step of the stage, one by one.
-
-    Pairs for algebra are left out: `benchmarks/verifier.py` measures them.
-    """
-    from r1pipe.records import json_lines
-    from r1pipe.rl.candidates import SCHEMA, Origin, candidate_row
-    from r1pipe.rows import RowWriter, read_rows, write_rows
-    from r1pipe.sampling.params import Quotas
-    from r1pipe.sampling.schedule import Unit
-    from r1pipe.sampling.selection import Selection
-    from r1pipe.sampling.sources import GeneratedSamples, sample_seed
-    from r1pipe.settings import Keep
-    from r1pipe.store.journal import FileJournal
-    from r1pipe.verify import verify_many
-
-    canned, clock = Canned(), Clock()
-    source = GeneratedSamples(canned, canned.tokenizer, Sampling(), "chat", 1)
-    origin = Origin("chat", 1.0, "m" * 64, Keep())
-    selection = Selection(Quotas(), candidates)
-    writer, journal = RowWriter(root / "candidates", SCHEMA), FileJournal(root / "journal")
-    problems = [p for p in map(canned_problem, range(2 * candidates)) if p.task == "sum"]
-    units = candidates // (64 * SAMPLES)
-    for number in range(units):
-        asked = problems[64 * number : 64 * number + 64]
-        canned.learn(asked)
-        unit = Unit(number, tuple(range(64)), 0, SAMPLES)
-        requests = [
-            Request(prompt, sample_seed(1, p, i), i)
-            for prompt, p in zip(canned.golds, asked, strict=True)
-            for i in range(SAMPLES)
-        ]
-        run = lambda r=requests: list(canned.generate(r, Sampling()))  # noqa: E731
-        clock.time(CANNED, run)
-        run = lambda u=unit, a=asked: [s for _, s in source.samples([u], [a])]  # noqa: E731
-        samples = clock.time("requests and decoding", run)
-        plain = [(0, s.sample_index, s.seed, s.text, s.num_tokens, "stop") for s in samples]
-        clock.time(
-            "to the recorder and back", lambda x=plain: json.loads(json_lines([{"samples": x}]))
-        )  # type: ignore[misc]
-        verdicts = clock.time(
-            "verifier", lambda x=samples: verify_many((s.problem, s.text) for s in x)
-        )  # type: ignore[misc]
-        pairs = zip(samples, verdicts, strict=True)
-        rows = clock.time(
-            "filters and row", lambda x=pairs: [candidate_row(s, v, origin) for s, v in x]
-        )  # type: ignore[misc]
-        lines = clock.time("lines of JSON", lambda x=rows: json_lines(x))  # type: ignore[misc]
-        clock.time("journal", lambda n=number, x=lines: journal.append_lines(str(n), 1024, x))  # type: ignore[misc]
-        clock.time("selection", lambda x=rows, p=asked[0]: [selection.select(r, p) for r in x])  # type: ignore[misc]
-        clock.time("candidates' shards", lambda x=rows: writer.write(x))  # type: ignore[misc]
-    clock.time("candidates' shards", writer.close)
-    journal.close()
-    kept = lambda: read_rows(root / "candidates", only="kept")  # noqa: E731
-    clock.time("rows, read back and written", lambda: write_rows(root / "rows", kept(), SCHEMA))
-    clock.parts["requests and decoding"] -= clock.parts[CANNED]
-    count = units * 64 * SAMPLES
-    return {name: round(1e6 * seconds / count, 1) for name, seconds in clock.parts.items()}
-
-
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("what", choices=["scale", "reverify", "parts", "engine", "work"])
@@ -353,6 +279,8 @@ def main() -> None:
         elif args.what == "reverify":
             found = reverify(args.candidates or 2_000_000, Path(scratch))
         elif args.what == "parts":
+            from rejection_parts import parts
+
             found = parts(args.candidates or 20_000, Path(scratch))
         else:
             from rejection_engine import engine
