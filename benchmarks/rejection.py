@@ -8,8 +8,8 @@
 `scale` runs the stage in a store of its own on canned completions, once as it is and once killed
 (SIGKILL to the stage's process) and resumed, and compares artifact ids. `reverify` has such
 candidates judged anew, with and without thresholds that decide all filters again, the first of
-them killed and resumed too. `parts` says what each candidate costs and where (`rejection_parts.py`).
-`engine` compares the stage with its own generator on the same requests (`rejection_engine.py`).
+them killed and resumed too. `parts` says what each candidate costs, and where. `engine` compares
+the stage with its own generator on the same requests (`rejection_engine.py`).
 
 `canned.py` says what the canned completions are.
 """
