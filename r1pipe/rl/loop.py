@@ -232,10 +232,7 @@ def learn(
         started = time.perf_counter()
         step = number * params.minibatches_per_rollout + place
         rows = reference_rows(reference, batch, params, batching)
-        opt = params.optimizer
-        rate = learning_rate(
-            step, params.num_steps, opt.lr, opt.schedule, opt.warmup_steps, opt.final_lr_frac
-        )
+        rate = rate_of(params, step)
         old = None if old_rows is None else [old_rows[id(rollout)] for rollout in batch]
         update = update_policy(engine, batch, rows, plan.objective, batching, rate, old)
         trained_tokens += differentiated_tokens(batch, plan.objective.kl_coef)
@@ -251,6 +248,12 @@ def learn(
     if number % 10 == 0:
         keep_samples(context, groups, number)
     return trained_tokens
+
+
+def rate_of(params: Any, step: int) -> float:
+    """Return the learning rate of an update."""
+    opt, count = params.optimizer, params.num_steps
+    return learning_rate(step, count, opt.lr, opt.schedule, opt.warmup_steps, opt.final_lr_frac)
 
 
 def own_logprobs(

@@ -10,7 +10,7 @@ positions predict; added over ranks, that is the loss of the whole.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import fields
 from itertools import pairwise
 from typing import Any
@@ -136,12 +136,7 @@ def attend(
     Called by the layers of a transformers model. Raises StageError for kinds of attention that it
     does not know.
     """
-    for name in UNSUPPORTED:
-        if asked.get(name) is not None:
-            raise StageError(
-                f"run.engine.sequence_parallel: this model's attention has {name}, which ranks"
-                " cannot share here; set sequence_parallel: 1"
-            )
+    check_kind(asked)
     group, size = sequence_part.group, sequence_part.size
     query, key, value = (gather_positions(heads, size, group) for heads in (query, key, value))
 
@@ -161,6 +156,16 @@ def attend(
         places = [slice(*ends) for ends in pairwise(sequence_part.bounds)]
         found = torch.cat([attended(each) for each in places], dim=2)
     return gather_heads(found, size, group).transpose(1, 2).contiguous(), None
+
+
+def check_kind(asked: Mapping[str, Any]) -> None:
+    """Raise StageError where a model asks more of attention than what is done here."""
+    for name in UNSUPPORTED:
+        if asked.get(name) is not None:
+            raise StageError(
+                f"run.engine.sequence_parallel: this model's attention has {name}, which ranks"
+                " cannot share here; set sequence_parallel: 1"
+            )
 
 
 def gather_positions(heads: Tensor, size: int, group: Any = None) -> Tensor:
