@@ -136,7 +136,8 @@ class TrainRun(EngineRun):
     """Positions that go through the model at once; bounds memory. On a CPU several small
     micro-batches beat a large one: less padding, and the workers share them."""
     layout: Literal["padded", "packed"] = "padded"
-    """Micro-batches of padded rows, or rows packed without cross-contamination."""
+    """Micro-batches of padded rows, or rows packed without cross-contamination: no padding but in
+    attention, where sequences stand beside one another (with flash-attention none at all)."""
 
 
 class GeneratorSettings(StageModel):

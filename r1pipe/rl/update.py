@@ -31,6 +31,7 @@ from r1pipe.train.batching import (
 )
 from r1pipe.train.engine import Engine, Loss, Scorer
 from r1pipe.train.logprobs import token_logprobs
+from r1pipe.train.packed import attending
 from r1pipe.workers import in_order
 
 Truncated = Literal["score", "mask"]
@@ -98,8 +99,9 @@ def frozen_logprobs(
         with computing(model, precision):
             return batch, token_logprobs(model, batch.to(model.device), temperature).tolist()
 
-    found = in_order(compute, micro_batches(sequences, batching), batching.workers)
-    return by_sequence(sequences, found)
+    batches = list(micro_batches(sequences, batching))
+    with attending(model, batches):
+        return by_sequence(sequences, in_order(compute, batches, batching.workers))
 
 
 def policy_logprobs(

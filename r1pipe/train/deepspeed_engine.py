@@ -79,8 +79,9 @@ class DeepSpeedEngine:
         runs as many forward passes; where they do not divide evenly, the last ones count nothing.
         """
         measures: list[Measures] = []
-        with self.shares.attending():
-            for batch, is_last, counts in self.shares.mine(list(batches)):
+        everyone = list(batches)
+        with self.shares.attending(everyone):
+            for batch, is_last, counts in self.shares.mine(everyone):
                 self.engine.set_gradient_accumulation_boundary(is_last)
                 value, part = self.engine(batch, loss)
                 self.engine.backward(value * float(self.ranks.size * counts))

@@ -14,6 +14,7 @@ from torch import Tensor
 from r1pipe.models.precision import computing
 from r1pipe.settings import Precision
 from r1pipe.train.batching import MicroBatch
+from r1pipe.train.packed import attending
 from r1pipe.train.state import StateWriter, read_state, write_facts
 from r1pipe.workers import in_order
 
@@ -139,12 +140,14 @@ class TorchEngine:
             return part, ()
 
         compute = differentiate if self.workers > 1 else backward
-        for part, gradients in in_order(compute, batches, self.workers):
-            for parameter, gradient in zip(trained, gradients, strict=False):
-                if gradient is not None:
-                    before = parameter.grad
-                    parameter.grad = gradient if before is None else before + gradient
-            add_up(totals, part.measures())
+        everyone = list(batches)
+        with attending(self.model, everyone):
+            for part, gradients in in_order(compute, everyone, self.workers):
+                for parameter, gradient in zip(trained, gradients, strict=False):
+                    if gradient is not None:
+                        before = parameter.grad
+                        parameter.grad = gradient if before is None else before + gradient
+                add_up(totals, part.measures())
         return totals
 
     def step(self, learning_rate: float) -> float:
@@ -167,7 +170,9 @@ class TorchEngine:
                 values: list[float] = function(self.model, batch.to(self.model.device)).tolist()
             return values
 
-        return list(in_order(compute, batches, self.workers))
+        everyone = list(batches)
+        with attending(self.model, everyone):
+            return list(in_order(compute, everyone, self.workers))
 
     def writing(self, parameter: Any) -> AbstractContextManager[Any]:
         """Every parameter is whole."""

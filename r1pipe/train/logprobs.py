@@ -12,6 +12,7 @@ from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
 from r1pipe.train.batching import MicroBatch
+from r1pipe.train.packed import blocks_of, is_attending
 
 MAX_LOGITS = 1 << 26
 """Most logits that stand in memory at once: 256 MiB in float32, and as much for their gradient."""
@@ -62,6 +63,8 @@ def hidden_states(model: Any, batch: MicroBatch) -> Tensor:
             "position_ids": batch.position_ids[:, :-1],
             "sequence_part": part,
         }
+    elif batch.attention_mask is None and is_attending(model):
+        inputs["blocks"] = blocks_of(batch.position_ids)
     hidden: Tensor = model.model(**inputs, use_cache=False).last_hidden_state
     return hidden
 

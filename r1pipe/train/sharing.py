@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from typing import Any
@@ -13,6 +13,7 @@ from torch import Tensor
 from transformers import AttentionInterface
 
 from r1pipe.ranks import Ranks
+from r1pipe.train import packed
 from r1pipe.train.batching import MicroBatch
 from r1pipe.train.engine import TokenFunction
 from r1pipe.train.sequence_parallel import (
@@ -70,7 +71,7 @@ class Shares:
     ) -> list[list[float]]:
         """Return the function's numbers for every micro-batch, in their order, on every rank."""
         everyone = list(batches)
-        with self.attending(), torch.no_grad():
+        with self.attending(everyone), torch.no_grad():
             found = [compute(batch, function).tolist() for batch, *_ in self.mine(everyone)]
         of_ranks = self._ranks.gather(found)
         joined = []
@@ -81,11 +82,12 @@ class Shares:
         return joined
 
     @contextmanager
-    def attending(self) -> Iterator[None]:
+    def attending(self, everyone: Sequence[MicroBatch]) -> Iterator[None]:
         """Have the model exchange around its attention inside the block, and only there: outside
         of it the same model may sample, on each rank what that rank likes."""
         if self._size == 1:
-            yield
+            with packed.attending(self._model, everyone):
+                yield
             return
         AttentionInterface.register(ATTENTION, attend)
         before = self._model.config._attn_implementation

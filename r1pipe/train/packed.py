@@ -1,0 +1,143 @@
+"""Attention over packed rows: each sequence attends to itself alone, as if it had a row of its own.
+
+# T positions of a packed row, B sequences in it, L positions of the longest one
+# A heads, K key-value heads, D their size
+transformers would give all T positions a mask of T x T and compute all of it. Here the sequences
+are put beside one another for attention alone, [B, L]; norms, projections and the head compute no
+padding. Flash-attention has a kernel of its own for packed rows and is left alone.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import partial
+from typing import Any, Protocol
+
+import torch
+from torch import Tensor
+from torch.nn.functional import dropout as drop
+from torch.nn.functional import scaled_dot_product_attention
+from transformers import AttentionInterface
+
+from r1pipe.train.batching import MicroBatch
+
+PREFIX = "r1pipe-packed-"
+"""Before the name of the attention that it computes each sequence with."""
+
+
+@dataclass(frozen=True, slots=True)
+class Blocks:
+    """Where the sequences of a packed row stand."""
+
+    positions: Tensor  # [B * L] int64, in the row; 0 where a sequence is shorter than L
+    places: Tensor  # [T] int64, of each position among the B * L
+    num_sequences: int
+
+
+def blocks_of(position_ids: Tensor) -> Blocks:
+    """Return the sequences of a packed row, which begin where a position is 0.  [1, T]"""
+    positions = position_ids[0]
+    length = len(positions)
+    starts = (positions == 0).nonzero()[:, 0]  # [B]
+    lengths = torch.diff(starts, append=starts.new_tensor([length]))
+    longest = int(lengths.max())
+    inside = torch.arange(longest, device=positions.device) < lengths[:, None]  # [B, L]
+    found = torch.zeros(inside.shape, dtype=torch.int64, device=positions.device)
+    found[inside] = torch.arange(length, device=positions.device)
+    return Blocks(found.flatten(), inside.flatten().nonzero()[:, 0], len(starts))
+
+
+class Weigh(Protocol):
+    """Causal attention of sequences beside one another: query [B, A, L, D] -> [B, A, L, D]."""
+
+    def __call__(
+        self, query: Tensor, key: Tensor, value: Tensor, *, dropout: float, scaling: float | None
+    ) -> Tensor: ...
+
+
+def attend(
+    module: Any,
+    query: Tensor,  # [1, A, T, D]
+    key: Tensor,  # [1, K, T, D]
+    value: Tensor,  # [1, K, T, D]
+    attention_mask: Tensor | None,
+    *,
+    weigh: Weigh,
+    blocks: Blocks,
+    dropout: float = 0.0,
+    scaling: float | None = None,
+    **asked: Any,
+) -> tuple[Tensor, None]:
+    """Attend inside each sequence.  -> [1, T, A, D]
+
+    Called by the layers of a transformers model.
+    """
+    beside = (_beside(heads, blocks) for heads in (query, key, value))
+    found = weigh(*beside, dropout=dropout, scaling=scaling)  # [B, A, L, D]
+    heads, size = found.shape[1], found.shape[3]
+    flat = found.transpose(1, 2).reshape(-1, heads, size)  # [B * L, A, D]
+    return flat.index_select(0, blocks.places)[None], None
+
+
+def _beside(heads: Tensor, blocks: Blocks) -> Tensor:
+    """Put the sequences of a packed row beside one another.  [1, A, T, D] -> [B, A, L, D]"""
+    _, count, _, size = heads.shape
+    found = heads[0].index_select(1, blocks.positions)
+    return found.reshape(count, blocks.num_sequences, -1, size).transpose(0, 1)
+
+
+def fused(
+    query: Tensor, key: Tensor, value: Tensor, *, dropout: float, scaling: float | None
+) -> Tensor:
+    """Attend by PyTorch's fused function."""
+    return scaled_dot_product_attention(
+        query, key, value, dropout_p=dropout, is_causal=True, scale=scaling, enable_gqa=True
+    )
+
+
+def products(
+    query: Tensor, key: Tensor, value: Tensor, *, dropout: float, scaling: float | None
+) -> Tensor:
+    """Attend by plain products, as transformers' `eager` does."""
+    repeats = query.shape[1] // key.shape[1]
+    key, value = (heads.repeat_interleave(repeats, dim=1) for heads in (key, value))
+    scale = query.shape[-1] ** -0.5 if scaling is None else scaling
+    scores = torch.matmul(query, key.transpose(2, 3)) * scale  # [B, A, L, L]
+    later = torch.ones(scores.shape[-2:], dtype=torch.bool, device=scores.device).triu(1)
+    weights = torch.softmax(scores.masked_fill(later, float("-inf")), dim=-1, dtype=torch.float32)
+    return torch.matmul(drop(weights.to(query.dtype), dropout), value)
+
+
+WEIGH: dict[str, Weigh] = {"sdpa": fused, "eager": products}
+UNSUPPORTED = ("sliding_window", "attn_logit_softcapping", "final_logit_softcapping")
+"""What some models' configs ask of attention, and this one does not do."""
+
+
+@contextmanager
+def attending(model: Any, batches: Sequence[MicroBatch]) -> Iterator[None]:
+    """Have a model attend like this inside the block where its micro-batches are packed.
+
+    Outside of it the same model may sample. Models of other attention keep their own.
+    """
+    if not batches or batches[0].attention_mask is not None or not _can_attend(model.config):
+        yield
+        return
+    before = model.config._attn_implementation
+    AttentionInterface.register(PREFIX + before, partial(attend, weigh=WEIGH[before]))
+    model.set_attn_implementation(PREFIX + before)
+    try:
+        yield
+    finally:
+        model.set_attn_implementation(before)
+
+
+def _can_attend(config: Any) -> bool:
+    is_plain = not any(getattr(config, name, None) for name in UNSUPPORTED)
+    return is_plain and config._attn_implementation in WEIGH
+
+
+def is_attending(model: Any) -> bool:
+    """Return whether a model attends like this now, and wants `blocks`."""
+    return str(model.config._attn_implementation).startswith(PREFIX)

@@ -1,0 +1,115 @@
+"""Attention over packed rows: by hand, against each sequence alone, and only where it is meant."""
+
+from __future__ import annotations
+
+import random
+from typing import Any
+
+import pytest
+import torch
+from tiny import model, tokenizer
+
+from r1pipe.train import packed
+from r1pipe.train.batching import Batching, MicroBatch, TokenSequence, micro_batches, one_batch
+from r1pipe.train.logprobs import token_logprobs
+from r1pipe.train.packed import attending, blocks_of, is_attending
+
+PAD = tokenizer().pad_token_id
+
+
+def sequences(count: int = 5) -> list[TokenSequence]:
+    """Return sequences of 3 to 11 tokens."""
+    rng, size = random.Random(5), len(tokenizer())
+
+    def ids(least: int, most: int) -> list[int]:
+        return [rng.randrange(2, size) for _ in range(rng.randint(least, most))]
+
+    return [TokenSequence(ids(1, 4), ids(2, 7), index) for index in range(count)]
+
+
+def packed_row(count: int = 5) -> MicroBatch:
+    (row,) = micro_batches(sequences(count), Batching(1_000, "packed", PAD))
+    return row
+
+
+def policy(attention: str) -> Any:
+    made = model()
+    made.set_attn_implementation(attention)
+    return made
+
+
+def test_blocks_of_a_row_by_hand() -> None:
+    # sequences of 3, 2 and 1 positions beside one another, three wide: 0 1 2 | 3 4 . | 5 . .
+    blocks = blocks_of(torch.tensor([[0, 1, 2, 0, 1, 0]]))
+    assert blocks.positions.tolist() == [0, 1, 2, 3, 4, 0, 5, 0, 0]
+    assert blocks.places.tolist() == [0, 1, 2, 3, 4, 6]
+    assert blocks.num_sequences == 3
+
+
+@pytest.mark.parametrize("attention", ["sdpa", "eager"])
+def test_log_probs_and_gradients_are_those_of_each_sequence_alone(attention: str) -> None:
+    together, alone, row = policy(attention), policy(attention), packed_row()
+    with attending(together, [row]):
+        found = token_logprobs(together, row)
+        found.square().sum().backward()
+    by_index = {each.index: token_logprobs(alone, one_batch([each], PAD)) for each in sequences()}
+    expected = torch.cat([by_index[i] for i in dict.fromkeys(row.sequence_index[0].tolist())])
+    expected.square().sum().backward()
+    torch.testing.assert_close(found, expected, rtol=1e-5, atol=1e-5)
+    for one, other in zip(together.parameters(), alone.parameters(), strict=True):
+        torch.testing.assert_close(one.grad, other.grad, rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize("attention", ["sdpa", "eager"])
+def test_sequences_are_weighed_beside_one_another(
+    attention: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    weigh, shapes = packed.WEIGH[attention], []
+
+    def seen(query: Any, key: Any, value: Any, **options: Any) -> Any:
+        shapes.append((*query.shape[::2], key.shape[1]))
+        return weigh(query, key, value, **options)
+
+    monkeypatch.setitem(packed.WEIGH, attention, seen)
+    made, row = policy(attention), packed_row()
+    longest = max(map(len, sequences()))
+    with attending(made, [row]):
+        token_logprobs(made, row)
+    kv_heads = made.config.num_key_value_heads
+    assert shapes == [(5, longest, kv_heads)] * made.config.num_hidden_layers
+
+
+def test_dropout_and_scaling_are_those_asked_for() -> None:
+    query = torch.tensor([[[[1.0], [1.0]]]])  # one head of size 1, two positions
+    key, value = torch.tensor([[[[0.0], [2.0]]]]), torch.tensor([[[[0.0], [1.0]]]])
+    for weigh in packed.WEIGH.values():
+        found = weigh(query, key, value, dropout=0.0, scaling=0.5)
+        # the second position weighs its predecessor e^0 and itself e^(2 / 2)
+        assert found.flatten().tolist() == pytest.approx([0.0, 2.718282 / 3.718282])
+        assert weigh(query, key, value, dropout=1.0, scaling=0.5).count_nonzero() == 0
+
+
+def test_outside_of_the_block_and_for_padded_rows_a_model_keeps_its_attention() -> None:
+    made = policy("eager")
+
+    def fail() -> None:
+        with attending(made, [packed_row()]):
+            assert is_attending(made)
+            raise KeyError
+
+    with pytest.raises(KeyError):
+        fail()
+    assert made.config._attn_implementation == "eager"
+    with attending(made, [one_batch(sequences(), PAD)]):
+        assert not is_attending(made)
+    with attending(made, []):
+        assert not is_attending(made)
+
+
+def test_a_model_whose_attention_does_more_keeps_it() -> None:
+    made, row = policy("sdpa"), packed_row()
+    expected = token_logprobs(made, row)
+    made.config.sliding_window = 4
+    with attending(made, [row]):
+        assert not is_attending(made)
+        torch.testing.assert_close(token_logprobs(made, row), expected)
