@@ -54,7 +54,8 @@ COMPARISONS: dict[str, dict[str, dict[str, Any]]] = {
         OURS: {
             "precision": "bfloat16",
             "engine": {"attention": "eager"},
-            "micro_batch_tokens": 700,
+            "layout": "packed",
+            "micro_batch_tokens": 960,
         },
         PEER: {"bf16": True, **EAGER_PEER},
         LIMIT: {"bf16": True},
