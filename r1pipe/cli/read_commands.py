@@ -22,6 +22,7 @@ from r1pipe.cli.options import (
 if TYPE_CHECKING:
     from r1pipe.manifest import Manifest
     from r1pipe.pipeline.planning import Plan
+    from r1pipe.store.actions import ActionRecord
 
 app = command_group()
 
@@ -80,11 +81,7 @@ def show(
 
     opened = open_store(store)
     if name is None:
-        records = opened.records()
-        if as_json:
-            print_json([views.summary_json(record) for record in records])
-        else:
-            print(views.table_text(records))
+        _show_all(opened.records(), as_json)
         return
     record = opened.resolve(name)
     if row is not None or why_not is not None:
@@ -101,6 +98,15 @@ def show(
         print_json(views.record_json(record, opened))
     else:
         print(views.record_text(record, opened))
+
+
+def _show_all(records: "list[ActionRecord]", as_json: bool) -> None:
+    from r1pipe.cli import views
+
+    if as_json:
+        print_json([views.summary_json(record) for record in records])
+    else:
+        print(views.table_text(records))
 
 
 @app.command()

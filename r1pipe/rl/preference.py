@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterator, Sequence
+from functools import partial
 from typing import Any, Literal
 
 import torch
@@ -55,21 +56,8 @@ def train_reward_model(
     for step, rows in enumerate(steps[done:], start=done):
         started = time.perf_counter()
 
-        def loss(model: Any, batch: MicroBatch, total: int = len(rows)) -> Loss:
-            values = scores(model, batch)
-            if objective == "pairwise":
-                is_right = values[0::2] > values[1::2]
-                value = pairwise_loss(values)
-            else:
-                wanted = torch.tensor([labels[i] for i in batch.sequence_index[:, 0].tolist()])
-                wanted = wanted.to(values.device)
-                is_right = (values > 0) == (wanted > 0.5)
-                value = pointwise_loss(values, wanted)
-            share = batch.is_first_part / total  # all ranks that share the rows know all scores
-            return Loss(value * share, sums={"accuracy": float(is_right.sum()) * share})
-
         batches = _batches(examples, rows, examples_per_micro_batch, pad_id)
-        measures = engine.accumulate(batches, loss)
+        measures = engine.accumulate(batches, partial(_loss, objective, labels, len(rows)))
         rate = learning_rate(
             step, len(steps), plan.peak_lr, plan.schedule, plan.warmup_steps, plan.final_lr_frac
         )
@@ -84,6 +72,23 @@ def train_reward_model(
             tokens_per_s=tokens / (time.perf_counter() - started),
         )
         checkpoint(context, engine, step + 1)
+
+
+def _loss(
+    objective: Objective, labels: Sequence[float], total: int, model: Any, batch: MicroBatch
+) -> Loss:
+    """Return what a micro-batch adds to the loss of a step of `total` examples."""
+    values = scores(model, batch)
+    if objective == "pairwise":
+        is_right = values[0::2] > values[1::2]
+        value = pairwise_loss(values)
+    else:
+        wanted = torch.tensor([labels[i] for i in batch.sequence_index[:, 0].tolist()])
+        wanted = wanted.to(values.device)
+        is_right = (values > 0) == (wanted > 0.5)
+        value = pointwise_loss(values, wanted)
+    share = batch.is_first_part / total  # all ranks that share the rows know all scores
+    return Loss(value * share, sums={"accuracy": float(is_right.sum()) * share})
 
 
 def _batches(

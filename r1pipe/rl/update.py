@@ -17,6 +17,7 @@ from r1pipe.models.precision import computing
 from r1pipe.records import FinishReason, Rollout
 from r1pipe.rl.objective import (
     Aggregation,
+    TokenLoss,
     grpo_token_loss,
     token_weights,
     truncated_weights,
@@ -150,39 +151,63 @@ def update_policy(
         return {}
     sequences = token_sequences(rollouts)
     moving = differentiated(rollouts, sequences, objective.kl_coef)
-    num_moving = count_loss_tokens(moving)
-    sampler = per_token_table([r.completion.sampler_logprobs for r in rollouts])
-    reference = None if reference_rows is None else per_token_table(reference_rows)
-    old = None if old_rows is None else per_token_table(old_rows)
-    advantages = torch.tensor([r.advantage for r in rollouts], dtype=torch.float32)
     lengths = torch.tensor([len(s.completion_ids) for s in sequences], dtype=torch.float32)
-    num_tokens = int(lengths.sum())
+    loss = _MinibatchLoss(
+        objective,
+        sampler=per_token_table([r.completion.sampler_logprobs for r in rollouts]),
+        reference=None if reference_rows is None else per_token_table(reference_rows),
+        old=None if old_rows is None else per_token_table(old_rows),
+        advantages=torch.tensor([r.advantage for r in rollouts], dtype=torch.float32),
+        lengths=lengths,
+        num_tokens=int(lengths.sum()),
+        num_moving=count_loss_tokens(moving),
+    )
+    measures = engine.accumulate(micro_batches(moving, batching), loss)
+    return {**measures, "grad_norm": engine.step(learning_rate)}
 
-    def loss(model: Any, batch: MicroBatch) -> Loss:
-        index = batch.sequence_index[batch.loss_mask]
-        logprobs, sampled = (
-            token_logprobs(model, batch, objective.temperature),
-            at_trained(sampler, batch),
-        )
-        begun, correction = corrected(logprobs, sampled, old, batch, objective.truncation)
+
+@dataclass(frozen=True)
+class _MinibatchLoss:
+    """What a micro-batch adds to the loss of its minibatch, and what is logged of it."""
+
+    objective: Objective
+    sampler: Tensor  # [S, C] log-probabilities, as reference and old
+    reference: Tensor | None
+    old: Tensor | None
+    advantages: Tensor  # [S]
+    lengths: Tensor  # [S] tokens of each completion
+    num_tokens: int
+    """Of all completions: the denominator of the loss."""
+    num_moving: int
+    """Of those that are differentiated: the denominator of the means."""
+
+    def __call__(self, model: Any, batch: MicroBatch) -> Loss:
+        objective, index = self.objective, batch.sequence_index[batch.loss_mask]
+        logprobs = token_logprobs(model, batch, objective.temperature)
+        sampled = at_trained(self.sampler, batch)
+        begun, correction = corrected(logprobs, sampled, self.old, batch, objective.truncation)
         token = grpo_token_loss(
             logprobs,
             begun,
-            None if reference is None else at_trained(reference, batch),
-            advantages.to(index.device)[index],
+            None if self.reference is None else at_trained(self.reference, batch),
+            self.advantages.to(index.device)[index],
             clip_low=objective.clip_low,
             clip_high=objective.clip_high,
             kl_coef=objective.kl_coef,
             weights=correction,
         )
         weights = token_weights(
-            lengths.to(index.device)[index],
+            self.lengths.to(index.device)[index],
             objective.aggregation,
-            num_sequences=len(rollouts),
-            num_tokens=num_tokens,
+            num_sequences=len(self.lengths),
+            num_tokens=self.num_tokens,
             constant=objective.constant_tokens,
         )
-        difference = (logprobs.detach() if old is None else begun) - sampled
+        difference = (logprobs.detach() if self.old is None else begun) - sampled
+        return self.measured((token.loss * weights).sum(), token, difference)
+
+    def measured(self, value: Tensor, token: TokenLoss, difference: Tensor) -> Loss:
+        """Return the loss with its measures; `difference` is trainer minus sampler.  [N]"""
         means = {
             "kl": token.kl,
             "clip_frac": token.is_clipped,
@@ -191,13 +216,10 @@ def update_policy(
         }
         peaks = {"ratio_max": token.ratio, "mismatch_ratio_max": difference.abs().exp()}
         return Loss(
-            (token.loss * weights).sum(),
-            sums={name: float(values.sum()) / num_moving for name, values in means.items()},
+            value,
+            sums={name: float(values.sum()) / self.num_moving for name, values in means.items()},
             peaks={name: float(v.max()) for name, v in peaks.items() if len(v)},  # of parts: none
         )
-
-    measures = engine.accumulate(micro_batches(moving, batching), loss)
-    return {**measures, "grad_norm": engine.step(learning_rate)}
 
 
 def differentiated(
