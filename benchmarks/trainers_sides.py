@@ -10,7 +10,8 @@ import json
 import os
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 from unittest.mock import patch
@@ -119,7 +120,18 @@ def our_grpo(folder: Path, turns: Turns, options: dict[str, Any]) -> None:
 
     torch.set_num_threads(1)
     stage = load_kinds(Path(__file__).parents[1] / "manifests" / "r1.yaml")["grpo"]
-    params: Any = stage.params(
+    params: Any = grpo_params(stage, options)
+    objective = Objective(1.0, 0.2, 0.2, params.kl_coef, "token-mean", MAX_TOKENS)
+    asked = problems(options.pop("mean_chars"))
+    plan = loop.GrpoPlan(params, objective, stage.run_model(**options))
+    context: Any = StepContext(turns)
+    with timed_loop(turns):
+        loop.train_grpo(context, load_model(folder), load_tokenizer(folder), asked, plan)
+
+
+def grpo_params(stage: Any, options: dict[str, Any]) -> Any:
+    """Return the parameters of the stage; what decides them is taken out of the options."""
+    return stage.params(
         seed=SEED,
         format="chat",
         num_steps=MAX_STEPS,
@@ -135,11 +147,18 @@ def our_grpo(folder: Path, turns: Turns, options: dict[str, Any]) -> None:
         max_tokens=MAX_TOKENS,
         precision=options.pop("precision", "float32"),
     )
-    objective = Objective(1.0, 0.2, 0.2, params.kl_coef, "token-mean", MAX_TOKENS)
-    asked = problems(options.pop("mean_chars"))
-    plan = loop.GrpoPlan(params, objective, stage.run_model(**options))
-    context: Any = StepContext(turns)
-    make_engine, generator_of, reference = loop.make_engine, loop.generator_of, loop.Reference
+
+
+@contextmanager
+def timed_loop(turns: Turns) -> Iterator[None]:
+    """Time the parts of what the GRPO loop opens inside the block; the first turn begins there."""
+    from r1pipe.rl import loop
+
+    make_engine, generator_of, make_reference = (
+        loop.make_engine,
+        loop.generator_of,
+        loop.make_reference,
+    )
 
     def engine(*args: Any) -> Any:
         return time_engine(turns, make_engine(*args))
@@ -151,17 +170,17 @@ def our_grpo(folder: Path, turns: Turns, options: dict[str, Any]) -> None:
         turns.next()
         return made
 
-    def referent(model: Any) -> Any:
-        made = reference(model)
+    def reference(*args: Any) -> Any:
+        made = make_reference(*args)
         made.logprobs = turns.timed("reference", made.logprobs)  # type: ignore[method-assign]
         return made
 
     with (
         patch.object(loop, "make_engine", engine),
         patch.object(loop, "generator_of", generator),
-        patch.object(loop, "Reference", referent),
+        patch.object(loop, "make_reference", reference),
     ):
-        loop.train_grpo(context, load_model(folder), load_tokenizer(folder), asked, plan)
+        yield
 
 
 def our_sft(folder: Path, turns: Turns, options: dict[str, Any]) -> None:
