@@ -80,7 +80,7 @@ def _judged(context: Context, params: Params, run: Run, inputs: Inputs) -> Itera
     """Yield the candidates judged anew; the report on how they were sampled goes with them."""
     from r1pipe.rl.anew import quotas_in_force
     from r1pipe.rl.reverify import Terms, judged_anew
-    from r1pipe.rows import read_problems, read_rows
+    from r1pipe.rows import count_rows, read_problems, read_rows
 
     folder = inputs["candidates"]
     quotas = quotas_in_force(folder, context.output("candidates"), params.quotas)
@@ -91,18 +91,19 @@ def _judged(context: Context, params: Params, run: Run, inputs: Inputs) -> Itera
     journal = context.journal("verdicts")
     num_known = ROWS_PER_UNIT * len(journal.done())
     judged = judged_anew(context.name, read_rows(folder), problems, journal, terms)
-    return _watched(judged, context, num_known)
+    return _watched(judged, context, num_known, count_rows(folder))
 
 
 def _watched(
-    rows: Iterator[dict[str, Any]], context: Context, num_known: int
+    rows: Iterator[dict[str, Any]], context: Context, num_known: int, num_all: int
 ) -> Iterator[dict[str, Any]]:
     """Pass rows on, log how many were judged now, and stop where that was asked for."""
-    correct = 0
+    correct, units = 0, num_all // ROWS_PER_UNIT
     for count, row in enumerate(rows, start=1):
         correct += row["verdict"] == "correct"
         if count % ROWS_PER_UNIT == 0 and count > num_known:
-            context.log(count // ROWS_PER_UNIT, judged=float(count), pass_rate=correct / count)
+            unit = count // ROWS_PER_UNIT
+            context.log(unit, units, judged=float(count), pass_rate=correct / count)
             context.stop_if_asked()
         yield row
 
