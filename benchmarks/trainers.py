@@ -55,7 +55,7 @@ COMPARISONS: dict[str, dict[str, dict[str, Any]]] = {
             "precision": "bfloat16",
             "engine": {"attention": "eager"},
             "layout": "packed",
-            "micro_batch_tokens": 960,
+            "micro_batch_tokens": 1900,
         },
         PEER: {"bf16": True, **EAGER_PEER},
         LIMIT: {"bf16": True},

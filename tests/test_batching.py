@@ -122,10 +122,26 @@ def test_a_sequence_longer_than_the_limit_goes_alone(layout: str) -> None:
     assert len(shapes) == 2
 
 
-def test_packing_fills_the_fullest_row_that_fits() -> None:
-    # lengths 6, 5, 3, 2 into rows of 8: the 3 fits only beside the 5, the 2 only beside the 6
-    sequences = [TokenSequence([5], [7] * (n - 1), n) for n in (2, 3, 5, 6)]
-    assert [[s.index for s in row] for row in pack(sequences, 8)] == [[6, 2], [5, 3]]
+@pytest.mark.parametrize(
+    ("lengths", "max_tokens", "rows"),
+    [
+        # as few rows as are needed: the 3 fits only beside the 5, the 2 only beside the 6
+        ((2, 3, 5, 6), 8, [[6, 2], [5, 3]]),
+        # two rows of 10 would do with 10 and 4 tokens in them; they are filled with 7 each
+        ((5, 3, 2, 4), 10, [[5, 2], [4, 3]]),
+        # 5 4 4 into rows of 9 and 4; evenly 9 would be 5 and 8
+        ((5, 4, 4), 9, [[5], [4, 4]]),
+        # evenly would be 3 2 2 and 3 2, more than 6: best fit stands
+        ((3, 3, 2, 2, 2), 6, [[3, 3], [2, 2, 2]]),
+        # what is longer than a row has one of its own
+        ((9, 2, 1), 4, [[9], [2, 1]]),
+    ],
+)
+def test_packing_fills_as_few_rows_as_needed_evenly(
+    lengths: tuple[int, ...], max_tokens: int, rows: list[list[int]]
+) -> None:
+    sequences = [TokenSequence([5], [7] * (n - 1), n) for n in lengths]
+    assert [[s.index for s in row] for row in pack(sequences, max_tokens)] == rows
 
 
 def test_a_batch_moves_with_all_its_parts() -> None:

@@ -8,6 +8,7 @@ token: where pad equals end-of-sequence, that would leave the stop untrained.
 
 from __future__ import annotations
 
+import heapq
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Literal
@@ -135,10 +136,22 @@ def one_batch(sequences: Sequence[TokenSequence], pad_id: int) -> MicroBatch:
 
 
 def pack(sequences: Sequence[TokenSequence], max_tokens: int) -> list[list[TokenSequence]]:
-    """Put sequences into rows of at most `max_tokens` by best fit, longest first."""
+    """Put sequences into rows of at most `max_tokens`: as few as best fit needs, evenly filled.
+
+    Workers and ranks that compute a row each wait for the longest one.
+    """
+    ordered = sorted(sequences, key=len, reverse=True)
+    tight = _best_fit(ordered, max_tokens)
+    even = _evenly(ordered, len(tight))
+    fits = all(len(row) == 1 or sum(map(len, row)) <= max_tokens for row in even)
+    return even if fits else tight
+
+
+def _best_fit(ordered: Sequence[TokenSequence], max_tokens: int) -> list[list[TokenSequence]]:
+    """Put each sequence, longest first, into the fullest row that has room for it."""
     rows: list[list[TokenSequence]] = []
     room: list[int] = []
-    for sequence in sorted(sequences, key=len, reverse=True):
+    for sequence in ordered:
         fits = [r for r in range(len(rows)) if room[r] >= len(sequence)]
         if fits:
             best = min(fits, key=lambda r: room[r])
@@ -148,6 +161,17 @@ def pack(sequences: Sequence[TokenSequence], max_tokens: int) -> list[list[Token
             room.append(max(max_tokens, len(sequence)))
         rows[best].append(sequence)
         room[best] -= len(sequence)
+    return rows
+
+
+def _evenly(ordered: Sequence[TokenSequence], num_rows: int) -> list[list[TokenSequence]]:
+    """Put each sequence, longest first, into the emptiest row."""
+    rows: list[list[TokenSequence]] = [[] for _ in range(num_rows)]
+    filled = [(0, row) for row in range(num_rows)]
+    for sequence in ordered:
+        tokens, row = heapq.heappop(filled)
+        rows[row].append(sequence)
+        heapq.heappush(filled, (tokens + len(sequence), row))
     return rows
 
 

@@ -100,14 +100,20 @@ def fused(
 def products(
     query: Tensor, key: Tensor, value: Tensor, *, dropout: float, scaling: float | None
 ) -> Tensor:
-    """Attend by plain products, as transformers' `eager` does."""
-    repeats = query.shape[1] // key.shape[1]
-    key, value = (heads.repeat_interleave(repeats, dim=1) for heads in (key, value))
-    scale = query.shape[-1] ** -0.5 if scaling is None else scaling
-    scores = torch.matmul(query, key.transpose(2, 3)) * scale  # [B, A, L, L]
-    later = torch.ones(scores.shape[-2:], dtype=torch.bool, device=scores.device).triu(1)
-    weights = torch.softmax(scores.masked_fill(later, float("-inf")), dim=-1, dtype=torch.float32)
-    return torch.matmul(drop(weights.to(query.dtype), dropout), value)
+    """Attend by plain products, as transformers' `eager` does.
+
+    The query heads that share keys are put behind one another, so that no key is repeated.
+    """
+    rows, heads, length, size = query.shape
+    kv_heads = key.shape[1]
+    repeats = heads // kv_heads
+    scaled = query * (size**-0.5 if scaling is None else scaling)
+    behind = scaled.reshape(rows, kv_heads, repeats * length, size)
+    later = torch.full((length, length), float("-inf"), dtype=query.dtype, device=query.device)
+    scores = torch.matmul(behind, key.transpose(2, 3)) + later.triu(1).repeat(repeats, 1)
+    weights = torch.softmax(scores, dim=-1, dtype=torch.float32)  # [B, K, A / K * L, L]
+    found = torch.matmul(drop(weights.to(query.dtype), dropout), value)
+    return found.reshape(rows, heads, length, size)
 
 
 WEIGH: dict[str, Weigh] = {"sdpa": fused, "eager": products}
