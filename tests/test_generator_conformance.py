@@ -304,3 +304,25 @@ def test_closing_one_generator_leaves_another_and_process_groups_alone(
     backend(folder).close()
     assert torch.distributed.is_initialized() >= before
     sample(sampler, requests(4), Sampling(1.0, 1.0, 4))
+
+
+@pytest.mark.engines
+@pytest.mark.skipif(not has_vllm, reason="needs vllm")
+def test_samples_of_one_prompt_share_its_prefix(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    sampler: Any = vllm_backend(folder)
+    step, cached = sampler._step, {}
+
+    def watched() -> Any:
+        outputs = step()
+        cached.update((output.request_id, output.num_cached_tokens) for output in outputs)
+        return outputs
+
+    monkeypatch.setattr(sampler, "_step", watched)
+    prompts = [tuple(random.Random(n).randrange(40) for _ in range(70)) for n in range(2)]
+    asked = [Request(prompts[n // 8], n, n) for n in range(16)]
+    sample(sampler, asked, Sampling(1.0, 1.0, 4))
+    sampler.close()
+    # blocks of 32: of 70 tokens two whole ones are computed once and found seven times
+    assert sorted(cached.values()) == [0] * 2 + [64] * 14
