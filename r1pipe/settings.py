@@ -80,6 +80,8 @@ class EngineSettings(StageModel):
     def _fits_together(self) -> EngineSettings:
         if self.backend == "torch" and self.num_processes > 1:
             raise ValueError("backend torch is one process; use backend: deepspeed for more")
+        if self.backend == "torch" and self.offload != "none":
+            raise ValueError("offload goes with backend: deepspeed")
         if self.offload == "parameters" and self.zero_stage < 3:
             raise ValueError("offload: parameters needs zero_stage: 3")
         if self.offload == "optimizer" and self.zero_stage == 0:

@@ -283,12 +283,16 @@ def test_a_missing_engine_names_the_command_that_installs_it(
         load_trained(Path("nowhere"), run)
 
 
+PARTS = {"backend": "deepspeed"}
+
+
 @pytest.mark.parametrize(
     ("fields", "message"),
     [
         ({"num_processes": 2}, "backend torch is one process"),
-        ({"offload": "parameters", "zero_stage": 2}, "offload: parameters needs zero_stage: 3"),
-        ({"offload": "optimizer", "zero_stage": 0}, "offload: optimizer needs zero_stage"),
+        ({"offload": "optimizer"}, "offload goes with backend: deepspeed"),
+        ({**PARTS, "offload": "parameters", "zero_stage": 2}, "parameters needs zero_stage: 3"),
+        ({**PARTS, "offload": "optimizer", "zero_stage": 0}, "optimizer needs zero_stage"),
     ],
 )
 def test_settings_that_do_not_fit_together_are_refused(
