@@ -9,6 +9,17 @@ from typing import Any
 GROUP_SIZE, NUM_PROMPTS, MAX_TOKENS = 8, 32, 64
 BATCH_SIZE, ROW_TOKENS, PROMPT_TOKENS = 64, (20, 90), 9
 MAX_STEPS, SEED, LEARNING_RATE, KL_COEF = 24, 17, 1e-4, 0.001
+SHAPE: dict[str, Any] = {
+    "hidden_size": 192,
+    "num_layers": 5,
+    "num_heads": 4,
+    "num_kv_heads": 2,
+    "intermediate_size": 608,
+    "max_positions": 256,
+    "init_std": 0.02,
+    "seed": 1,
+}
+"""A Qwen3 of 2.4M parameters."""
 CHARS_FRAC = 0.9
 """Where the middle length of a fresh model's completions lies on the length reward's slope."""
 
@@ -29,17 +40,7 @@ def write_model(folder: Path) -> int:
         for p in drawn
     ]
     tokenizer = train_tokenizer([r[name] for r in rows for name in ("prompt", "completion")], 512)
-    model = new_model(
-        tokenizer,
-        hidden_size=192,
-        num_layers=5,
-        num_heads=4,
-        num_kv_heads=2,
-        intermediate_size=608,
-        max_positions=256,
-        init_std=0.02,
-        seed=1,
-    )
+    model = new_model(tokenizer, **SHAPE)
     save_model(model, tokenizer, folder)
     return sum(p.numel() for p in model.parameters())
 

@@ -18,6 +18,7 @@ from types import SimpleNamespace
 from typing import Any
 
 import torch
+from trainers_data import SHAPE
 
 from r1pipe.models.policy import new_model
 from r1pipe.settings import EngineRun, EngineSettings, Optimizer
@@ -41,17 +42,7 @@ def model() -> Any:
     """Return a fresh model of 2.4M parameters."""
     vocabulary: Any = SimpleNamespace(eos_token_id=1, pad_token_id=0)
     vocabulary = type("Vocabulary", (), {"__len__": lambda self: VOCAB, **vars(vocabulary)})()
-    return new_model(
-        vocabulary,
-        hidden_size=192,
-        num_layers=5,
-        num_heads=4,
-        num_kv_heads=2,
-        intermediate_size=608,
-        max_positions=256,
-        init_std=0.02,
-        seed=1,
-    )
+    return new_model(vocabulary, **SHAPE)
 
 
 def steps(count: int) -> Iterator[list[TokenSequence]]:

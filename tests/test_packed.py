@@ -9,6 +9,7 @@ import pytest
 import torch
 from tiny import model, tokenizer
 
+from r1pipe.errors import StageError
 from r1pipe.train import packed
 from r1pipe.train.batching import Batching, MicroBatch, TokenSequence, micro_batches, one_batch
 from r1pipe.train.logprobs import token_logprobs
@@ -113,3 +114,11 @@ def test_a_model_whose_attention_does_more_keeps_it() -> None:
     with attending(made, [row]):
         assert not is_attending(made)
         torch.testing.assert_close(token_logprobs(made, row), expected)
+
+
+def test_a_layer_that_asks_for_more_is_refused() -> None:
+    made, row = policy("sdpa"), packed_row()
+    made.model.layers[0].self_attn.sliding_window = 4
+    expected = r"run.layout: packed: .* has sliding_window, .* set layout: padded"
+    with attending(made, [row]), pytest.raises(StageError, match=expected):
+        token_logprobs(made, row)

@@ -9,7 +9,7 @@ padding. Flash-attention has a kernel of its own for packed rows and is left alo
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
@@ -21,6 +21,7 @@ from torch.nn.functional import dropout as drop
 from torch.nn.functional import scaled_dot_product_attention
 from transformers import AttentionInterface
 
+from r1pipe.errors import StageError
 from r1pipe.train.batching import MicroBatch
 
 PREFIX = "r1pipe-packed-"
@@ -72,8 +73,9 @@ def attend(
 ) -> tuple[Tensor, None]:
     """Attend inside each sequence.  -> [1, T, A, D]
 
-    Called by the layers of a transformers model.
+    Called by the layers of a transformers model. Raises StageError as `check_plain` does.
     """
+    check_plain(asked, "run.layout: packed", "layout: padded")
     beside = (_beside(heads, blocks) for heads in (query, key, value))
     found = weigh(*beside, dropout=dropout, scaling=scaling)  # [B, A, L, D]
     heads, size = found.shape[1], found.shape[3]
@@ -117,8 +119,20 @@ def products(
 
 
 WEIGH: dict[str, Weigh] = {"sdpa": fused, "eager": products}
-UNSUPPORTED = ("sliding_window", "attn_logit_softcapping", "final_logit_softcapping")
-"""What some models' configs ask of attention, and this one does not do."""
+UNSUPPORTED = ("position_bias", "s_aux", "sliding_window", "softcap")
+"""What the layers of some models ask of attention, and attention of ours does not do."""
+IN_CONFIG = ("sliding_window", "attn_logit_softcapping")
+"""What says so beforehand: such a model keeps its own attention."""
+
+
+def check_plain(asked: Mapping[str, Any], setting: str, instead: str) -> None:
+    """Raise StageError for a layer that asks attention of ours for what it does not do."""
+    for name in UNSUPPORTED:
+        if asked.get(name) is not None:
+            raise StageError(
+                f"{setting}: this model's attention has {name}, which cannot be computed that"
+                f" way here; set {instead}"
+            )
 
 
 @contextmanager
@@ -140,7 +154,7 @@ def attending(model: Any, batches: Sequence[MicroBatch]) -> Iterator[None]:
 
 
 def _can_attend(config: Any) -> bool:
-    is_plain = not any(getattr(config, name, None) for name in UNSUPPORTED)
+    is_plain = not any(getattr(config, name, None) for name in IN_CONFIG)
     return is_plain and config._attn_implementation in WEIGH
 
 

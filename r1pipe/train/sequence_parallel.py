@@ -10,7 +10,7 @@ positions predict; added over ranks, that is the loss of the whole.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import fields
 from itertools import pairwise
 from typing import Any
@@ -22,11 +22,12 @@ from torch.nn.functional import pad, scaled_dot_product_attention
 
 from r1pipe.errors import StageError
 from r1pipe.train.batching import MicroBatch, Part
+from r1pipe.train.packed import check_plain
 
 ATTENTION = "r1pipe-ulysses"
 """The name under which transformers finds this attention."""
-UNSUPPORTED = ("position_bias", "s_aux", "sliding_window", "softcap")
-"""What some models ask of attention, and this one does not do."""
+Operation = Callable[[Tensor, Any], Tensor]
+"""(values, group) -> what this rank gets."""
 
 
 def check_heads(config: Any, size: int) -> None:
@@ -136,7 +137,7 @@ def attend(
     Called by the layers of a transformers model. Raises StageError for kinds of attention that it
     does not know.
     """
-    check_kind(asked)
+    check_plain(asked, "run.engine.sequence_parallel", "sequence_parallel: 1")
     group, size = sequence_part.group, sequence_part.size
     query, key, value = (gather_positions(heads, size, group) for heads in (query, key, value))
 
@@ -156,16 +157,6 @@ def attend(
         places = [slice(*ends) for ends in pairwise(sequence_part.bounds)]
         found = torch.cat([attended(each) for each in places], dim=2)
     return gather_heads(found, size, group).transpose(1, 2).contiguous(), None
-
-
-def check_kind(asked: Mapping[str, Any]) -> None:
-    """Raise StageError where a model asks more of attention than what is done here."""
-    for name in UNSUPPORTED:
-        if asked.get(name) is not None:
-            raise StageError(
-                f"run.engine.sequence_parallel: this model's attention has {name}, which ranks"
-                " cannot share here; set sequence_parallel: 1"
-            )
 
 
 def gather_positions(heads: Tensor, size: int, group: Any = None) -> Tensor:
@@ -192,7 +183,7 @@ def gather_heads(positions: Tensor, size: int, group: Any = None) -> Tensor:
 
 def exchange(blocks: Tensor, group: Any = None) -> Tensor:
     """Give block n to rank n, and get as block n what rank n gave.  [N, ...] -> [N, ...]"""
-    found: Tensor = _Exchange.apply(blocks, group)  # type: ignore[no-untyped-call]
+    found: Tensor = _Collective.apply(blocks, _all_to_all, group)  # type: ignore[no-untyped-call]
     return found
 
 
@@ -200,34 +191,22 @@ def add_over_parts(values: Tensor, batch: MicroBatch) -> Tensor:
     """Return the sum over all parts of a micro-batch, on every rank that has one."""
     if batch.part is None:
         return values
-    found: Tensor = _Sum.apply(values, batch.part.group)  # type: ignore[no-untyped-call]
+    group = batch.part.group
+    found: Tensor = _Collective.apply(values, _all_reduce, group)  # type: ignore[no-untyped-call]
     return found
 
 
-class _Exchange(torch.autograd.Function):
-    """All-to-all; what comes back in the backward pass goes the same way."""
+class _Collective(torch.autograd.Function):
+    """A symmetric exchange between ranks: gradients go back the way that values came."""
 
     @staticmethod
-    def forward(ctx: Any, blocks: Tensor, group: Any) -> Tensor:
-        ctx.group = group
-        return _all_to_all(blocks, group)
+    def forward(ctx: Any, values: Tensor, operation: Operation, group: Any) -> Tensor:
+        ctx.operation, ctx.group = operation, group
+        return operation(values, group)
 
     @staticmethod
-    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, None]:
-        return _all_to_all(gradients[0], ctx.group), None
-
-
-class _Sum(torch.autograd.Function):
-    """A sum over ranks; what each of them makes of it comes back to all."""
-
-    @staticmethod
-    def forward(ctx: Any, values: Tensor, group: Any) -> Tensor:
-        ctx.group = group
-        return _all_reduce(values, group)
-
-    @staticmethod
-    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, None]:
-        return _all_reduce(gradients[0], ctx.group), None
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, None, None]:
+        return ctx.operation(gradients[0], ctx.group), None, None
 
 
 def _all_to_all(blocks: Tensor, group: Any) -> Tensor:
