@@ -10,7 +10,7 @@ from pathlib import Path
 
 import matplotlib.pyplot as plt
 
-from r1pipe.store import Store
+from r1pipe.store.store import Store
 
 STAGES = {
     "zero": "R1-Zero (base)",

@@ -18,8 +18,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from r1pipe.evaluate import paired_difference
-from r1pipe.store import Store
+from r1pipe.evaluation.metrics import paired_difference
+from r1pipe.store.store import Store
 
 EFFECTS = (
     # name, model, against, benchmark, per-problem score, what is asked of the mean

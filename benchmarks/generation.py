@@ -23,7 +23,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from r1pipe.pipeline.process import prepare_process
+from r1pipe.launch.process import prepare_process
 
 GROUP_SIZE = 8
 

@@ -29,9 +29,10 @@ from killing import start
 from store_world import Params, QuietConsole, flat, kind, manifest, read_number, stage
 
 from r1pipe.manifest import Manifest
-from r1pipe.pipeline import run
-from r1pipe.store import Store, disk
+from r1pipe.pipeline.run import run
+from r1pipe.store import disk
 from r1pipe.store.fsck import fsck
+from r1pipe.store.store import Store
 
 STEPS = 40
 STEP_S = 0.004

@@ -20,8 +20,9 @@ import time
 from collections import Counter
 from pathlib import Path
 
-from r1pipe.store import Store, disk
+from r1pipe.store import disk
 from r1pipe.store.fsck import fsck
+from r1pipe.store.store import Store
 
 MANIFEST = Path(__file__).resolve().parents[1] / "manifests" / "r1.yaml"
 

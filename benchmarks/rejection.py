@@ -84,8 +84,8 @@ def work(folder: Path, name: str) -> None:
     """Run a manifest in `folder`; what is sampled in it are canned completions."""
     from r1pipe.cli.console import PlainConsole
     from r1pipe.manifest import load_manifest
-    from r1pipe.pipeline import run
-    from r1pipe.store import Store
+    from r1pipe.pipeline.run import run
+    from r1pipe.store.store import Store
 
     if name == "bench":
         sample_canned()
@@ -95,7 +95,7 @@ def work(folder: Path, name: str) -> None:
 
 def sample_canned() -> None:
     """Put canned completions into the place of a generator."""
-    from r1pipe.sampling import collecting, sources
+    from r1pipe.rejection import collecting, sources
 
     canned = Canned()
 
@@ -187,7 +187,7 @@ class Watched:
 
 def outcome(folder: Path, kind: str = "rejection-sample") -> dict[str, Any]:
     """Return what the finished stage of a folder says about itself."""
-    from r1pipe.store import Store
+    from r1pipe.store.store import Store
 
     records = sorted(Store(folder / "store").records(), key=lambda record: record.created)
     record = next(r for r in reversed(records) if r.kind == kind)

@@ -30,7 +30,7 @@ def engine(model: Path, folder: Path, repeats: int, num_problems: int) -> dict[s
     `all_cpu` counts the recorder too.
     """
     from r1pipe.generate.backends import open_generator
-    from r1pipe.pipeline.process import prepare_process
+    from r1pipe.launch.process import prepare_process
     from r1pipe.rows import read_problems, write_problems
     from r1pipe.settings import SampleRun
 
@@ -60,15 +60,15 @@ def measured(function: Callable[[], float]) -> tuple[float, float, float]:
 
 
 def sample_params() -> Any:
-    from r1pipe.sampling.params import SampleParams
+    from r1pipe.rejection.params import SampleParams
 
     return SampleParams(seed=1, target_rows=10**9, samples_per_problem=SAMPLES, max_tokens=80)
 
 
 def alone(opened: tuple[Any, Any], problems: Sequence[Problem]) -> float:
     """Return samples/s of the generator on the requests of the stage, unit by unit."""
-    from r1pipe.sampling.schedule import Schedule
-    from r1pipe.sampling.sources import sample_seed
+    from r1pipe.rejection.schedule import Schedule
+    from r1pipe.rejection.sources import sample_seed
 
     generator, tokenizer = opened
     params, count = sample_params(), 0
@@ -85,11 +85,11 @@ def alone(opened: tuple[Any, Any], problems: Sequence[Problem]) -> float:
 def staged(opened: tuple[Any, Any], problems: Path, folder: Path) -> float:
     """Return samples/s of the stage from its first to its last line, the model being loaded."""
     from r1pipe.cli.console import PlainConsole
-    from r1pipe.pipeline.context import RunContext
-    from r1pipe.pipeline.stopping import Stopper
+    from r1pipe.launch.context import RunContext
+    from r1pipe.launch.stopping import Stopper
+    from r1pipe.rejection import collecting
+    from r1pipe.rejection.params import CollectRun
     from r1pipe.rows import count_rows
-    from r1pipe.sampling import collecting
-    from r1pipe.sampling.params import CollectRun
 
     @contextmanager
     def already(model: Path, run: Any, precision: Any) -> Iterator[tuple[Any, Any]]:

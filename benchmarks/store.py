@@ -26,10 +26,11 @@ from typing import Any
 from r1pipe.keys import FileEntry, digest_bytes, digest_file, key_of
 from r1pipe.manifest import Manifest, load_manifest
 from r1pipe.pipeline.resolution import Resolver
-from r1pipe.store import Store, disk, signatures
+from r1pipe.store import disk, signatures
 from r1pipe.store.actions import ActionRecord
 from r1pipe.store.journal import FileJournal
 from r1pipe.store.sealing import digest_all, make_seal, write_seal
+from r1pipe.store.store import Store
 
 KIND = '''
 """A stage that is never run."""
@@ -161,7 +162,7 @@ def folder() -> Iterator[Path]:
 
 def measure_no_op(stages: int, files: int, size: int) -> dict[str, float]:
     """Measure a run that finds everything in the store."""
-    from r1pipe.pipeline import run
+    from r1pipe.pipeline.run import run
 
     with folder() as root:
         manifest = write_project(root, stages)

@@ -29,7 +29,7 @@ from typing import Any
 import trainers_work as work
 from trainers_data import KL_COEF, write_model
 
-from r1pipe.pipeline.process import prepare_process
+from r1pipe.launch.process import prepare_process
 
 WARM_UP = 1
 OURS, PEER, LIMIT = "r1pipe", "TRL", "gemm"

@@ -28,7 +28,7 @@ from trainers_data import (
     supervised_plan,
 )
 
-from r1pipe.pipeline.process import prepare_process
+from r1pipe.launch.process import prepare_process
 
 
 class Turns:

@@ -25,7 +25,7 @@ from r1pipe.records import Problem, Verdict
 from r1pipe.verify import VERIFIER_VERSION, judge_stream, verify_many
 from r1pipe.verify.golds import check_golds
 from r1pipe.verify.hostile import GOLDS, hostile_completions
-from r1pipe.verify.pool import Pool
+from r1pipe.verify.workers.pool import Pool
 
 Pair = tuple[str, str, bool]
 THOUGHT = "<think>\nLet us see. First 12 and 7, then x = 3, so it must be\n</think>\n\n"

@@ -16,7 +16,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from r1pipe.sampling.params import CollectRun, SampleParams
+from r1pipe.rejection.params import CollectRun, SampleParams
 from r1pipe.stage import Context, Input, Inputs
 
 if TYPE_CHECKING:
@@ -38,7 +38,7 @@ class Run(CollectRun):
 
 def run(context: Context, params: Params, run: Run, inputs: Inputs) -> None:
     """Sample traces, keep correct and readable ones, put them into the cold-start format."""
-    from r1pipe.sampling.collecting import collect, write_training_rows
+    from r1pipe.rejection.collecting import collect, write_training_rows
 
     traces = collect(context, params, run, inputs, "r1-zero")
     write_training_rows(context, map(rewritten, traces))
@@ -48,7 +48,7 @@ def rewritten(row: dict[str, Any]) -> dict[str, Any]:
     """Return a kept R1-Zero trace as a row in the chat format, with a readable summary."""
     from r1pipe.chat import render_completion, split_completion
     from r1pipe.tasks.world import summarise
-    from r1pipe.verify.extract import extract_answer
+    from r1pipe.verify.answers.extract import extract_answer
 
     answer = extract_answer(row["completion"])
     thought = split_completion(row["completion"]).thought

@@ -122,7 +122,7 @@ class _Search:
     """Looks for the held-out texts, and counts what it finds."""
 
     def __init__(self, context: Context, params: Params, held_out: Sequence[_HeldOut]) -> None:
-        from r1pipe.overlap import OverlapIndex
+        from r1pipe.data.overlap import OverlapIndex
 
         self.context, self.params, self.held_out = context, params, held_out
         self.index = OverlapIndex([each.text for each in held_out], params.ngram, params.variants)
@@ -175,7 +175,7 @@ class _Search:
 
 def _certify(context: Context, params: Params, search: _Search) -> None:
     """Measure the recall with canaries, and write down what was done."""
-    from r1pipe.canaries import measured
+    from r1pipe.data.canaries import measured
 
     texts = [each.text for each in search.held_out]
     facts = {

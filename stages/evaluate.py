@@ -113,7 +113,7 @@ def _judged(
     from r1pipe.rl.rollouts import sample_completions
     from r1pipe.tasks.general import is_helpful
     from r1pipe.verify import verify_many
-    from r1pipe.verify.extract import extract_answer
+    from r1pipe.verify.answers.extract import extract_answer
 
     sampling = Sampling(params.temperature, params.top_p, params.max_tokens, logprobs=False)
     groups = sample_completions(
@@ -144,7 +144,7 @@ def _judged(
 
 def _summary(rows: Sequence[dict[str, Any]], benchmark: str, params: Params) -> dict[str, Any]:
     """Return one benchmark's measures, each task's pass@1, and every problem's mean scores."""
-    from r1pipe.evaluate import by_problem, pass_by_problem, summarise
+    from r1pipe.evaluation.metrics import by_problem, pass_by_problem, summarise
 
     own = [row for row in rows if row["benchmark"] == benchmark]
     settings: dict[str, Any] = {"fmt": params.format, "num_resamples": params.num_resamples}

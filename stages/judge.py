@@ -27,17 +27,17 @@ from typing import TYPE_CHECKING, Any
 
 from pydantic import Field, model_validator
 
+from r1pipe.candidates.llm_judge import FIELDS
 from r1pipe.errors import StageError
 from r1pipe.records import Problem, Verdict
-from r1pipe.sampling.params import Quotas
+from r1pipe.rejection.params import Quotas
 from r1pipe.settings import ModelParams, SampleRun
 from r1pipe.stage import Context, Input, Inputs, StageModel
-from r1pipe.verify.llm_judge import FIELDS
 
 if TYPE_CHECKING:
+    from r1pipe.candidates.llm_judge import Question
+    from r1pipe.candidates.llm_judging import Tally
     from r1pipe.costs.work import Cost, InfoMap
-    from r1pipe.rl.judging import Tally
-    from r1pipe.verify.llm_judge import Question
 
 VERSION = 1
 INPUTS = {
@@ -103,10 +103,10 @@ class Run(SampleRun):
 
 def run(context: Context, params: Params, run: Run, inputs: Inputs) -> None:
     """Ask about every chosen candidate, keep all replies, and select the rows anew."""
-    from r1pipe.rl.anew import quotas_in_force
-    from r1pipe.rl.judging import REPLIES, in_order, judged_rows
+    from r1pipe.candidates.llm_judging import REPLIES, in_order, judged_rows
+    from r1pipe.candidates.rejudge import quotas_in_force
+    from r1pipe.candidates.selection import Selection, kept_rows
     from r1pipe.rows import read_problems, read_rows, schema_of, write_rows
-    from r1pipe.sampling.selection import Selection, kept_rows
 
     problems = {problem.id: problem for problem in read_problems(inputs["problems"])}
     tally = _ask_all(context, params, run, inputs, problems)
@@ -133,13 +133,13 @@ def _ask_all(
     context: Context, params: Params, run: Run, inputs: Inputs, problems: dict[str, Problem]
 ) -> Tally:
     """Put every question without a reply in the journal to the judge; count all replies."""
+    from r1pipe.candidates.llm_judge import Judge
+    from r1pipe.candidates.llm_judging import Tally, chosen_count, reply_rows, take_over
     from r1pipe.generate.backends import open_generator
     from r1pipe.generate.failures import FailedUnits
     from r1pipe.generate.protocol import Sampling
     from r1pipe.models.prompts import max_positions
-    from r1pipe.rl.judging import Tally, chosen_count, reply_rows, take_over
     from r1pipe.rows import read_rows
-    from r1pipe.verify.llm_judge import Judge
 
     journal, failed, tally = context.journal("replies"), FailedUnits(), Tally()
     few = read_rows(inputs["candidates"], columns=["task", "verdict", "filters"])
@@ -172,10 +172,10 @@ def _units(
     context: Context, params: Params, inputs: Inputs, problems: dict[str, Problem]
 ) -> Iterator[tuple[str, list[Question]]]:
     """Yield the units of questions, by number."""
+    from r1pipe.candidates.llm_judge import Form, control_tokens
+    from r1pipe.candidates.llm_judging import questions, units_of
     from r1pipe.models.policy import load_tokenizer
-    from r1pipe.rl.judging import questions, units_of
     from r1pipe.rows import read_rows
-    from r1pipe.verify.llm_judge import Form, control_tokens
 
     template = inputs["template"].read_text("utf-8")
     control = control_tokens(load_tokenizer(inputs["model"]))

@@ -25,8 +25,8 @@ from r1pipe.stage import Context, Input, Inputs, StageModel
 
 if TYPE_CHECKING:
     from r1pipe.costs.work import Cost, InfoMap
-    from r1pipe.mixing.choosing import Choice, Limits
-    from r1pipe.mixing.survey import Survey
+    from r1pipe.data.choosing import Choice, Limits
+    from r1pipe.data.survey import Survey
 
 VERSION = 1
 INPUTS = {
@@ -96,8 +96,8 @@ class Run(StageModel):
 
 def run(context: Context, params: Params, run: Run, inputs: Inputs) -> None:
     """Take each part up to its quotas, then shuffle them together."""
-    from r1pipe.mixing.gather import rows_in_order
-    from r1pipe.mixing.twins import write_twins
+    from r1pipe.data.duplicates import write_twins
+    from r1pipe.data.shuffle import rows_in_order
     from r1pipe.rows import write_rows
 
     survey, choice = _choose(context, params, inputs)
@@ -118,9 +118,9 @@ def run(context: Context, params: Params, run: Run, inputs: Inputs) -> None:
 
 def _choose(context: Context, params: Params, inputs: Inputs) -> tuple[Survey, Choice]:
     """Read all rows once and choose among them by number."""
-    from r1pipe.mixing.choosing import choose
-    from r1pipe.mixing.near import NearDuplicates
-    from r1pipe.mixing.survey import survey_parts
+    from r1pipe.data.choosing import choose
+    from r1pipe.data.near import NearDuplicates
+    from r1pipe.data.survey import survey_parts
 
     limits = _limits(params)
     near = NearDuplicates() if params.near_duplicates is not None else None
@@ -143,7 +143,7 @@ def _choose(context: Context, params: Params, inputs: Inputs) -> tuple[Survey, C
 
 
 def _limits(params: Params) -> Limits:
-    from r1pipe.mixing.choosing import Limits
+    from r1pipe.data.choosing import Limits
 
     quotas = params.quotas
     return Limits(
@@ -193,7 +193,7 @@ def _tell(context: Context, params: Params, survey: Survey, choice: Choice) -> N
 
 
 def _card(params: Params, card: Card, survey: Survey, choice: Choice) -> str:
-    from r1pipe.mixing.card import data_card
+    from r1pipe.data.card import data_card
 
     settings = params.model_dump(exclude={"card"}, exclude_defaults=True)
     return data_card(card.title, survey, choice, settings, card.sources, card.licences)

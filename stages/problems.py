@@ -77,7 +77,7 @@ class Run(StageModel):
 
 def run(context: Context, params: Params, run: Run, inputs: Inputs) -> None:
     """Draw or read problems, then check them against the held-out ones."""
-    from r1pipe.overlap import ngram_overlaps
+    from r1pipe.data.overlap import ngram_overlaps
     from r1pipe.rows import read_problems, write_problems
 
     problems = _read(params, inputs, context) if "source" in inputs else _draw(params, context.name)

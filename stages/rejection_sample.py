@@ -16,7 +16,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Literal
 
-from r1pipe.sampling.params import CollectRun, SampleParams
+from r1pipe.rejection.params import CollectRun, SampleParams
 from r1pipe.stage import Context, Input, Inputs
 
 if TYPE_CHECKING:
@@ -40,7 +40,7 @@ class Run(CollectRun):
 
 def run(context: Context, params: Params, run: Run, inputs: Inputs) -> None:
     """Sample, verify, filter; write every candidate, and the kept ones as training rows."""
-    from r1pipe.sampling.collecting import collect, write_training_rows
+    from r1pipe.rejection.collecting import collect, write_training_rows
 
     write_training_rows(context, collect(context, params, run, inputs, params.format))
 

@@ -23,7 +23,7 @@ from typing import TYPE_CHECKING, Any
 from pydantic import Field
 
 from r1pipe.errors import StageError
-from r1pipe.sampling.params import Quotas
+from r1pipe.rejection.params import Quotas
 from r1pipe.settings import Keep
 from r1pipe.stage import Context, Input, Inputs, StageModel
 from r1pipe.verify import VERIFIER_VERSION
@@ -60,7 +60,7 @@ class Run(StageModel):
 
 def run(context: Context, params: Params, run: Run, inputs: Inputs) -> None:
     """Judge every candidate, write the kept view of them, and compare with what was there."""
-    from r1pipe.rl.reverify import report_flips
+    from r1pipe.candidates.reverify import report_flips
     from r1pipe.rows import read_rows, schema_of, write_rows
 
     before, after = inputs["candidates"], context.output("candidates")
@@ -78,8 +78,8 @@ def run(context: Context, params: Params, run: Run, inputs: Inputs) -> None:
 
 def _judged(context: Context, params: Params, run: Run, inputs: Inputs) -> Iterator[dict[str, Any]]:
     """Yield the candidates judged anew; the report on how they were sampled goes with them."""
-    from r1pipe.rl.anew import quotas_in_force
-    from r1pipe.rl.reverify import Terms, judged_anew
+    from r1pipe.candidates.rejudge import quotas_in_force
+    from r1pipe.candidates.reverify import Terms, judged_anew
     from r1pipe.rows import count_rows, read_problems, read_rows
 
     folder = inputs["candidates"]

@@ -43,7 +43,7 @@ class Run(StageModel):
 
 def run(context: Context, params: Params, run: Run, inputs: Inputs) -> None:
     """Read the reports, compare each model with the one before, write the table."""
-    from r1pipe.scoreboard import build, render_markdown, render_text
+    from r1pipe.evaluation.scoreboard import build, render_markdown, render_text
 
     before = {name: params.before[name] for name in params.models if name in params.before}
     named = {*params.models, *before.values()}

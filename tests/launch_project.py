@@ -6,10 +6,10 @@ import time
 from pathlib import Path
 from typing import Any
 
+from r1pipe.launch.context import RunContext
+from r1pipe.launch.launcher import run_kind
+from r1pipe.launch.stopping import Stopper
 from r1pipe.manifest.kinds import load_kind
-from r1pipe.pipeline.context import RunContext
-from r1pipe.pipeline.launch import run_kind
-from r1pipe.pipeline.stopping import Stopper
 
 STAGE = '''
 """Add up numbers on several ranks."""

@@ -14,9 +14,9 @@ from tiny import FakeContext, ScriptedGenerator, problems, stage, tokenizer
 from r1pipe.chat import boxed, render_completion
 from r1pipe.generate.protocol import Request
 from r1pipe.records import Problem
+from r1pipe.rejection import collecting
+from r1pipe.rejection.sources import sample_seed
 from r1pipe.rows import read_rows, write_problems
-from r1pipe.sampling import collecting
-from r1pipe.sampling.sources import sample_seed
 
 
 def right(problem: Problem, thought: str = "a sum") -> str:

@@ -8,9 +8,10 @@ from pathlib import Path
 from typing import Any
 
 from r1pipe.manifest import Manifest, Origin, Ref, SourceNode, StageNode
-from r1pipe.pipeline import run as run_manifest
+from r1pipe.pipeline.run import run as run_manifest
 from r1pipe.stage import Input, StageKind, StageModel
-from r1pipe.store import Store, signatures
+from r1pipe.store import signatures
+from r1pipe.store.store import Store
 
 STEPS = 8
 """Of the stages that are killed."""

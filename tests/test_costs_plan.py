@@ -15,15 +15,15 @@ from command import Run
 from fake_project import make_project
 from ruamel.yaml import YAML
 
-from r1pipe.cli.costs import BYTE_UNITS, COUNT_UNITS, TIME_UNITS, Costs, _judged, _span
 from r1pipe.costs.rates import Calibration, Speed, calibration_path, write_calibration
+from r1pipe.costs.report import BYTE_UNITS, COUNT_UNITS, TIME_UNITS, Costs, _judged, _span
 from r1pipe.costs.sources import model_source
 from r1pipe.costs.work import Estimate, Range
 from r1pipe.errors import ManifestError
 from r1pipe.machine import read_machine
 from r1pipe.manifest import SourceNode, load_manifest
 from r1pipe.manifest.yaml_source import Origin
-from r1pipe.store import Store
+from r1pipe.store.store import Store
 
 ROOT = Path(__file__).resolve().parent.parent
 R1 = str(ROOT / "manifests" / "r1.yaml")

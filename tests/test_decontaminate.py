@@ -9,9 +9,9 @@ from typing import Any
 import pytest
 from tiny import FakeContext, stage
 
-from r1pipe.canaries import DISGUISES, measured
+from r1pipe.data.canaries import DISGUISES, measured
+from r1pipe.data.overlap import OverlapIndex, letters, masked, windows, words
 from r1pipe.errors import Interrupted, StageError
-from r1pipe.overlap import OverlapIndex, letters, masked, windows, words
 from r1pipe.records import Problem
 from r1pipe.rows import read_problems, read_rows, write_problems, write_rows
 

@@ -14,11 +14,11 @@ from curves import CURVES, NUM_STEPS, OPTIMIZER, Curve, curve_of
 from tiny import corpus_rows, model, save_policy, stage
 
 from r1pipe.errors import Interrupted
+from r1pipe.launch.context import RunContext
+from r1pipe.launch.launcher import run_kind
+from r1pipe.launch.stopping import Stopper
 from r1pipe.manifest.kinds import load_kind
 from r1pipe.models.policy import load_model
-from r1pipe.pipeline.context import RunContext
-from r1pipe.pipeline.launch import run_kind
-from r1pipe.pipeline.stopping import Stopper
 from r1pipe.rows import write_rows
 from r1pipe.settings import EngineRun
 from r1pipe.train.backends import make_engine

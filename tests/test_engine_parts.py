@@ -14,8 +14,8 @@ from tiny import MAX_CHARS, grpo_params, problems, save_policy, stage, tokenizer
 from transformers import AutoModelForSequenceClassification, Qwen3Config, Qwen3ForCausalLM
 
 from r1pipe.errors import Interrupted
+from r1pipe.launch.launcher import run_kind
 from r1pipe.manifest.kinds import load_kind
-from r1pipe.pipeline.launch import run_kind
 from r1pipe.rows import write_rows
 
 pytestmark = [

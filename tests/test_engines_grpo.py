@@ -247,7 +247,7 @@ def test_each_rank_samples_its_share_with_an_engine_of_its_own(
 ) -> None:
     from test_engine_equality import Console, context_in
 
-    from r1pipe.pipeline.launch import run_kind
+    from r1pipe.launch.launcher import run_kind
 
     kind, console = stage("grpo"), Console()
     write_rows(tmp_path / "problems", [p.to_row() for p in problems(12, max_chars=MAX_CHARS)])

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from r1pipe.evaluate import (
+from r1pipe.evaluation.metrics import (
     bootstrap_interval,
     maj_at_k,
     paired_difference,

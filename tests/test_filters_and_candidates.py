@@ -9,9 +9,7 @@ from typing import Any
 import pyarrow as pa
 import pytest
 
-from r1pipe.chat import boxed, render_completion
-from r1pipe.records import Completion, FinishReason, Problem, Verdict
-from r1pipe.rl.candidates import (
+from r1pipe.candidates.candidate import (
     SCHEMA,
     Origin,
     Sample,
@@ -19,7 +17,9 @@ from r1pipe.rl.candidates import (
     identity,
     reason_dropped,
 )
-from r1pipe.rl.filters import decide, is_kept, longest_paragraph, repeats_beyond
+from r1pipe.candidates.filters import decide, is_kept, longest_paragraph, repeats_beyond
+from r1pipe.chat import boxed, render_completion
+from r1pipe.records import Completion, FinishReason, Problem, Verdict
 from r1pipe.settings import Keep
 from r1pipe.verify import VERIFIER_VERSION
 

@@ -13,11 +13,11 @@ from test_openai_server import Body, completion, serving
 from test_reverify import PASSED, candidate
 from tiny import FakeContext, LinesJournal, save_policy, stage, tokenizer
 
+from r1pipe.candidates.llm_judging import in_order
 from r1pipe.chat import ASSISTANT, END, render_completion
 from r1pipe.errors import Interrupted, StageError
 from r1pipe.generate.uniforms import request_seed, short_seed
 from r1pipe.records import Problem
-from r1pipe.rl.judging import in_order
 from r1pipe.rows import read_rows, schema_of, write_problems, write_rows
 
 OPEN = [

@@ -19,12 +19,12 @@ from tiny import FakeContext, save_policy, stage, tokenizer
 from r1pipe.costs.recipes import judgements
 from r1pipe.costs.work import ModelInfo, Range, RowsInfo
 from r1pipe.errors import StageError
-from r1pipe.evaluate import summarise
+from r1pipe.evaluation.metrics import summarise
 from r1pipe.records import Problem
+from r1pipe.rejection.params import Quotas
+from r1pipe.rejection.report import read_report, write_report
 from r1pipe.rows import read_problems, read_rows, write_problems, write_rows
-from r1pipe.sampling.params import Quotas
-from r1pipe.sampling.report import read_report, write_report
-from r1pipe.store import Store
+from r1pipe.store.store import Store
 
 TEMPLATE = "Q {question} R {reference} P {prediction} end"
 MANIFEST = """

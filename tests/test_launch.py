@@ -17,7 +17,7 @@ import pytest
 from launch_project import Project
 
 from r1pipe.errors import ArtifactError, Interrupted, StageError
-from r1pipe.pipeline.stopping import Stopper
+from r1pipe.launch.stopping import Stopper
 from r1pipe.ranks import ALONE, Ranks
 
 

@@ -14,9 +14,9 @@ import pytest
 from launch_project import Project
 
 from r1pipe.errors import ArtifactError, StageError
-from r1pipe.pipeline.job import JobFolder
-from r1pipe.pipeline.launch import Child, command_of, first_error, launcher_of
-from r1pipe.pipeline.rank import launched_as
+from r1pipe.launch.job import JobFolder
+from r1pipe.launch.launcher import Child, command_of, first_error, launcher_of
+from r1pipe.launch.rank import launched_as
 from r1pipe.ranks import Launch
 
 
@@ -78,7 +78,7 @@ sys.path[:0] = {paths!r}
 from launch_project import Project
 
 from r1pipe.errors import R1PipeError
-from r1pipe.pipeline import torchrun
+from r1pipe.launch import torchrun
 
 folder = Path({folder!r})
 with torchrun.leading():
@@ -152,7 +152,7 @@ def test_a_hostfile_goes_to_the_launcher_of_deepspeed(project: Project) -> None:
     job = JobFolder(Path("/job"))
     command = command_of("deepspeed", Launch(2, hostfile="hosts"), job)
     assert command[1:5] == ["-m", "deepspeed.launcher.runner", "--hostfile", "hosts"]
-    assert command[-3:] == ["--module", "r1pipe.pipeline.rank", "/job"]
+    assert command[-3:] == ["--module", "r1pipe.launch.rank", "/job"]
     with pytest.raises(StageError, match=r"launcher deepspeed needs run\.engine\.hostfile"):
         command_of("deepspeed", Launch(2), job)
 

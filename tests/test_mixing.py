@@ -11,13 +11,13 @@ import numpy as np
 import pytest
 from tiny import FakeContext, stage
 
+from r1pipe.data import near, shuffle
+from r1pipe.data.choosing import Limits, choose
+from r1pipe.data.duplicates import twin_of
+from r1pipe.data.near import NearDuplicates, minhash, normalised
+from r1pipe.data.shuffle import rows_in_order
+from r1pipe.data.survey import Survey, survey_parts
 from r1pipe.errors import Interrupted, StageError
-from r1pipe.mixing import gather, near
-from r1pipe.mixing.choosing import Limits, choose
-from r1pipe.mixing.gather import rows_in_order
-from r1pipe.mixing.near import NearDuplicates, minhash, normalised
-from r1pipe.mixing.survey import Survey, survey_parts
-from r1pipe.mixing.twins import twin_of
 from r1pipe.records import Problem
 from r1pipe.rows import read_rows, write_problems, write_rows
 
@@ -239,8 +239,8 @@ def test_a_part_is_read_no_further_than_its_limit(tmp_path: Path) -> None:
 def test_rows_come_in_the_order_asked_for_whatever_the_buckets(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, bucket_bytes: int
 ) -> None:
-    monkeypatch.setattr(gather, "BUCKET_BYTES", bucket_bytes)
-    monkeypatch.setattr(gather, "BATCH_ROWS", 7)
+    monkeypatch.setattr(shuffle, "BUCKET_BYTES", bucket_bytes)
+    monkeypatch.setattr(shuffle, "BATCH_ROWS", 7)
     rows = [row(n) for n in range(90)]
     write_rows(tmp_path / "a", rows[:40], rows_per_shard=15)
     write_rows(tmp_path / "b", rows[40:], rows_per_shard=15)

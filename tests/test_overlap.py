@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import random
 
-from r1pipe.overlap import Overlap, ngram_overlaps, words
+from r1pipe.data.overlap import Overlap, ngram_overlaps, words
 
 
 def slow_overlaps(train: list[str], held_out: list[str], n: int) -> set[tuple[int, int]]:

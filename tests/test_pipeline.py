@@ -25,9 +25,11 @@ from store_world import (
 
 from r1pipe.errors import ArtifactError, DamagedError, ManifestError, SourceError, StageError
 from r1pipe.manifest import Manifest
-from r1pipe.pipeline import PlannedStage, plan, run
 from r1pipe.pipeline.commands import run_command, stage_command
-from r1pipe.store import Store, disk
+from r1pipe.pipeline.planning import PlannedStage, plan
+from r1pipe.pipeline.run import run
+from r1pipe.store import disk
+from r1pipe.store.store import Store
 
 
 @pytest.fixture
@@ -131,7 +133,7 @@ def test_no_clock_decides_what_hits(
         made_then = datetime.now(UTC) + timedelta(seconds=shift_s)
         clock = type("Clock", (), {"now": staticmethod(lambda zone, now=made_then: now)})
         monkeypatch.setattr("r1pipe.pipeline.building.datetime", clock)
-        monkeypatch.setattr("r1pipe.pipeline.datetime", clock)
+        monkeypatch.setattr("r1pipe.pipeline.run.datetime", clock)
         now_s = made_then.timestamp()
         monkeypatch.setattr("time.time_ns", lambda now_s=now_s: int(now_s * 10**9))
         for path in (source, *(root / "objects").rglob("*")):

@@ -9,11 +9,11 @@ import pytest
 
 from r1pipe import pipeline
 from r1pipe.cli import probe
-from r1pipe.cli.costs import actual_values
+from r1pipe.costs.report import actual_values
 from r1pipe.errors import StageError
 from r1pipe.machine import Machine
 from r1pipe.manifest import load_manifest
-from r1pipe.store import Store
+from r1pipe.store.store import Store
 
 TINY = (32, 1, 2, 64)
 SHAPE = {

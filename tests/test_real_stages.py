@@ -63,7 +63,7 @@ def test_a_model_from_outside_becomes_a_base_with_the_recipe_s_tags(
 ) -> None:
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
-    from r1pipe.store import Store
+    from r1pipe.store.store import Store
 
     outside = tmp_path / "outside"
     base = trained / "latest" / "r1" / "smoke" / "base" / "model"

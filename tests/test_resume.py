@@ -27,8 +27,10 @@ from store_world import (
 )
 
 from r1pipe.errors import Interrupted
-from r1pipe.pipeline import plan, run
-from r1pipe.store import Store, faults
+from r1pipe.pipeline.planning import plan
+from r1pipe.pipeline.run import run
+from r1pipe.store import faults
+from r1pipe.store.store import Store
 
 TRAIN_POINTS = [point for point in faults.POINTS if not point.startswith("journal.")]
 SAMPLE_POINTS = [point for point in faults.POINTS if not point.startswith("checkpoint.")]

@@ -11,7 +11,7 @@ import pytest
 from command import Run
 
 from r1pipe import cli
-from r1pipe.cli import row_trace
+from r1pipe.lineage import trace
 from r1pipe.rows import read_rows, write_rows
 
 SAMPLER = '''
@@ -40,8 +40,8 @@ class Run(StageModel):
 def run(context, params, run, inputs):
     from r1pipe.chat import boxed, render_completion
     from r1pipe.rows import read_problems, read_rows, write_rows
-    from r1pipe.sampling.params import Quotas
-    from r1pipe.sampling.selection import Selection
+    from r1pipe.rejection.params import Quotas
+    from r1pipe.candidates.selection import Selection
 
     def row(problem, index, answer, thought, **failed):
         decisions = {"verdict": True, "language": True} | failed
@@ -341,16 +341,16 @@ def test_why_not_says_so_where_the_row_is_in(r1pipe: Run, ids: list[str]) -> Non
 def test_rows_are_found_in_any_shard_and_batch(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(row_trace, "BATCH_ROWS", 4)
+    monkeypatch.setattr(trace, "BATCH_ROWS", 4)
     table = [{"id": f"r{n % 30}", "n": n} for n in range(60)]
     write_rows(tmp_path, table, rows_per_shard=25)
     for n in range(30):
-        found = list(row_trace.find_rows(tmp_path, "id", f"r{n}"))
+        found = list(trace.find_rows(tmp_path, "id", f"r{n}"))
         assert found == [(n, table[n]), (n + 30, table[n + 30])]
-    assert [row_trace.row_at(tmp_path, n) for n in range(60)] == table
-    assert row_trace.row_at(tmp_path, 60) is None
-    assert list(row_trace.find_rows(tmp_path, "id", "r30")) == []
-    assert list(row_trace.find_rows(tmp_path, "name", "r1")) == []
+    assert [trace.row_at(tmp_path, n) for n in range(60)] == table
+    assert trace.row_at(tmp_path, 60) is None
+    assert list(trace.find_rows(tmp_path, "id", "r30")) == []
+    assert list(trace.find_rows(tmp_path, "name", "r1")) == []
 
 
 def test_a_problem_lists_what_was_sampled_of_it(r1pipe: Run, ids: list[str]) -> None:

@@ -14,13 +14,13 @@ import pytest
 from sampling_world import BySample, english, half_right, right, sample, table, wrong
 from tiny import FakeContext, ScriptedGenerator, problems, tokenizer
 
+from r1pipe.candidates.selection import SELECTION
 from r1pipe.chat import boxed
 from r1pipe.errors import StageError
 from r1pipe.generate.protocol import Request
+from r1pipe.rejection import collecting
 from r1pipe.rewards import REWARDS
 from r1pipe.rows import write_problems
-from r1pipe.sampling import collecting
-from r1pipe.sampling.selection import SELECTION
 from r1pipe.verify import VERIFIER_VERSION
 
 FILTERS = ("verdict", "truncated", "format", "language", "paragraph", "code", "repetition")

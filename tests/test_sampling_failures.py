@@ -17,8 +17,8 @@ from r1pipe.errors import StageError
 from r1pipe.generate.failures import SamplingFailed
 from r1pipe.generate.protocol import Request
 from r1pipe.records import Problem
-from r1pipe.sampling.schedule import LAG
-from r1pipe.sampling.sources import sample_seed
+from r1pipe.rejection.schedule import LAG
+from r1pipe.rejection.sources import sample_seed
 
 SEED = 3
 ROUNDS = {"samples_per_round": 1, "enough_rows": 2, "hopeless_after": 2}

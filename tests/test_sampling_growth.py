@@ -20,11 +20,12 @@ from r1pipe.chat import boxed, render_completion
 from r1pipe.errors import Interrupted
 from r1pipe.generate.protocol import Request
 from r1pipe.manifest import load_manifest
-from r1pipe.pipeline import plan, run
+from r1pipe.pipeline.planning import plan
+from r1pipe.pipeline.run import run
 from r1pipe.pipeline.why import explain
+from r1pipe.rejection import collecting
 from r1pipe.rows import read_rows
-from r1pipe.sampling import collecting
-from r1pipe.store import Store
+from r1pipe.store.store import Store
 
 COUNT = 40
 KIND = '''
@@ -168,7 +169,7 @@ def test_a_killed_stage_resumes_to_the_same_artifact(project: Path) -> None:
 
 
 def test_a_stopped_stage_keeps_all_that_was_sampled(project: Path, monkeypatch: Any) -> None:
-    from r1pipe.pipeline.context import RunContext
+    from r1pipe.launch.context import RunContext
 
     calls = []
 

@@ -24,7 +24,7 @@ from tiny import FakeContext, ScriptedGenerator, generator, model
 from r1pipe.errors import Interrupted, StageError
 from r1pipe.generate.protocol import Request
 from r1pipe.records import Problem
-from r1pipe.sampling import remote
+from r1pipe.rejection import writer_process
 from r1pipe.verify import VERIFIER_VERSION
 
 
@@ -115,9 +115,11 @@ def test_a_recorder_that_dies_ends_the_stage_with_a_word_about_it(
             return super().generate(requests, sampling)
 
     started: list[Any] = []
-    begin = remote.subprocess.Popen
+    begin = writer_process.subprocess.Popen
     monkeypatch.setattr(
-        remote.subprocess, "Popen", lambda *a, **k: started.append(begin(*a, **k)) or started[0]
+        writer_process.subprocess,
+        "Popen",
+        lambda *a, **k: started.append(begin(*a, **k)) or started[0],
     )
     asked = english(2)
     with pytest.raises(StageError, match=r"ended early \(killed, or out of memory\); go on with"):

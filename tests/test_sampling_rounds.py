@@ -14,10 +14,10 @@ from tiny import FakeContext
 
 from r1pipe.errors import Interrupted
 from r1pipe.records import Problem
-from r1pipe.sampling.params import SampleParams
-from r1pipe.sampling.recorder import ProblemResult, UnitResult
-from r1pipe.sampling.report import Forecast, cost_of_fixed
-from r1pipe.sampling.schedule import Schedule
+from r1pipe.rejection.params import SampleParams
+from r1pipe.rejection.report import Forecast, cost_of_fixed
+from r1pipe.rejection.schedule import Schedule
+from r1pipe.rejection.writer import ProblemResult, UnitResult
 
 
 def by_rounds(

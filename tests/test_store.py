@@ -15,10 +15,11 @@ from store_world import QuietConsole, chain
 from r1pipe.errors import ArtifactError, DamagedError, StoreError
 from r1pipe.keys import FileEntry, artifact_id
 from r1pipe.manifest import Manifest
-from r1pipe.pipeline import run
-from r1pipe.store import Store, disk, roots, signatures
+from r1pipe.pipeline.run import run
+from r1pipe.store import disk, roots, signatures
 from r1pipe.store.actions import ActionRecord
 from r1pipe.store.sealing import collect, make_seal, read_seal, seal_tree
+from r1pipe.store.store import Store
 
 
 def build(root: Path, made: Manifest, **options: Any) -> list[str]:

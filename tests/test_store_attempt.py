@@ -19,14 +19,16 @@ from store_world import QuietConsole, halve, kind, manifest, stage
 from r1pipe.errors import StageError
 from r1pipe.keys import FileEntry, digest_bytes, write_digested
 from r1pipe.manifest import Manifest
-from r1pipe.pipeline import plan, run
+from r1pipe.pipeline.planning import plan
+from r1pipe.pipeline.run import run
 from r1pipe.records import json_lines
-from r1pipe.store import Store, disk, journal
+from r1pipe.store import disk, journal
 from r1pipe.store.checkpoints import SealedCheckpoints, copy_whole
 from r1pipe.store.journal import FileJournal, copy_whole_frames, encode_frame
 from r1pipe.store.locks import KeyLock, LockBusy, is_alive, read_owner, this_process
 from r1pipe.store.metrics import StageLog, read_metrics
 from r1pipe.store.sealing import digest_all, read_seal
+from r1pipe.store.store import Store
 
 
 def build(root: Path, made: Manifest, **options: Any) -> list[str]:

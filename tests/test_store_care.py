@@ -26,11 +26,13 @@ from store_world import (
 
 from r1pipe.errors import ArtifactError, DamagedError, StoreError
 from r1pipe.manifest import Manifest
-from r1pipe.pipeline import plan, run
-from r1pipe.store import Store, disk, roots
+from r1pipe.pipeline.planning import plan
+from r1pipe.pipeline.run import run
+from r1pipe.store import disk, roots
 from r1pipe.store.diff import diff
 from r1pipe.store.fsck import fsck
 from r1pipe.store.gc import collect_garbage, empty_trash, restore
+from r1pipe.store.store import Store
 from r1pipe.store.transfer import ancestors, export, import_artifact
 
 

@@ -28,8 +28,10 @@ from store_world import (
 
 from r1pipe.errors import StoreError
 from r1pipe.manifest import Manifest
-from r1pipe.pipeline import plan, run
-from r1pipe.store import Store, disk, faults
+from r1pipe.pipeline.planning import plan
+from r1pipe.pipeline.run import run
+from r1pipe.store import disk, faults
+from r1pipe.store.store import Store
 
 
 @pytest.mark.parametrize("point", [p for p in faults.POINTS if p.startswith("publish.")])

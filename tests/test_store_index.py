@@ -10,12 +10,12 @@ import pytest
 from store_world import QuietConsole, chain
 
 from r1pipe.errors import DamagedError
-from r1pipe.pipeline import run
+from r1pipe.pipeline.run import run
 from r1pipe.pipeline.why import explain
-from r1pipe.store import Store
 from r1pipe.store.actions import ActionRecord
 from r1pipe.store.index import INDEX_NAME
 from r1pipe.store.preimages import ABSENT, UNKNOWN, distance
+from r1pipe.store.store import Store
 
 
 @pytest.fixture

@@ -21,7 +21,7 @@ from r1pipe.records import Group, Problem
 from r1pipe.rewards import REWARDS
 from r1pipe.rl.objective import token_weights
 from r1pipe.rl.rollouts import score_groups
-from r1pipe.verify.extract import extract_answer
+from r1pipe.verify.answers.extract import extract_answer
 
 MISTAKES = {
     1: "dividing by the group's standard deviation without having chosen to",

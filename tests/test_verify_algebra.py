@@ -5,13 +5,13 @@ from __future__ import annotations
 import pytest
 import sympy as sp
 
-from r1pipe.verify import scan
+from r1pipe.verify.answers import scan
+from r1pipe.verify.answers.expressions import proportional, same_expression
+from r1pipe.verify.answers.latex import parse_expression
+from r1pipe.verify.answers.normalise import plain
+from r1pipe.verify.answers.values import Group, Scalar, Spans, TooBigError, UnreadableError
 from r1pipe.verify.equivalence import decide
-from r1pipe.verify.expressions import proportional, same_expression
-from r1pipe.verify.latex import parse_expression
-from r1pipe.verify.normalise import plain
-from r1pipe.verify.symbolic import CORRECT, READER, judge
-from r1pipe.verify.values import Group, Scalar, Spans, TooBigError, UnreadableError
+from r1pipe.verify.workers.symbolic import CORRECT, READER, judge
 
 x, y, n = sp.symbols("x y n")
 

@@ -8,14 +8,7 @@ from pathlib import Path
 import pytest
 from tiny import ROOT, ScriptedGenerator, tokenizer
 
-from r1pipe.chat import ASSISTANT, END, THINK_CLOSE
-from r1pipe.generate.protocol import Sampling
-from r1pipe.generate.uniforms import request_seed
-from r1pipe.models.prompts import encode_prompt, max_positions
-from r1pipe.records import FinishReason, Problem, Verdict
-from r1pipe.verify import judge, verify
-from r1pipe.verify.golds import check_golds
-from r1pipe.verify.llm_judge import (
+from r1pipe.candidates.llm_judge import (
     CUT_OFF,
     FIELDS,
     NO_JSON,
@@ -29,6 +22,13 @@ from r1pipe.verify.llm_judge import (
     majority,
     read_reply,
 )
+from r1pipe.chat import ASSISTANT, END, THINK_CLOSE
+from r1pipe.generate.protocol import Sampling
+from r1pipe.generate.uniforms import request_seed
+from r1pipe.models.prompts import encode_prompt, max_positions
+from r1pipe.records import FinishReason, Problem, Verdict
+from r1pipe.verify import judge, verify
+from r1pipe.verify.golds import check_golds
 
 PROBLEM = Problem("p", "law", "Who may {sign}?", "the {guardian}", checker="judge")
 TEMPLATE = "Q {question} R {reference} P {prediction} then {x}"

@@ -22,7 +22,7 @@ from r1pipe.verify import judge_stream, verify, verify_many
 from r1pipe.verify.cases import verify_answer, verify_cases
 from r1pipe.verify.golds import check_golds
 from r1pipe.verify.hostile import GOLDS, hostile_completions
-from r1pipe.verify.pool import Pool
+from r1pipe.verify.workers.pool import Pool
 
 SLOW = r"\gcd(2^{3000000}-1,2^{2000000}-1)"
 EXOTIC = r"\int_0^1 f(t)\,dt"
@@ -199,7 +199,7 @@ def _judge_and_exit() -> None:
 def test_no_process_outlives_a_killed_caller(tmp_path: Path) -> None:
     code = (
         "import os, time\n"
-        "from r1pipe.verify.pool import shared_pool\n"
+        "from r1pipe.verify.workers.pool import shared_pool\n"
         "pool = shared_pool(1)\n"
         "pool.submit('x+1', '1+x', 60).result()\n"
         "print(pool._dispatcher.zygote.pid, pool._dispatcher.workers[0].pid, flush=True)\n"

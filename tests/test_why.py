@@ -10,9 +10,9 @@ from store_world import QuietConsole, chain, halve, kind, manifest, stage, two_o
 
 from r1pipe.errors import ManifestError
 from r1pipe.manifest import Manifest
-from r1pipe.pipeline import run
+from r1pipe.pipeline.run import run
 from r1pipe.pipeline.why import Change, explain
-from r1pipe.store import Store
+from r1pipe.store.store import Store
 
 
 @pytest.fixture

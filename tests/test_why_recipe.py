@@ -14,9 +14,10 @@ from r1pipe.manifest import Manifest, StageNode, load_manifest
 from r1pipe.pipeline.planning import selected
 from r1pipe.pipeline.resolution import Resolver
 from r1pipe.pipeline.why import Explanation, explain
-from r1pipe.store import Store, disk, signatures
+from r1pipe.store import disk, signatures
 from r1pipe.store.actions import ActionRecord
 from r1pipe.store.sealing import make_seal, write_seal
+from r1pipe.store.store import Store
 
 
 def finish(store: Store, manifest: Manifest) -> None:

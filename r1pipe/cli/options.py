@@ -11,7 +11,7 @@ import typer
 
 if TYPE_CHECKING:
     from r1pipe.manifest import Manifest
-    from r1pipe.store import Store
+    from r1pipe.store.store import Store
 
 DEFAULT_MANIFEST = Path("manifests/r1.yaml")
 
@@ -43,7 +43,7 @@ def command_group() -> typer.Typer:
 
 def open_store(store: Path | None, manifest: Path = DEFAULT_MANIFEST) -> "Store":
     """Return the store that was asked for, or the one that goes with a manifest."""
-    from r1pipe.store import Store
+    from r1pipe.store.store import Store
 
     return Store(store_folder(store, manifest))
 

@@ -19,7 +19,6 @@ from statistics import median
 from types import SimpleNamespace
 from typing import Any
 
-from r1pipe import pipeline
 from r1pipe.costs.models import forward_flops, new_model_info
 from r1pipe.costs.rates import Calibration, Point, Speed, points_of
 from r1pipe.costs.versions import present_versions
@@ -27,7 +26,8 @@ from r1pipe.costs.work import ModelInfo
 from r1pipe.errors import R1PipeError, StageError
 from r1pipe.machine import Machine
 from r1pipe.manifest import load_manifest
-from r1pipe.store import Store
+from r1pipe.pipeline.run import run
+from r1pipe.store.store import Store
 
 BUDGET_S = 3.0
 """Of one measurement, after its first step."""
@@ -257,7 +257,7 @@ def _tokens_per_s(path: Path, stage: str, budget_s: float) -> float:
     watch = Stopwatch(stage, budget_s)
     store = Store(path.parents[1] / "artifacts")
     with suppress(Enough):
-        pipeline.run(load_manifest(path), store, watch, to=stage, checkpoint_every_s=1e9)
+        run(load_manifest(path), store, watch, to=stage, checkpoint_every_s=1e9)
     if not watch.speeds:
         raise StageError(f"{stage}: it told no speed")
     return median(watch.speeds)

@@ -39,8 +39,8 @@ def plan(
     as_json: JsonOption = False,
 ) -> None:
     """Say what a run would do, why, and what it will cost."""
-    from r1pipe.cli import costs
     from r1pipe.cli.console import plan_lines
+    from r1pipe.costs import report
     from r1pipe.pipeline import planning
 
     loaded = load(manifest, profile, overrides)
@@ -48,7 +48,7 @@ def plan(
     found = planning.plan(loaded, opened)
     if probe:
         costs.probe(loaded)
-    cost = costs.plan_costs(loaded, opened, found)
+    cost = report.plan_costs(loaded, opened, found)
     if as_json:
         print_json(_plan_json(loaded, found) | {"costs": cost.to_json()})
     else:

@@ -10,7 +10,7 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from r1pipe.cli.options import print_json
-from r1pipe.cli.row_facts import (
+from r1pipe.lineage.facts import (
     Document,
     candidates_of,
     model_of,
@@ -22,13 +22,13 @@ from r1pipe.cli.row_facts import (
     standing,
     verdict_of,
 )
-from r1pipe.cli.row_reasons import why_not_json, why_not_text
-from r1pipe.cli.row_trace import MODEL, Place, Trace
+from r1pipe.lineage.reasons import why_not_json, why_not_text
+from r1pipe.lineage.trace import MODEL, Place, Trace
 from r1pipe.text import table_lines, visible
 
 if TYPE_CHECKING:
-    from r1pipe.store import Store
     from r1pipe.store.actions import ActionRecord as Record
+    from r1pipe.store.store import Store
 
 SAMPLING = ("temperature", "top_p", "seed", "num_tokens", "finish_reason", "format")
 MAX_NAMES = 12

@@ -27,9 +27,9 @@ from r1pipe.errors import ArtifactError
 
 if TYPE_CHECKING:
     from r1pipe.manifest import Manifest
-    from r1pipe.pipeline import RunResult
     from r1pipe.pipeline.planning import Plan
-    from r1pipe.store import Store
+    from r1pipe.pipeline.run import RunResult
+    from r1pipe.store.store import Store
 
 QUICK_PROFILES = ("laptop", "smoke")
 """Profiles so small that nobody is asked before a run."""
@@ -56,11 +56,11 @@ def run_stages(
 ) -> None:
     """Run what is selected, then print the scoreboard where there is one.
 
-    `selection` is `pipeline.run`'s, and `resume`; the other parameters are options of every
+    `selection` is that of `run_manifest`, and `resume`; the other parameters are options of every
     command made by `running`.
     """
-    from r1pipe import pipeline
     from r1pipe.cli.console import make_console
+    from r1pipe.pipeline.run import run as run_manifest
 
     loaded, opened = load(manifest, profile, overrides), open_store(store, manifest)
     resume = selection.pop("resume", False)
@@ -72,7 +72,7 @@ def run_stages(
             _ask(found)
 
     console = make_console(after_plan)
-    result = pipeline.run(loaded, opened, console, checkpoint_every_s=checkpoint_every, **selection)
+    result = run_manifest(loaded, opened, console, checkpoint_every_s=checkpoint_every, **selection)
     if as_json:
         print_json(_result_json(loaded, opened, result))
     elif (board := _scoreboard(opened, result)) is not None:

@@ -11,7 +11,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Any, TypeAlias
 
-from r1pipe.cli.costs import actual_values, compared_lines
+from r1pipe.costs.report import actual_values, compared_lines
 from r1pipe.text import (
     format_bytes,
     format_duration,
@@ -23,8 +23,8 @@ from r1pipe.text import (
 )
 
 if TYPE_CHECKING:
-    from r1pipe.store import Store
     from r1pipe.store.actions import ActionRecord as Record
+    from r1pipe.store.store import Store
 
 MAX_SAMPLES = 5
 MAX_SAMPLE_CHARS = 600

@@ -32,8 +32,8 @@ from r1pipe.text import format_bytes
 if TYPE_CHECKING:
     from r1pipe.machine import Machine
     from r1pipe.manifest import Manifest, Ref, StageNode
-    from r1pipe.store import Store
     from r1pipe.store.actions import ActionRecord
+    from r1pipe.store.store import Store
 
 START_S = Range(0.3, 6.0)
 """Importing what a stage needs, loading and saving a model."""

@@ -14,19 +14,20 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from r1pipe.errors import Interrupted
+from r1pipe.launch.context import RunContext
+from r1pipe.launch.launcher import run_kind
+from r1pipe.launch.process import prepare_process
+from r1pipe.launch.stopping import Stopper
 from r1pipe.manifest import Manifest, StageNode
-from r1pipe.pipeline import growth
-from r1pipe.pipeline.context import RunContext
-from r1pipe.pipeline.launch import run_kind
+from r1pipe.pipeline import warm_start
 from r1pipe.pipeline.planning import PlannedStage
 from r1pipe.pipeline.predictions import Predictions
-from r1pipe.pipeline.process import prepare_process
 from r1pipe.pipeline.resolution import Resolver
-from r1pipe.pipeline.stopping import Stopper
-from r1pipe.store import Store, disk
+from r1pipe.store import disk
 from r1pipe.store.actions import ActionRecord
 from r1pipe.store.attempt import Attempt
 from r1pipe.store.publish import finish_prepared, publish
+from r1pipe.store.store import Store
 
 if TYPE_CHECKING:
     from r1pipe.cli.console import Console
@@ -67,20 +68,20 @@ class Builder:
         self.console.stage_started(PlannedStage(node.name, node.kind.kind, status, key))
         facts = {"preimage": preimage, "stage": node.name, "is_rebuild": is_rebuild}
         earlier = None if is_rebuild else self._earlier(node, preimage)
-        journals = growth.earlier_work(self.store, node.kind, preimage)
+        journals = warm_start.earlier_work(self.store, node.kind, preimage)
         is_new = status == "run" and not is_rebuild
         attempt.begin(facts, fresh=not is_same, journals_of=journals if is_new else None)
         return self._run_stage(node, key, preimage, attempt, earlier)
 
     def _earlier(self, node: StageNode, preimage: dict[str, Any]) -> Path | None:
         """Return the artifact that a stage goes on from, kept from collection while it runs."""
-        record = growth.earlier_record(self.store, node.kind, preimage)
+        record = warm_start.earlier_record(self.store, node.kind, preimage)
         if record is None:
             return None
         self.keep(record.key)
         if not self.store.is_intact(record):
             return None
-        self.console.message(f"{node.name}: {growth.growth_text(node.kind, record)}")
+        self.console.message(f"{node.name}: {warm_start.growth_text(node.kind, record)}")
         return self.store.artifact_dir(record.artifact_id).absolute()
 
     def _run_stage(

@@ -7,7 +7,7 @@ from collections.abc import Iterable
 
 from r1pipe.manifest import Manifest
 from r1pipe.manifest.recipe import default_store
-from r1pipe.store import Store
+from r1pipe.store.store import Store
 
 
 def run_command(

@@ -10,11 +10,11 @@ from r1pipe.errors import ArtifactError, DamagedError, ManifestError, SourceErro
 from r1pipe.keys import key_of
 from r1pipe.manifest import Manifest, StageNode
 from r1pipe.pipeline import commands
-from r1pipe.pipeline.growth import growth_text, is_growth
 from r1pipe.pipeline.resolution import Resolver, upstream
-from r1pipe.store import Store
+from r1pipe.pipeline.warm_start import growth_text, is_growth
 from r1pipe.store.actions import ActionRecord
 from r1pipe.store.preimages import different, flatten
+from r1pipe.store.store import Store
 from r1pipe.text import short_id
 
 MAX_NAMED = 3

@@ -9,8 +9,8 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from r1pipe.manifest import Manifest
-from r1pipe.store import Store
 from r1pipe.store.actions import ActionRecord
+from r1pipe.store.store import Store
 
 if TYPE_CHECKING:
     from r1pipe.costs.estimate import Estimator

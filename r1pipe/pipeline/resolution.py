@@ -12,8 +12,8 @@ from r1pipe.keys import key_of, key_preimage
 from r1pipe.manifest import Manifest, Ref, StageNode
 from r1pipe.manifest.graph import refs_of
 from r1pipe.manifest.sources import source_id, source_path
-from r1pipe.store import Store
 from r1pipe.store.actions import ActionRecord
+from r1pipe.store.store import Store
 
 MAX_GUESSES = 64
 """How many remembered ids of missing sources are tried for one stage."""

@@ -11,12 +11,12 @@ from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from r1pipe.manifest import Manifest, Ref, StageNode
-from r1pipe.pipeline.growth import growth_text
 from r1pipe.pipeline.planning import PlannedStage, check_names, plan
 from r1pipe.pipeline.resolution import Resolver
-from r1pipe.store import Store
+from r1pipe.pipeline.warm_start import growth_text
 from r1pipe.store.actions import ActionRecord
 from r1pipe.store.preimages import ABSENT, UNKNOWN, flatten
+from r1pipe.store.store import Store
 from r1pipe.text import short_id
 
 

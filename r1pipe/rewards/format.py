@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from r1pipe.chat import ANSWER_CLOSE, ANSWER_OPEN, THINK_CLOSE, THINK_OPEN
 from r1pipe.records import Problem
-from r1pipe.verify.extract import boxes
+from r1pipe.verify.answers.extract import boxes
 
 BOXLESS_CHECKERS = frozenset({"contains", "refusal", "judge", "code"})
 """Checkers of problems whose summary is free text, with no answer to box."""

@@ -9,10 +9,10 @@ from pathlib import Path
 from typing import Any
 
 from r1pipe.keys import digest_json
-from r1pipe.store import Store
 from r1pipe.store.actions import ActionRecord
 from r1pipe.store.preimages import ABSENT, flatten
 from r1pipe.store.sealing import read_seal
+from r1pipe.store.store import Store
 from r1pipe.text import short_id
 
 ROW_IDS = (("id",), ("row_id",), ("problem_id", "sample_index"), ("problem_id",))

@@ -13,9 +13,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from r1pipe.errors import DamagedError, R1PipeError, StoreError
-from r1pipe.store import Store, disk, roots, signatures
+from r1pipe.store import disk, roots, signatures
 from r1pipe.store.actions import ActionRecord
 from r1pipe.store.sealing import Seal
+from r1pipe.store.store import Store
 
 SAMPLE_BYTES = 1 << 30
 """How many bytes are read again where nothing looks changed."""

@@ -12,10 +12,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from r1pipe.errors import ArtifactError
-from r1pipe.store import Store, disk, roots
+from r1pipe.store import disk, roots
 from r1pipe.store.actions import ActionRecord
 from r1pipe.store.locks import LockBusy
 from r1pipe.store.sealing import read_seal
+from r1pipe.store.store import Store
 from r1pipe.store.transfer import INCOMING
 
 COLLECTED = "collected-"

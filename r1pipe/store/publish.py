@@ -20,10 +20,11 @@ from dataclasses import replace
 from pathlib import Path
 
 from r1pipe.errors import DamagedError, StageError
-from r1pipe.store import Store, disk, faults, signatures
+from r1pipe.store import disk, faults, signatures
 from r1pipe.store.actions import ActionRecord
 from r1pipe.store.attempt import PREPARED, Attempt
 from r1pipe.store.sealing import SEAL_NAME, collect, seal_tree
+from r1pipe.store.store import Store
 
 
 def publish(

@@ -20,10 +20,11 @@ from typing import IO, Any
 
 from r1pipe.errors import ArtifactError, DamagedError, StoreError
 from r1pipe.keys import DigestingReader, copy_and_digest, copy_stream
-from r1pipe.store import Store, disk
+from r1pipe.store import disk
 from r1pipe.store.actions import ActionRecord
 from r1pipe.store.publish import place_object
 from r1pipe.store.sealing import SEAL_NAME, Seal, read_seal
+from r1pipe.store.store import Store
 
 EXPORT_FORMAT = 1
 CARD_NAME = "r1pipe-artifact.json"

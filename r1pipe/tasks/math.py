@@ -17,8 +17,8 @@ from typing import Any, Literal
 from r1pipe.errors import SourceError, StageError
 from r1pipe.keys import digest_json
 from r1pipe.records import Problem
+from r1pipe.verify.answers.extract import boxes
 from r1pipe.verify.equivalence import MAX_GOLD_CHARS, read_gold
-from r1pipe.verify.extract import boxes
 
 Gold = Literal["hash", "boxed", "column"]
 

@@ -6,6 +6,7 @@ names an entry of.
 
 from __future__ import annotations
 
+from r1pipe.verify.answers.extract import extract_answer
 from r1pipe.verify.checkers import (
     CHECKERS,
     Judgement,
@@ -14,8 +15,7 @@ from r1pipe.verify.checkers import (
     verify,
     verify_many,
 )
-from r1pipe.verify.extract import extract_answer
-from r1pipe.verify.pool import close_shared
+from r1pipe.verify.workers.pool import close_shared
 
 VERIFIER_VERSION = 1
 """Raised whenever a verdict can change; every verified row carries it."""

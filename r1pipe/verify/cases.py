@@ -8,9 +8,9 @@ from typing import Any
 
 from r1pipe.errors import StageError
 from r1pipe.records import Problem
+from r1pipe.verify.answers.extract import find_answer
 from r1pipe.verify.checkers import CHECKERS, Judgement, judge, judge_stream
-from r1pipe.verify.extract import find_answer
-from r1pipe.verify.pool import DEFAULT_LIMIT_S
+from r1pipe.verify.workers.pool import DEFAULT_LIMIT_S
 
 TASK_CHECKERS = {"arithmetic": "number", "parity": "word", "gsm8k": "number"}
 """Tasks whose checker has another name; a task that names a checker uses it, others use math."""

@@ -10,10 +10,10 @@ from dataclasses import dataclass
 from r1pipe.errors import StageError
 from r1pipe.records import Problem, Verdict
 from r1pipe.verify import code, countdown, phrases
+from r1pipe.verify.answers.extract import Prefer, find_answer
+from r1pipe.verify.answers.numbers import parse_quantity, same_quantity
 from r1pipe.verify.equivalence import MAX_GOLD_CHARS, decide, read_gold
-from r1pipe.verify.extract import Prefer, find_answer
-from r1pipe.verify.numbers import parse_quantity, same_quantity
-from r1pipe.verify.pool import DEFAULT_LIMIT_S, Promise, shared_pool
+from r1pipe.verify.workers.pool import DEFAULT_LIMIT_S, Promise, shared_pool
 
 Checker = Callable[[Problem, str], Verdict]
 

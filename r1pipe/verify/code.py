@@ -13,7 +13,7 @@ from typing import Any
 
 from r1pipe.chat import split_completion
 from r1pipe.records import Problem, Verdict
-from r1pipe.sandbox import Limits, Outcome, Status, run_python
+from r1pipe.verify.sandbox.sandbox import Limits, Outcome, Status, run_python
 
 MAX_PROGRAM_CHARS = 100_000
 _FENCE = re.compile(r"^[ \t]{0,3}```[ \t]*([a-zA-Z0-9+_-]{0,20})[^\n]{0,40}$", re.MULTILINE)

@@ -8,11 +8,11 @@ from __future__ import annotations
 import re
 from functools import lru_cache
 
-from r1pipe.verify.compare import Comparer, same_choice
-from r1pipe.verify.normalise import plain
-from r1pipe.verify.numbers import Quantity, parse_plain_quantity, same_quantity
-from r1pipe.verify.structure import Reader
-from r1pipe.verify.values import Scalar, UnreadableError, Value
+from r1pipe.verify.answers.compare import Comparer, same_choice
+from r1pipe.verify.answers.normalise import plain
+from r1pipe.verify.answers.numbers import Quantity, parse_plain_quantity, same_quantity
+from r1pipe.verify.answers.structure import Reader
+from r1pipe.verify.answers.values import Scalar, UnreadableError, Value
 
 MAX_ANSWER_CHARS = 300
 MAX_DEPTH = 12

@@ -10,7 +10,7 @@ from r1pipe.errors import StageError
 from r1pipe.records import Problem, Verdict
 from r1pipe.verify import countdown, phrases
 from r1pipe.verify.equivalence import MAX_GOLD_CHARS, read_gold, reads_exactly
-from r1pipe.verify.pool import DEFAULT_LIMIT_S, Promise, shared_pool
+from r1pipe.verify.workers.pool import DEFAULT_LIMIT_S, Promise, shared_pool
 
 
 @dataclass(frozen=True, slots=True)

@@ -8,9 +8,9 @@ from collections.abc import Iterable
 
 from r1pipe.chat import split_completion
 from r1pipe.records import Problem, Verdict
-from r1pipe.verify.extract import find_answer
-from r1pipe.verify.normalise import plain
-from r1pipe.verify.numbers import parse_quantity, same_quantity
+from r1pipe.verify.answers.extract import find_answer
+from r1pipe.verify.answers.normalise import plain
+from r1pipe.verify.answers.numbers import parse_quantity, same_quantity
 
 MAX_CHARS = 300
 _LETTERS = "ABCDEFGHIJ"

@@ -1,0 +1,77 @@
+"""What candidates that are judged anew have in common, whoever judges them.
+
+A verdict is one decision of several: the others stay, and those that depend on the rows kept before
+(repeats, quotas, the target) are taken again.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from r1pipe.candidates.filters import is_kept
+from r1pipe.candidates.selection import SELECTION
+from r1pipe.errors import StageError
+from r1pipe.records import Problem, Verdict
+from r1pipe.rejection.params import Quotas
+from r1pipe.rejection.report import read_report, write_report
+
+Row = Mapping[str, Any]
+
+
+def paired(
+    name: str, rows: Iterable[Row], problems: Mapping[str, Problem]
+) -> Iterator[tuple[Row, Problem]]:
+    """Yield candidates with their problems, whose gold answers are those that they say.
+
+    Raises StageError, with the stage's `name`, for a candidate whose problem is not there.
+    """
+    for row in rows:
+        problem = problems.get(row["problem_id"])
+        if problem is None:
+            raise StageError(
+                f"{name}: candidate {row['id']} is of problem {row['problem_id']}, which is not"
+                " in the input 'problems'; give the problems that it was sampled from"
+            )
+        yield row, problem if problem.gold == row["gold"] else replace(problem, gold=row["gold"])
+
+
+def quotas_in_force(before: Path, after: Path, given: Quotas | None) -> Quotas | None:
+    """Return the quotas that are given, else those that the candidates were sampled with; None
+    where nobody knows of any. The report on how they were sampled goes with the candidates."""
+    found = read_report(before)
+    if found is None:
+        return given
+    report, own = found
+    quotas = own if given is None else given
+    write_report(after, report, quotas)
+    return quotas
+
+
+def check_quota(name: str, row: Row, quotas: Quotas | None) -> None:
+    """Raise StageError for a candidate that a quota ruled out where nobody knows of quotas."""
+    if quotas is None and not json.loads(row["filters"]).get("quota", True):
+        raise StageError(
+            f"{name}: candidate {row['id']} was dropped by a quota, but its artifact does not"
+            " say by which; give params.quotas"
+        )
+
+
+def own_decisions(row: Row) -> dict[str, bool]:
+    """Return a candidate's decisions without those that depend on the rows before it."""
+    decisions: dict[str, bool] = json.loads(row["filters"])
+    return {name: passed for name, passed in decisions.items() if name not in SELECTION}
+
+
+def with_verdict(row: Row, verdict: Verdict, decided: Mapping[str, bool]) -> dict[str, Any]:
+    """Return a candidate with a verdict and what else was `decided` anew, not selected yet."""
+    decisions = own_decisions(row) | {**decided, "verdict": verdict is Verdict.CORRECT}
+    return {
+        **row,
+        "verdict": str(verdict),
+        "filters": json.dumps(decisions, sort_keys=True),
+        "kept": is_kept(decisions),
+    }

@@ -1,0 +1,209 @@
+"""Candidates judged anew, which of them are kept then, and what flipped.
+
+All of it streams: in memory are the pairs in flight, a unit of verdicts, one shard, and sixteen
+bytes per kept row. Verdicts go into a journal, so that a killed run judges no candidate twice.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections import Counter, deque
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from itertools import count
+from pathlib import Path
+from typing import Any
+
+from r1pipe.candidates.filters import decide
+from r1pipe.candidates.rejudge import check_quota, paired, with_verdict
+from r1pipe.candidates.selection import SELECTION, Selection
+from r1pipe.records import Completion, FinishReason, Problem, Verdict
+from r1pipe.rejection.params import Quotas
+from r1pipe.rows import write_rows
+from r1pipe.settings import Keep
+from r1pipe.stage import Journal
+from r1pipe.verify import VERIFIER_VERSION, judge_stream
+
+MAX_EXAMPLES = 5
+"""Examples of each kind of flip in the report; all flips are rows beside it."""
+MAX_EXAMPLE_CHARS = 2_000
+KEPT_TO_DROPPED, DROPPED_TO_KEPT = "kept -> dropped", "dropped -> kept"
+STILL_DROPPED = "dropped, for another reason"
+
+Row = Mapping[str, Any]
+
+
+@dataclass(frozen=True)
+class Terms:
+    """How candidates are judged anew."""
+
+    keep: Keep | None
+    """Thresholds to decide all filters anew; None leaves them but for the verdict."""
+    quotas: Quotas | None
+    """None where nobody knows of any."""
+    target_rows: int | None
+    timeout_s: float
+    workers: int
+    rows_per_unit: int
+    """Verdicts of one unit of the journal: what a kill costs at most, but for what is in flight."""
+
+
+def judged_anew(
+    name: str,
+    rows: Iterable[Row],
+    problems: Mapping[str, Problem],
+    journal: Journal,
+    terms: Terms,
+) -> Iterator[dict[str, Any]]:
+    """Yield each candidate with the present verifier's verdict and what follows from it, in order.
+
+    Repeats, quotas and the target are decided again, since they depend on what is kept before.
+    Raises StageError for a candidate whose problem is not there, and for one that a quota ruled out
+    where nobody knows of quotas.
+    """
+    selection = Selection(terms.quotas or Quotas(), terms.target_rows or sys.maxsize)
+    pairs = paired(name, rows, problems)
+    for row, problem, verdict, extracted in _with_verdicts(pairs, journal, terms):
+        check_quota(name, row, terms.quotas)
+        if verdict is Verdict.UNJUDGED:
+            verdict = Verdict(row["verdict"])  # no rule has a say: what a judge said stays
+        keep, decided = terms.keep, dict[str, bool]()
+        if keep is not None:
+            decided = decide(problem, _completion(row), verdict, keep, row["format"])
+        judged = with_verdict(row, verdict, decided) | {"verifier_version": VERIFIER_VERSION}
+        if "extracted" in row:
+            judged["extracted"] = extracted
+        selection.select(judged, problem)
+        yield judged
+
+
+def _with_verdicts(
+    judging: Iterator[tuple[Row, Problem]], journal: Journal, terms: Terms
+) -> Iterator[tuple[Row, Problem, Verdict, str | None]]:
+    """Yield candidates with their verdicts: those in the journal, then the others as they are
+    judged and journaled."""
+    done = journal.done()
+    for unit in range(len(done)):
+        for line in journal.lines(str(unit)).splitlines():
+            known, (row, problem) = json.loads(line), next(judging)
+            assert known["id"] == row["id"], f"unit {unit} is of other candidates"
+            yield row, problem, Verdict(known["verdict"]), known.get("extracted")
+    waiting: deque[tuple[Row, Problem]] = deque()
+
+    def pairs() -> Iterator[tuple[Problem, str]]:
+        for row, problem in judging:
+            waiting.append((row, problem))
+            yield problem, row["completion"]
+
+    units, found = count(len(done)), []
+    for judgement in judge_stream(pairs(), timeout_s=terms.timeout_s, workers=terms.workers):
+        row, problem = waiting.popleft()
+        verdict, extracted = judgement.verdict, judgement.extracted
+        asked = {"extracted": extracted} if "extracted" in row else {}
+        found.append({"id": row["id"], "verdict": str(verdict), **asked})
+        if len(found) == terms.rows_per_unit:
+            journal.append(str(next(units)), found)
+            found = []
+        yield row, problem, verdict, extracted
+
+
+def _completion(row: Row) -> Completion:
+    """Return what the filters read of a candidate; its tokens were not kept."""
+    reason = FinishReason(row["finish_reason"])
+    return Completion(row["problem_id"], 0, row["seed"], [], row["completion"], reason, [])
+
+
+def report_flips(before: Iterable[Row], after: Iterable[Row], folder: Path) -> dict[str, Any]:
+    """Compare two verdicts on the same candidates; write every flip as a row, and flips.json.
+
+    The report counts each direction by kind (the decision that changed) and by task.
+    """
+    report = _Report()
+    flips = (flip for old, new in zip(before, after, strict=True) if (flip := report.add(old, new)))
+    write_rows(folder, flips)
+    document = report.document()
+    text = json.dumps(document, indent=1, sort_keys=True, ensure_ascii=False)
+    (folder / "flips.json").write_text(text + "\n", encoding="utf-8")
+    return document
+
+
+class _Report:
+    def __init__(self) -> None:
+        self.totals: Counter[str] = Counter()
+        self.verifiers: Counter[str] = Counter()
+        self.verdicts: Counter[str] = Counter()
+        self.kinds: dict[str, Counter[str]] = {}
+        self.tasks: dict[str, Counter[str]] = {}
+        self.examples: dict[str, list[dict[str, Any]]] = {}
+
+    def add(self, old: Row, new: Row) -> dict[str, Any] | None:
+        """Count one candidate; return a row for it if a verdict or a decision changed."""
+        assert old["id"] == new["id"], "both sides list the same candidates in the same order"
+        self.totals.update(candidates=1, kept_before=int(old["kept"]), kept_after=int(new["kept"]))
+        self.verifiers[str(old["verifier_version"])] += 1
+        if (old["verdict"], old["filters"]) == (new["verdict"], new["filters"]):
+            return None
+        if old["verdict"] != new["verdict"]:
+            self.verdicts[f"{old['verdict']} -> {new['verdict']}"] += 1
+        direction, kind = _direction(old, new), _kind(old, new)
+        self.kinds.setdefault(direction, Counter())[kind] += 1
+        self.tasks.setdefault(direction, Counter())[old["task"]] += 1
+        flip = _flip_row(old, new, direction, kind)
+        examples = self.examples.setdefault(f"{direction}: {kind}", [])
+        if len(examples) < MAX_EXAMPLES:
+            examples.append(_shortened(flip))
+        return flip
+
+    def document(self) -> dict[str, Any]:
+        return {
+            **{name: self.totals[name] for name in ("candidates", "kept_before", "kept_after")},
+            "kept_to_dropped": sum(self.kinds.get(KEPT_TO_DROPPED, Counter()).values()),
+            "dropped_to_kept": sum(self.kinds.get(DROPPED_TO_KEPT, Counter()).values()),
+            "verifier_before": dict(self.verifiers),
+            "verifier_after": VERIFIER_VERSION,
+            "verdicts_changed": dict(self.verdicts),
+            "kinds": {name: dict(counts) for name, counts in self.kinds.items()},
+            "tasks": {name: dict(counts) for name, counts in self.tasks.items()},
+            "examples": self.examples,
+        }
+
+
+def _direction(old: Row, new: Row) -> str:
+    if old["kept"] == new["kept"]:
+        return STILL_DROPPED if not new["kept"] else "kept, decided otherwise"
+    return KEPT_TO_DROPPED if old["kept"] else DROPPED_TO_KEPT
+
+
+def _kind(old: Row, new: Row) -> str:
+    """Name the decision that changed: the verdict, another filter, or else the selection."""
+    if old["verdict"] != new["verdict"]:
+        return f"verdict {old['verdict']} -> {new['verdict']}"
+    words = {True: "passed", False: "failed", None: "not asked"}
+    was, now = json.loads(old["filters"]), json.loads(new["filters"])
+    names = sorted({*was, *now}, key=lambda name: (name in SELECTION, name))
+    name = next(name for name in names if was.get(name) != now.get(name))
+    return f"{name} {words[was.get(name)]} -> {words[now.get(name)]}"
+
+
+def _flip_row(old: Row, new: Row, direction: str, kind: str) -> dict[str, Any]:
+    names = ("id", "problem_id", "task", "language", "prompt", "gold", "completion")
+    return {
+        **{name: old[name] for name in names},
+        "direction": direction,
+        "kind": kind,
+        "verdict_before": old["verdict"],
+        "verdict_after": new["verdict"],
+        "filters_before": old["filters"],
+        "filters_after": new["filters"],
+        "verifier_before": old["verifier_version"],
+        "verifier_after": new["verifier_version"],
+    }
+
+
+def _shortened(flip: dict[str, Any]) -> dict[str, Any]:
+    """Return an example: the end of a long completion, where its answer stands."""
+    names = ("id", "task", "gold", "verdict_before", "verdict_after")
+    text = flip["completion"]
+    short = text if len(text) <= MAX_EXAMPLE_CHARS else f"... {text[-MAX_EXAMPLE_CHARS:]}"
+    return {**{name: flip[name] for name in names}, "completion": short}

@@ -1,0 +1,121 @@
+"""Which candidates that pass every filter are kept: each text once, within quotas and the target.
+
+Decided in the candidates' order, so that a resumed stage decides alike, and written into them, so
+that the rows for training are a view: those with `kept`. In memory are sixteen bytes per kept row,
+however long the rows are. Any stage that writes candidates selects with `Selection`, and gives the
+view with `kept_rows`.
+"""
+
+from __future__ import annotations
+
+import json
+from bisect import bisect_left
+from collections import Counter
+from collections.abc import Iterator, Mapping
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+from r1pipe.candidates.candidate import identity, reason_dropped
+from r1pipe.errors import StageError
+from r1pipe.records import Problem
+from r1pipe.rejection.params import Quotas
+from r1pipe.rows import read_rows
+
+KEPT, OVER_QUOTA, BEYOND_TARGET = "kept", "dropped_quota", "dropped_target"
+SELECTION = ("duplicate", "quota", "target")
+"""Decisions about candidates that pass every filter, in the order in which they are taken."""
+
+
+class QuotaCounts:
+    """Counts kept rows against the quotas."""
+
+    def __init__(self, quotas: Quotas) -> None:
+        self._bounds = sorted(item.up_to_tokens for item in quotas.lengths)
+        self._limits: dict[tuple[str, Any], int] = {
+            **{("task", name): limit for name, limit in quotas.tasks.items()},
+            **{("level", name): limit for name, limit in quotas.levels.items()},
+            **{("length", self.length_range(q.up_to_tokens)): q.max_rows for q in quotas.lengths},
+        }
+        self._counts: Counter[tuple[str, Any]] = Counter()
+
+    def length_range(self, num_tokens: int) -> int:
+        """Return the number of the range that a length falls into; the last one has no quota."""
+        return bisect_left(self._bounds, num_tokens)
+
+    def is_full(self, problem: Problem, length_range: int | None = None) -> bool:
+        """Return whether a row of this problem (and length, where given) would be one too many."""
+        return any(
+            name in self._limits and self._counts[name] >= self._limits[name]
+            for name in self._names(problem, length_range)
+        )
+
+    def add(self, problem: Problem, length_range: int, count: int = 1) -> None:
+        """Count kept rows."""
+        for name in self._names(problem, length_range):
+            if name in self._limits:
+                self._counts[name] += count
+
+    def _names(self, problem: Problem, length_range: int | None) -> list[tuple[str, Any]]:
+        names: list[tuple[str, Any]] = [("task", problem.task), ("level", str(problem.level))]
+        return names if length_range is None else [*names, ("length", length_range)]
+
+
+class Selection:
+    """Takes the decisions that depend on the rows before, and counts what became of each row."""
+
+    def __init__(self, quotas: Quotas, target_rows: int) -> None:
+        self.counts: Counter[str] = Counter()
+        self.quotas = QuotaCounts(quotas)
+        self._target_rows = target_rows
+        self._seen: set[bytes] = set()
+
+    @property
+    def num_kept(self) -> int:
+        """Rows kept so far, those beyond the target included."""
+        return len(self._seen)
+
+    def select(self, row: dict[str, Any], problem: Problem) -> str:
+        """Return and count what becomes of a candidate: kept, dropped_<why> or failed_<verdict>.
+
+        `kept` must say whether it passes every filter. If it does, the decisions are written into
+        its `filters`, and `kept` is what follows from them all.
+        """
+        outcome = self._outcome(row, problem) if row["kept"] else reason_dropped(row)
+        if row["kept"]:
+            row["filters"] = _with_selection(row["filters"], outcome)
+            row["kept"] = outcome == KEPT
+        self.counts[outcome] += 1
+        return outcome
+
+    def _outcome(self, row: Mapping[str, Any], problem: Problem) -> str:
+        """Decide on a candidate that passes every filter, and remember it if it is new."""
+        mark = identity(row)
+        if mark in self._seen:
+            return "dropped_duplicate"
+        length_range = self.quotas.length_range(row["num_tokens"])
+        if self.quotas.is_full(problem, length_range):
+            return OVER_QUOTA
+        self._seen.add(mark)
+        self.quotas.add(problem, length_range)
+        return KEPT if len(self._seen) <= self._target_rows else BEYOND_TARGET
+
+
+@lru_cache(maxsize=64)  # what passes every filter says the same, row after row
+def _with_selection(filters: str, outcome: str) -> str:
+    """Return a candidate's decisions, as JSON, with those of the selection among them."""
+    decisions = json.loads(filters)
+    decisions |= {name: outcome != f"dropped_{name}" for name in SELECTION}
+    return json.dumps(decisions, sort_keys=True)
+
+
+def kept_rows(name: str, candidates: Path, num_kept: int) -> Iterator[dict[str, Any]]:
+    """Yield the rows for training from the shards of selected candidates, in their order.
+
+    `name` is the stage's; raises StageError unless there are `num_kept`.
+    """
+    count = 0
+    for count, row in enumerate(read_rows(candidates, only="kept"), start=1):  # noqa: B007
+        yield row
+    if count != num_kept:
+        raise StageError(f"{name}: {num_kept} candidates are kept, but {count} rows found")

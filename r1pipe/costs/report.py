@@ -1,0 +1,293 @@
+"""What `plan` and `show` say about costs: ranges in a table, predicted and actual side by side."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from r1pipe.errors import StageError
+from r1pipe.text import format_bytes, format_number, table_lines, visible
+
+if TYPE_CHECKING:
+    from r1pipe.costs.estimate import Estimator
+    from r1pipe.costs.work import Estimate, Range
+    from r1pipe.manifest import Manifest
+    from r1pipe.pipeline.planning import Plan
+    from r1pipe.store.actions import ActionRecord
+    from r1pipe.store.store import Store
+
+TIME_UNITS = ((31_557_600.0, "y"), (86_400.0, "d"), (3600.0, "h"), (60.0, "min"), (1.0, "s"))
+BYTE_UNITS = (
+    (float(1 << 40), "TiB"),
+    (float(1 << 30), "GiB"),
+    (float(1 << 20), "MiB"),
+    (1024.0, "KiB"),
+    (1.0, "B"),
+)
+COUNT_UNITS = ((1e12, "T"), (1e9, "G"), (1e6, "M"), (1e3, "k"), (1.0, ""))
+MAX_NAMED = 3
+BUSY_LOAD = 0.5
+"""Processes that want a core, for each core, from which a measurement is not to be trusted."""
+DEFAULT_VOCAB = 1024
+"""Of a measurement, where the manifest trains no tokenizer."""
+NONE = "-"
+
+
+@dataclass(frozen=True)
+class Costs:
+    """Estimates of the stages that a run would build; `unknown` says why one has none."""
+
+    estimates: Mapping[str, Estimate] = field(default_factory=dict)
+    unknown: Mapping[str, str] = field(default_factory=dict)
+    assumed: Mapping[str, Sequence[str]] = field(default_factory=dict)
+    """What was assumed, in words, and for which stages."""
+    warnings: Mapping[str, Sequence[str]] = field(default_factory=dict)
+    basis: str = ""
+    calibration: str | None = None
+
+    def lines(self) -> list[str]:
+        """Return the table, its sum, what it rests on, and what could not be estimated."""
+        unknown = [f"{name}: no estimate: {visible(why)}" for name, why in self.unknown.items()]
+        if not self.estimates:
+            return ["", *unknown] if unknown else []
+        total = self.total()
+        rows = [["STAGE", "TRAINS", "SAMPLES", "TIME", "MEMORY", "DISK"]]
+        rows += [[name, *_cells(found)] for name, found in self.estimates.items()]
+        rows.append(["all", *_cells(total)])
+        lines = ["", *table_lines(rows), "", self.basis]
+        if total.scratch_bytes.high:
+            scratch = _range_text(total.scratch_bytes, BYTE_UNITS)
+            lines.append(f"tokens; memory per device; besides, {scratch} of disk while it runs")
+        lines += [f"assumed: {text}" for text in _grouped(self.assumed)]
+        lines += [f"warning: {text}" for text in _grouped(self.warnings)]
+        return lines + unknown
+
+    def total(self) -> Estimate:
+        """Return all stages together: sums, and the largest of memory and scratch."""
+        from r1pipe.costs.work import NOTHING, Estimate, Range
+
+        found = list(self.estimates.values())
+
+        def largest(values: Sequence[Range]) -> Range:
+            """Return the range of the largest."""
+            return Range(max(v.low for v in values), max(v.high for v in values))
+
+        return Estimate(
+            trained_tokens=sum((each.trained_tokens for each in found), NOTHING),
+            sampled_tokens=sum((each.sampled_tokens for each in found), NOTHING),
+            seconds=sum((each.seconds for each in found), NOTHING),
+            peak_bytes=largest([each.peak_bytes for each in found]),
+            disk_bytes=sum((each.disk_bytes for each in found), NOTHING),
+            scratch_bytes=largest([each.scratch_bytes for each in found]),
+            device=next((each.device for each in found if each.device != "cpu"), "cpu"),
+            devices=max(each.devices for each in found),
+        )
+
+    def to_json(self) -> dict[str, Any]:
+        """Return one document; ranges are [low, high]."""
+        return {
+            "stages": {name: found.to_json() for name, found in self.estimates.items()},
+            "total": self.total().to_json() if self.estimates else None,
+            "unknown": dict(self.unknown),
+            "assumed": {text: list(names) for text, names in self.assumed.items()},
+            "warnings": {text: list(names) for text, names in self.warnings.items()},
+            "calibration": self.calibration,
+        }
+
+
+def plan_costs(manifest: Manifest, store: Store, plan: Plan) -> Costs:
+    """Return what the stages that a run would build will cost."""
+    names = [stage.name for stage in plan.stages if stage.builds]
+    if not names:
+        return Costs()
+    from r1pipe.costs.estimate import Unknown
+    from r1pipe.pipeline.predictions import make_estimator
+
+    estimator = make_estimator(manifest, store, plan.records)
+    estimates: dict[str, Estimate] = {}
+    unknown: dict[str, str] = {}
+    assumed: dict[str, list[str]] = {}
+    warnings: dict[str, list[str]] = {}
+    for name in names:
+        try:
+            estimates[name] = estimator.estimate(name)
+        except Unknown as reason:
+            unknown[name] = str(reason)
+            continue
+        for text in estimates[name].assumes:
+            assumed.setdefault(text, []).append(name)
+        for text in estimates[name].warnings:
+            warnings.setdefault(text, []).append(name)
+    for source, text in estimator.assumed_sources.items():
+        assumed.setdefault(text, []).append(f"source {source}")
+    made = estimator.calibration.made if estimator.calibration else None
+    return Costs(estimates, unknown, assumed, warnings, basis_text(estimator), made)
+
+
+def basis_text(estimator: Estimator) -> str:
+    """Say what the times rest on."""
+    found = estimator.calibration
+    if found is None:
+        return (
+            "times are rough: nothing was measured on this machine; 'r1pipe plan --probe' does so"
+        )
+    from r1pipe.costs.versions import changed_versions
+
+    changed = changed_versions(found.versions)
+    again = f"; {', '.join(changed)} changed since: 'r1pipe plan --probe'" if changed else ""
+    engines = ", ".join(found.speeds)
+    busy = "; the machine was busy then, so they are too long" if found.load > BUSY_LOAD else ""
+    return f"times from {engines}, measured here on {found.made[:10]}{busy}{again}"
+
+
+def compared_lines(record: ActionRecord, store: Store) -> list[str]:
+    """Return a stage's prediction beside what it took, as aligned lines; none without one."""
+    found = record.facts.get("predicted")
+    if not isinstance(found, Mapping):
+        return []
+    actual = actual_values(record, store)
+    rows = [("WHAT", "PREDICTED", "ACTUAL", "")]
+    for name, label, units in (
+        ("trained_tokens", "trained tokens", COUNT_UNITS),
+        ("sampled_tokens", "sampled tokens", COUNT_UNITS),
+        ("seconds", "time", TIME_UNITS),
+        ("peak_bytes", "peak memory per device", BYTE_UNITS),
+        ("disk_bytes", "disk", BYTE_UNITS),
+    ):
+        low, high = found[name]
+        if not high and not actual.get(name):
+            continue
+        value = actual.get(name)
+        shown = NONE if value is None else _number(value, units)
+        rows.append((label, _span(low, high, units), shown, _judged(low, high, value)))
+    return table_lines(rows)
+
+
+def actual_values(record: ActionRecord, store: Store) -> dict[str, float | None]:
+    """Return what a finished stage took, by the names of a prediction; None where not noted."""
+    return {
+        "trained_tokens": record.facts.get("trained_tokens"),
+        "sampled_tokens": _sampled_tokens(record, store),
+        "seconds": record.seconds,
+        "peak_bytes": record.peak_rss_bytes,
+        "disk_bytes": record.size,
+    }
+
+
+def _sampled_tokens(record: ActionRecord, store: Store) -> float | None:
+    """Return the tokens a stage sampled: noted, else the sum of the rows' `num_tokens`, else the
+    mean `completion_tokens` of its steps times the completions."""
+    noted = record.facts.get("sampled_tokens")
+    if noted is not None:
+        return float(noted)
+    counted = [
+        total
+        for output in record.outputs
+        if (total := _column_sum(store.output_dir(record, output), "num_tokens")) is not None
+    ]
+    if counted:
+        return max(counted)  # the kept rows are among the candidates
+    completions = record.facts["predicted"].get("completions")
+    means = [
+        row["completion_tokens"] for row in store.metrics(record) if "completion_tokens" in row
+    ]
+    return completions * sum(means) / len(means) if completions and means else None
+
+
+def _column_sum(folder: Path, column: str) -> float | None:
+    """Return the sum of a column of the Parquet files in a folder, or None without it."""
+    files = sorted(folder.glob("*.parquet")) if folder.is_dir() else []
+    if not files:
+        return None
+    import pyarrow.compute as pc
+    import pyarrow.parquet as pq
+
+    if any(column not in pq.read_schema(path).names for path in files):
+        return None
+    tables = [pq.read_table(path, columns=[column]) for path in files]
+    return float(sum(pc.sum(table[column]).as_py() or 0 for table in tables))
+
+
+def _judged(low: float, high: float, value: float | None) -> str:
+    """Say whether a value was inside its range, else by how much it was not."""
+    if value is None:
+        return ""
+    if low <= value <= high:
+        return "inside"
+    if value < low:
+        return f"{format_number(low / value)} times less" if value else "less"
+    return f"{format_number(value / high)} times more" if high else "more"
+
+
+def _grouped(texts: Mapping[str, Sequence[str]]) -> list[str]:
+    """Return each text with the first stages that it holds for."""
+    lines = []
+    for text, names in texts.items():
+        more = f" and {len(names) - MAX_NAMED} more" if len(names) > MAX_NAMED else ""
+        lines.append(f"{visible(text)} ({', '.join(names[:MAX_NAMED])}{more})")
+    return lines
+
+
+def _cells(found: Estimate) -> list[str]:
+    devices = f" x {found.devices}" if found.devices > 1 else ""
+    memory = _range_text(found.peak_bytes, BYTE_UNITS)
+    return [
+        _range_text(found.trained_tokens, COUNT_UNITS),
+        _range_text(found.sampled_tokens, COUNT_UNITS),
+        _range_text(found.seconds, TIME_UNITS),
+        f"{memory}{devices}",
+        _range_text(found.disk_bytes, BYTE_UNITS),
+    ]
+
+
+def _range_text(found: Range, units: Sequence[tuple[float, str]]) -> str:
+    return _span(found.low, found.high, units)
+
+
+def _span(low: float, high: float, units: Sequence[tuple[float, str]]) -> str:
+    """Return a range in the unit of its upper end; one number where both ends look alike."""
+    if not high:
+        return NONE
+    factor, unit = next(((f, u) for f, u in units if high >= f), units[-1])
+    first, last = _short(low / factor), _short(high / factor)
+    return f"{last} {unit}".rstrip() if first == last else f"{first}-{last} {unit}".rstrip()
+
+
+def _number(value: float, units: Sequence[tuple[float, str]]) -> str:
+    if units is BYTE_UNITS:
+        return format_bytes(value)
+    return _span(value, value, units) if value else "0"
+
+
+def _short(value: float) -> str:
+    """Return a number with about two digits that matter, as text."""
+    if value >= 9.95:
+        return f"{value:,.0f}"
+    return f"{value:.1f}" if value >= 0.05 else "0"
+
+
+def probe(manifest: Manifest) -> None:
+    """Measure each engine on this machine, on the shapes of the manifest's own new models too, and
+    keep the result in the user's cache."""
+    from r1pipe.cli import probe as probing
+    from r1pipe.costs.rates import calibration_path, write_calibration
+    from r1pipe.launch.process import prepare_process
+    from r1pipe.machine import read_machine
+
+    prepare_process()
+    machine = read_machine()
+    shapes, vocab = probing.own_shapes(node.params for node in manifest.stages.values())
+    device, say = probing.torch_device(), lambda text: print(text, file=sys.stderr, flush=True)
+    found = probing.measure(machine, device, shapes, vocab or DEFAULT_VOCAB, say)
+    path = calibration_path(machine.node)
+    try:
+        write_calibration(path, found)
+    except OSError as error:
+        reason = error.strerror or str(error)
+        raise StageError(
+            f"{path}: {reason}; set XDG_CACHE_HOME to a folder that you may write"
+        ) from error
+    print(f"kept in {path}", file=sys.stderr)

@@ -1,0 +1,36 @@
+"""Which row stays for each near-duplicate: written beside a mix's rows, so that one can ask.
+
+`near-duplicates.json`: {part: {position: [part, position]}}; positions count the rows of the parts
+as they were read, from 0.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from r1pipe.data.survey import Survey
+
+TWINS = "near-duplicates.json"
+
+
+def write_twins(folder: Path, survey: Survey, twins: Iterable[tuple[int, int]]) -> None:
+    """Write pairs of (near-duplicate, row that stays), given by their numbers."""
+    found: dict[str, dict[str, tuple[str, int]]] = {}
+    for dropped, kept in twins:
+        part, position = survey.place_of(dropped)
+        found.setdefault(part, {})[str(position)] = survey.place_of(kept)
+    text = json.dumps(found, separators=(",", ":"))
+    (folder / TWINS).write_text(text + "\n", encoding="utf-8")
+
+
+def twin_of(folder: Path, part: str, position: int) -> tuple[str, int] | None:
+    """Return the part and position of the row that stays for one; None where none is named."""
+    path = folder / TWINS
+    if not path.exists():
+        return None
+    found = json.loads(path.read_text("utf-8")).get(part, {}).get(str(position))
+    return None if found is None else (str(found[0]), int(found[1]))

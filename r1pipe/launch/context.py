@@ -1,0 +1,124 @@
+"""What a running stage is given: its outputs, journals, checkpoints, logs, and when to stop."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from r1pipe.errors import StageError
+from r1pipe.launch.stopping import Stopper
+from r1pipe.ranks import ALONE
+from r1pipe.stage import CHECKPOINT_EVERY_S
+from r1pipe.store.checkpoints import SealedCheckpoints
+from r1pipe.store.journal import FileJournal
+from r1pipe.store.metrics import StageLog
+
+if TYPE_CHECKING:
+    from r1pipe.cli.console import Console
+    from r1pipe.stage import Checkpoints, Context
+
+
+class RunContext:
+    """The `Context` of one stage in one working directory."""
+
+    def __init__(
+        self,
+        name: str,
+        work: Path,
+        outputs: Sequence[str],
+        input_ids: Mapping[str, Any],
+        console: Console,
+        stopper: Stopper,
+        checkpoint_every_s: float = CHECKPOINT_EVERY_S,
+        earlier: Path | None = None,
+    ) -> None:
+        self.name = name
+        self.input_ids = input_ids
+        self.ranks = ALONE
+        self.checkpoints: Checkpoints = SealedCheckpoints(work / "checkpoints", self._on_saved)
+        self.stage_log = StageLog(work / "logs")
+        self._work = work
+        self._earlier = earlier
+        self._outputs = outputs
+        self._console = console
+        self._stopper = stopper
+        self._checkpoint_every_s = checkpoint_every_s
+        self._last_saved = time.monotonic()
+        self._journals: dict[str, FileJournal] = {}
+
+    @property
+    def work(self) -> Path:
+        """The private directory of this beginning of the attempt."""
+        return self._work
+
+    @property
+    def stopper(self) -> Stopper:
+        """What knows whether a stop was asked for."""
+        return self._stopper
+
+    @property
+    def checkpoint_every_s(self) -> float:
+        """Seconds between training checkpoints."""
+        return self._checkpoint_every_s
+
+    def output(self, name: str) -> Path:
+        """Return the (created) directory of one output inside the private attempt."""
+        if name not in self._outputs:
+            raise StageError(
+                f"{self.name}: no output '{name}' is declared; OUTPUTS has "
+                f"{', '.join(self._outputs)}"
+            )
+        path = self._work / "out" / name
+        path.mkdir(parents=True, exist_ok=True)
+        return path
+
+    def earlier(self, name: str) -> Path | None:
+        """Return that output of the largest result that this one can go on from, or None."""
+        return None if self._earlier is None else self._earlier / name
+
+    def journal(self, name: str) -> FileJournal:
+        """Open the named journal of this attempt."""
+        if name not in self._journals:
+            self._journals[name] = FileJournal(self._work / "journal" / f"{name}.jsonl")
+        return self._journals[name]
+
+    def log(self, step: int, total: int | None = None, **values: float) -> None:
+        """Record metrics of one step and show progress."""
+        self.stage_log.metric(step, values)
+        self._console.progress(self.name, step, total, values)
+
+    def sample(self, **row: Any) -> None:
+        """Keep one example row."""
+        self.stage_log.sample(row)
+
+    def note(self, **facts: Any) -> None:
+        """Keep facts about the finished stage."""
+        self.stage_log.note(facts)
+
+    def checkpoint_due(self) -> bool:
+        """True when it is time for a training checkpoint, or a stop was asked for."""
+        is_time = time.monotonic() - self._last_saved >= self._checkpoint_every_s
+        return is_time or self._stopper.is_asked
+
+    def stop_if_asked(self) -> None:
+        """Raise `Interrupted` when SIGTERM or Ctrl-C came."""
+        self._stopper.raise_if_asked()
+
+    def close(self) -> None:
+        """Make the journals durable and close all files."""
+        for journal in self._journals.values():
+            journal.close()
+        self._journals.clear()
+        self.stage_log.write_spent()
+        self.stage_log.close()
+
+    def _on_saved(self) -> None:
+        self._last_saved = time.monotonic()
+
+
+if TYPE_CHECKING:
+
+    def _is_context(context: RunContext) -> Context:
+        return context

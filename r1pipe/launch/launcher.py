@@ -1,0 +1,248 @@
+"""Run a stage in processes of its own: start its ranks, pass on what rank 0 tells, end them all.
+
+The run itself stays one process and joins no group: it supervises. A rank that dies ends the stage
+with an error that names it; whatever ends the run ends the ranks.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Protocol
+
+from r1pipe import errors
+from r1pipe.errors import R1PipeError, StageError
+from r1pipe.launch import torchrun
+from r1pipe.launch.context import RunContext
+from r1pipe.launch.job import Job, JobFolder, Report, tail
+from r1pipe.ranks import Launch, Launcher
+from r1pipe.stage import Inputs, StageKind
+
+POLL_S = 0.05
+TOUCH_S = 1.0
+GRACE_S = 3.0
+"""What the other ranks get to say how they ended, before they are killed."""
+
+
+class Runnable(Protocol):
+    """The `Run` of a stage that asks for processes."""
+
+    def launch(self) -> Launch | None:
+        """Return the processes to run in; None is the pipeline's own."""
+
+
+@dataclass(frozen=True)
+class Child:
+    """A process of ours; `rank` is None for a launcher that starts the ranks itself."""
+
+    process: subprocess.Popen[bytes]
+    rank: int | None
+
+
+def run_kind(kind: StageKind, context: RunContext, params: Any, run: Any, inputs: Inputs) -> None:
+    """Run a stage here, or in the processes that its `run` parameters ask for."""
+    launch: Launch | None = run.launch() if hasattr(run, "launch") else None
+    if launch is None:
+        kind.run(context, params, run, inputs)
+        return
+    folder = JobFolder((context.work / "ranks").absolute())
+    folder.create(
+        Job(
+            name=context.name,
+            kind=kind.kind,
+            file=str(kind.path.absolute()),
+            params=params.model_dump_json(by_alias=True),
+            run=run.model_dump_json(by_alias=True),
+            inputs={name: as_text(value) for name, value in inputs.items()},
+            input_ids=dict(context.input_ids),
+            outputs=list(kind.outputs),
+            work=str(context.work.absolute()),
+            checkpoint_every_s=context.checkpoint_every_s,
+            size=launch.num_processes,
+        )
+    )
+    with started(launch, folder) as children:
+        supervise(folder, context, children)
+
+
+def as_text(value: Any) -> Any:
+    """Return an input, a path or a mapping of labels to paths, as JSON."""
+    if isinstance(value, Mapping):
+        return {label: as_text(path) for label, path in value.items()}
+    return str(Path(value).absolute())
+
+
+def supervise(folder: JobFolder, context: RunContext, children: list[Child]) -> None:
+    """Pass on events and a stop until all have ended; raise what ended the first of them."""
+    seen, touched = 0, time.monotonic()
+    while True:
+        codes = [child.process.poll() for child in children]
+        seen, events = folder.events(seen)
+        for what, values in events:
+            tell(context, what, values)
+        if any(codes) or any(report.status in ("failed", "bug") for report in folder.reports()):
+            wait_for_reports(folder, children)
+            raise first_error(folder, children)
+        if all(code == 0 for code in codes):
+            break
+        if context.stopper.is_asked and not folder.is_stop_asked:
+            folder.ask_stop()
+        if time.monotonic() - touched > TOUCH_S:
+            folder.touch()
+            touched = time.monotonic()
+        time.sleep(POLL_S)
+    statuses = {report.status for report in folder.reports()}
+    if statuses == {"stopped"}:
+        raise context.stopper.interrupted()
+    if statuses != {"done"} or len(folder.reports()) != folder.job().size:
+        raise first_error(folder, children)
+
+
+def tell(context: RunContext, what: str, values: dict[str, Any]) -> None:
+    """Do on the stage's context what rank 0 asked for."""
+    if what == "log":
+        context.log(values.pop("step"), values.pop("total"), **values)
+    elif what == "sample":
+        context.sample(**values)
+    else:
+        context.note(**values)
+
+
+# ---- how it went wrong ---------------------------------------------------------------------------
+
+
+def wait_for_reports(folder: JobFolder, children: list[Child]) -> None:
+    """Give ranks that fail because another one did the time to say so."""
+    ends = time.monotonic() + GRACE_S
+    while time.monotonic() < ends and any(child.process.poll() is None for child in children):
+        time.sleep(POLL_S)
+
+
+def first_error(folder: JobFolder, children: list[Child]) -> Exception:
+    """Return the error to show: what a rank says of the inputs, a death, or a bug's traceback."""
+    reports = folder.reports()
+    for report in reports:
+        if report.status == "failed":
+            return user_error(report)
+    reported = {report.rank for report in reports}
+    for child in children:
+        code = child.process.poll()
+        if code is not None and child.rank is not None and child.rank not in reported:
+            return StageError(folder.death(child.rank, code))
+    bugs = [f"rank {r.rank}:\n{r.message}" for r in reports if r.status == "bug"]
+    missing = sorted(set(range(folder.job().size)) - reported)
+    if bugs and (not missing or all(child.rank is not None for child in children)):
+        return RuntimeError(bugs[0])
+    output = folder.log_path(missing[0] if missing else 0)
+    if not output.exists():
+        output = folder.path / "launcher.log"
+    said = f"ranks {missing} ended without a report (killed, or out of memory?); {tail(output)}"
+    return StageError("\n".join([said, *bugs[:1]]))  # a bug may be what another rank's death did
+
+
+def user_error(report: Report) -> R1PipeError:
+    """Return a rank's error as the run would have raised it."""
+    found = getattr(errors, report.error, StageError)
+    error: R1PipeError = found(report.message)
+    return error
+
+
+# ---- starting and ending -------------------------------------------------------------------------
+
+
+def launcher_of(launch: Launch, environment: Mapping[str, str]) -> Launcher:
+    """Return what starts the ranks: what was asked for, else what the environment offers."""
+    if launch.launcher is not None:
+        return launch.launcher
+    if torchrun.is_running(environment):
+        return "torchrun"
+    if launch.hostfile is not None:
+        return "deepspeed"
+    return "slurm" if int(environment.get("SLURM_JOB_NUM_NODES", "1")) > 1 else "local"
+
+
+@contextmanager
+def started(launch: Launch, folder: JobFolder) -> Iterator[list[Child]]:
+    """Start the ranks; at the end of the block none of them is left."""
+    launcher = launcher_of(launch, os.environ)
+    children: list[Child] = []
+    with ended(children):
+        if launcher == "torchrun":
+            with torchrun.job(folder, launch.num_processes):
+                children.append(Child(torchrun.start_rank(folder, {}), 0))
+                yield children
+        elif launcher == "local":
+            for rank in range(launch.num_processes):
+                children.append(local_child(folder, rank, launch.num_processes))
+            yield children
+        else:
+            children.append(launched(command_of(launcher, launch, folder), folder))
+            yield children
+
+
+def local_child(folder: JobFolder, rank: int, size: int) -> Child:
+    """Start one rank on this machine."""
+    said = {"RANK": rank, "LOCAL_RANK": rank, "WORLD_SIZE": size, "LOCAL_WORLD_SIZE": size}
+    return Child(
+        torchrun.start_rank(folder, {name: str(value) for name, value in said.items()}), rank
+    )
+
+
+def command_of(launcher: Launcher, launch: Launch, folder: JobFolder) -> list[str]:
+    """Return the command that starts all ranks on several nodes."""
+    program = ["r1pipe.launch.rank", str(folder.path.absolute())]
+    if launcher == "slurm":
+        srun = ["srun", f"--ntasks={launch.num_processes}", "--kill-on-bad-exit=1", "--export=ALL"]
+        return [*srun, sys.executable, "-m", *program]
+    if launch.hostfile is None:
+        raise StageError("run.engine.launcher deepspeed needs run.engine.hostfile")
+    runner = [sys.executable, "-m", "deepspeed.launcher.runner"]
+    return [
+        *runner,
+        "--hostfile",
+        launch.hostfile,
+        "--no_ssh_check",
+        "--no_local_rank",
+        "--module",
+        *program,
+    ]
+
+
+def launched(command: list[str], folder: JobFolder) -> Child:
+    """Start a launcher; what it prints goes to a file of its own."""
+    if shutil.which(command[0]) is None:
+        raise StageError(f"run.engine.launcher needs the command '{command[0]}', which is not here")
+    with (folder.path / "launcher.log").open("wb") as output:
+        process = subprocess.Popen(
+            command,
+            stdin=subprocess.DEVNULL,
+            stdout=output,
+            stderr=subprocess.STDOUT,
+            start_new_session=True,
+        )
+    return Child(process, None)
+
+
+@contextmanager
+def ended(children: list[Child]) -> Iterator[list[Child]]:
+    """Kill what is left of the children and of their children at the end of the block."""
+    try:
+        yield children
+    finally:
+        for child in children:
+            if child.rank is None and child.process.poll() is None:  # it ends its ranks itself
+                child.process.terminate()
+                with suppress(subprocess.TimeoutExpired):
+                    child.process.wait(GRACE_S)
+        for child in children:
+            with suppress(ProcessLookupError):
+                os.killpg(child.process.pid, signal.SIGKILL)
+            child.process.wait()

@@ -1,0 +1,111 @@
+"""The `Context` of one rank: rank 0 writes and decides, the others follow at the same places."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NoReturn
+
+from r1pipe.errors import Interrupted, StageError
+from r1pipe.launch.job import Job, JobFolder
+from r1pipe.ranks import Ranks
+from r1pipe.store.checkpoints import SealedCheckpoints
+
+if TYPE_CHECKING:
+    from r1pipe.stage import Checkpoints, Context
+
+
+class RankContext:
+    """What a stage is given that runs in several processes."""
+
+    def __init__(self, folder: JobFolder, job: Job, ranks: Ranks) -> None:
+        self.name = job.name
+        self.input_ids: Mapping[str, Any] = job.input_ids
+        self.ranks = ranks
+        work = Path(job.work)
+        sealed = SealedCheckpoints(work / "checkpoints", self._on_saved)
+        self.checkpoints: Checkpoints = RankCheckpoints(sealed, ranks)
+        self._folder = folder
+        self._job = job
+        self._work = work
+        self._last_saved = time.monotonic()
+
+    def output(self, name: str) -> Path:
+        """Return the directory of one output; rank 0 alone writes into it."""
+        if name not in self._job.outputs:
+            raise StageError(f"{self.name}: no output '{name}' is declared")
+        path = self._work / "out" / name
+        path.mkdir(parents=True, exist_ok=True)
+        return path
+
+    def journal(self, name: str) -> NoReturn:
+        """Journals are for stages of one process."""
+        raise StageError(f"{self.name}: journal '{name}' in a stage of several processes")
+
+    def earlier(self, name: str) -> Path | None:
+        """Training goes on from its checkpoints alone."""
+        return None
+
+    def log(self, step: int, total: int | None = None, **values: float) -> None:
+        """Record metrics of one step and show progress."""
+        self._tell("log", {"step": step, "total": total, **values})
+
+    def sample(self, **row: Any) -> None:
+        """Keep one example row."""
+        self._tell("sample", row)
+
+    def note(self, **facts: Any) -> None:
+        """Keep facts about the finished stage."""
+        self._tell("note", facts)
+
+    def _tell(self, what: str, values: dict[str, Any]) -> None:
+        if self.ranks.is_main:
+            self._folder.add_event(what, values)
+
+    def checkpoint_due(self) -> bool:
+        """True on all ranks when it is time for a checkpoint, or a stop was asked for."""
+        is_time = time.monotonic() - self._last_saved >= self._job.checkpoint_every_s
+        return self.ranks.agree(is_time or self._folder.is_stop_asked)
+
+    def stop_if_asked(self) -> None:
+        """Raise `Interrupted` on all ranks when a stop was asked for."""
+        if self.ranks.agree(self._folder.is_stop_asked):
+            raise Interrupted("stopped")
+
+    def _on_saved(self) -> None:
+        self._last_saved = time.monotonic()
+
+
+class RankCheckpoints:
+    """Checkpoints that all ranks write into and rank 0 seals."""
+
+    def __init__(self, sealed: SealedCheckpoints, ranks: Ranks) -> None:
+        self._sealed = sealed
+        self._ranks = ranks
+
+    def latest(self) -> tuple[int, Path] | None:
+        """Return the newest checkpoint that rank 0 found whole, or None."""
+        found = self._sealed.latest() if self._ranks.is_main else None
+        agreed = self._ranks.agree(None if found is None else (found[0], str(found[1])))
+        return None if agreed is None else (agreed[0], Path(agreed[1]))
+
+    @contextmanager
+    def saving(self, step: int) -> Iterator[Path]:
+        """Give all ranks one directory to write into; sealed when every rank's block ends well."""
+        if self._ranks.is_main:
+            with self._sealed.saving(step) as folder:
+                self._ranks.agree(str(folder))
+                yield folder
+                self._ranks.barrier()
+        else:
+            yield Path(self._ranks.agree(""))
+            self._ranks.barrier()
+        self._ranks.barrier()
+
+
+if TYPE_CHECKING:
+
+    def _is_context(context: RankContext) -> Context:
+        return context

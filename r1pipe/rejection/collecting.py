@@ -1,0 +1,143 @@
+"""Rejection sampling as a stream: problems in, requests out, completions judged meanwhile.
+
+A unit is some problems with the same number of samples each. While units are sampled, what has
+finished is judged by a recorder in another process, which fills the candidates' shards. A judged
+unit goes into the attempt's journal, so a kill costs the units in flight. A resumed stage plays the
+journal back through the same path; so does one whose target was raised, with the samples of the
+earlier result. Memory does not grow with the number of rows, but for sixteen bytes of each kept
+one. `collector.py` brings all this together.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import closing
+from itertools import chain, islice
+from typing import Any
+
+from r1pipe.candidates.candidate import SCHEMA, Origin
+from r1pipe.candidates.selection import kept_rows
+from r1pipe.chat import Format
+from r1pipe.errors import StageError
+from r1pipe.generate.backends import open_generator
+from r1pipe.generate.protocol import Sampling
+from r1pipe.records import Problem
+from r1pipe.rejection.params import CollectRun, Quotas, SampleParams
+from r1pipe.rejection.report import sampling_report, write_report
+from r1pipe.rejection.sampler import Collector
+from r1pipe.rejection.schedule import Schedule
+from r1pipe.rejection.sources import GeneratedSamples
+from r1pipe.rejection.writer import RecorderSettings
+from r1pipe.rejection.writer_process import RemoteRecorder
+from r1pipe.rows import count_rows, read_problems, write_rows
+from r1pipe.stage import Context, Inputs
+from r1pipe.verify import close_shared
+from r1pipe.verify.golds import check_golds
+
+MAX_NAMED = 20
+NUM_SHOWN = 8
+
+
+def collect(
+    context: Context, params: SampleParams, run: CollectRun, inputs: Inputs, fmt: Format
+) -> Iterator[dict[str, Any]]:
+    """Sample, judge and write all candidates; then return the kept rows, read back from them.
+
+    Raises StageError when nothing is kept, when too many gold answers are unusable, or when the
+    candidates do not add up.
+    """
+    problems = usable_problems(context, read_problems(inputs["problems"]), params)
+    schedule = Schedule(problems, params)
+    adaptive = params.adaptive
+    settings = RecorderSettings(
+        Origin(fmt, params.temperature, context.input_ids["model"], params.keep),
+        adaptive.quotas if adaptive else Quotas(),
+        params.target_rows,
+        context.output("candidates"),
+    )
+    sampling = Sampling(params.temperature, 1.0, params.max_tokens, logprobs=False)
+    with (
+        closing(RemoteRecorder(settings)) as recorder,
+        open_generator(inputs["model"], run, params.precision) as (generator, tokenizer),
+    ):
+        source = GeneratedSamples(generator, tokenizer, sampling, fmt, params.seed)
+        collector = Collector(context, params, run, schedule, source, recorder)
+        collector.run()
+        counts = recorder.finish()
+    check_counts(context, counts, sum(schedule.num_samples))
+    report = sampling_report(schedule, params.target_rows)
+    if adaptive is not None:
+        write_report(context.output("candidates"), report, adaptive.quotas)
+        context.note(fixed_n=report["fixed_n"])
+    note_all(context, counts, report, collector.num_reused)
+    return kept_rows(context.name, context.output("candidates"), counts.get("kept", 0))
+
+
+def usable_problems(
+    context: Context, problems: Sequence[Problem], params: SampleParams
+) -> list[Problem]:
+    """Return the problems whose gold answer verifies against itself; say which were set aside."""
+    if len({problem.id for problem in problems}) != len(problems):
+        twice = next(p.id for i, p in enumerate(problems) if p.id in {q.id for q in problems[:i]})
+        raise StageError(f"{context.name}: problem {twice} comes twice; give each its own id")
+    report = check_golds(problems, max_unusable_frac=params.max_unusable_frac)
+    close_shared()  # the recorder has a pool of its own
+    if report.quarantined:
+        some = report.quarantined[:MAX_NAMED]
+        context.note(
+            quarantined=len(report.quarantined),
+            quarantined_verdicts=report.counts(),
+            quarantined_problems=[f"{p.id}: {p.gold[:80]!r} {v}" for p, v in some],
+        )
+    return report.usable
+
+
+def check_counts(context: Context, counts: Mapping[str, int], num_asked: int) -> None:
+    """Raise StageError unless kept, dropped and failed candidates are those asked for and written.
+
+    Asked for is what the schedule counted, written what the shards say, and the rest what the
+    recorder decided row by row.
+    """
+    kept, written = counts.get("kept", 0), count_rows(context.output("candidates"))
+    decided = sum(count for name, count in counts.items() if name != "written")
+    if not num_asked == decided == counts["written"] == written:
+        raise StageError(
+            f"{context.name}: the candidates do not add up: {num_asked} asked for, {decided} kept,"
+            f" dropped or failed, {written} written; this is a fault of r1pipe, not of the model"
+        )
+    if not kept and not counts.get("failed_unjudged"):  # a judge may keep some yet
+        raise StageError(
+            f"{context.name}: none of {num_asked} completions was kept; see the filters of its"
+            " candidates, or train the sampling model longer"
+        )
+
+
+def note_all(
+    context: Context, counts: Mapping[str, int], report: Mapping[str, Any], num_reused: int
+) -> None:
+    """Note what became of the candidates, what sampling cost, and which problems lost out."""
+    sums = {
+        name: sum(count for each, count in counts.items() if each.startswith(name))
+        for name in ("kept", "dropped", "failed")
+    }
+    parts = {name: n for name, n in sorted(counts.items()) if name not in ("kept", "written")}
+    context.note(
+        rows=sums["kept"],
+        sampled=counts["written"],
+        **sums,
+        **parts,
+        sampled_tokens=report["tokens"],
+        problems=report["problems"],
+        problems_without_rows=sum(map(len, report["lost"].values())),
+    )
+    if num_reused:
+        context.note(reused_candidates=num_reused)
+
+
+def write_training_rows(context: Context, rows: Iterable[dict[str, Any]]) -> None:
+    """Write the rows for training and show a few."""
+    iterator = iter(rows)
+    first = list(islice(iterator, NUM_SHOWN))
+    for row in first:
+        context.sample(prompt=row["prompt"], completion=row["completion"], gold=row["gold"])
+    write_rows(context.output("rows"), chain(first, iterator), SCHEMA)

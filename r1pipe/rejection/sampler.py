@@ -1,0 +1,209 @@
+"""Brings units, their samples and their results together, while some are sampled and others judged.
+
+A unit that cannot be sampled does not stop the others, as far as they do not depend on it. Their
+rows go into the journal, where a resumed stage finds them by the unit's number and plays them back
+in its place: so its decisions, all taken in the units' order, are those of a run without failures.
+"""
+
+# a unit's way: waiting -> unsettled (given to the recorder, or failed) -> settled -> the schedule
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Iterable
+from contextlib import suppress
+from math import ceil
+
+from r1pipe.candidates.candidate import Sample
+from r1pipe.errors import Interrupted, StageError
+from r1pipe.generate.failures import FailedUnits
+from r1pipe.rejection.dispatch import feed
+from r1pipe.rejection.params import CollectRun, SampleParams
+from r1pipe.rejection.report import Forecast
+from r1pipe.rejection.schedule import LAG, Schedule, Unit
+from r1pipe.rejection.sources import EarlierSamples, GeneratedSamples
+from r1pipe.rejection.writer import UnitResult
+from r1pipe.rejection.writer_process import RemoteRecorder
+from r1pipe.stage import Context
+
+LEFT_EVERY_UNITS = 64
+"""Units between two counts of the samples that are left, which look at every problem."""
+
+
+class Collector:
+    """Has all units of a schedule recorded, at most `LAG` of them in flight."""
+
+    def __init__(
+        self,
+        context: Context,
+        params: SampleParams,
+        run: CollectRun,
+        schedule: Schedule,
+        source: GeneratedSamples,
+        recorder: RemoteRecorder,
+    ) -> None:
+        self.context = context
+        self.schedule = schedule
+        self.source = source
+        self.recorder = recorder
+        self.target_rows = params.target_rows
+        self.is_adaptive = params.adaptive is not None
+        self.units_at_once = run.units_at_once
+        self.journal = context.journal("candidates")
+        self.journaled = self.journal.done()
+        earlier = context.earlier("candidates")
+        self.earlier = EarlierSamples(earlier, params.seed) if earlier else None
+        self.num_reused = 0
+        self.forecast = Forecast(params.target_rows)
+        self.samples_left = 0
+        self.failures = FailedUnits()
+        self.waiting: list[Unit] = []
+        self.unsettled: deque[Unit] = deque()
+        self.settled: deque[tuple[Unit, UnitResult | None]] = deque()
+        self.sampled: set[int] = set()
+        """Numbers of the units in flight that the generator sampled."""
+        self.failed: set[int] = set()
+        """Numbers of the units that have no result."""
+        self.num_unknown = 0
+        """Samples of units that were begun and have no result (yet)."""
+
+    def run(self) -> None:
+        """Go through the units until the target is reached or nothing is left to sample.
+
+        Raises StageError if units failed, when all has been sampled that does not depend on them.
+        """
+        try:
+            self.go_through_units()
+            self.settle_all()
+        except (Interrupted, StageError):
+            self.waiting = []
+            with suppress(StageError):  # it is about the failure that is raised below
+                self.settle_all()  # what was sampled is judged and kept
+            raise
+        self.failures.check()
+        self.take_all()
+
+    def go_through_units(self) -> None:
+        """Begin unit after unit, while the oldest ones settle."""
+        for unit in self.schedule.units(self.take_all):
+            while len(self.waiting) + len(self.unsettled) + len(self.settled) >= LAG:
+                self.take_oldest()
+            if self.is_reached():
+                return
+            self.begin(unit)
+            self.context.stop_if_asked()
+
+    def begin(self, unit: Unit) -> None:
+        """Have a unit recorded: from the journal, an earlier result, or the generator."""
+        problems, name = self.schedule.of(unit), str(unit.number)
+        self.num_unknown += unit.num_samples
+        if name in self.journaled:
+            self.sample_waiting()  # units are recorded in their order
+            if self.earlier is not None:
+                self.earlier.skip(unit)
+            self.recorder.replay(problems, self.journal.lines(name))
+            self.unsettled.append(unit)
+        elif self.earlier and (samples := self.earlier.take(unit, problems)) is not None:
+            self.sample_waiting()
+            self.num_reused += unit.num_samples
+            self.give([unit], ((0, sample) for sample in samples))
+        else:
+            self.waiting.append(unit)
+            if len(self.waiting) == self.units_at_once:
+                self.sample_waiting()
+
+    def sample_waiting(self) -> None:
+        """Have the units sampled that wait for it, if any, all at once."""
+        units, self.waiting = self.waiting, []
+        if not units:
+            return
+        self.sampled.update(unit.number for unit in units)
+        self.forecast.start()
+        problems = [self.schedule.of(unit) for unit in units]
+        self.give(units, self.source.samples(units, problems))
+
+    def give(self, units: list[Unit], samples: Iterable[tuple[int, Sample]]) -> None:
+        """Give samples to the recorder; a unit whose samples cannot be had has failed."""
+        problems = [self.schedule.of(unit) for unit in units]
+        left = set(range(len(units)))
+        try:
+            with self.failures.tolerated(left):
+                for place in feed(self.recorder, units, problems, samples):
+                    left.remove(place)
+        finally:
+            self.unsettled.extend(units)
+            self.failed.update(units[place].number for place in left)
+
+    def is_reached(self) -> bool:
+        """Return whether there are enough rows, or may be once failed units are sampled.
+
+        Waits only where the units in flight decide.
+        """
+        while (self.waiting or self.unsettled) and self._kept_at_most() >= self.target_rows:
+            self.settle_oldest()
+        return self._kept_at_most() >= self.target_rows
+
+    def _kept_at_most(self) -> int:
+        return self.forecast.num_kept + self.num_unknown
+
+    def settle_oldest(self) -> None:
+        """Wait for the oldest result and put its rows into the journal."""
+        if not self.unsettled:
+            self.sample_waiting()
+        unit = self.unsettled.popleft()
+        if unit.number in self.failed:
+            self.settled.append((unit, None))
+            return
+        result = self.recorder.result()
+        if result.num_rows != unit.num_samples:
+            raise StageError(
+                f"{self.context.name}: {result.num_rows} candidates came of {unit.num_samples}"
+                f" requests (unit {unit.number}); the generator lost or repeated some"
+            )
+        if result.payload:
+            self.journal.append_lines(str(unit.number), result.num_rows, result.payload)
+            result.payload = b""
+        self.settled.append((unit, result))
+        self.num_unknown -= unit.num_samples
+        self.forecast.add(result, is_sampled=unit.number in self.sampled)
+        self.sampled.discard(unit.number)
+        if str(unit.number) not in self.journaled:
+            self._log(unit, result)
+
+    def settle_all(self) -> None:
+        """Wait for the results of all units that were begun."""
+        while self.waiting or self.unsettled:
+            self.settle_oldest()
+
+    def take_oldest(self) -> None:
+        """Let the schedule know the oldest result that it does not know.
+
+        Adaptive schedules need every result: there a failed unit ends the sampling here.
+        """
+        if not self.settled:
+            self.settle_oldest()
+        unit, result = self.settled.popleft()
+        if result is not None:
+            self.schedule.take(unit, result)
+        elif self.is_adaptive:
+            self.settle_all()
+            self.failures.check()
+
+    def take_all(self) -> None:
+        """Let the schedule know all results."""
+        while self.waiting or self.unsettled or self.settled:
+            self.take_oldest()
+
+    def _log(self, unit: Unit, result: UnitResult) -> None:
+        if unit.number % LEFT_EVERY_UNITS == 0 or not self.samples_left:
+            self.samples_left = self.schedule.samples_left()
+        self.samples_left = max(0, self.samples_left - result.num_rows)
+        values, samples = self.forecast.values(self.samples_left)
+        if self.failed:
+            values["failed_units"] = float(len(self.failed))
+        self.context.log(
+            unit.number + 1,
+            unit.number + 1 + ceil(samples / unit.num_samples),
+            pass_rate=result.num_correct / result.num_rows,
+            **values,
+        )

@@ -1,0 +1,117 @@
+"""Which problems are sampled, and when: every problem alike, or in rounds that leave some out.
+
+Decisions rest on the results of units that are `LAG` or more before the unit decided on (a new
+round waits for all of them), never on what happens to be known by then. So a resumed stage, and one
+with a higher target, goes through the same units.
+"""
+
+from __future__ import annotations
+
+from array import array
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+
+from r1pipe.candidates.selection import QuotaCounts
+from r1pipe.records import Problem
+from r1pipe.rejection.params import Quotas, SampleParams
+from r1pipe.rejection.writer import UnitResult
+
+LAG = 8
+"""Units in flight at most: some are sampled while those before them are judged."""
+
+
+@dataclass(frozen=True, slots=True)
+class Unit:
+    """Samples `first_sample` and on of some problems, given by their places in the list."""
+
+    number: int
+    places: tuple[int, ...]
+    first_sample: int
+    samples_per_problem: int
+
+    @property
+    def num_samples(self) -> int:
+        """Samples of the unit."""
+        return len(self.places) * self.samples_per_problem
+
+
+class Schedule:
+    """Hands out units, and takes in their results in the same order."""
+
+    def __init__(self, problems: Sequence[Problem], params: SampleParams) -> None:
+        self.problems = problems
+        self.params = params
+        adaptive = params.adaptive
+        self.quotas = QuotaCounts(adaptive.quotas if adaptive else Quotas())
+        per_round = adaptive.samples_per_round if adaptive else params.samples_per_problem
+        self.rounds = [
+            (first, min(per_round, params.samples_per_problem - first))
+            for first in range(0, params.samples_per_problem, per_round)
+        ]
+        count = len(problems)
+        self.num_samples, self.num_new = array("l", [0]) * count, array("l", [0]) * count
+        self.num_tokens = array("q", [0]) * count
+        self._is_beyond_quota = bytearray(count)
+        self.num_units = 0
+
+    def units(self, settle_all: Callable[[], None]) -> Iterator[Unit]:
+        """Yield the units; `settle_all` must have all results so far taken in."""
+        size = self.params.problems_per_unit
+        for first, samples in self.rounds:
+            settle_all()
+            chosen: list[int] = []
+            for place in range(len(self.problems)):
+                if self.reason_to_stop(place) is None:
+                    chosen.append(place)
+                if len(chosen) == size:
+                    yield self._unit(chosen, first, samples)
+                    chosen = []
+            if chosen:
+                yield self._unit(chosen, first, samples)
+
+    def _unit(self, places: Sequence[int], first: int, samples: int) -> Unit:
+        self.num_units += 1
+        return Unit(self.num_units - 1, tuple(places), first, samples)
+
+    def of(self, unit: Unit) -> list[Problem]:
+        """Return the problems of a unit."""
+        return [self.problems[place] for place in unit.places]
+
+    def take(self, unit: Unit, result: UnitResult) -> None:
+        """Take in the result of a unit."""
+        for place, found in zip(unit.places, result.problems, strict=True):
+            self.num_samples[place] += unit.samples_per_problem
+            self.num_new[place] += len(found.new_lengths)
+            self.num_tokens[place] += found.num_tokens
+            if found.over_quota and not found.new_lengths:
+                self._is_beyond_quota[place] = True
+            for length_range in found.new_lengths:
+                self.quotas.add(self.problems[place], length_range)
+
+    def reason_to_stop(self, place: int) -> str | None:
+        """Return why a problem is sampled no more (`enough`, `hopeless`, `quota`), or None."""
+        adaptive = self.params.adaptive
+        if adaptive is None:
+            return None
+        if self.num_new[place] >= adaptive.enough_rows:
+            return "enough"
+        if self._is_beyond_quota[place] or self.quotas.is_full(self.problems[place]):
+            return "quota"
+        is_hopeless = self.num_samples[place] >= adaptive.hopeless_after and not self.num_new[place]
+        return "hopeless" if is_hopeless else None
+
+    def samples_left(self) -> int:
+        """Return how many samples the problems could still be asked for, as things stand."""
+        limit = self.params.samples_per_problem
+        return sum(
+            limit - self.num_samples[place]
+            for place in range(len(self.problems))
+            if self.reason_to_stop(place) is None
+        )
+
+    def fate(self, place: int) -> str:
+        """Say how it went with a problem: why it was sampled no more, `not_reached`, `no_rows`, or
+        `sampled` where it has rows and nothing spoke against more of them."""
+        if not self.num_samples[place]:
+            return "not_reached"
+        return self.reason_to_stop(place) or ("sampled" if self.num_new[place] else "no_rows")

@@ -1,0 +1,99 @@
+"""Where the samples of a unit come from: the generator, or an earlier result of the same stage."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+from r1pipe.candidates.candidate import Sample, candidate_id
+from r1pipe.chat import Format
+from r1pipe.generate.protocol import Generator, Request, Sampling
+from r1pipe.generate.uniforms import request_seed
+from r1pipe.models.prompts import encode_prompt
+from r1pipe.records import FinishReason, Problem
+from r1pipe.rejection.schedule import Unit
+from r1pipe.rejection.writer import sample_of
+from r1pipe.rows import read_rows
+
+
+class GeneratedSamples:
+    """Samples from a generator; each request has its own seed, whatever unit it is in."""
+
+    def __init__(
+        self, generator: Generator, tokenizer: Any, sampling: Sampling, fmt: Format, seed: int
+    ) -> None:
+        self.generator = generator
+        self.tokenizer = tokenizer
+        self.sampling = sampling
+        self.format = fmt
+        self.seed = seed
+
+    def samples(
+        self, units: Sequence[Unit], problems: Sequence[Sequence[Problem]]
+    ) -> Iterator[tuple[int, Sample]]:
+        """Yield the samples of some units as they finish, each with its unit's place in `units`."""
+        origins: list[tuple[int, Problem, int]] = []
+        requests: list[Request] = []
+        for place, (unit, asked) in enumerate(zip(units, problems, strict=True)):
+            for problem in asked:
+                prompt = tuple(encode_prompt(self.tokenizer, problem.prompt, self.format))
+                for i in range(unit.first_sample, unit.first_sample + unit.samples_per_problem):
+                    seed = sample_seed(self.seed, problem, i)
+                    requests.append(Request(prompt, seed, len(requests)))
+                    origins.append((place, problem, i))
+        for sampled in self.generator.generate(requests, self.sampling):
+            place, problem, i = origins[sampled.index]
+            ids = sampled.token_ids
+            has_end = sampled.finish_reason is FinishReason.STOP
+            yield (
+                place,
+                Sample(
+                    problem=problem,
+                    sample_index=i,
+                    seed=requests[sampled.index].seed,
+                    text=self.tokenizer.decode(ids[:-1] if has_end else ids),
+                    num_tokens=len(ids),
+                    finish_reason=sampled.finish_reason,
+                ),
+            )
+
+
+def sample_seed(seed: int, problem: Problem, sample_index: int) -> int:
+    """Return the seed of one request, from what identifies it."""
+    return request_seed(seed, problem.id, problem.prompt, sample_index)
+
+
+class EarlierSamples:
+    """Samples of a finished result that only its target tells from this one.
+
+    Its candidates are the first units of this one, or this one's are the first of it. They are
+    judged again, so that a present verdict stands on every row.
+    """
+
+    def __init__(self, candidates: Path, seed: int) -> None:
+        self.seed = seed
+        self.num_used = 0
+        self._rows: Iterator[dict[str, Any]] | None = read_rows(candidates)
+
+    def skip(self, unit: Unit) -> None:
+        """Pass over a unit whose samples are not needed."""
+        if self._rows is not None:
+            next(islice(self._rows, unit.num_samples - 1, None), None)
+
+    def take(self, unit: Unit, problems: Sequence[Problem]) -> list[Sample] | None:
+        """Return a unit's samples, or None when there are no more (or not the right ones)."""
+        if self._rows is None:
+            return None
+        rows = list(islice(self._rows, unit.num_samples))
+        wanted = [
+            (problem, unit.first_sample + i)
+            for problem in problems
+            for i in range(unit.samples_per_problem)
+        ]
+        names = [(candidate_id(p, i), sample_seed(self.seed, p, i)) for p, i in wanted]
+        if [(row["id"], row["seed"]) for row in rows] != names:
+            self._rows = None
+            return None
+        return [sample_of(row, problem) for row, (problem, _) in zip(rows, wanted, strict=True)]
