@@ -100,7 +100,7 @@ def staged(opened: tuple[Any, Any], problems: Path, folder: Path) -> float:
         (folder / name).mkdir(parents=True)
     outputs, ids = ("rows", "candidates"), {"model": "m"}
     console = PlainConsole(sys.stderr)
-    context = RunContext("bench", folder, outputs, ids, console, Stopper(console.message))
+    context = RunContext("bench", folder, outputs, ids, console.progress, Stopper(console.message))
     began = time.perf_counter()
     inputs = {"model": folder, "problems": problems}
     rows = collecting.collect(context, sample_params(), CollectRun(), inputs, "chat")

@@ -11,10 +11,10 @@ from typing import Any
 from canned import SAMPLES, Canned, canned_problem
 
 from r1pipe.candidates.candidate import SCHEMA, Origin, Sample, candidate_row
+from r1pipe.candidates.quotas import Quotas
 from r1pipe.candidates.selection import Selection
 from r1pipe.generate.protocol import Request, Sampling
 from r1pipe.records import Problem, json_lines
-from r1pipe.rejection.params import Quotas
 from r1pipe.rejection.schedule import Unit
 from r1pipe.rejection.sources import GeneratedSamples, sample_seed
 from r1pipe.rows import RowWriter, read_rows, write_rows

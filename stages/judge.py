@@ -28,9 +28,9 @@ from typing import TYPE_CHECKING, Any
 from pydantic import Field, model_validator
 
 from r1pipe.candidates.llm_judge import FIELDS
+from r1pipe.candidates.quotas import Quotas
 from r1pipe.errors import StageError
 from r1pipe.records import Problem, Verdict
-from r1pipe.rejection.params import Quotas
 from r1pipe.settings import ModelParams, SampleRun
 from r1pipe.stage import Context, Input, Inputs, StageModel
 

@@ -22,8 +22,8 @@ from typing import TYPE_CHECKING, Any
 
 from pydantic import Field
 
+from r1pipe.candidates.quotas import Quotas
 from r1pipe.errors import StageError
-from r1pipe.rejection.params import Quotas
 from r1pipe.settings import Keep
 from r1pipe.stage import Context, Input, Inputs, StageModel
 from r1pipe.verify import VERIFIER_VERSION

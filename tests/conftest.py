@@ -7,7 +7,7 @@ import sys
 import pytest
 from command import Run
 
-from r1pipe import cli
+from r1pipe.cli import main as cli
 
 
 @pytest.fixture

@@ -97,7 +97,7 @@ class Project:
         work = self.folder / "work"
         for part in ("logs", "checkpoints"):
             (work / part).mkdir(parents=True, exist_ok=True)
-        return RunContext("add", work, ("rows",), {}, console, self.stopper, every_s)
+        return RunContext("add", work, ("rows",), {}, console.progress, self.stopper, every_s)
 
     def run(self, every_s: float = 1000.0, num_steps: int = 3, **run: Any) -> RunContext:
         context = self.context(every_s)

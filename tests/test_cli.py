@@ -297,7 +297,7 @@ def test_an_unexpected_error_keeps_its_traceback(project: Path) -> None:
 def loaded_by(*arguments: str) -> set[str]:
     """Return the modules that a command line loads."""
     script = (
-        "import sys\nfrom r1pipe.cli import main\ntry:\n    main()\n"
+        "import sys\nfrom r1pipe.cli.main import main\ntry:\n    main()\n"
         "except SystemExit as end:\n    assert not end.code\n"
         "print(*sorted(sys.modules), sep=chr(10), file=sys.stderr)"
     )

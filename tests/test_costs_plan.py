@@ -147,7 +147,7 @@ def test_the_laptop_profile_is_predicted_as_it_was_measured(r1pipe: Run, tmp_pat
 def test_plan_with_costs_loads_nothing_heavy(tmp_path: Path) -> None:
     code = (
         "import sys\nsys.argv = ['r1pipe', 'plan', '--profile', 'paper', '--store', sys.argv[1]]\n"
-        "from r1pipe import cli\n"
+        "from r1pipe.cli import main as cli\n"
         "try:\n    cli.main()\nexcept SystemExit: pass\n"
         "heavy = {'torch', 'transformers', 'datasets', 'pyarrow', 'numpy'} & set(sys.modules)\n"
         "assert not heavy, heavy"

@@ -13,9 +13,11 @@ from pathlib import Path
 
 import pytest
 
-from r1pipe import cli, machine
-from r1pipe.doctor import Diagnosis, diagnose, environment, packages
+from r1pipe import machine
+from r1pipe.cli import main as cli
+from r1pipe.doctor import environment, packages
 from r1pipe.doctor.checks import Check
+from r1pipe.doctor.diagnosis import Diagnosis, diagnose
 from r1pipe.doctor.packages import Found, Package
 
 ROOT = Path(__file__).resolve().parent.parent

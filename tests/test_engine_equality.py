@@ -104,7 +104,7 @@ class Console:
 def context_in(folder: Path, console: Any, outputs: tuple[str, ...] = ("rows",)) -> RunContext:
     for part in ("logs", "checkpoints"):
         (folder / part).mkdir(parents=True, exist_ok=True)
-    return RunContext("curves", folder, outputs, {}, console, console.stopper, 1000.0)
+    return RunContext("curves", folder, outputs, {}, console.progress, console.stopper, 1000.0)
 
 
 @cache

@@ -13,20 +13,29 @@ import pytest
 
 ROOT = Path(__file__).resolve().parent.parent
 HEAVY = ("torch", "transformers", "datasets", "vllm", "deepspeed", "sympy", "math_verify")
-LIBRARY = (
-    "tasks",
-    "verify",
-    "rewards",
-    "generate",
-    "train",
-    "rl",
-    "models",
-    "evaluate",
-    "sampling",
+FLOORS = (
+    ("errors", "keys", "text", "chat", "ranks", "machine", "workers", "records"),
+    ("rows", "stage", "verify/answers", "verify/sandbox"),
+    ("settings", "store", "manifest", "doctor", "verify/workers"),
+    ("verify", "models", "launch"),
+    ("tasks", "rewards", "generate", "train"),
+    ("rl", "candidates", "evaluation"),
+    ("rejection", "data", "costs"),
+    ("lineage", "pipeline"),
+    ("stages", "cli"),
+    ("__main__",),
 )
+"""Folders and single files of the package, and the stage files, lowest floor first. Nothing imports
+what is on its own floor or above it, not even for types; inside a folder modules may."""
+LIBRARY = {
+    *("tasks", "verify", "verify/answers", "verify/sandbox", "verify/workers", "rewards"),
+    *("models", "generate", "train", "rl", "candidates", "rejection", "data", "evaluation"),
+}
 """What stages are made of; the core knows none of it."""
-COMMAND = ("cli", "pipeline", "store", "manifest")
-"""What runs stages; neither a stage nor what it is made of may know of it."""
+COMMAND = {"cli", "pipeline", "launch", "lineage", "store", "manifest"}
+"""What runs stages and shows results; neither a stage nor what it is made of may know of it."""
+READS_ROWS = {"cli", "lineage"}
+"""What of it may load a part of the library when a command needs it."""
 STAGES = sorted((ROOT / "stages").glob("*.py"))
 
 
@@ -35,12 +44,12 @@ def module_name(path: Path) -> str:
     return ".".join(parts[:-1] if parts[-1] == "__init__" else parts)
 
 
-def imports(path: Path, lazy: bool = True) -> Iterator[str]:
-    """Yield the modules that a file imports, without those for type checking only."""
+def imports(path: Path, lazy: bool = True, types: bool = False) -> Iterator[str]:
+    """Yield the modules that a file imports; those for type checking only if `types`."""
     waiting: list[ast.AST] = [ast.parse(path.read_text())]
     while waiting:
         node = waiting.pop()
-        if isinstance(node, ast.If) and "TYPE_CHECKING" in ast.unparse(node.test):
+        if isinstance(node, ast.If) and "TYPE_CHECKING" in ast.unparse(node.test) and not types:
             waiting.extend(node.orelse)
         elif isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef) and not lazy:
             continue
@@ -66,9 +75,46 @@ def own(name: str) -> str | None:
     return None
 
 
-def part(module: str) -> str:
-    """Return the file or package right below r1pipe that a module belongs to."""
-    return module.split(".")[1] if "." in module else ""
+FOLDERS = {
+    "/".join(name.split(".")[1:]) for name, path in MODULES.items() if path.stem == "__init__"
+}
+
+
+def room(module: str) -> str:
+    """Return the folder, or the single file, that a module of r1pipe belongs to."""
+    parts = module.split(".")[1:]
+    inner = "/".join(parts[:2])
+    return inner if inner in FOLDERS else "/".join(parts[:1])
+
+
+def floor(place: str) -> int:
+    """Return the floor of a folder or a single file."""
+    found = [number for number, places in enumerate(FLOORS) if place in places]
+    assert len(found) == 1, f"{place} is on {len(found)} floors; FLOORS has every place once"
+    return found[0]
+
+
+ROOMS = {name: room(name) for name in MODULES if name != "r1pipe"}
+
+
+@pytest.mark.parametrize("name", sorted(ROOMS))
+def test_a_module_imports_lower_floors_only(name: str) -> None:
+    for found in imports(MODULES[name], types=True):
+        module = own(found)
+        if module not in (None, "r1pipe") and (other := room(str(module))) != ROOMS[name]:
+            assert floor(other) < floor(ROOMS[name]), f"{name} imports {found}"
+
+
+@pytest.mark.parametrize("path", STAGES, ids=lambda path: path.name)
+def test_a_stage_file_imports_lower_floors_only(path: Path) -> None:
+    for found in imports(path, types=True):
+        module = own(found)
+        if module not in (None, "r1pipe"):
+            assert floor(room(str(module))) < floor("stages"), found
+
+
+def test_every_place_on_a_floor_is_there() -> None:
+    assert {place for places in FLOORS for place in places} == {*ROOMS.values(), "stages"}
 
 
 def test_no_module_imports_itself_by_way_of_others() -> None:
@@ -82,27 +128,20 @@ def test_no_module_imports_itself_by_way_of_others() -> None:
         pytest.fail(f"import cycle: {' -> '.join(error.args[1])}")
 
 
-@pytest.mark.parametrize("name", sorted(MODULES))
-def test_imports_point_one_way(name: str) -> None:
-    if part(name) in LIBRARY:
+@pytest.mark.parametrize("name", sorted(ROOMS))
+def test_what_runs_stages_and_what_they_are_made_of_do_not_know_each_other(name: str) -> None:
+    place = ROOMS[name]
+    if place in LIBRARY:
         forbidden, lazy = COMMAND, True
-    elif part(name) == "cli":
-        forbidden, lazy = LIBRARY, False  # a command may load what it needs when it runs
-    elif part(name) in COMMAND or is_core(name):
+    elif place in READS_ROWS:
+        forbidden, lazy = LIBRARY, False
+    elif place in COMMAND or is_core(name):
         forbidden, lazy = LIBRARY, True
     else:
         return
     for found in imports(MODULES[name], lazy):
         module = own(found)
-        assert module is None or part(module) not in forbidden, f"{name} imports {found}"
-
-
-@pytest.mark.parametrize("name", [n for n in sorted(MODULES) if part(n) in COMMAND])
-def test_command_packages_import_downwards_alone(name: str) -> None:
-    above = COMMAND[: COMMAND.index(part(name))]
-    for found in imports(MODULES[name]):
-        module = own(found)
-        assert module is None or part(module) not in above, f"{name} imports {found}"
+        assert module is None or room(module) not in forbidden, f"{name} imports {found}"
 
 
 def is_core(name: str) -> bool:
@@ -120,9 +159,7 @@ def reach(start: list[str]) -> set[str]:
     return found
 
 
-CORE = reach(
-    [f"r1pipe.{name}" for name in COMMAND if name != "cli" and f"r1pipe.{name}" in MODULES]
-)
+CORE = reach([name for name, place in ROOMS.items() if place in COMMAND - READS_ROWS])
 
 
 @pytest.mark.parametrize("path", STAGES, ids=lambda path: path.name)
@@ -132,7 +169,7 @@ def test_no_stage_imports_a_stage_or_what_runs_it(path: Path) -> None:
         first = found.partition(".")[0]
         assert first not in {"stages", "r1pipe_stages"} | (names - {"datasets"}), found
         module = own(found)
-        assert module is None or part(module) not in COMMAND, f"{path.name} imports {found}"
+        assert module is None or room(module) not in COMMAND, f"{path.name} imports {found}"
 
 
 def loaded_by(code: str) -> list[str]:
@@ -146,7 +183,7 @@ def loaded_by(code: str) -> list[str]:
 
 
 def test_the_core_loads_nothing_heavy() -> None:
-    names = sorted({*CORE, "r1pipe.cli"} & set(MODULES))
+    names = sorted({*CORE, "r1pipe.cli.main"})
     assert loaded_by(f"import {', '.join(names)}") == []
 
 

@@ -16,13 +16,13 @@ from test_judge import CANDIDATES, OPEN, RIGHT, SUM, World, answered
 from test_openai_server import completion, serving
 from tiny import FakeContext, save_policy, stage, tokenizer
 
+from r1pipe.candidates.quotas import Quotas
+from r1pipe.candidates.report import read_report, write_report
 from r1pipe.costs.recipes import judgements
 from r1pipe.costs.work import ModelInfo, Range, RowsInfo
 from r1pipe.errors import StageError
 from r1pipe.evaluation.metrics import summarise
 from r1pipe.records import Problem
-from r1pipe.rejection.params import Quotas
-from r1pipe.rejection.report import read_report, write_report
 from r1pipe.rows import read_problems, read_rows, write_problems, write_rows
 from r1pipe.store.store import Store
 

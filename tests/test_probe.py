@@ -7,12 +7,12 @@ from pathlib import Path
 
 import pytest
 
-from r1pipe import pipeline
-from r1pipe.cli import probe
 from r1pipe.costs.report import actual_values
 from r1pipe.errors import StageError
 from r1pipe.machine import Machine
 from r1pipe.manifest import load_manifest
+from r1pipe.pipeline import probe
+from r1pipe.pipeline.run import run
 from r1pipe.store.store import Store
 
 TINY = (32, 1, 2, 64)
@@ -124,7 +124,7 @@ def test_what_real_stages_did_is_inside_what_was_predicted(tmp_path: Path) -> No
     path = probe.write_manifest(tmp_path, ENGINES, [SHAPE], 400)
     store = Store(tmp_path / "artifacts")
     name = "sample-transformers-0"
-    pipeline.run(load_manifest(path), store, probe.Stopwatch("", 1e9), to=name)
+    run(load_manifest(path), store, probe.Stopwatch("", 1e9), to=name)
     checks = {
         "tokenizer": ("disk_bytes",),
         "model-0": ("trained_tokens", "disk_bytes"),

@@ -12,14 +12,14 @@ from store_world import QuietConsole
 from tiny import FakeContext, stage
 
 from r1pipe.candidates import reverify as judging
+from r1pipe.candidates.quotas import Quotas
+from r1pipe.candidates.report import read_report, write_report
 from r1pipe.chat import boxed, render_completion
 from r1pipe.errors import ArtifactError, Interrupted, StageError
 from r1pipe.manifest import load_manifest
 from r1pipe.pipeline.planning import plan
 from r1pipe.pipeline.run import run
 from r1pipe.records import Problem
-from r1pipe.rejection.params import Quotas
-from r1pipe.rejection.report import read_report, write_report
 from r1pipe.rows import read_rows, write_problems, write_rows
 from r1pipe.store.store import Store
 from r1pipe.verify import VERIFIER_VERSION, judge_stream

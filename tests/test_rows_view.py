@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 from command import Run
 
-from r1pipe import cli
+from r1pipe.cli import main as cli
 from r1pipe.lineage import trace
 from r1pipe.rows import read_rows, write_rows
 
@@ -40,7 +40,7 @@ class Run(StageModel):
 def run(context, params, run, inputs):
     from r1pipe.chat import boxed, render_completion
     from r1pipe.rows import read_problems, read_rows, write_rows
-    from r1pipe.rejection.params import Quotas
+    from r1pipe.candidates.quotas import Quotas
     from r1pipe.candidates.selection import Selection
 
     def row(problem, index, answer, thought, **failed):

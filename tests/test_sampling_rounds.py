@@ -14,8 +14,9 @@ from tiny import FakeContext
 
 from r1pipe.errors import Interrupted
 from r1pipe.records import Problem
+from r1pipe.rejection.forecast import Forecast
 from r1pipe.rejection.params import SampleParams
-from r1pipe.rejection.report import Forecast, cost_of_fixed
+from r1pipe.rejection.report import cost_of_fixed
 from r1pipe.rejection.schedule import Schedule
 from r1pipe.rejection.writer import ProblemResult, UnitResult
 

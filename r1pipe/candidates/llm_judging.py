@@ -16,11 +16,11 @@ import pyarrow as pa
 
 from r1pipe.candidates.filters import is_kept
 from r1pipe.candidates.llm_judge import CUT_OFF, TOO_LONG, Form, Question, Reply, majority
+from r1pipe.candidates.quotas import Quotas
 from r1pipe.candidates.rejudge import Row, check_quota, own_decisions, paired, with_verdict
 from r1pipe.candidates.selection import Selection
 from r1pipe.errors import StageError
 from r1pipe.records import Problem, Verdict
-from r1pipe.rejection.params import Quotas
 from r1pipe.rows import read_rows
 from r1pipe.stage import Context, Journal
 from r1pipe.text import visible

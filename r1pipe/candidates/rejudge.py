@@ -13,11 +13,11 @@ from pathlib import Path
 from typing import Any
 
 from r1pipe.candidates.filters import is_kept
+from r1pipe.candidates.quotas import Quotas
+from r1pipe.candidates.report import read_report, write_report
 from r1pipe.candidates.selection import SELECTION
 from r1pipe.errors import StageError
 from r1pipe.records import Problem, Verdict
-from r1pipe.rejection.params import Quotas
-from r1pipe.rejection.report import read_report, write_report
 
 Row = Mapping[str, Any]
 

@@ -16,10 +16,10 @@ from pathlib import Path
 from typing import Any
 
 from r1pipe.candidates.filters import decide
+from r1pipe.candidates.quotas import Quotas
 from r1pipe.candidates.rejudge import check_quota, paired, with_verdict
 from r1pipe.candidates.selection import SELECTION, Selection
 from r1pipe.records import Completion, FinishReason, Problem, Verdict
-from r1pipe.rejection.params import Quotas
 from r1pipe.rows import write_rows
 from r1pipe.settings import Keep
 from r1pipe.stage import Journal

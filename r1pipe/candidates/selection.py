@@ -9,7 +9,6 @@ view with `kept_rows`.
 from __future__ import annotations
 
 import json
-from bisect import bisect_left
 from collections import Counter
 from collections.abc import Iterator, Mapping
 from functools import lru_cache
@@ -17,48 +16,14 @@ from pathlib import Path
 from typing import Any
 
 from r1pipe.candidates.candidate import identity, reason_dropped
+from r1pipe.candidates.quotas import QuotaCounts, Quotas
 from r1pipe.errors import StageError
 from r1pipe.records import Problem
-from r1pipe.rejection.params import Quotas
 from r1pipe.rows import read_rows
 
 KEPT, OVER_QUOTA, BEYOND_TARGET = "kept", "dropped_quota", "dropped_target"
 SELECTION = ("duplicate", "quota", "target")
 """Decisions about candidates that pass every filter, in the order in which they are taken."""
-
-
-class QuotaCounts:
-    """Counts kept rows against the quotas."""
-
-    def __init__(self, quotas: Quotas) -> None:
-        self._bounds = sorted(item.up_to_tokens for item in quotas.lengths)
-        self._limits: dict[tuple[str, Any], int] = {
-            **{("task", name): limit for name, limit in quotas.tasks.items()},
-            **{("level", name): limit for name, limit in quotas.levels.items()},
-            **{("length", self.length_range(q.up_to_tokens)): q.max_rows for q in quotas.lengths},
-        }
-        self._counts: Counter[tuple[str, Any]] = Counter()
-
-    def length_range(self, num_tokens: int) -> int:
-        """Return the number of the range that a length falls into; the last one has no quota."""
-        return bisect_left(self._bounds, num_tokens)
-
-    def is_full(self, problem: Problem, length_range: int | None = None) -> bool:
-        """Return whether a row of this problem (and length, where given) would be one too many."""
-        return any(
-            name in self._limits and self._counts[name] >= self._limits[name]
-            for name in self._names(problem, length_range)
-        )
-
-    def add(self, problem: Problem, length_range: int, count: int = 1) -> None:
-        """Count kept rows."""
-        for name in self._names(problem, length_range):
-            if name in self._limits:
-                self._counts[name] += count
-
-    def _names(self, problem: Problem, length_range: int | None) -> list[tuple[str, Any]]:
-        names: list[tuple[str, Any]] = [("task", problem.task), ("level", str(problem.level))]
-        return names if length_range is None else [*names, ("length", length_range)]
 
 
 class Selection:

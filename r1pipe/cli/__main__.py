@@ -1,6 +1,6 @@
 """`python -m r1pipe.cli` is the command line, too."""
 
-from r1pipe.cli import main
+from r1pipe.cli.main import main
 
 if __name__ == "__main__":
     main()

@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import sys
 import time
-from collections.abc import Callable, Mapping, Sequence
-from typing import TYPE_CHECKING, Protocol, TextIO
+from collections.abc import Callable, Mapping
+from typing import TYPE_CHECKING, TextIO
 
 from r1pipe.text import format_duration, format_number, short_id, table_lines, visible
 
 if TYPE_CHECKING:
     from rich.progress import Progress, TaskID
+
+    from r1pipe.pipeline.planning import Plan, PlannedStage
+    from r1pipe.pipeline.progress import Console
 
 LINE_EVERY_S = 5.0
 """The least time between two lines of one stage where there is no terminal."""
@@ -29,57 +32,7 @@ WIDE = 100
 """Columns of a terminal on which the bar is drawn at full length."""
 
 
-class PlannedStage(Protocol):
-    """What the console needs to know of a planned stage."""
-
-    @property
-    def name(self) -> str: ...
-    @property
-    def kind(self) -> str: ...
-    @property
-    def status(self) -> str: ...
-    @property
-    def artifact(self) -> str | None: ...
-    @property
-    def waits_for(self) -> Sequence[str]: ...
-    @property
-    def reason(self) -> str: ...
-
-
-class Plan(Protocol):
-    """What the console needs to know of a plan."""
-
-    @property
-    def stages(self) -> Sequence[PlannedStage]: ...
-
-
-class Console(Protocol):
-    """What the pipeline tells while it works."""
-
-    def plan(self, plan: Plan) -> None:
-        """Show what will be done."""
-
-    def stage_started(self, stage: PlannedStage) -> None:
-        """Say that a stage begins."""
-
-    def progress(
-        self, stage: str, step: int, total: int | None, values: Mapping[str, float]
-    ) -> None:
-        """Show one step's values; `step` counts from 1."""
-
-    def stage_finished(
-        self, name: str, status: str, seconds: float, artifact_id: str | None
-    ) -> None:
-        """Say how a stage ended."""
-
-    def message(self, text: str) -> None:
-        """Say something else."""
-
-    def close(self) -> None:
-        """Give the terminal back."""
-
-
-AfterPlan = Callable[[Plan], None]
+AfterPlan = Callable[["Plan"], None]
 """Called when a plan has been shown and nothing has been done yet; may raise."""
 
 

@@ -21,7 +21,7 @@ def doctor(
     as_json: JsonOption = False,
 ) -> None:
     """Say what is installed, what this machine has, and what to do about each problem."""
-    from r1pipe.doctor import diagnose
+    from r1pipe.doctor.diagnosis import diagnose
 
     found = diagnose(store_folder(store), is_online=online, is_quick=quick)
     if as_json:

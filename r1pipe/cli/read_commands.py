@@ -40,15 +40,18 @@ def plan(
 ) -> None:
     """Say what a run would do, why, and what it will cost."""
     from r1pipe.cli.console import plan_lines
-    from r1pipe.costs import report
+    from r1pipe.costs.report import stage_costs
     from r1pipe.pipeline import planning
 
     loaded = load(manifest, profile, overrides)
     opened = open_store(store, manifest)
     found = planning.plan(loaded, opened)
     if probe:
-        costs.probe(loaded)
-    cost = report.plan_costs(loaded, opened, found)
+        from r1pipe.pipeline import probe as probing
+
+        probing.probe(loaded)
+    names = [stage.name for stage in found.stages if stage.builds]
+    cost = stage_costs(loaded, opened, found.records, names)
     if as_json:
         print_json(_plan_json(loaded, found) | {"costs": cost.to_json()})
     else:

@@ -9,9 +9,10 @@ import json
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict
-from typing import TYPE_CHECKING, Any, TypeAlias
+from typing import TYPE_CHECKING, Any
 
 from r1pipe.costs.report import actual_values, compared_lines
+from r1pipe.lineage.records import Edge, Lineage, Node, link_text
 from r1pipe.text import (
     format_bytes,
     format_duration,
@@ -30,10 +31,6 @@ MAX_SAMPLES = 5
 MAX_SAMPLE_CHARS = 600
 STEP = "step"
 
-Node: TypeAlias = "Record | Mapping[str, Any]"
-"""A record, or the bare link to what is not in the store: a source, or a result that is gone."""
-Edge: TypeAlias = "tuple[str, Node]"
-"""An input's name, and the node at the other end."""
 After = Callable[["Record"], Sequence[Edge]]
 
 
@@ -158,36 +155,6 @@ def _edges(record: Record, after: After) -> list[dict[str, Any]]:
                 seen.add(other.key)
                 waiting.append(other)
     return edges
-
-
-class Lineage:
-    """Which record made what a record read, and which records read what it made."""
-
-    def __init__(self, records: Sequence[Record]) -> None:
-        self.makers: dict[str, Record] = {}
-        self.readers: dict[str, list[tuple[str, Record]]] = {}
-        for record in sorted(records, key=lambda record: record.created):
-            self.makers[record.artifact_id] = record
-            for name, link in record.links():
-                if "artifact" in link:
-                    self.readers.setdefault(link["artifact"], []).append((name, record))
-
-    def above(self, record: Record) -> list[Edge]:
-        """Return what a record read: the maker of each input, or the link to a source."""
-        return [
-            (name, self.makers.get(link.get("artifact", ""), link)) for name, link in record.links()
-        ]
-
-    def below(self, record: Record) -> list[Edge]:
-        """Return the records that read any output of this one."""
-        return list(self.readers.get(record.artifact_id, []))
-
-
-def link_text(link: Mapping[str, Any]) -> str:
-    """Return what an input read, in words: a source, or a stage whose record is gone."""
-    if "source" in link:
-        return f"source {visible(str(link['source']))} {short_id(link['id'])}"
-    return f"{link['stage']} {short_id(link.get('artifact'))}"
 
 
 def _branches(record: Record, after: After, indent: str) -> list[str]:

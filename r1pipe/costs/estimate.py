@@ -230,3 +230,14 @@ def _counted(info: Info, record: ActionRecord, output: str) -> Info:
             if all(isinstance(facts.get(name), int) for name in names):
                 return replace(info, num_rows=Range(sum(facts[name] for name in names)))
     return info
+
+
+def make_estimator(
+    manifest: Manifest, store: Store, records: Mapping[str, ActionRecord]
+) -> Estimator:
+    """Return what estimates the stages of a manifest, with this machine's calibration."""
+    from r1pipe.machine import read_machine
+
+    machine = read_machine()
+    calibration = rates.read_calibration(rates.calibration_path(machine.node))
+    return Estimator(manifest, store, records, calibration, machine)

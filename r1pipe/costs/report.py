@@ -2,20 +2,17 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from r1pipe.errors import StageError
 from r1pipe.text import format_bytes, format_number, table_lines, visible
 
 if TYPE_CHECKING:
     from r1pipe.costs.estimate import Estimator
     from r1pipe.costs.work import Estimate, Range
     from r1pipe.manifest import Manifest
-    from r1pipe.pipeline.planning import Plan
     from r1pipe.store.actions import ActionRecord
     from r1pipe.store.store import Store
 
@@ -31,8 +28,6 @@ COUNT_UNITS = ((1e12, "T"), (1e9, "G"), (1e6, "M"), (1e3, "k"), (1.0, ""))
 MAX_NAMED = 3
 BUSY_LOAD = 0.5
 """Processes that want a core, for each core, from which a measurement is not to be trusted."""
-DEFAULT_VOCAB = 1024
-"""Of a measurement, where the manifest trains no tokenizer."""
 NONE = "-"
 
 
@@ -98,15 +93,15 @@ class Costs:
         }
 
 
-def plan_costs(manifest: Manifest, store: Store, plan: Plan) -> Costs:
-    """Return what the stages that a run would build will cost."""
-    names = [stage.name for stage in plan.stages if stage.builds]
+def stage_costs(
+    manifest: Manifest, store: Store, records: Mapping[str, ActionRecord], names: Sequence[str]
+) -> Costs:
+    """Return what the named stages will cost; `records` are the results that are in the store."""
     if not names:
         return Costs()
-    from r1pipe.costs.estimate import Unknown
-    from r1pipe.pipeline.predictions import make_estimator
+    from r1pipe.costs.estimate import Unknown, make_estimator
 
-    estimator = make_estimator(manifest, store, plan.records)
+    estimator = make_estimator(manifest, store, records)
     estimates: dict[str, Estimate] = {}
     unknown: dict[str, str] = {}
     assumed: dict[str, list[str]] = {}
@@ -267,27 +262,3 @@ def _short(value: float) -> str:
     if value >= 9.95:
         return f"{value:,.0f}"
     return f"{value:.1f}" if value >= 0.05 else "0"
-
-
-def probe(manifest: Manifest) -> None:
-    """Measure each engine on this machine, on the shapes of the manifest's own new models too, and
-    keep the result in the user's cache."""
-    from r1pipe.cli import probe as probing
-    from r1pipe.costs.rates import calibration_path, write_calibration
-    from r1pipe.launch.process import prepare_process
-    from r1pipe.machine import read_machine
-
-    prepare_process()
-    machine = read_machine()
-    shapes, vocab = probing.own_shapes(node.params for node in manifest.stages.values())
-    device, say = probing.torch_device(), lambda text: print(text, file=sys.stderr, flush=True)
-    found = probing.measure(machine, device, shapes, vocab or DEFAULT_VOCAB, say)
-    path = calibration_path(machine.node)
-    try:
-        write_calibration(path, found)
-    except OSError as error:
-        reason = error.strerror or str(error)
-        raise StageError(
-            f"{path}: {reason}; set XDG_CACHE_HOME to a folder that you may write"
-        ) from error
-    print(f"kept in {path}", file=sys.stderr)

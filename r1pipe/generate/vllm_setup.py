@@ -13,14 +13,11 @@ from contextlib import contextmanager
 from types import SimpleNamespace
 from typing import Any
 
+from r1pipe.doctor.packages import INSTALL_CPU, INSTALL_GPU
 from r1pipe.errors import StageError
 
 CPU_HEAD_SIZES = (32, 48, 64, 80, 96, 112, 128, 160, 192, 224, 256)
 """Head sizes that vLLM 0.32's attention on a CPU has kernels for; others fail at the first step."""
-INSTALL_GPU = "pip install 'r1pipe[gpu]'"
-INSTALL_CPU = (
-    "uv pip install --torch-backend cpu --override constraints/engines-cpu.txt -e '.[cpu]'"
-)
 ENVIRONMENT = {
     # the engine core in this process: a second one would import everything again
     "VLLM_ENABLE_V1_MULTIPROCESSING": "0",

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -16,8 +16,11 @@ from r1pipe.store.journal import FileJournal
 from r1pipe.store.metrics import StageLog
 
 if TYPE_CHECKING:
-    from r1pipe.cli.console import Console
     from r1pipe.stage import Checkpoints, Context
+
+
+Progress = Callable[[str, int, int | None, Mapping[str, float]], None]
+"""Shows a stage's step, how many there are, and the step's values."""
 
 
 class RunContext:
@@ -29,7 +32,7 @@ class RunContext:
         work: Path,
         outputs: Sequence[str],
         input_ids: Mapping[str, Any],
-        console: Console,
+        progress: Progress,
         stopper: Stopper,
         checkpoint_every_s: float = CHECKPOINT_EVERY_S,
         earlier: Path | None = None,
@@ -42,7 +45,7 @@ class RunContext:
         self._work = work
         self._earlier = earlier
         self._outputs = outputs
-        self._console = console
+        self._progress = progress
         self._stopper = stopper
         self._checkpoint_every_s = checkpoint_every_s
         self._last_saved = time.monotonic()
@@ -87,7 +90,7 @@ class RunContext:
     def log(self, step: int, total: int | None = None, **values: float) -> None:
         """Record metrics of one step and show progress."""
         self.stage_log.metric(step, values)
-        self._console.progress(self.name, step, total, values)
+        self._progress(self.name, step, total, values)
 
     def sample(self, **row: Any) -> None:
         """Keep one example row."""

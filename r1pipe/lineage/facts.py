@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from r1pipe.cli.views import link_text
+from r1pipe.lineage.records import link_text
 from r1pipe.lineage.trace import Place, Trace, find_rows, label
 from r1pipe.text import short_id, visible
 

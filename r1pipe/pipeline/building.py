@@ -30,7 +30,7 @@ from r1pipe.store.publish import finish_prepared, publish
 from r1pipe.store.store import Store
 
 if TYPE_CHECKING:
-    from r1pipe.cli.console import Console
+    from r1pipe.pipeline.progress import Console
 
 
 @dataclass(kw_only=True)
@@ -98,7 +98,7 @@ class Builder:
         ids = self.resolver.input_ids(node, self.finished)
         every_s = self.checkpoint_every_s
         context = RunContext(
-            node.name, work, outputs, ids, self.console, self.stopper, every_s, earlier
+            node.name, work, outputs, ids, self.console.progress, self.stopper, every_s, earlier
         )
         paths = self.resolver.paths(node, self.finished)
         began = time.monotonic()

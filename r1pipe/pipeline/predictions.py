@@ -19,19 +19,6 @@ FACT = "predicted"
 """The note that holds a prediction; `show` puts it beside what was measured."""
 
 
-def make_estimator(
-    manifest: Manifest, store: Store, records: Mapping[str, ActionRecord]
-) -> Estimator:
-    """Return what estimates the stages of a manifest, with this machine's calibration."""
-    from r1pipe.costs.estimate import Estimator
-    from r1pipe.costs.rates import calibration_path, read_calibration
-    from r1pipe.machine import read_machine
-
-    machine = read_machine()
-    calibration = read_calibration(calibration_path(machine.node))
-    return Estimator(manifest, store, records, calibration, machine)
-
-
 class Predictions:
     """Predicts each stage when it is about to run, from what has been finished by then."""
 
@@ -45,7 +32,7 @@ class Predictions:
 
     def note(self, name: str) -> dict[str, Any]:
         """Return {'predicted': ...} for a stage, or nothing where its cost is not known."""
-        from r1pipe.costs.estimate import Unknown
+        from r1pipe.costs.estimate import Unknown, make_estimator
 
         if self._estimator is None:
             self._estimator = make_estimator(self.manifest, self.store, self.finished)

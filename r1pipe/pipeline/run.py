@@ -28,8 +28,8 @@ from r1pipe.store.roots import LastRun, LiveRun, remember_run
 from r1pipe.store.store import Store
 
 if TYPE_CHECKING:
-    from r1pipe.cli.console import Console
     from r1pipe.pipeline.building import Builder
+    from r1pipe.pipeline.progress import Console
 
 __all__ = ["Plan", "PlannedStage", "RunResult", "StageResult", "plan", "run"]
 

@@ -16,14 +16,16 @@ from itertools import chain, islice
 from typing import Any
 
 from r1pipe.candidates.candidate import SCHEMA, Origin
+from r1pipe.candidates.quotas import Quotas
+from r1pipe.candidates.report import write_report
 from r1pipe.candidates.selection import kept_rows
 from r1pipe.chat import Format
 from r1pipe.errors import StageError
 from r1pipe.generate.backends import open_generator
 from r1pipe.generate.protocol import Sampling
 from r1pipe.records import Problem
-from r1pipe.rejection.params import CollectRun, Quotas, SampleParams
-from r1pipe.rejection.report import sampling_report, write_report
+from r1pipe.rejection.params import CollectRun, SampleParams
+from r1pipe.rejection.report import sampling_report
 from r1pipe.rejection.sampler import Collector
 from r1pipe.rejection.schedule import Schedule
 from r1pipe.rejection.sources import GeneratedSamples

@@ -4,32 +4,9 @@ from __future__ import annotations
 
 from pydantic import Field
 
+from r1pipe.candidates.quotas import Quotas
 from r1pipe.settings import Keep, ModelParams, SampleRun
 from r1pipe.stage import StageModel
-
-
-class LengthQuota(StageModel):
-    """A bound on the kept rows of one range of lengths."""
-
-    up_to_tokens: int = Field(gt=0)
-    """The range ends here (included) and begins behind the next smaller one."""
-    max_rows: int = Field(ge=0)
-    """Most kept rows in it."""
-
-
-class Quotas(StageModel):
-    """Most kept rows by task, level and length; what is not named is not bounded.
-
-    They are numbers of rows, not shares of `target_rows`, so that a raised target samples on where
-    the lower one ended.
-    """
-
-    tasks: dict[str, int] = Field(default_factory=dict)
-    """Task -> most kept rows."""
-    levels: dict[str, int] = Field(default_factory=dict)
-    """Level (as text: `"3"`) -> most kept rows."""
-    lengths: tuple[LengthQuota, ...] = ()
-    """Ranges of completion lengths in tokens, in any order."""
 
 
 class Adaptive(StageModel):

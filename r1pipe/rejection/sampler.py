@@ -18,8 +18,8 @@ from r1pipe.candidates.candidate import Sample
 from r1pipe.errors import Interrupted, StageError
 from r1pipe.generate.failures import FailedUnits
 from r1pipe.rejection.dispatch import feed
+from r1pipe.rejection.forecast import Forecast
 from r1pipe.rejection.params import CollectRun, SampleParams
-from r1pipe.rejection.report import Forecast
 from r1pipe.rejection.schedule import LAG, Schedule, Unit
 from r1pipe.rejection.sources import EarlierSamples, GeneratedSamples
 from r1pipe.rejection.writer import UnitResult

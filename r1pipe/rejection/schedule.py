@@ -11,9 +11,9 @@ from array import array
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
-from r1pipe.candidates.selection import QuotaCounts
+from r1pipe.candidates.quotas import QuotaCounts, Quotas
 from r1pipe.records import Problem
-from r1pipe.rejection.params import Quotas, SampleParams
+from r1pipe.rejection.params import SampleParams
 from r1pipe.rejection.writer import UnitResult
 
 LAG = 8

@@ -14,9 +14,9 @@ from pathlib import Path
 from typing import Any
 
 from r1pipe.candidates.candidate import SCHEMA, Origin, Sample, candidate_row
+from r1pipe.candidates.quotas import Quotas
 from r1pipe.candidates.selection import BEYOND_TARGET, KEPT, OVER_QUOTA, Selection
 from r1pipe.records import FinishReason, Problem, json_lines
-from r1pipe.rejection.params import Quotas
 from r1pipe.rows import RowWriter
 from r1pipe.settings import Keep
 from r1pipe.verify import VERIFIER_VERSION, judge_stream

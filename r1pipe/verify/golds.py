@@ -8,7 +8,8 @@ from dataclasses import dataclass
 
 from r1pipe.errors import StageError
 from r1pipe.records import Problem, Verdict
-from r1pipe.verify import countdown, phrases
+from r1pipe.verify import countdown
+from r1pipe.verify.answers.words import letters, normal
 from r1pipe.verify.equivalence import MAX_GOLD_CHARS, read_gold, reads_exactly
 from r1pipe.verify.workers.pool import DEFAULT_LIMIT_S, Promise, shared_pool
 
@@ -73,13 +74,13 @@ def _is_usable(problem: Problem) -> bool:
     if problem.checker == "number":
         return read_gold(gold)[1] is not None
     if problem.checker == "choice":
-        return bool(phrases.letters(gold))
+        return bool(letters(gold))
     if problem.checker in ("word", "contains"):
-        return bool(phrases.normal(gold))
+        return bool(normal(gold))
     if problem.checker == "judge":
         return bool(gold.strip())
     if problem.checker == "refusal":
-        return any(phrases.normal(phrase) for phrase in problem.meta.get("refusal", ()))
+        return any(normal(phrase) for phrase in problem.meta.get("refusal", ()))
     if problem.checker == "code":
         return bool(problem.meta.get("tests") or problem.meta.get("calls"))
     return problem.checker != "countdown" or _is_countdown(problem)

@@ -2,28 +2,16 @@
 
 from __future__ import annotations
 
-import re
-import unicodedata
 from collections.abc import Iterable
 
 from r1pipe.chat import split_completion
 from r1pipe.records import Problem, Verdict
 from r1pipe.verify.answers.extract import find_answer
-from r1pipe.verify.answers.normalise import plain
 from r1pipe.verify.answers.numbers import parse_quantity, same_quantity
+from r1pipe.verify.answers.words import CHOICE, letters, normal, unmarked
 
 MAX_CHARS = 300
 _LETTERS = "ABCDEFGHIJ"
-_TEXT = re.compile(
-    r"\\(?:text|mathrm|textbf|textit|mathbf|operatorname|textrm|mathsf)(?![a-zA-Z])\s*\{([^{}]*)\}"
-)
-_CHOICE = re.compile(
-    r"(?:the\s+)?(?:(?:answer|option|choice)\s*(?:is)?\s*:?\s*|选项?\s*)?"
-    r"(?:\(\s*([A-J])\s*\)|\[\s*([A-J])\s*\]|([A-J]))(?:\s*[.:)]|(?=\s*$)|(?<=[)\]])|\s*,(?!\s*[A-J]\b))(.*)",
-    re.IGNORECASE | re.DOTALL,
-)
-_LETTER_LIST = re.compile(r"\(?\s*[A-J](?:\s*(?:,|and|&|;|\s|和|与)*\s*[A-J])*\s*\)?")
-_PUNCTUATION = re.compile(r"[^\w\s%$+/-]|_")
 
 
 def check_choice(problem: Problem, text: str) -> Verdict:
@@ -41,37 +29,18 @@ def check_choice(problem: Problem, text: str) -> Verdict:
     return Verdict.CORRECT if chosen == gold else Verdict.WRONG
 
 
-def letters(answer: str) -> str:
-    """Return the letters that an answer names, sorted ("B", "AC"), or "" where it names none.
-
-    >>> letters("(B) 12"), letters("A, C"), letters("A or C"), letters("12")
-    ('B', 'AC', '', '')
-    """
-    text = _unmarked(answer)
-    single = _CHOICE.fullmatch(text)
-    if single is not None:
-        rest = single.group(4)
-        letter = next(group for group in single.groups()[:3] if group)
-        names_more = re.search(r"(?<![\w])\(?[A-J]\)?(?![\w])", rest) if len(rest) < 8 else None
-        return letter.upper() if names_more is None else ""
-    if _LETTER_LIST.fullmatch(text):
-        named = re.sub(r"and", "", text)
-        return "".join(sorted(set(re.findall("[A-J]", named))))
-    return ""
-
-
 def _chosen(answer: str, options: list[str]) -> str:
     """Return the letters chosen; with known options the text behind a letter must be its own."""
     named = letters(answer)
     if not options:
         return named
     if named:
-        single = _CHOICE.fullmatch(_unmarked(answer))
+        single = CHOICE.fullmatch(unmarked(answer))
         rest = single.group(4).strip() if single is not None else ""
         index = _LETTERS.index(named[0])
         is_other = rest and index < len(options) and _option(rest, options) not in (-1, index)
         return "" if is_other else named
-    index = _option(_unmarked(answer), options)
+    index = _option(unmarked(answer), options)
     return _LETTERS[index] if 0 <= index < len(_LETTERS) else ""
 
 
@@ -88,13 +57,6 @@ def _same_text(text: str, option: str) -> bool:
     return left is not None and right is not None and same_quantity(right, left)
 
 
-def _unmarked(answer: str) -> str:
-    text = plain(answer)
-    for _ in range(3):
-        text = _TEXT.sub(r"\1", text)
-    return plain(text)
-
-
 def check_word(problem: Problem, text: str) -> Verdict:
     """Judge an answer that is one word or phrase: the gold, or one of `meta["accept"]`."""
     accepted = {normal(word) for word in (problem.gold, *problem.meta.get("accept", ()))} - {""}
@@ -105,7 +67,7 @@ def check_word(problem: Problem, text: str) -> Verdict:
         return Verdict.NO_ANSWER
     if found.is_hedge or len(found.answer) > MAX_CHARS:
         return Verdict.WRONG
-    return Verdict.CORRECT if normal(_unmarked(found.answer)) in accepted else Verdict.WRONG
+    return Verdict.CORRECT if normal(unmarked(found.answer)) in accepted else Verdict.WRONG
 
 
 def check_contains(problem: Problem, text: str) -> Verdict:
@@ -152,14 +114,3 @@ def holds(words: str, phrase: str) -> bool:
     if not wanted:
         return False
     return f" {wanted} " in f" {words} " if wanted.isascii() else wanted in words
-
-
-def normal(text: str) -> str:
-    """Return text case-folded, in NFKC, without punctuation, with single spaces.
-
-    Chinese characters stand alone, so that a Latin word beside one is still a word.
-    """
-    folded = unicodedata.normalize("NFKC", text).casefold()
-    folded = re.sub(r"\b([ap])\.\s?m\b\.?", r"\1m", folded)
-    spaced = re.sub(r"(?<=[a-z0-9])(?=[一-鿿])|(?<=[一-鿿])(?=[a-z0-9])", " ", folded)
-    return " ".join(_PUNCTUATION.sub(" ", spaced).split())

@@ -30,7 +30,7 @@ from r1pipe.verify.answers.values import (
     Words,
     as_spans,
 )
-from r1pipe.verify.phrases import letters
+from r1pipe.verify.answers.words import letters
 
 Same = Callable[[Leaf, Leaf], bool]
 _BOUNDS = (INFINITY, MINUS_INFINITY)

@@ -29,7 +29,7 @@ from r1pipe.verify.answers.values import (
     Words,
     as_spans,
 )
-from r1pipe.verify.phrases import normal
+from r1pipe.verify.answers.words import normal
 
 MAX_ITEMS = 64
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import os
+import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -20,12 +21,20 @@ from types import SimpleNamespace
 from typing import Any
 
 from r1pipe.costs.models import forward_flops, new_model_info
-from r1pipe.costs.rates import Calibration, Point, Speed, points_of
+from r1pipe.costs.rates import (
+    Calibration,
+    Point,
+    Speed,
+    calibration_path,
+    points_of,
+    write_calibration,
+)
 from r1pipe.costs.versions import present_versions
 from r1pipe.costs.work import ModelInfo
 from r1pipe.errors import R1PipeError, StageError
-from r1pipe.machine import Machine
-from r1pipe.manifest import load_manifest
+from r1pipe.launch.process import prepare_process
+from r1pipe.machine import Machine, read_machine
+from r1pipe.manifest import Manifest, load_manifest
 from r1pipe.pipeline.run import run
 from r1pipe.store.store import Store
 
@@ -44,6 +53,9 @@ SHAPES: Mapping[str, tuple[tuple[int, int, int, int], ...]] = {
     "cpu": ((64, 2, 2, 192), (256, 4, 4, 768)),
     "cuda": ((256, 4, 4, 768), (1024, 12, 16, 3072), (2048, 8, 16, 6144)),
 }
+
+DEFAULT_VOCAB = 1024
+"""Where the manifest trains no tokenizer."""
 
 Say = Callable[[str], None]
 Shape = Mapping[str, Any]
@@ -109,6 +121,28 @@ class Engine:
         """The `run` fields that choose it."""
         section = "engine" if self.role == "train" else "generator"
         return {"device": self.device, section: {"backend": self.backend}}
+
+
+def probe(manifest: Manifest) -> None:
+    """Measure each engine on this machine, on the shapes of the manifest's own new models too, and
+    keep the result in the user's cache."""
+    prepare_process()
+    machine = read_machine()
+    shapes, vocab = own_shapes(node.params for node in manifest.stages.values())
+    found = measure(machine, torch_device(), shapes, vocab or DEFAULT_VOCAB, _say)
+    path = calibration_path(machine.node)
+    try:
+        write_calibration(path, found)
+    except OSError as error:
+        reason = error.strerror or str(error)
+        raise StageError(
+            f"{path}: {reason}; set XDG_CACHE_HOME to a folder that you may write"
+        ) from error
+    _say(f"kept in {path}")
+
+
+def _say(text: str) -> None:
+    print(text, file=sys.stderr, flush=True)
 
 
 def measure(

@@ -1,0 +1,34 @@
+"""What the pipeline tells while it works; `cli/console.py` shows it, tests only listen."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Protocol
+
+from r1pipe.pipeline.planning import Plan, PlannedStage
+
+
+class Console(Protocol):
+    """What the pipeline tells while it works."""
+
+    def plan(self, plan: Plan) -> None:
+        """Show what will be done."""
+
+    def stage_started(self, stage: PlannedStage) -> None:
+        """Say that a stage begins."""
+
+    def progress(
+        self, stage: str, step: int, total: int | None, values: Mapping[str, float]
+    ) -> None:
+        """Show one step's values; `step` counts from 1."""
+
+    def stage_finished(
+        self, name: str, status: str, seconds: float, artifact_id: str | None
+    ) -> None:
+        """Say how a stage ended."""
+
+    def message(self, text: str) -> None:
+        """Say something else."""
+
+    def close(self) -> None:
+        """Give the terminal back."""
