@@ -12,7 +12,7 @@ from collections.abc import Iterator, Sequence
 from typing import Any
 
 from r1pipe.chat import boxed
-from r1pipe.generate.protocol import Request, Sampled, Sampling
+from r1pipe.generate.protocol import Request, Sampled, SamplingParams
 from r1pipe.models.prompts import encode_prompt
 from r1pipe.models.tokenizer import train_tokenizer
 from r1pipe.records import FinishReason, Problem
@@ -79,7 +79,7 @@ class Canned:
             self.answers[text] = [*self.encode(boxed(text)), self.tokenizer.eos_token_id]
         return self.answers[text]
 
-    def generate(self, requests: Sequence[Request], sampling: Sampling) -> Iterator[Sampled]:
+    def generate(self, requests: Sequence[Request], sampling: SamplingParams) -> Iterator[Sampled]:
         for request in requests:
             yield self.sampled(request)
 

@@ -167,9 +167,9 @@ def asked(count: int, seed: int) -> list[Any]:
 
 def count_tokens(generator: Any, requests: list[Any], limit: int, logprobs: bool = True) -> int:
     """Sample as a stage does."""
-    from r1pipe.generate.protocol import Sampling
+    from r1pipe.generate.protocol import SamplingParams
 
-    sampling = Sampling(1.0, 1.0, limit, logprobs=logprobs)
+    sampling = SamplingParams(1.0, 1.0, limit, logprobs=logprobs)
     return sum(len(s.token_ids) for s in generator.generate(requests, sampling))
 
 

@@ -48,7 +48,7 @@ class Judged(QuietContext):
         self._journal = self._journal or FileJournal(self.folder / f"{name}.jsonl")
         return self._journal
 
-    def earlier(self, name: str) -> None:
+    def previous(self, name: str) -> None:
         return
 
 

@@ -16,7 +16,7 @@ from typing import Any
 
 from canned import SAMPLES
 
-from r1pipe.generate.protocol import Request, Sampling
+from r1pipe.generate.protocol import Request, SamplingParams
 from r1pipe.models.prompts import encode_prompt
 from r1pipe.records import Problem
 
@@ -78,7 +78,7 @@ def alone(opened: tuple[Any, Any], problems: Sequence[Problem]) -> float:
         prompts = [tuple(encode_prompt(tokenizer, p.prompt, "chat")) for p in asked]
         seeds = [sample_seed(1, p, i) for p in asked for i in range(SAMPLES)]
         requests = [Request(prompts[i // SAMPLES], seed, i) for i, seed in enumerate(seeds)]
-        count += sum(1 for _ in generator.generate(requests, Sampling(1.0, 1.0, 80)))
+        count += sum(1 for _ in generator.generate(requests, SamplingParams(1.0, 1.0, 80)))
     return count / (time.perf_counter() - began)
 
 

@@ -13,7 +13,7 @@ from canned import SAMPLES, Canned, canned_problem
 from r1pipe.candidates.candidate import SCHEMA, Origin, Sample, candidate_row
 from r1pipe.candidates.quotas import Quotas
 from r1pipe.candidates.selection import Selection
-from r1pipe.generate.protocol import Request, Sampling
+from r1pipe.generate.protocol import Request, SamplingParams
 from r1pipe.records import Problem, json_lines
 from r1pipe.rejection.schedule import Unit
 from r1pipe.rejection.sources import GeneratedSamples, sample_seed
@@ -45,7 +45,9 @@ class Steps:
 
     def __init__(self, candidates: int, root: Path) -> None:
         self.clock, self.root, self.canned = Clock(), root, Canned()
-        self.source = GeneratedSamples(self.canned, self.canned.tokenizer, Sampling(), "chat", 1)
+        self.source = GeneratedSamples(
+            self.canned, self.canned.tokenizer, SamplingParams(), "chat", 1
+        )
         self.origin = Origin("chat", 1.0, "m" * 64, Keep())
         self.selection = Selection(Quotas(), candidates)
         self.writer = RowWriter(root / "candidates", SCHEMA)
@@ -76,7 +78,7 @@ class Steps:
             for i in range(SAMPLES)
         ]
         began = time.process_time()
-        list(self.canned.generate(requests, Sampling()))
+        list(self.canned.generate(requests, SamplingParams()))
         self.canned_s += time.process_time() - began
         unit = Unit(number, tuple(range(PROBLEMS)), 0, SAMPLES)
         take = lambda: [s for _, s in self.source.samples([unit], [problems])]  # noqa: E731

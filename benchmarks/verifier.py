@@ -22,7 +22,7 @@ from pathlib import Path
 from typing import Any
 
 from r1pipe.records import Problem, Verdict
-from r1pipe.verify import VERIFIER_VERSION, judge_stream, verify_many
+from r1pipe.verify import VERIFIER_VERSION, verify_many, verify_stream
 from r1pipe.verify.golds import check_golds
 from r1pipe.verify.hostile import GOLDS, hostile_completions
 from r1pipe.verify.workers.pool import Pool
@@ -141,13 +141,13 @@ def time_ours(pairs: list[Pair], workers: int) -> tuple[float, int, float]:
     code = (
         "import json, sys, time\n"
         "from r1pipe.records import Problem\n"
-        "from r1pipe.verify import judge_stream\n"
+        "from r1pipe.verify import verify_stream\n"
         "pairs, workers = json.load(sys.stdin)\n"
         "warm = [(Problem('', 'm', '', 'x+y'), '\\\\boxed{z+y}')] * 1\n"
-        "list(judge_stream(warm, workers=workers))\n"
+        "list(verify_stream(warm, workers=workers))\n"
         "started = time.perf_counter()\n"
         "given = ((Problem('', 'm', '', gold), text) for gold, text, _ in pairs)\n"
-        "judged = list(judge_stream(given, workers=workers))\n"
+        "judged = list(verify_stream(given, workers=workers))\n"
         "seconds = time.perf_counter() - started\n"
         "right = sum((j.verdict == 'correct') == p[2] for j, p in zip(judged, pairs))\n"
         "print(json.dumps([seconds, right, max(j.ms for j in judged)]))\n"
@@ -192,7 +192,7 @@ def hostile(workers: int, limit_s: float = 3.0) -> dict[str, Any]:
     pairs = []
     for index, (gold, (_, text)) in enumerate((g, h) for g in GOLDS for h in hostile_completions()):
         pairs += [(problem(gold), text), (problem(f"a+{index}"), f"\\boxed{{{index}+a}}")]
-    judged = list(judge_stream(pairs, timeout_s=limit_s, workers=workers))
+    judged = list(verify_stream(pairs, timeout_s=limit_s, workers=workers))
     bad, good = judged[0::2], judged[1::2]
     return {
         "answers": len(list(hostile_completions())),

@@ -12,7 +12,7 @@ A file `stages/<kind>.py` (dashes as underscores) defines
 where a larger value of one field only goes on where a smaller one ended, it may name that field,
 and is then given what results with other values of it hold (`Context.earlier`, journals):
 
-    GROWS = "target_rows"
+    EXTENDS = "target_rows"
 
 where some values of `Params` and `Run` do not go together, `Run` may say so; `plan` and `run` then
 refuse the stage at its place in the manifest, before anything runs:
@@ -115,9 +115,11 @@ class Context(Protocol):
     def output(self, name: str) -> Path:
         """Return the (created) directory of one output inside the private attempt."""
 
-    def earlier(self, name: str) -> Path | None:
-        """Return that output of the largest finished result whose key differs in the kind's `GROWS`
-        alone, or None: what this stage can go on from."""
+    def previous(self, name: str) -> Path | None:
+        """Return an output of the largest finished result that this stage can go on from, or None.
+
+        Its key differs only in the kind's `EXTENDS`.
+        """
 
     def journal(self, name: str) -> Journal:
         """Open the named journal of this attempt."""
@@ -161,7 +163,7 @@ class StageKind:
     path: Path
     source_digest: str
     """blake3 of the stage file's bytes."""
-    grows: str | None = None
-    """The field of `Params` that only says how far to go: see `GROWS` above."""
+    extends: str | None = None
+    """The field of `Params` that only says how far to go: see `EXTENDS` above."""
     cost: StageCost | None = None
     """What the stage will do, in tokens and models; None where the file does not say."""

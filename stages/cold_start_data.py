@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 VERSION = 2
 INPUTS = {"model": Input("model"), "problems": Input("problems")}
 OUTPUTS = {"rows": "rows", "candidates": "rows"}
-GROWS = "target_rows"
+EXTENDS = "target_rows"
 
 
 class Params(SampleParams):

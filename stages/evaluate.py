@@ -109,13 +109,13 @@ def _judged(
     generator: Any, tokenizer: Any, benchmark: str, problems: Sequence[Problem], params: Params
 ) -> list[dict[str, Any]]:
     """Sample and judge some problems of one benchmark."""
-    from r1pipe.generate.protocol import Sampling
+    from r1pipe.generate.protocol import SamplingParams
     from r1pipe.rl.rollouts import sample_completions
     from r1pipe.tasks.general import is_helpful
     from r1pipe.verify import verify_many
     from r1pipe.verify.answers.extract import extract_answer
 
-    sampling = Sampling(params.temperature, params.top_p, params.max_tokens, logprobs=False)
+    sampling = SamplingParams(params.temperature, params.top_p, params.max_tokens, logprobs=False)
     groups = sample_completions(
         generator, tokenizer, problems, params.num_samples, sampling, params.format, [params.seed]
     )

@@ -47,7 +47,7 @@ INPUTS = {
     "template": Input("text", fields=FIELDS),
 }
 OUTPUTS = {"rows": "rows", "candidates": "rows", "replies": "rows"}
-GROWS = "max_unreadable_frac"
+EXTENDS = "max_unreadable_frac"
 SHOWN = ("candidate_id", "reply", "verdict", "fault")
 NUM_SHOWN = 8
 
@@ -134,10 +134,10 @@ def _ask_all(
 ) -> Tally:
     """Put every question without a reply in the journal to the judge; count all replies."""
     from r1pipe.candidates.llm_judge import Judge
-    from r1pipe.candidates.llm_judging import Tally, chosen_count, reply_rows, take_over
+    from r1pipe.candidates.llm_judging import Tally, chosen_count, reply_rows, reuse_replies
     from r1pipe.generate.backends import open_generator
     from r1pipe.generate.failures import FailedUnits
-    from r1pipe.generate.protocol import Sampling
+    from r1pipe.generate.protocol import SamplingParams
     from r1pipe.models.prompts import max_positions
     from r1pipe.rows import read_rows
 
@@ -145,14 +145,14 @@ def _ask_all(
     few = read_rows(inputs["candidates"], columns=["task", "verdict", "filters"])
     num_chosen = chosen_count(few, params.about, context.name)
     limit = num_chosen * params.votes, params.max_unreadable_frac, context.name
-    take_over(context, journal, params.candidates_per_unit * params.votes)
+    reuse_replies(context, journal, params.candidates_per_unit * params.votes)
     done = journal.done()
     tally.add(journal.rows()).check(*limit)
     units = _units(context, params, inputs, problems)
     left = ((unit, asked) for unit, asked in units if unit not in done)
     if (first := next(left, None)) is None:
         return tally
-    sampling = Sampling(params.temperature, 1.0, params.max_tokens, logprobs=False)
+    sampling = SamplingParams(params.temperature, 1.0, params.max_tokens, logprobs=False)
     context_tokens = max_positions(inputs["model"])
     with open_generator(inputs["model"], run, params.precision) as (generator, tokenizer):
         judge = Judge(generator, tokenizer, sampling, params.votes, params.seed, context_tokens)

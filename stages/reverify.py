@@ -79,18 +79,18 @@ def run(context: Context, params: Params, run: Run, inputs: Inputs) -> None:
 def _judged(context: Context, params: Params, run: Run, inputs: Inputs) -> Iterator[dict[str, Any]]:
     """Yield the candidates judged anew; the report on how they were sampled goes with them."""
     from r1pipe.candidates.rejudge import quotas_in_force
-    from r1pipe.candidates.reverify import Terms, judged_anew
+    from r1pipe.candidates.reverify import ReverifySettings, reverified
     from r1pipe.rows import count_rows, read_problems, read_rows
 
     folder = inputs["candidates"]
     quotas = quotas_in_force(folder, context.output("candidates"), params.quotas)
-    terms = Terms(
+    terms = ReverifySettings(
         params.keep, quotas, params.target_rows, params.timeout_s, run.workers, ROWS_PER_UNIT
     )
     problems = {problem.id: problem for problem in read_problems(inputs["problems"])}
     journal = context.journal("verdicts")
     num_known = ROWS_PER_UNIT * len(journal.done())
-    judged = judged_anew(context.name, read_rows(folder), problems, journal, terms)
+    judged = reverified(context.name, read_rows(folder), problems, journal, terms)
     return _watched(judged, context, num_known, count_rows(folder))
 
 

@@ -18,7 +18,7 @@ from r1pipe.costs.work import (
     ProblemsInfo,
     Range,
     RowsInfo,
-    Sampling,
+    SamplingWork,
     Training,
 )
 from r1pipe.settings import ModelParams, SampleRun, TrainRun
@@ -42,9 +42,9 @@ def training(where: Placement = HERE, **values: object) -> Training:
     return replace(base, **values)  # type: ignore[arg-type]
 
 
-def sampling(where: Placement | None = None, **values: object) -> Sampling:
+def sampling(where: Placement | None = None, **values: object) -> SamplingWork:
     place = where or Placement("transformers")
-    base = Sampling(MODEL, place, Range(64), Range(8), Range(10), Range(20), 40, 32)
+    base = SamplingWork(MODEL, place, Range(64), Range(8), Range(10), Range(20), 40, 32)
     return replace(base, **values)  # type: ignore[arg-type]
 
 

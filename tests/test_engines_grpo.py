@@ -28,7 +28,7 @@ from tiny import MAX_CHARS, FakeContext, grpo_params, problems, stage, tokenizer
 
 from r1pipe.errors import StageError
 from r1pipe.generate.backends import generator_of, open_generator
-from r1pipe.generate.protocol import Request, Sampling
+from r1pipe.generate.protocol import Request, SamplingParams
 from r1pipe.models.policy import load_model, new_model, save_model
 from r1pipe.rows import write_rows
 from r1pipe.settings import GeneratorSettings, SampleRun
@@ -94,7 +94,7 @@ def test_a_tighter_tolerance_than_float32_stops_the_stage(folder: Path, tmp_path
 
 def test_log_probs_and_tokens_are_the_same_bit_by_bit_in_any_company(sampler: Any) -> None:
     assert torch.get_num_threads() == 1, "with one thread"
-    asked, sampling = requests(40), Sampling(0.9, 1.0, 24)
+    asked, sampling = requests(40), SamplingParams(0.9, 1.0, 24)
     together = sample(sampler, asked, sampling)
     ways = [sample(sampler, asked[::-1], sampling), sample(sampler, asked[7:19], sampling)]
     ways += [sample(sampler, [request], sampling) for request in asked[:8]]
@@ -107,7 +107,7 @@ def test_log_probs_and_tokens_are_the_same_bit_by_bit_in_any_company(sampler: An
 def test_completions_are_handed_on_as_they_finish(folder: Path) -> None:
     asked = [Request((5, 6, 7), seed, seed) for seed in range(24)]
     with closing(vllm_backend(folder)) as made:
-        sizes = [len(s.token_ids) for s in made.generate(asked, Sampling(1.0, 1.0, 100))]
+        sizes = [len(s.token_ids) for s in made.generate(asked, SamplingParams(1.0, 1.0, 100))]
     assert sizes == sorted(sizes), "shorter completions come before longer ones"
     assert sizes[0] < sizes[-1]
 
@@ -120,7 +120,7 @@ def test_a_tied_head_follows_its_embedding(folder: Path) -> None:
             policy.get_input_embeddings().weight.mul_(1.5)
         made.load_weights(policy.named_parameters())
         asked = requests(8)
-        found = sample(made, asked, Sampling(1.0, 1.0, 8))
+        found = sample(made, asked, SamplingParams(1.0, 1.0, 8))
         assert_agree(found, trainer_logprobs(policy, asked, found, 1.0))
 
 
@@ -146,7 +146,7 @@ def test_an_untied_model_with_biases_is_sampled_from_as_trained(tmp_path: Path) 
         for pushed in (policy, other):
             made.load_weights(pushed.named_parameters())
             asked = requests(8)
-            found = sample(made, asked, Sampling(1.0, 1.0, 8))
+            found = sample(made, asked, SamplingParams(1.0, 1.0, 8))
             assert_agree(found, trainer_logprobs(pushed, asked, found, 1.0))
 
 
@@ -167,7 +167,7 @@ def test_a_prompt_longer_than_a_batch_of_tokens_with_a_seed_does_not_stop_the_en
     save_model(long, tokenizer(), tmp_path)
     with open_generator(tmp_path, sample_run()) as (made, _):
         asked = [Request(tuple(i % 300 for i in range(8500)), seed, seed) for seed in range(2)]
-        found = sample(made, asked, Sampling(1.0, 1.0, 3))
+        found = sample(made, asked, SamplingParams(1.0, 1.0, 3))
     assert {len(each.token_ids) for each in found.values()} <= {1, 2, 3}
 
 
@@ -175,8 +175,8 @@ def test_a_prompt_that_leaves_no_room_is_said_plainly_and_leaves_the_engine_usab
     sampler: Any,
 ) -> None:
     with pytest.raises(StageError, match=r"a prompt of 128 tokens leaves no room in the 128"):
-        list(sampler.generate([Request((5,) * 128, 1, 0)], Sampling(1.0, 1.0, 4)))
-    sample(sampler, requests(4), Sampling(1.0, 1.0, 4))
+        list(sampler.generate([Request((5,) * 128, 1, 0)], SamplingParams(1.0, 1.0, 4)))
+    sample(sampler, requests(4), SamplingParams(1.0, 1.0, 4))
 
 
 def test_a_push_that_breaks_off_closes_the_engine(folder: Path) -> None:
@@ -188,7 +188,7 @@ def test_a_push_that_breaks_off_closes_the_engine(folder: Path) -> None:
         with pytest.raises(RuntimeError, match="lost a rank"):
             made.load_weights(broken())
         with pytest.raises(StageError, match="is closed"):
-            list(made.generate(requests(2), Sampling()))
+            list(made.generate(requests(2), SamplingParams()))
 
 
 def test_a_push_without_all_weights_is_found_out(folder: Path) -> None:
@@ -222,7 +222,7 @@ def test_a_policy_in_training_cannot_be_sampled_by_replicas(folder: Path) -> Non
 def test_two_replicas_give_the_tokens_of_one_engine_and_take_new_weights(
     folder: Path, sampler: Any
 ) -> None:
-    asked, sampling = requests(24), Sampling(1.0, 1.0, 12)
+    asked, sampling = requests(24), SamplingParams(1.0, 1.0, 12)
     alone = sample(sampler, asked, sampling)
     other = model(2)
     with open_generator(folder, sample_run(data_parallel=2)) as (made, _):
@@ -293,7 +293,7 @@ def test_vllm_serve_gives_the_tokens_of_the_engine_in_process(folder: Path, samp
         url = f"http://127.0.0.1:{port}/v1"
         wait_for(url, server)
         run = SampleRun(generator=GeneratorSettings(backend="openai", url=url))
-        asked, sampling = requests(24), Sampling(0.9, 1.0, 12)
+        asked, sampling = requests(24), SamplingParams(0.9, 1.0, 12)
         expected = sample(sampler, asked, sampling)
         with open_generator(folder, run) as (made, _):
             found = sample(made, asked, sampling)

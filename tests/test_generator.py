@@ -15,7 +15,7 @@ from tiny import generator, model, tokenizer
 from r1pipe.errors import StageError
 from r1pipe.generate.backends import open_generator
 from r1pipe.generate.in_process import choose_tokens, cut_tail
-from r1pipe.generate.protocol import Request, Sampled, Sampling
+from r1pipe.generate.protocol import Request, Sampled, SamplingParams
 from r1pipe.generate.uniforms import GOLDEN, request_seed, uniforms
 from r1pipe.models.policy import save_model
 from r1pipe.rl.update import frozen_logprobs
@@ -43,7 +43,7 @@ def requests(count: int, seed: int = 0) -> list[Request]:
 
 
 def sample(
-    policy: Any, asked: list[Request], sampling: Sampling, **options: Any
+    policy: Any, asked: list[Request], sampling: SamplingParams, **options: Any
 ) -> dict[int, Sampled]:
     made = list(generator(policy, ENDS, **options).generate(asked, sampling))
     assert sorted(s.index for s in made) == sorted(r.index for r in asked), "each one once"
@@ -58,7 +58,7 @@ def test_log_probs_of_a_ragged_left_padded_batch_equal_the_trainers(
     policy: Any, temperature: float
 ) -> None:
     asked = requests(24)
-    made = sample(policy, asked, Sampling(temperature, 1.0, 12))
+    made = sample(policy, asked, SamplingParams(temperature, 1.0, 12))
     assert len({len(r.prompt_ids) for r in asked}) > 3, "the prompts should be ragged"
     assert len({len(s.token_ids) for s in made.values()}) > 3, "and so should the completions"
     sequences = [TokenSequence(r.prompt_ids, made[r.index].token_ids, r.index) for r in asked]
@@ -69,7 +69,7 @@ def test_log_probs_of_a_ragged_left_padded_batch_equal_the_trainers(
 
 def test_the_returned_log_prob_is_that_after_the_temperature(policy: Any) -> None:
     asked = requests(8)
-    made = sample(policy, asked, Sampling(0.6, 1.0, 6))
+    made = sample(policy, asked, SamplingParams(0.6, 1.0, 6))
     sequences = [TokenSequence(r.prompt_ids, made[r.index].token_ids, r.index) for r in asked]
     raw = frozen_logprobs(policy, sequences, 1.0, Batching(10_000, "padded", PAD))
     gaps = [
@@ -82,7 +82,7 @@ def test_the_returned_log_prob_is_that_after_the_temperature(policy: Any) -> Non
 
 def test_temperature_zero_takes_the_most_likely_token_each_time(policy: Any) -> None:
     request = Request((9, 30, 41), 5, 0)
-    made = sample(policy, [request], Sampling(0.0, 1.0, 5))[0]
+    made = sample(policy, [request], SamplingParams(0.0, 1.0, 5))[0]
     ids = list(request.prompt_ids)
     for token in made.token_ids:
         with torch.no_grad():
@@ -97,7 +97,7 @@ def test_temperature_zero_takes_the_most_likely_token_each_time(policy: Any) -> 
 def test_a_request_gives_the_same_tokens_alone_in_a_batch_and_in_another_order(
     policy: Any,
 ) -> None:
-    asked, sampling = requests(30), Sampling(1.0, 1.0, 16)
+    asked, sampling = requests(30), SamplingParams(1.0, 1.0, 16)
     together = sample(policy, asked, sampling)
     small = sample(policy, asked[::-1], sampling, max_batch=7)
     for request in asked:
@@ -111,12 +111,12 @@ def test_a_request_gives_the_same_tokens_alone_in_a_batch_and_in_another_order(
 
 def test_equal_prompts_with_different_seeds_give_different_completions(policy: Any) -> None:
     asked = [Request((9, 30, 41), request_seed("s", i), i) for i in range(16)]
-    made = sample(policy, asked, Sampling(1.0, 1.0, 8))
+    made = sample(policy, asked, SamplingParams(1.0, 1.0, 8))
     assert len({tuple(s.token_ids) for s in made.values()}) > 12
 
 
 def test_the_callers_number_for_a_request_decides_nothing(policy: Any) -> None:
-    asked, sampling = requests(12), Sampling(1.0, 1.0, 10)
+    asked, sampling = requests(12), SamplingParams(1.0, 1.0, 10)
     first = sample(policy, asked, sampling)
     renumbered = [Request(r.prompt_ids, r.seed, 100 - r.index) for r in asked]
     second = sample(policy, renumbered, sampling)
@@ -130,7 +130,7 @@ def test_the_callers_number_for_a_request_decides_nothing(policy: Any) -> None:
 def test_sampling_leaves_the_policy_in_its_mode_and_without_gradients() -> None:
     policy = model()
     policy.train()
-    sample(policy, requests(4), Sampling(1.0, 1.0, 3))
+    sample(policy, requests(4), SamplingParams(1.0, 1.0, 3))
     assert policy.training
     assert all(p.grad is None for p in policy.parameters())
 
@@ -151,14 +151,14 @@ LOGITS = torch.tensor([0.1, 0.2, 0.3, 0.4]).log()
     ("draw", "token"), [(0.0, 0), (0.05, 0), (0.15, 1), (0.45, 2), (0.65, 3), (1 - 2**-53, 3)]
 )
 def test_a_token_is_the_inverse_of_its_cumulative_distribution(draw: float, token: int) -> None:
-    tokens, logprobs = choose_tokens(LOGITS[None], np.array([draw]), Sampling())
+    tokens, logprobs = choose_tokens(LOGITS[None], np.array([draw]), SamplingParams())
     assert tokens.tolist() == [token]
     assert logprobs[0].item() == pytest.approx(math.log([0.1, 0.2, 0.3, 0.4][token]), abs=1e-6)
 
 
 def test_the_temperature_shapes_the_draw_and_its_log_prob() -> None:
     # at 1/2 the probabilities are squared: 1, 4, 9, 16 thirtieths
-    tokens, logprobs = choose_tokens(LOGITS[None], np.array([0.4]), Sampling(temperature=0.5))
+    tokens, logprobs = choose_tokens(LOGITS[None], np.array([0.4]), SamplingParams(temperature=0.5))
     assert tokens.tolist() == [2]
     assert logprobs[0].item() == pytest.approx(math.log(9 / 30), abs=1e-6)
 
@@ -166,7 +166,7 @@ def test_the_temperature_shapes_the_draw_and_its_log_prob() -> None:
 def test_a_token_of_no_probability_is_never_drawn() -> None:
     logits = torch.tensor([[-math.inf, 0.0, -math.inf, 0.0, -math.inf]])
     draws = [0.0, 0.25, 0.499, 0.5, 0.75, 1 - 2**-53]
-    tokens, _ = choose_tokens(logits.repeat(6, 1), np.array(draws), Sampling())
+    tokens, _ = choose_tokens(logits.repeat(6, 1), np.array(draws), SamplingParams())
     assert tokens.tolist() == [1, 1, 1, 3, 3, 3]
 
 
@@ -175,7 +175,7 @@ def test_every_token_of_the_tail_of_a_peaked_distribution_can_be_drawn() -> None
     logits = torch.full((1, 1001), math.log(1e-9))
     logits[0, 0] = 0.0
     draws = 1 - np.linspace(1e-10, 9e-7, 900)
-    tokens, _ = choose_tokens(logits.repeat(900, 1), draws, Sampling())
+    tokens, _ = choose_tokens(logits.repeat(900, 1), draws, SamplingParams())
     assert len(set(tokens.tolist())) > 700
 
 
@@ -183,7 +183,7 @@ def test_frequencies_follow_the_distribution() -> None:
     seeds = np.arange(20_000, dtype=np.uint64)
     for position in (0, 7):
         logits = LOGITS[None].repeat(len(seeds), 1)
-        tokens, _ = choose_tokens(logits, uniforms(seeds, position), Sampling())
+        tokens, _ = choose_tokens(logits, uniforms(seeds, position), SamplingParams())
         counts = torch.bincount(tokens, minlength=4).tolist()
         expected = [p * len(seeds) for p in (0.1, 0.2, 0.3, 0.4)]
         chi_square = sum((c - e) ** 2 / e for c, e in zip(counts, expected, strict=True))
@@ -229,7 +229,9 @@ def test_top_p_keeps_the_smallest_set_that_reaches_it() -> None:
 
 def test_draws_after_a_top_p_cut_fall_on_the_kept_tokens_only() -> None:
     draws = np.linspace(0, 1, 1000, endpoint=False)
-    tokens, logprobs = choose_tokens(LOGITS[None].repeat(1000, 1), draws, Sampling(top_p=0.65))
+    tokens, logprobs = choose_tokens(
+        LOGITS[None].repeat(1000, 1), draws, SamplingParams(top_p=0.65)
+    )
     counts = torch.bincount(tokens, minlength=4).tolist()
     assert counts[:2] == [0, 0]
     assert counts[2] == pytest.approx(1000 * 3 / 7, abs=1)

@@ -17,7 +17,7 @@ import pytest
 import torch
 from tiny import INIT_STD, generator, tokenizer
 
-from r1pipe.generate.protocol import Generator, Request, Sampled, Sampling
+from r1pipe.generate.protocol import Generator, Request, Sampled, SamplingParams
 from r1pipe.models.policy import load_model, new_model, save_model
 from r1pipe.records import FinishReason
 from r1pipe.settings import GeneratorSettings
@@ -96,7 +96,9 @@ def requests(count: int, seed: int = 0) -> list[Request]:
     return [Request(rng.choice(prompts), rng.getrandbits(63), index) for index in range(count)]
 
 
-def sample(sampler: Generator, asked: list[Request], sampling: Sampling) -> dict[int, Sampled]:
+def sample(
+    sampler: Generator, asked: list[Request], sampling: SamplingParams
+) -> dict[int, Sampled]:
     made = list(sampler.generate(asked, sampling))
     assert sorted(s.index for s in made) == sorted(r.index for r in asked), "each one once"
     return {s.index: s for s in made}
@@ -130,14 +132,14 @@ def test_log_probs_are_the_trainers_at_the_temperature(
     sampler: Generator, folder: Path, temperature: float
 ) -> None:
     asked = requests(24)
-    made = sample(sampler, asked, Sampling(temperature, 1.0, 12))
+    made = sample(sampler, asked, SamplingParams(temperature, 1.0, 12))
     assert len({len(s.token_ids) for s in made.values()}) > 3, "completions should be ragged"
     assert_agree(made, trainer_logprobs(load_model(folder), asked, made, temperature))
 
 
 def test_temperature_zero_takes_the_most_likely_token(sampler: Generator, folder: Path) -> None:
     policy, request = load_model(folder), Request((9, 30, 41), 5, 0)
-    made = sample(sampler, [request], Sampling(0.0, 1.0, 6))
+    made = sample(sampler, [request], SamplingParams(0.0, 1.0, 6))
     ids = list(request.prompt_ids)
     for token in made[0].token_ids:
         with torch.no_grad():
@@ -149,7 +151,7 @@ def test_temperature_zero_takes_the_most_likely_token(sampler: Generator, folder
 def test_draws_follow_the_distribution(sampler: Generator, folder: Path) -> None:
     prompt = (9, 30, 41)
     asked = [Request(prompt, 7919 * i, i) for i in range(2000)]
-    made = sample(sampler, asked, Sampling(1.0, 1.0, 1))
+    made = sample(sampler, asked, SamplingParams(1.0, 1.0, 1))
     with torch.no_grad():
         logits = load_model(folder)(input_ids=torch.tensor([prompt])).logits[0, -1]
     expected = logits.double().softmax(-1) * len(asked)
@@ -171,7 +173,7 @@ def test_a_top_p_cut_draws_from_the_smallest_set_that_reaches_it(
 ) -> None:
     prompt = (9, 30, 41)
     asked = [Request(prompt, 31 * i, i) for i in range(400)]
-    made = sample(sampler, asked, Sampling(1.0, 0.5, 1))
+    made = sample(sampler, asked, SamplingParams(1.0, 0.5, 1))
     with torch.no_grad():
         logits = load_model(folder)(input_ids=torch.tensor([prompt])).logits[0, -1]
     ordered, places = logits.softmax(-1).sort(descending=True)
@@ -183,8 +185,8 @@ def test_a_top_p_cut_draws_from_the_smallest_set_that_reaches_it(
 
 def test_without_log_probs_the_tokens_are_the_same(sampler: Generator) -> None:
     asked = requests(16)
-    told = sample(sampler, asked, Sampling(1.0, 1.0, 10))
-    untold = sample(sampler, asked, Sampling(1.0, 1.0, 10, logprobs=False))
+    told = sample(sampler, asked, SamplingParams(1.0, 1.0, 10))
+    untold = sample(sampler, asked, SamplingParams(1.0, 1.0, 10, logprobs=False))
     assert all(untold[i].token_ids == told[i].token_ids for i in told)
 
 
@@ -194,7 +196,7 @@ def test_without_log_probs_the_tokens_are_the_same(sampler: Generator) -> None:
 def test_tokens_depend_on_prompt_and_seed_alone_whatever_the_company(
     sampler: Generator, backend: Backend, folder: Path
 ) -> None:
-    asked, sampling = requests(30), Sampling(1.0, 1.0, 16)
+    asked, sampling = requests(30), SamplingParams(1.0, 1.0, 16)
     together = sample(sampler, asked, sampling)
     small = backend(folder, max_batch=7)
     ways = [sample(small, asked[::-1], sampling), sample(sampler, asked[10:20], sampling)]
@@ -211,7 +213,7 @@ def test_equal_prompts_with_different_seeds_differ_and_equal_seeds_do_not(
     sampler: Generator,
 ) -> None:
     asked = [Request((9, 30, 41), 1000 + i % 8, i) for i in range(16)]
-    made = sample(sampler, asked, Sampling(1.0, 1.0, 12))
+    made = sample(sampler, asked, SamplingParams(1.0, 1.0, 12))
     assert len({tuple(s.token_ids) for s in made.values()}) > 4
     assert all(made[i].token_ids == made[i + 8].token_ids for i in range(8))
 
@@ -219,7 +221,7 @@ def test_equal_prompts_with_different_seeds_differ_and_equal_seeds_do_not(
 def test_seeds_of_sixty_three_bits_are_told_apart(sampler: Generator) -> None:
     seeds = [1, 1 + 2**31, 1 + 2**32, 1 + 2**62]
     asked = [Request((9, 30, 41), seed, i) for i, seed in enumerate(seeds)]
-    made = sample(sampler, asked, Sampling(1.0, 1.0, 12))
+    made = sample(sampler, asked, SamplingParams(1.0, 1.0, 12))
     assert len({tuple(s.token_ids) for s in made.values()}) == len(seeds)
 
 
@@ -227,7 +229,7 @@ def test_seeds_of_sixty_three_bits_are_told_apart(sampler: Generator) -> None:
 
 
 def test_every_end_token_ends_a_completion_and_stays_in_it(sampler: Generator) -> None:
-    made = sample(sampler, requests(64), Sampling(1.0, 1.0, 20))
+    made = sample(sampler, requests(64), SamplingParams(1.0, 1.0, 20))
     stopped = [s for s in made.values() if s.finish_reason is FinishReason.STOP]
     cut = [s for s in made.values() if s.finish_reason is FinishReason.LENGTH]
     assert len({s.token_ids[-1] for s in stopped}) > 3, "several different ends were met"
@@ -243,11 +245,11 @@ def test_every_end_token_ends_a_completion_and_stays_in_it(sampler: Generator) -
 
 def test_an_end_at_the_last_allowed_token_is_a_stop(sampler: Generator) -> None:
     asked = requests(24)
-    long = sample(sampler, asked, Sampling(1.0, 1.0, 20))
+    long = sample(sampler, asked, SamplingParams(1.0, 1.0, 20))
     stopped = next(s for s in long.values() if 1 < len(s.token_ids) < 20)
     size = len(stopped.token_ids)
-    exact = sample(sampler, asked, Sampling(1.0, 1.0, size))[stopped.index]
-    short = sample(sampler, asked, Sampling(1.0, 1.0, size - 1))[stopped.index]
+    exact = sample(sampler, asked, SamplingParams(1.0, 1.0, size))[stopped.index]
+    short = sample(sampler, asked, SamplingParams(1.0, 1.0, size - 1))[stopped.index]
     assert (exact.token_ids, exact.finish_reason) == (stopped.token_ids, FinishReason.STOP)
     assert short.token_ids == stopped.token_ids[:-1]
     assert short.finish_reason is FinishReason.LENGTH
@@ -258,7 +260,7 @@ def test_an_end_at_the_last_allowed_token_is_a_stop(sampler: Generator) -> None:
 
 def test_new_weights_are_sampled_from_all_of_them(backend: Backend, folder: Path) -> None:
     sampler, other = backend(folder), model(2)
-    asked, sampling = requests(12), Sampling(1.0, 1.0, 10)
+    asked, sampling = requests(12), SamplingParams(1.0, 1.0, 10)
     sample(sampler, asked, sampling)  # fills caches with what the old weights say
     for policy in (other, model(3)):
         sampler.sleep()
@@ -269,7 +271,7 @@ def test_new_weights_are_sampled_from_all_of_them(backend: Backend, folder: Path
 
 
 def test_an_abandoned_sampling_leaves_the_generator_usable(sampler: Generator) -> None:
-    asked, sampling = requests(40), Sampling(1.0, 1.0, 16)
+    asked, sampling = requests(40), SamplingParams(1.0, 1.0, 16)
     whole = sample(sampler, asked, sampling)
     some = sampler.generate(asked, sampling)
     next(some)
@@ -288,7 +290,7 @@ def test_the_trainers_random_numbers_and_threads_are_left_alone(
     torch.manual_seed(1)
     setter, environment = torch.set_num_threads, dict(os.environ)
     made = backend(folder)
-    sample(made, requests(8), Sampling(1.0, 1.0, 6))
+    sample(made, requests(8), SamplingParams(1.0, 1.0, 6))
     made.load_weights(model(2).named_parameters())
     made.close()
     assert (random.random(), torch.rand(3).tolist()) == expected
@@ -303,7 +305,7 @@ def test_closing_one_generator_leaves_another_and_process_groups_alone(
     before = torch.distributed.is_initialized()
     backend(folder).close()
     assert torch.distributed.is_initialized() >= before
-    sample(sampler, requests(4), Sampling(1.0, 1.0, 4))
+    sample(sampler, requests(4), SamplingParams(1.0, 1.0, 4))
 
 
 @pytest.mark.engines
@@ -322,7 +324,7 @@ def test_samples_of_one_prompt_share_its_prefix(
     monkeypatch.setattr(sampler, "_step", watched)
     prompts = [tuple(random.Random(n).randrange(40) for _ in range(70)) for n in range(2)]
     asked = [Request(prompts[n // 8], n, n) for n in range(16)]
-    sample(sampler, asked, Sampling(1.0, 1.0, 4))
+    sample(sampler, asked, SamplingParams(1.0, 1.0, 4))
     sampler.close()
     # blocks of 32: of 70 tokens two whole ones are computed once and found seven times
     assert sorted(cached.values()) == [0] * 2 + [64] * 14

@@ -13,7 +13,7 @@ from tiny import FakeContext, stage
 
 from r1pipe.data import near, shuffle
 from r1pipe.data.choosing import Limits, choose
-from r1pipe.data.duplicates import twin_of
+from r1pipe.data.duplicates import duplicate_of
 from r1pipe.data.near import NearDuplicates, minhash, normalised
 from r1pipe.data.shuffle import rows_in_order
 from r1pipe.data.survey import Survey, survey_parts
@@ -335,10 +335,10 @@ def test_near_duplicates_go_across_the_parts_and_are_counted(tmp_path: Path) -> 
     kept = mix(tmp_path, reasoning, [*general, fresh], FakeContext(tmp_path / "all"))
     assert len(ids(kept)) == 9
     assert "near_duplicates" not in kept.notes
-    assert [twin_of(context.output("rows"), "general", n) for n in range(3)] == [
+    assert [duplicate_of(context.output("rows"), "general", n) for n in range(3)] == [
         ("reasoning", 0), ("reasoning", 1), None
     ]  # fmt: skip
-    assert twin_of(context.output("rows"), "reasoning", 0) is None
+    assert duplicate_of(context.output("rows"), "reasoning", 0) is None
     names = {path.name for path in kept.output("rows").iterdir()}
     assert names == {"part-00000.parquet"}, "a mix that takes none out is what it was"
 

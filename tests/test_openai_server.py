@@ -21,7 +21,7 @@ from r1pipe.generate import openai_server
 from r1pipe.generate.backends import generator_of, open_generator
 from r1pipe.generate.failures import FailedUnits, SamplingFailed
 from r1pipe.generate.openai_server import ServerGenerator
-from r1pipe.generate.protocol import Request, Sampling
+from r1pipe.generate.protocol import Request, SamplingParams
 from r1pipe.generate.uniforms import short_seed
 from r1pipe.models.prompts import encode_prompt
 from r1pipe.records import FinishReason
@@ -118,7 +118,7 @@ SEEDS = [short_seed(request.seed) for request in REQUESTS]
 
 def test_prompts_go_as_token_ids_and_the_models_own_sampling_defaults_are_switched_off() -> None:
     with serving(lambda body, times: (200, completion())) as server:
-        list(connect(server).generate(REQUESTS[:1], Sampling(0.7, 0.9, 33)))
+        list(connect(server).generate(REQUESTS[:1], SamplingParams(0.7, 0.9, 33)))
     assert server.asked == [
         {
             "model": "policy",
@@ -143,7 +143,7 @@ def test_token_ids_are_taken_as_they_come() -> None:
         return 200, completion("?", reason, token_ids=[100 + number, EOS if number % 2 else 9])
 
     with serving(answer) as server:
-        made = {s.index: s for s in connect(server).generate(REQUESTS, Sampling())}
+        made = {s.index: s for s in connect(server).generate(REQUESTS, SamplingParams())}
     assert sorted(made) == list(range(12))
     assert made[1].token_ids == [101, EOS]
     assert made[1].finish_reason is FinishReason.STOP
@@ -154,22 +154,22 @@ def test_token_ids_are_taken_as_they_come() -> None:
 
 def test_text_becomes_tokens_with_an_end_where_the_server_gives_no_ids() -> None:
     with serving(lambda body, times: (200, completion("3+4=7"))) as server:
-        (made,) = connect(server).generate(REQUESTS[:1], Sampling())
+        (made,) = connect(server).generate(REQUESTS[:1], SamplingParams())
     assert made.token_ids == [*tokenizer()("3+4=7")["input_ids"], EOS]
     assert tokenizer().decode(made.token_ids[:-1]) == "3+4=7"
 
 
 def test_an_end_that_the_server_left_out_of_the_ids_is_put_back() -> None:
     with serving(lambda body, times: (200, completion("?", token_ids=[9, 10]))) as server:
-        (made,) = connect(server).generate(REQUESTS[:1], Sampling())
+        (made,) = connect(server).generate(REQUESTS[:1], SamplingParams())
     assert made.token_ids == [9, 10, EOS]
 
 
 def test_the_key_comes_from_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("TEACHER_KEY", "secret")
     with serving(lambda body, times: (200, completion())) as server:
-        list(connect(server, api_key_env="TEACHER_KEY").generate(REQUESTS[:1], Sampling()))
-        list(connect(server, api_key_env="NOT_SET").generate(REQUESTS[:1], Sampling()))
+        list(connect(server, api_key_env="TEACHER_KEY").generate(REQUESTS[:1], SamplingParams()))
+        list(connect(server, api_key_env="NOT_SET").generate(REQUESTS[:1], SamplingParams()))
     assert server.headers[0]["Authorization"] == "Bearer secret"
     assert "Authorization" not in server.headers[1]
 
@@ -180,7 +180,9 @@ def test_no_more_requests_are_under_way_than_allowed_and_they_are_handed_on_as_t
         return 200, completion()
 
     with serving(answer) as server:
-        order = [s.index for s in connect(server, max_concurrency=3).generate(REQUESTS, Sampling())]
+        order = [
+            s.index for s in connect(server, max_concurrency=3).generate(REQUESTS, SamplingParams())
+        ]
     assert server.most_at_once <= 3
     assert sorted(order) == list(range(12))
     assert order[0] != 0, "the slow one does not hold the others back"
@@ -195,7 +197,7 @@ def test_a_failure_that_passes_is_tried_again(status: int) -> None:
         return (200, completion()) if times == 2 else (status, {"error": "busy"})
 
     with serving(answer) as server:
-        assert len(list(connect(server).generate(REQUESTS[:2], Sampling()))) == 2
+        assert len(list(connect(server).generate(REQUESTS[:2], SamplingParams()))) == 2
     assert len(server.asked) == 6
 
 
@@ -204,7 +206,7 @@ def test_a_failure_that_passes_is_tried_again(status: int) -> None:
 )
 def test_an_answer_that_is_none_is_asked_for_again(broken: Any) -> None:
     with serving(lambda body, times: (200, completion() if times else broken)) as server:
-        assert len(list(connect(server).generate(REQUESTS[:1], Sampling()))) == 1
+        assert len(list(connect(server).generate(REQUESTS[:1], SamplingParams()))) == 1
     assert len(server.asked) == 2
 
 
@@ -216,7 +218,7 @@ def test_a_request_that_keeps_failing_ends_the_unit_and_not_the_completions_befo
 
     made = []
     with serving(answer) as server:
-        sampling = connect(server, max_concurrency=1).generate(REQUESTS, Sampling())
+        sampling = connect(server, max_concurrency=1).generate(REQUESTS, SamplingParams())
         with pytest.raises(SamplingFailed, match=r"failed 3 times .* HTTP 503 .*overloaded"):
             made.extend(sampling)
     assert len(server.asked) < 12 + 3, "what had not begun is not begun any more"
@@ -224,7 +226,7 @@ def test_a_request_that_keeps_failing_ends_the_unit_and_not_the_completions_befo
 
 def test_a_refused_request_stops_at_once_with_the_servers_words() -> None:
     with serving(lambda body, times: (400, {"message": "maximum context length"})) as server:
-        sampling = connect(server, max_concurrency=1).generate(REQUESTS, Sampling())
+        sampling = connect(server, max_concurrency=1).generate(REQUESTS, SamplingParams())
         with pytest.raises(
             StageError, match=r"refuses: HTTP 400 .*maximum context length"
         ) as found:
@@ -377,5 +379,5 @@ def test_a_stage_reaches_a_server_by_its_run_settings(tmp_path: Path) -> None:
     with serving(lambda body, times: (200, completion())) as server:
         run = SampleRun(generator=GeneratorSettings(backend="openai", url=server.url))
         with open_generator(policy, run) as (sampler, _):
-            (made,) = sampler.generate(REQUESTS[:1], Sampling())
+            (made,) = sampler.generate(REQUESTS[:1], SamplingParams())
     assert made.token_ids[-1] == EOS

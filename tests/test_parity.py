@@ -13,7 +13,7 @@ import torch
 from tiny import FakeContext, generator, grpo_params, model, problems, rollout, stage, tokenizer
 
 from r1pipe.errors import StageError
-from r1pipe.generate.protocol import Generator, Request, Sampled, Sampling
+from r1pipe.generate.protocol import Generator, Request, Sampled, SamplingParams
 from r1pipe.rl import loop
 from r1pipe.rl.loop import GrpoPlan, train_grpo
 from r1pipe.rl.objective import grpo_token_loss, truncated_weights
@@ -34,7 +34,7 @@ class Sampler:
         self.sampler = generator(self.own)
         self.pushes = 0
 
-    def generate(self, requests: Sequence[Request], sampling: Sampling) -> Iterator[Sampled]:
+    def generate(self, requests: Sequence[Request], sampling: SamplingParams) -> Iterator[Sampled]:
         yield from self.sampler.generate(requests, sampling)
 
     def load_weights(self, tensors: Iterable[tuple[str, Any]]) -> None:
@@ -64,14 +64,14 @@ class StaleLastLayer(Sampler):
 class RawLogprobs(Sampler):
     """Says log-probabilities before the temperature."""
 
-    def generate(self, requests: Sequence[Request], sampling: Sampling) -> Iterator[Sampled]:
+    def generate(self, requests: Sequence[Request], sampling: SamplingParams) -> Iterator[Sampled]:
         for made in super().generate(requests, sampling):
             told = [p * sampling.temperature for p in made.logprobs]
             yield Sampled(made.index, made.token_ids, told, made.finish_reason)
 
 
 class SilentSampler(Sampler):
-    def generate(self, requests: Sequence[Request], sampling: Sampling) -> Iterator[Sampled]:
+    def generate(self, requests: Sequence[Request], sampling: SamplingParams) -> Iterator[Sampled]:
         for made in super().generate(requests, sampling):
             yield Sampled(made.index, made.token_ids, [], made.finish_reason)
 

@@ -25,7 +25,7 @@ from tiny import (
 from r1pipe.errors import ManifestError
 from r1pipe.generate import backends as generate_backends
 from r1pipe.generate.backends import generator_of, open_generator
-from r1pipe.generate.protocol import Sampling
+from r1pipe.generate.protocol import SamplingParams
 from r1pipe.manifest import StageNode, load_manifest
 from r1pipe.models.policy import load_model, save_model
 from r1pipe.models.precision import cast_weights, computing
@@ -178,7 +178,7 @@ def apart(one: list[list[float]], other: list[list[float]]) -> float:
 def sampled_rows(made: Any) -> tuple[list[TokenSequence], list[list[float]]]:
     """Return sampled sequences, and what the sampler says of their tokens."""
     asked = requests(24)
-    found = sample(made, asked, Sampling(0.8, 1.0, 16))
+    found = sample(made, asked, SamplingParams(0.8, 1.0, 16))
     sequences = [TokenSequence(r.prompt_ids, found[r.index].token_ids, r.index) for r in asked]
     return sequences, [found[r.index].logprobs for r in asked]
 

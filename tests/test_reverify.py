@@ -22,7 +22,7 @@ from r1pipe.pipeline.run import run
 from r1pipe.records import Problem
 from r1pipe.rows import read_rows, write_problems, write_rows
 from r1pipe.store.store import Store
-from r1pipe.verify import VERIFIER_VERSION, judge_stream
+from r1pipe.verify import VERIFIER_VERSION, verify_stream
 
 PROBLEMS = [
     Problem("a", "arithmetic", "2+3", "5", checker="number"),
@@ -256,9 +256,9 @@ def test_a_stopped_run_goes_on_and_judges_nothing_twice(
     judged: list[str] = []
 
     def watched(pairs: Any, **limits: Any) -> Any:
-        return judge_stream((judged.append(text) or (p, text) for p, text in pairs), **limits)
+        return verify_stream((judged.append(text) or (p, text) for p, text in pairs), **limits)
 
-    monkeypatch.setattr(judging, "judge_stream", watched)
+    monkeypatch.setattr(judging, "verify_stream", watched)
     rows = [
         candidate(PROBLEMS[0], index, str(index % 7), "correct", extracted="")
         for index in range(12_345)

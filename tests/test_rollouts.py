@@ -16,7 +16,7 @@ from tiny import (
 from r1pipe.chat import boxed, render_completion
 from r1pipe.errors import StageError
 from r1pipe.generate.in_process import TransformersGenerator
-from r1pipe.generate.protocol import Sampling
+from r1pipe.generate.protocol import SamplingParams
 from r1pipe.records import FinishReason, Group, Rollout, Verdict
 from r1pipe.rl.loop import roll_out, rollout_problems
 from r1pipe.rl.rollouts import (
@@ -69,11 +69,13 @@ def test_a_problem_that_comes_twice_is_sampled_anew() -> None:
     one, other = problems(2)
     script = ScriptedGenerator({one.prompt: list("abcd"), other.prompt: list("ef")}, "chat")
     groups = sample_completions(
-        script, tokenizer(), [one, other, one], 2, Sampling(max_tokens=9), "chat", [7]
+        script, tokenizer(), [one, other, one], 2, SamplingParams(max_tokens=9), "chat", [7]
     )
     seeds = [[r.completion.seed for r in group.rollouts] for group in groups]
     assert len({seed for row in seeds for seed in row}) == 6
-    alone = sample_completions(script, tokenizer(), [one], 2, Sampling(max_tokens=9), "chat", [7])
+    alone = sample_completions(
+        script, tokenizer(), [one], 2, SamplingParams(max_tokens=9), "chat", [7]
+    )
     assert [r.completion.seed for r in alone[0].rollouts] == seeds[0]
 
 
@@ -81,7 +83,7 @@ def test_a_completion_knows_its_problem_its_seed_and_its_text_without_the_end() 
     asked = problems(3)
     script = ScriptedGenerator({p.prompt: [f"a{i}", f"b{i}"] for i, p in enumerate(asked)}, "chat")
     groups = sample_completions(
-        script, tokenizer(), asked, 2, Sampling(max_tokens=50), "chat", [7], first_sample=4
+        script, tokenizer(), asked, 2, SamplingParams(max_tokens=50), "chat", [7], first_sample=4
     )
     for i, (group, problem) in enumerate(zip(groups, asked, strict=True)):
         assert [r.completion.text for r in group.rollouts] == [f"a{i}", f"b{i}"]
@@ -135,7 +137,7 @@ def test_a_preference_takes_the_place_of_accuracy_for_general_prompts_only() -> 
     cat = render_completion("a", "", "chat", summary="cat")
     script = ScriptedGenerator({arithmetic.prompt: [right] * 2, general.prompt: [cat] * 2}, "chat")
     groups = sample_completions(
-        script, tokenizer(), [arithmetic, general], 2, Sampling(max_tokens=99), "chat", [0]
+        script, tokenizer(), [arithmetic, general], 2, SamplingParams(max_tokens=99), "chat", [0]
     )
     weights = {"accuracy": 1.0, "format": 0.5, "language": 2.0}
     score_groups(groups, weights, "chat", {"general": lambda pairs: [0.25] * len(pairs)})

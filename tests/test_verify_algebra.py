@@ -11,7 +11,7 @@ from r1pipe.verify.answers.latex import parse_expression
 from r1pipe.verify.answers.normalise import plain
 from r1pipe.verify.answers.values import Group, Scalar, Spans, TooBigError, UnreadableError
 from r1pipe.verify.equivalence import decide
-from r1pipe.verify.workers.symbolic import CORRECT, READER, judge
+from r1pipe.verify.workers.symbolic import CORRECT, READER, verdict
 
 x, y, n = sp.symbols("x y n")
 
@@ -144,7 +144,7 @@ ASYMMETRIC = [("101_2", "101", True), ("101", "101_2", False)]
 
 @pytest.mark.parametrize(("gold", "answer", "is_right"), ASYMMETRIC)
 def test_a_base_may_be_left_out_but_not_made_up(gold: str, answer: str, is_right: bool) -> None:
-    assert (judge(gold, answer) == CORRECT) == is_right
+    assert (verdict(gold, answer) == CORRECT) == is_right
 
 
 def test_the_exact_layer_and_the_algebraic_one_agree_where_both_decide() -> None:
@@ -167,13 +167,13 @@ def test_the_exact_layer_and_the_algebraic_one_agree_where_both_decide() -> None
             fast = decide(gold, answer)
             if fast is not None:
                 decided += 1
-                assert fast == (judge(gold, answer) == CORRECT), (gold, answer)
+                assert fast == (verdict(gold, answer) == CORRECT), (gold, answer)
     assert decided > 200
 
 
 def test_sums_and_integrals_go_to_math_verify_without_its_false_positives() -> None:
-    assert judge(r"\int_0^1 x\,dx", r"\frac12") == CORRECT
-    assert judge(r"\sum_{k=1}^{3}k", "6") == CORRECT
-    assert judge(r"\sum_{k=1}^{3}k", "5=6") != CORRECT  # it judges the last side alone
-    assert judge(r"\sum_{k=1}^{3}k", "6c") != CORRECT  # it cuts the letter off as a unit
-    assert judge(r"\sum_{k=1}^{3}\frac{k}{10^7}", r"\frac{7}{10^7}") != CORRECT  # and rounds
+    assert verdict(r"\int_0^1 x\,dx", r"\frac12") == CORRECT
+    assert verdict(r"\sum_{k=1}^{3}k", "6") == CORRECT
+    assert verdict(r"\sum_{k=1}^{3}k", "5=6") != CORRECT  # it judges the last side alone
+    assert verdict(r"\sum_{k=1}^{3}k", "6c") != CORRECT  # it cuts the letter off as a unit
+    assert verdict(r"\sum_{k=1}^{3}\frac{k}{10^7}", r"\frac{7}{10^7}") != CORRECT  # and rounds

@@ -23,11 +23,11 @@ from r1pipe.candidates.llm_judge import (
     read_reply,
 )
 from r1pipe.chat import ASSISTANT, END, THINK_CLOSE
-from r1pipe.generate.protocol import Sampling
+from r1pipe.generate.protocol import SamplingParams
 from r1pipe.generate.uniforms import request_seed
 from r1pipe.models.prompts import encode_prompt, max_positions
 from r1pipe.records import FinishReason, Problem, Verdict
-from r1pipe.verify import judge, verify
+from r1pipe.verify import verify, verify_one
 from r1pipe.verify.golds import check_golds
 
 PROBLEM = Problem("p", "law", "Who may {sign}?", "the {guardian}", checker="judge")
@@ -183,7 +183,7 @@ def test_replies_come_back_in_order_as_they_were_said_with_a_seed_of_their_own()
         def generate(self, requests, sampling):  # type: ignore[no-untyped-def]
             return reversed(list(script.generate(requests, sampling)))
 
-    sampling = Sampling(0.5, 1.0, 200, logprobs=False)
+    sampling = SamplingParams(0.5, 1.0, 200, logprobs=False)
     judge = Judge(Backwards({}, "chat"), tokenizer(), sampling, 2, 7, None)
     first, second = judge.ask(asked)
     assert [reply.text for reply in (*first, *second)] == [RIGHT, "no", WRONG, RIGHT]
@@ -197,13 +197,13 @@ def test_a_question_that_fills_the_context_is_not_put() -> None:
     long = Question("a#0", "law", "first, and then some more")
     asked = [long, Question("a#1", "law", "first")]
     script = ScriptedGenerator({"first": [RIGHT, RIGHT]}, "chat")
-    judge = Judge(script, tokenizer(), Sampling(0.5, 1.0, 200), 2, 7, size + 1)
+    judge = Judge(script, tokenizer(), SamplingParams(0.5, 1.0, 200), 2, 7, size + 1)
     first, second = judge.ask(asked)
     assert [(reply.verdict, reply.fault, reply.text) for reply in first] == [
         (Verdict.CRASHED, TOO_LONG, "")
     ] * 2
     assert [reply.verdict for reply in second] == [Verdict.CORRECT] * 2
-    none = Judge(script, tokenizer(), Sampling(0.5, 1.0, 200), 2, 7, size)
+    none = Judge(script, tokenizer(), SamplingParams(0.5, 1.0, 200), 2, 7, size)
     assert [reply.fault for reply in none.ask(asked[1:])[0]] == [TOO_LONG] * 2
     assert len(script.asked) == 1, "nobody is called for nothing"
 
@@ -242,7 +242,7 @@ def test_a_rule_says_of_answers_in_words_only_what_needs_no_judge(
 ) -> None:
     problem = Problem("p", "law", "?", gold, checker="judge")
     assert verify(problem, text) is verdict
-    assert judge(problem, text).extracted is None
+    assert verify_one(problem, text).extracted is None
 
 
 def test_a_reference_is_usable_if_there_is_one() -> None:

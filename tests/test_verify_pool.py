@@ -18,7 +18,7 @@ import pytest
 
 from r1pipe.errors import StageError
 from r1pipe.records import Problem, Verdict
-from r1pipe.verify import judge_stream, verify, verify_many
+from r1pipe.verify import verify, verify_many, verify_stream
 from r1pipe.verify.cases import verify_answer, verify_cases
 from r1pipe.verify.golds import check_golds
 from r1pipe.verify.hostile import GOLDS, hostile_completions
@@ -104,7 +104,7 @@ def test_hostile_answers_are_never_right_never_late_and_touch_no_neighbour() -> 
     pairs = []
     for index, pair in enumerate(bad):
         pairs += [pair, good[index % len(good)]]
-    judged = list(judge_stream(pairs, timeout_s=limit_s))
+    judged = list(verify_stream(pairs, timeout_s=limit_s))
     for (_, text), judgement in zip(bad, judged[0::2], strict=True):
         assert judgement.verdict is not Verdict.CORRECT, text[:80]
         assert judgement.ms < 1000 * (limit_s + 0.2), text[:80]
@@ -202,7 +202,7 @@ def test_no_process_outlives_a_killed_caller(tmp_path: Path) -> None:
         "from r1pipe.verify.workers.pool import shared_pool\n"
         "pool = shared_pool(1)\n"
         "pool.submit('x+1', '1+x', 60).result()\n"
-        "print(pool._dispatcher.zygote.pid, pool._dispatcher.workers[0].pid, flush=True)\n"
+        "print(pool._dispatcher.fork_server.pid, pool._dispatcher.workers[0].pid, flush=True)\n"
         "time.sleep(60)\n"
     )
     env = os.environ | {"PYTHONPATH": str(ROOT)}

@@ -10,7 +10,7 @@ import pytest
 import torch
 from tiny import generator, model, rollout, tokenizer
 
-from r1pipe.generate.protocol import Request, Sampling
+from r1pipe.generate.protocol import Request, SamplingParams
 from r1pipe.rl.update import Objective, frozen_logprobs, token_sequences, update_policy
 from r1pipe.train.batching import Batching
 from r1pipe.train.engine import TorchEngine
@@ -99,7 +99,7 @@ def test_samples_are_bit_for_bit_the_same_with_any_number_of_workers() -> None:
     def sample(workers: int) -> list[Any]:
         sampler = generator(policy, max_batch=8)
         sampler.workers = workers
-        return list(sampler.generate(asked, Sampling(1.0, 1.0, 12)))
+        return list(sampler.generate(asked, SamplingParams(1.0, 1.0, 12)))
 
     alone = sample(1)
     assert len(alone) == 48

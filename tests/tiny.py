@@ -16,7 +16,7 @@ import torch
 
 from r1pipe.errors import Interrupted
 from r1pipe.generate.in_process import TransformersGenerator
-from r1pipe.generate.protocol import Request, Sampled, Sampling
+from r1pipe.generate.protocol import Request, Sampled, SamplingParams
 from r1pipe.manifest.kinds import load_kinds
 from r1pipe.models.policy import new_model, save_model
 from r1pipe.models.prompts import encode_prompt
@@ -146,9 +146,9 @@ class ScriptedGenerator:
         self.answers = {
             tuple(encode_prompt(tokenizer(), p, fmt)): list(a) for p, a in answers.items()
         }
-        self.asked: list[Sampling] = []
+        self.asked: list[SamplingParams] = []
 
-    def generate(self, requests: Sequence[Request], sampling: Sampling) -> Iterator[Sampled]:
+    def generate(self, requests: Sequence[Request], sampling: SamplingParams) -> Iterator[Sampled]:
         self.asked.append(sampling)
         seen: dict[tuple[int, ...], int] = {}
         for request in requests:
@@ -242,7 +242,7 @@ class FakeContext:
         path.mkdir(parents=True, exist_ok=True)
         return path
 
-    def earlier(self, name: str) -> Path | None:
+    def previous(self, name: str) -> Path | None:
         return self.earlier_result / name if self.earlier_result else None
 
     def journal(self, name: str) -> LinesJournal:

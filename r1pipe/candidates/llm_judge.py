@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from r1pipe.chat import split_completion
-from r1pipe.generate.protocol import Generator, Request, Sampled, Sampling
+from r1pipe.generate.protocol import Generator, Request, Sampled, SamplingParams
 from r1pipe.generate.uniforms import request_seed
 from r1pipe.models.prompts import encode_prompt
 from r1pipe.records import FinishReason, Problem, Verdict
@@ -118,7 +118,7 @@ class Judge:
 
     generator: Generator
     tokenizer: Any
-    sampling: Sampling
+    sampling: SamplingParams
     votes: int
     """Replies to each question."""
     seed: int

@@ -17,7 +17,7 @@ import pyarrow as pa
 from r1pipe.candidates.filters import is_kept
 from r1pipe.candidates.llm_judge import CUT_OFF, TOO_LONG, Form, Question, Reply, majority
 from r1pipe.candidates.quotas import Quotas
-from r1pipe.candidates.rejudge import Row, check_quota, own_decisions, paired, with_verdict
+from r1pipe.candidates.rejudge import Row, check_quota, own_decisions, with_problems, with_verdict
 from r1pipe.candidates.selection import Selection
 from r1pipe.errors import StageError
 from r1pipe.records import Problem, Verdict
@@ -91,7 +91,9 @@ def questions(
 
     Raises StageError for a candidate whose problem is not there.
     """
-    for row, problem in paired(name, (row for row in rows if is_chosen(row, choice)), problems):
+    for row, problem in with_problems(
+        name, (row for row in rows if is_chosen(row, choice)), problems
+    ):
         text = form.question(problem, row["completion"])
         if text is not None:
             yield Question(row["id"], row["task"], text)
@@ -106,12 +108,12 @@ def units_of(items: Iterable[Question], size: int) -> Iterator[tuple[str, list[Q
         yield str(number), unit
 
 
-def take_over(context: Context, journal: Journal, rows_per_unit: int) -> None:
+def reuse_replies(context: Context, journal: Journal, rows_per_unit: int) -> None:
     """Put the replies of an earlier result, which was content with fewer faults, into the journal.
 
     All else of its key is the same, so that its units are those of this stage.
     """
-    if (earlier := context.earlier("replies")) is None:
+    if (earlier := context.previous("replies")) is None:
         return
     rows, done = read_rows(earlier), journal.done()
     for number in count():
@@ -208,7 +210,7 @@ def judged_rows(
     """
     groups = groupby(replies, key=lambda reply: str(reply["candidate_id"]))
     asked = next(groups, None)
-    for row, problem in paired(name, rows, problems):
+    for row, problem in with_problems(name, rows, problems):
         check_quota(name, row, quotas)
         verdict = Verdict(row["verdict"])
         if asked is not None and asked[0] == row["id"]:

@@ -22,7 +22,7 @@ from r1pipe.records import Problem, Verdict
 Row = Mapping[str, Any]
 
 
-def paired(
+def with_problems(
     name: str, rows: Iterable[Row], problems: Mapping[str, Problem]
 ) -> Iterator[tuple[Row, Problem]]:
     """Yield candidates with their problems, whose gold answers are those that they say.

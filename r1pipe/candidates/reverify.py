@@ -17,13 +17,13 @@ from typing import Any
 
 from r1pipe.candidates.filters import decide
 from r1pipe.candidates.quotas import Quotas
-from r1pipe.candidates.rejudge import check_quota, paired, with_verdict
+from r1pipe.candidates.rejudge import check_quota, with_problems, with_verdict
 from r1pipe.candidates.selection import SELECTION, Selection
 from r1pipe.records import Completion, FinishReason, Problem, Verdict
 from r1pipe.rows import write_rows
 from r1pipe.settings import Keep
 from r1pipe.stage import Journal
-from r1pipe.verify import VERIFIER_VERSION, judge_stream
+from r1pipe.verify import VERIFIER_VERSION, verify_stream
 
 MAX_EXAMPLES = 5
 """Examples of each kind of flip in the report; all flips are rows beside it."""
@@ -35,7 +35,7 @@ Row = Mapping[str, Any]
 
 
 @dataclass(frozen=True)
-class Terms:
+class ReverifySettings:
     """How candidates are judged anew."""
 
     keep: Keep | None
@@ -49,12 +49,12 @@ class Terms:
     """Verdicts of one unit of the journal: what a kill costs at most, but for what is in flight."""
 
 
-def judged_anew(
+def reverified(
     name: str,
     rows: Iterable[Row],
     problems: Mapping[str, Problem],
     journal: Journal,
-    terms: Terms,
+    terms: ReverifySettings,
 ) -> Iterator[dict[str, Any]]:
     """Yield each candidate with the present verifier's verdict and what follows from it, in order.
 
@@ -63,7 +63,7 @@ def judged_anew(
     where nobody knows of quotas.
     """
     selection = Selection(terms.quotas or Quotas(), terms.target_rows or sys.maxsize)
-    pairs = paired(name, rows, problems)
+    pairs = with_problems(name, rows, problems)
     for row, problem, verdict, extracted in _with_verdicts(pairs, journal, terms):
         check_quota(name, row, terms.quotas)
         if verdict is Verdict.UNJUDGED:
@@ -79,7 +79,7 @@ def judged_anew(
 
 
 def _with_verdicts(
-    judging: Iterator[tuple[Row, Problem]], journal: Journal, terms: Terms
+    judging: Iterator[tuple[Row, Problem]], journal: Journal, terms: ReverifySettings
 ) -> Iterator[tuple[Row, Problem, Verdict, str | None]]:
     """Yield candidates with their verdicts: those in the journal, then the others as they are
     judged and journaled."""
@@ -97,7 +97,7 @@ def _with_verdicts(
             yield problem, row["completion"]
 
     units, found = count(len(done)), []
-    for judgement in judge_stream(pairs(), timeout_s=terms.timeout_s, workers=terms.workers):
+    for judgement in verify_stream(pairs(), timeout_s=terms.timeout_s, workers=terms.workers):
         row, problem = waiting.popleft()
         verdict, extracted = judgement.verdict, judgement.extracted
         asked = {"extracted": extracted} if "extracted" in row else {}

@@ -14,7 +14,7 @@ from r1pipe.costs.work import (
     ProblemsInfo,
     Range,
     RowsInfo,
-    Sampling,
+    SamplingWork,
     TokenizerInfo,
     Training,
 )
@@ -64,7 +64,7 @@ def training_bytes(work: Training) -> Range:
     return (Range(state) + activations) * FRAGMENTS
 
 
-def sampling_bytes(work: Sampling, device_bytes: int | None, is_alone: bool = True) -> Range:
+def sampling_bytes(work: SamplingWork, device_bytes: int | None, is_alone: bool = True) -> Range:
     """Return the peak of one device that samples, without what a process has anyway; `is_alone`:
     no model is trained beside it."""
     where, model = work.where, work.model
@@ -109,7 +109,7 @@ def artifact_bytes(info: Info | None) -> Range:
     return Range(1024, 32 * 1024)
 
 
-def journal_bytes(work: Sampling) -> Range:
+def journal_bytes(work: SamplingWork) -> Range:
     """Return the plain lines in which sampled units wait until a stage is published."""
     return work.completions * (work.completion_tokens * BYTES_PER_TOKEN + Range(200, 800))
 

@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from r1pipe.costs.models import forward_flops
-from r1pipe.costs.work import Placement, Range, Sampling, Training
+from r1pipe.costs.work import Placement, Range, SamplingWork, Training
 
 FORMAT = 1
 MEASURED = Range(0.7, 1.5)
@@ -141,7 +141,7 @@ def training_seconds(work: Training, calibration: Calibration | None) -> tuple[R
     return _shared(seconds + update_s, work.where), False
 
 
-def sampling_seconds(work: Sampling, calibration: Calibration | None) -> tuple[Range, bool]:
+def sampling_seconds(work: SamplingWork, calibration: Calibration | None) -> tuple[Range, bool]:
     """Return the time of a sampling work, and whether it comes from a measurement."""
     mean = (work.prompt_tokens + work.completion_tokens).high
     flops = forward_flops(work.model, mean)

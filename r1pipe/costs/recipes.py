@@ -21,7 +21,7 @@ from r1pipe.costs.work import (
     ProblemsInfo,
     Range,
     RowsInfo,
-    Sampling,
+    SamplingWork,
     Training,
 )
 
@@ -231,7 +231,7 @@ def candidates(params: Any, run: Any, inputs: Mapping[str, Any]) -> Cost:
         min(most.high, math.ceil(needed.high / unit) * unit),
     )
     length = completion_length(problems, params.max_tokens)
-    work = Sampling(
+    work = SamplingWork(
         model=model,
         where=sampling_place(params, run),
         completions=completions,
@@ -282,7 +282,7 @@ def rollouts(params: Any, run: Any, inputs: Mapping[str, Any]) -> Cost:
         whole_copies=2 if params.preference else 0,
     )
     place = sampling_place(params, run)  # each rank has a sampler of its own
-    sampling = Sampling(
+    sampling = SamplingWork(
         model=model,
         where=replace(place, processes=max(place.processes, training.where.processes)),
         completions=Range(completions),
@@ -309,7 +309,7 @@ def benchmarks(
         assumes.update(dict.fromkeys(length_assumption(found, params.max_tokens)))
         unit = params.problems_per_unit * params.num_samples
         works.append(
-            Sampling(
+            SamplingWork(
                 model=model,
                 where=sampling_place(params, run),
                 completions=completions,
@@ -336,7 +336,7 @@ def judgements(params: Any, run: Any, inputs: Mapping[str, Any]) -> Cost:
     shown = TEMPLATE_TOKENS + found.prompt_tokens + found.completion_tokens * ANSWER_FRAC
     length = REPLY_FRAC * params.max_tokens
     unit = params.candidates_per_unit * params.votes
-    work = Sampling(
+    work = SamplingWork(
         model=model,
         where=sampling_place(params, run),
         completions=replies,

@@ -155,7 +155,7 @@ class Training:
 
 
 @dataclass(frozen=True)
-class Sampling:
+class SamplingWork:
     """`completions` sampled in batches of at most `at_once`, for `prompts` different prompts.
 
     `rounds`: how many times sampling starts and has to end before anything else happens.
@@ -184,7 +184,7 @@ class Cost:
 
     outputs: Mapping[str, Info]
     training: tuple[Training, ...] = ()
-    sampling: tuple[Sampling, ...] = ()
+    sampling: tuple[SamplingWork, ...] = ()
     other_s: Range = Range(0.0, 1.0)
     held_bytes: Range = NOTHING
     assumes: tuple[str, ...] = ()

@@ -27,7 +27,7 @@ def write_twins(folder: Path, survey: Survey, twins: Iterable[tuple[int, int]]) 
     (folder / TWINS).write_text(text + "\n", encoding="utf-8")
 
 
-def twin_of(folder: Path, part: str, position: int) -> tuple[str, int] | None:
+def duplicate_of(folder: Path, part: str, position: int) -> tuple[str, int] | None:
     """Return the part and position of the row that stays for one; None where none is named."""
     path = folder / TWINS
     if not path.exists():

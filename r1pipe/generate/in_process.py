@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 from transformers import DynamicCache
 
-from r1pipe.generate.protocol import Request, Sampled, Sampling
+from r1pipe.generate.protocol import Request, Sampled, SamplingParams
 from r1pipe.generate.uniforms import uniforms
 from r1pipe.models.precision import computing
 from r1pipe.records import FinishReason
@@ -53,7 +53,7 @@ class TransformersGenerator:
         self.workers = workers
         self.precision = precision
 
-    def generate(self, requests: Sequence[Request], sampling: Sampling) -> Iterator[Sampled]:
+    def generate(self, requests: Sequence[Request], sampling: SamplingParams) -> Iterator[Sampled]:
         """Yield every request's completion, batch by batch (prompts of like length together)."""
         ordered = sorted(requests, key=lambda r: (len(r.prompt_ids), r.prompt_ids, r.index))
         was_training = self.model.training
@@ -66,12 +66,12 @@ class TransformersGenerator:
         finally:
             self.model.train(was_training)
 
-    def _sampled(self, requests: Sequence[Request], sampling: Sampling) -> list[Sampled]:
+    def _sampled(self, requests: Sequence[Request], sampling: SamplingParams) -> list[Sampled]:
         with computing(self.model, self.precision):
             return self._batch(requests, sampling)
 
     @torch.no_grad()
-    def _batch(self, requests: Sequence[Request], sampling: Sampling) -> list[Sampled]:
+    def _batch(self, requests: Sequence[Request], sampling: SamplingParams) -> list[Sampled]:
         cache, attention, logits = self._prefill(requests)
         rows = [_Row(request) for request in requests]
         positions = attention.sum(dim=1, keepdim=True)  # [B, 1] of the next token
@@ -170,7 +170,7 @@ class TransformersGenerator:
         """The model belongs to the caller."""
 
 
-def choose_tokens(logits: Tensor, draws: Any, sampling: Sampling) -> tuple[Tensor, Tensor]:
+def choose_tokens(logits: Tensor, draws: Any, sampling: SamplingParams) -> tuple[Tensor, Tensor]:
     """Return one token per row by inverting its cumulative distribution, and its log-probability.
 
     [B, V], [B] -> [B], [B]. The cumulative sum is float64: in float32 the tail of a large

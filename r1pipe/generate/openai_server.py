@@ -22,7 +22,7 @@ from urllib.parse import urlsplit
 
 from r1pipe.errors import StageError
 from r1pipe.generate.failures import SamplingFailed
-from r1pipe.generate.protocol import Request, Sampled, Sampling
+from r1pipe.generate.protocol import Request, Sampled, SamplingParams
 from r1pipe.generate.uniforms import short_seed
 from r1pipe.records import FinishReason
 from r1pipe.settings import GeneratorSettings
@@ -62,7 +62,7 @@ class ServerGenerator:
         self._pool = ThreadPoolExecutor(settings.max_concurrency, "server")
         self.model = self._served_model()
 
-    def generate(self, requests: Sequence[Request], sampling: Sampling) -> Iterator[Sampled]:
+    def generate(self, requests: Sequence[Request], sampling: SamplingParams) -> Iterator[Sampled]:
         """Yield every request's completion once, as it comes.
 
         Raises SamplingFailed, after what was under way, where a request fails for good; StageError
@@ -98,7 +98,7 @@ class ServerGenerator:
         self._pool.shutdown(wait=False, cancel_futures=True)
 
     def _sample(
-        self, request: Request, sampling: Sampling, stop: threading.Event
+        self, request: Request, sampling: SamplingParams, stop: threading.Event
     ) -> Sampled | None:
         """Ask for one completion; None where sampling was stopped before."""
         if stop.is_set():

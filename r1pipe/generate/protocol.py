@@ -10,7 +10,7 @@ from r1pipe.records import FinishReason
 
 
 @dataclass(frozen=True, slots=True)
-class Sampling:
+class SamplingParams:
     """How tokens are drawn. `temperature` 0 means the most likely token; `top_p` 1 cuts nothing.
 
     Without `logprobs` a backend may leave them out, which some do faster.
@@ -49,7 +49,7 @@ class Sampled:
 class Generator(Protocol):
     """Every backend passes one conformance suite."""
 
-    def generate(self, requests: Sequence[Request], sampling: Sampling) -> Iterator[Sampled]:
+    def generate(self, requests: Sequence[Request], sampling: SamplingParams) -> Iterator[Sampled]:
         """Yield every request's completion once, as it finishes (in any order)."""
 
     def load_weights(self, tensors: Iterable[tuple[str, Any]]) -> None:

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any, TextIO
 
 from r1pipe.errors import StageError
-from r1pipe.generate.protocol import Request, Sampling
+from r1pipe.generate.protocol import Request, SamplingParams
 from r1pipe.generate.vllm_engine import EngineShape, VllmGenerator
 from r1pipe.generate.weights import read_weights
 from r1pipe.settings import GeneratorSettings
@@ -44,7 +44,7 @@ def serve(orders: TextIO, out: TextIO) -> None:
         order = json.loads(line)
         if "requests" in order:
             asked = [Request(tuple(ids), seed, index) for index, seed, ids in order["requests"]]
-            for made in generator.generate(asked, Sampling(**order["sampling"])):
+            for made in generator.generate(asked, SamplingParams(**order["sampling"])):
                 row = [made.index, made.token_ids, made.logprobs, made.finish_reason.value]
                 say(out, sampled=row)
         else:

@@ -26,7 +26,7 @@ from pathlib import Path
 from typing import IO, Any
 
 from r1pipe.errors import StageError
-from r1pipe.generate.protocol import Request, Sampled, Sampling
+from r1pipe.generate.protocol import Request, Sampled, SamplingParams
 from r1pipe.generate.vllm_engine import EngineShape
 from r1pipe.generate.vllm_setup import kind_of_device, require_vllm
 from r1pipe.generate.weights import weight_files
@@ -57,7 +57,7 @@ class ReplicaGenerator:
             self.close()
             raise
 
-    def generate(self, requests: Sequence[Request], sampling: Sampling) -> Iterator[Sampled]:
+    def generate(self, requests: Sequence[Request], sampling: SamplingParams) -> Iterator[Sampled]:
         """Yield every request's completion once, as it finishes anywhere."""
         shares = deal(requests, len(self._replicas))
         for replica, share in zip(self._replicas, shares, strict=True):

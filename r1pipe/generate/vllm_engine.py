@@ -20,7 +20,7 @@ import torch
 from transformers import AutoConfig
 
 from r1pipe.errors import StageError
-from r1pipe.generate.protocol import Request, Sampled, Sampling
+from r1pipe.generate.protocol import Request, Sampled, SamplingParams
 from r1pipe.generate.uniforms import short_seed
 from r1pipe.generate.vllm_setup import (
     check_head_size,
@@ -85,7 +85,7 @@ class VllmGenerator:
             self._params: Callable[..., Any] = vllm.SamplingParams
             self._final_only: Any = vllm.RequestOutputKind.FINAL_ONLY
 
-    def generate(self, requests: Sequence[Request], sampling: Sampling) -> Iterator[Sampled]:
+    def generate(self, requests: Sequence[Request], sampling: SamplingParams) -> Iterator[Sampled]:
         """Yield every request's completion once, as it finishes.
 
         A completion ends at the latest where prompt and completion have `max_model_tokens`; a
@@ -110,7 +110,7 @@ class VllmGenerator:
                     self._step()
 
     def _admit(
-        self, waiting: Iterator[Request], under_way: dict[str, int], sampling: Sampling
+        self, waiting: Iterator[Request], under_way: dict[str, int], sampling: SamplingParams
     ) -> bool:
         """Hand the engine requests until it has plenty; return whether any is under way."""
         while len(under_way) < self.max_in_flight:
@@ -195,13 +195,13 @@ class VllmGenerator:
             self._engine = None
 
 
-def wants_logprobs(sampling: Sampling) -> bool:
+def wants_logprobs(sampling: SamplingParams) -> bool:
     """Return whether log-probabilities are asked for and mean what the protocol says: vLLM would
     give those after a top-p cut."""
     return sampling.logprobs and sampling.top_p == 1.0
 
 
-def sampled_of(output: Any, index: int, sampling: Sampling) -> Sampled:
+def sampled_of(output: Any, index: int, sampling: SamplingParams) -> Sampled:
     """Return a finished request's only completion."""
     (completion,) = output.outputs
     tokens = list(completion.token_ids)

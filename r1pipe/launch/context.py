@@ -35,7 +35,7 @@ class RunContext:
         progress: Progress,
         stopper: Stopper,
         checkpoint_every_s: float = CHECKPOINT_EVERY_S,
-        earlier: Path | None = None,
+        previous: Path | None = None,
     ) -> None:
         self.name = name
         self.input_ids = input_ids
@@ -43,7 +43,7 @@ class RunContext:
         self.checkpoints: Checkpoints = SealedCheckpoints(work / "checkpoints", self._on_saved)
         self.stage_log = StageLog(work / "logs")
         self._work = work
-        self._earlier = earlier
+        self._previous = previous
         self._outputs = outputs
         self._progress = progress
         self._stopper = stopper
@@ -77,9 +77,9 @@ class RunContext:
         path.mkdir(parents=True, exist_ok=True)
         return path
 
-    def earlier(self, name: str) -> Path | None:
+    def previous(self, name: str) -> Path | None:
         """Return that output of the largest result that this one can go on from, or None."""
-        return None if self._earlier is None else self._earlier / name
+        return None if self._previous is None else self._previous / name
 
     def journal(self, name: str) -> FileJournal:
         """Open the named journal of this attempt."""

@@ -44,7 +44,7 @@ class RankContext:
         """Journals are for stages of one process."""
         raise StageError(f"{self.name}: journal '{name}' in a stage of several processes")
 
-    def earlier(self, name: str) -> Path | None:
+    def previous(self, name: str) -> Path | None:
         """Training goes on from its checkpoints alone."""
         return None
 

@@ -157,9 +157,9 @@ def _twin(trace: Trace, place: Place, record: Record) -> str | None:
         for position, row in find_rows(folder, "prompt", place.row["prompt"]):
             if position < found[0] and row["completion"] == place.row["completion"]:
                 return f"it is an exact repeat of {_row_of(part, position, row)}"
-        from r1pipe.data.duplicates import twin_of
+        from r1pipe.data.duplicates import duplicate_of
 
-        twin = twin_of(trace.folder(record, "rows"), part, found[0])
+        twin = duplicate_of(trace.folder(record, "rows"), part, found[0])
         kept = row_at(parts[twin[0]], twin[1]) if twin is not None else None
         if twin is not None and kept is not None:
             return f"it is a near-duplicate of {_row_of(*twin, kept)}"

@@ -76,9 +76,19 @@ def load_kind(kind: str, path: Path) -> StageKind:
     if mistakes:
         raise ManifestError(*sorted(mistakes))
     cost, digest = getattr(module, "cost", None), digest_bytes(source)
-    grows = getattr(module, "GROWS", None)
+    extends = getattr(module, "EXTENDS", None)
     found = StageKind(
-        kind, version, params, run_model, inputs, outputs, run, path, digest, cost=cost, grows=grows
+        kind,
+        version,
+        params,
+        run_model,
+        inputs,
+        outputs,
+        run,
+        path,
+        digest,
+        cost=cost,
+        extends=extends,
     )
     _check_parts(found, source.decode())
     return found
@@ -101,9 +111,9 @@ def _check_parts(kind: StageKind, source: str) -> None:
             "must map names to a type of artifact such as 'model'",
         ),
         (
-            kind.grows is None or kind.grows in kind.params.model_fields,
-            "GROWS",
-            f"is {kind.grows!r}; it must name a field of Params",
+            kind.extends is None or kind.extends in kind.params.model_fields,
+            "EXTENDS",
+            f"is {kind.extends!r}; it must name a field of Params",
         ),
         (
             kind.cost is None or callable(kind.cost),

@@ -67,21 +67,21 @@ class Builder:
         status = "resume" if is_same and attempt.progress() else "run"
         self.console.stage_started(PlannedStage(node.name, node.kind.kind, status, key))
         facts = {"preimage": preimage, "stage": node.name, "is_rebuild": is_rebuild}
-        earlier = None if is_rebuild else self._earlier(node, preimage)
-        journals = warm_start.earlier_work(self.store, node.kind, preimage)
+        previous = None if is_rebuild else self._previous(node, preimage)
+        journals = warm_start.previous_work(self.store, node.kind, preimage)
         is_new = status == "run" and not is_rebuild
         attempt.begin(facts, fresh=not is_same, journals_of=journals if is_new else None)
-        return self._run_stage(node, key, preimage, attempt, earlier)
+        return self._run_stage(node, key, preimage, attempt, previous)
 
-    def _earlier(self, node: StageNode, preimage: dict[str, Any]) -> Path | None:
+    def _previous(self, node: StageNode, preimage: dict[str, Any]) -> Path | None:
         """Return the artifact that a stage goes on from, kept from collection while it runs."""
-        record = warm_start.earlier_record(self.store, node.kind, preimage)
+        record = warm_start.previous_record(self.store, node.kind, preimage)
         if record is None:
             return None
         self.keep(record.key)
         if not self.store.is_intact(record):
             return None
-        self.console.message(f"{node.name}: {warm_start.growth_text(node.kind, record)}")
+        self.console.message(f"{node.name}: {warm_start.warm_start_text(node.kind, record)}")
         return self.store.artifact_dir(record.artifact_id).absolute()
 
     def _run_stage(
@@ -90,7 +90,7 @@ class Builder:
         key: str,
         preimage: dict[str, Any],
         attempt: Attempt,
-        earlier: Path | None,
+        previous: Path | None,
     ) -> ActionRecord:
         work = attempt.work
         assert work is not None, "the attempt was begun"
@@ -98,7 +98,7 @@ class Builder:
         ids = self.resolver.input_ids(node, self.finished)
         every_s = self.checkpoint_every_s
         context = RunContext(
-            node.name, work, outputs, ids, self.console.progress, self.stopper, every_s, earlier
+            node.name, work, outputs, ids, self.console.progress, self.stopper, every_s, previous
         )
         paths = self.resolver.paths(node, self.finished)
         began = time.monotonic()

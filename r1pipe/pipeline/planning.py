@@ -11,7 +11,7 @@ from r1pipe.keys import key_of
 from r1pipe.manifest import Manifest, StageNode
 from r1pipe.pipeline import commands
 from r1pipe.pipeline.resolution import Resolver, upstream
-from r1pipe.pipeline.warm_start import growth_text, is_growth
+from r1pipe.pipeline.warm_start import is_extension, warm_start_text
 from r1pipe.store.actions import ActionRecord
 from r1pipe.store.preimages import different, flatten
 from r1pipe.store.store import Store
@@ -160,8 +160,8 @@ class _Planner:
         nearest = self.store.nearest(node.name, preimage, self.manifest.name)
         if nearest is None:
             return "not in the store yet"
-        if is_growth(node.kind, nearest.preimage, preimage):
-            return growth_text(node.kind, nearest)
+        if is_extension(node.kind, nearest.preimage, preimage):
+            return warm_start_text(node.kind, nearest)
         paths = different(flatten(nearest.preimage), flatten(preimage))
         more = f" and {len(paths) - MAX_NAMED} more" if len(paths) > MAX_NAMED else ""
         label = f"{nearest.stage_name}@{short_id(nearest.artifact_id)}"

@@ -1,6 +1,6 @@
 """What a stage can go on from: results and attempts that differ in how far they go, and only there.
 
-A kind that names a field of its params in `GROWS` says that a larger value of it goes on where a
+A kind that names a field of its params in `EXTENDS` says that a larger value of it goes on where a
 smaller one ended. All else of the preimage must be equal, so configurations are never mixed; the
 stage itself checks that what it takes over is what it would have made.
 """
@@ -18,31 +18,31 @@ from r1pipe.store.store import Store
 from r1pipe.text import short_id
 
 
-def is_growth(kind: StageKind, old: Mapping[str, Any], new: Mapping[str, Any]) -> bool:
+def is_extension(kind: StageKind, old: Mapping[str, Any], new: Mapping[str, Any]) -> bool:
     """Return whether two preimages differ in the field that a kind grows by, and only there."""
-    if kind.grows is None or old == new:
+    if kind.extends is None or old == new:
         return False
     return _fixed_part(kind, old) == _fixed_part(kind, new)
 
 
 def _fixed_part(kind: StageKind, preimage: Mapping[str, Any]) -> dict[str, Any]:
-    params = {name: value for name, value in preimage["params"].items() if name != kind.grows}
+    params = {name: value for name, value in preimage["params"].items() if name != kind.extends}
     return {**preimage, "params": params}
 
 
-def earlier_record(
+def previous_record(
     store: Store, kind: StageKind, preimage: Mapping[str, Any]
 ) -> ActionRecord | None:
     """Return the finished result that goes furthest among those that a stage can go on from."""
-    if kind.grows is None:
+    if kind.extends is None:
         return None
-    found = [record for record in store.records() if is_growth(kind, record.preimage, preimage)]
+    found = [record for record in store.records() if is_extension(kind, record.preimage, preimage)]
     found.sort(key=lambda record: _extent(kind, record.preimage), reverse=True)
     return next((record for record in found if _is_usable(store, record)), None)
 
 
 def _extent(kind: StageKind, preimage: Mapping[str, Any]) -> float:
-    value = preimage["params"].get(kind.grows, 0)
+    value = preimage["params"].get(kind.extends, 0)
     return value if isinstance(value, int | float) else 0
 
 
@@ -53,9 +53,9 @@ def _is_usable(store: Store, record: ActionRecord) -> bool:
         return False  # whoever reads that stage is told; here it is only not used
 
 
-def earlier_work(store: Store, kind: StageKind, preimage: Mapping[str, Any]) -> Path | None:
+def previous_work(store: Store, kind: StageKind, preimage: Mapping[str, Any]) -> Path | None:
     """Return the working directory of the unfinished attempt that has the most in its journals."""
-    if kind.grows is None:
+    if kind.extends is None:
         return None
     best: tuple[int, Path] | None = None
     for folder in sorted((store.root / "attempts").iterdir()):
@@ -63,15 +63,15 @@ def earlier_work(store: Store, kind: StageKind, preimage: Mapping[str, Any]) -> 
         state, work = attempt.state or {}, attempt.work
         if work is None or state.get("is_rebuild") or "preimage" not in state:
             continue
-        if is_growth(kind, state["preimage"], preimage):
+        if is_extension(kind, state["preimage"], preimage):
             size = sum(path.stat().st_size for path in (work / "journal").glob("*.jsonl"))
             if size and (best is None or size > best[0]):
                 best = size, work
     return None if best is None else best[1]
 
 
-def growth_text(kind: StageKind, record: ActionRecord) -> str:
+def warm_start_text(kind: StageKind, record: ActionRecord) -> str:
     """Say what a stage goes on from."""
-    value = record.preimage["params"].get(kind.grows, "by default")
+    value = record.preimage["params"].get(kind.extends, "by default")
     label = f"{record.stage_name}@{short_id(record.artifact_id)}"
-    return f"goes on from {label} ({kind.grows} {value}), whose rows are used again"
+    return f"goes on from {label} ({kind.extends} {value}), whose rows are used again"

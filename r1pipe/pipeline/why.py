@@ -13,7 +13,7 @@ from typing import Any
 from r1pipe.manifest import Manifest, Ref, StageNode
 from r1pipe.pipeline.planning import PlannedStage, check_names, plan
 from r1pipe.pipeline.resolution import Resolver
-from r1pipe.pipeline.warm_start import growth_text
+from r1pipe.pipeline.warm_start import warm_start_text
 from r1pipe.store.actions import ActionRecord
 from r1pipe.store.preimages import ABSENT, UNKNOWN, flatten
 from r1pipe.store.store import Store
@@ -215,8 +215,8 @@ def _summary(
         return planned.reason or f"asked for, though {label} is in the store"
     if not changes:
         return f"no difference is known yet to the {what}, {label}"
-    if [change.path for change in changes] == [f"params.{node.kind.grows}"]:
-        what = f"{growth_text(node.kind, nearest)}; it differs from that"
+    if [change.path for change in changes] == [f"params.{node.kind.extends}"]:
+        what = f"{warm_start_text(node.kind, nearest)}; it differs from that"
         return f"{what} (made {nearest.created[:19]}) in"
     return f"differs from the {what}, {label} (made {nearest.created[:19]}), in"
 

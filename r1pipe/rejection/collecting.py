@@ -22,15 +22,15 @@ from r1pipe.candidates.selection import kept_rows
 from r1pipe.chat import Format
 from r1pipe.errors import StageError
 from r1pipe.generate.backends import open_generator
-from r1pipe.generate.protocol import Sampling
+from r1pipe.generate.protocol import SamplingParams
 from r1pipe.records import Problem
 from r1pipe.rejection.params import CollectRun, SampleParams
 from r1pipe.rejection.report import sampling_report
-from r1pipe.rejection.sampler import Collector
+from r1pipe.rejection.sampler import RejectionSampler
 from r1pipe.rejection.schedule import Schedule
 from r1pipe.rejection.sources import GeneratedSamples
-from r1pipe.rejection.writer import RecorderSettings
-from r1pipe.rejection.writer_process import RemoteRecorder
+from r1pipe.rejection.writer import WriterSettings
+from r1pipe.rejection.writer_process import CandidateWriterProcess
 from r1pipe.rows import count_rows, read_problems, write_rows
 from r1pipe.stage import Context, Inputs
 from r1pipe.verify import close_shared
@@ -51,19 +51,19 @@ def collect(
     problems = usable_problems(context, read_problems(inputs["problems"]), params)
     schedule = Schedule(problems, params)
     adaptive = params.adaptive
-    settings = RecorderSettings(
+    settings = WriterSettings(
         Origin(fmt, params.temperature, context.input_ids["model"], params.keep),
         adaptive.quotas if adaptive else Quotas(),
         params.target_rows,
         context.output("candidates"),
     )
-    sampling = Sampling(params.temperature, 1.0, params.max_tokens, logprobs=False)
+    sampling = SamplingParams(params.temperature, 1.0, params.max_tokens, logprobs=False)
     with (
-        closing(RemoteRecorder(settings)) as recorder,
+        closing(CandidateWriterProcess(settings)) as recorder,
         open_generator(inputs["model"], run, params.precision) as (generator, tokenizer),
     ):
         source = GeneratedSamples(generator, tokenizer, sampling, fmt, params.seed)
-        collector = Collector(context, params, run, schedule, source, recorder)
+        collector = RejectionSampler(context, params, run, schedule, source, recorder)
         collector.run()
         counts = recorder.finish()
     check_counts(context, counts, sum(schedule.num_samples))

@@ -1,4 +1,4 @@
-"""Hands samples to the recorder unit by unit, though a generator finishes them in any order."""
+"""Hands samples to the writer unit by unit, though a generator finishes them in any order."""
 
 from __future__ import annotations
 
@@ -11,11 +11,11 @@ from r1pipe.records import Problem
 from r1pipe.rejection.schedule import Unit
 
 SAMPLES_AT_ONCE = 32
-"""Samples that go to the recorder together."""
+"""Samples that go to the writer together."""
 
 
 class Recording(Protocol):
-    """What is needed of a recorder here."""
+    """What is needed of a writer here."""
 
     def begin(self, problems: Sequence[Problem]) -> None: ...
     def add(self, samples: Sequence[Sample]) -> None: ...
@@ -23,8 +23,8 @@ class Recording(Protocol):
     def abandon(self) -> None: ...
 
 
-def feed(
-    recorder: Recording,
+def dispatch(
+    writer: Recording,
     units: Sequence[Unit],
     problems: Sequence[Sequence[Problem]],
     samples: Iterable[tuple[int, Sample]],
@@ -36,24 +36,24 @@ def feed(
     sampled; those of later units wait here. Units are passed on in order. Where sampling fails,
     those whose samples are all there still are, and the others leave nothing behind.
     """
-    feeder = _Feeder(recorder, problems, [unit.num_samples for unit in units])
+    dispatcher = _Dispatcher(writer, problems, [unit.num_samples for unit in units])
     try:
         for place, sample in samples:
-            yield from feeder.take(place, sample)
+            yield from dispatcher.take(place, sample)
     except SamplingFailed:
-        yield from feeder.end_whole()
+        yield from dispatcher.end_whole()
         raise
     except BaseException:
-        feeder.abandon()
+        dispatcher.abandon()
         raise
-    yield from feeder.end_all()
+    yield from dispatcher.end_all()
 
 
-class _Feeder:
+class _Dispatcher:
     def __init__(
-        self, recorder: Recording, problems: Sequence[Sequence[Problem]], sizes: Sequence[int]
+        self, writer: Recording, problems: Sequence[Sequence[Problem]], sizes: Sequence[int]
     ) -> None:
-        self.recorder = recorder
+        self.writer = writer
         self.problems = problems
         self.held: list[list[Sample]] = [[] for _ in sizes]
         self.left = list(sizes)
@@ -83,21 +83,21 @@ class _Feeder:
             yield self._end(place)
 
     def abandon(self) -> None:
-        """Have the recorder forget the unit that it was given a part of."""
+        """Have the writer forget the unit that it was given a part of."""
         if self.is_begun:
-            self.recorder.abandon()
+            self.writer.abandon()
             self.is_begun = False
 
     def _end(self, place: int) -> int:
         self._pass_on(place)
-        self.recorder.end()
+        self.writer.end()
         self.is_begun = False
         self.first = place + 1
         return place
 
     def _pass_on(self, place: int) -> None:
         if not self.is_begun:
-            self.recorder.begin(self.problems[place])
+            self.writer.begin(self.problems[place])
             self.is_begun = True
-        self.recorder.add(self.held[place])
+        self.writer.add(self.held[place])
         self.held[place] = []

@@ -38,23 +38,23 @@ def sampling_report(schedule: Schedule, target_rows: int) -> dict[str, Any]:
 
     `lost` are the problems that were sampled and have no row; at `not_reached` nobody looked.
     """
-    fates: Counter[str] = Counter()
+    statuses: Counter[str] = Counter()
     groups: dict[str, Counter[str]] = {}
     lost: dict[str, list[str]] = {}
     for place, problem in enumerate(schedule.problems):
-        fate = schedule.fate(place)
-        fates[fate] += 1
+        status = schedule.status(place)
+        statuses[status] += 1
         group = groups.setdefault(f"{problem.task} {problem.level}", Counter())
         rows, samples = schedule.num_new[place], schedule.num_samples[place]
         group.update(problems=1, samples=samples, rows=rows)
-        group.update(with_rows=rows > 0, not_reached=fate == "not_reached")
+        group.update(with_rows=rows > 0, not_reached=status == "not_reached")
         if samples and not rows:
-            lost.setdefault(fate, []).append(problem.id)
+            lost.setdefault(status, []).append(problem.id)
     return {
         "samples": sum(schedule.num_samples),
         "tokens": sum(schedule.num_tokens),
         "fixed_n": cost_of_fixed(schedule, target_rows),
-        "problems": dict(fates),
+        "problems": dict(statuses),
         "groups": {name: dict(counts) for name, counts in sorted(groups.items())},
         "lost": lost,
     }

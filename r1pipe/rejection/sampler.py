@@ -5,7 +5,7 @@ rows go into the journal, where a resumed stage finds them by the unit's number 
 in its place: so its decisions, all taken in the units' order, are those of a run without failures.
 """
 
-# a unit's way: waiting -> unsettled (given to the recorder, or failed) -> settled -> the schedule
+# a unit's way: queued -> pending (given to the writer, or failed) -> done -> the schedule
 
 from __future__ import annotations
 
@@ -17,21 +17,21 @@ from math import ceil
 from r1pipe.candidates.candidate import Sample
 from r1pipe.errors import Interrupted, StageError
 from r1pipe.generate.failures import FailedUnits
-from r1pipe.rejection.dispatch import feed
+from r1pipe.rejection.dispatch import dispatch
 from r1pipe.rejection.forecast import Forecast
 from r1pipe.rejection.params import CollectRun, SampleParams
 from r1pipe.rejection.schedule import LAG, Schedule, Unit
-from r1pipe.rejection.sources import EarlierSamples, GeneratedSamples
+from r1pipe.rejection.sources import GeneratedSamples, PreviousSamples
 from r1pipe.rejection.writer import UnitResult
-from r1pipe.rejection.writer_process import RemoteRecorder
+from r1pipe.rejection.writer_process import CandidateWriterProcess
 from r1pipe.stage import Context
 
 LEFT_EVERY_UNITS = 64
 """Units between two counts of the samples that are left, which look at every problem."""
 
 
-class Collector:
-    """Has all units of a schedule recorded, at most `LAG` of them in flight."""
+class RejectionSampler:
+    """Samples and writes all units of a schedule, at most `LAG` of them in flight."""
 
     def __init__(
         self,
@@ -40,26 +40,26 @@ class Collector:
         run: CollectRun,
         schedule: Schedule,
         source: GeneratedSamples,
-        recorder: RemoteRecorder,
+        writer: CandidateWriterProcess,
     ) -> None:
         self.context = context
         self.schedule = schedule
         self.source = source
-        self.recorder = recorder
+        self.writer = writer
         self.target_rows = params.target_rows
         self.is_adaptive = params.adaptive is not None
         self.units_at_once = run.units_at_once
         self.journal = context.journal("candidates")
         self.journaled = self.journal.done()
-        earlier = context.earlier("candidates")
-        self.earlier = EarlierSamples(earlier, params.seed) if earlier else None
+        previous = context.previous("candidates")
+        self.previous = PreviousSamples(previous, params.seed) if previous else None
         self.num_reused = 0
         self.forecast = Forecast(params.target_rows)
         self.samples_left = 0
         self.failures = FailedUnits()
-        self.waiting: list[Unit] = []
-        self.unsettled: deque[Unit] = deque()
-        self.settled: deque[tuple[Unit, UnitResult | None]] = deque()
+        self.queued: list[Unit] = []
+        self.pending: deque[Unit] = deque()
+        self.done: deque[tuple[Unit, UnitResult | None]] = deque()
         self.sampled: set[int] = set()
         """Numbers of the units in flight that the generator sampled."""
         self.failed: set[int] = set()
@@ -73,20 +73,20 @@ class Collector:
         Raises StageError if units failed, when all has been sampled that does not depend on them.
         """
         try:
-            self.go_through_units()
-            self.settle_all()
+            self.run_units()
+            self.finish_all()
         except (Interrupted, StageError):
-            self.waiting = []
+            self.queued = []
             with suppress(StageError):  # it is about the failure that is raised below
-                self.settle_all()  # what was sampled is judged and kept
+                self.finish_all()  # what was sampled is judged and kept
             raise
         self.failures.check()
         self.take_all()
 
-    def go_through_units(self) -> None:
-        """Begin unit after unit, while the oldest ones settle."""
+    def run_units(self) -> None:
+        """Begin unit after unit, while the oldest ones finish."""
         for unit in self.schedule.units(self.take_all):
-            while len(self.waiting) + len(self.unsettled) + len(self.settled) >= LAG:
+            while len(self.queued) + len(self.pending) + len(self.done) >= LAG:
                 self.take_oldest()
             if self.is_reached():
                 return
@@ -98,23 +98,23 @@ class Collector:
         problems, name = self.schedule.of(unit), str(unit.number)
         self.num_unknown += unit.num_samples
         if name in self.journaled:
-            self.sample_waiting()  # units are recorded in their order
-            if self.earlier is not None:
-                self.earlier.skip(unit)
-            self.recorder.replay(problems, self.journal.lines(name))
-            self.unsettled.append(unit)
-        elif self.earlier and (samples := self.earlier.take(unit, problems)) is not None:
-            self.sample_waiting()
+            self.sample_queued()  # units are recorded in their order
+            if self.previous is not None:
+                self.previous.skip(unit)
+            self.writer.replay(problems, self.journal.lines(name))
+            self.pending.append(unit)
+        elif self.previous and (samples := self.previous.take(unit, problems)) is not None:
+            self.sample_queued()
             self.num_reused += unit.num_samples
             self.give([unit], ((0, sample) for sample in samples))
         else:
-            self.waiting.append(unit)
-            if len(self.waiting) == self.units_at_once:
-                self.sample_waiting()
+            self.queued.append(unit)
+            if len(self.queued) == self.units_at_once:
+                self.sample_queued()
 
-    def sample_waiting(self) -> None:
+    def sample_queued(self) -> None:
         """Have the units sampled that wait for it, if any, all at once."""
-        units, self.waiting = self.waiting, []
+        units, self.queued = self.queued, []
         if not units:
             return
         self.sampled.update(unit.number for unit in units)
@@ -123,15 +123,15 @@ class Collector:
         self.give(units, self.source.samples(units, problems))
 
     def give(self, units: list[Unit], samples: Iterable[tuple[int, Sample]]) -> None:
-        """Give samples to the recorder; a unit whose samples cannot be had has failed."""
+        """Give samples to the writer; a unit whose samples cannot be had has failed."""
         problems = [self.schedule.of(unit) for unit in units]
         left = set(range(len(units)))
         try:
             with self.failures.tolerated(left):
-                for place in feed(self.recorder, units, problems, samples):
+                for place in dispatch(self.writer, units, problems, samples):
                     left.remove(place)
         finally:
-            self.unsettled.extend(units)
+            self.pending.extend(units)
             self.failed.update(units[place].number for place in left)
 
     def is_reached(self) -> bool:
@@ -139,22 +139,22 @@ class Collector:
 
         Waits only where the units in flight decide.
         """
-        while (self.waiting or self.unsettled) and self._kept_at_most() >= self.target_rows:
-            self.settle_oldest()
+        while (self.queued or self.pending) and self._kept_at_most() >= self.target_rows:
+            self.finish_oldest()
         return self._kept_at_most() >= self.target_rows
 
     def _kept_at_most(self) -> int:
         return self.forecast.num_kept + self.num_unknown
 
-    def settle_oldest(self) -> None:
+    def finish_oldest(self) -> None:
         """Wait for the oldest result and put its rows into the journal."""
-        if not self.unsettled:
-            self.sample_waiting()
-        unit = self.unsettled.popleft()
+        if not self.pending:
+            self.sample_queued()
+        unit = self.pending.popleft()
         if unit.number in self.failed:
-            self.settled.append((unit, None))
+            self.done.append((unit, None))
             return
-        result = self.recorder.result()
+        result = self.writer.result()
         if result.num_rows != unit.num_samples:
             raise StageError(
                 f"{self.context.name}: {result.num_rows} candidates came of {unit.num_samples}"
@@ -163,35 +163,35 @@ class Collector:
         if result.payload:
             self.journal.append_lines(str(unit.number), result.num_rows, result.payload)
             result.payload = b""
-        self.settled.append((unit, result))
+        self.done.append((unit, result))
         self.num_unknown -= unit.num_samples
         self.forecast.add(result, is_sampled=unit.number in self.sampled)
         self.sampled.discard(unit.number)
         if str(unit.number) not in self.journaled:
             self._log(unit, result)
 
-    def settle_all(self) -> None:
+    def finish_all(self) -> None:
         """Wait for the results of all units that were begun."""
-        while self.waiting or self.unsettled:
-            self.settle_oldest()
+        while self.queued or self.pending:
+            self.finish_oldest()
 
     def take_oldest(self) -> None:
         """Let the schedule know the oldest result that it does not know.
 
         Adaptive schedules need every result: there a failed unit ends the sampling here.
         """
-        if not self.settled:
-            self.settle_oldest()
-        unit, result = self.settled.popleft()
+        if not self.done:
+            self.finish_oldest()
+        unit, result = self.done.popleft()
         if result is not None:
             self.schedule.take(unit, result)
         elif self.is_adaptive:
-            self.settle_all()
+            self.finish_all()
             self.failures.check()
 
     def take_all(self) -> None:
         """Let the schedule know all results."""
-        while self.waiting or self.unsettled or self.settled:
+        while self.queued or self.pending or self.done:
             self.take_oldest()
 
     def _log(self, unit: Unit, result: UnitResult) -> None:

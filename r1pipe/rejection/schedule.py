@@ -54,11 +54,11 @@ class Schedule:
         self._is_beyond_quota = bytearray(count)
         self.num_units = 0
 
-    def units(self, settle_all: Callable[[], None]) -> Iterator[Unit]:
-        """Yield the units; `settle_all` must have all results so far taken in."""
+    def units(self, finish_all: Callable[[], None]) -> Iterator[Unit]:
+        """Yield the units; `finish_all` must have all results so far taken in."""
         size = self.params.problems_per_unit
         for first, samples in self.rounds:
-            settle_all()
+            finish_all()
             chosen: list[int] = []
             for place in range(len(self.problems)):
                 if self.reason_to_stop(place) is None:
@@ -109,7 +109,7 @@ class Schedule:
             if self.reason_to_stop(place) is None
         )
 
-    def fate(self, place: int) -> str:
+    def status(self, place: int) -> str:
         """Say how it went with a problem: why it was sampled no more, `not_reached`, `no_rows`, or
         `sampled` where it has rows and nothing spoke against more of them."""
         if not self.num_samples[place]:

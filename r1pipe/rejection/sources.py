@@ -9,7 +9,7 @@ from typing import Any
 
 from r1pipe.candidates.candidate import Sample, candidate_id
 from r1pipe.chat import Format
-from r1pipe.generate.protocol import Generator, Request, Sampling
+from r1pipe.generate.protocol import Generator, Request, SamplingParams
 from r1pipe.generate.uniforms import request_seed
 from r1pipe.models.prompts import encode_prompt
 from r1pipe.records import FinishReason, Problem
@@ -22,7 +22,7 @@ class GeneratedSamples:
     """Samples from a generator; each request has its own seed, whatever unit it is in."""
 
     def __init__(
-        self, generator: Generator, tokenizer: Any, sampling: Sampling, fmt: Format, seed: int
+        self, generator: Generator, tokenizer: Any, sampling: SamplingParams, fmt: Format, seed: int
     ) -> None:
         self.generator = generator
         self.tokenizer = tokenizer
@@ -65,7 +65,7 @@ def sample_seed(seed: int, problem: Problem, sample_index: int) -> int:
     return request_seed(seed, problem.id, problem.prompt, sample_index)
 
 
-class EarlierSamples:
+class PreviousSamples:
     """Samples of a finished result that only its target tells from this one.
 
     Its candidates are the first units of this one, or this one's are the first of it. They are

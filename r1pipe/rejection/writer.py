@@ -19,13 +19,13 @@ from r1pipe.candidates.selection import BEYOND_TARGET, KEPT, OVER_QUOTA, Selecti
 from r1pipe.records import FinishReason, Problem, json_lines
 from r1pipe.rows import RowWriter
 from r1pipe.settings import Keep
-from r1pipe.verify import VERIFIER_VERSION, judge_stream
+from r1pipe.verify import VERIFIER_VERSION, verify_stream
 
 Row = dict[str, Any]
 
 
 @dataclass(frozen=True)
-class RecorderSettings:
+class WriterSettings:
     """What a recorder is started with."""
 
     origin: Origin
@@ -46,7 +46,7 @@ class RecorderSettings:
         }
 
     @classmethod
-    def from_json(cls, value: Mapping[str, Any]) -> RecorderSettings:
+    def from_json(cls, value: Mapping[str, Any]) -> WriterSettings:
         """Return the settings that `to_json` described."""
         fmt, temperature, model_id = value["origin"]
         return cls(
@@ -88,10 +88,10 @@ class UnitResult:
         return sum(problem.num_tokens for problem in self.problems)
 
 
-class Recorder:
+class CandidateWriter:
     """Takes units in order; a unit is a list of problems with the same number of samples each."""
 
-    def __init__(self, settings: RecorderSettings) -> None:
+    def __init__(self, settings: WriterSettings) -> None:
         self.origin = settings.origin
         self.selection = Selection(settings.quotas, settings.target_rows)
         self._writer = RowWriter(settings.candidates, SCHEMA)
@@ -127,7 +127,7 @@ class Recorder:
                 waiting.append(sample)
                 yield sample.problem, sample.text
 
-        for judgement in judge_stream(pairs()):
+        for judgement in verify_stream(pairs()):
             sample = waiting.popleft()
             yield sample, candidate_row(sample, judgement.verdict, self.origin)
 

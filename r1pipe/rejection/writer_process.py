@@ -24,15 +24,15 @@ import r1pipe
 from r1pipe.candidates.candidate import Sample
 from r1pipe.errors import R1PipeError, StageError
 from r1pipe.records import FinishReason, Problem, json_lines
-from r1pipe.rejection.writer import ProblemResult, Recorder, RecorderSettings, UnitResult
+from r1pipe.rejection.writer import CandidateWriter, ProblemResult, UnitResult, WriterSettings
 
 Message = dict[str, Any]
 
 
-class RemoteRecorder:
+class CandidateWriterProcess:
     """The caller's side. Units are recorded in the order in which they are begun."""
 
-    def __init__(self, settings: RecorderSettings) -> None:
+    def __init__(self, settings: WriterSettings) -> None:
         root = str(Path(r1pipe.__file__).parent.parent)
         path = os.pathsep.join(part for part in (root, os.environ.get("PYTHONPATH", "")) if part)
         self._process = subprocess.Popen(
@@ -154,7 +154,7 @@ def main() -> None:
 
 
 def _serve(requests: BinaryIO, replies: BinaryIO) -> None:
-    recorder = Recorder(RecorderSettings.from_json(_next(requests)))
+    recorder = CandidateWriter(WriterSettings.from_json(_next(requests)))
     while "finish" not in (message := _next(requests)):
         rows = message["replay"] if "replay" in message else message["unit"]
         problems = [Problem.from_row(row) for row in rows]

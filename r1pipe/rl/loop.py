@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from r1pipe.generate.backends import generator_of
-from r1pipe.generate.protocol import Generator, Sampling
+from r1pipe.generate.protocol import Generator, SamplingParams
 from r1pipe.models.policy import freeze, load_model
 from r1pipe.models.precision import cast_weights, dtype_of
 from r1pipe.ranks import ALONE, Ranks
@@ -191,7 +191,7 @@ def roll_out(
 
     Each rank does so for its share of the problems.
     """
-    sampling = Sampling(params.temperature, 1.0, params.max_tokens)
+    sampling = SamplingParams(params.temperature, 1.0, params.max_tokens)
     groups = sample_completions(
         generator,
         tokenizer,

@@ -18,7 +18,7 @@ import torch
 
 from r1pipe.chat import Format
 from r1pipe.errors import StageError
-from r1pipe.generate.protocol import Generator, Sampling
+from r1pipe.generate.protocol import Generator, SamplingParams
 from r1pipe.ranks import ALONE, Ranks
 from r1pipe.records import Problem, Rollout
 from r1pipe.rl.exchange import gather_groups
@@ -123,7 +123,7 @@ def _compare(
     ranks: Ranks,
 ) -> tuple[Mismatch, list[Rollout]]:
     """Sample a completion of each problem, each rank its share; compare all on every rank."""
-    sampling = Sampling(plan.temperature, 1.0, min(plan.max_tokens, MAX_TOKENS))
+    sampling = SamplingParams(plan.temperature, 1.0, min(plan.max_tokens, MAX_TOKENS))
     groups = sample_completions(
         generator, tokenizer, problems, 1, sampling, plan.format, ["parity"], ranks=ranks
     )

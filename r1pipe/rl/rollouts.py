@@ -11,7 +11,7 @@ import torch
 
 from r1pipe import rewards
 from r1pipe.chat import Format
-from r1pipe.generate.protocol import Generator, Request, Sampling
+from r1pipe.generate.protocol import Generator, Request, SamplingParams
 from r1pipe.generate.uniforms import request_seed
 from r1pipe.models.prompts import encode_prompt
 from r1pipe.ranks import ALONE, Ranks
@@ -46,7 +46,7 @@ def sample_completions(
     tokenizer: Any,
     problems: Sequence[Problem],
     num_samples: int,
-    sampling: Sampling,
+    sampling: SamplingParams,
     fmt: Format,
     seed_parts: Sequence[int | str],
     first_sample: int = 0,

@@ -9,11 +9,11 @@ from __future__ import annotations
 from r1pipe.verify.answers.extract import extract_answer
 from r1pipe.verify.checkers import (
     CHECKERS,
-    Judgement,
-    judge,
-    judge_stream,
+    Verification,
     verify,
     verify_many,
+    verify_one,
+    verify_stream,
 )
 from r1pipe.verify.workers.pool import close_shared
 
@@ -23,11 +23,11 @@ VERIFIER_VERSION = 1
 __all__ = [
     "CHECKERS",
     "VERIFIER_VERSION",
-    "Judgement",
+    "Verification",
     "close_shared",
     "extract_answer",
-    "judge",
-    "judge_stream",
     "verify",
     "verify_many",
+    "verify_one",
+    "verify_stream",
 ]

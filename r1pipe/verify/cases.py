@@ -9,7 +9,7 @@ from typing import Any
 from r1pipe.errors import StageError
 from r1pipe.records import Problem
 from r1pipe.verify.answers.extract import find_answer
-from r1pipe.verify.checkers import CHECKERS, Judgement, judge, judge_stream
+from r1pipe.verify.checkers import CHECKERS, Verification, verify_one, verify_stream
 from r1pipe.verify.workers.pool import DEFAULT_LIMIT_S
 
 TASK_CHECKERS = {"arithmetic": "number", "parity": "word", "gsm8k": "number"}
@@ -18,11 +18,11 @@ TASK_CHECKERS = {"arithmetic": "number", "parity": "word", "gsm8k": "number"}
 _META = ("numbers", "target", "options", "accept", "reject", "refusal", "tests", "calls")
 
 
-def verify_answer(gold: str, answer: str, *, timeout_s: float = DEFAULT_LIMIT_S) -> Judgement:
+def verify_answer(gold: str, answer: str, *, timeout_s: float = DEFAULT_LIMIT_S) -> Verification:
     """Judge an answer given on the command line: a whole completion, or the bare answer."""
     is_bare = find_answer(answer).method == "none" and "<think>" not in answer
     completion = f"\\boxed{{{answer}}}" if is_bare and answer.strip() else answer
-    return judge(Problem("1", "math", "", gold), completion, timeout_s=timeout_s)
+    return verify_one(Problem("1", "math", "", gold), completion, timeout_s=timeout_s)
 
 
 def verify_cases(
@@ -43,13 +43,13 @@ def verify_cases(
                 ids.append(case.get("id", number))
                 yield case_problem(case), case["completion"]
 
-    stream = judge_stream(pairs(), timeout_s=timeout_s, workers=jobs)
+    stream = verify_stream(pairs(), timeout_s=timeout_s, workers=jobs)
     for index, judgement in enumerate(stream):
         case_id, ids[index] = ids[index], None
         yield {"id": case_id, **judgement_row(judgement)}
 
 
-def judgement_row(judgement: Judgement) -> dict[str, Any]:
+def judgement_row(judgement: Verification) -> dict[str, Any]:
     """Return a judgement as plain JSON values."""
     return {
         "verdict": judgement.verdict.value,

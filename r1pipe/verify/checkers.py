@@ -22,7 +22,7 @@ WINDOW = 4096
 
 
 @dataclass(frozen=True, slots=True)
-class Judgement:
+class Verification:
     """A verdict with what it was reached on."""
 
     verdict: Verdict
@@ -50,7 +50,7 @@ def check_number(problem: Problem, text: str) -> Verdict:
 
 def check_math(problem: Problem, text: str) -> Verdict:
     """Judge any mathematical answer: exactly where that decides, else by algebra in a worker."""
-    return judge(problem, text).verdict
+    return verify_one(problem, text).verdict
 
 
 CHECKERS: dict[str, Checker] = {
@@ -71,7 +71,7 @@ def verify(problem: Problem, text: str) -> Verdict:
     return checker_of(problem)(problem, text)
 
 
-def judge(problem: Problem, text: str, *, timeout_s: float = DEFAULT_LIMIT_S) -> Judgement:
+def verify_one(problem: Problem, text: str, *, timeout_s: float = DEFAULT_LIMIT_S) -> Verification:
     """Judge one completion and say what was extracted and which layer decided."""
     return _settle(_start(problem, text, timeout_s, 0, _Asked()))
 
@@ -84,13 +84,13 @@ def verify_many(
     Cheap checkers run in this process. Pairs that need algebra go to the pool (`workers` of them;
     0 means two), which starts at the first such pair; equal pairs are judged once.
     """
-    stream = judge_stream(pairs, timeout_s=timeout_s, workers=workers)
+    stream = verify_stream(pairs, timeout_s=timeout_s, workers=workers)
     return [judgement.verdict for judgement in stream]
 
 
-def judge_stream(
+def verify_stream(
     pairs: Iterable[tuple[Problem, str]], *, timeout_s: float = DEFAULT_LIMIT_S, workers: int = 0
-) -> Iterator[Judgement]:
+) -> Iterator[Verification]:
     """Judge completions as they come, in order, with a bounded number of them in flight."""
     asked = _Asked()
     waiting: deque[_Pending] = deque()
@@ -162,12 +162,12 @@ def _extracted(problem: Problem, text: str) -> tuple[str | None, str]:
     return found.answer, f"{found.method}/exact"
 
 
-def _settle(pending: _Pending) -> Judgement:
+def _settle(pending: _Pending) -> Verification:
     verdict, ms = pending.verdict, pending.ms
     if isinstance(verdict, Promise):
         promise, verdict = verdict, verdict.result()
         ms += 1000 * promise.elapsed_s
-    return Judgement(verdict, pending.extracted, pending.method, ms)
+    return Verification(verdict, pending.extracted, pending.method, ms)
 
 
 def checker_of(problem: Problem) -> Checker:

@@ -79,7 +79,7 @@ def _fork_worker(fd: int, control: socket.socket) -> int:
 
 
 def _confine(parent: int) -> None:
-    """Own process group, memory limit, no core file, and death with the zygote."""
+    """Own process group, memory limit, no core file, and death with the fork server."""
     os.setpgid(0, 0)
     resource.setrlimit(resource.RLIMIT_AS, (MEMORY_BYTES, MEMORY_BYTES))
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
@@ -131,7 +131,7 @@ def _judge(gold: str, answer: str, limit_s: float) -> str:
         signal.setitimer(signal.ITIMER_REAL, 0.8 * limit_s)
         symbolic.read_gold(gold)
         fault, late = "crashed", "timeout"
-        return symbolic.judge(gold, answer)
+        return symbolic.verdict(gold, answer)
     except OutOfTimeError:
         return late
     except (Exception, RecursionError, MemoryError):

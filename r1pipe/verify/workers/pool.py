@@ -1,6 +1,6 @@
 """A pool of killable workers for the pairs that need algebra.
 
-A warm zygote (see `zygote`) forks workers; each has one pair in flight on its own socket. The
+A warm fork server (`fork_server`) forks workers; each has one pair in flight on its own socket. The
 caller's side, one thread here, owns the deadline: a worker that misses it is killed with its
 process group and replaced. Results are `concurrent.futures.Future`s, so threads wait on them and
 asyncio wraps them. Thread time limits cannot do this: a big integer power keeps the interpreter
@@ -97,7 +97,7 @@ class Pool:
             self._wake_in.send(b"w")
 
     def forget(self) -> None:
-        """Drop the sockets that a forked child inherited, so that the zygote sees its end."""
+        """Drop the sockets that a forked child inherited, so that the fork server sees its end."""
         for sock in (self._wake_in, self._wake_out):
             sock.close()
         dispatcher = getattr(self, "_dispatcher", None)
@@ -136,7 +136,7 @@ class _Dispatcher:
 
     def __init__(self, pool: Pool) -> None:
         self.pool = pool
-        self.zygote: subprocess.Popen[bytes] | None = None
+        self.fork_server: subprocess.Popen[bytes] | None = None
         self.control: socket.socket | None = None
         self.workers: list[_Worker] = []
         self.selector = selectors.DefaultSelector()
@@ -236,15 +236,15 @@ class _Dispatcher:
         self.selector.register(ours, selectors.EVENT_READ, worker)
 
     def _ask(self, command: str, *fds: int) -> str:
-        """Send one command to the zygote and return its answer."""
+        """Send one command to the fork server and return its answer."""
         if self.control is None:
-            self._start_zygote()
-        assert self.control is not None, "the zygote has just started"
+            self._start_fork_server()
+        assert self.control is not None, "the fork server has just started"
         socket.send_fds(self.control, [command.encode()], list(fds))
         return self._read_line()
 
     def _read_line(self) -> str:
-        assert self.control is not None, "called after the zygote has started"
+        assert self.control is not None, "called after the fork server has started"
         line = b""
         while not line.endswith(b"\n"):
             chunk = self.control.recv(256)
@@ -253,12 +253,12 @@ class _Dispatcher:
             line += chunk
         return line.decode().strip()
 
-    def _start_zygote(self) -> None:
+    def _start_fork_server(self) -> None:
         self.control, theirs = socket.socketpair()
         self.control.settimeout(START_LIMIT_S)
         root = str(Path(r1pipe.__file__).parent.parent)
         path = os.pathsep.join(part for part in (root, os.environ.get("PYTHONPATH", "")) if part)
-        self.zygote = subprocess.Popen(
+        self.fork_server = subprocess.Popen(
             [sys.executable, "-m", "r1pipe.verify.workers.fork_server", str(theirs.fileno())],
             env=os.environ | {"PYTHONPATH": path, "OMP_NUM_THREADS": "1"},
             pass_fds=[theirs.fileno()],
@@ -276,15 +276,15 @@ class _Dispatcher:
                 sock.close()
 
     def stop(self) -> None:
-        """End the zygote, and with it every worker."""
+        """End the fork server, and with it every worker."""
         self.drop_sockets()
-        if self.zygote is None:
+        if self.fork_server is None:
             return
         try:
-            self.zygote.wait(timeout=5)
+            self.fork_server.wait(timeout=5)
         except subprocess.TimeoutExpired:
-            self.zygote.kill()
-            self.zygote.wait()
+            self.fork_server.kill()
+            self.fork_server.wait()
 
 
 _shared: dict[int, Pool] = {}

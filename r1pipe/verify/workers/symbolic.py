@@ -74,10 +74,10 @@ def warm_up() -> None:
         ("x^2>4", "x>2"),
         (r"\sin x", r"2\sin\frac{x}{2}\cos\frac{x}{2}"),
     ):
-        judge(gold, answer)
+        verdict(gold, answer)
 
 
-def judge(gold: str, answer: str) -> str:
+def verdict(gold: str, answer: str) -> str:
     """Return whether the answer equals the gold one: `correct`, `wrong` or `gold_unusable`."""
     gold, answer = plain(gold), plain(answer)
     choice = same_choice(gold, answer)
