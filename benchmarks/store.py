@@ -108,7 +108,6 @@ def place_record(
         created=f"2026-01-01T00:00:00.{len(name):06d}+00:00",
         seconds=1.0,
         peak_rss_bytes=1,
-        source_digest="0",
         inputs=dict(links),
         logs="none",
         size=0,

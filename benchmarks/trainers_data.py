@@ -30,7 +30,8 @@ def write_model(folder: Path) -> int:
 
     from r1pipe.models.policy import new_model, save_model
     from r1pipe.models.tokenizer import train_tokenizer
-    from r1pipe.tasks import TASKS, corpus
+    from r1pipe.tasks import corpus
+    from r1pipe.tasks.table import TASKS
     from r1pipe.tasks.world import Noise
 
     rng = random.Random(3)

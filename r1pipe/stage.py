@@ -161,8 +161,6 @@ class StageKind:
     outputs: Mapping[str, str]
     run: StageRun
     path: Path
-    source_digest: str
-    """blake3 of the stage file's bytes."""
     extends: str | None = None
     """The field of `Params` that only says how far to go: see `EXTENDS` above."""
     cost: StageCost | None = None

@@ -81,7 +81,8 @@ def run(context: Context, params: Params, run: Run, inputs: Inputs) -> None:
 
 
 def _from_world(params: Params, rng: random.Random, name: str) -> Iterator[dict[str, Any]]:
-    from r1pipe.tasks import TASKS, corpus
+    from r1pipe.tasks import corpus
+    from r1pipe.tasks.table import TASKS
     from r1pipe.tasks.world import Noise
 
     if params.world is None:

@@ -84,7 +84,7 @@ def _written(
     problem: Problem, rng: random.Random, *, curt: float = 0.0, unsafe: float = 0.0
 ) -> str:
     from r1pipe.chat import render_completion
-    from r1pipe.tasks import TASKS
+    from r1pipe.tasks.table import TASKS
     from r1pipe.tasks.world import Noise
 
     noise = Noise(curt=curt, unsafe=unsafe)

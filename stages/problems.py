@@ -96,7 +96,7 @@ def run(context: Context, params: Params, run: Run, inputs: Inputs) -> None:
 
 
 def _draw(params: Params, name: str) -> list[Problem]:
-    from r1pipe.tasks import TASKS
+    from r1pipe.tasks.table import TASKS
     from r1pipe.tasks.world import sample_problems
 
     if params.world is None:

@@ -13,6 +13,8 @@ from r1pipe.stage import Input, StageKind, StageModel
 from r1pipe.store import signatures
 from r1pipe.store.store import Store
 
+EMPTY_STAGE = Path(__file__).with_name("empty_stage.py")
+"""The file of a kind that is made of plain functions."""
 STEPS = 8
 """Of the stages that are killed."""
 
@@ -139,7 +141,7 @@ def kind(
     name: str = "",
     version: int = 1,
     outputs: Mapping[str, str] | None = None,
-    digest: str = "c0de",
+    path: Path = EMPTY_STAGE,
 ) -> StageKind:
     """Return a kind of stage."""
     return StageKind(
@@ -150,8 +152,7 @@ def kind(
         inputs={"a": Input("rows", optional=True), "many": Input("rows", many=True)},
         outputs=outputs or {"data": "rows"},
         run=function,
-        path=Path("stages/x.py"),
-        source_digest=digest,
+        path=path,
     )
 
 

@@ -9,7 +9,6 @@ import pytest
 from fake_project import NUMBERS, make_project
 
 from r1pipe.errors import ManifestError
-from r1pipe.keys import digest_bytes
 from r1pipe.manifest.kinds import load_kinds
 from r1pipe.manifest.recipe import find_manifest, project_root, recipe_root
 
@@ -37,7 +36,6 @@ def test_a_kind_is_a_file_with_dashes_for_underscores(project: Path) -> None:
         1,
         ["rows", "report"],
     )
-    assert kind.source_digest == digest_bytes(kind.path.read_bytes())
     assert kinds["rejection-sample"] is kind
 
 

@@ -237,15 +237,6 @@ def test_an_unknown_stage_is_refused_with_the_nearest_name(root: Path) -> None:
         build(root, chain(6), to="secnd")
 
 
-def test_changed_code_of_the_same_version_is_said_and_not_run(root: Path) -> None:
-    build(root, manifest(stage("only", kind(digest="old"))))
-    found = planned(root, manifest(stage("only", kind(digest="new"))))["only"]
-    assert found.status == "hit"
-    assert found.reason.startswith("code changed since")
-    assert "--rebuild only" in found.reason
-    assert planned(root, manifest(stage("only", kind(digest="old"))))["only"].reason == ""
-
-
 def test_a_changed_source_is_a_new_key(root: Path, tmp_path: Path) -> None:
     path = tmp_path / "data.txt"
     path.write_text("abc")

@@ -15,7 +15,7 @@ from r1pipe.pipeline.planning import plan
 from r1pipe.pipeline.resolution import upstream
 from r1pipe.settings import check_whole_rollouts
 from r1pipe.store.store import Store
-from r1pipe.tasks import TASKS
+from r1pipe.tasks.table import TASKS
 from r1pipe.tasks.world import sample_problems
 
 PROFILES = sorted(read_yaml(MANIFEST, []).get("profiles").entries())

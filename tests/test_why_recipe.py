@@ -11,6 +11,7 @@ from test_keys_recipe import R1, valid_changes
 
 from r1pipe.keys import FileEntry, digest_bytes, key_of
 from r1pipe.manifest import Manifest, StageNode, load_manifest
+from r1pipe.pipeline.code import code_of
 from r1pipe.pipeline.planning import selected
 from r1pipe.pipeline.resolution import Resolver
 from r1pipe.pipeline.why import Explanation, explain
@@ -49,10 +50,10 @@ def finish(store: Store, manifest: Manifest) -> None:
             created="2026-01-01T00:00:00+00:00",
             seconds=1.0,
             peak_rss_bytes=1,
-            source_digest=node.kind.source_digest,
             inputs=resolver.links(node, finished),
             logs="none",
             size=seal.size,
+            code=code_of(node.kind),
         )
         record = finished[name]
         disk.place_json(store.record_path(record.key), record.to_json(), durable=False)

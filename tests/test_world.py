@@ -18,8 +18,9 @@ from r1pipe.rewards import REWARDS
 from r1pipe.rewards.language import language_share
 from r1pipe.rows import read_problems, read_rows
 from r1pipe.settings import World
-from r1pipe.tasks import REASONING, TASKS, arithmetic, corpus, countdown, parity
+from r1pipe.tasks import arithmetic, corpus, countdown, parity
 from r1pipe.tasks.general import is_helpful
+from r1pipe.tasks.table import REASONING, TASKS
 from r1pipe.tasks.world import LANGUAGES, Noise, Solution, is_held_out, sample_problems
 from r1pipe.verify import verify
 

@@ -24,7 +24,8 @@ from r1pipe.models.tokenizer import train_tokenizer
 from r1pipe.ranks import ALONE
 from r1pipe.records import Completion, FinishReason, Problem, Rollout, json_lines
 from r1pipe.stage import StageKind
-from r1pipe.tasks import TASKS, corpus
+from r1pipe.tasks import corpus
+from r1pipe.tasks.table import TASKS
 from r1pipe.tasks.world import Noise, sample_problems
 
 torch.set_num_threads(

@@ -11,7 +11,6 @@ from types import ModuleType
 from typing import Any
 
 from r1pipe.errors import ManifestError, Problem
-from r1pipe.keys import digest_bytes
 from r1pipe.manifest.recipe import stage_folders
 from r1pipe.stage import Input, StageKind, StageModel
 
@@ -75,7 +74,7 @@ def load_kind(kind: str, path: Path) -> StageKind:
         mistakes.append(Problem(str(path), 1, 1, "run is missing; a stage file has def run(...)"))
     if mistakes:
         raise ManifestError(*sorted(mistakes))
-    cost, digest = getattr(module, "cost", None), digest_bytes(source)
+    cost = getattr(module, "cost", None)
     extends = getattr(module, "EXTENDS", None)
     found = StageKind(
         kind,
@@ -86,7 +85,6 @@ def load_kind(kind: str, path: Path) -> StageKind:
         outputs,
         run,
         path,
-        digest,
         cost=cost,
         extends=extends,
     )

@@ -6,7 +6,7 @@ Imported when there is something to build: a run that only hits needs none of th
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
@@ -19,7 +19,7 @@ from r1pipe.launch.launcher import run_kind
 from r1pipe.launch.process import prepare_process
 from r1pipe.launch.stopping import Stopper
 from r1pipe.manifest import Manifest, StageNode
-from r1pipe.pipeline import warm_start
+from r1pipe.pipeline import code, warm_start
 from r1pipe.pipeline.planning import PlannedStage
 from r1pipe.pipeline.predictions import Predictions
 from r1pipe.pipeline.resolution import Resolver
@@ -53,6 +53,7 @@ class Builder:
 
     def __post_init__(self) -> None:
         prepare_process()
+        code.remember_package()
         self.predictions = Predictions(self.manifest, self.store, self.finished)
 
     def build(
@@ -66,15 +67,36 @@ class Builder:
             return record
         status = "resume" if is_same and attempt.progress() else "run"
         self.console.stage_started(PlannedStage(node.name, node.kind.kind, status, key))
-        facts = {"preimage": preimage, "stage": node.name, "is_rebuild": is_rebuild}
         previous = None if is_rebuild else self._previous(node, preimage)
-        journals = warm_start.previous_work(self.store, node.kind, preimage)
-        is_new = status == "run" and not is_rebuild
-        attempt.begin(facts, fresh=not is_same, journals_of=journals if is_new else None)
+        journals = None
+        if status == "run" and not is_rebuild:
+            journals = warm_start.previous_work(self.store, node.kind, preimage)
+        started_from = [attempt.state] if status == "resume" else []
+        started_from += [self.store.attempt(journals.parent.name).state] if journals else []
+        noted = [state.get("code", {}) for state in started_from if state is not None]
+        noted += [previous.code] if previous is not None else []
+        facts = {
+            "preimage": preimage,
+            "stage": node.name,
+            "is_rebuild": is_rebuild,
+            "code": self._code(node, noted),
+        }
+        attempt.begin(facts, fresh=not is_same, journals_of=journals)
         return self._run_stage(node, key, preimage, attempt, previous)
 
-    def _previous(self, node: StageNode, preimage: dict[str, Any]) -> Path | None:
-        """Return the artifact that a stage goes on from, kept from collection while it runs."""
+    def _code(self, node: StageNode, noted: Sequence[code.Digests]) -> code.Digests:
+        """Return the digests of a stage's code; marked if what it goes on from had other code."""
+        digests: code.Digests = code.code_of(node.kind)
+        for before in filter(None, noted):
+            if changed := code.different_modules(before, digests):
+                self.console.message(
+                    f"{node.name}: goes on from what other code began: {code.named(changed)}"
+                )
+            digests = code.mixed(before, digests)
+        return digests
+
+    def _previous(self, node: StageNode, preimage: dict[str, Any]) -> ActionRecord | None:
+        """Return the result that a stage goes on from, kept from collection while it runs."""
         record = warm_start.previous_record(self.store, node.kind, preimage)
         if record is None:
             return None
@@ -82,7 +104,7 @@ class Builder:
         if not self.store.is_intact(record):
             return None
         self.console.message(f"{node.name}: {warm_start.warm_start_text(node.kind, record)}")
-        return self.store.artifact_dir(record.artifact_id).absolute()
+        return record
 
     def _run_stage(
         self,
@@ -90,7 +112,7 @@ class Builder:
         key: str,
         preimage: dict[str, Any],
         attempt: Attempt,
-        previous: Path | None,
+        previous: ActionRecord | None,
     ) -> ActionRecord:
         work = attempt.work
         assert work is not None, "the attempt was begun"
@@ -98,7 +120,14 @@ class Builder:
         ids = self.resolver.input_ids(node, self.finished)
         every_s = self.checkpoint_every_s
         context = RunContext(
-            node.name, work, outputs, ids, self.console.progress, self.stopper, every_s, previous
+            node.name,
+            work,
+            outputs,
+            ids,
+            self.console.progress,
+            self.stopper,
+            every_s,
+            self._folder(previous),
         )
         paths = self.resolver.paths(node, self.finished)
         began = time.monotonic()
@@ -113,11 +142,20 @@ class Builder:
             if not is_stop:
                 error.add_note(f"{node.name}: the attempt is kept; go on with: {self.command}")
             raise
-        draft = self._draft(node, key, preimage, context)
+        noted: code.Digests = (attempt.state or {})["code"]
+        draft = self._draft(node, key, preimage, context, noted)
         return publish(self.store, attempt, draft, outputs)
 
+    def _folder(self, record: ActionRecord | None) -> Path | None:
+        return None if record is None else self.store.artifact_dir(record.artifact_id).absolute()
+
     def _draft(
-        self, node: StageNode, key: str, preimage: dict[str, Any], context: RunContext
+        self,
+        node: StageNode,
+        key: str,
+        preimage: dict[str, Any],
+        context: RunContext,
+        noted: code.Digests,
     ) -> ActionRecord:
         log = context.stage_log
         return ActionRecord(
@@ -132,11 +170,11 @@ class Builder:
             created=datetime.now(UTC).isoformat(timespec="microseconds"),
             seconds=round(log.seconds, 3),
             peak_rss_bytes=log.peak_rss_bytes,
-            source_digest=node.kind.source_digest,
             inputs=self.resolver.links(node, self.finished),
             logs=disk.token(),
             size=0,
             facts=log.facts,
+            code=code.as_it_ends(noted, node.kind),
         )
 
 

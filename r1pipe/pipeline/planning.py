@@ -9,7 +9,7 @@ from dataclasses import dataclass, field, replace
 from r1pipe.errors import ArtifactError, DamagedError, ManifestError, SourceError
 from r1pipe.keys import key_of
 from r1pipe.manifest import Manifest, StageNode
-from r1pipe.pipeline import commands
+from r1pipe.pipeline import code, commands
 from r1pipe.pipeline.resolution import Resolver, upstream
 from r1pipe.pipeline.warm_start import is_extension, warm_start_text
 from r1pipe.store.actions import ActionRecord
@@ -149,6 +149,8 @@ class _Planner:
             reason = f"goes on from {progress}"
             if (owner := self.store.lock_owner(str(planned.key))) is not None:
                 reason = f"{owner} works on it ({progress})"
+            if text := code.changed_text(state.get("code", {}), node.kind):
+                reason = f"{reason}; {text}"
             return replace(planned, status="resume", reason=reason)
         reason = "asked for by --rebuild" if is_known else self._difference(node)
         return replace(planned, status="run", reason=reason)
@@ -175,11 +177,8 @@ class _Planner:
             self.plan.damage[node.name] = error
             return replace(planned, status="lost", reason=f"damaged: {error}")
         reasons = [planned.reason] if planned.reason else []
-        if record.source_digest != node.kind.source_digest:
-            reasons.append(
-                f"code changed since, VERSION {node.kind.version} did not; "
-                f"--rebuild {node.name} runs it again"
-            )
+        if text := code.changed_text(record.code, node.kind):
+            reasons.append(f"{text}; --rebuild {node.name} runs it again")
         return replace(planned, status="hit", reason="; ".join(reasons))
 
     def finish(self, targets: set[str | None], only: str | None) -> Plan:

@@ -11,6 +11,7 @@ from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from r1pipe.manifest import Manifest, Ref, StageNode
+from r1pipe.pipeline import code
 from r1pipe.pipeline.planning import PlannedStage, check_names, plan
 from r1pipe.pipeline.resolution import Resolver
 from r1pipe.pipeline.warm_start import warm_start_text
@@ -197,10 +198,9 @@ class _Explainer:
         """Explain why a finished stage has another result than an earlier one."""
         node = self.manifest.stages[name]
         if before.key == after.key:
-            code = before.source_digest != node.kind.source_digest
-            summary = "the same key gave other bytes; it was built again" + (
-                " with other code of the same VERSION" if code else ""
-            )
+            summary = "the same key gave other bytes; it was built again"
+            if changed := code.different_modules(before.code, after.code):
+                summary += f" with other code of the same VERSION: {code.named(changed)}"
             return Explanation(name, "done", summary, after.key, before.key)
         changes = self._changes(node, after.preimage, before)
         return Explanation(name, "done", "its result changed", after.key, before.key, changes)

@@ -9,7 +9,8 @@ from typing import Any
 from r1pipe.errors import DamagedError, StoreError
 from r1pipe.keys import digest_json, key_of
 
-RECORD_FORMAT = 1
+RECORD_FORMAT = 2
+"""Format 1 had the digest of the stage file in place of `code`."""
 
 
 @dataclass(frozen=True)
@@ -33,11 +34,13 @@ class ActionRecord:
     created: str
     seconds: float
     peak_rss_bytes: int
-    source_digest: str
     inputs: Mapping[str, Any]
     logs: str
     size: int
     facts: Mapping[str, Any] = field(default_factory=dict)
+    code: Mapping[str, str] = field(default_factory=dict)
+    """Module that decides the result, such as `rl/losses.py` -> digest of its bytes; empty in
+    records made before it was noted."""
 
     def to_json(self) -> dict[str, Any]:
         """Return the record as JSON values with a digest of itself."""
@@ -60,7 +63,8 @@ class ActionRecord:
                     f"{where}: expected digest {stored}, found {found}: the record was edited; "
                     "delete it and run the stage again"
                 )
-            record = cls(**{name: value[name] for name in _FIELDS})
+            present = _FIELDS if "code" in value else _FIELDS - {"code"}
+            record = cls(**{name: value[name] for name in present})
         except (KeyError, TypeError, ValueError) as error:
             raise DamagedError(
                 f"{where}: expected an action record, found {type(error).__name__}: {error}; "

@@ -12,7 +12,7 @@ from typing import Any
 
 from r1pipe.chat import Format, render_completion
 from r1pipe.records import Problem
-from r1pipe.tasks import TASKS
+from r1pipe.tasks.table import TASKS
 from r1pipe.tasks.world import LANGUAGES, Solution, draw, is_held_out
 
 
