@@ -37,7 +37,7 @@ def present_values() -> dict[str, Any]:
     return {
         "keys": keys,
         "versions": {name: kinds[name].version for name in names},
-        "code": {module: digest for module, digest in sorted(code.items())},
+        "code": dict(sorted(code.items())),
     }
 
 
