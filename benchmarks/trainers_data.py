@@ -77,6 +77,6 @@ def sequences(vocabulary: int) -> list[Any]:
 
 def supervised_plan() -> Any:
     """Return the plan of the supervised steps, which decides the order of the rows."""
-    from r1pipe.train.supervised import SupervisedPlan
+    from r1pipe.train.supervised import EpochParams
 
-    return SupervisedPlan(1, BATCH_SIZE, LEARNING_RATE, "constant", 0, 1.0, SEED)
+    return EpochParams(1, BATCH_SIZE, LEARNING_RATE, "constant", 0, 1.0, SEED)

@@ -112,11 +112,11 @@ class StepContext:
 def our_grpo(folder: Path, turns: Turns, options: dict[str, Any]) -> None:
     """Run the loop of the stage `grpo`, its parts timed."""
     import torch
+    from r1pipe.rl.update import Objective
 
     from r1pipe.manifest.kinds import load_kinds
     from r1pipe.models.policy import load_model, load_tokenizer
     from r1pipe.rl import loop
-    from r1pipe.rl.update import Objective
 
     torch.set_num_threads(1)
     stage = load_kinds(Path(__file__).parents[1] / "manifests" / "r1.yaml")["grpo"]

@@ -41,7 +41,7 @@ def trl_inputs() -> dict[str, Tensor]:
     """Return the batch as TRL has it: prompts padded on the left, completions on the right."""
     made, pad = rollouts(), tokenizer().pad_token_id
     prompt_width = max(len(r.prompt_ids) for r in made)
-    width = max(len(r.completion.token_ids) for r in made)
+    width = max(len(r.completion_ids) for r in made)
 
     def right(rows: list[list[Any]], fill: Any) -> Tensor:
         return torch.tensor([[*row, *[fill] * (width - len(row))] for row in rows])
@@ -49,7 +49,7 @@ def trl_inputs() -> dict[str, Tensor]:
     def left(rows: list[list[int]], fill: int) -> Tensor:
         return torch.tensor([[*[fill] * (prompt_width - len(row)), *row] for row in rows])
 
-    ids = [r.completion.token_ids for r in made]
+    ids = [r.completion_ids for r in made]
     mask = right([[1] * len(row) for row in ids], 0)
     return {
         "prompt_ids": left([r.prompt_ids for r in made], pad),
@@ -57,7 +57,7 @@ def trl_inputs() -> dict[str, Tensor]:
         "completion_ids": right(ids, pad),
         "completion_mask": mask,
         "advantages": torch.tensor([r.advantage for r in made]),
-        "old_per_token_logps": right([r.completion.sampler_logprobs for r in made], 0.0),
+        "old_per_token_logps": right([r.streams["sampler_logprobs"] for r in made], 0.0),
         "ref_per_token_logps": right(reference_rows(), 0.0),
         "num_items_in_batch": mask.sum(),
     }

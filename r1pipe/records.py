@@ -1,10 +1,10 @@
-"""One vocabulary for all files: problems, completions, verdicts, rollouts, groups."""
+"""One vocabulary for all files: problems, verdicts, token sequences, rollouts, groups."""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Mapping
-from dataclasses import asdict, dataclass, field
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Any
 
@@ -61,37 +61,38 @@ class Problem:
         return cls(**values)
 
 
-@dataclass(frozen=True, slots=True)
-class Completion:
-    """Tokens sampled for one problem, end-of-sequence token included when `finish_reason` is stop.
+@dataclass(slots=True)
+class TokenSequence:
+    """Prompt and completion as token ids: what a model is trained on."""
 
-    `sampler_logprobs` are log-probabilities of each token under the sampler at the sampling
-    temperature (natural logarithm).
-    """
+    prompt_ids: Sequence[int]
+    completion_ids: Sequence[int]
+    """End-of-sequence token included, unless sampling was cut."""
+    index: int = 0
+    """Finds per-sequence values again."""
+    streams: dict[str, Sequence[float]] = field(default_factory=dict)
+    """One number for each completion token, by name."""
 
-    problem_id: str
-    sample_index: int
-    seed: int
-    token_ids: list[int]
-    text: str
-    finish_reason: FinishReason
-    sampler_logprobs: list[float]
-
-    def to_row(self) -> dict[str, Any]:
-        """Return a flat row for Parquet."""
-        return asdict(self) | {"finish_reason": self.finish_reason.value}
+    def __len__(self) -> int:
+        return len(self.prompt_ids) + len(self.completion_ids)
 
 
 @dataclass(slots=True)
-class Rollout:
-    """A completion with its rewards by name (weighted sum in `reward`) and its advantage."""
+class Rollout(TokenSequence):
+    """A completion sampled from the policy, from the sampler to the loss.
 
-    completion: Completion
-    prompt_ids: list[int]
-    rewards: dict[str, float] = field(default_factory=dict)
-    reward: float = 0.0
-    advantage: float = 0.0
+    Streams, as they come: `sampler_logprobs` (natural logarithm, at the sampling temperature),
+    `advantage`, `old_logprobs` and `reference_logprobs` where they are needed, `weight`.
+    """
+
+    text: str = ""
+    """The completion without its end-of-sequence token."""
+    finish_reason: FinishReason = FinishReason.STOP
+    seed: int = 0
     verdict: Verdict | None = None
+    rewards: dict[str, float] = field(default_factory=dict)
+    """By name; `reward` is their weighted sum."""
+    reward: float = 0.0
 
 
 @dataclass(slots=True)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any, Literal, TypeAlias
+from typing import Literal, TypeAlias
 
 from pydantic import Field, model_validator
 
@@ -38,6 +38,17 @@ class ModelParams(StageModel):
     precision: Precision = "float32"
     """Of the model's arithmetic, in training and in sampling: float32, or bfloat16 (with float32
     weights in the optimizer)."""
+
+
+class EpochParams(ModelParams):
+    """What decides a model that passes over a data set train."""
+
+    seed: int
+    num_epochs: int = Field(gt=0)
+    """Passes over the rows."""
+    batch_size: int = Field(gt=0)
+    """Rows of one update."""
+    optimizer: Optimizer
 
 
 class ComputeRun(StageModel):
@@ -99,8 +110,8 @@ class EngineSettings(StageModel):
             )
         return self
 
-    def misfit(self, precision: Precision) -> str | None:
-        """Say what to set where this engine cannot train in a precision; None where it can."""
+    def incompatible_with(self, precision: Precision) -> str | None:
+        """Say what to set if this engine cannot train in a precision; None if it can."""
         if self.attention == "flash" and precision == "float32":
             return (
                 "run.engine.attention: flash computes in bfloat16 alone; set params.precision:"
@@ -126,9 +137,9 @@ class EngineRun(ComputeRun):
             return None
         return Launch(self.engine.num_processes, self.engine.launcher, self.engine.hostfile)
 
-    def misfit(self, params: Any) -> str | None:
-        """Say what to set where the engine cannot compute what the parameters ask for."""
-        return self.engine.misfit(getattr(params, "precision", "float32"))
+    def incompatible_with(self, params: ModelParams) -> str | None:
+        """Say what to set if the engine cannot compute what the parameters ask for."""
+        return self.engine.incompatible_with(params.precision)
 
 
 class TrainRun(EngineRun):

@@ -14,10 +14,10 @@ and is then given what results with other values of it hold (`Context.earlier`, 
 
     EXTENDS = "target_rows"
 
-where some values of `Params` and `Run` do not go together, `Run` may say so; `plan` and `run` then
+if some values of `Params` and `Run` do not go together, `Run` may say so; `plan` and `run` then
 refuse the stage at its place in the manifest, before anything runs:
 
-    def misfit(self, params: Params) -> str | None: ...       # what to set; None where all is well
+    def incompatible_with(self, params: Params) -> str | None: ...  # what to set, or None
 
 and a stage may define what `plan` says it will cost, without importing anything heavy:
 
@@ -55,7 +55,7 @@ class Input:
 
     Types: `model`, `problems`, `rows`, `report`, and of sources also `dataset` and `text` (one file
     of UTF-8, such as a prompt); a tuple where several will do. `many` inputs take a mapping of
-    labels to references and arrive as `{label: Path}`.
+    labels to references; the stage reads them with `Inputs.paths`.
     """
 
     type: str | tuple[str, ...]
@@ -65,9 +65,33 @@ class Input:
     """Of a text: what must stand in it in braces."""
 
 
-Inputs = Mapping[str, Any]
-"""Input name -> Path of a sealed directory; {label: Path} for `many`; absent optionals are left
-out."""
+class Inputs:
+    """Where a stage's inputs are: sealed directories by the names of `INPUTS`.
+
+    Optional inputs that the manifest does not give are left out: ask with `in`.
+    """
+
+    def __init__(self, given: Mapping[str, Path | Mapping[str, Path]] | None = None) -> None:
+        self._given = dict(given or {})
+
+    def __contains__(self, name: object) -> bool:
+        return name in self._given
+
+    def path(self, name: str) -> Path:
+        """Return the directory (or file) of an input that takes one."""
+        value = self._given[name]
+        assert isinstance(value, Path), f"input {name} takes many: use paths"
+        return value
+
+    def paths(self, name: str) -> Mapping[str, Path]:
+        """Return label -> directory of an input that takes `many`; none if it is left out."""
+        value = self._given.get(name, {})
+        assert not isinstance(value, Path), f"input {name} takes one: use path"
+        return value
+
+    def items(self) -> Iterator[tuple[str, Path | Mapping[str, Path]]]:
+        """Yield names and paths, as they are handed to other processes."""
+        yield from self._given.items()
 
 
 class Journal(Protocol):

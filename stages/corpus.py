@@ -71,7 +71,7 @@ def run(context: Context, params: Params, run: Run, inputs: Inputs) -> None:
 
     rng = random.Random(f"corpus:{params.seed}")
     if "problems" in inputs:
-        rows = list(islice(_from_solutions(inputs["problems"], params, rng), params.num_rows))
+        rows = list(islice(_from_solutions(inputs.path("problems"), params, rng), params.num_rows))
     else:
         rows = list(islice(_from_world(params, rng, context.name), params.num_rows))
     write_rows(context.output("rows"), rows)

@@ -75,11 +75,11 @@ def run(context: Context, params: Params, run: Run, inputs: Inputs) -> None:
     if not given:
         raise StageError(f"{context.name}: give inputs.rows, inputs.problems or both")
     search = _Search(context, params, _read_held_out(context, params, inputs))
-    pairs = (pair for name in given for pair in search.pairs(name, inputs[name]))
+    pairs = (pair for name in given for pair in search.pairs(name, inputs.path(name)))
     write_rows(context.output("certificate"), pairs)
     for name in DATA:
         search.check_share(name)
-        rows = enumerate(read_rows(inputs[name]) if name in given else ())
+        rows = enumerate(read_rows(inputs.path(name)) if name in given else ())
         clean = (row for position, row in rows if position not in search.removed[name])
         write_rows(context.output(name), clean)
     _certify(context, params, search)
@@ -99,7 +99,7 @@ def _read_held_out(context: Context, params: Params, inputs: Inputs) -> list[_He
 
     return [
         _HeldOut(name, str(row.get("id", position)), text)
-        for name, folder in sorted(inputs["held_out"].items())
+        for name, folder in sorted(inputs.paths("held_out").items())
         for position, row in enumerate(read_rows(folder))
         for text in _texts(context, f"held_out.{name}", row, (params.held_out_column,))
     ]

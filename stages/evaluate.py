@@ -61,10 +61,12 @@ def run(context: Context, params: Params, run: Run, inputs: Inputs) -> None:
 
     journal = context.journal("samples")
     done = journal.done()
-    benchmarks = {name: read_problems(path) for name, path in sorted(inputs["problems"].items())}
+    benchmarks = {
+        name: read_problems(path) for name, path in sorted(inputs.paths("problems").items())
+    }
     units = list(_units(benchmarks, params.problems_per_unit))
     failed = FailedUnits()
-    with open_generator(inputs["model"], run, params.precision) as (generator, tokenizer):
+    with open_generator(inputs.path("model"), run, params.precision) as (generator, tokenizer):
         for number, (name, problems) in enumerate(units):
             if str(number) in done:
                 continue
@@ -110,17 +112,17 @@ def _judged(
 ) -> list[dict[str, Any]]:
     """Sample and judge some problems of one benchmark."""
     from r1pipe.generate.protocol import SamplingParams
-    from r1pipe.rl.rollouts import sample_completions
+    from r1pipe.rl.rollouts import sample_groups
     from r1pipe.tasks.general import is_helpful
     from r1pipe.verify import verify_many
     from r1pipe.verify.answers.extract import extract_answer
 
     sampling = SamplingParams(params.temperature, params.top_p, params.max_tokens, logprobs=False)
-    groups = sample_completions(
+    groups = sample_groups(
         generator, tokenizer, problems, params.num_samples, sampling, params.format, [params.seed]
     )
-    pairs = [(g.problem, r.completion) for g in groups for r in g.rollouts]
-    verdicts = verify_many((problem, completion.text) for problem, completion in pairs)
+    pairs = [(g.problem, rollout) for g in groups for rollout in g.rollouts]
+    verdicts = verify_many((problem, rollout.text) for problem, rollout in pairs)
     return [
         {
             "benchmark": benchmark,
@@ -130,15 +132,15 @@ def _judged(
             "checker": problem.checker,
             "prompt": problem.prompt,
             "gold": problem.gold,
-            "text": completion.text,
-            "extracted": extract_answer(completion.text),
+            "text": rollout.text,
+            "extracted": extract_answer(rollout.text),
             "verdict": str(verdict),
-            "is_helpful": verdict == "correct" and is_helpful(problem, completion.text),
-            "num_tokens": len(completion.token_ids),
-            "finish_reason": completion.finish_reason.value,
-            "seed": completion.seed,
+            "is_helpful": verdict == "correct" and is_helpful(problem, rollout.text),
+            "num_tokens": len(rollout.completion_ids),
+            "finish_reason": rollout.finish_reason.value,
+            "seed": rollout.seed,
         }
-        for (problem, completion), verdict in zip(pairs, verdicts, strict=True)
+        for (problem, rollout), verdict in zip(pairs, verdicts, strict=True)
     ]
 
 

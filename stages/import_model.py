@@ -41,9 +41,11 @@ def run(context: Context, params: Params, run: Run, inputs: Inputs) -> None:
     from r1pipe.models.policy import load_model, load_tokenizer, save_model
 
     try:
-        model, tokenizer = load_model(inputs["source"]), load_tokenizer(inputs["source"])
+        model, tokenizer = load_model(inputs.path("source")), load_tokenizer(inputs.path("source"))
     except (OSError, ValueError) as error:
-        raise StageError(f"{context.name}: {inputs['source']} is not a model: {error}") from error
+        raise StageError(
+            f"{context.name}: {inputs.path('source')} is not a model: {error}"
+        ) from error
     if params.add_tags:
         _add_tags(model, tokenizer)
     save_model(model, tokenizer, context.output("model"))

@@ -108,13 +108,13 @@ def run(context: Context, params: Params, run: Run, inputs: Inputs) -> None:
     from r1pipe.candidates.selection import Selection, kept_rows
     from r1pipe.rows import read_problems, read_rows, schema_of, write_rows
 
-    problems = {problem.id: problem for problem in read_problems(inputs["problems"])}
+    problems = {problem.id: problem for problem in read_problems(inputs.path("problems"))}
     tally = _ask_all(context, params, run, inputs, problems)
     tally.check(tally.num_replies, params.max_unreadable_frac, context.name)
     replies = context.output("replies")
     write_rows(replies, in_order(context.journal("replies")), REPLIES)
 
-    before, after, changes = inputs["candidates"], context.output("candidates"), Counter[str]()
+    before, after, changes = inputs.path("candidates"), context.output("candidates"), Counter[str]()
     quotas = quotas_in_force(before, after, params.quotas)
     selection = Selection(quotas or Quotas(), params.target_rows or sys.maxsize)
     both = read_rows(before), read_rows(replies)
@@ -142,7 +142,7 @@ def _ask_all(
     from r1pipe.rows import read_rows
 
     journal, failed, tally = context.journal("replies"), FailedUnits(), Tally()
-    few = read_rows(inputs["candidates"], columns=["task", "verdict", "filters"])
+    few = read_rows(inputs.path("candidates"), columns=["task", "verdict", "filters"])
     num_chosen = chosen_count(few, params.about, context.name)
     limit = num_chosen * params.votes, params.max_unreadable_frac, context.name
     reuse_replies(context, journal, params.candidates_per_unit * params.votes)
@@ -153,8 +153,8 @@ def _ask_all(
     if (first := next(left, None)) is None:
         return tally
     sampling = SamplingParams(params.temperature, 1.0, params.max_tokens, logprobs=False)
-    context_tokens = max_positions(inputs["model"])
-    with open_generator(inputs["model"], run, params.precision) as (generator, tokenizer):
+    context_tokens = max_positions(inputs.path("model"))
+    with open_generator(inputs.path("model"), run, params.precision) as (generator, tokenizer):
         judge = Judge(generator, tokenizer, sampling, params.votes, params.seed, context_tokens)
         for unit, asked in chain([first], left):
             with failed.tolerated():
@@ -177,10 +177,10 @@ def _units(
     from r1pipe.models.policy import load_tokenizer
     from r1pipe.rows import read_rows
 
-    template = inputs["template"].read_text("utf-8")
-    control = control_tokens(load_tokenizer(inputs["model"]))
+    template = inputs.path("template").read_text("utf-8")
+    control = control_tokens(load_tokenizer(inputs.path("model")))
     form = Form(template, params.max_answer_chars, control)
-    rows = read_rows(inputs["candidates"])
+    rows = read_rows(inputs.path("candidates"))
     return units_of(
         questions(rows, problems, params.about, form, context.name), params.candidates_per_unit
     )

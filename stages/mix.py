@@ -105,7 +105,7 @@ def run(context: Context, params: Params, run: Run, inputs: Inputs) -> None:
     if not rows:
         raise StageError(f"{context.name}: both parts are empty")
     random.Random(f"mix:{params.seed}").shuffle(rows)
-    parts, out = {part: inputs[part] for part in PARTS}, context.output("rows")
+    parts, out = {part: inputs.path(part) for part in PARTS}, context.output("rows")
     num_chars = survey.num_chars(choice.rows)
     ordered = rows_in_order(parts, COLUMNS, survey.parts, rows, num_chars, out / "spill")
     write_rows(out, _watched(ordered, context))
@@ -126,7 +126,7 @@ def _choose(context: Context, params: Params, inputs: Inputs) -> tuple[Survey, C
     near = NearDuplicates() if params.near_duplicates is not None else None
     takes_first = near is None and params.choose == "first" and limits.only_parts()
     survey = survey_parts(
-        {part: inputs[part] for part in PARTS},
+        {part: inputs.path(part) for part in PARTS},
         COLUMNS,
         _levels(inputs),
         near.add if near is not None else None,
@@ -160,7 +160,7 @@ def _levels(inputs: Inputs) -> dict[str, int]:
 
     return {
         row["id"]: row["level"]
-        for folder in inputs.get("problems", {}).values()
+        for folder in inputs.paths("problems").values()
         for row in read_rows(folder, columns=["id", "level"])
     }
 

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING
 
 from pydantic import Field
 
-from r1pipe.settings import ModelParams, Optimizer, TrainRun
+from r1pipe.settings import EpochParams, TrainRun
 from r1pipe.stage import Context, Input, Inputs, StageModel
 
 if TYPE_CHECKING:
@@ -43,17 +43,13 @@ class Architecture(StageModel):
     """Standard deviation of the initial weights; narrow models learn sooner with more."""
 
 
-class Params(ModelParams):
+class Params(EpochParams):
     """What decides the model."""
 
-    seed: int
     architecture: Architecture
     max_rows: int | None = Field(default=None, gt=0)
     """Rows used, from the first; all where not said."""
     num_epochs: int = Field(default=1, gt=0)
-    batch_size: int = Field(gt=0)
-    """Rows of one update."""
-    optimizer: Optimizer
 
 
 class Run(TrainRun):
@@ -63,20 +59,14 @@ class Run(TrainRun):
 def run(context: Context, params: Params, run: Run, inputs: Inputs) -> None:
     """Initialise from the seed and train on the rows."""
     from r1pipe.models.policy import load_tokenizer, new_model
-    from r1pipe.train.supervised import fit
+    from r1pipe.train.supervised import fit, sequences_of
 
-    tokenizer = load_tokenizer(inputs["tokenizer"])
+    tokenizer = load_tokenizer(inputs.path("tokenizer"))
     model = new_model(tokenizer, seed=params.seed, **params.architecture.model_dump())
-    fit(
-        context,
-        model.to(run.device),
-        tokenizer,
-        inputs["rows"],
-        params,
-        run,
-        max_tokens=params.architecture.max_positions,
-        max_rows=params.max_rows,
-    )
+    longest = params.architecture.max_positions
+    sequences, too_long = sequences_of(tokenizer, inputs.path("rows"), longest, params.max_rows)
+    context.note(too_long=too_long)
+    fit(context, model.to(run.device), tokenizer, sequences, params, run)
 
 
 def cost(params: Params, run: Run, inputs: InfoMap) -> Cost:

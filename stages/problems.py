@@ -82,7 +82,7 @@ def run(context: Context, params: Params, run: Run, inputs: Inputs) -> None:
 
     problems = _read(params, inputs, context) if "source" in inputs else _draw(params, context.name)
     if "held_out" in inputs:
-        held_out = read_problems(inputs["held_out"])
+        held_out = read_problems(inputs.path("held_out"))
         hits = ngram_overlaps(
             [p.prompt for p in problems], [p.prompt for p in held_out], n=params.ngram
         )
@@ -126,7 +126,7 @@ def _read(params: Params, inputs: Inputs, context: Context) -> list[Problem]:
         raise StageError(f"{context.name}: an input `source` needs params.columns")
     columns = params.columns
     problems = load_math(
-        inputs["source"],
+        inputs.path("source"),
         split=None,
         prompt_column=columns.prompt,
         answer_column=columns.answer,

@@ -63,7 +63,7 @@ def run(context: Context, params: Params, run: Run, inputs: Inputs) -> None:
     from r1pipe.candidates.reverify import report_flips
     from r1pipe.rows import read_rows, schema_of, write_rows
 
-    before, after = inputs["candidates"], context.output("candidates")
+    before, after = inputs.path("candidates"), context.output("candidates")
     schema = schema_of(before)
     count = write_rows(after, _judged(context, params, run, inputs), schema)
     rows = write_rows(context.output("rows"), read_rows(after, only="kept"), schema)
@@ -82,12 +82,12 @@ def _judged(context: Context, params: Params, run: Run, inputs: Inputs) -> Itera
     from r1pipe.candidates.reverify import ReverifySettings, reverified
     from r1pipe.rows import count_rows, read_problems, read_rows
 
-    folder = inputs["candidates"]
+    folder = inputs.path("candidates")
     quotas = quotas_in_force(folder, context.output("candidates"), params.quotas)
     terms = ReverifySettings(
         params.keep, quotas, params.target_rows, params.timeout_s, run.workers, ROWS_PER_UNIT
     )
-    problems = {problem.id: problem for problem in read_problems(inputs["problems"])}
+    problems = {problem.id: problem for problem in read_problems(inputs.path("problems"))}
     journal = context.journal("verdicts")
     num_known = ROWS_PER_UNIT * len(journal.done())
     judged = reverified(context.name, read_rows(folder), problems, journal, terms)

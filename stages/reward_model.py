@@ -12,40 +12,22 @@ Run alone: `r1pipe stage helpful-rm`, `r1pipe stage safety-rm`.
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any
 
-from pydantic import Field
-
-from r1pipe.settings import EngineRun, ModelParams, Optimizer
+from r1pipe.rl.params import RewardModelParams, RewardModelRun
 from r1pipe.stage import Context, Input, Inputs
 
 if TYPE_CHECKING:
     from r1pipe.costs.work import Cost, InfoMap
+    from r1pipe.records import TokenSequence
 
 VERSION = 1
 INPUTS = {"model": Input("model"), "rows": Input("rows")}
 OUTPUTS = {"model": "model"}
 
 
-class Params(ModelParams):
-    """What decides the reward model."""
-
-    seed: int
-    objective: Literal["pairwise", "pointwise"]
-    """Bradley-Terry on pairs, or cross-entropy on labels."""
-    reads: Literal["summary", "completion"]
-    """What is scored: the final summary alone, or all of the completion."""
-    num_epochs: int = Field(default=1, gt=0)
-    batch_size: int = Field(gt=0)
-    """Pairs or texts of one update; R1: 256."""
-    optimizer: Optimizer
-
-
-class Run(EngineRun):
-    """How it is computed."""
-
-    examples_per_micro_batch: int = Field(default=16, gt=0)
-    """Pairs or texts that go through the model at once."""
+Params = RewardModelParams
+Run = RewardModelRun
 
 
 def run(context: Context, params: Params, run: Run, inputs: Inputs) -> None:
@@ -55,22 +37,20 @@ def run(context: Context, params: Params, run: Run, inputs: Inputs) -> None:
     from r1pipe.rl.reward_model import new_reward_model
     from r1pipe.rows import read_rows
     from r1pipe.train.backends import make_engine
-    from r1pipe.train.supervised import plan_of
 
-    tokenizer = load_tokenizer(inputs["model"])
-    model = new_reward_model(inputs["model"], params.seed, run, params.precision)
+    tokenizer = load_tokenizer(inputs.path("model"))
+    model = new_reward_model(inputs.path("model"), params.seed, run, params.precision)
     engine = make_engine(model, params.optimizer, run, context.ranks, params.precision)
-    rows = list(read_rows(inputs["rows"]))
+    rows = list(read_rows(inputs.path("rows")))
     examples = list(_examples(rows, tokenizer, params))
     train_reward_model(
         context,
         engine,
         examples,
         [float(row.get("is_safe", 1.0)) for row in rows],
-        plan_of(params),
-        objective=params.objective,
-        pad_id=tokenizer.pad_token_id,
-        examples_per_micro_batch=run.examples_per_micro_batch,
+        params,
+        run,
+        tokenizer.pad_token_id,
     )
     weights = engine.consolidated()
     if weights is not None:
@@ -83,7 +63,7 @@ def run(context: Context, params: Params, run: Run, inputs: Inputs) -> None:
 
 def _examples(
     rows: list[dict[str, Any]], tokenizer: Any, params: Params
-) -> Iterator[tuple[Any, ...]]:
+) -> Iterator[tuple[TokenSequence, ...]]:
     from r1pipe.rl.reward_model import encode_scored
 
     names = ("chosen", "rejected") if params.objective == "pairwise" else ("completion",)

@@ -47,12 +47,12 @@ def run(context: Context, params: Params, run: Run, inputs: Inputs) -> None:
 
     before = {name: params.before[name] for name in params.models if name in params.before}
     named = {*params.models, *before.values()}
-    unknown = sorted(named - set(inputs["reports"]))
+    unknown = sorted(named - set(inputs.paths("reports")))
     if unknown:
         raise StageError(f"{context.name}: no report is called {', '.join(unknown)}")
     reports = {
         name: json.loads((path / "summary.json").read_text())
-        for name, path in inputs["reports"].items()
+        for name, path in inputs.paths("reports").items()
     }
     board = build(reports, params.models, before, params.seed)
     out = context.output("report")

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 
 from pydantic import Field
 
-from r1pipe.settings import ModelParams, Optimizer, TrainRun
+from r1pipe.settings import EpochParams, TrainRun
 from r1pipe.stage import Context, Input, Inputs
 
 if TYPE_CHECKING:
@@ -25,17 +25,15 @@ INPUTS = {"model": Input("model"), "rows": Input("rows")}
 OUTPUTS = {"model": "model"}
 
 
-class Params(ModelParams):
+class Params(EpochParams):
     """What decides the model."""
 
-    seed: int
     num_epochs: int = Field(gt=0)
     """Passes over the rows; R1: 2 to 3."""
     batch_size: int = Field(gt=0)
     """Rows of one update; R1: 128, distillation 64."""
     max_tokens: int = Field(gt=0)
     """Rows longer than this many tokens are dropped and counted; R1: 32,768."""
-    optimizer: Optimizer
 
 
 class Run(TrainRun):
@@ -46,11 +44,13 @@ def run(context: Context, params: Params, run: Run, inputs: Inputs) -> None:
     """Minimise the negative log-likelihood of the completions, end-of-sequence included."""
     from r1pipe.models.policy import load_tokenizer
     from r1pipe.train.backends import load_trained
-    from r1pipe.train.supervised import fit
+    from r1pipe.train.supervised import fit, sequences_of
 
-    model = load_trained(inputs["model"], run, params.precision)
-    tokenizer = load_tokenizer(inputs["model"])
-    fit(context, model, tokenizer, inputs["rows"], params, run, max_tokens=params.max_tokens)
+    model = load_trained(inputs.path("model"), run, params.precision)
+    tokenizer = load_tokenizer(inputs.path("model"))
+    sequences, too_long = sequences_of(tokenizer, inputs.path("rows"), params.max_tokens)
+    context.note(too_long=too_long)
+    fit(context, model, tokenizer, sequences, params, run)
 
 
 def cost(params: Params, run: Run, inputs: InfoMap) -> Cost:

@@ -44,7 +44,7 @@ def run(context: Context, params: Params, run: Run, inputs: Inputs) -> None:
     """Train on prompts and completions as the model will see them."""
     from r1pipe.models.tokenizer import train_tokenizer
 
-    tokenizer = train_tokenizer(_texts(inputs["rows"], params.max_rows), params.vocab_size)
+    tokenizer = train_tokenizer(_texts(inputs.paths("rows"), params.max_rows), params.vocab_size)
     tokenizer.save_pretrained(context.output("tokenizer"))
     context.note(vocab_size=len(tokenizer))
 

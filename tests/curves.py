@@ -6,19 +6,21 @@ import random
 from dataclasses import replace
 from typing import Any
 
-from tiny import corpus_rows, model, problems, rollout, tokenizer
+from tiny import (
+    corpus_rows,
+    frozen_logprobs,
+    model,
+    objective,
+    problems,
+    rollout,
+    tokenizer,
+    update_policy,
+)
 
 from r1pipe.chat import Format
 from r1pipe.models.prompts import encode_completion, encode_prompt
 from r1pipe.ranks import ALONE, Ranks
 from r1pipe.records import Rollout
-from r1pipe.rl.update import (
-    Objective,
-    frozen_logprobs,
-    minibatches,
-    token_sequences,
-    update_policy,
-)
 from r1pipe.settings import EngineRun, Optimizer
 from r1pipe.train.backends import make_engine
 from r1pipe.train.batching import (
@@ -72,22 +74,24 @@ def fixed_rollouts() -> list[Rollout]:
         for _ in range(4):
             ids = [rng.randrange(len(tokenizer())) for _ in range(rng.randint(3, 14))]
             made.append(rollout(prompt, ids, advantage=rng.uniform(-1, 1)))
-    rows = frozen_logprobs(model(), token_sequences(made), 1.0, BATCHING)
+    rows = frozen_logprobs(model(), made, 1.0, BATCHING)
     for each, row in zip(made, rows, strict=True):
-        each.completion.sampler_logprobs[:] = [value + rng.gauss(0, 0.1) for value in row]
+        each.streams["sampler_logprobs"][:] = [value + rng.gauss(0, 0.1) for value in row]
     return made
 
 
 def grpo_curve(engine: Engine, batching: Batching = BATCHING) -> Curve:
     """Go over the same rollouts again and again, so that ratios leave 1 and the clip acts."""
     everyone, curve = fixed_rollouts(), []
-    objective = Objective(1.0, 0.2, 0.2, 0.05, "token-mean", 16)
-    reference = frozen_logprobs(model(3), token_sequences(everyone), 1.0, BATCHING)
+    chosen = objective(1.0, 0.2, 0.2, 0.05, "token-mean", 16)
+    reference = frozen_logprobs(model(3), everyone, 1.0, BATCHING)
     of_rollout = {id(each): row for each, row in zip(everyone, reference, strict=True)}
     for step in range(0, NUM_STEPS, 2):
-        for batch in minibatches(everyone, 2, f"order:{step}"):
+        order = list(everyone)
+        random.Random(f"order:{step}").shuffle(order)
+        for batch in (order[0::2], order[1::2]):
             rows = [of_rollout[id(each)] for each in batch]
-            measures = update_policy(engine, batch, rows, objective, batching, 2e-3)
+            measures = update_policy(engine, batch, rows, chosen, batching, 2e-3)
             curve.append((measures["loss"], measures["grad_norm"]))
     return curve
 
@@ -110,7 +114,7 @@ def positions_held(run: EngineRun, ranks: Ranks) -> tuple[int, int]:
     engine = make_engine(policy, OPTIMIZER, run, ranks)
     seen: list[int] = []
     policy.model.layers[1].register_forward_hook(lambda m, i, out: seen.append(out.shape[1]))
-    batches = list(micro_batches(token_sequences(fixed_rollouts()), BATCHING))[:2]
+    batches = list(micro_batches(fixed_rollouts(), BATCHING))[:2]
     try:
         engine.per_token(batches, token_logprobs)
     finally:

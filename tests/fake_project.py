@@ -86,7 +86,7 @@ OUTPUTS = {"rows": "rows"}
 
 
 def run(context, params, run, inputs):
-    parts = [inputs["rows"], *inputs.get("extra", {}).values()]
+    parts = [inputs.path("rows"), *inputs.paths("extra").values()]
     text = []
     for part in parts:
         files = sorted(part.iterdir()) if part.is_dir() else [part]

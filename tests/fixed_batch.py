@@ -7,12 +7,11 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from tiny import model, rollout, tokenizer
+from tiny import model, objective, rollout, tokenizer, update_policy
 from torch import Tensor
 
 from r1pipe.records import Rollout
-from r1pipe.rl.objective import Aggregation
-from r1pipe.rl.update import Objective, update_policy
+from r1pipe.rl.params import Aggregation
 from r1pipe.train.batching import Batching
 from r1pipe.train.engine import TorchEngine
 
@@ -56,7 +55,7 @@ def rollouts() -> list[Rollout]:
 def reference_rows() -> list[list[float]]:
     """Return log-probabilities of a reference that is not the policy."""
     rng = random.Random(6)
-    return [[rng.uniform(-7.0, -4.5) for _ in r.completion.token_ids] for r in rollouts()]
+    return [[rng.uniform(-7.0, -4.5) for _ in r.completion_ids] for r in rollouts()]
 
 
 class Gradients(TorchEngine):
@@ -70,9 +69,9 @@ class Gradients(TorchEngine):
 def our_loss(name: str, micro_batch_tokens: int = 64) -> tuple[float, dict[str, Tensor]]:
     """Return the loss and all gradients of one update."""
     engine = Gradients(policy())
-    objective = Objective(TEMPERATURE, CLIP_LOW, CLIP_HIGH, KL_COEF, AGGREGATIONS[name], MAX_TOKENS)
+    chosen = objective(TEMPERATURE, CLIP_LOW, CLIP_HIGH, KL_COEF, AGGREGATIONS[name], MAX_TOKENS)
     batching = Batching(micro_batch_tokens, "padded", tokenizer().pad_token_id)
-    measures = update_policy(engine, rollouts(), reference_rows(), objective, batching, 0.0)
+    measures = update_policy(engine, rollouts(), reference_rows(), chosen, batching, 0.0)
     return measures["loss"], engine.found
 
 

@@ -9,18 +9,19 @@ from typing import Any
 
 import deepspeed
 import torch
+from tiny import frozen_logprobs
 
 from r1pipe.models.policy import load_model
 from r1pipe.ranks import Ranks
-from r1pipe.rl.loop import make_reference
+from r1pipe.rl.reference import make_reference
 from r1pipe.rl.reward_model import new_reward_model
-from r1pipe.rl.update import frozen_logprobs
 from r1pipe.settings import EngineSettings, Optimizer, TrainRun
+from r1pipe.stage import Inputs
 from r1pipe.train import deepspeed_setup as setup
-from r1pipe.train import parts
+from r1pipe.train import sharded
 from r1pipe.train.backends import load_trained, make_engine
 from r1pipe.train.batching import Batching, TokenSequence, micro_batches
-from r1pipe.train.deepspeed_setup import is_in_parts
+from r1pipe.train.deepspeed_setup import is_sharded
 from r1pipe.train.engine import Loss
 from r1pipe.train.logprobs import token_logprobs
 
@@ -31,14 +32,14 @@ BATCHING = Batching(12, "padded", 0)
 RUN = TrainRun(engine=EngineSettings(backend="deepspeed", num_processes=2, zero_stage=3))
 
 
-def facts_of(inputs: dict[str, Path], ranks: Ranks) -> dict[str, Any]:
+def facts_of(inputs: Inputs, ranks: Ranks) -> dict[str, Any]:
     """Return, of every rank, what it holds of each model, and how far that is from the files."""
-    models = {name: load_trained(inputs[name], RUN) for name in ("tied", "untied")}
-    models["bfloat16"] = load_trained(inputs["untied"], RUN, "bfloat16")
-    models["reward"] = new_reward_model(inputs["tied"], 3, RUN)
-    whole = {name: load_model(inputs[name]) for name in ("tied", "untied")}
-    whole["bfloat16"] = load_model(inputs["untied"], dtype=torch.bfloat16)
-    whole["reward"] = new_reward_model(inputs["tied"], 3)
+    models = {name: load_trained(inputs.path(name), RUN) for name in ("tied", "untied")}
+    models["bfloat16"] = load_trained(inputs.path("untied"), RUN, "bfloat16")
+    models["reward"] = new_reward_model(inputs.path("tied"), 3, RUN)
+    whole = {name: load_model(inputs.path(name)) for name in ("tied", "untied")}
+    whole["bfloat16"] = load_model(inputs.path("untied"), dtype=torch.bfloat16)
+    whole["reward"] = new_reward_model(inputs.path("tied"), 3)
     held = {name: held_of(model) for name, model in models.items()}
     reference = make_reference(models["untied"], RUN, ranks, "float32")
     held["reference"] = held_of(reference.model)
@@ -47,16 +48,16 @@ def facts_of(inputs: dict[str, Path], ranks: Ranks) -> dict[str, Any]:
     scored = frozen_logprobs(whole["untied"], ROWS, 0.7, BATCHING)
     with warnings.catch_warnings(record=True) as said:
         warnings.simplefilter("always")
-        renamed = load_trained(inputs["renamed"], RUN)
+        renamed = load_trained(inputs.path("renamed"), RUN)
     return {
         "held": ranks.gather(held),
         "differences": ranks.gather({n: difference(models[n], whole[n]) for n in whole}),
         "reference rows": [rows, scored],
         "is_tied": models["tied"].lm_head.weight is models["tied"].model.embed_tokens.weight,
-        "peak": ranks.gather(peak_of(inputs["untied"])),
+        "peak": ranks.gather(peak_of(inputs.path("untied"))),
         "warning": [str(each.message) for each in said if "whole model" in str(each.message)],
-        "is_renamed_in_parts": is_in_parts(renamed),
-        "trained": ranks.gather(held_after_a_step(inputs["untied"], ranks)),
+        "is_renamed_sharded": is_sharded(renamed),
+        "trained": ranks.gather(held_after_a_step(inputs.path("untied"), ranks)),
     }
 
 
@@ -96,18 +97,18 @@ def difference(model: Any, whole: Any) -> float:
 def peak_of(folder: Path) -> int:
     """Return the most numbers that lie in tensors of this process while a model is loaded."""
     seen: list[int] = []
-    divide = parts.deepspeed.zero.Init
+    divide = sharded.deepspeed.zero.Init
 
     def counting(module: Any, **options: Any) -> Any:
         seen.append(numbers_alive())
         return divide(module=module, **options)
 
-    parts.deepspeed.zero.Init = counting
+    sharded.deepspeed.zero.Init = counting
     before = numbers_alive()
     try:
         load_trained(folder, RUN)
     finally:
-        parts.deepspeed.zero.Init = divide
+        sharded.deepspeed.zero.Init = divide
     return max(seen) - before
 
 

@@ -17,6 +17,7 @@ from r1pipe.records import Problem
 from r1pipe.rejection import collecting
 from r1pipe.rejection.sources import sample_seed
 from r1pipe.rows import read_rows, write_problems
+from r1pipe.stage import Inputs
 
 
 def right(problem: Problem, thought: str = "a sum") -> str:
@@ -84,7 +85,7 @@ def sample(
     inputs = {"model": tmp_path / "model", "problems": tmp_path / "problems"}
     run = chosen.run_model(units_at_once=values.pop("units_at_once", 1))
     params = chosen.params.model_validate_json(json.dumps(values))
-    chosen.run(context, params, run, inputs)
+    chosen.run(context, params, run, Inputs(inputs))
     return context
 
 

@@ -9,7 +9,7 @@ from typing import Any
 
 from r1pipe.manifest import Manifest, Origin, Ref, SourceNode, StageNode
 from r1pipe.pipeline.run import run as run_manifest
-from r1pipe.stage import Input, StageKind, StageModel
+from r1pipe.stage import Input, Inputs, StageKind, StageModel
 from r1pipe.store import signatures
 from r1pipe.store.store import Store
 
@@ -69,7 +69,7 @@ class QuietConsole:
         return [event[1] for event in self.events if event[0] == "started"]
 
 
-def write_number(context: Any, params: Params, run: Run, inputs: Mapping[str, Any]) -> None:
+def write_number(context: Any, params: Params, run: Run, inputs: Inputs) -> None:
     """Write the sum of the parameter and all inputs' numbers."""
     total = params.number + sum(read_number(path) for path in flat(inputs))
     (context.output("data") / "number.json").write_text(json.dumps(total))
@@ -78,19 +78,19 @@ def write_number(context: Any, params: Params, run: Run, inputs: Mapping[str, An
     context.note(rows=1)
 
 
-def halve(context: Any, params: Params, run: Run, inputs: Mapping[str, Any]) -> None:
+def halve(context: Any, params: Params, run: Run, inputs: Inputs) -> None:
     """Write half the input, rounded down: two inputs may give the same bytes."""
     number = sum(read_number(path) for path in flat(inputs)) // 2
     (context.output("data") / "number.json").write_text(json.dumps(number))
 
 
-def two_outputs(context: Any, params: Params, run: Run, inputs: Mapping[str, Any]) -> None:
+def two_outputs(context: Any, params: Params, run: Run, inputs: Inputs) -> None:
     """Write the parity and the number apart."""
     (context.output("even") / "even.json").write_text(json.dumps(params.number % 2 == 0))
     (context.output("data") / "number.json").write_text(json.dumps(params.number))
 
 
-def train(context: Any, params: Params, run: Run, inputs: Mapping[str, Any]) -> None:
+def train(context: Any, params: Params, run: Run, inputs: Inputs) -> None:
     """Fold the step numbers into one value, from the last checkpoint on."""
     found = context.checkpoints.latest()
     done, value = 0, params.number
@@ -106,7 +106,7 @@ def train(context: Any, params: Params, run: Run, inputs: Mapping[str, Any]) -> 
     (context.output("data") / "number.json").write_text(json.dumps(value))
 
 
-def sample(context: Any, params: Params, run: Run, inputs: Mapping[str, Any]) -> None:
+def sample(context: Any, params: Params, run: Run, inputs: Inputs) -> None:
     """Journal one unit per step, then write all rows."""
     journal = context.journal("rows")
     done = journal.done()
@@ -120,10 +120,10 @@ def sample(context: Any, params: Params, run: Run, inputs: Mapping[str, Any]) ->
     (context.output("data") / "number.json").write_text(json.dumps(len(lines)))
 
 
-def flat(inputs: Mapping[str, Any]) -> list[Path]:
+def flat(inputs: Inputs) -> list[Path]:
     """Return all paths among a stage's inputs."""
     paths: list[Path] = []
-    for given in inputs.values():
+    for _, given in inputs.items():
         paths += [given] if isinstance(given, Path) else given.values()
     return paths
 

@@ -6,10 +6,10 @@ import math
 
 import pytest
 import torch
-from tiny import rollout
+from tiny import advantage_of, rollout
 
 from r1pipe.records import Group, Problem
-from r1pipe.rl.advantages import group_advantages
+from r1pipe.rl.losses import group_advantages
 from r1pipe.rl.rollouts import assign_advantages
 
 
@@ -67,7 +67,7 @@ def test_rollouts_get_the_advantages_of_their_own_group() -> None:
         groups.append(Group(Problem("p", "t", "q", "g"), rollouts))
     assign_advantages(groups, "population")
     # two rewards a distance d apart: mean in the middle, std d/2, so plus and minus one
-    found = [[r.advantage for r in g.rollouts] for g in groups]
+    found = [[advantage_of(r) for r in g.rollouts] for g in groups]
     assert found[0] == pytest.approx([1.0, -1.0], abs=1e-6)
     assert found[1] == [0.0, 0.0]
     assert found[2] == pytest.approx([-1.0, 1.0], abs=1e-6)

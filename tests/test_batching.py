@@ -13,7 +13,7 @@ from r1pipe.models.prompts import encode_completion, encode_prompt
 from r1pipe.train.batching import (
     Batching,
     MicroBatch,
-    Part,
+    SequenceShard,
     TokenSequence,
     count_loss_tokens,
     micro_batches,
@@ -37,14 +37,16 @@ def ragged(count: int, seed: int = 0) -> list[TokenSequence]:
 
 
 def test_first_completion_token_and_end_are_trained_and_the_prompt_is_not() -> None:
-    batch = one_batch([TokenSequence([5, 6], [7, 8, EOS], 4), TokenSequence([5], [EOS], 9)], PAD)
+    long = TokenSequence([5, 6], [7, 8, EOS], 4, {"place": [1, 2, 3]})
+    batch = one_batch([long, TokenSequence([5], [EOS], 9, {"place": [1]})], PAD)
     assert batch.input_ids.tolist() == [[5, 6, 7, 8, EOS], [5, EOS, PAD, PAD, PAD]]
     assert batch.loss_mask.long().tolist() == [[0, 0, 1, 1, 1], [0, 1, 0, 0, 0]]
     assert batch.position_ids.tolist() == [[0, 1, 2, 3, 4], [0, 1, 0, 0, 0]]
     assert batch.attention_mask is not None
     assert batch.attention_mask.long().tolist() == [[1, 1, 1, 1, 1], [1, 1, 0, 0, 0]]
     assert batch.sequence_index.tolist() == [[4, 4, 4, 4, 4], [9, 9, -1, -1, -1]]
-    assert batch.completion_offset.tolist() == [[0, 0, 0, 1, 2], [0, 0, 0, 0, 0]]
+    assert batch.streams["place"].tolist() == [[0, 0, 1, 2, 3], [0, 1, 0, 0, 0]]
+    assert batch.at_trained("place").tolist() == [1, 2, 3, 1]
 
 
 def test_a_pad_token_that_is_the_end_token_leaves_the_end_trained() -> None:
@@ -76,14 +78,18 @@ def test_an_empty_prompt_is_refused(layout: str) -> None:
 
 
 def test_packed_rows_restart_positions_and_keep_each_sequence_apart() -> None:
-    sequences = [TokenSequence([5], [7, EOS], 0), TokenSequence([6, 6], [8, EOS], 1)]
+    sequences = [
+        TokenSequence([5], [7, EOS], 0, {"place": [1, 2]}),
+        TokenSequence([6, 6], [8, EOS], 1, {"place": [1, 2]}),
+    ]
     (batch,) = micro_batches(sequences, Batching(7, "packed", PAD))
     assert batch.attention_mask is None
     assert batch.input_ids.tolist() == [[6, 6, 8, EOS, 5, 7, EOS]]
     assert batch.position_ids.tolist() == [[0, 1, 2, 3, 0, 1, 2]]
     assert batch.loss_mask.long().tolist() == [[0, 0, 1, 1, 0, 1, 1]]
     assert batch.sequence_index.tolist() == [[1, 1, 1, 1, 0, 0, 0]]
-    assert batch.completion_offset.tolist() == [[0, 0, 0, 1, 0, 0, 1]]
+    assert batch.streams["place"].tolist() == [[0, 0, 1, 2, 0, 1, 2]]
+    assert batch.at_trained("place").tolist() == [1, 2, 1, 2]
 
 
 def trained(batches: list[MicroBatch]) -> list[tuple[int, int, int]]:
@@ -91,7 +97,7 @@ def trained(batches: list[MicroBatch]) -> list[tuple[int, int, int]]:
     found = []
     for batch in batches:
         mask = batch.loss_mask
-        columns = (batch.sequence_index, batch.completion_offset, batch.input_ids)
+        columns = (batch.sequence_index, batch.streams["place"].long(), batch.input_ids)
         found += list(zip(*(column[mask].tolist() for column in columns), strict=True))
     return sorted(found)
 
@@ -101,7 +107,7 @@ def trained(batches: list[MicroBatch]) -> list[tuple[int, int, int]]:
 def test_every_completion_token_is_trained_once_whatever_the_micro_batch(
     layout: str, max_tokens: int
 ) -> None:
-    sequences = ragged(23)
+    sequences = [replace(s, streams={"place": range(len(s.completion_ids))}) for s in ragged(23)]
     batches = list(micro_batches(sequences, Batching(max_tokens, layout, PAD)))
     expected = [(s.index, i, t) for s in sequences for i, t in enumerate(s.completion_ids)]
     assert trained(batches) == sorted(expected)
@@ -144,15 +150,19 @@ def test_packing_fills_as_few_rows_as_needed_evenly(
     assert [[s.index for s in row] for row in pack(sequences, max_tokens)] == rows
 
 
-def test_a_batch_moves_with_all_its_parts() -> None:
-    part = Part(1, 2, None, mask=torch.ones(1, 1, 2, 2))
-    batch = replace(one_batch(ragged(3), PAD), part=part, most_targets=7)
+def test_a_batch_moves_with_its_streams_and_its_shard() -> None:
+    shard = SequenceShard(1, 2, None, mask=torch.ones(1, 1, 2, 2))
+    rows = [replace(s, streams={"place": range(len(s.completion_ids))}) for s in ragged(3)]
+    batch = replace(one_batch(rows, PAD), shard=shard, most_targets=7)
     moved = batch.to("meta")
     tensors = [
-        value for name in MicroBatch.__slots__ if (value := getattr(moved, name)) is not None
+        value
+        for name in MicroBatch.__slots__
+        if isinstance(value := getattr(moved, name), torch.Tensor)
     ]
-    assert {tensor.device.type for tensor in tensors[:6]} == {"meta"}
-    assert moved.part is not None
-    assert moved.part.mask is not None
-    assert moved.part.mask.device.type == "meta"
+    assert len(tensors) == 5
+    assert {tensor.device.type for tensor in [*tensors, moved.streams["place"]]} == {"meta"}
+    assert moved.shard is not None
+    assert moved.shard.mask is not None
+    assert moved.shard.mask.device.type == "meta"
     assert moved.most_targets == 7

@@ -14,6 +14,7 @@ from r1pipe.data.overlap import OverlapIndex, letters, masked, windows, words
 from r1pipe.errors import Interrupted, StageError
 from r1pipe.records import Problem
 from r1pipe.rows import read_problems, read_rows, write_problems, write_rows
+from r1pipe.stage import Inputs
 
 QUESTION = (
     "Natalia sold clips to 48 of her friends in April, and then she sold half as many clips in May."
@@ -214,7 +215,9 @@ def clean(
     kind = stage("decontaminate")
     context = context or FakeContext(tmp_path / "work")
     values = {"max_removed_frac": 1.0} | params
-    kind.run(context, kind.params.model_validate(values, strict=False), kind.run_model(), inputs)
+    kind.run(
+        context, kind.params.model_validate(values, strict=False), kind.run_model(), Inputs(inputs)
+    )
     return context
 
 
@@ -275,7 +278,7 @@ def test_a_template_that_overlaps_many_texts_names_some_of_them(
     kind = stage("decontaminate")
     context = FakeContext(tmp_path / "work")
     inputs = {"rows": tmp_path / "rows", "held_out": {"many": tmp_path / "many"}}
-    kind.run(context, kind.params(max_removed_frac=0.5), kind.run_model(), inputs)
+    kind.run(context, kind.params(max_removed_frac=0.5), kind.run_model(), Inputs(inputs))
     assert len(output(context, "certificate")) == 16
     assert [each["problem_id"] for each in output(context, "rows")] == ["p1"]
 

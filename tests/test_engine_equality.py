@@ -21,6 +21,7 @@ from r1pipe.manifest.kinds import load_kind
 from r1pipe.models.policy import load_model
 from r1pipe.rows import write_rows
 from r1pipe.settings import EngineRun
+from r1pipe.stage import Inputs
 from r1pipe.train.backends import make_engine
 
 pytestmark = [
@@ -118,7 +119,7 @@ def logged_curves(folder: Path, processes: int, sequence_parallel: int) -> dict[
     kind, console = load_kind("curves", folder / "curves_stage.py"), Console()
     context = context_in(folder / "work", console)
     run = kind.run_model(processes=processes, sequence_parallel=sequence_parallel)
-    run_kind(kind, context, kind.params(), run, {})
+    run_kind(kind, context, kind.params(), run, Inputs())
     context.close()
     return console.logged
 

@@ -165,7 +165,7 @@ def test_between_steps_only_small_parameters_are_whole(facts: dict[str, Any]) ->
 
 
 def test_files_with_other_names_are_loaded_whole_and_said_so(facts: dict[str, Any]) -> None:
-    assert not facts["is_renamed_in_parts"]
+    assert not facts["is_renamed_sharded"]
     (said,) = facts["warning"]
     assert "no file has model.embed_tokens.weight; every rank loads the whole model" in said
 

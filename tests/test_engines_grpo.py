@@ -32,6 +32,7 @@ from r1pipe.generate.protocol import Request, SamplingParams
 from r1pipe.models.policy import load_model, new_model, save_model
 from r1pipe.rows import write_rows
 from r1pipe.settings import GeneratorSettings, SampleRun
+from r1pipe.stage import Inputs
 
 pytestmark = [
     pytest.mark.engines,
@@ -63,7 +64,7 @@ def run_grpo(folder: Path, attempt: Path, kl_coef: float = 0.01, **run: Any) -> 
     settings = {"generator": {"backend": "vllm", "kv_cache_mb": 16, "max_num_seqs": 32}}
     inputs = {"model": folder, "problems": attempt / "problems"}
     params = grpo_params(num_steps=4, kl_coef=kl_coef)
-    kind.run(context, params, kind.run_model.model_validate(settings | run), inputs)
+    kind.run(context, params, kind.run_model.model_validate(settings | run), Inputs(inputs))
     return context
 
 

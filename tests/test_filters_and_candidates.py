@@ -19,7 +19,7 @@ from r1pipe.candidates.candidate import (
 )
 from r1pipe.candidates.filters import decide, is_kept, longest_paragraph, repeats_beyond
 from r1pipe.chat import boxed, render_completion
-from r1pipe.records import Completion, FinishReason, Problem, Verdict
+from r1pipe.records import FinishReason, Problem, Rollout, Verdict
 from r1pipe.settings import Keep
 from r1pipe.verify import VERIFIER_VERSION
 
@@ -35,7 +35,7 @@ def decisions(text: str, fmt: Any = "chat", **changes: Any) -> dict[str, bool]:
     reason = changes.pop("finish_reason", FinishReason.STOP)
     verdict = changes.pop("verdict", Verdict.CORRECT)
     keep = KEEP.model_copy(update=changes)
-    completion = Completion("p", 0, 0, [1], text, reason, [0.0])
+    completion = Rollout([], [1], text=text, finish_reason=reason)
     return decide(PROBLEM, completion, verdict, keep, fmt)
 
 

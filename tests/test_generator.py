@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from tiny import generator, model, tokenizer
+from tiny import frozen_logprobs, generator, model, tokenizer
 
 from r1pipe.errors import StageError
 from r1pipe.generate.backends import open_generator
@@ -18,7 +18,6 @@ from r1pipe.generate.in_process import choose_tokens, cut_tail
 from r1pipe.generate.protocol import Request, Sampled, SamplingParams
 from r1pipe.generate.uniforms import GOLDEN, request_seed, uniforms
 from r1pipe.models.policy import save_model
-from r1pipe.rl.update import frozen_logprobs
 from r1pipe.settings import GeneratorSettings, SampleRun
 from r1pipe.train.batching import Batching, TokenSequence
 

@@ -13,10 +13,12 @@ from tiny import (
     FakeContext,
     assert_same_weights,
     general_problem,
+    grpo_of,
     grpo_params,
     model,
     problems,
     rollout,
+    set_advantage,
     stage,
     tokenizer,
 )
@@ -24,32 +26,27 @@ from tiny import (
 from r1pipe.errors import Interrupted, StageError
 from r1pipe.models.prompts import encode_prompt
 from r1pipe.records import FinishReason, Group, Problem
-from r1pipe.rl import loop
-from r1pipe.rl.loop import GrpoPlan, learn, rollout_problems, train_grpo
-from r1pipe.rl.update import Objective, differentiated_tokens, trained_rollouts
+from r1pipe.rl import setup
+from r1pipe.rl.grpo import trained_rollouts, with_gradient
+from r1pipe.rl.rollouts import problems_of_rollouts, rollout_metrics
+from r1pipe.rl.setup import opened
+from r1pipe.stage import Inputs
 from r1pipe.train.backends import make_engine
 
-PAD = tokenizer().pad_token_id
 RUN = stage("grpo").run_model(micro_batch_tokens=4096, max_batch=64)
 
 
-def plan_of(chosen: Any) -> GrpoPlan:
-    objective = Objective(
-        chosen.temperature,
-        chosen.clip_low,
-        chosen.clip_high,
-        chosen.kl_coef,
-        chosen.aggregation,
-        chosen.max_tokens,
-    )
-    return GrpoPlan(chosen, objective, RUN)
-
-
-def train(context: FakeContext, chosen: Any, **options: Any) -> Any:
-    """Train a fresh policy and return it."""
-    policy = model()
-    asked = problems(12, max_chars=MAX_CHARS)
-    train_grpo(context, policy, tokenizer(), asked, plan_of(chosen), **options)
+def train(
+    context: FakeContext,
+    chosen: Any,
+    general: Sequence[Problem] = (),
+    reward_models: Any = None,
+    policy: Any = None,
+) -> Any:
+    """Train a policy, a fresh one where none is given, and return it."""
+    policy = policy or model()
+    with opened(context, policy, tokenizer(), chosen, RUN, reward_models) as run:
+        run.train(problems(12, max_chars=MAX_CHARS), general)
     return policy
 
 
@@ -96,7 +93,7 @@ def test_a_reference_that_is_never_due_stays_the_first_policy(tmp_path: Path) ->
 
 
 def test_without_a_kl_term_there_is_no_reference(tmp_path: Path, monkeypatch: Any) -> None:
-    monkeypatch.setattr(loop, "Reference", None)  # making one would raise
+    monkeypatch.setattr(setup, "make_reference", None)  # making one would raise
     context = FakeContext(tmp_path)
     train(context, grpo_params(kl_coef=0.0, num_steps=2))
     assert context.column("kl") == [0.0, 0.0]
@@ -144,7 +141,7 @@ def test_tokens_of_every_update_are_counted_as_the_plan_counts_them(
     # With a KL term every rollout is trained on: prompts are constant, completions are logged.
     context, chosen = trained[0], grpo_params()
     asked = {p.id: len(encode_prompt(tokenizer(), p.prompt, "chat")) for p in problems(12)}
-    order = rollout_problems(problems(12), [], chosen)
+    order = problems_of_rollouts(problems(12), [], chosen)
     prompts = [asked[p.id] for _ in range(3) for p in next(order)]
     completions = [row["completion_tokens"] for row in context.logged[::2]]  # a mean of 16
     expected = 4 * sum(prompts) + 16 * sum(completions)
@@ -153,10 +150,10 @@ def test_tokens_of_every_update_are_counted_as_the_plan_counts_them(
 
 def test_rollouts_without_an_advantage_are_not_counted_where_they_are_left_out() -> None:
     rollouts = groups_with([FinishReason.STOP] * 3)[0].rollouts  # 2 + 1, 2 + 2, 2 + 3 tokens
-    rollouts[1].advantage = 0.0
-    assert differentiated_tokens(rollouts, kl_coef=0.0) == 3 + 5
-    assert differentiated_tokens(rollouts, kl_coef=0.1) == 3 + 4 + 5
-    assert differentiated_tokens([], kl_coef=0.1) == 0
+    set_advantage(rollouts[1], 0.0)
+    assert sum(map(len, with_gradient(rollouts, kl_coef=0.0))) == 3 + 5
+    assert sum(map(len, with_gradient(rollouts, kl_coef=0.1))) == 3 + 4 + 5
+    assert list(with_gradient([], kl_coef=0.1)) == []
 
 
 def test_two_runs_give_the_same_weights_bit_by_bit(
@@ -198,7 +195,10 @@ def one_update(tmp_path: Path, groups: list[Group], **changes: Any) -> tuple[dic
     context = FakeContext(tmp_path)
     chosen = grpo_params(minibatches_per_rollout=1, kl_coef=0.0, **changes)
     engine = make_engine(model(), chosen.optimizer, RUN)
-    learn(context, engine, None, groups, plan_of(chosen), PAD, 0, 0.0)
+    run = grpo_of(chosen, engine, context=context)
+    metrics: Any = rollout_metrics(groups)
+    for minibatch in run.minibatches(groups, 0):
+        metrics = run.update(minibatch, metrics)
     return context.logged[0], engine.model
 
 
@@ -218,9 +218,10 @@ def test_masked_truncated_completions_leave_numerator_and_denominator(
 
 def test_scored_truncated_completions_are_all_trained_on() -> None:
     stop, length = FinishReason.STOP, FinishReason.LENGTH
-    rollouts = groups_with([stop, length, stop])[0].rollouts
-    assert trained_rollouts(rollouts, "score") == rollouts
-    assert trained_rollouts(rollouts, "mask") == [rollouts[0], rollouts[2]]
+    groups = groups_with([stop, length, stop])
+    rollouts = groups[0].rollouts
+    assert trained_rollouts(groups, grpo_params(truncated="score")) == rollouts
+    assert trained_rollouts(groups, grpo_params(truncated="mask")) == [rollouts[0], rollouts[2]]
 
 
 def test_a_rollout_of_truncated_completions_only_changes_nothing(tmp_path: Path) -> None:
@@ -232,7 +233,7 @@ def test_a_rollout_of_truncated_completions_only_changes_nothing(tmp_path: Path)
 def test_groups_of_equal_rewards_are_counted_and_move_nothing(tmp_path: Path) -> None:
     groups = groups_with([FinishReason.STOP] * 3)
     for made in groups[0].rollouts:
-        made.advantage = 0.0
+        set_advantage(made, 0.0)
     logged, policy = one_update(tmp_path, groups)
     assert logged["flat_group_frac"] == 1.0
     assert logged["grad_norm"] == 0.0
@@ -256,7 +257,7 @@ def test_reward_models_are_asked_from_their_step_on_for_their_own_task(
         context,
         grpo_params(preference={"from_step": 4, "general_frac": 0.5}),
         general=[general_problem("general"), general_problem("safety")],
-        scorers={"general": scorer("helpful"), "safety": scorer("harmless")},
+        reward_models={"general": scorer("helpful"), "safety": scorer("harmless")},
     )
     # the third rollout, at step 4: one prompt of each, four completions each
     assert sorted(asked) == [(4, "harmless", "safety")] * 4 + [(4, "helpful", "general")] * 4
@@ -268,18 +269,18 @@ def test_reward_models_are_asked_from_their_step_on_for_their_own_task(
 
 
 def test_a_preference_without_its_reward_models_is_refused(tmp_path: Path) -> None:
-    scorers = stage("grpo").run.__globals__["_scorers"]
+    reward_models = stage("grpo").run.__globals__["_reward_models"]
+    given = Inputs({"helpful": tmp_path})
     chosen = grpo_params(preference={"from_step": 0, "general_frac": 0.5})
     with pytest.raises(StageError, match="needs the inputs general, safety"):
-        scorers(chosen, stage("grpo").run_model(), {"helpful": tmp_path}, "alignment-rl")
+        reward_models(chosen, stage("grpo").run_model(), given, "alignment-rl")
 
 
 def test_copying_the_policy_for_the_reference_leaves_it_trainable(tmp_path: Path) -> None:
     policy = model()
     before = copy.deepcopy(policy)
     chosen = grpo_params(num_steps=2)
-    asked = problems(4, max_chars=MAX_CHARS)
-    train_grpo(FakeContext(tmp_path), policy, tokenizer(), asked, plan_of(chosen))
+    train(FakeContext(tmp_path), chosen, policy=policy)
     with pytest.raises(AssertionError, match="differs"):
         assert_same_weights(policy, before)
     assert all(p.requires_grad for p in policy.parameters())

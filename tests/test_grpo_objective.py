@@ -10,12 +10,12 @@ from typing import Any
 
 import pytest
 import torch
-from tiny import model, rollout, tokenizer
+from tiny import advantage_of, model, objective, rollout, set_advantage, tokenizer, update_policy
 from torch import Tensor
 
 from r1pipe.records import Rollout
-from r1pipe.rl.objective import grpo_token_loss, k3_kl, token_weights
-from r1pipe.rl.update import Objective, update_policy
+from r1pipe.rl.losses import grpo_token_loss, k3_kl, token_weights
+from r1pipe.rl.params import GrpoParams
 from r1pipe.train.batching import Batching, MicroBatch
 from r1pipe.train.engine import TorchEngine
 
@@ -154,17 +154,18 @@ def random_rollouts(count: int, seed: int) -> list[Rollout]:
         prompt = [rng.randrange(vocab) for _ in range(rng.randrange(1, 6))]
         tokens = [rng.randrange(vocab) for _ in range(rng.randrange(1, 9))]
         made = rollout(prompt, tokens, [0.0] * len(tokens), rng.choice([-1.3, -0.4, 0.0, 0.9, 2.0]))
+        made.index = len(rollouts)
         rollouts.append(made)
     return rollouts
 
 
 def slow_logprobs(policy: Any, made: Rollout, temperature: float) -> list[Tensor]:
     """Score one sequence, alone and unpadded, by a whole softmax per token, in float64."""
-    ids = torch.tensor([[*made.prompt_ids, *made.completion.token_ids]])
+    ids = torch.tensor([[*made.prompt_ids, *made.completion_ids]])
     logits = policy(input_ids=ids).logits[0].double() / temperature
     first = len(made.prompt_ids)
     scores = []
-    for place, token in enumerate(made.completion.token_ids):
+    for place, token in enumerate(made.completion_ids):
         row = logits[first + place - 1]
         scores.append(row[token] - torch.log(torch.exp(row - row.max()).sum()) - row.max())
     return scores
@@ -174,28 +175,28 @@ def slow_loss(
     rollouts: Sequence[Rollout],
     rows: Sequence[Sequence[Tensor]],
     reference: Sequence[Sequence[float]],
-    objective: Objective,
+    chosen: GrpoParams,
 ) -> Tensor:
     """Add up the loss token by token, with the branches of the clip written out."""
     num_tokens = sum(len(row) for row in rows)
     total = torch.zeros((), dtype=torch.float64)
     for made, row, reference_row in zip(rollouts, rows, reference, strict=True):
         for place, logprob in enumerate(row):
-            ratio = torch.exp(logprob - made.completion.sampler_logprobs[place])
-            low, high = 1 - objective.clip_low, 1 + objective.clip_high
-            if made.advantage > 0 and ratio > high:
-                gain = high * made.advantage
-            elif made.advantage < 0 and ratio < low:
-                gain = low * made.advantage
+            ratio = torch.exp(logprob - made.streams["sampler_logprobs"][place])
+            low, high = 1 - chosen.clip_low, 1 + chosen.clip_high
+            if advantage_of(made) > 0 and ratio > high:
+                gain = high * advantage_of(made)
+            elif advantage_of(made) < 0 and ratio < low:
+                gain = low * advantage_of(made)
             else:
-                gain = ratio * made.advantage
+                gain = ratio * advantage_of(made)
             d = reference_row[place] - logprob
-            value = -gain + objective.kl_coef * (torch.exp(d) - d - 1)
+            value = -gain + chosen.kl_coef * (torch.exp(d) - d - 1)
             share = {
                 "sequence-mean": 1 / len(row) / len(rollouts),
                 "token-mean": 1 / num_tokens,
-                "constant": 1 / (len(rollouts) * objective.constant_tokens),
-            }[objective.aggregation]
+                "constant": 1 / (len(rollouts) * chosen.max_tokens),
+            }[chosen.aggregation]
             total = total + value * share
     return total
 
@@ -208,22 +209,22 @@ def case() -> tuple[Any, list[Rollout], list[list[float]]]:
     with torch.no_grad():
         for made in rollouts:
             own = [value.item() for value in slow_logprobs(policy, made, 0.7)]
-            made.completion.sampler_logprobs[:] = [v + rng.gauss(0, 0.4) for v in own]
+            made.streams["sampler_logprobs"][:] = [v + rng.gauss(0, 0.4) for v in own]
             reference.append([v + rng.gauss(0, 0.5) for v in own])
     return policy, rollouts, reference
 
 
 def update(
-    case: Any, objective: Objective, batching: Batching
+    case: Any, chosen: GrpoParams, batching: Batching
 ) -> tuple[dict[str, float], dict[str, Tensor]]:
     policy, rollouts, reference = case
     engine = RecordingEngine(copy.deepcopy(policy))
-    metrics = update_policy(engine, rollouts, reference, objective, batching, 0.0)
+    metrics = update_policy(engine, rollouts, reference, chosen, batching, 0.0)
     return metrics, engine.gradients
 
 
-def objective_of(aggregation: Any) -> Objective:
-    return Objective(0.7, 0.2, 0.28, 0.1, aggregation, 11)
+def objective_of(aggregation: Any) -> GrpoParams:
+    return objective(0.7, 0.2, 0.28, 0.1, aggregation, 11)
 
 
 ALL_AT_ONCE = Batching(10_000, "padded", tokenizer().pad_token_id)
@@ -234,11 +235,11 @@ def test_loss_and_gradient_equal_those_of_the_slow_loop_in_float64(
     case: Any, aggregation: str
 ) -> None:
     policy, rollouts, reference = case
-    objective = objective_of(aggregation)
-    metrics, gradients = update(case, objective, ALL_AT_ONCE)
+    chosen = objective_of(aggregation)
+    metrics, gradients = update(case, chosen, ALL_AT_ONCE)
     slow = copy.deepcopy(policy).double()
-    rows = [slow_logprobs(slow, made, objective.temperature) for made in rollouts]
-    expected = slow_loss(rollouts, rows, reference, objective)
+    rows = [slow_logprobs(slow, made, chosen.temperature) for made in rollouts]
+    expected = slow_loss(rollouts, rows, reference, chosen)
     expected.backward()
     assert metrics["loss"] == pytest.approx(expected.item(), rel=1e-4, abs=1e-5)
     assert 0.05 < metrics["clip_frac"] < 0.95, "the data should exercise the clip"
@@ -263,9 +264,9 @@ def test_loss_and_gradient_equal_those_of_the_slow_loop_in_float64(
 def test_neither_micro_batch_nor_layout_changes_loss_or_gradient(
     case: Any, aggregation: str, batching: Batching
 ) -> None:
-    objective = objective_of(aggregation)
-    metrics, gradients = update(case, objective, ALL_AT_ONCE)
-    split_metrics, split_gradients = update(case, objective, batching)
+    chosen = objective_of(aggregation)
+    metrics, gradients = update(case, chosen, ALL_AT_ONCE)
+    split_metrics, split_gradients = update(case, chosen, batching)
     for name, value in metrics.items():
         assert split_metrics[name] == pytest.approx(value, rel=1e-4, abs=1e-6), name
     for name, gradient in gradients.items():
@@ -280,7 +281,7 @@ def test_metrics_of_an_update_are_means_over_its_tokens(case: Any) -> None:
     with torch.no_grad():
         for made, row in zip(rollouts, reference, strict=True):
             own = [value.item() for value in slow_logprobs(policy, made, 0.7)]
-            sampler = made.completion.sampler_logprobs
+            sampler = made.streams["sampler_logprobs"]
             ratios += [math.exp(o - s) for o, s in zip(own, sampler, strict=True)]
             kls += [math.exp(r - o) - (r - o) - 1 for o, r in zip(own, row, strict=True)]
     assert metrics["ratio_mean"] == pytest.approx(sum(ratios) / len(ratios), rel=1e-4)
@@ -302,16 +303,16 @@ def test_without_a_kl_term_flat_rollouts_are_not_computed_but_stay_in_the_denomi
     case: Any, aggregation: Any
 ) -> None:
     policy, rollouts, _ = case
-    flat = {i for i, made in enumerate(rollouts) if made.advantage == 0}
+    flat = {i for i, made in enumerate(rollouts) if advantage_of(made) == 0}
     assert 0 < len(flat) < len(rollouts), "the case should have both kinds"
-    objective = Objective(0.7, 0.2, 0.28, 0.0, aggregation, 11)
+    chosen = objective(0.7, 0.2, 0.28, 0.0, aggregation, 11)
     engine = CountingEngine(copy.deepcopy(policy))
-    metrics = update_policy(engine, rollouts, None, objective, Batching(31, "padded", 0), 0.0)
+    metrics = update_policy(engine, rollouts, None, chosen, Batching(31, "padded", 0), 0.0)
     assert engine.seen == set(range(len(rollouts))) - flat
     slow = copy.deepcopy(policy).double()
-    rows = [slow_logprobs(slow, made, objective.temperature) for made in rollouts]
+    rows = [slow_logprobs(slow, made, chosen.temperature) for made in rollouts]
     zeros = [[0.0] * len(row) for row in rows]
-    expected = slow_loss(rollouts, rows, zeros, objective)  # over all, flat ones too
+    expected = slow_loss(rollouts, rows, zeros, chosen)  # over all, flat ones too
     expected.backward()
     assert metrics["loss"] == pytest.approx(expected.item(), rel=1e-4, abs=1e-5)
     for name, parameter in slow.named_parameters():
@@ -323,7 +324,7 @@ def test_without_a_kl_term_flat_rollouts_are_not_computed_but_stay_in_the_denomi
     ratios = [
         math.exp(logprob.item() - sampled)
         for i, (made, row) in enumerate(zip(rollouts, rows, strict=True))
-        for logprob, sampled in zip(row, made.completion.sampler_logprobs, strict=True)
+        for logprob, sampled in zip(row, made.streams["sampler_logprobs"], strict=True)
         if i not in flat
     ]
     assert metrics["ratio_mean"] == pytest.approx(sum(ratios) / len(ratios), rel=1e-4)
@@ -338,15 +339,15 @@ def test_with_a_kl_term_every_rollout_is_computed(case: Any) -> None:
 
 def test_a_step_without_any_advantage_is_that_of_a_gradient_of_zeros() -> None:
     first, flat = random_rollouts(4, seed=4), random_rollouts(3, seed=9)
-    assert any(made.advantage for made in first), "the first step should leave a momentum"
+    assert any(advantage_of(made) for made in first), "the first step should leave a momentum"
     for made in flat:
-        made.advantage = 0.0
-    objective = Objective(0.7, 0.2, 0.28, 0.0, "token-mean", 11)
+        set_advantage(made, 0.0)
+    chosen = objective(0.7, 0.2, 0.28, 0.0, "token-mean", 11)
     ours, theirs = TorchEngine(model()), TorchEngine(model())
     for engine in (ours, theirs):
-        update_policy(engine, first, None, objective, ALL_AT_ONCE, 1e-2)
+        update_policy(engine, first, None, chosen, ALL_AT_ONCE, 1e-2)
     before = copy.deepcopy(ours.model.state_dict())
-    update_policy(ours, flat, None, objective, ALL_AT_ONCE, 1e-2)
+    update_policy(ours, flat, None, chosen, ALL_AT_ONCE, 1e-2)
     for parameter in theirs.parameters.values():
         parameter.grad = torch.zeros_like(parameter)
     theirs.step(1e-2)

@@ -19,6 +19,7 @@ from r1pipe.errors import Interrupted, StageError
 from r1pipe.generate.uniforms import request_seed, short_seed
 from r1pipe.records import Problem
 from r1pipe.rows import read_rows, schema_of, write_problems, write_rows
+from r1pipe.stage import Inputs
 
 OPEN = [
     Problem(f"open-{i}", "law", f"what is law {i}", f"duty {i}", checker="judge") for i in range(8)
@@ -99,7 +100,9 @@ class World:
         with serving(self.answer) as server:
             settings = {"backend": "openai", "url": server.url, "max_retries": 0}
             run = kind.run_model.model_validate({"generator": settings | {"max_concurrency": 1}})
-            kind.run(context, kind.params.model_validate_json(json.dumps(values)), run, inputs)
+            kind.run(
+                context, kind.params.model_validate_json(json.dumps(values)), run, Inputs(inputs)
+            )
         return context
 
 

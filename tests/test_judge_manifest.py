@@ -24,6 +24,7 @@ from r1pipe.errors import StageError
 from r1pipe.evaluation.metrics import summarise
 from r1pipe.records import Problem
 from r1pipe.rows import read_problems, read_rows, write_problems, write_rows
+from r1pipe.stage import Inputs
 from r1pipe.store.store import Store
 
 TEMPLATE = "Q {question} R {reference} P {prediction} end"
@@ -218,12 +219,14 @@ def test_rejection_sampling_leaves_open_answers_to_the_judge(
             after,
             kind.params(seed=1, max_tokens=80),
             kind.run_model.model_validate(settings),
-            {
-                "candidates": context.output("candidates"),
-                "problems": tmp_path / "problems",
-                "model": policy,
-                "template": tmp_path / "template.txt",
-            },
+            Inputs(
+                {
+                    "candidates": context.output("candidates"),
+                    "problems": tmp_path / "problems",
+                    "model": policy,
+                    "template": tmp_path / "template.txt",
+                }
+            ),
         )
     assert [row["completion"] for row in table(after, "rows")] == [right(p) for p in asked]
 
@@ -233,7 +236,7 @@ def test_what_the_judge_said_outlives_a_reverification(tmp_path: Path) -> None:
     judged = world.run()
     kind, context = stage("reverify"), FakeContext(tmp_path / "reverify")
     inputs = {"candidates": judged.output("candidates"), "problems": tmp_path / "problems"}
-    kind.run(context, kind.params(), kind.run_model(), inputs)
+    kind.run(context, kind.params(), kind.run_model(), Inputs(inputs))
     assert table(context) == [row | {"verifier_version": 1} for row in table(judged)]
     assert context.notes["verdicts_changed"] == {}
 
@@ -283,7 +286,7 @@ def test_nothing_kept_still_fails_where_rules_decided(tmp_path: Path, monkeypatc
 def problems_of(tmp_path: Path, inputs: dict[str, Path], **params: Any) -> list[Problem]:
     kind, context = stage("problems"), FakeContext(tmp_path / "work")
     values = kind.params.model_validate_json(json.dumps({"seed": 1, **params}))
-    kind.run(context, values, kind.run_model(), inputs)
+    kind.run(context, values, kind.run_model(), Inputs(inputs))
     return read_problems(context.output("problems"))
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import random
+from collections import Counter
 from typing import Any
 
 import pytest
@@ -52,9 +53,11 @@ def by_sequence(
     for batch in batches:
         values = token_logprobs(policy, batch, temperature).tolist()
         mask = batch.loss_mask
-        keys = zip(
-            batch.sequence_index[mask].tolist(), batch.completion_offset[mask].tolist(), strict=True
-        )
+        indices, seen = batch.sequence_index[mask].tolist(), Counter[int]()
+        keys = []
+        for index in indices:
+            keys.append((index, seen[index]))
+            seen[index] += 1
         found.update(zip(keys, values, strict=True))
     return found
 

@@ -20,6 +20,7 @@ from r1pipe.data.survey import Survey, survey_parts
 from r1pipe.errors import Interrupted, StageError
 from r1pipe.records import Problem
 from r1pipe.rows import read_rows, write_problems, write_rows
+from r1pipe.stage import Inputs
 
 COLUMNS = ["problem_id", "task", "language", "format", "prompt", "completion"]
 
@@ -284,7 +285,9 @@ def mix(
     kind = stage("mix")
     values = {"seed": 1, "reasoning_rows": 1000, "general_rows": 1000} | params
     context = context or FakeContext(tmp_path / "work")
-    kind.run(context, kind.params.model_validate(values, strict=False), kind.run_model(), inputs)
+    kind.run(
+        context, kind.params.model_validate(values, strict=False), kind.run_model(), Inputs(inputs)
+    )
     return context
 
 

@@ -27,6 +27,7 @@ from r1pipe.models.prompts import encode_prompt
 from r1pipe.records import FinishReason
 from r1pipe.rows import read_rows, write_problems, write_rows
 from r1pipe.settings import GeneratorSettings, SampleRun
+from r1pipe.stage import Inputs
 
 EOS = tokenizer().eos_token_id
 Body = dict[str, Any]
@@ -296,7 +297,9 @@ def evaluate(folder: Path, policy: Path, **run: Any) -> FakeContext:
         seed=1, format="chat", num_samples=2, max_tokens=8, problems_per_unit=3, num_resamples=50
     )
     settings = kind.run_model.model_validate(run)
-    kind.run(context, params, settings, {"model": policy, "problems": {"b": folder / "problems"}})
+    kind.run(
+        context, params, settings, Inputs({"model": policy, "problems": {"b": folder / "problems"}})
+    )
     return context
 
 
@@ -358,7 +361,7 @@ def test_rejection_sampling_ends_with_the_same_bytes_whatever_failed_on_the_way(
         context = FakeContext(folder)
         settings = {"backend": "openai", "url": server.url, "max_retries": 0, "max_concurrency": 1}
         run = kind.run_model.model_validate({"generator": settings})
-        kind.run(context, kind.params.model_validate_json(json.dumps(params)), run, inputs)
+        kind.run(context, kind.params.model_validate_json(json.dumps(params)), run, Inputs(inputs))
         out = folder / "out"
         return {str(p.relative_to(out)): p.read_bytes() for p in out.rglob("*") if p.is_file()}
 

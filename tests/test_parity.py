@@ -10,20 +10,33 @@ from typing import Any
 
 import pytest
 import torch
-from tiny import FakeContext, generator, grpo_params, model, problems, rollout, stage, tokenizer
+from tiny import (
+    FakeContext,
+    generator,
+    grpo_of,
+    grpo_params,
+    model,
+    objective,
+    problems,
+    rollout,
+    stage,
+    tokenizer,
+    update_policy,
+)
 
 from r1pipe.errors import StageError
 from r1pipe.generate.protocol import Generator, Request, Sampled, SamplingParams
-from r1pipe.rl import loop
-from r1pipe.rl.loop import GrpoPlan, train_grpo
-from r1pipe.rl.objective import grpo_token_loss, truncated_weights
-from r1pipe.rl.parity import ParityPlan, changed, changed_names, check_parity, mismatch
-from r1pipe.rl.update import Objective, policy_logprobs, token_sequences, update_policy
+from r1pipe.rl import grpo
+from r1pipe.rl.losses import grpo_token_loss, truncated_weights
+from r1pipe.rl.params import GrpoParams
+from r1pipe.rl.parity import changed, changed_names, check_parity, mismatch
+from r1pipe.rl.setup import opened
 from r1pipe.train.batching import Batching
 from r1pipe.train.engine import TorchEngine
+from r1pipe.train.logprobs import completion_logprobs
 
 BATCHING = Batching(256, "padded", 0)
-PLAN = ParityPlan(0.7, 16, "chat", 1e-3, BATCHING)
+PARAMS = grpo_params(temperature=0.7, max_tokens=16, format="chat")
 
 
 class Sampler:
@@ -76,8 +89,10 @@ class SilentSampler(Sampler):
             yield Sampled(made.index, made.token_ids, [], made.finish_reason)
 
 
-def gate(sampler: Generator, engine: TorchEngine, plan: ParityPlan = PLAN) -> dict[str, float]:
-    return check_parity(engine, sampler, tokenizer(), problems(10), plan)
+def gate(sampler: Generator, engine: TorchEngine, tolerance: float = 1e-3) -> dict[str, float]:
+    return check_parity(
+        grpo_of(PARAMS, engine, sampler, batching=BATCHING), problems(10), tolerance
+    )
 
 
 def test_a_faithful_sampler_passes_and_everything_is_as_before() -> None:
@@ -116,9 +131,8 @@ def test_a_sampler_without_log_probs_is_refused() -> None:
 
 def test_the_tolerance_decides() -> None:
     policy = model()
-    strict = ParityPlan(0.7, 16, "chat", 1e-12, BATCHING)
     with pytest.raises(StageError, match=r"at most 1e-12 on average"):
-        gate(Sampler(policy), TorchEngine(policy), strict)
+        gate(Sampler(policy), TorchEngine(policy), 1e-12)
 
 
 def test_a_policy_that_no_change_moves_cannot_be_checked() -> None:
@@ -187,8 +201,8 @@ def test_the_corrected_gradient_is_the_policys_times_the_truncated_weight() -> N
     assert logprobs.grad.tolist() == pytest.approx([-0.5, 2.0])
 
 
-def objective(truncation: float | None) -> Objective:
-    return Objective(1.0, 0.2, 0.2, 0.0, "token-mean", 16, truncation)
+def truncated(limit: float | None) -> GrpoParams:
+    return objective(1.0, 0.2, 0.2, 0.0, "token-mean", 16, limit)
 
 
 def test_with_an_exact_sampler_the_correction_changes_nothing() -> None:
@@ -197,12 +211,12 @@ def test_with_an_exact_sampler_the_correction_changes_nothing() -> None:
         policy = model()
         engine = TorchEngine(policy)
         rows = [rollout([5, 6], [7, 8, 9], advantage=1.0), rollout([5], [9, 9], advantage=-1.0)]
-        exact = policy_logprobs(engine, token_sequences(rows), 1.0, BATCHING)
+        exact = completion_logprobs(engine, rows, 1.0, BATCHING)
         for row, logprobs in zip(rows, exact, strict=True):
-            row.completion.sampler_logprobs[:] = logprobs
+            row.streams["sampler_logprobs"][:] = logprobs
         old = None if truncation is None else exact
         results.append(
-            update_policy(engine, rows, None, objective(truncation), BATCHING, 1e-3, old)
+            update_policy(engine, rows, None, truncated(truncation), BATCHING, 1e-3, old)
         )
         assert results[-1]["mismatch_kl"] == pytest.approx(0.0, abs=1e-6)
         assert results[-1]["mismatch_ratio_max"] == pytest.approx(1.0, abs=1e-5)
@@ -213,10 +227,10 @@ def test_the_mismatch_of_a_sampler_that_is_off_is_measured_and_corrected() -> No
     policy = model()
     engine = TorchEngine(policy)
     rows = [rollout([5, 6], [7, 8], advantage=1.0)]
-    exact = policy_logprobs(engine, token_sequences(rows), 1.0, BATCHING)[0]
+    exact = completion_logprobs(engine, rows, 1.0, BATCHING)[0]
     # the sampler gave each token twice the policy's probability: difference -ln 2
-    rows[0].completion.sampler_logprobs[:] = [p + math.log(2) for p in exact]
-    found = update_policy(engine, rows, None, objective(2.0), BATCHING, 0.0, [exact])
+    rows[0].streams["sampler_logprobs"][:] = [p + math.log(2) for p in exact]
+    found = update_policy(engine, rows, None, truncated(2.0), BATCHING, 0.0, [exact])
     assert found["ratio_mean"] == pytest.approx(1.0)
     assert found["loss"] == pytest.approx(-0.5)
     assert found["mismatch_kl"] == pytest.approx(math.log(2) - 0.5, rel=1e-4)
@@ -230,11 +244,11 @@ def test_the_only_update_of_a_rollout_knows_the_log_probs_that_correct_it() -> N
         policies.append(model())
         engine = TorchEngine(policies[-1])
         rows = [rollout([5, 6], [7, 8, 9], advantage=1.0), rollout([5], [9, 9], advantage=-1.0)]
-        exact = policy_logprobs(engine, token_sequences(rows), 1.0, BATCHING)
+        exact = completion_logprobs(engine, rows, 1.0, BATCHING)
         for row, logprobs in zip(rows, exact, strict=True):
-            row.completion.sampler_logprobs[:] = [p - math.log(1.5) for p in logprobs]
+            row.streams["sampler_logprobs"][:] = [p - math.log(1.5) for p in logprobs]
         old = exact if is_told else None
-        results.append(update_policy(engine, rows, None, objective(1.2), BATCHING, 1e-3, old))
+        results.append(update_policy(engine, rows, None, truncated(1.2), BATCHING, 1e-3, old))
     assert results[0] == pytest.approx(results[1], rel=1e-5, abs=1e-6)
     # ratio 1, every weight cut at 1.2; 3 tokens of advantage 1 and 2 of -1: -1.2 x (3 - 2) / 5
     assert results[1]["loss"] == pytest.approx(-0.24)
@@ -250,14 +264,15 @@ def test_log_probs_are_computed_again_only_where_several_updates_need_them(
 
     def counted(*args: Any) -> Any:
         called.append(1)
-        return policy_logprobs(*args)
+        return completion_logprobs(*args)
 
-    monkeypatch.setattr(loop, "policy_logprobs", counted)
+    monkeypatch.setattr(grpo, "completion_logprobs", counted)
     chosen = grpo_params(
         num_steps=2 * minibatches, minibatches_per_rollout=minibatches, sampler_truncation=2.0
     )
-    plan = GrpoPlan(chosen, objective(2.0), stage("grpo").run_model(max_batch=64))
-    train_grpo(FakeContext(tmp_path), model(), tokenizer(), problems(8, max_chars=18), plan)
+    run = stage("grpo").run_model(max_batch=64)
+    with opened(FakeContext(tmp_path), model(), tokenizer(), chosen, run) as made:
+        made.train(problems(8, max_chars=18))
     assert len(called) == passes
 
 

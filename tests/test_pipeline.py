@@ -170,7 +170,7 @@ def test_an_output_has_an_id_of_its_own(root: Path) -> None:
     two = kind(two_outputs, outputs={"even": "rows", "data": "rows"})
 
     def even_as_number(context: Any, params: Any, run: Any, inputs: Mapping[str, Any]) -> None:
-        value = json.loads((inputs["a"] / "even.json").read_text())
+        value = json.loads((inputs.path("a") / "even.json").read_text())
         (context.output("data") / "number.json").write_text(json.dumps(int(value)))
 
     def made(value: int) -> Manifest:

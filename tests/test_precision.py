@@ -15,6 +15,7 @@ from tiny import (
     MAX_CHARS,
     FakeContext,
     corpus_rows,
+    frozen_logprobs,
     grpo_params,
     model,
     problems,
@@ -30,12 +31,13 @@ from r1pipe.manifest import StageNode, load_manifest
 from r1pipe.models.policy import load_model, save_model
 from r1pipe.models.precision import cast_weights, computing
 from r1pipe.rl import reward_model
-from r1pipe.rl.update import frozen_logprobs, policy_logprobs
 from r1pipe.rows import write_rows
 from r1pipe.settings import EngineRun, EngineSettings, Optimizer, Precision, SampleRun
+from r1pipe.stage import Inputs
 from r1pipe.train import backends as train_backends
 from r1pipe.train.backends import make_engine
 from r1pipe.train.batching import Batching, TokenSequence
+from r1pipe.train.logprobs import completion_logprobs
 
 BOTH: tuple[Precision, ...] = ("float32", "bfloat16")
 BATCHING = Batching(4096, "padded", 0)
@@ -136,7 +138,7 @@ def test_every_stage_hands_it_on(
         seen.append(precision)
         raise SeenError
 
-    monkeypatch.setattr(reward_model, "model_scorer", scorer)
+    monkeypatch.setattr(reward_model, "reward_function", scorer)
     monkeypatch.setattr(train_backends, "TorchEngine", engine)
     monkeypatch.setattr(generate_backends, "_sealed", sampler)
     text = f"stages.{name}.params.precision=bfloat16"
@@ -148,7 +150,7 @@ def test_every_stage_hands_it_on(
     assert seen == ["bfloat16"] * times
 
 
-def inputs_of(node: StageNode, folder: Path, root: Path) -> dict[str, Any]:
+def inputs_of(node: StageNode, folder: Path, root: Path) -> Inputs:
     """Write small inputs of the types that a stage takes."""
     texts = {"chosen": "sixteen", "rejected": "cat"}
     write_rows(root / "rows", [row | texts for row in corpus_rows(24)])
@@ -156,7 +158,7 @@ def inputs_of(node: StageNode, folder: Path, root: Path) -> dict[str, Any]:
     paths = {"rows": root / "rows", "problems": root / "problems"}
     types = {name: str(node.kind.inputs[name].type) for name in node.inputs}
     found = {name: paths.get(each, folder) for name, each in types.items()}
-    return {n: {"a": f} if node.kind.inputs[n].many else f for n, f in found.items()}
+    return Inputs({n: {"a": f} if node.kind.inputs[n].many else f for n, f in found.items()})
 
 
 # ---- one arithmetic in a stage -------------------------------------------------------------------
@@ -192,7 +194,7 @@ def test_trainer_sampler_and_reference_compute_alike(folder: Path, workers: int)
         policy, tokenizer(), SampleRun(workers=workers, max_batch=7), precision="bfloat16"
     )
     sequences, rows = sampled_rows(made)
-    trainer = policy_logprobs(engine, sequences, 0.8, BATCHING)
+    trainer = completion_logprobs(engine, sequences, 0.8, BATCHING)
     reference = frozen_logprobs(policy, sequences, 0.8, BATCHING, "bfloat16")
     whole = frozen_logprobs(policy, sequences, 0.8, BATCHING)
     assert reference == trainer, "bit by bit"
@@ -240,7 +242,7 @@ def run_grpo(folder: Path, attempt: Path, precision: Precision, **run: Any) -> F
     write_rows(attempt / "problems", [p.to_row() for p in problems(12, max_chars=MAX_CHARS)])
     params = grpo_params(num_steps=4, kl_coef=0.01, precision=precision)
     inputs = {"model": folder, "problems": attempt / "problems"}
-    kind.run(context, params, kind.run_model.model_validate({"workers": 1} | run), inputs)
+    kind.run(context, params, kind.run_model.model_validate({"workers": 1} | run), Inputs(inputs))
     return context
 
 
@@ -297,4 +299,4 @@ def test_vllm_samples_a_sealed_model_in_the_precision(folder: Path, precision: P
 
 @pytest.mark.parametrize("settings", [EngineSettings(), EngineSettings(zero_stage=0)])
 def test_pytorch_trains_in_both(settings: EngineSettings) -> None:
-    assert [settings.misfit(precision) for precision in BOTH] == [None, None]
+    assert [settings.incompatible_with(precision) for precision in BOTH] == [None, None]

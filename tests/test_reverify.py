@@ -21,6 +21,7 @@ from r1pipe.pipeline.planning import plan
 from r1pipe.pipeline.run import run
 from r1pipe.records import Problem
 from r1pipe.rows import read_rows, write_problems, write_rows
+from r1pipe.stage import Inputs
 from r1pipe.store.store import Store
 from r1pipe.verify import VERIFIER_VERSION, verify_stream
 
@@ -86,7 +87,7 @@ def reverify(
     kind = stage("reverify")
     context = context or FakeContext(tmp_path / "work")
     inputs = {name: tmp_path / name for name in ("candidates", "problems")}
-    kind.run(context, kind.params(**params), kind.run_model(), inputs)
+    kind.run(context, kind.params(**params), kind.run_model(), Inputs(inputs))
     return context
 
 

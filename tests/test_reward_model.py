@@ -17,13 +17,14 @@ from r1pipe.records import Problem
 from r1pipe.rl.preference import pairwise_loss, pointwise_loss
 from r1pipe.rl.reward_model import (
     encode_scored,
-    model_scorer,
     new_reward_model,
+    reward_function,
     scored_text,
     scores,
 )
 from r1pipe.rows import read_rows
 from r1pipe.settings import TrainRun
+from r1pipe.stage import Inputs
 from r1pipe.train.batching import TokenSequence, one_batch
 
 PAD = tokenizer().pad_token_id
@@ -93,7 +94,7 @@ def test_helpfulness_reads_the_summary_only_and_safety_reads_all() -> None:
 
 
 def test_completions_that_differ_in_thought_only_are_equally_helpful(saved: Path) -> None:
-    score = model_scorer(saved, "summary", TrainRun())
+    score = reward_function(saved, "summary", TrainRun())
     texts = (HELPFUL, OTHER_THOUGHT, OTHER_SUMMARY)
     one, same, other = score([(PROBLEM, text) for text in texts])
     assert one == pytest.approx(same, abs=1e-6)
@@ -101,20 +102,20 @@ def test_completions_that_differ_in_thought_only_are_equally_helpful(saved: Path
 
 
 def test_a_harmful_thought_reaches_the_safety_model(saved: Path) -> None:
-    score = model_scorer(saved, "completion", TrainRun())
+    score = reward_function(saved, "completion", TrainRun())
     one, other = score([(PROBLEM, HELPFUL), (PROBLEM, OTHER_THOUGHT)])
     assert abs(one - other) > 1e-3
 
 
 def test_an_unclosed_thought_has_no_summary_and_earns_nothing(saved: Path) -> None:
-    score = model_scorer(saved, "summary", TrainRun())
+    score = reward_function(saved, "summary", TrainRun())
     rewards = score([(PROBLEM, UNCLOSED), (PROBLEM, HELPFUL), (PROBLEM, "<think>a</think> ")])
     assert rewards[0] == rewards[2] == 0.0
     assert 0.0 < rewards[1] < 1.0
 
 
 def test_rewards_come_back_in_the_order_of_the_question(saved: Path) -> None:
-    score = model_scorer(saved, "completion", TrainRun())
+    score = reward_function(saved, "completion", TrainRun())
     texts = [render_completion("a " * n, "", "chat", "b" * n) for n in (9, 1, 5, 2, 7)]
     together = score([(PROBLEM, text) for text in texts])
     alone = [score([(PROBLEM, text)])[0] for text in texts]
@@ -145,7 +146,7 @@ def test_the_reward_is_the_sigmoid_of_the_score(saved: Path, reward_model: Any) 
     sequence = encode_scored(tokenizer(), PROBLEM.prompt, HELPFUL, "completion")
     with torch.no_grad():
         value = scores(reward_model, one_batch([sequence], PAD))[0].item()
-    found = model_scorer(saved, "completion", TrainRun())([(PROBLEM, HELPFUL)])[0]
+    found = reward_function(saved, "completion", TrainRun())([(PROBLEM, HELPFUL)])[0]
     assert found == pytest.approx(1 / (1 + math.exp(-value)), abs=1e-5)
 
 
@@ -157,7 +158,7 @@ def preferences(folder: Path, objective: str) -> Path:
     kind = stage("preferences")
     context = FakeContext(folder)
     params = kind.params(seed=1, objective=objective, num_rows=24)
-    kind.run(context, params, kind.run_model(), {})
+    kind.run(context, params, kind.run_model(), Inputs())
     return context.output("rows")
 
 
@@ -174,7 +175,7 @@ def train(work: Path, policy: Path, rows: Path, objective: str, **options: Any) 
     examples = options.pop("examples_per_micro_batch", 64)
     context = FakeContext(work, **options)
     run = kind.run_model(examples_per_micro_batch=examples)
-    kind.run(context, params, run, {"model": policy, "rows": rows})
+    kind.run(context, params, run, Inputs({"model": policy, "rows": rows}))
     return context
 
 
@@ -193,7 +194,7 @@ def test_training_separates_the_preferences_and_leaves_a_loadable_model(
     assert sum(losses[-3:]) < 0.6 * sum(losses[:3])
     assert sum(accuracy[-3:]) / 3 > 0.8
     part: Any = "summary" if objective == "pairwise" else "completion"
-    score = model_scorer(context.output("model"), part, TrainRun())
+    score = reward_function(context.output("model"), part, TrainRun())
     right = 0
     table = list(read_rows(rows))
     for row in table:

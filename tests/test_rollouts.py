@@ -6,6 +6,7 @@ import pytest
 from tiny import (
     ScriptedGenerator,
     general_problem,
+    grpo_of,
     grpo_params,
     model,
     problems,
@@ -18,15 +19,14 @@ from r1pipe.errors import StageError
 from r1pipe.generate.in_process import TransformersGenerator
 from r1pipe.generate.protocol import SamplingParams
 from r1pipe.records import FinishReason, Group, Rollout, Verdict
-from r1pipe.rl.loop import roll_out, rollout_problems
 from r1pipe.rl.rollouts import (
     problem_order,
+    problems_of_rollouts,
     rollout_metrics,
     rule_rewards,
-    sample_completions,
+    sample_groups,
     score_groups,
 )
-from r1pipe.rl.update import minibatches
 from r1pipe.settings import check_whole_rollouts
 
 PAD = tokenizer().pad_token_id
@@ -37,12 +37,14 @@ PAD = tokenizer().pad_token_id
 
 def test_minibatches_hold_every_rollout_once_in_even_sizes_and_a_seeded_order() -> None:
     rollouts: list[Rollout] = [rollout([1], [i]) for i in range(10)]
-    parts = minibatches(rollouts, 4, "3:0")
-    tokens = [[r.completion.token_ids[0] for r in part] for part in parts]
+    groups = [Group(problems(1)[0], rollouts)]
+    run = grpo_of(grpo_params(seed=3, minibatches_per_rollout=4))
+    parts = run.minibatches(groups, 0)
+    tokens = [[r.completion_ids[0] for r in part] for part in parts]
     assert sorted(map(len, tokens)) == [2, 2, 3, 3]
     assert sorted(token for part in tokens for token in part) == list(range(10))
-    assert minibatches(rollouts, 4, "3:0") == parts
-    assert minibatches(rollouts, 4, "3:1") != parts
+    assert run.minibatches(groups, 0) == parts
+    assert run.minibatches(groups, 1) != parts
 
 
 def test_no_problem_comes_twice_in_an_epoch() -> None:
@@ -59,8 +61,8 @@ def test_each_rollout_samples_anew() -> None:
     sampler = TransformersGenerator(policy, end_ids=[1], pad_id=PAD, max_batch=64)
     texts = []
     for number in (0, 1, 0):
-        groups = roll_out(sampler, tokenizer(), problems(2), chosen, number, None)
-        texts.append([r.completion.token_ids for g in groups for r in g.rollouts])
+        groups = grpo_of(chosen, sampler=sampler).roll_out(problems(2), number)
+        texts.append([r.completion_ids for g in groups for r in g.rollouts])
     assert texts[0] == texts[2]
     assert texts[0] != texts[1]
 
@@ -68,30 +70,27 @@ def test_each_rollout_samples_anew() -> None:
 def test_a_problem_that_comes_twice_is_sampled_anew() -> None:
     one, other = problems(2)
     script = ScriptedGenerator({one.prompt: list("abcd"), other.prompt: list("ef")}, "chat")
-    groups = sample_completions(
+    groups = sample_groups(
         script, tokenizer(), [one, other, one], 2, SamplingParams(max_tokens=9), "chat", [7]
     )
-    seeds = [[r.completion.seed for r in group.rollouts] for group in groups]
+    seeds = [[r.seed for r in group.rollouts] for group in groups]
     assert len({seed for row in seeds for seed in row}) == 6
-    alone = sample_completions(
-        script, tokenizer(), [one], 2, SamplingParams(max_tokens=9), "chat", [7]
-    )
-    assert [r.completion.seed for r in alone[0].rollouts] == seeds[0]
+    alone = sample_groups(script, tokenizer(), [one], 2, SamplingParams(max_tokens=9), "chat", [7])
+    assert [r.seed for r in alone[0].rollouts] == seeds[0]
 
 
 def test_a_completion_knows_its_problem_its_seed_and_its_text_without_the_end() -> None:
     asked = problems(3)
     script = ScriptedGenerator({p.prompt: [f"a{i}", f"b{i}"] for i, p in enumerate(asked)}, "chat")
-    groups = sample_completions(
-        script, tokenizer(), asked, 2, SamplingParams(max_tokens=50), "chat", [7], first_sample=4
+    groups = sample_groups(
+        script, tokenizer(), asked, 2, SamplingParams(max_tokens=50), "chat", [7]
     )
     for i, (group, problem) in enumerate(zip(groups, asked, strict=True)):
-        assert [r.completion.text for r in group.rollouts] == [f"a{i}", f"b{i}"]
-        assert [r.completion.sample_index for r in group.rollouts] == [4, 5]
-        assert {r.completion.problem_id for r in group.rollouts} == {problem.id}
-        ends = [r.completion.token_ids[-1] for r in group.rollouts]
+        assert [r.text for r in group.rollouts] == [f"a{i}", f"b{i}"]
+        assert group.problem is problem
+        ends = [r.completion_ids[-1] for r in group.rollouts]
         assert ends == [tokenizer().eos_token_id] * 2
-    seeds = {r.completion.seed for g in groups for r in g.rollouts}
+    seeds = {r.seed for g in groups for r in g.rollouts}
     assert len(seeds) == 6
 
 
@@ -99,7 +98,7 @@ def test_rollouts_are_not_cut_by_top_p() -> None:
     # a cut changes the support of the sampler, and the ratio would compare two distributions
     asked = problems(1)
     script = ScriptedGenerator({asked[0].prompt: ["a", "b", "c", "d"]}, "chat")
-    roll_out(script, tokenizer(), asked, grpo_params(temperature=0.7), 0, None)
+    grpo_of(grpo_params(temperature=0.7), sampler=script).roll_out(asked, 0)
     assert [(s.temperature, s.top_p) for s in script.asked] == [(0.7, 1.0)]
 
 
@@ -115,7 +114,7 @@ def test_updates_that_are_no_whole_rollouts_are_refused() -> None:
 def test_general_prompts_join_from_their_step_on_and_at_their_share() -> None:
     chosen = grpo_params(preference={"from_step": 4, "general_frac": 0.5}, num_steps=8)
     general = [general_problem("general"), general_problem("safety")]
-    order = rollout_problems(problems(12), general, chosen)
+    order = problems_of_rollouts(problems(12), general, chosen)
     tasks = [[p.task for p in next(order)] for _ in range(4)]
     # two updates and four problems a rollout: rollouts start at steps 0, 2, 4 and 6
     assert tasks[:2] == [["arithmetic"] * 4] * 2
@@ -126,7 +125,7 @@ def test_general_prompts_join_from_their_step_on_and_at_their_share() -> None:
 
 def test_a_rollout_that_starts_before_the_step_has_no_general_prompts() -> None:
     chosen = grpo_params(preference={"from_step": 3, "general_frac": 0.5}, num_steps=8)
-    order = rollout_problems(problems(12), [general_problem("general")], chosen)
+    order = problems_of_rollouts(problems(12), [general_problem("general")], chosen)
     tasks = [{p.task for p in next(order)} for _ in range(3)]
     assert tasks == [{"arithmetic"}, {"arithmetic"}, {"arithmetic", "general"}]
 
@@ -136,7 +135,7 @@ def test_a_preference_takes_the_place_of_accuracy_for_general_prompts_only() -> 
     right = render_completion("a", "", "chat", summary=boxed(arithmetic.gold))
     cat = render_completion("a", "", "chat", summary="cat")
     script = ScriptedGenerator({arithmetic.prompt: [right] * 2, general.prompt: [cat] * 2}, "chat")
-    groups = sample_completions(
+    groups = sample_groups(
         script, tokenizer(), [arithmetic, general], 2, SamplingParams(max_tokens=99), "chat", [0]
     )
     weights = {"accuracy": 1.0, "format": 0.5, "language": 2.0}

@@ -56,7 +56,7 @@ def run(context, params, run, inputs):
         }
 
     found, selection = [], Selection(Quotas(), params.target_rows)
-    for p in read_problems(inputs["problems"])[:-1]:
+    for p in read_problems(inputs.path("problems"))[:-1]:
         found += [
             row(p, 0, p.gold, "so"),
             row(p, 1, "77", "\\x1b[31mred\\u202e\\nsecond", verdict=False),
@@ -115,7 +115,7 @@ def run(context, params, run, inputs):
 
     rows = [
         row | {"id": row["id"] + "-echo", "completion": row["completion"].upper()}
-        for row in read_rows(inputs["rows"])
+        for row in read_rows(inputs.path("rows"))
     ]
     write_rows(context.output("rows"), [*rows, rows[0] | {"id": "again", "problem_id": "other"}])
 '''
@@ -141,7 +141,7 @@ class Run(StageModel):
 def run(context, params, run, inputs):
     from r1pipe.rows import read_problems, write_problems
 
-    write_problems(context.output("problems"), read_problems(inputs["problems"])[:1])
+    write_problems(context.output("problems"), read_problems(inputs.path("problems"))[:1])
 '''
 
 MANIFEST = """

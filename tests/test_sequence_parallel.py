@@ -19,10 +19,11 @@ from torch import Tensor
 from transformers import AttentionInterface
 
 from r1pipe.errors import StageError
+from r1pipe.records import TokenSequence
 from r1pipe.rl.reward_model import new_reward_model, scores
 from r1pipe.settings import EngineSettings
 from r1pipe.train import logprobs, sequence_parallel
-from r1pipe.train.batching import Batching, MicroBatch, Part, micro_batches, one_batch
+from r1pipe.train.batching import Batching, MicroBatch, SequenceShard, micro_batches, one_batch
 from r1pipe.train.logprobs import hidden_states, token_logprobs
 from r1pipe.train.sequence_parallel import (
     ATTENTION,
@@ -32,7 +33,7 @@ from r1pipe.train.sequence_parallel import (
     gather_positions,
     join,
     split,
-    targets_of_parts,
+    targets_of_shards,
 )
 
 PAD = tokenizer().pad_token_id
@@ -142,8 +143,8 @@ def test_attention_of_all_ranks_is_the_plain_one_with_its_gradients(
     def work(member: Member) -> tuple[Tensor, tuple[Tensor, ...]]:
         places = slice(member.rank * width, (member.rank + 1) * width)
         mine = [tensor[:, :, places].detach().requires_grad_() for tensor in whole]
-        part = Part(member.rank, size, member, bounds, mask)
-        found, _ = attend(None, *mine, mask, sequence_part=part, scaling=0.3)
+        part = SequenceShard(member.rank, size, member, bounds, mask)
+        found, _ = attend(None, *mine, mask, sequence_shard=part, scaling=0.3)
         return found, torch.autograd.grad((found * weights[:, places]).sum(), mine)
 
     made = on_ranks(size, work)
@@ -154,9 +155,9 @@ def test_attention_of_all_ranks_is_the_plain_one_with_its_gradients(
 
 
 def test_attention_that_it_does_not_know_is_refused() -> None:
-    heads, part = torch.zeros(1, 2, 4, 2), Part(0, 1, None)
+    heads, part = torch.zeros(1, 2, 4, 2), SequenceShard(0, 1, None)
     with pytest.raises(StageError, match=r"attention has sliding_window, .* sequence_parallel: 1"):
-        attend(None, heads, heads, heads, None, sequence_part=part, sliding_window=16)
+        attend(None, heads, heads, heads, None, sequence_shard=part, sliding_window=16)
 
 
 # ---- positions and trained tokens ----------------------------------------------------------------
@@ -165,7 +166,7 @@ def test_attention_that_it_does_not_know_is_refused() -> None:
 def test_a_part_holds_its_positions_and_the_token_behind_them() -> None:
     # one prompt token, then four trained ones; parts of three positions
     (batch,) = micro_batches(
-        [replace(ragged(1)[0], prompt_ids=[9], completion_ids=[10, 11, 12, 13])],
+        [TokenSequence([9], [10, 11, 12, 13], streams={"place": [1, 2, 3, 4]})],
         Batching(5, "packed", PAD),
     )
     first, second = split(batch, 0, 2), split(batch, 1, 2)
@@ -174,11 +175,13 @@ def test_a_part_holds_its_positions_and_the_token_behind_them() -> None:
     assert second.input_ids.tolist() == [[12, 13, 0, 0]]
     assert second.loss_mask.tolist() == [[False, True, False, False]]
     assert second.position_ids.tolist() == [[3, 4, 0, 0]]
-    assert second.completion_offset.tolist() == [[2, 3, 0, 0]]
+    assert first.at_trained("place").tolist() == [1, 2, 3]
+    assert second.streams["place"].tolist() == [[3, 4, 0, 0]]
+    assert second.at_trained("place").tolist() == [4]
     assert second.sequence_index.tolist() == [[0, 0, -1, -1]]
-    assert second.part is not None
-    assert second.part.bounds == (0, 5, 6), "the padding is a sequence of its own"
-    assert targets_of_parts(batch, 2) == [3, 1]
+    assert second.shard is not None
+    assert second.shard.bounds == (0, 5, 6), "the padding is a sequence of its own"
+    assert targets_of_shards(batch, 2) == [3, 1]
     assert join(batch, [[1.0, 2.0, 3.0], [4.0]]) == [1.0, 2.0, 3.0, 4.0]
 
 
@@ -191,9 +194,7 @@ def left_padded(batch: MicroBatch) -> MicroBatch:
         pairs = zip(table, room, strict=True)
         return torch.stack([row.roll(places) for row, places in pairs])
 
-    names = ("input_ids", "position_ids", "attention_mask", "loss_mask")
-    places = {name: moved(getattr(batch, name)) for name in (*names, "completion_offset")}
-    return replace(batch, **places, sequence_index=moved(batch.sequence_index))
+    return batch.mapped(moved)
 
 
 def layouts() -> dict[str, list[MicroBatch]]:
@@ -235,7 +236,7 @@ def test_log_probabilities_of_the_parts_are_those_of_the_whole_with_their_gradie
             return values.detach().tolist(), gradients_of(own, values, mine[part.loss_mask])
 
         parts, of_parts = zip(*on_ranks(2, work), strict=True)
-        assert [len(part) for part in parts] == targets_of_parts(batch, 2)
+        assert [len(part) for part in parts] == targets_of_shards(batch, 2)
         assert join(batch, parts) == pytest.approx(expected.tolist(), abs=1e-5)
         for one, other, gradient in zip(*of_parts, wanted, strict=True):
             torch.testing.assert_close(one + other, gradient, rtol=1e-4, atol=1e-5)
@@ -278,7 +279,7 @@ def test_every_rank_has_the_scores_of_all_rows_and_their_gradients_add_up(tmp_pa
         own.set_attn_implementation(ATTENTION)
         part = split(batch, member.rank, 2, member)
         found = scores(own, part)
-        return found, gradients_of(own, found, weights * part.is_first_part)
+        return found, gradients_of(own, found, weights * part.is_first_shard)
 
     (first, ours), (second, theirs) = on_ranks(2, work)
     torch.testing.assert_close(first, expected)

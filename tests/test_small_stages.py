@@ -19,6 +19,7 @@ from r1pipe.models.policy import end_ids, load_model, load_tokenizer, new_model
 from r1pipe.models.prompts import encode_completion, encode_prompt
 from r1pipe.models.tokenizer import TAGS
 from r1pipe.rows import read_rows, write_problems, write_rows
+from r1pipe.stage import Inputs
 
 # ---- mix -----------------------------------------------------------------------------------------
 
@@ -30,7 +31,7 @@ def mix(tmp_path: Path, reasoning: list[Any], general: list[Any], **quotas: int)
     params = kind.params(**({"seed": 1, "reasoning_rows": 100, "general_rows": 100} | quotas))
     context = FakeContext(tmp_path / "work")
     inputs = {name: tmp_path / name for name in ("reasoning", "general")}
-    kind.run(context, params, kind.run_model(), inputs)
+    kind.run(context, params, kind.run_model(), Inputs(inputs))
     return context
 
 
@@ -71,7 +72,7 @@ def test_the_tokenizer_stage_makes_the_same_tokenizer_each_time(tmp_path: Path) 
     for name in ("a", "b"):
         context = FakeContext(tmp_path / name)
         inputs = {"rows": {"corpus": tmp_path / "rows"}}
-        kind.run(context, kind.params(vocab_size=330), kind.run_model(), inputs)
+        kind.run(context, kind.params(vocab_size=330), kind.run_model(), Inputs(inputs))
         folder = context.output("tokenizer")
         texts.append((folder / "tokenizer.json").read_text())
     assert texts[0] == texts[1]
@@ -95,7 +96,7 @@ def pretrain(tmp_path: Path, name: str, **changes: Any) -> FakeContext:
     )
     context = FakeContext(tmp_path / name)
     inputs = {"tokenizer": tmp_path / "tokenizer", "rows": tmp_path / "rows"}
-    kind.run(context, params, kind.run_model(), inputs)
+    kind.run(context, params, kind.run_model(), Inputs(inputs))
     return context
 
 
@@ -140,7 +141,7 @@ def foreign(tmp_path: Path) -> Path:
 def imported(work: Path, source: Path) -> Path:
     kind = stage("import-model")
     context = FakeContext(work)
-    kind.run(context, kind.params(), kind.run_model(), {"source": source})
+    kind.run(context, kind.params(), kind.run_model(), Inputs({"source": source}))
     return context.output("model")
 
 
@@ -190,7 +191,7 @@ def evaluate(tmp_path: Path, name: str, **options: Any) -> FakeContext:
     context = FakeContext(tmp_path / name, **options)
     benchmarks = {"easy": tmp_path / "easy", "hard": tmp_path / "hard"}
     inputs = {"model": tmp_path / "model", "problems": benchmarks}
-    kind.run(context, params, kind.run_model(), inputs)
+    kind.run(context, params, kind.run_model(), Inputs(inputs))
     return context
 
 

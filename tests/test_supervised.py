@@ -26,25 +26,20 @@ from r1pipe.errors import Interrupted, StageError
 from r1pipe.models.policy import load_model, load_tokenizer
 from r1pipe.models.prompts import encode_completion, encode_prompt
 from r1pipe.rows import write_rows
+from r1pipe.settings import EpochParams
+from r1pipe.stage import Inputs
 from r1pipe.train.batching import Batching, TokenSequence
 from r1pipe.train.engine import TorchEngine
 from r1pipe.train.schedule import learning_rate
-from r1pipe.train.supervised import SupervisedPlan, batches_of, sequences_of, train_supervised
+from r1pipe.train.supervised import batches_of, sequences_of, train_supervised
 
 PAD = tokenizer().pad_token_id
 
 
-def plan(**changes: Any) -> SupervisedPlan:
-    values: dict[str, Any] = {
-        "num_epochs": 2,
-        "batch_size": 4,
-        "peak_lr": 3e-3,
-        "schedule": "cosine",
-        "warmup_steps": 2,
-        "final_lr_frac": 0.1,
-        "seed": 5,
-    }
-    return SupervisedPlan(**(values | changes))
+def plan(**changes: Any) -> EpochParams:
+    optimizer = {"lr": 3e-3, "schedule": "cosine", "warmup_steps": 2, "final_lr_frac": 0.1}
+    values: dict[str, Any] = {"num_epochs": 2, "batch_size": 4, "optimizer": optimizer, "seed": 5}
+    return EpochParams(**(values | changes))
 
 
 # ---- order and schedule --------------------------------------------------------------------------
@@ -298,7 +293,7 @@ def test_the_sft_stage_writes_a_model_that_transformers_loads(tmp_path: Path) ->
     sft = stage("sft")
     params = sft.params(seed=1, num_epochs=1, batch_size=4, max_tokens=100, optimizer={"lr": 1e-3})
     context = FakeContext(tmp_path / "work")
-    sft.run(context, params, sft.run_model(), {"model": base, "rows": tmp_path / "rows"})
+    sft.run(context, params, sft.run_model(), Inputs({"model": base, "rows": tmp_path / "rows"}))
     out = context.output("model")
     trained_model, tok = load_model(out), load_tokenizer(out)
     assert tok.chat_template == tokenizer().chat_template

@@ -17,8 +17,8 @@ from fixed_batch import (
     rollouts,
     summary,
 )
+from tiny import advantage_of, frozen_logprobs
 
-from r1pipe.rl.update import frozen_logprobs, token_sequences
 from r1pipe.train.batching import Batching
 
 LOSSES = json.loads(GOLDEN.read_text())["losses"]
@@ -38,11 +38,11 @@ def test_loss_and_gradient_equal_those_of_trl(name: str, micro_batch_tokens: int
 def test_the_three_losses_differ_and_the_clip_acts_on_both_sides() -> None:
     assert len({round(loss["loss"], 3) for loss in LOSSES.values()}) == len(AGGREGATIONS)
     batching = Batching(10_000, "padded", 0)
-    rows = frozen_logprobs(policy(), token_sequences(rollouts()), TEMPERATURE, batching)
+    rows = frozen_logprobs(policy(), rollouts(), TEMPERATURE, batching)
     signed = [
-        (math.exp(new - old), rollout.advantage)
+        (math.exp(new - old), advantage_of(rollout))
         for rollout, row in zip(rollouts(), rows, strict=True)
-        for new, old in zip(row, rollout.completion.sampler_logprobs, strict=True)
+        for new, old in zip(row, rollout.streams["sampler_logprobs"], strict=True)
     ]
     assert any(ratio > 1 + CLIP_HIGH and advantage > 0 for ratio, advantage in signed)
     assert any(ratio < 1 - CLIP_LOW and advantage < 0 for ratio, advantage in signed)

@@ -7,7 +7,6 @@ stale; `NOT_HERE` says why a mistake cannot be made in this project.
 from __future__ import annotations
 
 import ast
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +18,7 @@ from tiny import rollout, stage
 from r1pipe.chat import boxed, render_completion, split_completion
 from r1pipe.records import Group, Problem
 from r1pipe.rewards import REWARDS
-from r1pipe.rl.objective import token_weights
+from r1pipe.rl.losses import token_weights
 from r1pipe.rl.rollouts import score_groups
 from r1pipe.verify.answers.extract import extract_answer
 
@@ -181,7 +180,7 @@ def group_of(problem: Problem, *texts: str) -> Group:
     """Return a group of given completions."""
     rollouts = [rollout([1], [2]) for _ in texts]
     for made, text in zip(rollouts, texts, strict=True):
-        made.completion = replace(made.completion, text=text)
+        made.text = text
     return Group(problem, rollouts)
 
 

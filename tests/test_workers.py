@@ -8,10 +8,18 @@ from typing import Any
 
 import pytest
 import torch
-from tiny import generator, model, rollout, tokenizer
+from tiny import (
+    frozen_logprobs,
+    generator,
+    model,
+    objective,
+    rollout,
+    set_advantage,
+    tokenizer,
+    update_policy,
+)
 
 from r1pipe.generate.protocol import Request, SamplingParams
-from r1pipe.rl.update import Objective, frozen_logprobs, token_sequences, update_policy
 from r1pipe.train.batching import Batching
 from r1pipe.train.engine import TorchEngine
 from r1pipe.workers import in_order, num_workers
@@ -73,11 +81,11 @@ def test_an_accelerator_has_one_worker_and_a_number_stands() -> None:
 def updated(workers: int) -> tuple[dict[str, float], dict[str, Any]]:
     engine = TorchEngine(model(), workers=workers)
     batching = Batching(24, "padded", PAD, workers)
-    reference = frozen_logprobs(model(2), token_sequences(ROLLOUTS), 0.9, batching)
+    reference = frozen_logprobs(model(2), ROLLOUTS, 0.9, batching)
     for place, made in enumerate(ROLLOUTS):
-        made.advantage = (-1.0) ** place
-    objective = Objective(0.9, 0.2, 0.28, 0.1, "token-mean", 11)
-    measures = update_policy(engine, ROLLOUTS, reference, objective, batching, 1e-2)
+        set_advantage(made, (-1.0) ** place)
+    chosen = objective(0.9, 0.2, 0.28, 0.1, "token-mean", 11)
+    measures = update_policy(engine, ROLLOUTS, reference, chosen, batching, 1e-2)
     return measures, engine.model.state_dict()
 
 

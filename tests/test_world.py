@@ -18,6 +18,7 @@ from r1pipe.rewards import REWARDS
 from r1pipe.rewards.language import language_share
 from r1pipe.rows import read_problems, read_rows
 from r1pipe.settings import World
+from r1pipe.stage import Inputs
 from r1pipe.tasks import arithmetic, corpus, countdown, parity
 from r1pipe.tasks.general import is_helpful
 from r1pipe.tasks.table import REASONING, TASKS
@@ -291,7 +292,7 @@ def test_the_problems_stage_removes_what_shares_phrases_with_the_held_out(tmp_pa
         context = FakeContext(tmp_path / name)
         world = World(mix={"arithmetic": 1.0}, languages=("en",), levels={"arithmetic": (4,)})
         params = kind.params(seed=1, num_problems=30, split=split, world=world)
-        kind.run(context, params, kind.run_model(), inputs)
+        kind.run(context, params, kind.run_model(), Inputs(inputs))
         return context
 
     held_out = draw("held-out", "held-out", {})
@@ -307,7 +308,7 @@ def test_an_unknown_task_names_those_there_are(tmp_path: Path) -> None:
     kind = stage("problems")
     params = kind.params(seed=1, num_problems=3, world=World(mix={"arithmetics": 1.0}))
     with pytest.raises(StageError, match="no task arithmetics; there are arithmetic, choice"):
-        kind.run(FakeContext(tmp_path), params, kind.run_model(), {})
+        kind.run(FakeContext(tmp_path), params, kind.run_model(), Inputs())
 
 
 def test_the_corpus_stage_writes_the_same_rows_for_the_same_seed(tmp_path: Path) -> None:
@@ -318,7 +319,7 @@ def test_the_corpus_stage_writes_the_same_rows_for_the_same_seed(tmp_path: Path)
             seed=seed, num_rows=30, format="r1-zero", world=World(mix={"parity": 1.0})
         )
         context = FakeContext(tmp_path / name)
-        kind.run(context, params, kind.run_model(), {})
+        kind.run(context, params, kind.run_model(), Inputs())
         tables.append(list(read_rows(context.output("rows"))))
     assert tables[0] == tables[1]
     assert tables[0] != tables[2]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import random
+import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
@@ -22,11 +23,18 @@ from r1pipe.models.policy import new_model, save_model
 from r1pipe.models.prompts import encode_prompt
 from r1pipe.models.tokenizer import train_tokenizer
 from r1pipe.ranks import ALONE
-from r1pipe.records import Completion, FinishReason, Problem, Rollout, json_lines
+from r1pipe.records import FinishReason, Problem, Rollout, TokenSequence, json_lines
+from r1pipe.rl.grpo import Grpo
+from r1pipe.rl.params import Aggregation, GrpoParams
+from r1pipe.settings import Optimizer, Precision
 from r1pipe.stage import StageKind
 from r1pipe.tasks import corpus
 from r1pipe.tasks.table import TASKS
 from r1pipe.tasks.world import Noise, sample_problems
+from r1pipe.train.batching import Batching
+from r1pipe.train.engine import LocalForward
+from r1pipe.train.logprobs import completion_logprobs
+from r1pipe.train.loop import Trainer
 
 torch.set_num_threads(
     1
@@ -101,8 +109,33 @@ def rollout(
 ) -> Rollout:
     """Return a rollout of given tokens."""
     logprobs = list(sampler_logprobs) or [0.0] * len(token_ids)
-    completion = Completion("p", 0, 0, list(token_ids), "", finish_reason, logprobs)
-    return Rollout(completion, list(prompt_ids), advantage=advantage)
+    made = Rollout(list(prompt_ids), list(token_ids), finish_reason=finish_reason)
+    made.streams["sampler_logprobs"] = logprobs
+    set_advantage(made, advantage)
+    return made
+
+
+def set_advantage(made: Rollout, advantage: float) -> None:
+    """Give every token of a rollout the same advantage."""
+    made.streams["advantage"] = [advantage] * len(made.completion_ids)
+
+
+def advantage_of(made: Rollout) -> float:
+    """Return the advantage that all tokens of a rollout have."""
+    (advantage,) = set(made.streams["advantage"])
+    return advantage
+
+
+def frozen_logprobs(
+    policy: Any,
+    sequences: Sequence[TokenSequence],
+    temperature: float,
+    batching: Batching,
+    precision: Precision = "float32",
+) -> list[list[float]]:
+    """Return each sequence's completion log-probabilities under a model of this process."""
+    forward = LocalForward(policy, precision, batching.workers)
+    return completion_logprobs(forward, sequences, temperature, batching)
 
 
 def stage(kind: str) -> StageKind:
@@ -138,6 +171,64 @@ def general_problem(task: str) -> Problem:
     checker, gold = ("contains", "cat") if task == "general" else ("refusal", "sorry")
     meta = {"refusal": ["sorry"], "max_chars": MAX_CHARS}
     return Problem(f"{task}-1", task, f"a {task} prompt", gold, checker=checker, meta=meta)
+
+
+def objective(
+    temperature: float,
+    clip_low: float,
+    clip_high: float,
+    kl_coef: float,
+    aggregation: Aggregation,
+    max_tokens: int,
+    truncation: float | None = None,
+) -> GrpoParams:
+    """Return parameters that decide the loss of one update."""
+    chosen: GrpoParams = grpo_params(
+        temperature=temperature,
+        clip_low=clip_low,
+        clip_high=clip_high,
+        kl_coef=kl_coef,
+        aggregation=aggregation,
+        max_tokens=max_tokens,
+        sampler_truncation=truncation,
+    )
+    return chosen
+
+
+def grpo_of(
+    chosen: GrpoParams,
+    engine: Any = None,
+    sampler: Any = None,
+    context: Any = None,
+    batching: Batching | None = None,
+) -> Grpo:
+    """Return a run without a reference, in a folder of its own where no context is given."""
+    context = context or FakeContext(Path(tempfile.mkdtemp()))
+    trainer = Trainer(context, engine, chosen.optimizer, chosen.num_steps)
+    batching = batching or Batching(4096, "padded", tokenizer().pad_token_id)
+    return Grpo(context, chosen, tokenizer(), batching, trainer, sampler, None)
+
+
+def update_policy(
+    engine: Any,
+    rollouts: Sequence[Rollout],
+    reference_rows: Sequence[Sequence[float]] | None,
+    chosen: GrpoParams,
+    batching: Batching,
+    rate: float,
+    old_rows: Sequence[Sequence[float]] | None = None,
+) -> dict[str, float]:
+    """Make one update on given rollouts; return its measures."""
+    optimizer = Optimizer(lr=rate or 1e-30)
+    run = grpo_of(chosen.model_copy(update={"optimizer": optimizer}), engine, batching=batching)
+    made = [replace(each, streams=dict(each.streams)) for each in rollouts]
+    for name, rows in (("reference_logprobs", reference_rows), ("old_logprobs", old_rows)):
+        for each, row in zip(made, rows or [], strict=bool(rows)):
+            each.streams[name] = row
+    run.update(made, {})
+    logged: Any = run.context
+    (row,) = logged.logged
+    return {n: v for n, v in row.items() if n not in ("step", "lr", "tokens_per_s")}
 
 
 class ScriptedGenerator:

@@ -19,7 +19,7 @@ from r1pipe.candidates.filters import decide
 from r1pipe.candidates.quotas import Quotas
 from r1pipe.candidates.rejudge import check_quota, with_problems, with_verdict
 from r1pipe.candidates.selection import SELECTION, Selection
-from r1pipe.records import Completion, FinishReason, Problem, Verdict
+from r1pipe.records import FinishReason, Problem, Rollout, Verdict
 from r1pipe.rows import write_rows
 from r1pipe.settings import Keep
 from r1pipe.stage import Journal
@@ -108,10 +108,10 @@ def _with_verdicts(
         yield row, problem, verdict, extracted
 
 
-def _completion(row: Row) -> Completion:
+def _completion(row: Row) -> Rollout:
     """Return what the filters read of a candidate; its tokens were not kept."""
     reason = FinishReason(row["finish_reason"])
-    return Completion(row["problem_id"], 0, row["seed"], [], row["completion"], reason, [])
+    return Rollout([], [], text=row["completion"], finish_reason=reason)
 
 
 def report_flips(before: Iterable[Row], after: Iterable[Row], folder: Path) -> dict[str, Any]:

@@ -25,6 +25,7 @@ from r1pipe.launch.process import prepare_process
 from r1pipe.launch.rank_context import RankContext
 from r1pipe.manifest.kinds import load_kind
 from r1pipe.ranks import Ranks
+from r1pipe.stage import Inputs
 from r1pipe.store import disk
 
 PR_SET_PDEATHSIG = 1  # from linux/prctl.h
@@ -93,12 +94,14 @@ def run_stage(folder: JobFolder, rank: int, size: int) -> None:
     store = meet(folder, rank, size)
     join(store, rank, size, str(getattr(run, "device", "cpu")))
     ranks = Ranks(rank, size, store)
-    inputs = {
-        name: {label: Path(path) for label, path in value.items()}
-        if isinstance(value, dict)
-        else Path(value)
-        for name, value in job.inputs.items()
-    }
+    inputs = Inputs(
+        {
+            name: {label: Path(path) for label, path in value.items()}
+            if isinstance(value, dict)
+            else Path(value)
+            for name, value in job.inputs.items()
+        }
+    )
     try:
         kind.run(RankContext(folder, job, ranks), params, run, inputs)
     except Interrupted:  # all ranks have agreed on it

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
 
 from r1pipe.errors import ManifestError
 from r1pipe.manifest.graph import topological_order
@@ -117,8 +116,8 @@ class TreeReader:
         """Return one stage, or None where its parameters are wrong."""
         if id(value) not in self.checked:
             models = self.models(f"stages.{name}", value, kind, is_partial)
-            if None not in models and not is_partial:
-                self.check_together(f"stages.{name}", value, *models)
+            if models[0] is not None and models[1] is not None and not is_partial:
+                self.check_together(f"stages.{name}", value, models[0], models[1])
             self.checked[id(value)] = value, models
         params, run = self.checked[id(value)][1]
         if params is None or run is None:
@@ -140,9 +139,10 @@ class TreeReader:
 
         return model("params", kind.params), model("run", kind.run_model)
 
-    def check_together(self, label: str, value: Value, params: Any, run: Any) -> None:
+    def check_together(self, label: str, value: Value, params: StageModel, run: StageModel) -> None:
         """Report parameters and run settings that do not go together, as `run` itself says."""
-        said: str | None = run.misfit(params) if hasattr(run, "misfit") else None
+        check = getattr(run, "incompatible_with", None)
+        said: str | None = None if check is None else check(params)
         if said is not None:
             origin = (value.get("run") or value).origin
             self.mistakes.append(origin.mistake(f"{label}: {said}"))

@@ -12,6 +12,7 @@ from r1pipe.keys import key_of, key_preimage
 from r1pipe.manifest import Manifest, Ref, StageNode
 from r1pipe.manifest.graph import refs_of
 from r1pipe.manifest.sources import source_id, source_path
+from r1pipe.stage import Inputs
 from r1pipe.store.actions import ActionRecord
 from r1pipe.store.store import Store
 
@@ -62,9 +63,9 @@ class Resolver:
         """Return what an action record keeps of its inputs."""
         return _each(node, lambda ref: self._link(ref, finished))
 
-    def paths(self, node: StageNode, finished: Finished) -> dict[str, Any]:
-        """Return where a stage's inputs lie: what it is called with."""
-        return _each(node, lambda ref: self._path(ref, finished))
+    def paths(self, node: StageNode, finished: Finished) -> Inputs:
+        """Return where a stage's inputs are: what it is called with."""
+        return Inputs(_each(node, lambda ref: self._path(ref, finished)))
 
     def guess_record(self, node: StageNode, finished: Finished) -> ActionRecord | None:
         """Return a stage's result though sources are missing, if it used them as last known."""

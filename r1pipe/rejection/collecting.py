@@ -48,7 +48,7 @@ def collect(
     Raises StageError when nothing is kept, when too many gold answers are unusable, or when the
     candidates do not add up.
     """
-    problems = usable_problems(context, read_problems(inputs["problems"]), params)
+    problems = usable_problems(context, read_problems(inputs.path("problems")), params)
     schedule = Schedule(problems, params)
     adaptive = params.adaptive
     settings = WriterSettings(
@@ -60,7 +60,7 @@ def collect(
     sampling = SamplingParams(params.temperature, 1.0, params.max_tokens, logprobs=False)
     with (
         closing(CandidateWriterProcess(settings)) as recorder,
-        open_generator(inputs["model"], run, params.precision) as (generator, tokenizer),
+        open_generator(inputs.path("model"), run, params.precision) as (generator, tokenizer),
     ):
         source = GeneratedSamples(generator, tokenizer, sampling, fmt, params.seed)
         collector = RejectionSampler(context, params, run, schedule, source, recorder)

@@ -12,21 +12,17 @@ import math
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 
-from r1pipe.chat import Format
 from r1pipe.errors import StageError
-from r1pipe.generate.protocol import Generator, SamplingParams
-from r1pipe.ranks import ALONE, Ranks
+from r1pipe.generate.protocol import SamplingParams
 from r1pipe.records import Problem, Rollout
-from r1pipe.rl.exchange import gather_groups
-from r1pipe.rl.rollouts import sample_completions
-from r1pipe.rl.update import policy_logprobs, token_sequences
+from r1pipe.rl.grpo import Grpo
+from r1pipe.rl.rollouts import gather_groups, sample_groups
 from r1pipe.settings import Precision
-from r1pipe.train.batching import Batching
 from r1pipe.train.engine import Engine
+from r1pipe.train.logprobs import completion_logprobs
 
 NUM_PROBLEMS, MAX_TOKENS = 8, 64
 FACTORS = (1.125, 2.0, 8.0)  # exact in every precision; the first that shows is enough
@@ -59,54 +55,36 @@ class Mismatch:
         )
 
 
-@dataclass(frozen=True)
-class ParityPlan:
-    """What is sampled for the comparison, and how much may differ."""
-
-    temperature: float
-    max_tokens: int
-    format: Format
-    tolerance: float
-    batching: Batching
-    precision: Precision = "float32"
-
-
-def check_parity(
-    engine: Engine,
-    generator: Generator,
-    tokenizer: Any,
-    problems: Sequence[Problem],
-    plan: ParityPlan,
-    ranks: Ranks = ALONE,
-) -> dict[str, float]:
+def check_parity(grpo: Grpo, problems: Sequence[Problem], tolerance: float) -> dict[str, float]:
     """Compare sampler and trainer, push a changed weight, compare again, put everything back.
 
-    Returns both mean differences. Raises StageError, with what may be the matter, where one is
-    beyond the tolerance. Weights come back bit by bit.
+    Returns both mean differences. Raises StageError, with what may be the matter, if one is beyond
+    the tolerance. Weights come back bit by bit.
     """
+    engine, generator = grpo.trainer.engine, grpo.generator
     some = list(problems[:NUM_PROBLEMS])
-    before, rollouts = _compare(engine, generator, tokenizer, some, plan, ranks)
-    if not before.mean <= plan.tolerance:
+    before, rollouts = _compare(grpo, some)
+    if not before.mean <= tolerance:
         raise StageError(
             f"sampler and trainer disagree about the same weights: {before} (at most"
-            f" {plan.tolerance:g} on average). Both were told to compute in {plan.precision}"
+            f" {tolerance:g} on average). Both were told to compute in {grpo.params.precision}"
             " (params.precision); one of them may not, or this version of the engine may not fit"
             " the model; sample with run.generator.backend transformers to see the difference"
         )
     for factor in FACTORS:
         with changed(engine, factor):
-            moved = mismatch(rollouts, _logprobs(engine, rollouts, plan))
+            moved = mismatch(rollouts, _logprobs(grpo, rollouts))
             generator.load_weights(engine.weights())
-            after, _ = _compare(engine, generator, tokenizer, some, plan, ranks)
+            after, _ = _compare(grpo, some)
         generator.load_weights(engine.weights())
-        if not after.mean <= plan.tolerance:
+        if not after.mean <= tolerance:
             raise StageError(
                 f"pushed weights do not arrive in the sampler as they are: before a push {before},"
-                f" after pushing changed weights {after} (at most {plan.tolerance:g} on average)."
+                f" after pushing changed weights {after} (at most {tolerance:g} on average)."
                 " Some weight or cache in it is stale; report it with the versions that"
                 " `r1pipe doctor` prints"
             )
-        if moved.mean > CLEARLY * plan.tolerance:
+        if moved.mean > CLEARLY * tolerance:
             return {"parity": before.mean, "parity_after_push": after.mean}
     raise StageError(
         f"changing the weights moved no log-probability by more than {moved.mean:.2g}, so the push"
@@ -114,25 +92,27 @@ def check_parity(
     )
 
 
-def _compare(
-    engine: Engine,
-    generator: Generator,
-    tokenizer: Any,
-    problems: Sequence[Problem],
-    plan: ParityPlan,
-    ranks: Ranks,
-) -> tuple[Mismatch, list[Rollout]]:
+def _compare(grpo: Grpo, problems: Sequence[Problem]) -> tuple[Mismatch, list[Rollout]]:
     """Sample a completion of each problem, each rank its share; compare all on every rank."""
-    sampling = SamplingParams(plan.temperature, 1.0, min(plan.max_tokens, MAX_TOKENS))
-    groups = sample_completions(
-        generator, tokenizer, problems, 1, sampling, plan.format, ["parity"], ranks=ranks
+    params, ranks = grpo.params, grpo.context.ranks
+    sampling = SamplingParams(params.temperature, params.top_p, min(params.max_tokens, MAX_TOKENS))
+    groups = sample_groups(
+        grpo.generator,
+        grpo.tokenizer,
+        problems,
+        1,
+        sampling,
+        params.format,
+        ["parity"],
+        ranks=ranks,
     )
     rollouts = [g.rollouts[0] for g in gather_groups(ranks, problems, groups)]
-    return mismatch(rollouts, _logprobs(engine, rollouts, plan)), rollouts
+    return mismatch(rollouts, _logprobs(grpo, rollouts)), rollouts
 
 
-def _logprobs(engine: Engine, rollouts: Sequence[Rollout], plan: ParityPlan) -> list[list[float]]:
-    return policy_logprobs(engine, token_sequences(rollouts), plan.temperature, plan.batching)
+def _logprobs(grpo: Grpo, rollouts: Sequence[Rollout]) -> list[list[float]]:
+    engine, temperature = grpo.trainer.engine, grpo.params.temperature
+    return completion_logprobs(engine, rollouts, temperature, grpo.batching)
 
 
 def mismatch(rollouts: Sequence[Rollout], trainer_rows: Sequence[Sequence[float]]) -> Mismatch:
@@ -142,7 +122,7 @@ def mismatch(rollouts: Sequence[Rollout], trainer_rows: Sequence[Sequence[float]
     """
     differences: list[float] = []
     for rollout, row in zip(rollouts, trainer_rows, strict=True):
-        sampler_row = rollout.completion.sampler_logprobs
+        sampler_row = rollout.streams["sampler_logprobs"]
         if len(sampler_row) != len(row):
             raise StageError(
                 "the sampler gave no log-probabilities of its tokens; a policy cannot be trained on"

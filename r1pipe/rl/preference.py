@@ -1,27 +1,26 @@
-"""Losses and the loop of reward models.
+"""Losses and updates of reward models.
 
 # B rows of a micro-batch
 """
 
 from __future__ import annotations
 
-import time
 from collections.abc import Iterator, Sequence
 from functools import partial
-from typing import Any, Literal
+from typing import Any
 
 import torch
 from torch import Tensor
 from torch.nn.functional import binary_cross_entropy_with_logits, logsigmoid
 
+from r1pipe.records import TokenSequence
+from r1pipe.rl.params import PreferenceObjective, RewardModelParams, RewardModelRun
 from r1pipe.rl.reward_model import scores
 from r1pipe.stage import Context
-from r1pipe.train.batching import MicroBatch, TokenSequence, one_batch
+from r1pipe.train.batching import MicroBatch, one_batch
 from r1pipe.train.engine import Engine, Loss
-from r1pipe.train.schedule import learning_rate
-from r1pipe.train.supervised import SupervisedPlan, batches_of, checkpoint, resume
-
-Objective = Literal["pairwise", "pointwise"]
+from r1pipe.train.loop import Trainer, Update
+from r1pipe.train.supervised import batches_of
 
 
 def pairwise_loss(values: Tensor) -> Tensor:
@@ -42,40 +41,31 @@ def train_reward_model(
     engine: Engine,
     examples: Sequence[tuple[TokenSequence, ...]],
     labels: Sequence[float],
-    plan: SupervisedPlan,
-    *,
-    objective: Objective,
+    params: RewardModelParams,
+    run: RewardModelRun,
     pad_id: int,
-    examples_per_micro_batch: int,
 ) -> None:
     """Train on examples: (chosen, rejected) pairs, or single texts with a label each."""
-    passes = plan.num_epochs
+    passes = params.num_epochs
     context.note(trained_tokens=passes * sum(len(text) for texts in examples for text in texts))
-    steps = list(batches_of(len(examples), plan))
-    done = resume(context, engine)
-    for step, rows in enumerate(steps[done:], start=done):
-        started = time.perf_counter()
+    steps = list(batches_of(len(examples), params))
+    trainer = Trainer(context, engine, params.optimizer, len(steps))
 
-        batches = _batches(examples, rows, examples_per_micro_batch, pad_id)
-        measures = engine.accumulate(batches, partial(_loss, objective, labels, len(rows)))
-        rate = learning_rate(
-            step, len(steps), plan.peak_lr, plan.schedule, plan.warmup_steps, plan.final_lr_frac
-        )
-        norm = engine.step(rate)
-        tokens = sum(len(s) for row in rows for s in examples[row])
-        context.log(
-            step + 1,
-            len(steps),
-            **measures,
-            grad_norm=norm,
-            lr=rate,
-            tokens_per_s=tokens / (time.perf_counter() - started),
-        )
-        checkpoint(context, engine, step + 1)
+    def update(rows: Sequence[int]) -> Update:
+        batches = _batches(examples, rows, run.examples_per_micro_batch, pad_id)
+        tokens = sum(len(text) for row in rows for text in examples[row])
+        loss = partial(preference_loss, params.objective, labels, len(rows))
+        return Update(batches, loss, tokens, tokens)
+
+    trainer.run(map(update, steps[trainer.step :]))
 
 
-def _loss(
-    objective: Objective, labels: Sequence[float], total: int, model: Any, batch: MicroBatch
+def preference_loss(
+    objective: PreferenceObjective,
+    labels: Sequence[float],
+    total: int,
+    model: Any,
+    batch: MicroBatch,
 ) -> Loss:
     """Return what a micro-batch adds to the loss of a step of `total` examples."""
     values = scores(model, batch)
@@ -87,7 +77,7 @@ def _loss(
         wanted = wanted.to(values.device)
         is_right = (values > 0) == (wanted > 0.5)
         value = pointwise_loss(values, wanted)
-    share = batch.is_first_part / total  # all ranks that share the rows know all scores
+    share = batch.is_first_shard / total  # all ranks that share the rows know all scores
     return Loss(value * share, sums={"accuracy": float(is_right.sum()) * share})
 
 

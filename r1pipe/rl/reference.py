@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Iterable, Sequence
 from contextlib import AbstractContextManager, ExitStack, nullcontext
-from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -12,14 +12,19 @@ import torch
 from safetensors import safe_open
 from torch import Tensor
 
+from r1pipe.models.policy import freeze
+from r1pipe.models.precision import cast_weights
 from r1pipe.ranks import ALONE, Ranks
-from r1pipe.rl.update import frozen_logprobs, policy_logprobs
-from r1pipe.settings import Precision
-from r1pipe.train.batching import Batching, TokenSequence
+from r1pipe.records import TokenSequence
+from r1pipe.settings import EngineRun, Precision
+from r1pipe.train.backends import load_trained, shards_weights
+from r1pipe.train.batching import Batching
+from r1pipe.train.engine import LocalForward
+from r1pipe.train.logprobs import completion_logprobs
 from r1pipe.train.state import StateWriter
 
 if TYPE_CHECKING:
-    from r1pipe.train.parts import FrozenParts
+    from r1pipe.train.sharded import ShardedReference
 
 NAME = "reference"
 
@@ -28,31 +33,34 @@ class Reference:
     """A frozen copy of the policy. R1 moves it to the policy every 400 updates, since a fixed
     anchor over thousands of updates would block exploration (arXiv:2501.12948v2, A.3).
 
-    It lies as the policy does: whole on every rank, or (`parts`) divided among them by ZeRO-3. All
-    ranks call its methods together.
+    Like the policy it is whole on every rank, or sharded among them by ZeRO-3. All ranks call its
+    methods together.
     """
 
-    def __init__(self, model: Any, ranks: Ranks = ALONE, parts: FrozenParts | None = None) -> None:
+    def __init__(
+        self,
+        model: Any,
+        ranks: Ranks = ALONE,
+        precision: Precision = "float32",
+        sharded: ShardedReference | None = None,
+    ) -> None:
         self.model = model
         self._ranks = ranks
-        self._parts = parts
+        self._precision = precision
+        self._sharded = sharded
 
     def logprobs(
-        self,
-        sequences: Sequence[TokenSequence],
-        temperature: float,
-        batching: Batching,
-        precision: Precision = "float32",
+        self, sequences: Sequence[TokenSequence], temperature: float, batching: Batching
     ) -> list[list[float]]:
         """Return each sequence's completion log-probabilities at the sampling temperature.
 
         Each rank computes a share; all get all of them.
         """
-        if self._parts is not None:
-            return policy_logprobs(self._parts, sequences, temperature, batching)
+        if self._sharded is not None:
+            return completion_logprobs(self._sharded, sequences, temperature, batching)
+        forward = LocalForward(self.model, self._precision, batching.workers)
         share = self._ranks.share(sequences)
-        numbered = [replace(each, index=place) for place, each in enumerate(share)]
-        mine = frozen_logprobs(self.model, numbered, temperature, batching, precision)
+        mine = completion_logprobs(forward, share, temperature, batching)
         return [row for rows in self._ranks.gather(mine) for row in rows]
 
     def refresh(self, weights: Iterable[tuple[str, Tensor]]) -> None:
@@ -64,11 +72,11 @@ class Reference:
 
     def save(self, folder: Path) -> None:
         """Write the weights into a checkpoint folder: rank 0 all, or each rank some of them."""
-        is_divided, rank = self._parts is not None, self._ranks.rank
-        writer = StateWriter(folder, f"{NAME}-{rank:05d}" if is_divided else NAME)
+        is_sharded, rank = self._sharded is not None, self._ranks.rank
+        writer = StateWriter(folder, f"{NAME}-{rank:05d}" if is_sharded else NAME)
         for number, (name, parameter) in enumerate(self.model.named_parameters()):
             with self._writing(parameter):
-                if rank == (number % self._ranks.size if is_divided else 0):
+                if rank == (number % self._ranks.size if is_sharded else 0):
                     writer.add(name, parameter.data)
         writer.flush()
 
@@ -83,9 +91,26 @@ class Reference:
                         own[name].data.copy_(file.get_tensor(name))
 
     def close(self) -> None:
-        """Free what divides it."""
-        if self._parts is not None:
-            self._parts.close()
+        """Free what shards it."""
+        if self._sharded is not None:
+            self._sharded.close()
 
     def _writing(self, parameter: Any) -> AbstractContextManager[Any]:
-        return nullcontext() if self._parts is None else self._parts.writing(parameter)
+        return nullcontext() if self._sharded is None else self._sharded.writing(parameter)
+
+
+def make_reference(model: Any, run: EngineRun, ranks: Ranks, precision: Precision) -> Reference:
+    """Return a frozen copy of the policy, which computes as the engine will.
+
+    DeepSpeed has weights of the precision, so the copy has them too; beside PyTorch it has the
+    float32 weights and computes under autocast.
+    """
+    if not shards_weights(run):
+        own = freeze(copy.deepcopy(model))
+        if run.engine.backend == "deepspeed":
+            own = cast_weights(own, precision)
+        return Reference(own, ranks, precision)
+    from r1pipe.train.sharded import ShardedReference
+
+    own = freeze(load_trained(Path(model.name_or_path), run, precision))
+    return Reference(own, ranks, precision, ShardedReference(own, run.engine, ranks, precision))

@@ -7,10 +7,10 @@ read at its last token.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -19,17 +19,16 @@ from transformers import AutoModelForSequenceClassification
 from r1pipe.models.policy import freeze, load_tokenizer
 from r1pipe.models.precision import dtype_of
 from r1pipe.models.prompts import encode_completion, encode_prompt
-from r1pipe.records import Problem
+from r1pipe.records import Problem, TokenSequence
 from r1pipe.rewards.model import helpfulness_text, safety_text
+from r1pipe.rl.params import ReadBy
+from r1pipe.rl.rollouts import RewardFn
 from r1pipe.settings import EngineRun, Precision, TrainRun
 from r1pipe.train.backends import load_trained
-from r1pipe.train.batching import MicroBatch, TokenSequence, batching_of, micro_batches
+from r1pipe.train.batching import MicroBatch, batching_of, micro_batches
 from r1pipe.train.logprobs import hidden_states
-from r1pipe.train.sequence_parallel import add_over_parts
+from r1pipe.train.sequence_parallel import add_over_shards
 from r1pipe.workers import in_order
-
-Part = Literal["summary", "completion"]
-"""What is scored: the final summary alone (helpfulness) or the whole completion (safety)."""
 
 
 def new_reward_model(
@@ -48,16 +47,16 @@ def new_reward_model(
         )
 
 
-def scored_text(completion: str, part: Part) -> str:
-    """Return the part of a completion that the model reads."""
-    return helpfulness_text(completion) if part == "summary" else safety_text(completion)
+def scored_text(completion: str, reads: ReadBy) -> str:
+    """Return what the model reads of a completion."""
+    return helpfulness_text(completion) if reads == "summary" else safety_text(completion)
 
 
-def encode_scored(tokenizer: Any, prompt: str, completion: str, part: Part) -> TokenSequence:
-    """Return prompt and scored part as a sequence; the score is read at the last token."""
+def encode_scored(tokenizer: Any, prompt: str, completion: str, reads: ReadBy) -> TokenSequence:
+    """Return prompt and what is read as a sequence; the score is read at the last token."""
     return TokenSequence(
         encode_prompt(tokenizer, prompt, "chat"),
-        encode_completion(tokenizer, scored_text(completion, part)),
+        encode_completion(tokenizer, scored_text(completion, reads)),
     )
 
 
@@ -65,20 +64,20 @@ def scores(model: Any, batch: MicroBatch) -> Tensor:
     """Return the score of every row of a padded batch, on all ranks that share it.  -> [B]"""
     assert batch.attention_mask is not None, "scores need padded rows"
     hidden = hidden_states(model, batch)
-    if batch.part is not None:
+    if batch.shard is not None:
         ends = batch.attention_mask[:, :-1] & ~batch.attention_mask[:, 1:]  # [B, S]
         found = model.score(hidden[ends])[:, 0].float()  # of the rows that end here
         mine = found.new_zeros(len(ends)).index_put((ends.any(dim=1).nonzero()[:, 0],), found)
-        return add_over_parts(mine, batch)
+        return add_over_shards(mine, batch)
     last = batch.attention_mask.sum(dim=1) - 1
     rows = torch.arange(len(last), device=last.device)
     values: Tensor = model.score(hidden[rows, last])[:, 0].float()
     return values
 
 
-def model_scorer(
-    folder: Path, part: Part, run: TrainRun, precision: Precision = "float32"
-) -> Callable[[Sequence[tuple[Problem, str]]], list[float]]:
+def reward_function(
+    folder: Path, reads: ReadBy, run: TrainRun, precision: Precision = "float32"
+) -> RewardFn:
     """Return a function from (problem, completion) pairs to rewards in (0, 1).
 
     The reward is the sigmoid of the score: a scale was never published. A completion that opens a
@@ -101,8 +100,8 @@ def model_scorer(
         sequences = [
             TokenSequence(s.prompt_ids, s.completion_ids, i)
             for i, (problem, text) in enumerate(pairs)
-            if (s := encode_scored(tokenizer, problem.prompt, text, part))
-            and scored_text(text, part)
+            if (s := encode_scored(tokenizer, problem.prompt, text, reads))
+            and scored_text(text, reads)
         ]
         rewards = [0.0] * len(pairs)
         for batch, values in in_order(rate, micro_batches(sequences, batching), batching.workers):

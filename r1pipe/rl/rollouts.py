@@ -1,10 +1,12 @@
-"""Rollouts: groups of completions sampled from the policy, scored, with their advantages."""
+"""Rollouts: which problems, their completions, rewards and advantages; each rank makes a share."""
 
 from __future__ import annotations
 
 import random
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import asdict
+from itertools import chain
 from typing import Any
 
 import torch
@@ -15,12 +17,33 @@ from r1pipe.generate.protocol import Generator, Request, SamplingParams
 from r1pipe.generate.uniforms import request_seed
 from r1pipe.models.prompts import encode_prompt
 from r1pipe.ranks import ALONE, Ranks
-from r1pipe.records import Completion, FinishReason, Group, Problem, Rollout
-from r1pipe.rl.advantages import Scale, group_advantages
+from r1pipe.records import FinishReason, Group, Problem, Rollout, Verdict
+from r1pipe.rl.losses import group_advantages
+from r1pipe.rl.params import AdvantageStd, GrpoParams
 from r1pipe.verify import verify_many
 
-Scorer = Callable[[Sequence[tuple[Problem, str]]], list[float]]
-"""(problem, completion text) pairs -> rewards in [0, 1]; a reward model behind it."""
+RewardFn = Callable[[Sequence[tuple[Problem, str]]], list[float]]
+"""(problem, completion text) pairs -> rewards in [0, 1]: a reward model as a function."""
+
+
+# ---- problems ------------------------------------------------------------------------------------
+
+
+def problems_of_rollouts(
+    problems: Sequence[Problem], general: Sequence[Problem], params: GrpoParams
+) -> Iterator[list[Problem]]:
+    """Yield the problems of each rollout; general prompts join from `preference.from_step` on."""
+    per_rollout = params.problems_per_step * params.minibatches_per_rollout
+    preference = params.preference
+    num_general = round(per_rollout * preference.general_frac) if preference else 0
+    reasoning = problem_order(problems, per_rollout, params.seed)
+    others = problem_order(general, num_general, params.seed + 1) if num_general else None
+    for number, chosen in enumerate(reasoning):
+        step = number * params.minibatches_per_rollout
+        if preference and others and step >= preference.from_step:
+            yield chosen[: per_rollout - num_general] + next(others)
+        else:
+            yield chosen
 
 
 def problem_order(
@@ -28,7 +51,7 @@ def problem_order(
 ) -> Iterator[list[Problem]]:
     """Yield the problems of each rollout for ever: epochs in seeded order, none twice in one.
 
-    Where the list is shorter than a rollout asks for, epochs follow one another inside it.
+    A list that is shorter than a rollout asks for comes in several epochs inside it.
     """
     epoch, queue = 0, list[Problem]()
     while True:
@@ -41,83 +64,84 @@ def problem_order(
         queue = queue[per_rollout:]
 
 
-def sample_completions(
+# ---- completions ---------------------------------------------------------------------------------
+
+
+def sample_groups(
     generator: Generator,
     tokenizer: Any,
     problems: Sequence[Problem],
-    num_samples: int,
+    group_size: int,
     sampling: SamplingParams,
     fmt: Format,
     seed_parts: Sequence[int | str],
-    first_sample: int = 0,
     ranks: Ranks = ALONE,
 ) -> list[Group]:
-    """Sample `num_samples` completions of every problem (of this rank's share of them).
+    """Sample `group_size` completions of every problem of this rank's share.
 
     Each request has its own seed, which does not depend on the number of ranks.
     """
-    seeds = ranks.share(_seeds(problems, num_samples, seed_parts, first_sample), num_samples)
+    seeds = ranks.share(_seeds(problems, group_size, seed_parts), group_size)
     problems = ranks.share(problems)
     prompts = [tuple(encode_prompt(tokenizer, problem.prompt, fmt)) for problem in problems]
-    requests = [
-        Request(prompts[index // num_samples], seed, index) for index, seed in enumerate(seeds)
-    ]
-    empty: Any = None
-    groups = [
-        Group(problem, [Rollout(empty, list(prompt)) for _ in range(num_samples)])
-        for problem, prompt in zip(problems, prompts, strict=True)
-    ]
-    for sampled in generator.generate(requests, sampling):
-        number, place = divmod(sampled.index, num_samples)
-        ids = sampled.token_ids
-        has_end = sampled.finish_reason is FinishReason.STOP
-        groups[number].rollouts[place].completion = Completion(
-            problem_id=problems[number].id,
-            sample_index=first_sample + place,
-            seed=seeds[sampled.index],
-            token_ids=ids,
-            text=tokenizer.decode(ids[:-1] if has_end else ids),
-            finish_reason=sampled.finish_reason,
-            sampler_logprobs=sampled.logprobs,
+    requests = [Request(prompts[i // group_size], seed, i) for i, seed in enumerate(seeds)]
+    sampled = {each.index: each for each in generator.generate(requests, sampling)}
+
+    def rollout(request: Request) -> Rollout:
+        made = sampled[request.index]
+        has_end = made.finish_reason is FinishReason.STOP
+        return Rollout(
+            list(request.prompt_ids),
+            made.token_ids,
+            streams={"sampler_logprobs": made.logprobs},
+            text=tokenizer.decode(made.token_ids[:-1] if has_end else made.token_ids),
+            finish_reason=made.finish_reason,
+            seed=request.seed,
         )
-    return groups
+
+    rollouts = [rollout(request) for request in requests]
+    return [
+        Group(problem, rollouts[number * group_size : (number + 1) * group_size])
+        for number, problem in enumerate(problems)
+    ]
 
 
-def _seeds(
-    problems: Sequence[Problem], num_samples: int, parts: Sequence[int | str], first_sample: int
-) -> list[int]:
-    """Return the seeds of all samples, problem by problem.
+def _seeds(problems: Sequence[Problem], group_size: int, parts: Sequence[int | str]) -> list[int]:
+    """Return the seeds of all completions, problem by problem.
 
-    A problem that comes twice (a rollout that spans two epochs) is sampled anew.
+    A problem that comes twice (a rollout that spans two epochs) gets other ones.
     """
     times = Counter[tuple[str, str]]()
     seeds = []
     for problem in problems:
-        first = first_sample + times[problem.id, problem.prompt] * num_samples
+        first = times[problem.id, problem.prompt] * group_size
         times[problem.id, problem.prompt] += 1
         seeds += [
             request_seed(*parts, problem.id, problem.prompt, first + place)
-            for place in range(num_samples)
+            for place in range(group_size)
         ]
     return seeds
+
+
+# ---- rewards and advantages ----------------------------------------------------------------------
 
 
 def score_groups(
     groups: Sequence[Group],
     weights: Mapping[str, float],
     fmt: Format,
-    scorers: Mapping[str, Scorer] | None = None,
+    reward_models: Mapping[str, RewardFn] | None = None,
 ) -> None:
     """Give every rollout its rewards by name and their weighted sum.
 
-    A problem whose task has a scorer takes that model's reward (named `preference`) in place of
-    the accuracy reward: the checker of a general prompt is for evaluation, never for training.
+    A problem whose task has a reward model takes its reward (named `preference`) in place of the
+    accuracy reward: the checker of a general prompt is for evaluation, never for training.
     """
-    scorers = scorers or {}
+    reward_models = reward_models or {}
     for group in groups:
-        scorer = scorers.get(group.problem.task)
-        texts = [rollout.completion.text for rollout in group.rollouts]
-        preference = scorer([(group.problem, text) for text in texts]) if scorer else None
+        reward_model = reward_models.get(group.problem.task)
+        texts = [rollout.text for rollout in group.rollouts]
+        preference = reward_model([(group.problem, t) for t in texts]) if reward_model else None
         verdicts = verify_many((group.problem, text) for text in texts)
         for i, rollout in enumerate(group.rollouts):
             rollout.verdict = verdicts[i]
@@ -145,12 +169,36 @@ def rule_rewards(
     return named
 
 
-def assign_advantages(groups: Sequence[Group], scale: Scale) -> None:
-    """Compute advantages inside each group, before anything is split into minibatches."""
+def assign_advantages(groups: Sequence[Group], std: AdvantageStd) -> None:
+    """Give every token the advantage of its completion inside its group.
+
+    Before anything is split into minibatches: the group is whole here.
+    """
     table = torch.tensor([[r.reward for r in g.rollouts] for g in groups], dtype=torch.float64)
-    for group, row in zip(groups, group_advantages(table, scale).tolist(), strict=True):
+    for group, row in zip(groups, group_advantages(table, std).tolist(), strict=True):
         for rollout, advantage in zip(group.rollouts, row, strict=True):
-            rollout.advantage = advantage
+            rollout.streams["advantage"] = [advantage] * len(rollout.completion_ids)
+
+
+# ---- all ranks -----------------------------------------------------------------------------------
+
+
+def gather_groups(ranks: Ranks, problems: Sequence[Problem], mine: list[Group]) -> list[Group]:
+    """Return the groups of all problems, given those of this rank's share: all train on all."""
+    if ranks.size == 1:
+        return mine
+    rows = ranks.gather([[asdict(rollout) for rollout in group.rollouts] for group in mine])
+    return [
+        Group(problem, [_rollout_of(row) for row in rollouts])
+        for problem, rollouts in zip(problems, chain.from_iterable(rows), strict=True)
+    ]
+
+
+def _rollout_of(row: Mapping[str, Any]) -> Rollout:
+    """Return the rollout of a row that `asdict` made and JSON carried."""
+    verdict = None if row["verdict"] is None else Verdict(row["verdict"])
+    reason = FinishReason(row["finish_reason"])
+    return Rollout(**{**row, "finish_reason": reason, "verdict": verdict})
 
 
 def rollout_metrics(groups: Sequence[Group]) -> dict[str, float]:
@@ -163,11 +211,11 @@ def rollout_metrics(groups: Sequence[Group]) -> dict[str, float]:
         for name in names
         if (having := [r for r in rollouts if name in r.rewards])
     }
-    flat = sum(all(r.advantage == 0 for r in group.rollouts) for group in groups)
+    flat = sum(not any(any(r.streams["advantage"]) for r in g.rollouts) for g in groups)
     return metrics | {
         "reward": sum(r.reward for r in rollouts) / count,
         "pass_rate": sum(r.verdict == "correct" for r in rollouts) / count,
-        "completion_tokens": sum(len(r.completion.token_ids) for r in rollouts) / count,
-        "truncated_frac": sum(r.completion.finish_reason == "length" for r in rollouts) / count,
+        "completion_tokens": sum(len(r.completion_ids) for r in rollouts) / count,
+        "truncated_frac": sum(r.finish_reason == "length" for r in rollouts) / count,
         "flat_group_frac": flat / len(groups),
     }

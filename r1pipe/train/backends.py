@@ -29,8 +29,8 @@ def make_engine(
 
     Raises StageError where the engine cannot train in the precision, or lacks something.
     """
-    if (said := run.engine.misfit(precision)) is not None:
-        raise StageError(said)
+    if (message := run.engine.incompatible_with(precision)) is not None:
+        raise StageError(message)
     settings: Any = {
         "betas": (optimizer.beta1, optimizer.beta2),
         "weight_decay": optimizer.weight_decay,
@@ -54,8 +54,8 @@ def load_trained(
     **options: Any,
 ) -> Any:
     """Return the model of a folder as the engine of `run` is to be given it: in float32 on its
-    device, or in the parts that ZeRO-3 trains (`r1pipe.train.parts.load_in_parts`)."""
-    if not divides_weights(run):
+    device, or sharded for ZeRO-3 (`r1pipe.train.sharded.load_sharded`)."""
+    if not shards_weights(run):
         options.pop("fresh", None)
         model = kind.from_pretrained(
             folder,
@@ -66,12 +66,12 @@ def load_trained(
         )
         return model.to(run.device)
     with _deepspeed_needed():
-        from r1pipe.train.parts import load_in_parts
-    return load_in_parts(folder, kind, run.engine, precision, run.device, **options)
+        from r1pipe.train.sharded import load_sharded
+    return load_sharded(folder, kind, run.engine, precision, run.device, **options)
 
 
-def divides_weights(run: EngineRun) -> bool:
-    """Return whether the engine keeps weights in parts (ZeRO-3)."""
+def shards_weights(run: EngineRun) -> bool:
+    """Return whether the engine shards weights (ZeRO-3)."""
     return run.engine.backend == "deepspeed" and run.engine.zero_stage == 3
 
 

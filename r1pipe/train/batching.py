@@ -1,6 +1,6 @@
 """Sequences, loss masks and micro-batches: padded, or packed without cross-contamination.
 
-# B rows, T tokens of a row
+# B rows, T tokens of a row, N trained tokens
 A sequence is a prompt and a completion; only the completion is trained, its first token and its
 end-of-sequence token included. The mask comes from lengths, never from comparing ids with the pad
 token: where pad equals end-of-sequence, that would leave the stop untrained.
@@ -9,14 +9,15 @@ token: where pad equals end-of-sequence, that would leave the stop untrained.
 from __future__ import annotations
 
 import heapq
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from r1pipe.records import TokenSequence
 from r1pipe.settings import TrainRun
 from r1pipe.workers import num_workers
 
@@ -24,25 +25,13 @@ Layout = Literal["padded", "packed"]
 
 
 @dataclass(frozen=True, slots=True)
-class TokenSequence:
-    """Prompt and completion as token ids; `index` finds per-sequence values again."""
-
-    prompt_ids: Sequence[int]
-    completion_ids: Sequence[int]
-    index: int = 0
-
-    def __len__(self) -> int:
-        return len(self.prompt_ids) + len(self.completion_ids)
-
-
-@dataclass(frozen=True, slots=True)
-class Part:
+class SequenceShard:
     """Which positions of a micro-batch this rank holds (`r1pipe.train.sequence_parallel`)."""
 
     number: int
-    """From 0; parts are contiguous and of equal width."""
+    """From 0; shards are contiguous and of equal width."""
     size: int
-    """How many parts there are."""
+    """How many shards there are."""
     group: Any
     """The process group whose ranks hold them, in their order."""
     bounds: tuple[int, ...] | None = None
@@ -50,8 +39,8 @@ class Part:
     mask: Tensor | None = None  # [B, 1, T, T] bool; None: causal inside each sequence
     """What attends to what in the whole rows, where they are padded on the left."""
 
-    def to(self, device: torch.device | str) -> Part:
-        """Return the part on a device."""
+    def to(self, device: torch.device | str) -> SequenceShard:
+        """Return the shard on a device."""
         return self if self.mask is None else replace(self, mask=self.mask.to(device))
 
 
@@ -61,10 +50,10 @@ class MicroBatch:
 
     `loss_mask[b, t]` says that token t is trained; its log-probability is read at position t - 1.
     `sequence_index[b, t]` is the `index` of the sequence that token t belongs to (-1 for padding),
-    and `completion_offset[b, t]` the place of token t in its completion (0 elsewhere).
+    and `streams[name][b, t]` a number of token t (0 outside of completions).
 
-    Where `part` is set, the tensors hold the tokens at this rank's positions and one more: the
-    model runs over all but the last, which is there to be predicted.
+    If `shard` is set, the tensors hold the tokens at this rank's positions and one more: the model
+    runs over all but the last, which is there to be predicted.
     """
 
     input_ids: Tensor  # [B, T] int64
@@ -72,24 +61,37 @@ class MicroBatch:
     attention_mask: Tensor | None  # [B, T] bool; None for packed rows
     loss_mask: Tensor  # [B, T] bool
     sequence_index: Tensor  # [B, T] int64
-    completion_offset: Tensor  # [B, T] int64
-    part: Part | None = None
+    streams: Mapping[str, Tensor] = field(default_factory=dict)  # [B, T] float32 each
+    """Per-token numbers by name, such as `advantage`."""
+    shard: SequenceShard | None = None
     most_targets: int = 0
     """Most trained tokens that any rank has beside this one: the head is called as often on all."""
 
     @property
-    def is_first_part(self) -> bool:
+    def is_first_shard(self) -> bool:
         """Return whether what is known on all ranks that share these rows counts here."""
-        return self.part is None or self.part.number == 0
+        return self.shard is None or self.shard.number == 0
+
+    def at_trained(self, name: str) -> Tensor:
+        """Return a stream at the trained tokens, in row order.  -> [N]"""
+        return self.streams[name][self.loss_mask]
 
     def to(self, device: torch.device | str) -> MicroBatch:
         """Return the batch on a device."""
-        moved: dict[str, Any] = {
-            name: value.to(device) if isinstance(value, Tensor | Part) else value
-            for name in self.__slots__
-            for value in [getattr(self, name)]
-        }
-        return MicroBatch(**moved)
+        shard = None if self.shard is None else self.shard.to(device)
+        return replace(self.mapped(lambda tensor: tensor.to(device)), shard=shard)
+
+    def mapped(self, change: Callable[[Tensor], Tensor]) -> MicroBatch:
+        """Return the batch with every [B, T] tensor changed."""
+        return replace(
+            self,
+            input_ids=change(self.input_ids),
+            position_ids=change(self.position_ids),
+            attention_mask=None if self.attention_mask is None else change(self.attention_mask),
+            loss_mask=change(self.loss_mask),
+            sequence_index=change(self.sequence_index),
+            streams={name: change(stream) for name, stream in self.streams.items()},
+        )
 
 
 @dataclass(frozen=True)
@@ -180,7 +182,8 @@ def _assemble(rows: list[list[TokenSequence]], pad_id: int, *, is_packed: bool) 
     shape = (len(rows), width)
     input_ids, positions = np.full(shape, pad_id), np.zeros(shape, dtype=np.int64)
     attention, loss_mask = np.zeros(shape, dtype=bool), np.zeros(shape, dtype=bool)
-    index, offset = np.full(shape, -1), np.zeros(shape, dtype=np.int64)
+    index = np.full(shape, -1)
+    streams = {name: np.zeros(shape, dtype=np.float32) for name in rows[0][0].streams}
     for r, row in enumerate(rows):
         start = 0
         for sequence in row:
@@ -193,7 +196,8 @@ def _assemble(rows: list[list[TokenSequence]], pad_id: int, *, is_packed: bool) 
             attention[r, start:end] = True
             loss_mask[r, first:end] = True
             index[r, start:end] = sequence.index
-            offset[r, first:end] = np.arange(end - first)
+            for name, stream in streams.items():
+                stream[r, first:end] = sequence.streams[name]
             start = end
     return MicroBatch(
         torch.from_numpy(input_ids),
@@ -201,5 +205,5 @@ def _assemble(rows: list[list[TokenSequence]], pad_id: int, *, is_packed: bool) 
         None if is_packed else torch.from_numpy(attention),
         torch.from_numpy(loss_mask),
         torch.from_numpy(index),
-        torch.from_numpy(offset),
+        {name: torch.from_numpy(stream) for name, stream in streams.items()},
     )

@@ -1,6 +1,6 @@
 """Training with DeepSpeed: ZeRO stages 0 to 3, in the processes of a stage (`r1pipe.ranks`).
 
-Every rank is handed all micro-batches of a step and computes its share: some of them, or parts of
+Every rank is handed all micro-batches of a step and computes its share: some of them, or shards of
 some (`r1pipe.train.sequence_parallel`). The denominator of the loss counts the whole step, so
 neither the micro-batches nor the ranks change the gradient. DeepSpeed averages gradients over the
 ranks; the loss is multiplied by their number, which makes it the sum.
@@ -20,6 +20,7 @@ from torch import Tensor
 from r1pipe.ranks import Ranks
 from r1pipe.settings import EngineSettings, Precision
 from r1pipe.train.batching import MicroBatch
+from r1pipe.train.data_parallel import BatchSharder
 from r1pipe.train.deepspeed_setup import (
     RootModule,
     config_of,
@@ -28,7 +29,6 @@ from r1pipe.train.deepspeed_setup import (
     join_process_group,
 )
 from r1pipe.train.engine import LossFunction, Measures, TokenFunction, add_up
-from r1pipe.train.sharing import Shares
 from r1pipe.train.state import MOMENTS, StateWriter, read_state, write_facts
 
 from deepspeed.utils import (  # isort: skip - its own set-up comes first
@@ -40,7 +40,7 @@ from deepspeed.utils import (  # isort: skip - its own set-up comes first
 
 
 class DeepSpeedEngine:
-    """A model whose optimizer state, gradients and weights lie in parts on all ranks."""
+    """A model whose optimizer state, gradients and weights are sharded among all ranks."""
 
     def __init__(
         self,
@@ -61,7 +61,7 @@ class DeepSpeedEngine:
         self.parameters = {n: p for n, p in model.named_parameters() if p.requires_grad}
         self.device = model.device
         self.num_steps = 0
-        self.shares = Shares(model, ranks, settings.sequence_parallel)
+        self.sharder = BatchSharder(model, ranks, settings.sequence_parallel)
         optimizer = torch.optim.AdamW(
             self.parameters.values(), lr=0.0, betas=betas, weight_decay=weight_decay, fused=True
         )
@@ -80,8 +80,8 @@ class DeepSpeedEngine:
         """
         measures: list[Measures] = []
         everyone = list(batches)
-        with self.shares.attending(everyone):
-            for batch, is_last, counts in self.shares.mine(everyone):
+        with self.sharder.attending(everyone):
+            for batch, is_last, counts in self.sharder.mine(everyone):
                 self.engine.set_gradient_accumulation_boundary(is_last)
                 value, part = self.engine(batch, loss)
                 self.engine.backward(value * float(self.ranks.size * counts))
@@ -112,10 +112,10 @@ class DeepSpeedEngine:
 
         Each rank computes its share; all run as many forward passes.
         """
-        return self.shares.per_token(self.engine, batches, function)
+        return self.sharder.per_token(self.engine, batches, function)
 
     def writing(self, parameter: Any) -> AbstractContextManager[Any]:
-        """Gather a parameter that is in parts, and divide it again behind the block."""
+        """Gather a parameter that is sharded, and shard it again after the block."""
         return gathered(parameter, is_written=True) if self.stage == 3 else nullcontext()
 
     def weights(self) -> Iterator[tuple[str, Tensor]]:
@@ -159,13 +159,13 @@ class DeepSpeedEngine:
 
     def close(self) -> None:
         """Free DeepSpeed's memory; the model is not usable afterwards."""
-        self.shares.close()
+        self.sharder.close()
         self.engine.destroy()
 
     # ---- one parameter ---------------------------------------------------------------------------
 
     def _whole(self, parameter: Tensor) -> AbstractContextManager[Any]:
-        """Gather a parameter that is in parts (ZeRO-3) inside the block."""
+        """Gather a parameter that is sharded (ZeRO-3) inside the block."""
         return gathered(parameter) if self.stage == 3 else nullcontext()
 
     def _master(self, parameter: Tensor) -> Tensor:

@@ -46,8 +46,8 @@ def gathered(parameter: Any, *, is_written: bool = False) -> AbstractContextMana
     return block
 
 
-def is_in_parts(model: Any) -> bool:
-    """Return whether a model's parameters are divided among the ranks."""
+def is_sharded(model: Any) -> bool:
+    """Return whether a model's parameters are sharded among the ranks."""
     return any(hasattr(parameter, "ds_tensor") for parameter in model.parameters())
 
 

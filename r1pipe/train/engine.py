@@ -44,8 +44,8 @@ TokenFunction = Callable[[Any, MicroBatch], Tensor]
 """(model, micro-batch) -> one number for each trained token, in row order."""
 
 
-class Scorer(Protocol):
-    """What runs a model forward alone."""
+class Forward(Protocol):
+    """What runs a model forward only."""
 
     def per_token(
         self, batches: Iterable[MicroBatch], function: TokenFunction
@@ -56,12 +56,12 @@ class Scorer(Protocol):
         """
 
 
-class Engine(Scorer, Protocol):
+class Engine(Forward, Protocol):
     """What trains a model; every backend passes one conformance suite."""
 
     model: Any
     parameters: dict[str, Any]
-    """What is trained, by name; in parts where the engine keeps it so."""
+    """What is trained, by name; sharded if the engine keeps it so."""
 
     def accumulate(self, batches: Iterable[MicroBatch], loss: LossFunction) -> dict[str, float]:
         """Add the gradients of all micro-batches; return `loss`, the sums and the peaks.
@@ -94,7 +94,31 @@ class Engine(Scorer, Protocol):
         """Free processes and memory; afterwards the engine's model is not to be used."""
 
 
-class TorchEngine:
+class LocalForward:
+    """Runs a model of this process forward; threads share the micro-batches."""
+
+    def __init__(self, model: Any, precision: Precision = "float32", workers: int = 1) -> None:
+        self.model = model
+        self.precision = precision
+        self.workers = workers
+
+    def per_token(
+        self, batches: Iterable[MicroBatch], function: TokenFunction
+    ) -> list[list[float]]:
+        """Return the function's numbers for every micro-batch, in their order."""
+
+        @torch.no_grad()
+        def compute(batch: MicroBatch) -> list[float]:
+            with computing(self.model, self.precision):
+                values: list[float] = function(self.model, batch.to(self.model.device)).tolist()
+            return values
+
+        everyone = list(batches)
+        with attending(self.model, everyone):
+            return list(in_order(compute, everyone, self.workers))
+
+
+class TorchEngine(LocalForward):
     """One process, AdamW; the default on a laptop and on one GPU."""
 
     def __init__(
@@ -107,9 +131,7 @@ class TorchEngine:
         workers: int = 1,
         precision: Precision = "float32",
     ) -> None:
-        self.model = model
-        self.workers = workers
-        self.precision = precision
+        super().__init__(model, precision, workers)
         self.max_grad_norm = max_grad_norm
         self.parameters = {n: p for n, p in model.named_parameters() if p.requires_grad}
         self.optimizer = torch.optim.AdamW(
@@ -158,21 +180,6 @@ class TorchEngine:
         self.optimizer.step()
         self.optimizer.zero_grad(set_to_none=True)
         return float(norm)
-
-    def per_token(
-        self, batches: Iterable[MicroBatch], function: TokenFunction
-    ) -> list[list[float]]:
-        """Return the function's numbers for every micro-batch, in their order."""
-
-        @torch.no_grad()
-        def compute(batch: MicroBatch) -> list[float]:
-            with computing(self.model, self.precision):
-                values: list[float] = function(self.model, batch.to(self.model.device)).tolist()
-            return values
-
-        everyone = list(batches)
-        with attending(self.model, everyone):
-            return list(in_order(compute, everyone, self.workers))
 
     def writing(self, parameter: Any) -> AbstractContextManager[Any]:
         """Every parameter is whole."""

@@ -5,13 +5,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from functools import partial
 from typing import Any
 
 import torch
 from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
-from r1pipe.train.batching import MicroBatch
+from r1pipe.records import TokenSequence
+from r1pipe.train.batching import Batching, MicroBatch, micro_batches
+from r1pipe.train.engine import Forward
 from r1pipe.train.packed import blocks_of, is_attending
 
 MAX_LOGITS = 1 << 26
@@ -46,6 +50,21 @@ def token_logprobs(model: Any, batch: MicroBatch, temperature: float = 1.0) -> T
     )
 
 
+def completion_logprobs(
+    forward: Forward, sequences: Sequence[TokenSequence], temperature: float, batching: Batching
+) -> list[list[float]]:
+    """Return each sequence's completion log-probabilities under a model as it is now."""
+    numbered = [TokenSequence(s.prompt_ids, s.completion_ids, i) for i, s in enumerate(sequences)]
+    batches = list(micro_batches(numbered, batching))
+    values = forward.per_token(batches, partial(token_logprobs, temperature=temperature))
+    rows: list[list[float]] = [[] for _ in sequences]
+    for batch, of_batch in zip(batches, values, strict=True):
+        indices = batch.sequence_index[batch.loss_mask].tolist()
+        for index, value in zip(indices, of_batch, strict=True):
+            rows[index].append(value)
+    return rows
+
+
 def hidden_states(model: Any, batch: MicroBatch) -> Tensor:
     """Return the last hidden state of every position.  -> [B, T, H]
 
@@ -56,12 +75,12 @@ def hidden_states(model: Any, batch: MicroBatch) -> Tensor:
         "attention_mask": batch.attention_mask,
         "position_ids": batch.position_ids,
     }
-    if (part := batch.part) is not None:
+    if (shard := batch.shard) is not None:
         inputs = {
             "input_ids": batch.input_ids[:, :-1],
-            "attention_mask": part.mask,
+            "attention_mask": shard.mask,
             "position_ids": batch.position_ids[:, :-1],
-            "sequence_part": part,
+            "sequence_shard": shard,
         }
     elif batch.attention_mask is None and is_attending(model):
         inputs["blocks"] = blocks_of(batch.position_ids)

@@ -11,7 +11,7 @@ positions predict; added over ranks, that is the loss of the whole.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import fields
+from dataclasses import replace
 from itertools import pairwise
 from typing import Any
 
@@ -21,7 +21,7 @@ from torch import Tensor
 from torch.nn.functional import pad, scaled_dot_product_attention
 
 from r1pipe.errors import StageError
-from r1pipe.train.batching import MicroBatch, Part
+from r1pipe.train.batching import MicroBatch, SequenceShard
 from r1pipe.train.packed import check_plain
 
 ATTENTION = "r1pipe-ulysses"
@@ -47,42 +47,29 @@ def fits(heads: int, kv_heads: int, size: int) -> bool:
     return heads % size == 0 and (kv_heads % size == 0 or size % kv_heads == 0)
 
 
-# ---- positions: a micro-batch in parts -----------------------------------------------------------
+# ---- positions: a micro-batch in shards ----------------------------------------------------------
 
 
 def split(batch: MicroBatch, number: int, size: int, group: Any = None) -> MicroBatch:
-    """Return one of `size` parts of a micro-batch, with the token behind its last position.
+    """Return one of `size` shards of a micro-batch, with the token after its last position.
 
-    Rows are padded until they divide. The first token of a part is predicted by the part before.
+    Rows are padded until they divide. The first token of a shard is predicted by the shard before.
     """
     width = -(-batch.input_ids.shape[1] // size)  # S
     whole = padded(batch, size * width + 1)
     places = slice(number * width, (number + 1) * width + 1)
-    mine: dict[str, Any] = {
-        name: None if value is None else value[:, places] for name, value in tensors(whole)
-    }
-    mine["loss_mask"] = mine["loss_mask"].clone()
-    mine["loss_mask"][:, 0] = False
-    bounds, mask = structure(whole)
-    return MicroBatch(**mine, part=Part(number, size, group, bounds, mask))
-
-
-def tensors(batch: MicroBatch) -> list[tuple[str, Tensor | None]]:
-    """Return the tensors of a micro-batch by name."""
-    names = [field.name for field in fields(batch) if field.name not in ("part", "most_targets")]
-    return [(name, getattr(batch, name)) for name in names]
+    mine = whole.mapped(lambda tensor: tensor[:, places])
+    loss_mask = mine.loss_mask.clone()
+    loss_mask[:, 0] = False
+    shard = SequenceShard(number, size, group, *structure(whole))
+    return replace(mine, loss_mask=loss_mask, shard=shard)
 
 
 def padded(batch: MicroBatch, width: int) -> MicroBatch:
     """Return the micro-batch with rows padded on the right; padding has position 0."""
     more = width - batch.input_ids.shape[1]
-    wider: dict[str, Any] = {
-        name: None
-        if value is None
-        else pad(value, (0, more), value=-1 * (name == "sequence_index"))
-        for name, value in tensors(batch)
-    }
-    return MicroBatch(**wider)
+    index = pad(batch.sequence_index, (0, more), value=-1)
+    return replace(batch.mapped(lambda tensor: pad(tensor, (0, more))), sequence_index=index)
 
 
 def structure(whole: MicroBatch) -> tuple[tuple[int, ...] | None, Tensor | None]:
@@ -102,16 +89,16 @@ def structure(whole: MicroBatch) -> tuple[tuple[int, ...] | None, Tensor | None]
     return None, causal & real[:, None, None, :]
 
 
-def join(batch: MicroBatch, parts: Sequence[Sequence[float]]) -> list[float]:
-    """Put the numbers of all parts' trained tokens into the row order of the whole micro-batch."""
-    width = -(-batch.input_ids.shape[1] // len(parts))
-    values = [iter(part) for part in parts]
+def join(batch: MicroBatch, shards: Sequence[Sequence[float]]) -> list[float]:
+    """Put the numbers of all shards' trained tokens into the row order of the whole micro-batch."""
+    width = -(-batch.input_ids.shape[1] // len(shards))
+    values = [iter(shard) for shard in shards]
     places = batch.loss_mask.nonzero()[:, 1].tolist()
     return [next(values[(place - 1) // width]) for place in places]
 
 
-def targets_of_parts(batch: MicroBatch, size: int) -> list[int]:
-    """Return how many trained tokens each of `size` parts of a micro-batch predicts."""
+def targets_of_shards(batch: MicroBatch, size: int) -> list[int]:
+    """Return how many trained tokens each of `size` shards of a micro-batch predicts."""
     width = -(-batch.input_ids.shape[1] // size)
     columns = batch.loss_mask.sum(dim=0)[1:]
     return [int(columns[start : start + width].sum()) for start in range(0, size * width, width)]
@@ -127,7 +114,7 @@ def attend(
     value: Tensor,  # [B, K, S, D]
     attention_mask: Tensor | None,
     *,
-    sequence_part: Part,
+    sequence_shard: SequenceShard,
     dropout: float = 0.0,
     scaling: float | None = None,
     **asked: Any,
@@ -138,7 +125,7 @@ def attend(
     does not know.
     """
     check_plain(asked, "run.engine.sequence_parallel", "sequence_parallel: 1")
-    group, size = sequence_part.group, sequence_part.size
+    group, size = sequence_shard.group, sequence_shard.size
     query, key, value = (gather_positions(heads, size, group) for heads in (query, key, value))
 
     def attended(positions: slice, mask: Tensor | None = None) -> Tensor:
@@ -151,10 +138,10 @@ def attend(
             enable_gqa=True,
         )
 
-    if sequence_part.bounds is None:
+    if sequence_shard.bounds is None:
         found = attended(slice(None), attention_mask)
     else:  # packed sequences, one after another: no mask of all positions by all positions
-        places = [slice(*ends) for ends in pairwise(sequence_part.bounds)]
+        places = [slice(*ends) for ends in pairwise(sequence_shard.bounds)]
         found = torch.cat([attended(each) for each in places], dim=2)
     return gather_heads(found, size, group).transpose(1, 2).contiguous(), None
 
@@ -187,11 +174,11 @@ def exchange(blocks: Tensor, group: Any = None) -> Tensor:
     return found
 
 
-def add_over_parts(values: Tensor, batch: MicroBatch) -> Tensor:
-    """Return the sum over all parts of a micro-batch, on every rank that has one."""
-    if batch.part is None:
+def add_over_shards(values: Tensor, batch: MicroBatch) -> Tensor:
+    """Return the sum over all shards of a micro-batch, on every rank that has one."""
+    if batch.shard is None:
         return values
-    group = batch.part.group
+    group = batch.shard.group
     found: Tensor = _Collective.apply(values, _all_reduce, group)  # type: ignore[no-untyped-call]
     return found
 

@@ -7,9 +7,8 @@ is 1 for every token of the data.
 from __future__ import annotations
 
 import random
-import time
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from functools import partial
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -17,72 +16,40 @@ from typing import Any
 from r1pipe.errors import StageError
 from r1pipe.models.policy import save_model
 from r1pipe.models.prompts import encode_completion, encode_prompt
+from r1pipe.records import TokenSequence
 from r1pipe.rows import read_rows
-from r1pipe.settings import TrainRun
+from r1pipe.settings import EpochParams, TrainRun
 from r1pipe.stage import Context
 from r1pipe.train.backends import make_engine
 from r1pipe.train.batching import (
     Batching,
     MicroBatch,
-    TokenSequence,
     batching_of,
     count_loss_tokens,
     micro_batches,
 )
 from r1pipe.train.engine import Engine, Loss
 from r1pipe.train.logprobs import token_logprobs
-from r1pipe.train.schedule import Schedule, learning_rate
-
-
-@dataclass(frozen=True)
-class SupervisedPlan:
-    """What decides a supervised run, besides the data and the initial weights."""
-
-    num_epochs: int
-    batch_size: int
-    peak_lr: float
-    schedule: Schedule
-    warmup_steps: int
-    final_lr_frac: float
-    seed: int
-
-
-def plan_of(params: Any) -> SupervisedPlan:
-    """Return the plan of a stage with `num_epochs`, `batch_size`, `seed` and an `optimizer`."""
-    optimizer = params.optimizer
-    return SupervisedPlan(
-        num_epochs=params.num_epochs,
-        batch_size=params.batch_size,
-        peak_lr=optimizer.lr,
-        schedule=optimizer.schedule,
-        warmup_steps=optimizer.warmup_steps,
-        final_lr_frac=optimizer.final_lr_frac,
-        seed=params.seed,
-    )
+from r1pipe.train.loop import Trainer, Update
 
 
 def fit(
     context: Context,
     model: Any,
     tokenizer: Any,
-    rows: Path,
-    params: Any,
+    sequences: Sequence[TokenSequence],
+    params: EpochParams,
     run: TrainRun,
-    *,
-    max_tokens: int,
-    max_rows: int | None = None,
 ) -> None:
-    """Train `model` on the rows of a data set and write it as the stage's output."""
-    sequences, too_long = sequences_of(tokenizer, rows, max_tokens, max_rows)
+    """Train `model` on sequences and write it as the stage's output."""
     context.note(
         num_parameters=sum(getattr(p, "ds_numel", p.numel()) for p in model.parameters()),
         num_rows=len(sequences),
-        too_long=too_long,
         trained_tokens=params.num_epochs * sum(map(len, sequences)),
     )
     engine = make_engine(model, params.optimizer, run, context.ranks, params.precision)
     batching = batching_of(run, tokenizer.pad_token_id)
-    train_supervised(context, engine, sequences, plan_of(params), batching)
+    train_supervised(context, engine, sequences, params, batching)
     finish(context, engine, tokenizer)
 
 
@@ -117,61 +84,42 @@ def sequences_of(
     return sequences, too_long
 
 
-def batches_of(num_rows: int, plan: SupervisedPlan) -> Iterator[list[int]]:
+def batches_of(num_rows: int, params: EpochParams) -> Iterator[list[int]]:
     """Yield row numbers of each step: every epoch a new seeded order, no row twice in an epoch.
 
     The last batch of an epoch may be smaller; it counts its own tokens.
     """
-    for epoch in range(plan.num_epochs):
+    for epoch in range(params.num_epochs):
         order = list(range(num_rows))
-        random.Random(f"{plan.seed}:{epoch}").shuffle(order)
-        for start in range(0, num_rows, plan.batch_size):
-            yield order[start : start + plan.batch_size]
+        random.Random(f"{params.seed}:{epoch}").shuffle(order)
+        for start in range(0, num_rows, params.batch_size):
+            yield order[start : start + params.batch_size]
 
 
 def train_supervised(
     context: Context,
     engine: Engine,
     sequences: Sequence[TokenSequence],
-    plan: SupervisedPlan,
+    params: EpochParams,
     batching: Batching,
 ) -> None:
     """Minimise the mean negative log-likelihood of completion tokens; resumes by itself.
 
     The data position is the step number: the order is a function of the seed and the epoch.
     """
-    steps = list(batches_of(len(sequences), plan))
-    done = resume(context, engine)
-    for step, rows in enumerate(steps[done:], start=done):
-        started = time.perf_counter()
-        batch = [sequences[row] for row in rows]
-        num_loss_tokens = count_loss_tokens(batch)
-
-        def loss(model: Any, micro: MicroBatch, total: int = num_loss_tokens) -> Loss:
-            return Loss(-token_logprobs(model, micro).sum() / total)
-
-        measures = engine.accumulate(micro_batches(batch, batching), loss)
-        rate = learning_rate(
-            step, len(steps), plan.peak_lr, plan.schedule, plan.warmup_steps, plan.final_lr_frac
-        )
-        norm = engine.step(rate)
-        speed = sum(map(len, batch)) / (time.perf_counter() - started)
-        context.log(step + 1, len(steps), **measures, lr=rate, grad_norm=norm, tokens_per_s=speed)
-        checkpoint(context, engine, step + 1)
+    steps = list(batches_of(len(sequences), params))
+    trainer = Trainer(context, engine, params.optimizer, len(steps))
+    batches = ([sequences[row] for row in rows] for rows in steps[trainer.step :])
+    trainer.run(supervised_update(batch, batching) for batch in batches)
 
 
-def resume(context: Context, engine: Engine) -> int:
-    """Load the newest checkpoint of the attempt, if any; return the steps that are done."""
-    found = context.checkpoints.latest()
-    if found is None:
-        return 0
-    engine.load(found[1])
-    return found[0]
+def supervised_update(sequences: Sequence[TokenSequence], batching: Batching) -> Update:
+    """Return the update on some sequences."""
+    tokens = sum(map(len, sequences))
+    loss = partial(negative_log_likelihood, num_tokens=count_loss_tokens(sequences))
+    return Update(micro_batches(sequences, batching), loss, tokens, tokens)
 
 
-def checkpoint(context: Context, engine: Engine, step: int) -> None:
-    """Save when it is due, then stop if that was asked for."""
-    if context.checkpoint_due():
-        with context.checkpoints.saving(step) as folder:
-            engine.save(folder)
-    context.stop_if_asked()
+def negative_log_likelihood(model: Any, batch: MicroBatch, num_tokens: int) -> Loss:
+    """Return what a micro-batch adds to the loss of an update with so many trained tokens."""
+    return Loss(-token_logprobs(model, batch).sum() / num_tokens)

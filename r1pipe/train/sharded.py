@@ -1,7 +1,8 @@
-"""Models for ZeRO-3 that no rank ever holds whole: built empty, filled one parameter at a time.
+"""Models sharded by ZeRO-3, which no rank ever holds whole: built empty, filled one parameter at a
+time.
 
-Rank 0 reads each parameter from its file and sends it to all, and it is divided at once: what a
-rank holds while a model is loaded is its part of it and one parameter. (transformers' own way, by
+Rank 0 reads each parameter from its file and sends it to all, and it is sharded at once: what a
+rank holds while a model is loaded is its shard of it and one parameter. (transformers' own way, by
 `HfDeepSpeedConfig`, first reads all files into the memory of every rank.)
 """
 
@@ -25,6 +26,7 @@ from r1pipe.models.precision import dtype_of
 from r1pipe.ranks import Ranks
 from r1pipe.settings import EngineSettings, Precision
 from r1pipe.train.batching import MicroBatch
+from r1pipe.train.data_parallel import BatchSharder
 from r1pipe.train.deepspeed_setup import (
     RootModule,
     config_of,
@@ -33,7 +35,6 @@ from r1pipe.train.deepspeed_setup import (
     join_process_group,
 )
 from r1pipe.train.engine import TokenFunction
-from r1pipe.train.sharing import Shares
 
 INDEX, SINGLE = "model.safetensors.index.json", "model.safetensors"
 
@@ -42,7 +43,7 @@ class _OtherNames(Exception):  # noqa: N818 - handled here
     """The files of a model do not hold its parameters under the names that its class gives them."""
 
 
-def load_in_parts(
+def load_sharded(
     folder: Path,
     kind: Any,
     settings: EngineSettings,
@@ -51,12 +52,12 @@ def load_in_parts(
     fresh: str | None = None,
     **changes: Any,
 ) -> Any:
-    """Return a folder's model with this rank's part of each parameter; all ranks call it together.
+    """Return a folder's model with this rank's shard of each parameter; all ranks call it together.
 
     `kind` is the class of transformers that reads it, `changes` go into its config. `fresh` names
     the module that no file has: rank 0 draws it from the global generator, as `from_pretrained`
     does. A model whose files use other names than its class (transformers merges the experts of
-    some) is loaded whole, with a warning, and divided by the engine.
+    some) is loaded whole, with a warning, and sharded by the engine.
     """
     join_process_group()
     options: dict[str, Any] = {"dtype": torch.float32, "attn_implementation": "sdpa"}
@@ -106,7 +107,7 @@ class _Files:
 def _fill(
     model: Any, files: _Files, settings: EngineSettings, precision: Precision, fresh: str | None
 ) -> None:
-    """Give the parameters of an empty model their values, and divide each one among the ranks."""
+    """Give the parameters of an empty model their values, and shard each one among the ranks."""
     named = dict(model.named_parameters())  # of tied ones the first
     new = [name for name in named if files.shape(name) is None]
     for name, parameter in named.items():
@@ -126,19 +127,19 @@ def _fill(
             model._init_weights(owner)
         parameter.data = value.to(dtype_of(precision))
         holder = torch.nn.Module()
-        holder.divided = parameter
+        holder.sharded = parameter
         deepspeed.zero.Init(module=holder, config_dict_or_path=zero)  # rank 0's value for all
 
 
-class FrozenParts:
-    """A frozen model that lies in parts on all ranks, as ZeRO-3 has the one that is trained."""
+class ShardedReference:
+    """A frozen model that is sharded among all ranks, as ZeRO-3 has the one that is trained."""
 
     def __init__(
         self, model: Any, settings: EngineSettings, ranks: Ranks, precision: Precision
     ) -> None:
         self.model = model
         self.parameters: dict[str, Any] = dict(model.named_parameters())
-        self._shares = Shares(model, ranks, settings.sequence_parallel)
+        self._sharder = BatchSharder(model, ranks, settings.sequence_parallel)
         self._engine, *_ = deepspeed.initialize(
             model=RootModule(model), config=config_of(settings, precision, is_trained=False)
         )
@@ -149,17 +150,17 @@ class FrozenParts:
     ) -> list[list[float]]:
         """Return the function's numbers for every micro-batch, in their order, on every rank.
 
-        Afterwards all is in parts again: DeepSpeed would keep what it gathered for the next pass.
+        Afterwards all is sharded again: DeepSpeed would keep what it gathered for the next pass.
         """
-        found = self._shares.per_token(self._engine, batches, function)
+        found = self._sharder.per_token(self._engine, batches, function)
         self._engine.optimizer.empty_partition_cache()
         return found
 
     def writing(self, parameter: Any) -> AbstractContextManager[Any]:
-        """Gather a parameter, and divide what rank 0 has made of it behind the block."""
+        """Gather a parameter, and shard what rank 0 has made of it after the block."""
         return gathered(parameter, is_written=True)
 
     def close(self) -> None:
         """Free DeepSpeed's memory."""
-        self._shares.close()
+        self._sharder.close()
         self._engine.destroy()

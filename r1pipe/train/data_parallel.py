@@ -1,4 +1,4 @@
-"""Whose micro-batch is whose: each rank its own, or a part of those that it shares with others."""
+"""Whose micro-batch is whose: each rank its own, or a shard of those that it shares with others."""
 
 from __future__ import annotations
 
@@ -22,11 +22,11 @@ from r1pipe.train.sequence_parallel import (
     check_heads,
     join,
     split,
-    targets_of_parts,
+    targets_of_shards,
 )
 
 
-class Shares:
+class BatchSharder:
     """One rank's place in a group of ranks that share micro-batches; a group may be one rank."""
 
     def __init__(self, model: Any, ranks: Ranks, group_size: int) -> None:
@@ -59,7 +59,7 @@ class Shares:
             batch = of_round[self._group_number if counts else 0]
             if self._size > 1:
                 batch = split(batch, self._number, self._size, self._group)
-            most = max(max(targets_of_parts(each, self._size)) for each in of_round)
+            most = max(max(targets_of_shards(each, self._size)) for each in of_round)
             is_last = first + self._num_groups >= len(everyone)
             yield replace(batch, most_targets=most).to(self._device), is_last, counts
 

@@ -1,17 +1,33 @@
-"""The GRPO objective on the trained tokens of a micro-batch.
+"""The mathematics of GRPO: advantages inside a group, the loss of a token, and its weight.
 
-# N trained tokens
+# P problems, G group_size, N trained tokens of a micro-batch
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal
 
 import torch
 from torch import Tensor
 
-Aggregation = Literal["token-mean", "sequence-mean", "constant"]
+from r1pipe.rl.params import AdvantageStd, Aggregation
+
+EPS = 1e-8
+
+
+def group_advantages(rewards: Tensor, std: AdvantageStd = "population") -> Tensor:
+    """Return (r - mean) / std of each group (arXiv:2402.03300, section 4.1.2).  [P, G] -> [P, G]
+
+    `rewards` are float64: equal float32 rewards of 0.1 do not centre to zero, and the division
+    would blow the rest up. A group of equal rewards has advantage exactly zero. `none` leaves the
+    division out (Dr. GRPO, arXiv:2503.20783): it over-weights very easy and very hard problems.
+    """
+    assert rewards.dtype == torch.float64, "rewards must be float64"
+    is_flat = rewards.max(dim=1, keepdim=True).values == rewards.min(dim=1, keepdim=True).values
+    centred = rewards - rewards.mean(dim=1, keepdim=True)
+    if std == "population":
+        centred = centred / (rewards.std(dim=1, keepdim=True, correction=0) + EPS)
+    return torch.where(is_flat, torch.zeros_like(centred), centred)
 
 
 @dataclass(frozen=True)
@@ -35,7 +51,7 @@ def k3_kl(logprobs: Tensor, reference_logprobs: Tensor) -> Tensor:
 
 def grpo_token_loss(
     logprobs: Tensor,
-    sampler_logprobs: Tensor,
+    old_logprobs: Tensor,
     reference_logprobs: Tensor | None,
     advantages: Tensor,
     *,
@@ -46,13 +62,12 @@ def grpo_token_loss(
 ) -> TokenLoss:
     """Return the clipped policy loss with the KL term in the loss (arXiv:2402.03300, Eq. 3).
 
-    `sampler_logprobs` are those of the weights that sampled, frozen for the whole rollout: taken
-    anew at each minibatch the ratio would always be 1 and the clip dead. The ratio is per token.
-    R1 prints a clip of 10, whose lower bound never binds (arXiv:2501.12948v2, section 3.2.1).
-    `weights` correct for a sampler that is not quite the policy (`truncated_weights`); then
-    `sampler_logprobs` are the trainer's own of the weights that sampled.
+    `old_logprobs` are those of the weights that sampled, frozen for the whole rollout: taken again
+    at each minibatch the ratio would always be 1 and the clip dead. The ratio is per token. R1
+    prints a clip of 10, whose lower bound never binds (arXiv:2501.12948v2, section 3.2.1).
+    `weights` correct for a sampler that is not quite the policy (`truncated_weights`).
     """
-    ratio = torch.exp(logprobs - sampler_logprobs)
+    ratio = torch.exp(logprobs - old_logprobs)
     clipped = ratio.clamp(1.0 - clip_low, 1.0 + clip_high)
     gain = weights * torch.minimum(ratio * advantages, clipped * advantages)
     kl = torch.zeros_like(logprobs)
@@ -62,14 +77,14 @@ def grpo_token_loss(
     return TokenLoss(-gain + kl_coef * kl, ratio.detach(), kl.detach(), is_clipped)
 
 
-def truncated_weights(old: Tensor, sampler: Tensor, limit: float) -> Tensor:
+def truncated_weights(old_logprobs: Tensor, sampler_logprobs: Tensor, limit: float) -> Tensor:
     """Return min(policy / sampler, limit) for tokens drawn by a sampler whose arithmetic is another
-    than the trainer's; both log-probabilities are those of the weights that sampled.
+    than the trainer's; both log-probabilities are those of the weights that sampled.  [N] -> [N]
 
     Truncated importance sampling: the expectation is that under the policy but for the cut, which
     bounds the variance.
     """
-    return torch.exp(old - sampler).clamp(max=limit)
+    return torch.exp(old_logprobs - sampler_logprobs).clamp(max=limit)
 
 
 def token_weights(

@@ -1,0 +1,242 @@
+"""GRPO: Algorithm 1 of DeepSeekMath (arXiv:2402.03300), with R1's refresh of the reference.
+
+The numbers in brackets are the lines of the paper's algorithm, here in short:
+
+     1  the policy starts as the model given     7  sample G completions of each problem
+     2  for every iteration:                     8  reward them
+     3    the reference becomes the policy       9  advantages inside each group, by token
+     4    for every step:                       10  for every GRPO iteration:
+     5      draw a batch of problems            11    update the policy (Eq. 3, gradient Eq. 21)
+     6      the sampler becomes the policy      12  go on training the reward model
+
+Departures, which are R1's (arXiv:2501.12948v2, section 2.2 and A.3): line 3 is reached by a count
+of updates; line 10 goes once over the rollout, in minibatches; there is no line 12, since rewards
+come from rules, or from reward models that stay as they are.
+
+# N trained tokens of a micro-batch
+"""
+
+from __future__ import annotations
+
+import random
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import partial
+from itertools import islice
+from typing import Any
+
+import torch
+
+from r1pipe.generate.protocol import Generator, SamplingParams
+from r1pipe.records import FinishReason, Group, Problem, Rollout
+from r1pipe.rl.losses import grpo_token_loss, token_weights, truncated_weights
+from r1pipe.rl.params import GrpoParams
+from r1pipe.rl.reference import Reference
+from r1pipe.rl.rollouts import (
+    RewardFn,
+    assign_advantages,
+    gather_groups,
+    problems_of_rollouts,
+    rollout_metrics,
+    sample_groups,
+    score_groups,
+)
+from r1pipe.stage import Context
+from r1pipe.train.batching import Batching, MicroBatch, count_loss_tokens, micro_batches
+from r1pipe.train.engine import Loss
+from r1pipe.train.logprobs import completion_logprobs, token_logprobs
+from r1pipe.train.loop import Trainer, Update
+
+NUM_SAMPLE_ROWS = 4
+MISMATCH = ("mismatch_kl", "mismatch_ratio_max")
+"""Metrics of what the sampler says of its tokens and the trainer with the same weights says."""
+
+
+@dataclass
+class Grpo:
+    """One run: who samples, who trains, and what the KL term pulls towards."""
+
+    context: Context
+    params: GrpoParams
+    tokenizer: Any
+    batching: Batching
+    trainer: Trainer
+    generator: Generator
+    reference: Reference | None
+    reward_models: Mapping[str, RewardFn] = field(default_factory=dict)
+    """Task -> reward model that takes the place of the accuracy reward."""
+
+    def train(self, problems: Sequence[Problem], general: Sequence[Problem] = ()) -> None:
+        """Train the policy, rollout by rollout; `general` problems join as `preference` says.
+
+        Checkpoints are taken between rollouts, so that no rollout is ever stored.
+        """
+        params, trainer, reference = self.params, self.trainer, self.reference
+        per_rollout = params.minibatches_per_rollout
+        order = problems_of_rollouts(problems, general, params)
+        done, count = trainer.step // per_rollout, params.num_steps // per_rollout
+        for number, chosen in enumerate(islice(order, done, count), start=done):  # [4] [5]
+            started = time.perf_counter()
+            self.generator.load_weights(trainer.engine.weights())  # [6]
+            groups = self.roll_out(chosen, number)  # [7] [8] [9]
+            self.generator.sleep()
+            sampled_s = (time.perf_counter() - started) / per_rollout
+            metrics: Mapping[str, float] = rollout_metrics(groups)
+            for minibatch in self.minibatches(groups, number):  # [10]
+                metrics = self.update(minibatch, metrics, sampled_s)  # [11]
+                if reference is not None and trainer.step % params.reference_refresh_steps == 0:
+                    reference.refresh(trainer.engine.weights())  # [3]
+            if number % 10 == 0:
+                self.keep_samples(groups, number)
+            trainer.checkpoint()
+
+    def roll_out(self, problems: Sequence[Problem], number: int) -> list[Group]:
+        """Sample, reward and normalise; each rank does so for its share of the problems."""
+        params, ranks = self.params, self.context.ranks
+        sampling = SamplingParams(params.temperature, params.top_p, params.max_tokens)
+        groups = sample_groups(  # [7]
+            self.generator,
+            self.tokenizer,
+            problems,
+            params.group_size,
+            sampling,
+            params.format,
+            [params.seed, number],
+            ranks=ranks,
+        )
+        weights = {str(name): weight for name, weight in params.rewards.items()}
+        score_groups(groups, weights, params.format, self.reward_models)  # [8]
+        assign_advantages(groups, params.advantage_std)  # [9]
+        return gather_groups(ranks, problems, groups)
+
+    def minibatches(self, groups: Sequence[Group], number: int) -> list[list[Rollout]]:
+        """Split a rollout at random into minibatches whose sizes differ by one at most.
+
+        Truncated importance sampling needs the trainer's log-probabilities of the weights that
+        sampled. The only update of a rollout has those weights itself.
+        """
+        params, count = self.params, self.params.minibatches_per_rollout
+        rollouts = trained_rollouts(groups, params)
+        if params.sampler_truncation is not None and count > 1:
+            rows = completion_logprobs(
+                self.trainer.engine, rollouts, params.temperature, self.batching
+            )
+            for rollout, row in zip(rollouts, rows, strict=True):
+                rollout.streams["old_logprobs"] = row
+        random.Random(f"{params.seed}:{number}").shuffle(rollouts)
+        return [rollouts[i::count] for i in range(count)]
+
+    def update(
+        self, rollouts: Sequence[Rollout], metrics: Mapping[str, float], sampled_s: float = 0.0
+    ) -> Mapping[str, float]:
+        """Make one optimizer step on a minibatch (an empty one: none) and log it.
+
+        Returns the metrics of the rollout for its other minibatches: the mismatch of sampler and
+        trainer is that of the first one, unless the trainer's `old_logprobs` are there.
+        """
+        started, params = time.perf_counter(), self.params
+        if self.reference is not None:
+            rows = self.reference.logprobs(rollouts, params.temperature, self.batching)
+            for rollout, row in zip(rollouts, rows, strict=True):
+                rollout.streams["reference_logprobs"] = row
+        assign_weights(rollouts, params)
+        trained = with_gradient(rollouts, params.kl_coef)
+        update = Update(
+            micro_batches(trained, self.batching),
+            partial(grpo_loss, params=params, num_tokens=count_loss_tokens(trained)),
+            num_tokens=sum(map(len, rollouts)),
+            trained_tokens=sum(map(len, trained)),
+            seconds=sampled_s + time.perf_counter() - started,
+        )
+        measures = self.trainer.update(update, metrics)
+        if any("old_logprobs" in rollout.streams for rollout in rollouts):
+            return metrics
+        return {name: measures[name] for name in MISMATCH if name in measures} | dict(metrics)
+
+    def keep_samples(self, groups: Sequence[Group], number: int) -> None:
+        """Keep a few completions for `r1pipe show`."""
+        for group in groups[:NUM_SAMPLE_ROWS]:
+            rollout = group.rollouts[0]
+            self.context.sample(
+                rollout=number,
+                prompt=group.problem.prompt,
+                gold=group.problem.gold,
+                completion=rollout.text,
+                reward=rollout.reward,
+                advantage=rollout.streams["advantage"][0],
+            )
+
+
+def grpo_loss(model: Any, batch: MicroBatch, *, params: GrpoParams, num_tokens: int) -> Loss:
+    """Return what a micro-batch adds to the loss of its minibatch, and what is logged of it.
+
+    `num_tokens` counts the trained tokens of the whole minibatch, as the stream `weight` does, so
+    micro-batching changes nothing.
+    """
+    logprobs = token_logprobs(model, batch, params.temperature)  # [N], as all below
+    sampler_logprobs = batch.at_trained("sampler_logprobs")
+    has_old = "old_logprobs" in batch.streams
+    old_logprobs = batch.at_trained("old_logprobs") if has_old else logprobs.detach()
+    limit = params.sampler_truncation
+    token = grpo_token_loss(
+        logprobs,
+        sampler_logprobs if limit is None else old_logprobs,
+        batch.at_trained("reference_logprobs") if params.kl_coef else None,
+        batch.at_trained("advantage"),
+        clip_low=params.clip_low,
+        clip_high=params.clip_high,
+        kl_coef=params.kl_coef,
+        weights=1.0 if limit is None else truncated_weights(old_logprobs, sampler_logprobs, limit),
+    )
+    mismatch = old_logprobs - sampler_logprobs
+    means = {
+        "kl": token.kl,
+        "clip_frac": token.is_clipped,
+        "ratio_mean": token.ratio,
+        "mismatch_kl": torch.expm1(mismatch) - mismatch,
+    }
+    peaks = {"ratio_max": token.ratio, "mismatch_ratio_max": mismatch.abs().exp()}
+    return Loss(
+        (token.loss * batch.at_trained("weight")).sum(),
+        sums={name: float(values.sum()) / num_tokens for name, values in means.items()},
+        peaks={name: float(v.max()) for name, v in peaks.items() if len(v)},  # of a shard: none
+    )
+
+
+def trained_rollouts(groups: Sequence[Group], params: GrpoParams) -> list[Rollout]:
+    """Return the rollouts that enter the loss, numerator and denominator alike.
+
+    `truncated: score` keeps completions that were cut, with the reward they got; `mask` leaves them
+    out of both.
+    """
+    rollouts = [rollout for group in groups for rollout in group.rollouts]
+    if params.truncated == "score":
+        return rollouts
+    return [r for r in rollouts if r.finish_reason is not FinishReason.LENGTH]
+
+
+def assign_weights(rollouts: Sequence[Rollout], params: GrpoParams) -> None:
+    """Give every token of a minibatch its weight in the loss."""
+    if not rollouts:
+        return
+    lengths = [len(rollout.completion_ids) for rollout in rollouts]
+    weights = token_weights(
+        torch.tensor(lengths, dtype=torch.float32),
+        params.aggregation,
+        num_sequences=len(lengths),
+        num_tokens=sum(lengths),
+        constant=params.max_tokens,
+    )
+    for rollout, length, weight in zip(rollouts, lengths, weights.tolist(), strict=True):
+        rollout.streams["weight"] = [weight] * length
+
+
+def with_gradient(rollouts: Sequence[Rollout], kl_coef: float) -> Sequence[Rollout]:
+    """Return the rollouts that have a gradient: without a KL term those with an advantage.
+
+    If none has, one stays: the step is that of a gradient of zeros, whose momentum goes on.
+    """
+    if kl_coef:
+        return rollouts
+    return [r for r in rollouts if any(r.streams["advantage"])] or rollouts[:1]

@@ -1,0 +1,109 @@
+"""The parameters of GRPO and of reward models: stages are given them, the algorithms read them.
+
+Nothing heavy is imported, so that `plan` stays light.
+"""
+
+from __future__ import annotations
+
+from typing import Literal, TypeAlias
+
+from pydantic import Field, model_validator
+
+from r1pipe.chat import Format
+from r1pipe.settings import EngineRun, EpochParams, ModelParams, Optimizer, SampleRun, TrainRun
+from r1pipe.stage import StageModel
+
+AdvantageStd: TypeAlias = Literal["population", "none"]
+Aggregation: TypeAlias = Literal["sequence-mean", "token-mean", "constant"]
+
+ReadBy: TypeAlias = Literal["summary", "completion"]
+"""What a reward model reads: the final summary only (helpfulness), or all (safety)."""
+PreferenceObjective: TypeAlias = Literal["pairwise", "pointwise"]
+
+
+class Preference(StageModel):
+    """The last part of alignment RL: general prompts, scored by reward models."""
+
+    from_step: int = Field(ge=0)
+    """First update (from 0) whose rollout holds general prompts; R1: the last 400 of 1,700."""
+    general_frac: float = Field(gt=0, le=1)
+    """Share of the rollout's problems that are general prompts from then on."""
+
+
+class GrpoParams(ModelParams):
+    """What decides the policy that comes out."""
+
+    seed: int
+    format: Format
+    """Prompt and completion format."""
+    num_steps: int = Field(gt=0)
+    """Optimizer updates."""
+    problems_per_step: int = Field(gt=0)
+    """Problems of one update; R1: 32."""
+    group_size: int = Field(gt=1)
+    """Completions per problem; R1: 16."""
+    minibatches_per_rollout: int = Field(default=1, gt=0)
+    """Updates per rollout, in one pass over it; R1: 16."""
+    optimizer: Optimizer
+    rewards: dict[Literal["accuracy", "format", "language", "length"], float]
+    """Rule rewards and their weights, summed; R1: all 1."""
+    preference: Preference | None = None
+    advantage_std: AdvantageStd = "population"
+    """Divide by the group's standard deviation (GRPO) or not (Dr. GRPO)."""
+    aggregation: Aggregation = "sequence-mean"
+    """How token losses are summed: DeepSeekMath, DAPO, Dr. GRPO."""
+    clip_low: float = Field(gt=0)
+    """The ratio is clipped below at 1 - clip_low; R1 prints 10, which never binds."""
+    clip_high: float = Field(gt=0)
+    """The ratio is clipped above at 1 + clip_high; R1 prints 10."""
+    kl_coef: float = Field(ge=0)
+    """Weight of the k3 KL term in the loss; R1: 0.001. 0 needs no reference."""
+    reference_refresh_steps: int = Field(default=400, gt=0)
+    """The reference becomes the policy after so many updates (not rollouts); R1: 400."""
+    truncated: Literal["score", "mask"] = "score"
+    """Completions cut at max_tokens: scored as they are, or out of the loss and its denominator."""
+    temperature: float = Field(default=1.0, gt=0)
+    """Of sampling and of the trainer's log-probabilities alike; R1: 1, in alignment RL 0.7."""
+    top_p: float = Field(default=1.0, gt=0, le=1)
+    """Must be 1: the ratio needs the probability with which a token was drawn."""
+    sampler_truncation: float | None = Field(default=None, ge=1)
+    """Truncated importance sampling: tokens weigh min(policy / sampler, this), which corrects for a
+    sampler whose arithmetic is another than the trainer's. Costs a forward pass."""
+    max_tokens: int = Field(gt=0)
+    """Longest completion in tokens."""
+
+    @model_validator(mode="after")
+    def _draws_from_the_policy(self) -> GrpoParams:
+        if self.top_p < 1:
+            raise ValueError(
+                f"top_p {self.top_p} draws from a cut distribution, whose probabilities are not"
+                " the policy's: its ratios would be wrong; leave it at 1"
+            )
+        return self
+
+
+class GrpoRun(TrainRun, SampleRun):
+    """How it is computed."""
+
+    parity_tolerance: float | None = Field(default=None, gt=0)
+    """Largest mean difference of sampler and trainer log-probabilities, checked before the first
+    step where vllm samples; the default is 0.001 in float32 and 0.05 in bfloat16."""
+
+
+class RewardModelParams(EpochParams):
+    """What decides the reward model."""
+
+    objective: PreferenceObjective
+    """Bradley-Terry on pairs, or cross-entropy on labels."""
+    reads: ReadBy
+    """What is scored: the final summary only, or all of the completion."""
+    num_epochs: int = Field(default=1, gt=0)
+    batch_size: int = Field(gt=0)
+    """Pairs or texts of one update; R1: 256."""
+
+
+class RewardModelRun(EngineRun):
+    """How it is computed."""
+
+    examples_per_micro_batch: int = Field(default=16, gt=0)
+    """Pairs or texts that go through the model at once."""
