@@ -6,6 +6,7 @@ a bug and keeps its traceback.
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 
@@ -20,13 +21,13 @@ class StageError(R1PipeError):
 
 
 class ManifestError(R1PipeError):
-    """A manifest, profile or override is wrong; `problems` holds all of them, sorted by place."""
+    """A manifest, profile or override is wrong; `mistakes` holds all that was found."""
 
     exit_code = 2
 
-    def __init__(self, *problems: Problem | str) -> None:
-        self.problems = problems
-        super().__init__("\n".join(str(problem) for problem in problems))
+    def __init__(self, *mistakes: Mistake | str) -> None:
+        self.mistakes = [Mistake(each) if isinstance(each, str) else each for each in mistakes]
+        super().__init__("\n".join(str(mistake) for mistake in self.mistakes))
 
 
 class ArtifactError(R1PipeError):
@@ -61,14 +62,24 @@ class Interrupted(R1PipeError):  # noqa: N818 - nobody did anything wrong
         self.exit_code = exit_code
 
 
-@dataclass(frozen=True, order=True)
-class Problem:
-    """One mistake in a manifest: `file:line:column: message`."""
+@dataclass(frozen=True)
+class Mistake:
+    """One mistake in a manifest: `file:line:column: message`; without a file, the message."""
 
-    file: str
-    line: int
-    column: int
     message: str
+    file: str = ""
+    line: int = 0
+    column: int = 0
 
     def __str__(self) -> str:
-        return f"{self.file}:{self.line}:{self.column}: {self.message}"
+        return (
+            f"{self.file}:{self.line}:{self.column}: {self.message}" if self.file else self.message
+        )
+
+
+def sorted_mistakes(mistakes: Iterable[Mistake]) -> list[Mistake]:
+    """Return mistakes without repetitions: those with a place in its order, then the others."""
+    found = dict.fromkeys(mistakes)
+    placed = [mistake for mistake in found if mistake.file]
+    placed.sort(key=lambda mistake: (mistake.file, mistake.line, mistake.column, mistake.message))
+    return [*placed, *(mistake for mistake in found if not mistake.file)]

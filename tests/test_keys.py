@@ -17,7 +17,7 @@ from pydantic import Field
 
 from r1pipe.keys import FileEntry, artifact_id, canonical_json, digest_json, key_of, key_preimage
 from r1pipe.manifest import Manifest, Ref, load_manifest
-from r1pipe.manifest.defaults import params_without_defaults
+from r1pipe.manifest.nodes import params_without_defaults
 from r1pipe.stage import StageModel
 
 PROJECT_ONCE = settings(

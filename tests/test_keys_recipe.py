@@ -16,8 +16,8 @@ from test_keys import keys
 
 from r1pipe.keys import canonical_json
 from r1pipe.manifest import Manifest, load_manifest
-from r1pipe.manifest.defaults import params_without_defaults
 from r1pipe.manifest.kinds import load_kinds
+from r1pipe.manifest.nodes import params_without_defaults
 from r1pipe.manifest.recipe import recipe_root
 
 ROOT = recipe_root()
@@ -206,8 +206,8 @@ def test_every_manifest_resolves_in_every_profile(path: Path) -> None:
     from r1pipe.manifest.layers import resolve_layers
 
     mistakes: list[Any] = []
-    layers = resolve_layers(path, None, (), mistakes)
-    assert layers is not None, mistakes
-    profiles = layers.tree.get("profiles")
+    resolution = resolve_layers(path, None, (), load_kinds(path), mistakes)
+    assert resolution is not None, mistakes
+    profiles = resolution.chosen.tree.get("profiles")
     for profile in (None, *(profiles.entries() if profiles else ())):
         assert load_manifest(path, profile=profile).stages

@@ -1,67 +1,8 @@
-"""A manifest: YAML in, frozen and checked stages in topological order out.
+"""Manifests: `load_manifest` reads one, and these are what it is made of."""
 
-Every mistake is reported at once, with its place, what is wrong and the nearest valid name. What a
-profile or an override hides, and the profiles that were not chosen, are checked as well.
-"""
-
-from __future__ import annotations
-
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from pathlib import Path
-
-from r1pipe.errors import ManifestError, Problem
-from r1pipe.manifest.kinds import load_kinds
-from r1pipe.manifest.layers import resolve_layers
+from r1pipe.manifest.loading import Manifest, load_manifest
 from r1pipe.manifest.nodes import SourceNode, StageNode
-from r1pipe.manifest.reading import TreeReader
-from r1pipe.manifest.recipe import find_manifest, nearest_manifest
 from r1pipe.manifest.references import Ref
-from r1pipe.manifest.yaml_source import Mistake, Origin
-from r1pipe.stage import StageKind
+from r1pipe.manifest.yaml_source import Origin
 
 __all__ = ["Manifest", "Origin", "Ref", "SourceNode", "StageNode", "load_manifest"]
-
-
-@dataclass(frozen=True)
-class Manifest:
-    """A resolved manifest; `stages` is in topological order, ties in the order of the file."""
-
-    path: Path
-    name: str
-    profile: str | None
-    stages: Mapping[str, StageNode]
-    sources: Mapping[str, SourceNode]
-    overrides: tuple[str, ...] = ()
-    """The `--set` texts that it was resolved with."""
-
-
-def load_manifest(
-    path: Path,
-    *,
-    profile: str | None = None,
-    overrides: Sequence[str] = (),
-    kinds: Mapping[str, StageKind] | None = None,
-) -> Manifest:
-    """Read, resolve and check a manifest, or raise one ManifestError with all its mistakes."""
-    path = find_manifest(path)
-    if not path.exists():
-        raise ManifestError(f"{path}: no such manifest{nearest_manifest(path)}")
-    mistakes: list[Mistake] = []
-    layers = resolve_layers(path, profile, overrides, mistakes)
-    if layers is None:
-        raise _error(mistakes)
-    reader = TreeReader(load_kinds(path) if kinds is None else kinds, mistakes)
-    found = reader.read(layers.tree)
-    for variant in layers.variants:
-        reader.read(variant, is_partial=True)
-    if mistakes or found is None:
-        raise _error(mistakes)
-    name, sources, stages = found
-    return Manifest(path, name, layers.profile, stages, sources, tuple(overrides))
-
-
-def _error(mistakes: Sequence[Mistake]) -> ManifestError:
-    """Return the error for all mistakes: those with a place in order, then overrides."""
-    placed = sorted({item for item in mistakes if isinstance(item, Problem)})
-    return ManifestError(*placed, *dict.fromkeys(m for m in mistakes if isinstance(m, str)))

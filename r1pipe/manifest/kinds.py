@@ -10,7 +10,7 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-from r1pipe.errors import ManifestError, Problem
+from r1pipe.errors import ManifestError, Mistake, sorted_mistakes
 from r1pipe.manifest.recipe import stage_folders
 from r1pipe.stage import Input, StageKind, StageModel
 
@@ -53,7 +53,7 @@ def load_kind(kind: str, path: Path) -> StageKind:
     """Return the kind that a stage file defines, or raise a ManifestError that names the line."""
     source = path.read_bytes()
     module = _import_file(path)
-    mistakes: list[Problem] = []
+    mistakes: list[Mistake] = []
 
     def part(name: str, base: type, what: str) -> Any:
         value = getattr(module, name, None)
@@ -61,7 +61,7 @@ def load_kind(kind: str, path: Path) -> StageKind:
         if not is_right:
             line = _line_of(name, source.decode(errors="replace"))
             lack = "is missing" if value is None else f"is {value!r}"
-            mistakes.append(Problem(str(path), line, 1, f"{name} {lack}; a stage file has {what}"))
+            mistakes.append(Mistake(f"{name} {lack}; a stage file has {what}", str(path), line, 1))
         return value
 
     version = part("VERSION", int, "VERSION = 1, a number that is raised when results change")
@@ -71,9 +71,9 @@ def load_kind(kind: str, path: Path) -> StageKind:
     outputs = part("OUTPUTS", dict, "OUTPUTS = {name: type}")
     run: Any = getattr(module, "run", None)
     if not callable(run):
-        mistakes.append(Problem(str(path), 1, 1, "run is missing; a stage file has def run(...)"))
+        mistakes.append(Mistake("run is missing; a stage file has def run(...)", str(path), 1, 1))
     if mistakes:
-        raise ManifestError(*sorted(mistakes))
+        raise ManifestError(*sorted_mistakes(mistakes))
     cost = getattr(module, "cost", None)
     extends = getattr(module, "EXTENDS", None)
     found = StageKind(
@@ -120,12 +120,12 @@ def _check_parts(kind: StageKind, source: str) -> None:
         ),
     ]
     mistakes = [
-        Problem(str(kind.path), _line_of(name, source), 1, f"{name} {message}")
+        Mistake(f"{name} {message}", str(kind.path), _line_of(name, source), 1)
         for is_right, name, message in checks
         if not is_right
     ]
     if mistakes:
-        raise ManifestError(*sorted(mistakes))
+        raise ManifestError(*sorted_mistakes(mistakes))
 
 
 def _import_file(path: Path) -> ModuleType:
@@ -138,14 +138,13 @@ def _import_file(path: Path) -> ModuleType:
     try:
         spec.loader.exec_module(module)
     except SyntaxError as error:
-        place = Problem(error.filename or str(path), error.lineno or 1, error.offset or 1, "")
-        message = f"{place}not Python: {error.msg}"
-        raise ManifestError(message) from error
+        place = error.filename or str(path), error.lineno or 1, error.offset or 1
+        raise ManifestError(Mistake(f"not Python: {error.msg}", *place)) from error
     except Exception as error:
         frames = traceback.extract_tb(error.__traceback__)
         lines = [frame.lineno for frame in frames if frame.filename == str(path)]
         message = f"the stage file cannot be loaded: {type(error).__name__}: {error}"
-        raise ManifestError(Problem(str(path), (lines or [1])[-1] or 1, 1, message)) from error
+        raise ManifestError(Mistake(message, str(path), (lines or [1])[-1] or 1, 1)) from error
     return module
 
 

@@ -1,192 +1,162 @@
 """Lay a manifest, what it extends, its profile and the overrides over one another.
 
-Precedence: extended manifest < manifest < profile < `--set`. Mappings merge key by key; any other
-value replaces what lies below it, and so does a stage of another kind. `null` takes away a stage, a
-source or an input.
+Precedence: extended manifest < manifest < profile < `--set`, and in each of these `defaults` below
+what is said of a stage. Stars, `targets` and `$params` are resolved when all layers are laid.
 """
 
 from __future__ import annotations
 
-import difflib
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
-from r1pipe.manifest.recipe import find_manifest
-from r1pipe.manifest.yaml_source import Mistake, Origin, Value, parse_yaml, read_yaml, tagged
+from r1pipe.errors import Mistake
+from r1pipe.manifest.documents import read_manifest, read_overrides
+from r1pipe.manifest.expand import Defaults, Groups, only_targets, with_stars
+from r1pipe.manifest.merging import LAYERED, Below, Layer, StageMerger
+from r1pipe.manifest.names import PARAM_REF, nearest
+from r1pipe.manifest.yaml_source import Value, in_profile
+from r1pipe.stage import StageKind
 from r1pipe.text import visible
 
-FORMAT = 1
-"""The manifest format that this version reads: `r1pipe: 1`."""
-LAYERED = ("params", "sources", "stages")
-"""What profiles and overrides may change."""
-PARAM_REF = "$params."
+PROFILED = (*LAYERED, "targets")
+"""What a profile lays over a manifest, beside its defaults."""
+
+
+@dataclass(frozen=True)
+class Resolved:
+    """A tree with all layers laid, and the entries of its stages with `each`."""
+
+    tree: Value
+    groups: Groups = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Resolution:
+    """What a manifest and a profile come to, and what else is to be checked."""
+
+    chosen: Resolved
+    profile: str | None
+    variants: list[Resolved]
+    """The tree before profile and overrides, and as each profile that was not chosen has it."""
+    defaults: list[Defaults]
+    """Those of all layers."""
 
 
 @dataclass
 class Layers:
-    """A manifest being resolved: its tree, what `null` took away, and all mistakes found."""
+    """Layers laid over one another."""
 
     tree: Value
-    mistakes: list[Mistake]
-    removed: set[tuple[str, ...]] = field(default_factory=set)
-    profile: str | None = None
-    variants: list[Value] = field(default_factory=list)
-    """The tree before profile and overrides, and as each profile that was not chosen has it."""
+    below: Below
+    kinds: Mapping[str, StageKind]
 
-    def lay(self, over: Value, is_new_allowed: bool) -> None:
-        """Lay another tree over this one."""
-        self.tree = self._merged(self.tree, over, (), is_new_allowed)
+    def copy(self) -> Layers:
+        """Return layers that may go another way from here."""
+        return replace(self, below=self.below.copy())
 
-    def _merged(self, base: Value, over: Value, path: tuple[str, ...], is_new: bool) -> Value:
-        if not (isinstance(base.data, dict) and isinstance(over.data, dict)):
-            return replace(over, key_origin=over.key_origin or base.key_origin)
-        entries = dict(base.data)
-        if not is_new and not path:
-            entries = {section: Value({}, over.origin) for section in LAYERED} | entries
-        for name, value in over.data.items():
-            here = (*path, name)
-            if here in self.removed and not is_new:
-                continue
-            if value.data is None and _is_removable(here):
-                self._remove(entries, here, value)
-            elif name in entries and not _is_other_kind(here, entries[name], value):
-                entries[name] = self._merged(entries[name], value, here, is_new)
-            elif not is_new and _is_named(here) and name not in entries:
-                self.mistakes.append(_unknown_name(here, value, entries))
-            else:
-                self.removed.discard(here)
-                entries[name] = value
-        return Value(entries, base.origin, base.key_origin)
+    def lay(self, layer: Layer) -> None:
+        """Lay another layer over these."""
+        tree, said = self.tree, layer.tree.get("stages")
+        if layer.defaults is not None:
+            self.below.defaults.append(layer.defaults)
+        missing = {name: Value({}, tree.origin) for name in LAYERED if tree.get(name) is None}
+        others = {name: part for name, part in layer.tree.entries().items() if name != "stages"}
+        base = tree if layer.may_add else replace(tree, data={**tree.entries(), **missing})
+        tree = self.below.merged(base, replace(layer.tree, data=others), (), layer.may_add)
+        if said is not None or layer.defaults is not None:
+            stages = self._stages(tree.get("stages"), said, layer)
+            tree = replace(tree, data={**tree.entries(), **stages})
+        self.tree = tree
 
-    def _remove(self, entries: dict[str, Value], path: tuple[str, ...], value: Value) -> None:
-        if entries.pop(path[-1], None) is None:
-            self.mistakes.append(_unknown_name(path, value, entries))
-        self.removed.add(path)
+    def _stages(self, below: Value | None, said: Value | None, layer: Layer) -> dict[str, Value]:
+        """Return the section with a layer over it; one that is no mapping is left to the schema."""
+        if said is not None and not isinstance(said.data, dict):
+            return {"stages": said}
+        merger = StageMerger(self.below, layer, below.entries() if below else {})
+        entries = merger.lay(said.entries() if said else {})
+        is_mapping = below is not None and isinstance(below.data, dict)
+        section = below if is_mapping else said
+        return {} if section is None else {"stages": replace(section, data=entries)}
+
+    def finished(self) -> Resolved:
+        """Return the tree with stars, `targets` and `$params` resolved."""
+        section = self.tree.get("stages")
+        stages = section.entries() if section else {}
+        groups = {
+            name: {each: entry for each in group.labels if (entry := f"{name}-{each}") in stages}
+            for name, group in self.below.groups.items()
+        }
+        tree = with_stars(self.tree, groups, self.kinds, self.below.mistakes)
+        tree = only_targets(tree, groups, self.below.mistakes)
+        return Resolved(_filled(tree, self.below.mistakes), groups)
 
 
 def resolve_layers(
-    path: Path, profile: str | None, overrides: Sequence[str], mistakes: list[Mistake]
-) -> Layers | None:
-    """Return a manifest's tree with profile and overrides laid on and `$params` filled in."""
-    tree = _read_manifest(path, mistakes, ())
-    if tree is None:
+    path: Path,
+    profile: str | None,
+    overrides: Sequence[str],
+    kinds: Mapping[str, StageKind],
+    mistakes: list[Mistake],
+) -> Resolution | None:
+    """Return a manifest's tree with profile and overrides laid on and references filled in."""
+    documents = read_manifest(path, mistakes)
+    if documents is None:
         return None
-    layers = Layers(Value({}, tree[0].origin), mistakes)
-    for layer in tree:
-        layers.lay(layer, is_new_allowed=True)
-    _lay_profiles(layers, profile)
-    for text in overrides:
-        if (override := _parse_override(text, mistakes)) is not None:
-            layers.lay(override, is_new_allowed=False)
-    layers.tree = _filled(layers.tree, mistakes)
-    layers.variants = [_filled(variant, mistakes) for variant in layers.variants]
-    return layers
+    layers = Layers(Value({}, documents[0].origin), Below(mistakes), kinds)
+    for document in documents:
+        layers.lay(_layer(document, kinds, may_add=True))
+    profile = _chosen_profile(layers.tree, profile, mistakes)
+    variants = _lay_profiles(layers, profile)
+    if (override := read_overrides(overrides, mistakes)) is not None:
+        layers.lay(_layer(override, kinds))
+    chosen, *others = [each.finished() for each in (layers, *variants)]
+    defaults = dict.fromkeys(each for one in (layers, *variants) for each in one.below.defaults)
+    return Resolution(chosen, profile, others, list(defaults))
 
 
-def nearest(name: str, choices: Iterable[str], what: str) -> str:
-    """Return the end of a message about an unknown name: the nearest choice, or all of them."""
-    names = sorted(choices)
-    close = difflib.get_close_matches(name, names, n=1)
-    if close:
-        return f"; did you mean '{close[0]}'?"
-    return f"; {what}: {', '.join(names)}" if names else f"; there are no {what}"
+def _layer(tree: Value, kinds: Mapping[str, StageKind], may_add: bool = False) -> Layer:
+    defaults = tree.get("defaults")
+    return Layer(tree, Defaults(defaults, kinds) if defaults else None, may_add)
 
 
-def _is_named(path: tuple[str, ...]) -> bool:
-    """True for the place of a stage, a source or a shared parameter."""
-    return len(path) == 2 and path[0] in LAYERED
-
-
-def _is_other_kind(path: tuple[str, ...], base: Value, over: Value) -> bool:
-    """True where a layer gives a stage another kind: it then replaces the stage whole."""
-    if len(path) != 2 or path[0] != "stages":
-        return False
-    kind, new = base.get("kind"), over.get("kind")
-    return kind is not None and new is not None and kind.data != new.data
-
-
-def _is_removable(path: tuple[str, ...]) -> bool:
-    is_input = path[0] == "stages" and path[2:3] == ("inputs",) and len(path) in (4, 5)
-    return is_input or (len(path) == 2 and path[0] in ("stages", "sources"))
-
-
-def _unknown_name(path: tuple[str, ...], value: Value, entries: Iterable[str]) -> Mistake:
-    what = {"stages": "stage", "sources": "source", "params": "parameter"}[path[0]]
-    what = "input" if len(path) > 2 else what
-    place = value.key_origin or value.origin
-    return place.mistake(f"unknown {what} '{path[-1]}'{nearest(path[-1], entries, what + 's')}")
-
-
-def _read_manifest(
-    path: Path, mistakes: list[Mistake], above: tuple[Path, ...]
-) -> list[Value] | None:
-    """Return the trees of a manifest and of all that it extends, lowest first."""
-    tree = read_yaml(path, mistakes)
-    if tree is None:
-        return None
-    if not isinstance(tree.data, dict):
-        mistakes.append(tree.origin.mistake("a manifest is a mapping that begins 'r1pipe: 1'"))
-        return None
-    if not _is_format_known(tree, mistakes):
-        return None
-    extends = tree.get("extends")
-    if extends is None or not isinstance(extends.data, str):
-        return [tree]
-    base = find_manifest(path.parent / extends.data)
-    if base.resolve() in (seen := (*above, path.resolve())):
-        mistakes.append(extends.origin.mistake(f"'{extends.data}' extends itself; leave one out"))
-        return [tree]
-    if not base.is_file():
-        mistakes.append(
-            extends.origin.mistake(f"no manifest {base}; a path is relative to this file's folder")
-        )
-        return None
-    below = _read_manifest(base, mistakes, seen)
-    return None if below is None else [*below, tree]
-
-
-def _is_format_known(tree: Value, mistakes: list[Mistake]) -> bool:
-    version = tree.get("r1pipe")
-    if version is None:
-        mistakes.append(tree.origin.mistake("the format is missing; begin with 'r1pipe: 1'"))
-        return True
-    if type(version.data) is int and version.data > FORMAT:
-        mistakes.append(
-            version.origin.mistake(
-                f"manifest format {version.data} needs an r1pipe that reads it; this one reads"
-                f" up to {FORMAT}: upgrade r1pipe"
-            )
-        )
-        return False
-    if type(version.data) is not int or version.data < 1:
-        mistakes.append(version.origin.mistake("the format must be the number 1: 'r1pipe: 1'"))
-    return True
-
-
-def _lay_profiles(layers: Layers, profile: str | None) -> None:
-    """Lay the chosen profile, and before it those that it extends, over the tree."""
-    asked, default = profile, layers.tree.get("profile")
+def _chosen_profile(tree: Value, asked: str | None, mistakes: list[Mistake]) -> str | None:
+    """Return the profile that was asked for, or the manifest's own."""
+    default = tree.get("profile")
+    profile, profiles = asked, tree.get("profiles")
     if asked is None and default is not None and isinstance(default.data, str):
         profile = default.data
-    profiles = layers.tree.get("profiles")
     known = profiles.entries() if profiles else {}
     if profile is not None and profile not in known:
         message = f"unknown profile '{profile}'{nearest(profile, known, 'profiles')}"
         if asked is None and default is not None:
-            layers.mistakes.append(default.origin.mistake(message))
+            mistakes.append(default.origin.mistake(message))
         else:
-            layers.mistakes.append(visible(f"--profile {profile}: {message}"))
-    layers.profile = profile
-    bare = replace(layers, removed=set(layers.removed))
-    layers.variants.append(bare.tree)
+            mistakes.append(Mistake(visible(f"--profile {profile}: {message}")))
+    return profile
+
+
+def _lay_profiles(layers: Layers, profile: str | None) -> list[Layers]:
+    """Lay the chosen profile, after those that it extends; return what the others come to."""
+    profiles = layers.tree.get("profiles")
+    known = profiles.entries() if profiles else {}
+    steps = {name: _profile_layer(name, known[name], layers.kinds) for name in known}
+    bare = layers.copy()
+    variants = [bare.copy()]
     for name in known:
-        is_chosen = name == profile
-        target = layers if is_chosen else replace(bare, removed=set(bare.removed))
-        for step in _profile_chain(name, known, layers.mistakes):
-            target.lay(tagged(_only_layered(known[step]), step), is_new_allowed=False)
-        if not is_chosen:
-            layers.variants.append(target.tree)
+        target = layers if name == profile else bare.copy()
+        for step in _profile_chain(name, known, layers.below.mistakes):
+            target.lay(steps[step])
+        if target is not layers:
+            variants.append(target)
+    return variants
+
+
+def _profile_layer(name: str, profile: Value, kinds: Mapping[str, StageKind]) -> Layer:
+    """Return a profile as a layer; its defaults stay its own, since the schema checks them there."""
+    tree = in_profile(profile, name)
+    entries = {key: value for key, value in tree.entries().items() if key in PROFILED}
+    return replace(_layer(tree, kinds), tree=replace(tree, data=entries))
 
 
 def _profile_chain(name: str, known: Mapping[str, Value], mistakes: list[Mistake]) -> list[str]:
@@ -205,32 +175,6 @@ def _profile_chain(name: str, known: Mapping[str, Value], mistakes: list[Mistake
             break
         chain.insert(0, base)
     return chain
-
-
-def _only_layered(profile: Value) -> Value:
-    entries = {key: value for key, value in profile.entries().items() if key in LAYERED}
-    return replace(profile, data=entries)
-
-
-def _parse_override(text: str, mistakes: list[Mistake]) -> Value | None:
-    """Return `stages.X.params.lr=2e-5` as a tree with one leaf."""
-    path, equals, value_text = text.partition("=")
-    names = path.strip().split(".")
-    origin = Origin("--set", 1, 1, set_text=text)
-    if not equals or names[0] not in LAYERED or len(names) < 2 or not all(names):
-        mistakes.append(
-            origin.mistake(
-                "write it as stages.STAGE.params.NAME=VALUE, params.NAME=VALUE or"
-                " sources.NAME.path=VALUE"
-            )
-        )
-        return None
-    value = parse_yaml(value_text, origin, mistakes) if value_text.strip() else Value("", origin)
-    if value is None:
-        return None
-    for name in reversed(names):
-        value = Value({name: replace(value, key_origin=origin)}, origin)
-    return value
 
 
 def _filled(tree: Value, mistakes: list[Mistake]) -> Value:

@@ -4,10 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from enum import Enum
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal, get_args, get_origin
 
-from r1pipe.manifest.defaults import params_without_defaults
+from pydantic import BaseModel
+from pydantic.fields import FieldInfo
+
+from r1pipe.keys import canonical_json
 from r1pipe.manifest.references import Ref
 from r1pipe.manifest.yaml_source import Origin
 from r1pipe.stage import StageKind, StageModel
@@ -42,3 +46,38 @@ class StageNode:
     def key_params(self) -> dict[str, Any]:
         """Return the parameters that differ from their frozen default, as JSON values."""
         return params_without_defaults(self.params)
+
+
+def params_without_defaults(model: BaseModel) -> dict[str, Any]:
+    """Return a model's fields that differ from their default, as JSON values, inside too.
+
+    A field that tells the members of a union apart is kept, since two members may look alike
+    without it.
+    """
+    kept = {}
+    for name, field in type(model).model_fields.items():
+        value = _json_value(getattr(model, name))
+        is_default = not field.is_required() and canonical_json(value) == canonical_json(
+            _json_value(field.get_default(call_default_factory=True, validated_data={}))
+        )
+        if not is_default or _is_tag(field):
+            kept[name] = value
+    return kept
+
+
+def _is_tag(field: FieldInfo) -> bool:
+    return get_origin(field.annotation) is Literal and len(get_args(field.annotation)) == 1
+
+
+def _json_value(value: Any) -> Any:
+    if isinstance(value, BaseModel):
+        return params_without_defaults(value)
+    if isinstance(value, Enum):
+        return _json_value(value.value)
+    if isinstance(value, Mapping):
+        return {str(_json_value(key)): _json_value(item) for key, item in value.items()}
+    if isinstance(value, set | frozenset):
+        return sorted((_json_value(item) for item in value), key=canonical_json)
+    if isinstance(value, list | tuple):
+        return [_json_value(item) for item in value]
+    return str(value) if isinstance(value, Path) else value

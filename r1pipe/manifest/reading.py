@@ -5,15 +5,17 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from r1pipe.errors import ManifestError
+from r1pipe.errors import ManifestError, Mistake
+from r1pipe.manifest.expand import ANY_KIND, SECTIONS, Defaults, fields_of
 from r1pipe.manifest.graph import topological_order
-from r1pipe.manifest.layers import nearest
+from r1pipe.manifest.layers import Resolved
+from r1pipe.manifest.names import nearest
 from r1pipe.manifest.nodes import SourceNode, StageNode
-from r1pipe.manifest.references import Outputs, Ref, read_inputs
+from r1pipe.manifest.references import Outputs, Ref, read_inputs, unknown_input
 from r1pipe.manifest.schema import ManifestSpec, SourceSpec
 from r1pipe.manifest.texts import check_texts
 from r1pipe.manifest.validation import validate
-from r1pipe.manifest.yaml_source import Mistake, Origin, Value
+from r1pipe.manifest.yaml_source import Origin, Value
 from r1pipe.stage import StageKind, StageModel
 
 Inputs = Mapping[str, Ref | Mapping[str, Ref]]
@@ -31,18 +33,23 @@ class TreeReader:
         self.kinds = kinds
         self.mistakes = mistakes
         self.checked: dict[int, tuple[Value, Models]] = {}
+        self.used: set[str] = set()
+        """The kinds of all stages."""
 
-    def read(self, tree: Value, is_partial: bool = False) -> Found | None:
+    def read(self, resolved: Resolved, is_partial: bool = False) -> Found | None:
         """Return a tree's name, sources and stages; mistakes are reported on the way."""
+        tree = resolved.tree
 
         def hint(path: Sequence[str]) -> str | None:
             is_in_stage = len(path) == 3 and path[0] == "stages"
             kind = self.kind_of(tree.get(*path[:2]), []) if is_in_stage else None
-            return _home(kind, path[2]) if kind else None
+            if "defaults" in path[:-2] and path[-2] in self.kinds:
+                kind = self.kind(path[-2], [])
+            return _home(kind, path[-1]) if kind else None
 
         spec = validate(ManifestSpec, tree, "", self.mistakes, hint, is_partial)
         sources = _read_sources(tree)
-        stages = self.stages(tree, sources, is_partial)
+        stages = self.stages(resolved, sources, is_partial)
         check_texts(sources, stages.values(), self.mistakes)
         return None if spec is None else (spec.name, sources, stages)
 
@@ -55,16 +62,68 @@ class TreeReader:
             message = f"unknown kind '{named.data}'{nearest(named.data, self.kinds, 'kinds')}"
             mistakes.append(named.origin.mistake(message))
             return None
+        return self.kind(named.data, mistakes)
+
+    def kind(self, name: str, mistakes: list[Mistake]) -> StageKind | None:
+        """Return a kind that there is, or None after reporting what is wrong with its file."""
         try:
-            return self.kinds[named.data]
+            return self.kinds[name]
         except ManifestError as error:
-            mistakes.extend(error.problems)
+            mistakes.extend(error.mistakes)
             return None
 
+    def check_defaults(self, layers: Sequence[Defaults]) -> None:
+        """Report kinds and fields under `defaults` that there are not, and values that are wrong.
+
+        What stages have from them has been checked; this finds what no stage shows.
+        """
+        for defaults in layers:
+            for name, value in defaults.value.entries().items():
+                place = value.key_origin or value.origin
+                if name == ANY_KIND:
+                    self.check_any_kind(defaults)
+                elif name not in self.kinds:
+                    end = nearest(name, self.kinds, "kinds")
+                    message = f"unknown kind '{name}' under 'defaults'{end}"
+                    self.mistakes.append(place.mistake(message))
+                elif (kind := self.kind(name, self.mistakes)) is not None:
+                    self.check_part(f"defaults.{name}", value, kind)
+
+    def check_part(self, label: str, value: Value, kind: StageKind) -> None:
+        """Check what `defaults` say of a kind; nothing is missing in it."""
+        self.models(label, value, kind, is_partial=True)
+        inputs = value.get("inputs")
+        for name, given in inputs.entries().items() if inputs else ():
+            if name not in kind.inputs:
+                self.mistakes.append(unknown_input(name, given, kind, label))
+
+    def check_any_kind(self, defaults: Defaults) -> None:
+        """Check the fields of `"*"` with the kinds that have them, and report those of none."""
+        value = defaults.value.get(ANY_KIND)
+        sections = value.entries() if value else {}
+        fields = {(name, each) for name, part in sections.items() for each in part.entries()}
+        known: dict[str, set[str]] = {name: set() for name in sections}
+        for name in sorted(self.kinds, key=lambda name: name not in self.used):
+            if name not in self.used and all(field in known[part] for part, field in fields):
+                break  # no need to load the kinds that no stage has
+            if (kind := self.kind(name, [])) is None:
+                continue
+            for part, own in fields_of(kind).items():
+                known.setdefault(part, set()).update(own)
+            if (fitting := defaults.fitting(name)) is not None:
+                self.check_part(f"defaults.{ANY_KIND}", fitting, kind)
+        for part, field in sorted(fields):
+            if part in SECTIONS and field not in known[part]:
+                item = sections[part].entries()[field]
+                end = nearest(field, known[part], "fields")
+                message = f"no kind has '{field}' in its {part}, as defaults.\"*\" says{end}"
+                self.mistakes.append((item.key_origin or item.origin).mistake(message))
+
     def stages(
-        self, tree: Value, sources: Mapping[str, SourceNode], is_partial: bool
+        self, resolved: Resolved, sources: Mapping[str, SourceNode], is_partial: bool
     ) -> dict[str, StageNode]:
         """Return the stages in topological order."""
+        tree = resolved.tree
         section = tree.get("stages")
         values = section.entries() if section else {}
         if not values:
@@ -74,7 +133,8 @@ class TreeReader:
             origin = values[name].key_origin or values[name].origin
             self.mistakes.append(origin.mistake(f"'{name}' is a source too; rename one of the two"))
         kinds = {name: self.kind_of(value, self.mistakes) for name, value in values.items()}
-        inputs = self.inputs(tree, kinds, sources, is_partial)
+        self.used |= {kind.kind for kind in kinds.values() if kind}
+        inputs = self.inputs(resolved, kinds, sources, is_partial)
         nodes = {
             name: self.stage(name, values[name], kind, inputs[name], is_partial)
             for name, kind in kinds.items()
@@ -90,17 +150,19 @@ class TreeReader:
 
     def inputs(
         self,
-        tree: Value,
+        resolved: Resolved,
         kinds: Mapping[str, StageKind | None],
         sources: Mapping[str, SourceNode],
         is_partial: bool,
     ) -> dict[str, Inputs]:
         """Return the inputs of all stages whose kind is known."""
+        tree = resolved.tree
         declared = tree.get("sources")
         outputs = Outputs(
             stages=kinds,
             sources={name: source.type for name, source in sources.items()},
             malformed=frozenset(declared.entries() if declared else ()) - sources.keys(),
+            groups=resolved.groups,
         )
         found: dict[str, Inputs] = {}
         for name, kind in kinds.items():

@@ -5,8 +5,10 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from r1pipe.manifest.layers import nearest
-from r1pipe.manifest.yaml_source import Mistake, Value
+from r1pipe.errors import Mistake
+from r1pipe.manifest.expand import STAR, Groups
+from r1pipe.manifest.names import nearest
+from r1pipe.manifest.yaml_source import Origin, Value
 from r1pipe.stage import Input, StageKind
 
 
@@ -32,6 +34,8 @@ class Outputs:
     """Source name -> its type."""
     malformed: frozenset[str]
     """Sources that exist but are written wrongly, which has been reported."""
+    groups: Groups
+    """Stages with `each`, which stand for their entries."""
 
 
 def read_inputs(
@@ -48,9 +52,7 @@ def read_inputs(
     refs: dict[str, Ref | Mapping[str, Ref]] = {}
     for name, value in given.items():
         if name not in kind.inputs:
-            place = value.key_origin or value.origin
-            end = nearest(name, kind.inputs, "inputs")
-            mistakes.append(place.mistake(f"unknown input '{name}' in {label}{end}"))
+            mistakes.append(unknown_input(name, value, kind, label))
             continue
         ref = _read_input(value, kind.inputs[name], f"{label}.inputs.{name}", outputs, mistakes)
         if ref is not None:
@@ -63,23 +65,40 @@ def read_inputs(
     return refs
 
 
+def unknown_input(name: str, value: Value, kind: StageKind, label: str) -> Mistake:
+    """Return the mistake of an input that a kind does not have."""
+    where = value.label(f"{label}.inputs.{name}").removesuffix(f".inputs.{name}")
+    end = nearest(name, kind.inputs, "inputs")
+    place = value.key_origin or value.origin
+    return place.mistake(f"unknown input '{name}' in {where}{end}")
+
+
 def _read_input(
     value: Value, wanted: Input, label: str, outputs: Outputs, mistakes: list[Mistake]
 ) -> Ref | Mapping[str, Ref] | None:
-    if wanted.many:
-        if not value.entries():
-            message = f"{label} takes many: write it as {{label: reference, ...}}"
-            mistakes.append(value.origin.mistake(message))
-            return None
-        refs = {
-            name: _read_ref(item, wanted, f"{label}.{name}", outputs, mistakes)
-            for name, item in value.entries().items()
-        }
-        return {name: ref for name, ref in refs.items() if ref is not None}
-    if isinstance(value.data, dict):
+    label = value.label(label)
+    if isinstance(value.data, str) and STAR.fullmatch(value.data):
+        return None  # reported when stars were written out
+    if not wanted.many and isinstance(value.data, dict):
         mistakes.append(value.origin.mistake(f"{label} takes one reference, not a mapping"))
         return None
-    return _read_ref(value, wanted, label, outputs, mistakes)
+    if not wanted.many:
+        return _read_ref(value, wanted, label, outputs, mistakes)
+    if not value.entries():
+        message = f"{label} takes many: write it as {{label: reference, ...}}"
+        mistakes.append(value.origin.mistake(message))
+        return None
+    refs: dict[str, Ref] = {}
+    reported: set[Origin] = set()
+    for name, item in value.entries().items():
+        found: list[Mistake] = []
+        ref = _read_ref(item, wanted, f"{label}.{name}", outputs, found)
+        if found and item.origin not in reported:  # once for all that a star stands for
+            mistakes.extend(found)
+            reported.add(item.origin)
+        if ref is not None:
+            refs[name] = ref
+    return refs
 
 
 def _read_ref(
@@ -88,8 +107,14 @@ def _read_ref(
     """Return a checked reference, or None after reporting what is wrong with it."""
     if not isinstance(value.data, str):
         return None  # reported by the schema
+    label = value.label(label)
     name, _, output = value.data.partition(".")
     if name in outputs.malformed:
+        return None
+    if name in outputs.groups and name not in outputs.stages:
+        mistakes.append(
+            value.origin.mistake(_several(value.data, name, outputs.groups[name], label))
+        )
         return None
     if name in outputs.sources:
         ref, found = Ref(name, None, is_source=True), outputs.sources[name]
@@ -123,6 +148,14 @@ def _stage_output(name: str, output: str, kind: StageKind) -> tuple[Ref, str, st
         end = nearest(output, kind.outputs, "outputs")
         return Ref(name, output, False), "", f"'{name}' has no output '{output}'{end}"
     return Ref(name, output, is_source=False), kind.outputs[output], None
+
+
+def _several(text: str, name: str, entries: Mapping[str, str], label: str) -> str:
+    """Return the message about a reference to a stage with `each`."""
+    if "*" in text:
+        return f"{label}: '{text}' stands for all references; write it in place of the mapping"
+    names = ", ".join(entries.values()) or "none is left"
+    return f"{label}: '{name}' stands for several stages; name one of them: {names}"
 
 
 def _types(wanted: Input) -> str:

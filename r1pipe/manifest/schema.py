@@ -12,9 +12,8 @@ from typing import Annotated, Any
 from pydantic import BaseModel, Field, model_validator
 from pydantic.json_schema import GenerateJsonSchema
 
+from r1pipe.manifest.names import NAME_PATTERN
 from r1pipe.stage import StageKind, StageModel
-
-NAME_PATTERN = r"^[A-Za-z0-9][A-Za-z0-9_-]*$"
 
 Name = Annotated[str, Field(pattern=NAME_PATTERN)]
 """A stage, source, profile or label: letters, digits, `-` and `_`, since `.` divides references."""
@@ -54,11 +53,20 @@ class StageSpec(StageModel):
     kind: str
     """The stage file, by name: `rejection-sample` is `stages/rejection_sample.py`."""
     inputs: dict[Name, str | dict[Name, str]] = Field(default_factory=dict)
-    """Input name -> `stage`, `stage.output` or a source; `{label: reference}` where many go in."""
+    """Input name -> `stage`, `stage.output` or a source; where many go in `{label: reference}`, or
+    `NAME.*.output` for all entries of a stage with `each`."""
     params: dict[str, Any] = Field(default_factory=dict)
     """What decides the result: always in the key."""
     run: dict[str, Any] = Field(default_factory=dict)
     """How it is computed: never in the key."""
+
+
+class DefaultsSpec(StageModel):
+    """What every stage of a kind has in a layer, below what the layer says of the stage itself."""
+
+    inputs: dict[Name, str | dict[Name, str | None] | None] = Field(default_factory=dict)
+    params: dict[str, Any] = Field(default_factory=dict)
+    run: dict[str, Any] = Field(default_factory=dict)
 
 
 class ProfileSpec(StageModel):
@@ -66,6 +74,9 @@ class ProfileSpec(StageModel):
 
     extends: str | None = None
     """Another profile, which is laid first."""
+    defaults: dict[str, DefaultsSpec] = Field(default_factory=dict)
+    """By kind of stage; `"*"` is every kind that has the field."""
+    targets: list[str] | None = None
     params: dict[str, Any] = Field(default_factory=dict)
     sources: dict[str, dict[str, Any] | None] = Field(default_factory=dict)
     stages: dict[str, dict[str, Any] | None] = Field(default_factory=dict)
@@ -84,6 +95,10 @@ class ManifestSpec(StageModel):
     """The profile that is used when none is asked for."""
     params: dict[str, Any] = Field(default_factory=dict)
     """Values that stages share, as `$params.name`."""
+    defaults: dict[str, DefaultsSpec] = Field(default_factory=dict)
+    """By kind of stage; `"*"` is every kind that has the field."""
+    targets: list[str] | None = None
+    """Stages that are wanted: what they do not need falls away."""
     sources: dict[Name, SourceSpec] = Field(default_factory=dict)
     stages: dict[Name, StageSpec] = Field(default_factory=dict)
     profiles: dict[Name, ProfileSpec] = Field(default_factory=dict)

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
 
+from r1pipe.errors import Mistake
 from r1pipe.manifest.graph import refs_of
 from r1pipe.manifest.nodes import SourceNode, StageNode
 from r1pipe.manifest.references import Ref
-from r1pipe.manifest.yaml_source import Mistake
 
 TEXT = "text"
 MAX_BYTES = 1 << 20

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import json
+import re
 import typing
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, TypeVar
 
 from pydantic import BaseModel, ValidationError
 
-from r1pipe.manifest.layers import PARAM_REF, nearest
-from r1pipe.manifest.yaml_source import Mistake, Origin, Value
+from r1pipe.errors import Mistake
+from r1pipe.manifest.names import PARAM_REF, nearest
+from r1pipe.manifest.yaml_source import Origin, Value
 
 ModelT = TypeVar("ModelT", bound=BaseModel)
 Loc = tuple[int | str, ...]
@@ -19,6 +21,8 @@ Hint = Callable[[Sequence[str]], str | None]
 
 NEEDS_ALL = ("missing", "value_error", "assertion_error", "union_tag_not_found")
 """Errors that a value elsewhere may mend."""
+CHOICE = re.compile(r"'([^']*)'")
+"""A name in pydantic's list of what a key may be."""
 MAX_SHOWN_CHARS = 60
 EXPECTED = {
     "int_type": "a whole number",
@@ -102,18 +106,17 @@ class _Report:
         elif kind == "extra_forbidden":
             self._unknown_key(found, path, error["loc"])
         elif rest[-1:] == ("[key]",):
-            place = found.key_origin or found.origin
-            self._add_other(place, f"the name '{path[-1]}' may hold letters, digits, - and _ only")
+            self._wrong_key(found, path, error)
         elif kind in EXPECTED:
             wanted = EXPECTED[kind].format(**error.get("ctx", {}))
             self.expected.setdefault(path, (found, []))[1].append(wanted)
         elif kind in ("value_error", "assertion_error"):
             text = str(error["ctx"]["error"])
-            self._add_other(found.origin, f"{self._dotted(path)}: {text}")
+            self._add_other(found.origin, f"{self._label(found, path)}: {text}")
         else:
             text = error["msg"][:1].lower() + error["msg"][1:]
             shown = show_value(found.plain())
-            self._add_other(found.origin, f"{self._dotted(path)} is {shown}: {text}")
+            self._add_other(found.origin, f"{self._label(found, path)} is {shown}: {text}")
 
     def mistakes(self) -> list[Mistake]:
         wrong = []
@@ -122,7 +125,7 @@ class _Report:
             if isinstance(data, str) and data.startswith(PARAM_REF):
                 continue  # it names no parameter, which has been reported
             text = " or ".join(dict.fromkeys(wanted))
-            message = f"{self._dotted(path)} should be {text}, not {show_value(data)}"
+            message = f"{self._label(found, path)} should be {text}, not {show_value(data)}"
             wrong.append(found.origin.mistake(message + _advice(wanted, data)))
         return [*wrong, *dict.fromkeys(self.others)]
 
@@ -142,19 +145,39 @@ class _Report:
             path.append(str(step))
         return found, tuple(path), tuple(rest)
 
-    def _dotted(self, path: Sequence[str]) -> str:
-        return ".".join([self.label, *path] if self.label else path) or "the manifest"
+    def _dotted(self, found: Value, path: Sequence[str]) -> str:
+        return found.label(".".join([self.label, *path] if self.label else path))
+
+    def _label(self, found: Value, path: Sequence[str]) -> str:
+        return self._dotted(found, path) or "the manifest"
+
+    def _around(self, found: Value, path: Sequence[str]) -> str:
+        """Return what holds a key."""
+        return self._dotted(found, path).removesuffix(path[-1]).rstrip(".") or "the manifest"
 
     def _add_other(self, place: Origin, message: str) -> None:
         self.others.append(place.mistake(message))
 
     def _missing(self, found: Value, path: tuple[str, ...], name: str) -> None:
         place = found.key_origin or found.origin
-        self._add_other(place, f"{self._dotted((*path, name))} is missing and has no default")
+        label = ".".join(filter(None, (self._dotted(found, path), name)))
+        self._add_other(place, f"{label} is missing and has no default")
+
+    def _wrong_key(self, found: Value, path: tuple[str, ...], error: Mapping[str, Any]) -> None:
+        """Report a name of the wrong form, or one that is none of those that a mapping takes."""
+        place, key = found.key_origin or found.origin, path[-1]
+        choices = CHOICE.findall(str(error.get("ctx", {}).get("expected", "")))
+        if not choices:
+            self._add_other(place, f"the name '{key}' may hold letters, digits, - and _ only")
+            return
+        field = path[-2] if len(path) > 1 else ""
+        what = field.removesuffix("s") if field.endswith("s") else "key"
+        end = nearest(key, choices, f"{what}s")
+        self._add_other(place, f"unknown {what} '{key}' in {self._around(found, path)}{end}")
 
     def _unknown_key(self, found: Value, path: tuple[str, ...], loc: Loc) -> None:
         place = found.key_origin or found.origin
-        where = self._dotted(path[:-1])
+        where = self._around(found, path)
         belongs = self.hint(path)
         if belongs is None:
             names = [name for model in _models_at(self.model, loc[:-1]) for name in _names(model)]

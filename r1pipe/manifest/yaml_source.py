@@ -25,7 +25,7 @@ from ruamel.yaml.events import (
 )
 from ruamel.yaml.reader import ReaderError
 
-from r1pipe.errors import Problem
+from r1pipe.errors import Mistake
 from r1pipe.text import visible
 
 MAX_DEPTH = 40
@@ -44,7 +44,6 @@ CONSTANTS: dict[str, bool | None] = {
 }
 
 Scalar = None | bool | int | float | str
-Mistake = Problem | str
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,18 +55,22 @@ class Origin:
     column: int
     profile: str | None = None
     set_text: str | None = None
+    path: str | None = None
+    """The keys that lead to it where a stage has it from elsewhere: `defaults.sft.params.seed`."""
 
     def __str__(self) -> str:
         if self.set_text is not None:
             return f"--set {self.set_text}"
+        parts = [f"profile {self.profile}"] if self.profile else []
+        parts += [self.path] if self.path else []
         place = f"{self.file}:{self.line}:{self.column}"
-        return f"{place} (profile {self.profile})" if self.profile else place
+        return f"{place} ({', '.join(parts)})" if parts else place
 
     def mistake(self, message: str) -> Mistake:
         """Return the report of a mistake at this place."""
         if self.set_text is not None:
-            return visible(f"--set {self.set_text}: {message}")
-        return Problem(self.file, self.line, self.column, visible(message))
+            return Mistake(visible(f"--set {self.set_text}: {message}"))
+        return Mistake(visible(message), self.file, self.line, self.column)
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,6 +91,10 @@ class Value:
         for name in path:
             found = found.entries().get(name) if found else None
         return found
+
+    def label(self, usual: str) -> str:
+        """Return the path where this was written, which is `usual` unless it comes from elsewhere."""
+        return self.origin.path or usual
 
     def plain(self) -> Any:
         """Return the value as plain JSON-like Python."""
@@ -118,12 +125,12 @@ def read_yaml(path: Path, mistakes: list[Mistake]) -> Value | None:
         data = path.read_bytes()
         return parse_yaml(data.decode("utf-8-sig"), start, mistakes)
     except FileNotFoundError:
-        mistakes.append(f"{path}: no such manifest")
+        mistakes.append(Mistake(f"{path}: no such manifest"))
     except IsADirectoryError:
         names = ", ".join(sorted(file.name for file in path.glob("*.yaml"))) or "no .yaml file"
-        mistakes.append(f"{path}: a folder, not a manifest; it holds {names}")
+        mistakes.append(Mistake(f"{path}: a folder, not a manifest; it holds {names}"))
     except OSError as error:
-        mistakes.append(f"{path}: cannot be read: {error.strerror}")
+        mistakes.append(Mistake(f"{path}: cannot be read: {error.strerror}"))
     except UnicodeDecodeError as error:
         before = data[: error.start].decode("utf-8-sig", "replace")
         line, column = before.count("\n") + 1, len(before) - before.rfind("\n")
@@ -150,7 +157,7 @@ def parse_yaml(text: str, start: Origin, mistakes: list[Mistake]) -> Value | Non
     return None
 
 
-def tagged(value: Value, profile: str) -> Value:
+def in_profile(value: Value, profile: str) -> Value:
     """Return `value` with every place in it marked as written in a profile."""
 
     def mark(origin: Origin | None) -> Origin | None:
@@ -158,11 +165,22 @@ def tagged(value: Value, profile: str) -> Value:
 
     data = value.data
     if isinstance(data, dict):
-        data = {key: tagged(item, profile) for key, item in data.items()}
+        data = {key: in_profile(item, profile) for key, item in data.items()}
     elif isinstance(data, list):
-        data = [tagged(item, profile) for item in data]
+        data = [in_profile(item, profile) for item in data]
     origin = replace(value.origin, profile=profile)
     return Value(data, origin, mark(value.key_origin))
+
+
+def at_path(value: Value, path: str) -> Value:
+    """Return `value` with every place in it marked with the keys that lead there."""
+    data = value.data
+    if isinstance(data, dict):
+        data = {key: at_path(item, f"{path}.{key}") for key, item in data.items()}
+    elif isinstance(data, list):
+        data = [at_path(item, f"{path}.{index}") for index, item in enumerate(data)]
+    key_origin = value.key_origin and replace(value.key_origin, path=path)
+    return Value(data, replace(value.origin, path=path), key_origin)
 
 
 class _Reader:

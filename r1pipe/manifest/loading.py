@@ -1,0 +1,59 @@
+"""Load a manifest: YAML in, frozen and checked stages in topological order out.
+
+Every mistake is reported at once, with its place, what is wrong and the nearest valid name. What a
+profile or an override hides, and the profiles that were not chosen, are checked as well.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from r1pipe.errors import ManifestError, Mistake, sorted_mistakes
+from r1pipe.manifest.kinds import load_kinds
+from r1pipe.manifest.layers import resolve_layers
+from r1pipe.manifest.nodes import SourceNode, StageNode
+from r1pipe.manifest.reading import TreeReader
+from r1pipe.manifest.recipe import find_manifest, nearest_manifest
+from r1pipe.stage import StageKind
+
+
+@dataclass(frozen=True)
+class Manifest:
+    """A resolved manifest; `stages` is in topological order, ties in the order of the file."""
+
+    path: Path
+    name: str
+    profile: str | None
+    stages: Mapping[str, StageNode]
+    sources: Mapping[str, SourceNode]
+    overrides: tuple[str, ...] = ()
+    """The `--set` texts that it was resolved with."""
+
+
+def load_manifest(
+    path: Path,
+    *,
+    profile: str | None = None,
+    overrides: Sequence[str] = (),
+    kinds: Mapping[str, StageKind] | None = None,
+) -> Manifest:
+    """Read, resolve and check a manifest, or raise one ManifestError with all its mistakes."""
+    path = find_manifest(path)
+    if not path.exists():
+        raise ManifestError(f"{path}: no such manifest{nearest_manifest(path)}")
+    mistakes: list[Mistake] = []
+    kinds = load_kinds(path) if kinds is None else kinds
+    resolution = resolve_layers(path, profile, overrides, kinds, mistakes)
+    if resolution is None:
+        raise ManifestError(*sorted_mistakes(mistakes))
+    reader = TreeReader(kinds, mistakes)
+    found = reader.read(resolution.chosen)
+    for variant in resolution.variants:
+        reader.read(variant, is_partial=True)
+    reader.check_defaults(resolution.defaults)
+    if mistakes or found is None:
+        raise ManifestError(*sorted_mistakes(mistakes))
+    name, sources, stages = found
+    return Manifest(path, name, resolution.profile, stages, sources, tuple(overrides))
