@@ -19,6 +19,11 @@ refuse the stage at its place in the manifest, before anything runs:
 
     def incompatible_with(self, params: Params) -> str | None: ...  # what to set, or None
 
+if parameters name labels of an input that takes many, `Params` may say which, so that a label that
+is not there is refused likewise:
+
+    def named_labels(self) -> Mapping[str, Sequence[str]]: ...       # input -> labels
+
 and a stage may define what `plan` says it will cost, without importing anything heavy:
 
     def cost(params: Params, run: Run, inputs: InfoMap) -> Cost: ...       # r1pipe.costs.work

@@ -14,7 +14,6 @@ from typing import TYPE_CHECKING
 
 from pydantic import Field
 
-from r1pipe.errors import StageError
 from r1pipe.stage import Context, Input, Inputs, StageModel
 
 if TYPE_CHECKING:
@@ -36,6 +35,11 @@ class Params(StageModel):
     seed: int = 0
     """Of the bootstrap."""
 
+    def named_labels(self) -> dict[str, list[str]]:
+        """Return which reports the parameters name."""
+        before = [self.before[name] for name in self.models if name in self.before]
+        return {"reports": list(dict.fromkeys([*self.models, *before]))}
+
 
 class Run(StageModel):
     """Nothing to choose."""
@@ -46,10 +50,6 @@ def run(context: Context, params: Params, run: Run, inputs: Inputs) -> None:
     from r1pipe.evaluation.scoreboard import build, render_markdown, render_text
 
     before = {name: params.before[name] for name in params.models if name in params.before}
-    named = {*params.models, *before.values()}
-    unknown = sorted(named - set(inputs.paths("reports")))
-    if unknown:
-        raise StageError(f"{context.name}: no report is called {', '.join(unknown)}")
     reports = {
         name: json.loads((path / "summary.json").read_text())
         for name, path in inputs.paths("reports").items()

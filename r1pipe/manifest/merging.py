@@ -51,7 +51,8 @@ class Below:
     def merged(self, base: Value, over: Value, path: Path, may_add: bool) -> Value:
         """Return a tree with another one over it; `path` leads to it."""
         if not (isinstance(base.data, dict) and isinstance(over.data, dict)):
-            self._check_star(base, over, path)
+            if self._takes_from_star(base, over, path):
+                return base
             return replace(over, key_origin=over.key_origin or base.key_origin)
         entries = dict(base.data)
         for name, value in over.data.items():
@@ -78,18 +79,19 @@ class Below:
             self.mistakes.append(unknown_name(path, value, [*entries, *self.groups]))
         self.removed.add(path)
 
-    def _check_star(self, base: Value, over: Value, path: Path) -> None:
-        """Report a `null` that is to take an entry away from a star."""
-        if not (isinstance(base.data, str) and ".*" in base.data and path[2:3] == ("inputs",)):
-            return
-        for label, value in over.entries().items():
-            if value.data is None:
-                group = base.data.partition(".")[0]
-                message = (
-                    f"{'.'.join(path)} is '{base.data}': take the entry away with"
-                    f" 'stages: {{{group}: {{each: {{{label}: null}}}}}}', or write all references"
-                )
-                self.mistakes.append((value.key_origin or value.origin).mistake(message))
+    def _takes_from_star(self, base: Value, over: Value, path: Path) -> bool:
+        """Report `null` for labels of a star, which is written out when all layers are laid."""
+        gone = [label for label, value in over.entries().items() if value.data is None]
+        if not (gone and isinstance(base.data, str) and ".*" in base.data and "inputs" in path):
+            return False
+        group = base.data.partition(".")[0]
+        entries = ", ".join(f"{label}: null" for label in gone)
+        message = (
+            f"{'.'.join(path)} is '{base.data}'; take entries of '{group}' away instead:"
+            f" stages: {{{group}: {{each: {{{entries}}}}}}}"
+        )
+        self.mistakes.append((over.key_origin or over.origin).mistake(message))
+        return True
 
 
 @dataclass

@@ -180,6 +180,7 @@ class TreeReader:
             models = self.models(f"stages.{name}", value, kind, is_partial)
             if models[0] is not None and models[1] is not None and not is_partial:
                 self.check_together(f"stages.{name}", value, models[0], models[1])
+                self.check_labels(f"stages.{name}", value, models[0], inputs)
             self.checked[id(value)] = value, models
         params, run = self.checked[id(value)][1]
         if params is None or run is None:
@@ -208,6 +209,24 @@ class TreeReader:
         if said is not None:
             origin = (value.get("run") or value).origin
             self.mistakes.append(origin.mistake(f"{label}: {said}"))
+
+    def check_labels(self, label: str, value: Value, params: Any, inputs: Inputs) -> None:
+        """Report labels of inputs that the parameters name and that are not there."""
+        named = params.named_labels() if hasattr(params, "named_labels") else {}
+        for name, labels in named.items():
+            given = inputs.get(name)
+            if given is None or isinstance(given, Ref):
+                continue
+            missing = [each for each in labels if each not in given]
+            if not missing:
+                continue
+            section = value.get("params") or value
+            places = [item.origin for _, item in section.walk() if item.data in missing]
+            text = (
+                f"{label}.params names {', '.join(missing)}, but inputs.{name} has only"
+                f" {', '.join(given)}; name no others in the params"
+            )
+            self.mistakes.append((places or [section.origin])[0].mistake(text))
 
 
 def _home(kind: StageKind, name: str) -> str | None:

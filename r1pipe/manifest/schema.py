@@ -12,6 +12,7 @@ from typing import Annotated, Any
 from pydantic import BaseModel, Field, model_validator
 from pydantic.json_schema import GenerateJsonSchema
 
+from r1pipe.manifest.expand import ANY_KIND
 from r1pipe.manifest.names import NAME_PATTERN
 from r1pipe.stage import StageKind, StageModel
 
@@ -108,22 +109,68 @@ def manifest_schema(kinds: Mapping[str, StageKind]) -> dict[str, Any]:
     """Return the JSON Schema (2020-12) of manifests that use these kinds."""
     schema = ManifestSpec.model_json_schema(schema_generator=_Documented)
     definitions = schema["$defs"]
-    stages = []
-    for name, kind in kinds.items():
-        parts = {
+    parts = {
+        name: {
+            "inputs": _inputs_schema(kind),
             "params": _own_definitions(kind.params, f"{name}-params", definitions),
             "run": _own_definitions(kind.run_model, f"{name}-run", definitions),
-            "inputs": _inputs_schema(kind),
         }
-        stages.append(
-            {
-                "if": {"properties": {"kind": {"const": name}}, "required": ["kind"]},
-                "then": {"properties": parts},
-            }
-        )
-    definitions["StageSpec"]["properties"]["kind"]["enum"] = list(kinds)
-    definitions["StageSpec"]["allOf"] = stages
+        for name, kind in kinds.items()
+    }
+    stage = definitions["StageSpec"]
+    stage.pop("required")  # an extending manifest changes a stage without saying its kind
+    stage["properties"]["kind"]["enum"] = list(kinds)
+    stage["properties"]["each"] = _EACH
+    stage["allOf"] = [
+        {
+            "if": {"properties": {"kind": {"const": name}}, "required": ["kind"]},
+            "then": {"properties": {**part, "each": _entries(part)}},
+        }
+        for name, part in parts.items()
+    ]
+    defaults = {name: {"properties": part} | _CLOSED for name, part in parts.items()}
+    defaults[ANY_KIND] = {"properties": _any_kind(kinds)} | _CLOSED
+    for spec in (schema, definitions["ProfileSpec"]):
+        own = spec["properties"]["defaults"]
+        own.pop("additionalProperties")
+        spec["properties"]["defaults"] = own | {"properties": defaults} | _CLOSED
+    schema["properties"]["stages"]["additionalProperties"] = _or_null({"$ref": "#/$defs/StageSpec"})
     return {"$schema": "https://json-schema.org/draft/2020-12/schema", **schema}
+
+
+_CLOSED = {"type": "object", "additionalProperties": False}
+_EACH = {
+    "description": "One stage NAME-LABEL per entry, which is laid over the rest; null takes one"
+    " away.",
+    "type": "object",
+    "minProperties": 1,
+}
+
+
+def _or_null(schema: dict[str, Any]) -> dict[str, Any]:
+    return {"anyOf": [schema, {"type": "null"}]}
+
+
+def _entries(part: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the schema of `each` in a stage whose sections are these."""
+    return _EACH | {"additionalProperties": _or_null({"type": "object", "properties": dict(part)})}
+
+
+def _any_kind(kinds: Mapping[str, StageKind]) -> dict[str, Any]:
+    """Return the sections of `"*"`: every field of any kind, in the ways that kinds know it."""
+    inputs: dict[str, list[Any]] = {}
+    fields: dict[str, dict[str, list[Any]]] = {"params": {}, "run": {}}
+    for name, kind in kinds.items():
+        for field, schema in _inputs_schema(kind)["properties"].items():
+            inputs.setdefault(field, []).append(schema)
+        for section, model in (("params", kind.params), ("run", kind.run_model)):
+            for field in model.model_fields:
+                place = {"$ref": f"#/$defs/{name}-{section}/properties/{field}"}
+                fields[section].setdefault(field, []).append(place)
+    return {
+        section: {"properties": {name: {"anyOf": ways} for name, ways in each.items()}} | _CLOSED
+        for section, each in {"inputs": inputs, **fields}.items()
+    }
 
 
 class _Documented(GenerateJsonSchema):
@@ -172,7 +219,8 @@ def _own_definitions(model: type[StageModel], name: str, definitions: dict[str, 
 
 def _inputs_schema(kind: StageKind) -> dict[str, Any]:
     reference = {"type": ["string", "null"]}
-    many = {"type": "object", "additionalProperties": reference}
+    star = {"type": ["string", "null"], "pattern": r"^[^.]+\.\*(\..+)?$"}
+    many = {"anyOf": [{"type": "object", "additionalProperties": reference}, star]}
     return {
         "type": "object",
         "additionalProperties": False,
