@@ -208,7 +208,8 @@ def _own_definitions(model: type[StageModel], name: str, definitions: dict[str, 
     """
     template = f"#/$defs/{name}/$defs/{{model}}"
     own = model.model_json_schema(ref_template=template, schema_generator=_Documented)
-    own.pop("required", None)
+    for part in (own, *own.get("$defs", {}).values()):
+        part.pop("required", None)
     own["properties"] = {
         field: {"anyOf": [value, {"type": "string", "pattern": r"^\$params\."}]}
         for field, value in own.get("properties", {}).items()

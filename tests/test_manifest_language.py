@@ -1,0 +1,514 @@
+"""What a manifest says of several stages at once: `defaults`, `each`, stars and `targets`."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import jsonschema
+import pytest
+from fake_project import make_project, mistakes_of, write_manifest
+from ruamel.yaml import YAML
+from tiny import MANIFEST as R1
+
+from r1pipe.manifest import Manifest, load_manifest
+from r1pipe.manifest.kinds import load_kinds
+from r1pipe.manifest.schema import manifest_schema
+
+SHORT = """
+r1pipe: 1
+name: small
+params: {seed: 3}
+defaults:
+  "*": {params: {seed: $params.seed}, run: {workers: 2}}
+  numbers: {params: {count: 10, rate: 0.1}}
+stages:
+  numbers: {kind: numbers}
+  few: {kind: numbers, params: {count: 2}}
+  more:
+    kind: join
+    inputs: {rows: numbers.rows}
+    params: {levels: [5]}
+    each:
+      a: {params: {name: first}}
+      b: {inputs: {rows: few.rows}}
+  joined: {kind: join, inputs: {rows: numbers.rows, extra: more.*.rows}}
+profiles:
+  tiny:
+    defaults: {numbers: {params: {count: 4}}}
+    stages: {few: {params: {rate: 0.7}}}
+  tiniest:
+    extends: tiny
+    defaults: {numbers: {params: {count: 1}}}
+"""
+
+
+@pytest.fixture
+def project(tmp_path: Path) -> Path:
+    make_project(tmp_path)
+    return tmp_path
+
+
+def load(project: Path, text: str = SHORT, **options: Any) -> Manifest:
+    return load_manifest(write_manifest(project, text), **options)
+
+
+def above(project: Path, text: str, **options: Any) -> Manifest:
+    """Load a manifest that extends the short one."""
+    write_manifest(project, SHORT)
+    head = "r1pipe: 1\nname: above\nextends: small.yaml\n"
+    return load_manifest(write_manifest(project, head + text, "above"), **options)
+
+
+def mistakes_above(project: Path, text: str, **options: Any) -> list[str]:
+    write_manifest(project, SHORT)
+    head = "r1pipe: 1\nname: above\nextends: small.yaml\n"
+    return mistakes_of(write_manifest(project, head + text, "above"), **options)
+
+
+def value(manifest: Manifest, stage: str, name: str) -> Any:
+    return getattr(manifest.stages[stage].params, name)
+
+
+def counts(manifest: Manifest) -> dict[str, int]:
+    return {name: value(manifest, name, "count") for name in ("numbers", "few")}
+
+
+def reads(manifest: Manifest, stage: str) -> dict[str, Any]:
+    """Return a stage's inputs as text."""
+    given = manifest.stages[stage].inputs
+    return {
+        name: {label: str(ref) for label, ref in refs.items()}
+        if hasattr(refs, "items")
+        else str(refs)
+        for name, refs in given.items()
+    }
+
+
+# ---- defaults ------------------------------------------------------------------------------------
+
+
+def test_a_stages_own_words_beat_the_defaults_of_its_kind(project: Path) -> None:
+    manifest = load(project)
+    assert counts(manifest) == {"numbers": 10, "few": 2}
+    assert value(manifest, "few", "rate") == 0.1
+
+
+def test_the_star_reaches_the_kinds_that_have_the_field_and_no_others(project: Path) -> None:
+    manifest = load(project)
+    assert value(manifest, "numbers", "seed") == 3
+    assert not hasattr(manifest.stages["joined"].params, "seed")
+    assert manifest.stages["joined"].run.workers == 2  # type: ignore[attr-defined]
+
+
+def test_a_kinds_own_defaults_beat_the_star(project: Path) -> None:
+    text = SHORT.replace("rate: 0.1}", "rate: 0.1, seed: 8}")
+    assert value(load(project, text), "numbers", "seed") == 8
+
+
+def test_a_profiles_defaults_beat_a_stage_and_its_stages_beat_them(project: Path) -> None:
+    assert counts(load(project, profile="tiny")) == {"numbers": 4, "few": 4}
+    assert value(load(project, profile="tiny"), "few", "rate") == 0.7
+    text = SHORT.replace("{params: {rate: 0.7}}", "{params: {rate: 0.7, count: 6}}")
+    assert counts(load(project, text, profile="tiny")) == {"numbers": 4, "few": 6}
+
+
+def test_profiles_that_extend_others_lay_their_defaults_over_them(project: Path) -> None:
+    assert counts(load(project, profile="tiniest")) == {"numbers": 1, "few": 1}
+    text = SHORT.replace("{params: {rate: 0.7}}", "{params: {count: 6}}")
+    assert counts(load(project, text, profile="tiniest")) == {"numbers": 1, "few": 1}
+
+
+def test_a_manifest_above_lays_its_defaults_over_the_stages_below(project: Path) -> None:
+    text = "defaults: {numbers: {params: {count: 20}}}\nstages: {few: {params: {count: 21}}}\n"
+    assert counts(above(project, text)) == {"numbers": 20, "few": 21}
+    assert counts(above(project, text, profile="tiny")) == {"numbers": 4, "few": 4}
+
+
+def test_a_new_stage_has_the_defaults_of_all_layers_below(project: Path) -> None:
+    text = "stages: {new: {kind: numbers, params: {rate: 0.9}}}\n"
+    manifest = above(project, text)
+    assert manifest.stages["new"].key_params() == {"count": 10, "rate": 0.9, "seed": 3}
+    assert value(above(project, text, profile="tiny"), "new", "count") == 4
+
+
+def test_a_stage_of_another_kind_has_the_defaults_of_that_kind(project: Path) -> None:
+    text = SHORT + "  swap: {stages: {joined: {kind: numbers, params: {rate: 0.9}}}}\n"
+    swapped = load(project, text, profile="swap").stages["joined"]
+    assert swapped.key_params() == {"count": 10, "rate": 0.9, "seed": 3}
+    assert swapped.inputs == {}
+
+
+def test_set_is_a_layer_whose_defaults_beat_all_below_and_not_its_own_stages(
+    project: Path,
+) -> None:
+    own, kind = "stages.few.params.count=7", "defaults.numbers.params.count=9"
+    assert counts(load(project, profile="tiny", overrides=[kind])) == {"numbers": 9, "few": 9}
+    for overrides in ([own, kind], [kind, own]):
+        assert counts(load(project, overrides=overrides)) == {"numbers": 9, "few": 7}
+    assert value(load(project, overrides=["defaults.*.params.seed=5"]), "few", "seed") == 5
+
+
+def test_null_in_defaults_takes_an_input_from_the_stages_that_have_it(project: Path) -> None:
+    text = SHORT + "  bare: {defaults: {join: {inputs: {extra: null}}}}\n"
+    manifest = load(project, text, profile="bare")
+    assert reads(manifest, "joined") == {"rows": "numbers.rows"}
+    assert reads(manifest, "more-b") == {"rows": "few.rows"}
+
+
+def test_an_input_from_defaults_may_be_taken_away(project: Path) -> None:
+    text = SHORT.replace(
+        "  numbers: {params", "  join: {inputs: {extra: {x: few.rows}}}\n  numbers: {params", 1
+    )
+    text = text.replace("b: {inputs: {rows: few.rows}}", "b: {inputs: {extra: null}}")
+    manifest = load(project, text)
+    assert reads(manifest, "more-a") == {"rows": "numbers.rows", "extra": {"x": "few.rows"}}
+    assert reads(manifest, "more-b") == {"rows": "numbers.rows"}
+
+
+def test_a_value_from_defaults_knows_its_place_and_its_path(project: Path) -> None:
+    path = write_manifest(project, SHORT)
+    origins = load_manifest(path, profile="tiny").stages["few"].origins
+    assert str(origins["params.seed"]) == f"{path}:3:16"
+    assert str(origins["run.workers"]) == f"{path}:5:54 (defaults.*.run.workers)"
+    said = f"{path}:20:42 (profile tiny, defaults.numbers.params.count)"
+    assert str(origins["params.count"]) == said
+    assert str(origins["params.rate"]) == f"{path}:21:35 (profile tiny)"
+    more = load_manifest(path).stages["more-a"].origins
+    assert str(more["params.levels"]) == f"{path}:13:22 (stages.more.params.levels)"
+    assert str(more["params.name"]) == f"{path}:15:26 (stages.more.each.a.params.name)"
+
+
+def test_wrong_defaults_are_reported_once_at_their_place(project: Path) -> None:
+    found = mistakes_of(
+        write_manifest(
+            project,
+            """
+            r1pipe: 1
+            name: bad
+            defaults:
+              "*": {params: {sead: 1}, run: {workers: many}}
+              nmbers: {params: {count: 1}}
+              numbers: {params: {cuont: 1, rate: fast}, ruin: {}, workers: 3}
+              join: {inputs: {row: a, extra: {x: c.rows}}}
+              scoreboard: [1]
+            stages:
+              a: {kind: numbers, params: {count: 1}}
+              b: {kind: numbers, params: {count: 1}}
+              j: {kind: join, inputs: {rows: a.rows}}
+              k: {kind: join, inputs: {rows: a.rows}}
+            profiles:
+              p: {defaults: {numbres: {}, numbers: {params: {rates: 1.0}}}}
+            """,
+        )
+    )
+    assert found == [
+        "small.yaml:4:18: no kind has 'sead' in its params, as defaults.\"*\" says; did you mean"
+        " 'seed'?",
+        "small.yaml:4:43: defaults.*.run.workers should be a whole number, not 'many'",
+        "small.yaml:5:3: unknown kind 'nmbers' under 'defaults'; did you mean 'numbers'?",
+        "small.yaml:6:22: unknown key 'cuont' in defaults.numbers.params; did you mean 'count'?",
+        "small.yaml:6:38: defaults.numbers.params.rate should be a number, not 'fast'",
+        "small.yaml:6:45: unknown key 'ruin' in defaults.numbers; did you mean 'run'?",
+        "small.yaml:6:55: unknown key 'workers' in defaults.numbers; it belongs under 'run'",
+        "small.yaml:7:19: unknown input 'row' in defaults.join; did you mean 'rows'?",
+        "small.yaml:7:38: defaults.join.inputs.extra.x: no stage or source 'c'; names: a, b, j, k",
+        "small.yaml:8:15: defaults.scoreboard should be a mapping, not [1]",
+        "small.yaml:15:18: unknown kind 'numbres' under 'defaults'; did you mean 'numbers'?",
+        "small.yaml:15:50: unknown key 'rates' in defaults.numbers.params; did you mean 'rate'?",
+    ]
+
+
+def test_defaults_that_no_stage_shows_are_checked_too(project: Path) -> None:
+    text = SHORT.replace('  "*"', "  scoreboard: {params: {x: 1}}\n" + '  "*"')
+    text = text.replace("{numbers: {params: {count: 1}}}", "{numbers: {params: {count: [1]}}}")
+    assert mistakes_of(write_manifest(project, text)) == [
+        "small.yaml:5:25: unknown key 'x' in defaults.scoreboard.params; there are no keys",
+        "small.yaml:25:42: defaults.numbers.params.count should be a whole number, not [1]",
+    ]
+
+
+# ---- each ----------------------------------------------------------------------------------------
+
+
+def test_each_makes_a_stage_of_every_entry_laid_over_the_rest(project: Path) -> None:
+    manifest = load(project)
+    assert list(manifest.stages) == ["numbers", "few", "more-a", "more-b", "joined"]
+    assert [value(manifest, f"more-{label}", "levels") for label in "ab"] == [(5,), (5,)]
+    assert [value(manifest, f"more-{label}", "name") for label in "ab"] == ["first", None]
+    assert [reads(manifest, f"more-{label}")["rows"] for label in "ab"] == [
+        "numbers.rows",
+        "few.rows",
+    ]
+
+
+def test_a_layer_above_may_take_an_entry_away_add_one_and_change_one(project: Path) -> None:
+    entries = "{a: null, b: {params: {name: second}}, c: {params: {levels: [6]}}}"
+    manifest = above(project, f"stages: {{more: {{each: {entries}}}}}\n")
+    assert list(manifest.stages) == ["numbers", "few", "more-b", "more-c", "joined"]
+    assert value(manifest, "more-b", "name") == "second"
+    assert (value(manifest, "more-c", "levels"), reads(manifest, "more-c")["rows"]) == (
+        (6,),
+        "numbers.rows",
+    )
+    assert reads(manifest, "joined")["extra"] == {"b": "more-b.rows", "c": "more-c.rows"}
+    text = SHORT + f"  other: {{stages: {{more: {{each: {entries}}}}}}}\n"
+    assert list(load(project, text, profile="other").stages) == list(manifest.stages)
+
+
+def test_what_a_layer_says_of_the_whole_reaches_every_entry(project: Path) -> None:
+    text = (
+        "stages: {more: {params: {levels: [7]}, each: {c: {}}}, more-b: {params: {levels: [8]}}}\n"
+    )
+    manifest = above(project, text)
+    assert [value(manifest, f"more-{label}", "levels") for label in "abc"] == [(7,), (8,), (7,)]
+
+
+def test_a_new_entry_has_what_lower_layers_say_of_its_siblings(project: Path) -> None:
+    text = SHORT.replace("params: {levels: [5]}", "params: {levels: [5], is_strict: true}")
+    text += "  p: {defaults: {join: {params: {levels: [9]}}}, stages: {more: {each: {c: {}}}}}\n"
+    params = [load(project, text, profile="p").stages[f"more-{each}"].params for each in "ac"]
+    assert [(each.levels, each.is_strict) for each in params] == [((9,), True), ((9,), True)]  # type: ignore[attr-defined]
+
+
+def test_an_entry_is_a_stage_like_any_other_for_profiles_and_set(project: Path) -> None:
+    text = SHORT + "  p: {stages: {more-a: {params: {levels: [1]}}}}\n"
+    overrides = ["stages.more-b.params.name=x", "stages.more.params.is_strict=true"]
+    manifest = load(project, text, profile="p", overrides=overrides)
+    assert value(manifest, "more-a", "levels") == (1,)
+    assert value(manifest, "more-b", "name") == "x"
+    assert value(manifest, "more-a", "is_strict") is value(manifest, "more-b", "is_strict") is True
+    gone = load(project, overrides=["stages.more.each.a=null"])
+    assert reads(gone, "joined")["extra"] == {"b": "more-b.rows"}
+
+
+def test_profiles_may_name_an_entry_that_a_manifest_above_took_away(project: Path) -> None:
+    write_manifest(project, SHORT + "  p: {stages: {more: {each: {a: {params: {name: x}}}}}}\n")
+    head = "r1pipe: 1\nname: above\nextends: small.yaml\n"
+    for text in ("more: {each: {a: null}}", "more-a: null"):
+        path = write_manifest(project, f"{head}stages: {{{text}}}\n", "above")
+        assert "more-a" not in load_manifest(path, profile="p").stages
+
+
+def test_null_takes_all_entries_away(project: Path) -> None:
+    manifest = above(project, "stages: {more: null, joined: {inputs: {extra: null}}}\n")
+    assert list(manifest.stages) == ["numbers", "few", "joined"]
+
+
+def test_a_manifest_above_may_split_a_stage_into_several(project: Path) -> None:
+    text = (
+        "stages: {numbers: {each: {x: {}, y: {params: {rate: 0.4}}}}, more: null, joined: null}\n"
+    )
+    manifest = above(project, text)
+    assert list(manifest.stages) == ["few", "numbers-x", "numbers-y"]
+    assert [value(manifest, f"numbers-{each}", "rate") for each in "xy"] == [0.1, 0.4]
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "message"),
+    [
+        (
+            "each:\n      a: {params: {name: first}}\n      b: {inputs: {rows: few.rows}}",
+            "each: {}",
+            "small.yaml:14:11: stages.more.each has no entries; write it as {LABEL: {...}, ...}",
+        ),
+        (
+            "a: {params: {name: first}}",
+            "a: 3",
+            "small.yaml:15:10: stages.more.each.a should be a mapping or null",
+        ),
+        (
+            "a: {params: {name: first}}",
+            "a.c: {}",
+            "small.yaml:15:7: the name 'a.c' may hold letters, digits, - and _ only",
+        ),
+        (
+            "a: {params: {name: first}}",
+            "a: {params: {name: 3, levls: []}}",
+            "small.yaml:15:29: unknown key 'levls' in stages.more.each.a.params; did you mean"
+            " 'levels'?",
+        ),
+        (
+            "{levels: [5]}",
+            "{levels: 5}",
+            "small.yaml:13:22: stages.more.params.levels should be a list, not 5",
+        ),
+        (
+            "  few: {kind",
+            "  more-a: {kind: numbers}\n  few: {kind",
+            "small.yaml:16:7: 'more-a' is the entry 'a' of 'more' too; keep one of the two",
+        ),
+        (
+            "a: {params: {name: first}}",
+            "a: null",
+            "small.yaml:15:7: stages.more.each has no entry 'a' to take away; there are no entries",
+        ),
+        (
+            "extra: more.*.rows",
+            "extra: few.*.rows",
+            "small.yaml:17:60: stages.joined.inputs.extra: no stage 'few' with 'each', as"
+            " 'few.*.rows' says; stages with 'each': more",
+        ),
+        (
+            "extra: more.*.rows",
+            "extra: more.*.row",
+            "small.yaml:17:60: 'more-a' has no output 'row'; did you mean 'rows'?",
+        ),
+        (
+            "rows: numbers.rows, extra: more.*.rows",
+            "rows: more.*.rows",
+            "small.yaml:17:39: stages.joined.inputs.rows: takes one reference, and 'more.*.rows'"
+            " stands for several; name one stage",
+        ),
+        (
+            "rows: numbers.rows, extra: more.*.rows",
+            "rows: more.rows",
+            "small.yaml:17:39: stages.joined.inputs.rows: 'more' stands for several stages; name"
+            " one of them: more-a, more-b",
+        ),
+        (
+            "extra: more.*.rows",
+            "extra: {x: more.*.rows}",
+            "small.yaml:17:64: stages.joined.inputs.extra.x: 'more.*.rows' stands for all"
+            " references; write it in place of the mapping",
+        ),
+    ],
+)
+def test_a_mistake_with_several_stages_is_reported_once(
+    project: Path, old: str, new: str, message: str
+) -> None:
+    found = mistakes_of(write_manifest(project, SHORT.replace(old, new)))
+    assert message in found
+    assert len({line.split(": ")[0] for line in found}) == len(found)
+
+
+def test_an_entry_that_would_be_a_stage_from_below_is_a_mistake(project: Path) -> None:
+    text = "stages: {more: {each: {a-b: {}}}, more-a: {each: {b: {}}}}\n"
+    message = "stages.more-a.each.b would be the stage 'more-a-b', which is there already"
+    assert f"above.yaml:4:51: {message}; rename one of the two" in mistakes_above(project, text)
+
+
+def test_null_for_a_label_of_a_star_says_where_entries_are_taken_away(project: Path) -> None:
+    assert mistakes_above(project, "stages: {joined: {inputs: {extra: {a: null}}}}\n") == [
+        "above.yaml:4:28: stages.joined.inputs.extra is 'more.*.rows'; take entries of 'more' away"
+        " instead: stages: {more: {each: {a: null}}}"
+    ]
+
+
+def test_a_star_whose_entries_are_all_gone_is_a_mistake(project: Path) -> None:
+    assert mistakes_above(project, "stages: {more: {each: {a: null, b: null}}}\n") == [
+        "small.yaml:17:60: stages.joined.inputs.extra: 'more.*.rows' names nothing: every entry of"
+        " 'more' was taken away"
+    ]
+
+
+def test_an_unknown_entry_to_take_away_and_an_unknown_group_have_nearest_names(
+    project: Path,
+) -> None:
+    text = "stages: {more: {each: {aa: null}}}\nprofiles: {p: {stages: {mor: {each: {a: {}}}}}}\n"
+    assert mistakes_above(project, text) == [
+        "above.yaml:4:24: stages.more.each has no entry 'aa' to take away; did you mean 'a'?",
+        "above.yaml:5:25: unknown stage 'mor'; did you mean 'more'?",
+    ]
+
+
+# ---- targets -------------------------------------------------------------------------------------
+
+
+def test_what_the_targets_do_not_need_falls_away(project: Path) -> None:
+    assert list(above(project, "targets: [more-b]\n").stages) == ["few", "more-b"]
+    assert list(above(project, "targets: [more]\n").stages) == [
+        "numbers",
+        "few",
+        "more-a",
+        "more-b",
+    ]
+    assert list(above(project, "targets: [few, numbers]\n").stages) == ["numbers", "few"]
+
+
+def test_what_falls_away_may_read_what_is_gone_and_be_named_by_profiles(project: Path) -> None:
+    text = "targets: [few]\nstages: {numbers: null}\n"
+    manifest = above(project, text, profile="tiny", overrides=["stages.joined.params.levels=[2]"])
+    assert list(manifest.stages) == ["few"]
+
+
+def test_a_profile_may_have_its_own_targets(project: Path) -> None:
+    text = SHORT.replace("    extends: tiny", "    extends: tiny\n    targets: [few]")
+    assert list(load(project, text, profile="tiniest").stages) == ["few"]
+    assert len(load(project, text, profile="tiny").stages) == 5
+
+
+@pytest.mark.parametrize(
+    ("targets", "message"),
+    [
+        ("[fwe]", "above.yaml:4:11: no stage 'fwe' to be a target; did you mean 'few'?"),
+        ("[]", "above.yaml:4:10: 'targets' is empty; name a stage or leave it out"),
+        ("few", "above.yaml:4:10: targets should be a list, not 'few'"),
+        ("[[few]]", 'above.yaml:4:11: targets.0 should be text, not ["few"]'),
+    ],
+)
+def test_targets_that_are_none_are_reported(project: Path, targets: str, message: str) -> None:
+    assert mistakes_above(project, f"targets: {targets}\n") == [message]
+
+
+# ---- the recipe's kinds --------------------------------------------------------------------------
+
+
+def test_an_unknown_reward_has_its_nearest_name() -> None:
+    said = "stages.zero.params.rewards={lenght: 1}"
+    (line,) = mistakes_of(R1, overrides=[said])
+    end = "unknown reward 'lenght' in stages.zero.params.rewards; did you mean 'length'?"
+    assert line == f"--set {said}: {end}"
+    said = "defaults.grpo.params.rewards.brevity=1.0"
+    (line,) = mistakes_of(R1, overrides=[said])
+    end = "in defaults.grpo.params.rewards; rewards: accuracy, format, language, length"
+    assert line == f"--set {said}: unknown reward 'brevity' {end}"
+
+
+def test_a_scoreboard_that_names_an_entry_that_was_taken_away_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "manifests").mkdir()
+    path = tmp_path / "manifests" / "ablation.yaml"
+    entries = "{dev3: null, r1: null}"
+    path.write_text(f"r1pipe: 1\nname: x\nextends: {R1}\nstages: {{eval: {{each: {entries}}}}}\n")
+    (line,) = mistakes_of(path)
+    assert "stages.scoreboard.params names dev3, r1, but inputs.reports has only base, " in line
+    assert line.endswith("; name no others in the params")
+    text = path.read_text().replace("}}}", "}}, scoreboard: {params: {models: [base, zero]}}}")
+    path.write_text(text)
+    assert "eval-dev3" not in load_manifest(path).stages
+
+
+# ---- the schema ----------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("path", sorted(R1.parent.glob("*.yaml")), ids=lambda path: path.stem)
+def test_the_schema_accepts_the_recipes_manifests(path: Path) -> None:
+    schema = json.loads(json.dumps(manifest_schema(load_kinds(R1))))
+    document = YAML(typ="safe", pure=True).load(path)
+    assert list(jsonschema.Draft202012Validator(schema).iter_errors(document)) == []
+
+
+def test_the_schema_knows_the_language(project: Path) -> None:
+    validator = jsonschema.Draft202012Validator(
+        manifest_schema(load_kinds(project / "manifests" / "small.yaml"))
+    )
+    document = YAML(typ="safe", pure=True).load(SHORT)
+    assert list(validator.iter_errors(document)) == []
+    for path, wrong in [
+        (("defaults", "numbers", "params", "cuont"), 1),
+        (("defaults", "nmbers"), {}),
+        (("defaults", "*", "params", "sead"), 1),
+        (("defaults", "numbers", "kind"), "numbers"),
+        (("profiles", "tiny", "defaults", "numbers", "run"), {"count": 1}),
+        (("stages", "more", "each", "a", "params", "nam"), "x"),
+        (("stages", "more", "each"), {}),
+        (("stages", "joined", "inputs", "extra"), "more"),
+        (("targets",), "few"),
+    ]:
+        changed = json.loads(json.dumps(document))
+        place = changed
+        for name in path[:-1]:
+            place = place[name]
+        place[path[-1]] = wrong
+        assert list(validator.iter_errors(changed)), path
