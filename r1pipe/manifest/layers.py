@@ -153,7 +153,7 @@ def _lay_profiles(layers: Layers, profile: str | None) -> list[Layers]:
 
 
 def _profile_layer(name: str, profile: Value, kinds: Mapping[str, StageKind]) -> Layer:
-    """Return a profile as a layer; its defaults stay its own, since the schema checks them there."""
+    """Return a profile as a layer; the schema checks the shape of its defaults in the profile."""
     tree = in_profile(profile, name)
     entries = {key: value for key, value in tree.entries().items() if key in PROFILED}
     return replace(_layer(tree, kinds), tree=replace(tree, data=entries))

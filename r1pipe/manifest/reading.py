@@ -210,9 +210,10 @@ class TreeReader:
             origin = (value.get("run") or value).origin
             self.mistakes.append(origin.mistake(f"{label}: {said}"))
 
-    def check_labels(self, label: str, value: Value, params: Any, inputs: Inputs) -> None:
+    def check_labels(self, label: str, value: Value, params: StageModel, inputs: Inputs) -> None:
         """Report labels of inputs that the parameters name and that are not there."""
-        named = params.named_labels() if hasattr(params, "named_labels") else {}
+        labels_of = getattr(params, "named_labels", None)
+        named: Mapping[str, Sequence[str]] = {} if labels_of is None else labels_of()
         for name, labels in named.items():
             given = inputs.get(name)
             if given is None or isinstance(given, Ref):

@@ -93,7 +93,7 @@ class Value:
         return found
 
     def label(self, usual: str) -> str:
-        """Return the path where this was written, which is `usual` unless it comes from elsewhere."""
+        """Return the path at which this was written: `usual` unless it comes from elsewhere."""
         return self.origin.path or usual
 
     def plain(self) -> Any:
