@@ -77,11 +77,11 @@ def measure(folder: Path, options: argparse.Namespace) -> dict[str, Any]:
 
     with clock("import of vllm"):
         vllm = import_vllm(options.device)
+    from r1pipe.generate.vllm_backend import VllmSettings
     from r1pipe.generate.vllm_engine import EngineShape, VllmGenerator
-    from r1pipe.settings import GeneratorSettings
 
     shape = EngineShape(folder, (end,), device=options.device)
-    settings = GeneratorSettings(backend="vllm", max_model_tokens=512)
+    settings = VllmSettings(backend="vllm", max_model_tokens=512)
     with clock("first engine"):
         generator = VllmGenerator(shape, settings)
     count_tokens(generator, asked(64, 1), 8)

@@ -254,9 +254,6 @@ def reverify(candidates: int, root: Path) -> dict[str, Any]:
 # ---- what a candidate costs ----------------------------------------------------------------------
 
 
-CANNED = "canned generator (not the stage's)"
-
-
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("what", choices=["scale", "reverify", "parts", "engine", "work"])

@@ -30,8 +30,10 @@ from r1pipe.train.batching import (
     count_loss_tokens,
     micro_batches,
 )
+from r1pipe.train.deepspeed_backend import DeepSpeedSettings
 from r1pipe.train.engine import Engine, Loss
 from r1pipe.train.logprobs import token_logprobs
+from r1pipe.train.torch_backend import TorchSettings
 
 VOCAB, ROWS, WARM_UP = 512, 64, 3
 BATCHING = Batching(1024, "padded", 0)
@@ -70,10 +72,10 @@ def train(engine: Engine, rows: list[TokenSequence]) -> float:
 
 def engines() -> Iterator[tuple[str, EngineSettings]]:
     """Yield the engines that are compared."""
-    yield "torch", EngineSettings()
+    yield "torch", TorchSettings()
     for stage in (0, 1, 2, 3):
         settings: Any = {"backend": "deepspeed", "zero_stage": stage}
-        yield f"DeepSpeed, ZeRO {stage}", EngineSettings(**settings)
+        yield f"DeepSpeed, ZeRO {stage}", DeepSpeedSettings(**settings)
 
 
 def main() -> None:

@@ -15,11 +15,8 @@ from typing import IO, Any
 
 from blake3 import blake3
 
-DIGEST_HEX = 64
 CHUNK_BYTES = 1 << 20
 DIGEST_SUFFIX = ".blake3"
-
-Json = None | bool | int | float | str | list["Json"] | dict[str, "Json"]
 
 
 @dataclass(frozen=True, order=True)

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from typing import Literal, TypeAlias
+from dataclasses import dataclass
+from typing import Annotated, ClassVar, Literal, TypeAlias
 
-from pydantic import Field, model_validator
+from pydantic import Field
 
+from r1pipe.backends import Backends
 from r1pipe.errors import StageError
-from r1pipe.ranks import Launch, Launcher
+from r1pipe.ranks import Launch
 from r1pipe.stage import StageModel
 
 
@@ -60,19 +62,51 @@ class ComputeRun(StageModel):
     """Threads that share a step on a CPU; where not said, one for each core, at most four."""
 
 
-class EngineSettings(StageModel):
-    """What trains: plain PyTorch in this process, or DeepSpeed in processes of its own."""
+ENGINES = {
+    "torch": "r1pipe.train.torch_backend.TorchSettings",
+    "deepspeed": "r1pipe.train.deepspeed_backend.DeepSpeedSettings",
+}
+"""What trains: backend -> its settings (`r1pipe.train.protocol`)."""
 
-    backend: Literal["torch", "deepspeed"] = "torch"
-    num_processes: int = Field(default=1, gt=0)
-    """Processes on all nodes together; one for each GPU."""
-    zero_stage: Literal[0, 1, 2, 3] = 2
-    """What is divided among them: 1 optimizer state, 2 gradients too, 3 weights too."""
-    offload: Literal["none", "optimizer", "parameters"] = "none"
-    """What lies in the memory of the CPU: optimizer state, or (ZeRO 3) weights too."""
-    sequence_parallel: int = Field(default=1, gt=0)
-    """Processes that share each micro-batch, for long contexts: each holds its part of the
-    positions (Ulysses). Divides num_processes and the model's attention heads."""
+
+@dataclass(frozen=True)
+class Placement:
+    """Where and how work is done, as far as its cost depends on it."""
+
+    backend: str
+    device: str = "cpu"
+    processes: int = 1
+    """Devices that share the work."""
+    zero_stage: int = 0
+    is_bf16: bool = False
+    is_offloaded: bool = False
+    is_checkpointed: bool = False
+    """Activations are computed again in the backward pass."""
+    sequence_parallel: int = 1
+    """Devices that share the positions of each micro-batch."""
+    shards: int = 1
+    """Devices that share one sampler's weights."""
+    start_s: tuple[float, float] = (0.0, 0.0)
+    """Least and most seconds of its own start: processes that import everything again, kernels,
+    CUDA graphs."""
+    has_own_weights: bool = False
+    """Whether a sampler stays in memory beside the model that is trained."""
+    memory_frac: float | None = None
+    """Share of a GPU's memory that a sampler takes at once."""
+    memory_frac_beside: float | None = None
+    """The same beside a model that is trained."""
+    cpu_bytes: tuple[int, int] | None = None
+    """Least and most bytes of a sampler on a CPU besides its weights; None depends on the batch."""
+    is_server: bool = False
+    """Whether all this is done somewhere else."""
+
+
+class EngineSettings(StageModel):
+    """What all backends that train a model have."""
+
+    package: ClassVar[str | None] = None  # what `plan --probe` needs to measure it
+
+    backend: str
     activation_checkpointing: bool = False
     """Keep only each layer's input for the backward pass, and compute the layer again there."""
     attention: Literal["sdpa", "eager", "flash"] = "sdpa"
@@ -81,34 +115,24 @@ class EngineSettings(StageModel):
     out what packed rows mask."""
     kernels: Literal["torch", "liger"] = "torch"
     """Norms, rotations and gates by PyTorch, or by the fused kernels of liger-kernel (a GPU)."""
-    launcher: Launcher | None = None
-    """What starts the processes; where not said: torchrun if it runs this one, the nodes of a
-    hostfile, the nodes of a Slurm allocation, else this machine."""
-    hostfile: str | None = None
-    """Nodes and their GPUs, one `name slots=8` a line."""
 
-    @model_validator(mode="after")
-    def _fits_together(self) -> EngineSettings:
-        if self.backend == "torch" and self.num_processes > 1:
-            raise ValueError("backend torch is one process; use backend: deepspeed for more")
-        if self.backend == "torch" and self.offload != "none":
-            raise ValueError("offload goes with backend: deepspeed")
-        if self.offload == "parameters" and self.zero_stage < 3:
-            raise ValueError("offload: parameters needs zero_stage: 3")
-        if self.offload == "optimizer" and self.zero_stage == 0:
-            raise ValueError("offload: optimizer needs zero_stage: 1 to 3")
-        if self.num_processes % self.sequence_parallel:
-            fit = [n for n in range(1, self.num_processes + 1) if self.num_processes % n == 0]
-            raise ValueError(
-                f"sequence_parallel: {self.sequence_parallel} does not divide num_processes:"
-                f" {self.num_processes}; use one of {', '.join(map(str, fit))}"
-            )
-        if self.sequence_parallel > 1 and self.attention == "flash":
-            raise ValueError(
-                "sequence_parallel goes with attention: sdpa (which masks nothing there, so that"
-                " PyTorch may use its own flash kernel)"
-            )
-        return self
+    @property
+    def shards_weights(self) -> bool:
+        """Whether no process holds the whole model."""
+        return False
+
+    def launch(self) -> Launch | None:
+        """Return the processes to train in; None is the pipeline's own."""
+        return None
+
+    def place(self, device: str, precision: Precision) -> Placement:
+        """Return where training is done, for its cost."""
+        return Placement(
+            self.backend,
+            device,
+            is_bf16=precision == "bfloat16",
+            is_checkpointed=self.activation_checkpointing,
+        )
 
     def incompatible_with(self, precision: Precision) -> str | None:
         """Say what to set if this engine cannot train in a precision; None if it can."""
@@ -117,25 +141,23 @@ class EngineSettings(StageModel):
                 "run.engine.attention: flash computes in bfloat16 alone; set params.precision:"
                 " bfloat16, or attention: sdpa"
             )
-        if precision == "bfloat16" and self.backend == "deepspeed" and self.zero_stage == 0:
-            return (
-                "run.engine: ZeRO 0 keeps no float32 weights beside those of params.precision:"
-                " bfloat16; set zero_stage: 1, 2 or 3, or params.precision: float32"
-            )
         return None
+
+
+ENGINE_BACKENDS = Backends("engine", EngineSettings, ENGINES)
 
 
 class EngineRun(ComputeRun):
     """How a model is trained: by what, in how many processes."""
 
-    engine: EngineSettings = Field(default_factory=EngineSettings)
+    engine: Annotated[EngineSettings, ENGINE_BACKENDS] = Field(
+        default_factory=ENGINE_BACKENDS.default_settings
+    )
     """PyTorch or DeepSpeed."""
 
     def launch(self) -> Launch | None:
         """Return the processes to run in; None is the pipeline's own."""
-        if self.engine.backend == "torch":
-            return None
-        return Launch(self.engine.num_processes, self.engine.launcher, self.engine.hostfile)
+        return self.engine.launch()
 
     def incompatible_with(self, params: ModelParams) -> str | None:
         """Say what to set if the engine cannot compute what the parameters ask for."""
@@ -153,46 +175,31 @@ class TrainRun(EngineRun):
     attention, where sequences stand beside one another (with flash-attention none at all)."""
 
 
+GENERATORS = {
+    "transformers": "r1pipe.generate.transformers_backend.TransformersSettings",
+    "vllm": "r1pipe.generate.vllm_backend.VllmSettings",
+    "openai": "r1pipe.generate.openai_backend.OpenAISettings",
+}
+"""What samples: backend -> its settings (`r1pipe.generate.protocol`)."""
+
+
 class GeneratorSettings(StageModel):
-    """What samples: transformers in this process, vLLM, or a server that speaks OpenAI's API."""
+    """What all backends that sample have."""
 
-    backend: Literal["transformers", "vllm", "openai"] = "transformers"
-    tensor_parallel: int = Field(default=1, gt=0)
-    """vllm: GPUs that share the weights of one engine."""
-    data_parallel: int = Field(default=1, gt=0)
-    """vllm: engines side by side, each with its own GPUs and its share of the prompts."""
-    gpu_memory_fraction: float | None = Field(default=None, gt=0, lt=1)
-    """vllm: share of each GPU's memory; where not said, 0.9, and 0.45 beside a trainer."""
-    kv_cache_mb: int | None = Field(default=None, gt=0)
-    """vllm: size of the KV cache in MiB; where not said, 256 on a CPU, what is free on a GPU."""
-    max_num_seqs: int = Field(default=256, gt=0)
-    """vllm: most completions that are decoded together."""
-    max_model_tokens: int | None = Field(default=None, gt=1)
-    """vllm: longest prompt with its completion; where not said, what the model allows."""
-    eager: bool = False
-    """vllm: no CUDA graphs: starts sooner, samples more slowly. On a CPU always so."""
-    sleep: bool = True
-    """vllm: in GRPO on a GPU, free the engine's memory while the policy trains."""
-    url: str | None = None
-    """openai: where the server is, such as `http://host:8000/v1`."""
-    model: str | None = None
-    """openai: the model's name there; where not said, the only one that it serves."""
-    api_key_env: str = "OPENAI_API_KEY"
-    """openai: the environment variable that holds the key, if the server asks for one."""
-    max_concurrency: int = Field(default=32, gt=0)
-    """openai: most requests under way at once."""
-    max_retries: int = Field(default=5, ge=0)
-    """openai: how often a request is sent again after a failure that may pass."""
-    timeout_s: float = Field(default=600.0, gt=0)
-    """openai: longest wait for one completion."""
+    package: ClassVar[str | None] = None  # what `plan --probe` needs to measure it
 
-    @model_validator(mode="after")
-    def _fits_its_backend(self) -> GeneratorSettings:
-        if (self.url is None) == (self.backend == "openai"):
-            raise ValueError("'url' goes with backend openai, which needs it")
-        if self.backend != "vllm" and self.tensor_parallel * self.data_parallel > 1:
-            raise ValueError("tensor_parallel and data_parallel go with backend vllm")
-        return self
+    backend: str
+
+    def concurrency(self, max_batch: int) -> int:
+        """Return how many completions are sampled at once; `max_batch` is that of the stage."""
+        return max_batch
+
+    def place(self, device: str, precision: Precision) -> Placement:
+        """Return where sampling is done, for its cost."""
+        return Placement(self.backend, device, is_bf16=precision == "bfloat16")
+
+
+GENERATOR_BACKENDS = Backends("generator", GeneratorSettings, GENERATORS)
 
 
 class SampleRun(ComputeRun):
@@ -200,7 +207,9 @@ class SampleRun(ComputeRun):
 
     max_batch: int = Field(default=128, gt=0)
     """transformers: most completions decoded together; the workers share such batches."""
-    generator: GeneratorSettings = Field(default_factory=GeneratorSettings)
+    generator: Annotated[GeneratorSettings, GENERATOR_BACKENDS] = Field(
+        default_factory=GENERATOR_BACKENDS.default_settings
+    )
     """transformers, vLLM or a server."""
 
 

@@ -15,13 +15,13 @@ from r1pipe.models.policy import load_model
 from r1pipe.ranks import Ranks
 from r1pipe.rl.reference import make_reference
 from r1pipe.rl.reward_model import new_reward_model
-from r1pipe.settings import EngineSettings, Optimizer, TrainRun
+from r1pipe.settings import Optimizer, TrainRun
 from r1pipe.stage import Inputs
 from r1pipe.train import deepspeed_setup as setup
 from r1pipe.train import sharded
 from r1pipe.train.backends import load_trained, make_engine
 from r1pipe.train.batching import Batching, TokenSequence, micro_batches
-from r1pipe.train.deepspeed_setup import is_sharded
+from r1pipe.train.deepspeed_backend import DeepSpeedSettings
 from r1pipe.train.engine import Loss
 from r1pipe.train.logprobs import token_logprobs
 
@@ -29,7 +29,7 @@ PERSISTENT = 600
 """Parameters up to this size stay whole: norms and the attention's matrices, not the others."""
 ROWS = [TokenSequence([5, 6, 7], [8 + number] * (number + 1), number) for number in range(5)]
 BATCHING = Batching(12, "padded", 0)
-RUN = TrainRun(engine=EngineSettings(backend="deepspeed", num_processes=2, zero_stage=3))
+RUN = TrainRun(engine=DeepSpeedSettings(backend="deepspeed", num_processes=2, zero_stage=3))
 
 
 def facts_of(inputs: Inputs, ranks: Ranks) -> dict[str, Any]:
@@ -56,7 +56,7 @@ def facts_of(inputs: Inputs, ranks: Ranks) -> dict[str, Any]:
         "is_tied": models["tied"].lm_head.weight is models["tied"].model.embed_tokens.weight,
         "peak": ranks.gather(peak_of(inputs.path("untied"))),
         "warning": [str(each.message) for each in said if "whole model" in str(each.message)],
-        "is_renamed_sharded": is_sharded(renamed),
+        "is_renamed_sharded": any(hasattr(p, "ds_tensor") for p in renamed.parameters()),
         "trained": ranks.gather(held_after_a_step(inputs.path("untied"), ranks)),
     }
 

@@ -21,7 +21,9 @@ from r1pipe.costs.work import (
     SamplingWork,
     Training,
 )
+from r1pipe.generate.vllm_backend import VllmSettings
 from r1pipe.settings import ModelParams, SampleRun, TrainRun
+from r1pipe.train.deepspeed_backend import DeepSpeedSettings
 
 MODEL = ModelInfo(
     hidden_size=8,
@@ -34,6 +36,12 @@ MODEL = ModelInfo(
     active_parameters=900,
 )
 HERE = Placement("torch")
+
+
+class GrpoRun(TrainRun, SampleRun):
+    """Run settings of GRPO."""
+
+
 ROWS = RowsInfo(Range(100, 130), Range(10), Range(20, 30))
 
 
@@ -58,7 +66,7 @@ def test_ranges_add_multiply_and_are_cut() -> None:
 
 
 def test_supervised_work_is_epochs_times_rows_times_tokens() -> None:
-    params = SimpleNamespace(num_epochs=3, batch_size=32)
+    params = SimpleNamespace(num_epochs=3, batch_size=32, precision="float32")
     (work,) = recipes.supervised(params, TrainRun(), MODEL, ROWS, max_tokens=512).training
     assert work.tokens == Range(3 * 100 * 30, 3 * 130 * 40)
     assert work.updates == Range(3 * 4, 3 * 5)  # 100 rows in 4 batches of 32, 130 in 5
@@ -88,7 +96,12 @@ def test_synthetic_rows_are_as_long_as_their_tasks_and_formats() -> None:
 
 def test_candidates_end_with_the_unit_that_suffices() -> None:
     params = SimpleNamespace(
-        samples_per_problem=4, target_rows=90, max_tokens=16, problems_per_unit=10, adaptive=None
+        precision="float32",
+        samples_per_problem=4,
+        target_rows=90,
+        max_tokens=16,
+        problems_per_unit=10,
+        adaptive=None,
     )
     problems = ProblemsInfo(Range(50, 100), Range(10), Range(12, 40))
     cost = recipes.candidates(params, SampleRun(), {"model": MODEL, "problems": problems})
@@ -106,6 +119,7 @@ def test_candidates_end_with_the_unit_that_suffices() -> None:
 
 def test_grpo_samples_every_group_and_trains_some_of_it() -> None:
     params = SimpleNamespace(
+        precision="float32",
         num_steps=6,
         problems_per_step=4,
         group_size=8,
@@ -114,7 +128,7 @@ def test_grpo_samples_every_group_and_trains_some_of_it() -> None:
         preference=None,
         max_tokens=50,
     )
-    run = SimpleNamespace(device="cpu", micro_batch_tokens=256, max_batch=32)
+    run = GrpoRun(micro_batch_tokens=256, max_batch=32)
     problems = ProblemsInfo(Range(100), Range(10), Range(20, 30))
     cost = recipes.rollouts(params, run, {"model": MODEL, "problems": problems})
     (work,), (samples,) = cost.training, cost.sampling
@@ -138,14 +152,8 @@ def test_every_rank_of_grpo_samples_with_a_sampler_of_its_own() -> None:
         max_tokens=50,
         precision="bfloat16",
     )
-    engine = SimpleNamespace(
-        backend="deepspeed",
-        num_processes=4,
-        zero_stage=2,
-        offload="none",
-        activation_checkpointing=False,
-    )
-    run = SimpleNamespace(device="cuda", micro_batch_tokens=256, max_batch=32, engine=engine)
+    engine = DeepSpeedSettings(backend="deepspeed", num_processes=4)
+    run = GrpoRun(device="cuda", micro_batch_tokens=256, max_batch=32, engine=engine)
     problems = ProblemsInfo(Range(100), Range(10), Range(20, 30))
     cost = recipes.rollouts(params, run, {"model": MODEL, "problems": problems})
     assert cost.sampling[0].where.processes == cost.training[0].where.processes == 4
@@ -167,12 +175,15 @@ def test_places_are_read_from_run_and_the_precision_from_params() -> None:
     engine = {"backend": "deepspeed", "num_processes": 4, "zero_stage": 3}
     trained = TrainRun.model_validate({"device": "cuda", "engine": engine})
     half, whole = ModelParams(precision="bfloat16"), ModelParams()
-    assert recipes.training_place(whole, trained) == Placement("deepspeed", "cuda", 4, 3)
-    place = recipes.training_place(half, trained)
-    assert place == Placement("deepspeed", "cuda", 4, 3, is_bf16=True)
+    place = recipes.training_place(whole, trained)
+    assert place == Placement("deepspeed", "cuda", 4, 3, start_s=(4, 90))
+    assert recipes.training_place(half, trained) == replace(place, is_bf16=True)
     generator = {"backend": "vllm", "tensor_parallel": 2, "data_parallel": 3, "max_num_seqs": 99}
     run = SampleRun.model_validate({"device": "cuda", "generator": generator})
-    assert recipes.sampling_place(whole, run) == Placement("vllm", "cuda", 6, shards=2)
+    sampler = recipes.sampling_place(whole, run)
+    assert (sampler.backend, sampler.device) == ("vllm", "cuda")
+    assert (sampler.processes, sampler.shards) == (2 * 3, 2)
+    assert sampler.has_own_weights
     assert recipes.sampling_place(half, run).is_bf16
     assert recipes.batch_limit(run) == 99
     assert recipes.batch_limit(SampleRun(max_batch=7)) == 7
@@ -228,11 +239,14 @@ def test_devices_that_share_micro_batches_divide_what_these_need() -> None:
 def test_the_cache_of_a_sampler_grows_with_batch_and_length() -> None:
     # float32 weights, 32 rows x 30 tokens x 3 layers x 8 values, and 8 bytes for each of 32 x 100
     assert memory.sampling_bytes(sampling(), None).low == 4000 + 32 * 30 * 3 * 8 * 4 + 8 * 3200
-    frac = Placement("vllm", "cuda", memory_frac=0.5)
-    assert memory.sampling_bytes(sampling(frac), 10**9) == Range(5 * 10**8)
-    beside = memory.sampling_bytes(sampling(Placement("vllm", "cuda")), 10**9, is_alone=False)
+    half = VllmSettings(backend="vllm", gpu_memory_fraction=0.5).place("cuda", "float32")
+    assert memory.sampling_bytes(sampling(half), 10**9) == Range(5 * 10**8)
+    usual = VllmSettings(backend="vllm").place("cuda", "float32")
+    assert memory.sampling_bytes(sampling(usual), 10**9) == Range(0.9 * 10**9)
+    beside = memory.sampling_bytes(sampling(usual), 10**9, is_alone=False)
     assert beside == Range(0.45 * 10**9)
-    assert memory.sampling_bytes(sampling(Placement("openai")), None) == Range(0)
+    server = Placement("openai", is_server=True)
+    assert memory.sampling_bytes(sampling(server), None) == Range(0)
 
 
 def test_artifacts_take_what_they_hold() -> None:
@@ -298,6 +312,8 @@ def test_a_calibration_is_read_back_and_a_broken_one_counts_as_none(tmp_path: Pa
 
 
 def test_a_server_answers_so_many_requests_at_once() -> None:
-    seconds, is_measured = rates.sampling_seconds(sampling(Placement("openai")), None)
+    seconds, is_measured = rates.sampling_seconds(
+        sampling(Placement("openai", is_server=True)), None
+    )
     assert not is_measured
     assert seconds == Range(64 * 20 / 32 * 0.005, 64 * 20 / 32 * 0.05)

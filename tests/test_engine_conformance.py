@@ -21,8 +21,10 @@ from r1pipe.store.checkpoints import SealedCheckpoints
 from r1pipe.train import logprobs
 from r1pipe.train.backends import load_trained, make_engine
 from r1pipe.train.batching import Batching, MicroBatch, TokenSequence, micro_batches
+from r1pipe.train.deepspeed_backend import DeepSpeedSettings
 from r1pipe.train.engine import Engine, Loss
 from r1pipe.train.logprobs import token_logprobs
+from r1pipe.train.torch_backend import TorchSettings
 
 PAD = tokenizer().pad_token_id
 OPTIMIZER = Optimizer(lr=1.0, beta1=0.8, beta2=0.9, weight_decay=0.1, max_grad_norm=0.5)
@@ -78,10 +80,10 @@ class Opened:
     """Engines of one backend, closed after the test."""
 
     def __init__(self, backend: str) -> None:
-        settings = EngineSettings()
+        settings: EngineSettings = TorchSettings()
         if backend.startswith("zero-"):
             stage: Any = int(backend[-1])
-            settings = EngineSettings(backend="deepspeed", zero_stage=stage)
+            settings = DeepSpeedSettings(backend="deepspeed", zero_stage=stage)
         self.run = EngineRun(engine=settings, workers=1)
         self.precision: Precision = "float32"
         self.opened: list[Engine] = []
@@ -275,7 +277,7 @@ def test_a_missing_engine_names_the_command_that_installs_it(
     monkeypatch.setitem(sys.modules, "deepspeed", None)
     for name in ("deepspeed_engine", "deepspeed_setup", "parts"):
         monkeypatch.delitem(sys.modules, f"r1pipe.train.{name}", raising=False)
-    run = EngineRun(engine=EngineSettings(backend="deepspeed", zero_stage=3))
+    run = EngineRun(engine=DeepSpeedSettings(backend="deepspeed", zero_stage=3))
     message = r"deepspeed is not installed; .* 'r1pipe\[deepspeed\]'"
     with pytest.raises(StageError, match=message):
         make_engine(model(), OPTIMIZER, run)
@@ -289,8 +291,6 @@ PARTS = {"backend": "deepspeed"}
 @pytest.mark.parametrize(
     ("fields", "message"),
     [
-        ({"num_processes": 2}, "backend torch is one process"),
-        ({"offload": "optimizer"}, "offload goes with backend: deepspeed"),
         ({**PARTS, "offload": "parameters", "zero_stage": 2}, "parameters needs zero_stage: 3"),
         ({**PARTS, "offload": "optimizer", "zero_stage": 0}, "optimizer needs zero_stage"),
     ],
@@ -299,17 +299,17 @@ def test_settings_that_do_not_fit_together_are_refused(
     fields: dict[str, Any], message: str
 ) -> None:
     with pytest.raises(ValidationError, match=message):
-        EngineSettings(**fields)
+        DeepSpeedSettings(**fields)
 
 
 @pytest.mark.parametrize(("field", "value"), [("attention", "flash"), ("kernels", "liger")])
 def test_kernels_of_a_gpu_are_refused_without_one(field: str, value: str) -> None:
-    run = EngineRun(engine=EngineSettings.model_validate({field: value}))
+    run = EngineRun(engine=TorchSettings.model_validate({field: value}))
     with pytest.raises(StageError, match=f"{field} {value} needs a GPU"):
         make_engine(model(), OPTIMIZER, run, precision="bfloat16")
 
 
 def test_flash_attention_is_refused_in_float32() -> None:
-    run = EngineRun(engine=EngineSettings(attention="flash"))
+    run = EngineRun(engine=TorchSettings(attention="flash"))
     with pytest.raises(StageError, match="flash computes in bfloat16 alone"):
         make_engine(model(), OPTIMIZER, run)

@@ -57,8 +57,9 @@ class Run(StageModel):
 
 def run(context, params, run, inputs):
     from curves import CURVES, curve_of, positions_held
-    from r1pipe.settings import EngineRun, EngineSettings
+    from r1pipe.settings import EngineRun
     from r1pipe.train import deepspeed_setup, logprobs
+    from r1pipe.train.deepspeed_backend import DeepSpeedSettings
 
     deepspeed_setup.PERSISTENT_NUMBERS = 0  # so that ZeRO 3 divides small parameters too
     is_shared = run.sequence_parallel > 1
@@ -70,7 +71,7 @@ def run(context, params, run, inputs):
         # with ZeRO 3 the head goes over a few tokens at a time: ranks that have fewer of them must
         # gather its weight as often as the others
         logprobs.MAX_LOGITS = 12 * 320 if stage == 3 else whole_head
-        settings = EngineSettings(
+        settings = DeepSpeedSettings(
             backend="deepspeed",
             num_processes=run.processes,
             zero_stage=stage,

@@ -28,10 +28,12 @@ from tiny import MAX_CHARS, FakeContext, grpo_params, problems, stage, tokenizer
 
 from r1pipe.errors import StageError
 from r1pipe.generate.backends import generator_of, open_generator
+from r1pipe.generate.openai_backend import OpenAISettings
 from r1pipe.generate.protocol import Request, SamplingParams
+from r1pipe.generate.vllm_backend import VllmSettings
 from r1pipe.models.policy import load_model, new_model, save_model
 from r1pipe.rows import write_rows
-from r1pipe.settings import GeneratorSettings, SampleRun
+from r1pipe.settings import SampleRun
 from r1pipe.stage import Inputs
 
 pytestmark = [
@@ -49,7 +51,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def sample_run(**changes: Any) -> SampleRun:
     values: dict[str, Any] = {"backend": "vllm", "kv_cache_mb": 16, "max_num_seqs": 32}
-    return SampleRun(generator=GeneratorSettings(**(values | changes)))
+    return SampleRun(generator=VllmSettings(**(values | changes)))
 
 
 @pytest.fixture(scope="module")
@@ -293,7 +295,7 @@ def test_vllm_serve_gives_the_tokens_of_the_engine_in_process(folder: Path, samp
     try:
         url = f"http://127.0.0.1:{port}/v1"
         wait_for(url, server)
-        run = SampleRun(generator=GeneratorSettings(backend="openai", url=url))
+        run = SampleRun(generator=OpenAISettings(backend="openai", url=url))
         asked, sampling = requests(24), SamplingParams(0.9, 1.0, 12)
         expected = sample(sampler, asked, sampling)
         with open_generator(folder, run) as (made, _):

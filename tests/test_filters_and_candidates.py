@@ -19,7 +19,7 @@ from r1pipe.candidates.candidate import (
 )
 from r1pipe.candidates.filters import decide, is_kept, longest_paragraph, repeats_beyond
 from r1pipe.chat import boxed, render_completion
-from r1pipe.records import FinishReason, Problem, Rollout, Verdict
+from r1pipe.records import FinishReason, Problem, Verdict
 from r1pipe.settings import Keep
 from r1pipe.verify import VERIFIER_VERSION
 
@@ -35,8 +35,7 @@ def decisions(text: str, fmt: Any = "chat", **changes: Any) -> dict[str, bool]:
     reason = changes.pop("finish_reason", FinishReason.STOP)
     verdict = changes.pop("verdict", Verdict.CORRECT)
     keep = KEEP.model_copy(update=changes)
-    completion = Rollout([], [1], text=text, finish_reason=reason)
-    return decide(PROBLEM, completion, verdict, keep, fmt)
+    return decide(PROBLEM, text, reason, verdict, keep, fmt)
 
 
 def dropped_by(text: str, **changes: Any) -> list[str]:

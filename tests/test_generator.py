@@ -17,8 +17,9 @@ from r1pipe.generate.backends import open_generator
 from r1pipe.generate.in_process import choose_tokens, cut_tail
 from r1pipe.generate.protocol import Request, Sampled, SamplingParams
 from r1pipe.generate.uniforms import GOLDEN, request_seed, uniforms
+from r1pipe.generate.vllm_backend import VllmSettings
 from r1pipe.models.policy import save_model
-from r1pipe.settings import GeneratorSettings, SampleRun
+from r1pipe.settings import SampleRun
 from r1pipe.train.batching import Batching, TokenSequence
 
 PAD, EOS = tokenizer().pad_token_id, tokenizer().eos_token_id
@@ -251,7 +252,7 @@ def test_a_missing_vllm_names_the_command_that_installs_it(
 ) -> None:
     save_model(model(), tokenizer(), tmp_path)
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
-    settings = GeneratorSettings(backend="vllm", data_parallel=replicas)
+    settings = VllmSettings(backend="vllm", data_parallel=replicas)
     run = SampleRun(device=device, generator=settings)
     with (
         pytest.raises(StageError, match=rf"(?s)vllm, which is not installed here; .*{command}"),

@@ -18,9 +18,9 @@ import torch
 from tiny import INIT_STD, generator, tokenizer
 
 from r1pipe.generate.protocol import Generator, Request, Sampled, SamplingParams
+from r1pipe.generate.vllm_backend import VllmSettings
 from r1pipe.models.policy import load_model, new_model, save_model
 from r1pipe.records import FinishReason
-from r1pipe.settings import GeneratorSettings
 from r1pipe.train.batching import TokenSequence, one_batch
 from r1pipe.train.logprobs import token_logprobs
 
@@ -53,7 +53,7 @@ def transformers_backend(folder: Path, max_batch: int = 64) -> Generator:
 def vllm_backend(folder: Path, max_batch: int = 64) -> Generator:
     from r1pipe.generate.vllm_engine import EngineShape, VllmGenerator
 
-    settings = GeneratorSettings(backend="vllm", max_num_seqs=max_batch, kv_cache_mb=16)
+    settings = VllmSettings(backend="vllm", max_num_seqs=max_batch, kv_cache_mb=16)
     return VllmGenerator(EngineShape(folder, (EOS, *ENDS)), settings)
 
 

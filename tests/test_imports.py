@@ -16,6 +16,7 @@ HEAVY = ("torch", "transformers", "datasets", "vllm", "deepspeed", "sympy", "mat
 FLOORS = (
     ("errors", "keys", "text", "chat", "ranks", "machine", "workers", "records"),
     ("rows", "stage", "verify/answers", "verify/sandbox"),
+    ("backends",),
     ("settings", "store", "manifest", "doctor", "verify/workers"),
     ("verify", "models", "launch"),
     ("tasks", "rewards", "generate", "train"),

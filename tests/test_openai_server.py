@@ -20,13 +20,14 @@ from r1pipe.errors import StageError
 from r1pipe.generate import openai_server
 from r1pipe.generate.backends import generator_of, open_generator
 from r1pipe.generate.failures import FailedUnits, SamplingFailed
+from r1pipe.generate.openai_backend import OpenAISettings
 from r1pipe.generate.openai_server import ServerGenerator
 from r1pipe.generate.protocol import Request, SamplingParams
 from r1pipe.generate.uniforms import short_seed
 from r1pipe.models.prompts import encode_prompt
 from r1pipe.records import FinishReason
 from r1pipe.rows import read_rows, write_problems, write_rows
-from r1pipe.settings import GeneratorSettings, SampleRun
+from r1pipe.settings import SampleRun
 from r1pipe.stage import Inputs
 
 EOS = tokenizer().eos_token_id
@@ -107,7 +108,7 @@ def completion(text: str = "17", reason: str = "stop", **more: Any) -> Body:
 
 def connect(server: Server, **changes: Any) -> ServerGenerator:
     values: dict[str, Any] = {"backend": "openai", "url": server.url, "max_retries": 2}
-    return ServerGenerator(GeneratorSettings(**(values | changes)), tokenizer(), [EOS])
+    return ServerGenerator(OpenAISettings(**(values | changes)), tokenizer(), [EOS])
 
 
 REQUESTS = [Request((5, 6, 7), 100 + i, i) for i in range(12)]
@@ -239,7 +240,7 @@ def test_a_refused_request_stops_at_once_with_the_servers_words() -> None:
 def test_a_server_that_is_not_there_is_said_so() -> None:
     with serving(lambda body, times: (200, completion())) as server:
         url = server.url
-    gone = GeneratorSettings(backend="openai", url=url, max_retries=1)
+    gone = OpenAISettings(backend="openai", url=url, max_retries=1)
     with pytest.raises(SamplingFailed, match=r"failed 2 times .* refused"):
         ServerGenerator(gone, tokenizer(), [EOS])
 
@@ -255,22 +256,9 @@ def test_the_model_is_the_one_named_or_the_only_one() -> None:
 
 
 def test_a_server_cannot_follow_a_policy_in_training() -> None:
-    run = SampleRun(generator=GeneratorSettings(backend="openai", url="http://127.0.0.1:1/v1"))
+    run = SampleRun(generator=OpenAISettings(backend="openai", url="http://127.0.0.1:1/v1"))
     with pytest.raises(StageError, match="a server takes no weights"):
         generator_of(model(), tokenizer(), run)
-
-
-@pytest.mark.parametrize(
-    ("settings", "message"),
-    [
-        ({"backend": "openai"}, "'url' goes with backend openai"),
-        ({"backend": "vllm", "url": "http://x"}, "'url' goes with backend openai"),
-        ({"tensor_parallel": 2}, "go with backend vllm"),
-    ],
-)
-def test_settings_that_do_not_go_together_are_refused(settings: Body, message: str) -> None:
-    with pytest.raises(ValueError, match=message):
-        GeneratorSettings(**settings)
 
 
 # ---- failed units --------------------------------------------------------------------------------
@@ -380,7 +368,7 @@ def test_rejection_sampling_ends_with_the_same_bytes_whatever_failed_on_the_way(
 def test_a_stage_reaches_a_server_by_its_run_settings(tmp_path: Path) -> None:
     policy = save_policy(tmp_path)
     with serving(lambda body, times: (200, completion())) as server:
-        run = SampleRun(generator=GeneratorSettings(backend="openai", url=server.url))
+        run = SampleRun(generator=OpenAISettings(backend="openai", url=server.url))
         with open_generator(policy, run) as (sampler, _):
             (made,) = sampler.generate(REQUESTS[:1], SamplingParams())
     assert made.token_ids[-1] == EOS

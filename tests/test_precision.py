@@ -24,20 +24,20 @@ from tiny import (
 )
 
 from r1pipe.errors import ManifestError
-from r1pipe.generate import backends as generate_backends
 from r1pipe.generate.backends import generator_of, open_generator
 from r1pipe.generate.protocol import SamplingParams
+from r1pipe.generate.transformers_backend import TransformersSettings
 from r1pipe.manifest import StageNode, load_manifest
 from r1pipe.models.policy import load_model, save_model
 from r1pipe.models.precision import cast_weights, computing
 from r1pipe.rl import reward_model
 from r1pipe.rows import write_rows
-from r1pipe.settings import EngineRun, EngineSettings, Optimizer, Precision, SampleRun
+from r1pipe.settings import EngineRun, Optimizer, Precision, SampleRun
 from r1pipe.stage import Inputs
-from r1pipe.train import backends as train_backends
 from r1pipe.train.backends import make_engine
 from r1pipe.train.batching import Batching, TokenSequence
 from r1pipe.train.logprobs import completion_logprobs
+from r1pipe.train.torch_backend import TorchSettings
 
 BOTH: tuple[Precision, ...] = ("float32", "bfloat16")
 BATCHING = Batching(4096, "padded", 0)
@@ -134,13 +134,13 @@ def test_every_stage_hands_it_on(
         seen.append(precision)
         raise SeenError
 
-    def sampler(model: Path, tok: Any, run: Any, precision: Precision) -> None:
+    def sampler(settings: Any, model: Path, tok: Any, run: Any, precision: Precision) -> None:
         seen.append(precision)
         raise SeenError
 
     monkeypatch.setattr(reward_model, "reward_function", scorer)
-    monkeypatch.setattr(train_backends, "TorchEngine", engine)
-    monkeypatch.setattr(generate_backends, "_sealed", sampler)
+    monkeypatch.setattr("r1pipe.train.engine.TorchEngine", engine)
+    monkeypatch.setattr(TransformersSettings, "open_sealed", sampler)
     text = f"stages.{name}.params.precision=bfloat16"
     node = load_manifest(MANIFEST, profile="smoke", overrides=[text]).stages[name]
     with pytest.raises(SeenError):
@@ -297,6 +297,5 @@ def test_vllm_samples_a_sealed_model_in_the_precision(folder: Path, precision: P
     assert apart(rows, whole) < 0.05
 
 
-@pytest.mark.parametrize("settings", [EngineSettings(), EngineSettings(zero_stage=0)])
-def test_pytorch_trains_in_both(settings: EngineSettings) -> None:
-    assert [settings.incompatible_with(precision) for precision in BOTH] == [None, None]
+def test_pytorch_trains_in_both() -> None:
+    assert [TorchSettings().incompatible_with(precision) for precision in BOTH] == [None, None]

@@ -57,23 +57,26 @@ def test_every_engine_that_is_there_is_measured_and_one_that_fails_is_told(
     assert found.machine["cores"] == 2
 
 
-ENGINES = probe.engines("cpu", {"torch": "2.13"})
+ENGINES = probe.engines("cpu", {"torch", "transformers"})
 
 
 def test_engines_are_those_whose_packages_are_installed() -> None:
-    names = [engine.name for engine in probe.engines("cuda", {"vllm": "0.32", "deepspeed": "1"})]
-    assert names == [
+    core = {"torch", "transformers"}
+    found = probe.engines("cuda", core | {"vllm", "deepspeed"})
+    assert [engine.name for engine in found] == [
         "train:torch:cuda",
-        "sample:transformers:cuda",
         "train:deepspeed:cuda",
+        "sample:transformers:cuda",
         "sample:vllm:cuda",
     ]
+    names = [engine.name for engine in probe.engines("cpu", core)]
+    assert names == ["train:torch:cpu", "sample:transformers:cpu"]
     run = probe.Engine("sample", "vllm", "cuda").run
     assert run == {"device": "cuda", "generator": {"backend": "vllm"}}
 
 
 def test_no_engine_finds_the_result_of_another_one(tmp_path: Path) -> None:
-    found = probe.engines("cpu", {"vllm": "0.32", "deepspeed": "1"})
+    found = probe.engines("cpu", {"torch", "transformers", "vllm", "deepspeed"})
     stages = load_manifest(probe.write_manifest(tmp_path, found, [SHAPE], 300)).stages.values()
     keys = {json.dumps([node.kind.kind, node.key_params()], sort_keys=True) for node in stages}
     assert len(keys) == len(stages) == 4 + 1 + 2 + 2 * 2

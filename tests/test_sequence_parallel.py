@@ -21,9 +21,9 @@ from transformers import AttentionInterface
 from r1pipe.errors import StageError
 from r1pipe.records import TokenSequence
 from r1pipe.rl.reward_model import new_reward_model, scores
-from r1pipe.settings import EngineSettings
 from r1pipe.train import logprobs, sequence_parallel
 from r1pipe.train.batching import Batching, MicroBatch, SequenceShard, micro_batches, one_batch
+from r1pipe.train.deepspeed_backend import DeepSpeedSettings
 from r1pipe.train.logprobs import hidden_states, token_logprobs
 from r1pipe.train.sequence_parallel import (
     ATTENTION,
@@ -312,4 +312,4 @@ def test_heads_that_ranks_cannot_share_are_refused(
 )
 def test_settings_that_cannot_be_are_refused(fields: dict[str, Any], message: str) -> None:
     with pytest.raises(ValidationError, match=message):
-        EngineSettings(backend="deepspeed", **fields)
+        DeepSpeedSettings(backend="deepspeed", **fields)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shutil
 import tarfile
 from collections.abc import Mapping
@@ -73,7 +74,7 @@ def test_a_sound_store_has_no_findings(store: Store) -> None:
     assert (report.records, report.artifacts, report.files) == (3, 3, 3)
     assert report.bytes_read == report.bytes_total == 3
     assert report.findings == []
-    report.raise_if_damaged()
+    assert report.damage == []
 
 
 @pytest.mark.parametrize("options", [{"full": True}, {"sample_bytes": 3}])
@@ -86,10 +87,8 @@ def test_rotten_bytes_are_found_and_are_no_hit_afterwards(
     report = fsck(Store(store.root), **options)
     (found,) = report.damage
     assert found.stages == ("second",)
-    assert "number.json: expected digest" in found.message
+    assert re.fullmatch(r".*number\.json: expected digest \w+, found \w+.*", found.message)
     assert statuses(store.root, chain(6)) == ["hit", "lost", "hit"]
-    with pytest.raises(DamagedError, match=r"number\.json: expected digest \w+, found \w+"):
-        report.raise_if_damaged()
 
 
 def test_a_sample_reads_no_more_than_it_may(store: Store) -> None:

@@ -69,7 +69,9 @@ def candidate_row(sample: Sample, verdict: Verdict, origin: Origin) -> dict[str,
     It is not selected yet: `kept` says whether it passes the filters alone.
     """
     problem = sample.problem
-    decisions = decide(problem, sample, verdict, origin.keep, origin.format)
+    decisions = decide(
+        problem, sample.text, sample.finish_reason, verdict, origin.keep, origin.format
+    )
     return {
         "id": candidate_id(problem, sample.sample_index),
         "problem_id": problem.id,

@@ -7,7 +7,6 @@ dropped. No thresholds were published.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Protocol
 
 import numpy as np
 
@@ -22,26 +21,22 @@ MAX_REPEATED_CHARS = 64
 CODE_FENCE = "```"
 
 
-class Finished(Protocol):
-    """What the filters read of a completion."""
-
-    @property
-    def text(self) -> str: ...
-    @property
-    def finish_reason(self) -> FinishReason: ...
-
-
 def decide(
-    problem: Problem, completion: Finished, verdict: Verdict, keep: Keep, fmt: Format
+    problem: Problem,
+    text: str,
+    finish_reason: FinishReason,
+    verdict: Verdict,
+    keep: Keep,
+    fmt: Format,
 ) -> dict[str, bool]:
     """Return every filter's decision on one completion, by name: True passes."""
-    thought = split_completion(completion.text).thought
+    thought = split_completion(text).thought
     share = language_share(thought, problem.language) if thought is not None else None
     form = REWARDS["format_zero" if fmt == "r1-zero" else "format_chat"]
     return {
         "verdict": verdict is Verdict.CORRECT,
-        "truncated": completion.finish_reason is not FinishReason.LENGTH,
-        "format": form(problem, completion.text) == 1.0,
+        "truncated": finish_reason is not FinishReason.LENGTH,
+        "format": form(problem, text) == 1.0,
         "language": share is None or share >= keep.min_language_share,
         "paragraph": longest_paragraph(thought or "") <= keep.max_paragraph_chars,
         "code": keep.code_blocks or CODE_FENCE not in (thought or ""),

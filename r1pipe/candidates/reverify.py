@@ -19,7 +19,7 @@ from r1pipe.candidates.filters import decide
 from r1pipe.candidates.quotas import Quotas
 from r1pipe.candidates.rejudge import check_quota, with_problems, with_verdict
 from r1pipe.candidates.selection import SELECTION, Selection
-from r1pipe.records import FinishReason, Problem, Rollout, Verdict
+from r1pipe.records import FinishReason, Problem, Verdict
 from r1pipe.rows import write_rows
 from r1pipe.settings import Keep
 from r1pipe.stage import Journal
@@ -70,7 +70,8 @@ def reverified(
             verdict = Verdict(row["verdict"])  # no rule has a say: what a judge said stays
         keep, decided = terms.keep, dict[str, bool]()
         if keep is not None:
-            decided = decide(problem, _completion(row), verdict, keep, row["format"])
+            reason = FinishReason(row["finish_reason"])
+            decided = decide(problem, row["completion"], reason, verdict, keep, row["format"])
         judged = with_verdict(row, verdict, decided) | {"verifier_version": VERIFIER_VERSION}
         if "extracted" in row:
             judged["extracted"] = extracted
@@ -106,12 +107,6 @@ def _with_verdicts(
             journal.append(str(next(units)), found)
             found = []
         yield row, problem, verdict, extracted
-
-
-def _completion(row: Row) -> Rollout:
-    """Return what the filters read of a candidate; its tokens were not kept."""
-    reason = FinishReason(row["finish_reason"])
-    return Rollout([], [], text=row["completion"], finish_reason=reason)
 
 
 def report_flips(before: Iterable[Row], after: Iterable[Row], folder: Path) -> dict[str, Any]:

@@ -22,11 +22,11 @@ from r1pipe.costs.work import (
     Estimate,
     Info,
     ModelInfo,
-    Placement,
     ProblemsInfo,
     Range,
     RowsInfo,
 )
+from r1pipe.settings import Placement
 from r1pipe.text import format_bytes
 
 if TYPE_CHECKING:
@@ -37,8 +37,6 @@ if TYPE_CHECKING:
 
 START_S = Range(0.3, 6.0)
 """Importing what a stage needs, loading and saving a model."""
-ENGINE_START_S = {"vllm": Range(2, 90), "deepspeed": Range(4, 90)}
-"""On top: processes that import everything anew, kernels, CUDA graphs."""
 LIGHT_START_S = Range(0.0, 0.5)
 """The same, of a stage without a model."""
 ASSUMED_GPU_BYTES = 80 * 10**9
@@ -155,8 +153,8 @@ class Estimator:
             if not is_measured:
                 assumed.add(rates.assumption(where))
         seconds += START_S if works else LIGHT_START_S
-        for backend in {where.backend for _, where in works}:
-            seconds += ENGINE_START_S.get(backend, NOTHING)
+        for start_s in {where.backend: where.start_s for _, where in works}.values():
+            seconds += Range(*start_s)
         places = [where for _, where in works] or [Placement("none")]
         device = next((p.device for p in places if not p.device.startswith("cpu")), "cpu")
         peak = self._peak(cost, device)
@@ -188,7 +186,7 @@ class Estimator:
         is_light = not cost.training and not cost.sampling and not cost.held_bytes.high
         kind = "light" if is_light else device.partition(":")[0]
         process = memory.PROCESS_BYTES.get(kind, memory.PROCESS_BYTES["cuda"])
-        is_beside = any(work.where.backend == "vllm" for work in cost.sampling)
+        is_beside = any(work.where.has_own_weights for work in cost.sampling)
         parts = [_largest([cost.held_bytes, *training]), _largest(sampling)]
         return process + (parts[0] + parts[1] if is_beside else _largest(parts))
 

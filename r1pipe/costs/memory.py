@@ -10,7 +10,6 @@ from __future__ import annotations
 from r1pipe.costs.work import (
     Info,
     ModelInfo,
-    Placement,
     ProblemsInfo,
     Range,
     RowsInfo,
@@ -18,6 +17,7 @@ from r1pipe.costs.work import (
     TokenizerInfo,
     Training,
 )
+from r1pipe.settings import Placement
 
 MIB = 1 << 20
 PROCESS_BYTES = {
@@ -29,10 +29,6 @@ PROCESS_BYTES = {
 theirs."""
 FRAGMENTS = Range(1.0, 1.3)
 """Room between the blocks of an allocator."""
-ALONE_FRAC, BESIDE_FRAC = 0.9, 0.45
-"""What vLLM takes of a GPU's memory where `gpu_memory_fraction` is not said."""
-VLLM_CPU_BYTES = Range(450 * MIB, 900 * MIB)
-"""Its libraries and its cache of 256 MiB."""
 CPU_WORKERS = 4
 """At most so many micro-batches or batches are under way at once on a CPU."""
 BYTES_PER_TOKEN = 4.0
@@ -68,14 +64,14 @@ def sampling_bytes(work: SamplingWork, device_bytes: int | None, is_alone: bool 
     """Return the peak of one device that samples, without what a process has anyway; `is_alone`:
     no model is trained beside it."""
     where, model = work.where, work.model
-    if where.backend == "openai":
+    if where.is_server:
         return Range(0)
     width = 2 if where.is_bf16 else 4
     weights = float(width * model.num_parameters) / where.shards
-    if where.backend == "vllm" and where.device.startswith("cpu"):
-        return (Range(weights) + VLLM_CPU_BYTES) * FRAGMENTS
-    if where.backend == "vllm" and device_bytes:
-        frac = where.memory_frac or (ALONE_FRAC if is_alone else BESIDE_FRAC)
+    if where.cpu_bytes and where.device.startswith("cpu"):
+        return (Range(weights) + Range(*where.cpu_bytes)) * FRAGMENTS
+    frac = where.memory_frac if is_alone else where.memory_frac_beside
+    if frac and device_bytes and not where.device.startswith("cpu"):
         return Range(frac * device_bytes)
     batch = max(1.0, min(float(work.at_once), work.completions.high))
     cache = model.num_layers * model.kv_values * width

@@ -10,6 +10,7 @@ import re
 from collections.abc import Mapping
 from typing import Any
 
+from r1pipe.costs.fields import Sizes
 from r1pipe.costs.work import ModelInfo
 
 SIZE = re.compile(
@@ -71,7 +72,7 @@ def model_from_config(config: Mapping[str, Any]) -> ModelInfo:
     )
 
 
-def new_model_info(architecture: Any, vocab_size: int) -> ModelInfo:
+def new_model_info(architecture: Sizes, vocab_size: int) -> ModelInfo:
     """Return the sizes of a Qwen3 from scratch; the fields are those of `stages/pretrain.py`."""
     return model_from_config(
         {

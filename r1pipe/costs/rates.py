@@ -17,7 +17,8 @@ from pathlib import Path
 from typing import Any
 
 from r1pipe.costs.models import forward_flops
-from r1pipe.costs.work import Placement, Range, SamplingWork, Training
+from r1pipe.costs.work import Range, SamplingWork, Training
+from r1pipe.settings import Placement
 
 FORMAT = 1
 MEASURED = Range(0.7, 1.5)
@@ -153,7 +154,7 @@ def sampling_seconds(work: SamplingWork, calibration: Calibration | None) -> tup
         full, thin = tokens * speed.token_s(flops), layer_steps * speed.step_layer_s
         seconds = Range(max(full.low, thin.low), max(full.high, thin.high))
         return _shared(seconds * MEASURED, work.where), True
-    if work.where.backend == "openai":
+    if work.where.is_server:
         return work.tokens * SERVER_TOKEN_S * (1 / work.at_once), False
     assumed = assumed_for(work.where)
     width = 2.0 if work.where.is_bf16 else 4.0
@@ -169,7 +170,7 @@ def sampling_seconds(work: SamplingWork, calibration: Calibration | None) -> tup
 
 def assumption(where: Placement) -> str:
     """Say what is assumed of an engine that was not measured."""
-    if where.backend == "openai":
+    if where.is_server:
         low, high = SERVER_TOKEN_S.low * 1000, SERVER_TOKEN_S.high * 1000
         return f"a server that needs {low:.0f} to {high:.0f} ms for each token of a request"
     return f"the speed of {assumed_for(where).words}"

@@ -10,20 +10,21 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from typing import Any
 
+from r1pipe.costs import fields
 from r1pipe.costs.work import (
     Cost,
     DatasetInfo,
     Info,
+    InfoMap,
     ModelInfo,
-    Placement,
     ProblemsInfo,
     Range,
     RowsInfo,
     SamplingWork,
     Training,
 )
+from r1pipe.settings import Placement, World
 
 TASK_TOKENS: Mapping[str, tuple[float, float]] = {
     # task: prompt and completion (thought, answer and summary) in the chat format
@@ -77,9 +78,9 @@ def world_tokens(mix: Mapping[str, float]) -> tuple[float, float]:
     return means[0], means[1]
 
 
-def world_rows(params: Any, num_rows: Range) -> RowsInfo:
+def world_rows(params: fields.Corpus, num_rows: Range) -> RowsInfo:
     """Return rows written by the synthetic author, from the fields of `stages/corpus.py`."""
-    prompt, chat = world_tokens(params.world.mix)
+    prompt, chat = world_tokens(params.world.mix if params.world else {})
     if params.format == "chat":
         return RowsInfo(num_rows, SPREAD * prompt, SPREAD * chat)
     thought = params.thought_frac * (1 - params.unformatted_frac)
@@ -87,9 +88,9 @@ def world_rows(params: Any, num_rows: Range) -> RowsInfo:
     return RowsInfo(num_rows, SPREAD * (prompt + ZERO_PROMPT_TOKENS), SPREAD * zero)
 
 
-def world_problems(world: Any, num_problems: Range) -> ProblemsInfo:
+def world_problems(world: World | None, num_problems: Range) -> ProblemsInfo:
     """Return synthetic problems; an answer without its summary or thought is shorter."""
-    prompt, chat = world_tokens(world.mix)
+    prompt, chat = world_tokens(world.mix if world else {})
     return ProblemsInfo(num_problems, SPREAD * prompt, ZERO_TO_CHAT * chat)
 
 
@@ -116,48 +117,27 @@ def dataset_problems(data: DatasetInfo, wanted: int) -> ProblemsInfo:
     return ProblemsInfo(Range(0.9 * count, count), REAL_PROMPT_TOKENS, None)
 
 
-def training_place(params: Any, run: Any) -> Placement:
-    """Return where a stage trains: `params.precision`, `run.device` and `run.engine`."""
-    engine: Any = getattr(run, "engine", None)
-    return Placement(
-        backend=str(getattr(engine, "backend", "torch")),
-        device=str(getattr(run, "device", "cpu")),
-        processes=getattr(engine, "num_processes", 1),
-        zero_stage=getattr(engine, "zero_stage", 0),
-        is_bf16=getattr(params, "precision", None) == "bfloat16",
-        is_offloaded=getattr(engine, "offload", None) not in (None, False, "none"),
-        is_checkpointed=bool(getattr(engine, "activation_checkpointing", False)),
-        sequence_parallel=getattr(engine, "sequence_parallel", 1),
-    )
+def training_place(params: fields.Computes, run: fields.Trains) -> Placement:
+    """Return where a stage trains."""
+    return run.engine.place(run.device, params.precision)
 
 
-def sampling_place(params: Any, run: Any) -> Placement:
-    """Return where a stage samples: `params.precision`, `run.device` and `run.generator`."""
-    generator: Any = getattr(run, "generator", None)
-    backend = str(getattr(generator, "backend", "transformers"))
-    parallel: int = getattr(generator, "tensor_parallel", 1)
-    replicas: int = getattr(generator, "data_parallel", 1)
-    return Placement(
-        backend=backend,
-        device=str(getattr(run, "device", "cpu")),
-        processes=parallel * replicas,
-        shards=parallel,
-        is_bf16=getattr(params, "precision", None) == "bfloat16",
-        memory_frac=getattr(generator, "gpu_memory_fraction", None),
-    )
+def sampling_place(params: fields.Computes, run: fields.Samples) -> Placement:
+    """Return where a stage samples."""
+    return run.generator.place(run.device, params.precision)
 
 
-def batch_limit(run: Any) -> int:
+def batch_limit(run: fields.Samples) -> int:
     """Return how many completions a stage samples at once."""
-    generator: Any = getattr(run, "generator", None)
-    backend = getattr(generator, "backend", "transformers")
-    if backend != "transformers":
-        return int(generator.max_num_seqs if backend == "vllm" else generator.max_concurrency)
-    return int(getattr(run, "max_batch", 128))
+    return run.generator.concurrency(run.max_batch)
 
 
 def preference_training(
-    params: Any, run: Any, model: ModelInfo, rows: RowsInfo, texts_per_row: int
+    params: fields.Passes,
+    run: fields.TrainsTexts,
+    model: ModelInfo,
+    rows: RowsInfo,
+    texts_per_row: int,
 ) -> Cost:
     """Return the cost of a reward model; a row holds so many texts, each with the prompt."""
     examples = rows.num_rows * params.num_epochs
@@ -177,8 +157,8 @@ def preference_training(
 
 
 def supervised(
-    params: Any,
-    run: Any,
+    params: fields.Passes,
+    run: fields.TrainsRows,
     model: ModelInfo,
     rows: RowsInfo,
     *,
@@ -199,7 +179,7 @@ def supervised(
         ),
         mean_tokens=mean.high,
         longest=max_tokens if rows.tokens.high * 4 > max_tokens else math.ceil(mean.high * 4),
-        micro_batch_tokens=int(getattr(run, "micro_batch_tokens", 2048)),
+        micro_batch_tokens=run.micro_batch_tokens,
     )
     return Cost({"model": model}, training=(work,))
 
@@ -219,13 +199,13 @@ def length_assumption(problems: ProblemsInfo, max_tokens: int) -> tuple[str, ...
     return (f"completions of {low:.0f} to {high:.0f} % of {max_tokens:,} tokens on average",)
 
 
-def candidates(params: Any, run: Any, inputs: Mapping[str, Any]) -> Cost:
+def candidates(params: fields.Candidates, run: fields.Samples, inputs: InfoMap) -> Cost:
     """Return the cost of sampling until `target_rows` are kept, from problems used once."""
     model, problems = inputs["model"], inputs["problems"]
     most = problems.num_problems * params.samples_per_problem
     needed = Range(params.target_rows / KEPT_FRAC.high, params.target_rows / KEPT_FRAC.low)
     unit = params.problems_per_unit * params.samples_per_problem
-    fewest = ADAPTIVE_FRAC if getattr(params, "adaptive", None) is not None else 1.0
+    fewest = ADAPTIVE_FRAC if params.adaptive is not None else 1.0
     completions = Range(
         fewest * min(most.low, math.ceil(needed.low / unit) * unit),
         min(most.high, math.ceil(needed.high / unit) * unit),
@@ -256,7 +236,7 @@ def candidates(params: Any, run: Any, inputs: Mapping[str, Any]) -> Cost:
     return Cost(outputs, sampling=(work,), assumes=(kept_text, *assumes))
 
 
-def rollouts(params: Any, run: Any, inputs: Mapping[str, Any]) -> Cost:
+def rollouts(params: fields.Rollouts, run: fields.RollsOut, inputs: InfoMap) -> Cost:
     """Return the cost of GRPO from the fields of `stages/grpo.py`.
 
     Completions of groups whose advantages are all zero may be left out of the backward pass; the
@@ -298,7 +278,10 @@ def rollouts(params: Any, run: Any, inputs: Mapping[str, Any]) -> Cost:
 
 
 def benchmarks(
-    params: Any, run: Any, model: ModelInfo, problems: Mapping[str, ProblemsInfo]
+    params: fields.Benchmarks,
+    run: fields.Samples,
+    model: ModelInfo,
+    problems: Mapping[str, ProblemsInfo],
 ) -> Cost:
     """Return the cost of an evaluation: `num_samples` completions of every problem."""
     works, rows, assumes = [], [], dict[str, None]()
@@ -328,7 +311,7 @@ def benchmarks(
     return Cost(outputs, sampling=tuple(works), other_s=Range(0.1, 3), assumes=tuple(assumes))
 
 
-def judgements(params: Any, run: Any, inputs: Mapping[str, Any]) -> Cost:
+def judgements(params: fields.Replies, run: fields.Samples, inputs: InfoMap) -> Cost:
     """Return the cost of an LLM judge's replies, from the fields of `stages/judge.py`."""
     model, found = inputs["model"], inputs["candidates"]
     asked = found.num_rows * ASKED_FRAC

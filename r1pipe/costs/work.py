@@ -6,6 +6,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from r1pipe.settings import Placement
+
 
 @dataclass(frozen=True)
 class Range:
@@ -62,16 +64,6 @@ class ModelInfo(Info):
     num_parameters: int
     active_parameters: int
 
-    def with_vocab(self, vocab_size: int, tied: bool = True) -> ModelInfo:
-        """Return the model with another number of tokens."""
-        more = (vocab_size - self.vocab_size) * self.hidden_size
-        values = vars(self) | {
-            "vocab_size": vocab_size,
-            "num_parameters": self.num_parameters + more * (1 if tied else 2),
-            "active_parameters": self.active_parameters + more,
-        }
-        return ModelInfo(**values)
-
 
 @dataclass(frozen=True)
 class TokenizerInfo(Info):
@@ -109,28 +101,6 @@ class DatasetInfo(Info):
     """A data set from outside; None where nothing says how many rows it has."""
 
     num_rows: int | None
-
-
-@dataclass(frozen=True)
-class Placement:
-    """Where work is done, read from a stage's `run`."""
-
-    backend: str
-    """`torch` or `deepspeed` for training; `transformers`, `vllm` or `openai` for sampling."""
-    device: str = "cpu"
-    processes: int = 1
-    """Devices that share the work."""
-    zero_stage: int = 0
-    is_bf16: bool = False
-    is_offloaded: bool = False
-    is_checkpointed: bool = False
-    """Activations are computed again in the backward pass."""
-    sequence_parallel: int = 1
-    """Devices that share the positions of each micro-batch."""
-    shards: int = 1
-    """Devices that share one sampler's weights."""
-    memory_frac: float | None = None
-    """Share of a device's memory that the sampler takes at once (vLLM)."""
 
 
 @dataclass(frozen=True)

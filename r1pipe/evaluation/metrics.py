@@ -101,10 +101,6 @@ class Difference:
     """The true difference that a two-sided 5 % test on these problems would find 80 % of the
     time (normal approximation)."""
 
-    def excludes_zero(self) -> bool:
-        """True when the whole interval lies on one side of zero."""
-        return self.low > 0 or self.high < 0
-
 
 def paired_difference(
     a_by_problem: Mapping[str, float],

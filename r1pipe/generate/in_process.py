@@ -7,17 +7,18 @@ prompts share one prefill. Rows that have ended leave the batch. Threads share t
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
-from typing import Any
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 from transformers import DynamicCache
 
-from r1pipe.generate.protocol import Request, Sampled, SamplingParams
+from r1pipe.generate.protocol import Request, Sampled, SamplingParams, Weights
 from r1pipe.generate.uniforms import uniforms
+from r1pipe.models.policy import Model
 from r1pipe.models.precision import computing
 from r1pipe.records import FinishReason
 from r1pipe.settings import Precision
@@ -38,7 +39,7 @@ class TransformersGenerator:
 
     def __init__(
         self,
-        model: Any,
+        model: Model,
         *,
         end_ids: Sequence[int],
         pad_id: int,
@@ -130,7 +131,7 @@ class TransformersGenerator:
                 running.append(place)
         return running
 
-    def _prefill(self, requests: Sequence[Request]) -> tuple[Any, Tensor, Tensor]:
+    def _prefill(self, requests: Sequence[Request]) -> tuple[DynamicCache, Tensor, Tensor]:
         """Run every distinct prompt once, then repeat its cache for each request of it."""
         prompts = list(dict.fromkeys(request.prompt_ids for request in requests))
         place = {prompt: i for i, prompt in enumerate(prompts)}
@@ -155,7 +156,7 @@ class TransformersGenerator:
         cache.batch_select_indices(repeat)
         return cache, attention[repeat], output.logits[:, -1].float()[repeat]
 
-    def load_weights(self, tensors: Iterable[tuple[str, Any]]) -> None:
+    def load_weights(self, tensors: Weights) -> None:
         """Copy weights by name; nothing to do for tensors that are the model's own."""
         own = dict(self.model.named_parameters())
         with torch.no_grad():
@@ -170,7 +171,9 @@ class TransformersGenerator:
         """The model belongs to the caller."""
 
 
-def choose_tokens(logits: Tensor, draws: Any, sampling: SamplingParams) -> tuple[Tensor, Tensor]:
+def choose_tokens(
+    logits: Tensor, draws: NDArray[np.float64], sampling: SamplingParams
+) -> tuple[Tensor, Tensor]:
     """Return one token per row by inverting its cumulative distribution, and its log-probability.
 
     [B, V], [B] -> [B], [B]. The cumulative sum is float64: in float32 the tail of a large

@@ -13,19 +13,22 @@ import os
 import random
 import threading
 import urllib.request
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor, as_completed
 from http.client import HTTPException
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 from urllib.error import HTTPError
 from urllib.parse import urlsplit
 
 from r1pipe.errors import StageError
 from r1pipe.generate.failures import SamplingFailed
-from r1pipe.generate.protocol import Request, Sampled, SamplingParams
+from r1pipe.generate.protocol import Request, Sampled, SamplingParams, Weights
 from r1pipe.generate.uniforms import short_seed
 from r1pipe.records import FinishReason
-from r1pipe.settings import GeneratorSettings
+
+if TYPE_CHECKING:
+    from r1pipe.generate.openai_backend import OpenAISettings
+    from r1pipe.models.policy import Tokenizer
 
 MAY_PASS = frozenset({408, 409, 425, 429, 500, 502, 503, 504, 529})
 FIRST_DELAY_S, MAX_DELAY_S = 0.5, 60.0
@@ -49,8 +52,9 @@ class _Passing(Exception):  # noqa: N818 - it is caught here, always
 class ServerGenerator:
     """At most `max_concurrency` requests under way; completions are handed on as they come."""
 
-    def __init__(self, settings: GeneratorSettings, tokenizer: Any, end_ids: Sequence[int]) -> None:
-        assert settings.url is not None, "the settings were checked"
+    def __init__(
+        self, settings: OpenAISettings, tokenizer: Tokenizer, end_ids: Sequence[int]
+    ) -> None:
         self.settings = settings
         self.tokenizer = tokenizer
         self.end_ids = list(end_ids)
@@ -85,7 +89,7 @@ class ServerGenerator:
         if failures:
             raise failures[0]
 
-    def load_weights(self, tensors: Iterable[tuple[str, Any]]) -> None:
+    def load_weights(self, tensors: Weights) -> None:
         """A server takes no weights."""
         raise StageError("an OpenAI-compatible server takes no weights; train with backend vllm")
 

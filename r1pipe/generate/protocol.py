@@ -1,12 +1,28 @@
-"""What generates completions: requests in, completions out as they finish."""
+"""What generates completions: requests in, completions out as they finish; what opens it.
+
+A backend is a file with the class of its settings (`GeneratorBackend`) and a line in
+`r1pipe.settings.GENERATORS`. The file is read whenever a manifest is, so what is heavy is imported
+when a method is called.
+"""
 
 from __future__ import annotations
 
+from abc import abstractmethod
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol
+from pathlib import Path
+from typing import TYPE_CHECKING, Protocol, TypeAlias
 
 from r1pipe.records import FinishReason
+from r1pipe.settings import GeneratorSettings, Precision, SampleRun
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from r1pipe.models.policy import Model, Tokenizer
+
+Weights: TypeAlias = "Iterable[tuple[str, Tensor]]"
+"""Parameters of a policy with their names, one after the other."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,7 +68,7 @@ class Generator(Protocol):
     def generate(self, requests: Sequence[Request], sampling: SamplingParams) -> Iterator[Sampled]:
         """Yield every request's completion once, as it finishes (in any order)."""
 
-    def load_weights(self, tensors: Iterable[tuple[str, Any]]) -> None:
+    def load_weights(self, tensors: Weights) -> None:
         """Replace the sampler's weights by those of the policy, by name; wakes it up."""
 
     def sleep(self) -> None:
@@ -60,3 +76,27 @@ class Generator(Protocol):
 
     def close(self) -> None:
         """Free memory and processes."""
+
+
+class GeneratorBackend(GeneratorSettings):
+    """The settings of one backend, and how it is opened with them."""
+
+    @abstractmethod
+    def open_sealed(
+        self, folder: Path, tokenizer: Tokenizer, run: SampleRun, precision: Precision
+    ) -> Generator:
+        """Return a generator for the model in a sealed folder."""
+
+    @abstractmethod
+    def open_beside(
+        self,
+        model: Model,
+        tokenizer: Tokenizer,
+        run: SampleRun,
+        num_ranks: int,
+        precision: Precision,
+    ) -> Generator:
+        """Return a generator for a policy that is being trained, loaded from a folder.
+
+        In a stage of several ranks, all of them call this together.
+        """

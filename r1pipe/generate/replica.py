@@ -11,11 +11,13 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, TextIO
 
+from torch import Tensor
+
 from r1pipe.errors import StageError
 from r1pipe.generate.protocol import Request, SamplingParams
+from r1pipe.generate.vllm_backend import VllmSettings
 from r1pipe.generate.vllm_engine import EngineShape, VllmGenerator
 from r1pipe.generate.weights import read_weights
-from r1pipe.settings import GeneratorSettings
 
 PR_SET_PDEATHSIG = 1  # from linux/prctl.h
 
@@ -37,7 +39,7 @@ def serve(orders: TextIO, out: TextIO) -> None:
     first = json.loads(orders.readline())
     shape = first["shape"]
     shape |= {"folder": Path(shape["folder"]), "end_ids": tuple(shape["end_ids"])}
-    settings = GeneratorSettings.model_validate(first["settings"])
+    settings = VllmSettings.model_validate(first["settings"])
     generator = VllmGenerator(EngineShape(**shape), settings)
     say(out, ready=True)
     for line in orders:
@@ -53,7 +55,7 @@ def serve(orders: TextIO, out: TextIO) -> None:
     generator.close()
 
 
-def received(orders: TextIO, out: TextIO) -> Iterator[tuple[str, Any]]:
+def received(orders: TextIO, out: TextIO) -> Iterator[tuple[str, Tensor]]:
     """Yield the tensors of each file that the parent names; it removes a file when told so."""
     while (path := json.loads(orders.readline())["path"]) is not None:
         yield from read_weights([Path(path)])

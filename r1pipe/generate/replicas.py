@@ -20,18 +20,20 @@ import subprocess
 import sys
 import tempfile
 import threading
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict
 from pathlib import Path
-from typing import IO, Any
+from typing import IO, TYPE_CHECKING, Any
 
 from r1pipe.errors import StageError
-from r1pipe.generate.protocol import Request, Sampled, SamplingParams
+from r1pipe.generate.protocol import Request, Sampled, SamplingParams, Weights
 from r1pipe.generate.vllm_engine import EngineShape
 from r1pipe.generate.vllm_setup import kind_of_device, require_vllm
 from r1pipe.generate.weights import weight_files
 from r1pipe.records import FinishReason
-from r1pipe.settings import GeneratorSettings
+
+if TYPE_CHECKING:
+    from r1pipe.generate.vllm_backend import VllmSettings
 
 CLOSE_TIMEOUT_S = 20.0
 SHOWN_LINES = 12
@@ -42,7 +44,7 @@ RANK_NAMES = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "LOCAL_WORLD_SIZE", "MASTER_AD
 class ReplicaGenerator:
     """Deals requests out to replicas; tokens depend on neither their number nor the dealing."""
 
-    def __init__(self, shape: EngineShape, settings: GeneratorSettings) -> None:
+    def __init__(self, shape: EngineShape, settings: VllmSettings) -> None:
         require_vllm(shape.device)
         self._answers: queue.Queue[tuple[int, dict[str, Any]]] = queue.Queue()
         self._replicas: list[_Replica] = []
@@ -79,7 +81,7 @@ class ReplicaGenerator:
             while busy and self._replicas:  # abandoned: take what still comes
                 busy -= "done" in self._answer()
 
-    def load_weights(self, tensors: Iterable[tuple[str, Any]]) -> None:
+    def load_weights(self, tensors: Weights) -> None:
         """Replace the weights of all replicas."""
         self._send({"load": True})
         with weight_files(tensors) as paths:

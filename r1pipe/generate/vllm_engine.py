@@ -8,19 +8,20 @@ and log-probabilities do not depend, bit for bit, on who shares the batch.
 from __future__ import annotations
 
 import random
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import count
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
+from torch import Tensor
 from transformers import AutoConfig
 
 from r1pipe.errors import StageError
-from r1pipe.generate.protocol import Request, Sampled, SamplingParams
+from r1pipe.generate.protocol import Request, Sampled, SamplingParams, Weights
 from r1pipe.generate.uniforms import short_seed
 from r1pipe.generate.vllm_setup import (
     check_head_size,
@@ -31,11 +32,13 @@ from r1pipe.generate.vllm_setup import (
 )
 from r1pipe.generate.weights import stored_names, weight_files
 from r1pipe.records import FinishReason
-from r1pipe.settings import GeneratorSettings, Precision
+from r1pipe.settings import Precision
+
+if TYPE_CHECKING:
+    from r1pipe.generate.vllm_backend import VllmSettings
 
 CPU_KV_CACHE_MB = 256
 CPU_BLOCK_TOKENS = 32  # vLLM's 128 would share no prompt below 128 tokens
-ALONE_FRACTION, SHARED_FRACTION = 0.9, 0.45  # of a GPU's memory, without and with a trainer
 FINISHED = {"stop": FinishReason.STOP, "length": FinishReason.LENGTH}
 
 
@@ -63,7 +66,7 @@ class VllmGenerator:
     `close` frees it; a second engine in the same process starts in a fraction of the time.
     """
 
-    def __init__(self, shape: EngineShape, settings: GeneratorSettings) -> None:
+    def __init__(self, shape: EngineShape, settings: VllmSettings) -> None:
         require_vllm(shape.device)
         self.shape = shape
         self.max_in_flight = 2 * settings.max_num_seqs
@@ -146,7 +149,7 @@ class VllmGenerator:
             outputs: list[Any] = self._engine.step()
         return outputs
 
-    def load_weights(self, tensors: Iterable[tuple[str, Any]]) -> None:
+    def load_weights(self, tensors: Weights) -> None:
         """Replace the engine's weights by those of the policy, in memory, one tensor at a time.
 
         What the cache holds of prompts was computed with the old weights and is forgotten.
@@ -165,11 +168,11 @@ class VllmGenerator:
         if not self._engine.reset_prefix_cache():
             raise RuntimeError("the engine kept the cache of its old weights")
 
-    def _replace(self, tensors: Iterable[tuple[str, Any]]) -> None:
+    def _replace(self, tensors: Weights) -> None:
         """Hand the tensors to the workers: by reference, or through files in shared memory."""
         seen: set[str] = set()
 
-        def noted() -> Iterator[tuple[str, Any]]:
+        def noted() -> Iterator[tuple[str, Tensor]]:
             for name, tensor in tensors:
                 seen.add(name)
                 yield name, tensor
@@ -215,7 +218,7 @@ def sampled_of(output: Any, index: int, sampling: SamplingParams) -> Sampled:
 
 
 def engine_arguments(
-    shape: EngineShape, settings: GeneratorSettings, max_tokens: int, can_sleep: bool
+    shape: EngineShape, settings: VllmSettings, max_tokens: int, can_sleep: bool
 ) -> dict[str, Any]:
     """Return vLLM's own settings for an engine."""
     is_cpu = kind_of_device(shape.device) == "cpu"
@@ -246,8 +249,8 @@ def engine_arguments(
         arguments |= {"block_size": CPU_BLOCK_TOKENS, "enable_chunked_prefill": False}
         arguments["max_num_batched_tokens"] = max(max_tokens, 8192)
     else:
-        fraction = SHARED_FRACTION if shape.is_shared else ALONE_FRACTION
-        arguments["gpu_memory_utilization"] = settings.gpu_memory_fraction or fraction
+        fraction = settings.memory_fraction(is_beside=shape.is_shared)
+        arguments["gpu_memory_utilization"] = fraction
         arguments["enable_sleep_mode"] = can_sleep
     return arguments
 

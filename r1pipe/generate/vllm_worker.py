@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from r1pipe.generate.protocol import Weights
 from r1pipe.generate.weights import read_weights
 
 
@@ -14,9 +15,7 @@ class WeightReceiver:
 
     model_runner: Any
 
-    def r1pipe_load(
-        self, tensors: Iterable[tuple[str, Any]] = (), paths: Sequence[str] = ()
-    ) -> None:
+    def r1pipe_load(self, tensors: Weights = (), paths: Sequence[str] = ()) -> None:
         """Replace all weights by tensors under their names in transformers, given or in files.
 
         Each tensor is copied: vLLM keeps them until a layer is whole, and the giver may free or

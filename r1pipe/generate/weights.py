@@ -7,17 +7,19 @@ import tempfile
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
 
 from safetensors import safe_open
 from safetensors.torch import save_file
+from torch import Tensor
+
+from r1pipe.generate.protocol import Weights
 
 SHARED_MEMORY = Path("/dev/shm")
 MAX_FILE_BYTES = 256 << 20
 
 
 @contextmanager
-def weight_files(tensors: Iterable[tuple[str, Any]]) -> Iterator[Iterator[str]]:
+def weight_files(tensors: Weights) -> Iterator[Iterator[str]]:
     """Give the paths of files that hold all tensors, written as they are asked for; the files are
     gone behind the block."""
     place = SHARED_MEMORY if SHARED_MEMORY.is_dir() else None
@@ -28,9 +30,9 @@ def weight_files(tensors: Iterable[tuple[str, Any]]) -> Iterator[Iterator[str]]:
         shutil.rmtree(folder, ignore_errors=True)
 
 
-def write_weights(tensors: Iterable[tuple[str, Any]], folder: Path) -> Iterator[str]:
+def write_weights(tensors: Weights, folder: Path) -> Iterator[str]:
     """Write tensors into files of bounded size, and yield each file's path."""
-    waiting: dict[str, Any] = {}
+    waiting: dict[str, Tensor] = {}
     size = number = 0
     for name, tensor in tensors:
         waiting[name] = tensor.detach().to("cpu", copy=True).contiguous()
@@ -42,7 +44,7 @@ def write_weights(tensors: Iterable[tuple[str, Any]], folder: Path) -> Iterator[
         yield _write(waiting, folder, number)
 
 
-def read_weights(paths: Iterable[Path]) -> Iterator[tuple[str, Any]]:
+def read_weights(paths: Iterable[Path]) -> Iterator[tuple[str, Tensor]]:
     """Yield the tensors of weight files by name, one at a time."""
     for path in paths:
         with safe_open(path, framework="pt") as file:
@@ -59,7 +61,7 @@ def stored_names(folder: Path) -> frozenset[str]:
     return frozenset(names)
 
 
-def _write(tensors: dict[str, Any], folder: Path, number: int) -> str:
+def _write(tensors: dict[str, Tensor], folder: Path, number: int) -> str:
     path = folder / f"{number:05d}.safetensors"
     save_file(tensors, path)
     return str(path)

@@ -16,7 +16,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 from r1pipe import errors
 from r1pipe.errors import R1PipeError, StageError
@@ -30,13 +30,6 @@ POLL_S = 0.05
 TOUCH_S = 1.0
 GRACE_S = 3.0
 """What the other ranks get to say how they ended, before they are killed."""
-
-
-class Runnable(Protocol):
-    """The `Run` of a stage that asks for processes."""
-
-    def launch(self) -> Launch | None:
-        """Return the processes to run in; None is the pipeline's own."""
 
 
 @dataclass(frozen=True)

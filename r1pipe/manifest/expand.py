@@ -72,14 +72,22 @@ def laid_over(*values: Value) -> Value:
     """Return values laid over one another, lowest first: mappings key by key, others whole."""
     below, *others = values
     for over in others:
-        if isinstance(below.data, dict) and isinstance(over.data, dict):
-            entries = dict(below.data)
-            for name, value in over.data.items():
+        if are_merged(below, over):
+            entries = dict(below.entries())
+            for name, value in over.entries().items():
                 entries[name] = laid_over(entries[name], value) if name in entries else value
             below = replace(below, data=entries)
         else:
             below = over
     return below
+
+
+def are_merged(below: Value, over: Value) -> bool:
+    """Return whether a value goes into the one below it: both are mappings, of one `backend`."""
+    if not (isinstance(below.data, dict) and isinstance(over.data, dict)):
+        return False
+    old, new = below.get("backend"), over.get("backend")
+    return old is None or new is None or old.data == new.data
 
 
 def placed_at(stage: Value, own: Value) -> Value:

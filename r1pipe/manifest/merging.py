@@ -1,6 +1,7 @@
 """Lay one layer over others: mappings key by key, stages with their defaults and entries.
 
-Any value that is no mapping replaces what lies below it, and so does a stage of another kind.
+Any value that is no mapping replaces what lies below it, and so do a stage of another kind and an
+engine or generator of another backend.
 `null` takes away a stage, a source, an input or an entry of `each`.
 """
 
@@ -13,6 +14,7 @@ from r1pipe.errors import Mistake
 from r1pipe.manifest.expand import (
     Defaults,
     Group,
+    are_merged,
     laid_over,
     placed_at,
     split_each,
@@ -50,12 +52,12 @@ class Below:
 
     def merged(self, base: Value, over: Value, path: Path, may_add: bool) -> Value:
         """Return a tree with another one over it; `path` leads to it."""
-        if not (isinstance(base.data, dict) and isinstance(over.data, dict)):
+        if not are_merged(base, over):
             if self._takes_from_star(base, over, path):
                 return base
             return replace(over, key_origin=over.key_origin or base.key_origin)
-        entries = dict(base.data)
-        for name, value in over.data.items():
+        entries = dict(base.entries())
+        for name, value in over.entries().items():
             here = (*path, name)
             if here in self.removed and not may_add:
                 continue

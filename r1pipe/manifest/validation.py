@@ -10,6 +10,7 @@ from typing import Any, TypeVar
 
 from pydantic import BaseModel, ValidationError
 
+from r1pipe.backends import UNKNOWN, Backends
 from r1pipe.errors import Mistake
 from r1pipe.manifest.names import PARAM_REF, nearest
 from r1pipe.manifest.yaml_source import Origin, Value
@@ -72,7 +73,7 @@ def validate(
     try:
         return model.model_validate_json(json.dumps(value.plain()))
     except ValidationError as error:
-        report = _Report(model, value, label, hint)
+        report = _Report(model, value, label, hint, is_partial)
         for item in error.errors(include_url=False):
             if not (is_partial and item["type"] in NEEDS_ALL):
                 report.add(item)
@@ -90,11 +91,14 @@ def show_value(value: Any) -> str:
 class _Report:
     """Collects pydantic's errors; those of a union's branches at one place become one."""
 
-    def __init__(self, model: type[BaseModel], value: Value, label: str, hint: Hint) -> None:
+    def __init__(
+        self, model: type[BaseModel], value: Value, label: str, hint: Hint, is_partial: bool
+    ) -> None:
         self.model = model
         self.value = value
         self.label = label
         self.hint = hint
+        self.is_partial = is_partial
         self.expected: dict[tuple[str, ...], tuple[Value, list[str]]] = {}
         self.others: list[Mistake] = []
 
@@ -105,6 +109,8 @@ class _Report:
             self._missing(found, path, str(rest[-1]) if rest else "")
         elif kind == "extra_forbidden":
             self._unknown_key(found, path, error["loc"])
+        elif kind == UNKNOWN:
+            self._unknown_backend(found, path, error["loc"])
         elif rest[-1:] == ("[key]",):
             self._wrong_key(found, path, error)
         elif kind in EXPECTED:
@@ -178,11 +184,47 @@ class _Report:
     def _unknown_key(self, found: Value, path: tuple[str, ...], loc: Loc) -> None:
         place = found.key_origin or found.origin
         where = self._around(found, path)
+        table = _table_at(self.model, loc[:-2])
+        owners = table.owners(path[-1]) if table else []
+        if table and owners:
+            settings = self.value.get(*path[:-1])
+            assert settings is not None, "an unknown key is a key of a mapping"
+            if not (self.is_partial and settings.get("backend") is None):
+                self._add_other(place, f"{where}: {_of_another(table, path[-1], owners, loc[-2])}")
+            return
         belongs = self.hint(path)
         if belongs is None:
-            names = [name for model in _models_at(self.model, loc[:-1]) for name in _names(model)]
+            models = _models_at(self.model, loc[:-1])
+            if table:
+                models = [table.settings(str(loc[-2]))]
+            names = [name for model in models for name in _names(model)]
             belongs = nearest(path[-1], names, "keys")
         self._add_other(place, f"unknown key '{path[-1]}' in {where}{belongs}")
+
+    def _unknown_backend(self, found: Value, path: tuple[str, ...], loc: Loc) -> None:
+        table = _table_at(self.model, loc)
+        assert table is not None, "only a table says so"
+        named = found.get("backend")
+        if named is None:
+            text = (
+                f"{self._dotted(found, path)} should be a mapping, not {show_value(found.plain())}"
+            )
+            self._add_other(found.origin, text)
+        else:
+            choices = nearest(str(named.data), table.table, "backends")
+            where, shown = self._dotted(found, path), show_value(named.plain())
+            text = f"unknown backend {shown} in {where}{choices}"
+            self._add_other(named.origin, text)
+
+
+def _of_another(table: Backends[Any], option: str, owners: Sequence[str], tag: int | str) -> str:
+    """Say whose an option is that the settings of another backend have been given."""
+    whose = " and ".join(owners)
+    choices = " or ".join(f"set backend: {owner}" for owner in owners)
+    return (
+        f"{option} is an option of backend {whose}; this {table.role} is {tag}."
+        f" Leave it out, or {choices}"
+    )
 
 
 def _advice(wanted: Sequence[str], data: Any) -> str:
@@ -217,6 +259,15 @@ def _models_at(model: type[BaseModel], loc: Loc) -> list[type[BaseModel]]:
         ]
         models = below or models
     return models
+
+
+def _table_at(model: type[BaseModel], loc: Loc) -> Backends[Any] | None:
+    """Return the table of backends of the field at a location inside a model."""
+    if not loc:
+        return None
+    fields = [outer.model_fields.get(str(loc[-1])) for outer in _models_at(model, loc[:-1])]
+    metadata = [item for field in fields if field for item in field.metadata]
+    return next((item for item in metadata if isinstance(item, Backends)), None)
 
 
 def _models_in(annotation: Any) -> Iterator[type[BaseModel]]:

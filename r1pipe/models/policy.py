@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any, TypeAlias
 
 import torch
 from transformers import (
+    AutoConfig,
     AutoModelForCausalLM,
     AutoTokenizer,
     GenerationConfig,
@@ -64,10 +66,20 @@ def load_tokenizer(path: Path) -> Tokenizer:
     return tokenizer
 
 
-def load_model(path: Path, *, dtype: torch.dtype = torch.float32, device: str = "cpu") -> Model:
-    """Load a causal language model from a directory, with PyTorch's attention kernels."""
-    model: Model = AutoModelForCausalLM.from_pretrained(
-        path, dtype=dtype, attn_implementation="sdpa", local_files_only=True
+def load_model(
+    path: Path,
+    *,
+    dtype: torch.dtype = torch.float32,
+    device: str = "cpu",
+    kind: Any = AutoModelForCausalLM,
+    **changes: Any,
+) -> Model:
+    """Load a model from a directory, with PyTorch's attention kernels.
+
+    `kind` is the class of transformers that reads it; `changes` go into its config.
+    """
+    model: Model = kind.from_pretrained(
+        path, dtype=dtype, attn_implementation="sdpa", local_files_only=True, **changes
     )
     return model.to(device)
 
@@ -106,3 +118,12 @@ def end_ids(model: Model, tokenizer: Tokenizer) -> list[int]:
     listed = configured if isinstance(configured, list) else [configured]
     ids = {tokenizer.eos_token_id, *listed} - {None}
     return sorted(int(i) for i in ids)
+
+
+def stored_end_ids(folder: Path, tokenizer: Tokenizer) -> list[int]:
+    """Return every token id that ends a completion, without loading the model."""
+    if (folder / "generation_config.json").exists():
+        config = GenerationConfig.from_pretrained(folder, local_files_only=True)
+    else:
+        config = AutoConfig.from_pretrained(folder, local_files_only=True)
+    return end_ids(SimpleNamespace(generation_config=config), tokenizer)

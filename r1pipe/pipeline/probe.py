@@ -11,7 +11,7 @@ import os
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime
@@ -36,6 +36,7 @@ from r1pipe.launch.process import prepare_process
 from r1pipe.machine import Machine, read_machine
 from r1pipe.manifest import Manifest, load_manifest
 from r1pipe.pipeline.run import run
+from r1pipe.settings import ENGINE_BACKENDS, GENERATOR_BACKENDS
 from r1pipe.store.store import Store
 
 BUDGET_S = 3.0
@@ -172,14 +173,14 @@ def measure(
     return Calibration(asdict(machine), present_versions(), made, speeds, failed, load)
 
 
-def engines(device: str, versions: Mapping[str, str]) -> list[Engine]:
-    """Return every engine whose package is installed."""
-    found = [Engine("train", "torch", device), Engine("sample", "transformers", device)]
-    if "deepspeed" in versions:
-        found.append(Engine("train", "deepspeed", device))
-    if "vllm" in versions:
-        found.append(Engine("sample", "vllm", device))
-    return found
+def engines(device: str, packages: Collection[str]) -> list[Engine]:
+    """Return every engine whose package is among those that are installed."""
+    return [
+        Engine(role, name, device)
+        for role, backends in (("train", ENGINE_BACKENDS), ("sample", GENERATOR_BACKENDS))
+        for name in backends.table
+        if backends.settings(name).package in packages
+    ]
 
 
 def fitting_shapes(device: str, own: Sequence[Shape], vocab_size: int) -> list[Shape]:

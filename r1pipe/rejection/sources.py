@@ -74,7 +74,6 @@ class PreviousSamples:
 
     def __init__(self, candidates: Path, seed: int) -> None:
         self.seed = seed
-        self.num_used = 0
         self._rows: Iterator[dict[str, Any]] | None = read_rows(candidates)
 
     def skip(self, unit: Unit) -> None:

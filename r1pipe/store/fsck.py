@@ -61,11 +61,6 @@ class FsckReport:
             lines.append(f"{what}: {finding.name[:12]}{stages}: {finding.message}")
         return [head, *lines]
 
-    def raise_if_damaged(self) -> None:
-        """Raise one DamagedError for all damage."""
-        if self.damage:
-            raise DamagedError("\n".join(finding.message for finding in self.damage))
-
 
 def fsck(
     store: Store,

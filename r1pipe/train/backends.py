@@ -1,21 +1,18 @@
-"""Choosing the engine that trains a model, and loading the model as that engine wants it."""
+"""Opening what trains a model, and loading the model as that engine wants it."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
-import torch
 from transformers import AutoModelForCausalLM
 
 from r1pipe.errors import StageError
 from r1pipe.ranks import ALONE, Ranks
 from r1pipe.settings import EngineRun, Optimizer, Precision
-from r1pipe.train.engine import Engine, TorchEngine
-from r1pipe.workers import num_workers
+from r1pipe.train.engine import Engine
+from r1pipe.train.protocol import EngineBackend
 
 
 def make_engine(
@@ -27,23 +24,12 @@ def make_engine(
 ) -> Engine:
     """Return an engine for a model that is already on its device, with float32 weights.
 
-    Raises StageError where the engine cannot train in the precision, or lacks something.
+    Raises StageError if the engine cannot train in the precision, or lacks something.
     """
     if (message := run.engine.incompatible_with(precision)) is not None:
         raise StageError(message)
-    settings: Any = {
-        "betas": (optimizer.beta1, optimizer.beta2),
-        "weight_decay": optimizer.weight_decay,
-        "max_grad_norm": optimizer.max_grad_norm,
-        "precision": precision,
-    }
     prepare_model(model, run)
-    if run.engine.backend == "torch":
-        workers = num_workers(run.workers, run.device)
-        return TorchEngine(model, **settings, workers=workers)
-    with _deepspeed_needed():
-        from r1pipe.train.deepspeed_engine import DeepSpeedEngine
-    return DeepSpeedEngine(model, run.engine, ranks, **settings)
+    return _backend(run).engine(model, optimizer, run, ranks, precision)
 
 
 def load_trained(
@@ -55,35 +41,18 @@ def load_trained(
 ) -> Any:
     """Return the model of a folder as the engine of `run` is to be given it: in float32 on its
     device, or sharded for ZeRO-3 (`r1pipe.train.sharded.load_sharded`)."""
-    if not shards_weights(run):
-        options.pop("fresh", None)
-        model = kind.from_pretrained(
-            folder,
-            dtype=torch.float32,
-            attn_implementation="sdpa",
-            local_files_only=True,
-            **options,
-        )
-        return model.to(run.device)
-    with _deepspeed_needed():
-        from r1pipe.train.sharded import load_sharded
-    return load_sharded(folder, kind, run.engine, precision, run.device, **options)
+    return _backend(run).load(folder, kind, precision, run.device, **options)
 
 
 def shards_weights(run: EngineRun) -> bool:
     """Return whether the engine shards weights (ZeRO-3)."""
-    return run.engine.backend == "deepspeed" and run.engine.zero_stage == 3
+    return run.engine.shards_weights
 
 
-@contextmanager
-def _deepspeed_needed() -> Iterator[None]:
-    try:
-        yield
-    except ModuleNotFoundError as error:
-        raise StageError(
-            f"run.engine.backend is deepspeed, but {error.name} is not installed; "
-            "install it with: pip install 'r1pipe[deepspeed]'"
-        ) from None
+def _backend(run: EngineRun) -> EngineBackend:
+    settings = run.engine
+    assert isinstance(settings, EngineBackend), f"{settings!r} cannot make an engine"
+    return settings
 
 
 def prepare_model(model: Any, run: EngineRun) -> None:

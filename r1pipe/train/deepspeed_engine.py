@@ -12,13 +12,13 @@ from collections.abc import Iterable, Iterator
 from contextlib import AbstractContextManager, nullcontext
 from itertools import zip_longest
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
 
 from r1pipe.ranks import Ranks
-from r1pipe.settings import EngineSettings, Precision
+from r1pipe.settings import Precision
 from r1pipe.train.batching import MicroBatch
 from r1pipe.train.data_parallel import BatchSharder
 from r1pipe.train.deepspeed_setup import (
@@ -30,6 +30,9 @@ from r1pipe.train.deepspeed_setup import (
 )
 from r1pipe.train.engine import LossFunction, Measures, TokenFunction, add_up
 from r1pipe.train.state import MOMENTS, StateWriter, read_state, write_facts
+
+if TYPE_CHECKING:
+    from r1pipe.train.deepspeed_backend import DeepSpeedSettings
 
 from deepspeed.utils import (  # isort: skip - its own set-up comes first
     safe_get_full_fp32_param,
@@ -45,7 +48,7 @@ class DeepSpeedEngine:
     def __init__(
         self,
         model: Any,
-        settings: EngineSettings,
+        settings: DeepSpeedSettings,
         ranks: Ranks,
         *,
         betas: tuple[float, float] = (0.9, 0.95),

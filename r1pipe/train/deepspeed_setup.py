@@ -4,16 +4,19 @@ from __future__ import annotations
 
 import os
 from contextlib import AbstractContextManager
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 import torch.distributed as dist
 from torch import Tensor
 from torch.distributed import HashStore  # type: ignore[attr-defined]
 
-from r1pipe.settings import EngineSettings, Precision
+from r1pipe.settings import Precision
 from r1pipe.train.batching import MicroBatch
 from r1pipe.train.engine import LossFunction, TokenFunction
+
+if TYPE_CHECKING:
+    from r1pipe.train.deepspeed_backend import DeepSpeedSettings
 
 # its logger and its accelerator are chosen when it is imported
 os.environ.setdefault("DEEPSPEED_LOG_LEVEL", "ERROR")
@@ -46,13 +49,8 @@ def gathered(parameter: Any, *, is_written: bool = False) -> AbstractContextMana
     return block
 
 
-def is_sharded(model: Any) -> bool:
-    """Return whether a model's parameters are sharded among the ranks."""
-    return any(hasattr(parameter, "ds_tensor") for parameter in model.parameters())
-
-
 def config_of(
-    settings: EngineSettings,
+    settings: DeepSpeedSettings,
     precision: Precision,
     max_grad_norm: float = 0.0,
     *,

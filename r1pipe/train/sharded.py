@@ -13,7 +13,7 @@ import warnings
 from collections.abc import Iterable
 from contextlib import AbstractContextManager, ExitStack
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any, cast
 
 import torch
 import torch.distributed as dist
@@ -36,6 +36,9 @@ from r1pipe.train.deepspeed_setup import (
 )
 from r1pipe.train.engine import TokenFunction
 
+if TYPE_CHECKING:
+    from r1pipe.train.deepspeed_backend import DeepSpeedSettings
+
 INDEX, SINGLE = "model.safetensors.index.json", "model.safetensors"
 
 
@@ -46,7 +49,7 @@ class _OtherNames(Exception):  # noqa: N818 - handled here
 def load_sharded(
     folder: Path,
     kind: Any,
-    settings: EngineSettings,
+    settings: DeepSpeedSettings,
     precision: Precision,
     device: str,
     fresh: str | None = None,
@@ -105,7 +108,7 @@ class _Files:
 
 
 def _fill(
-    model: Any, files: _Files, settings: EngineSettings, precision: Precision, fresh: str | None
+    model: Any, files: _Files, settings: DeepSpeedSettings, precision: Precision, fresh: str | None
 ) -> None:
     """Give the parameters of an empty model their values, and shard each one among the ranks."""
     named = dict(model.named_parameters())  # of tied ones the first
@@ -137,11 +140,12 @@ class ShardedReference:
     def __init__(
         self, model: Any, settings: EngineSettings, ranks: Ranks, precision: Precision
     ) -> None:
+        zero = cast("DeepSpeedSettings", settings)  # no other backend divides weights
         self.model = model
         self.parameters: dict[str, Any] = dict(model.named_parameters())
-        self._sharder = BatchSharder(model, ranks, settings.sequence_parallel)
+        self._sharder = BatchSharder(model, ranks, zero.sequence_parallel)
         self._engine, *_ = deepspeed.initialize(
-            model=RootModule(model), config=config_of(settings, precision, is_trained=False)
+            model=RootModule(model), config=config_of(zero, precision, is_trained=False)
         )
         self._engine.eval()
 

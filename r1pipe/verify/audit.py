@@ -11,7 +11,7 @@ import math
 import subprocess
 import sys
 from collections import defaultdict
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from importlib import resources
 from typing import Any
@@ -151,11 +151,3 @@ def _cell(rate: dict[str, Any]) -> str:
         return "-"
     interval = f"[{100 * rate['low']:.1f}, {100 * rate['high']:.1f}]"
     return f"{rate['errors']}/{rate['cases']} {100 * rate['rate']:.1f}% {interval}"
-
-
-def expected_counts(cases: Iterable[dict[str, Any]]) -> dict[str, int]:
-    """Return how many cases there are of each kind."""
-    counts: dict[str, int] = defaultdict(int)
-    for case in cases:
-        counts[case["kind"]] += 1
-    return dict(counts)

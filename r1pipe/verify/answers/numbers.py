@@ -76,20 +76,6 @@ class Quantity:
     name: str = ""
 
 
-def parse_number(text: str) -> Fraction | None:
-    """Return the exact value of an integer, decimal or fraction, or None.
-
-    A unit, currency or percent sign makes it a quantity, not a number: then None.
-
-    >>> parse_number("1,234.5")
-    Fraction(2469, 2)
-    """
-    found = parse_quantity(text)
-    if found is None or found.unit is not None or found.is_percent or found.name:
-        return None
-    return found.value
-
-
 def parse_quantity(text: str) -> Quantity | None:
     """Return the quantity that `text` as a whole writes, or None where it is anything else."""
     return parse_plain_quantity(plain(text))

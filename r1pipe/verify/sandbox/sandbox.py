@@ -2,7 +2,7 @@
 
 Own session and process group, killed whole; limits on time, memory, files and output; an empty
 temporary folder; and, where the system has them, no network, no other files, no new processes (see
-`child`). `isolation` says which of those hold here.
+`child`). `Outcome.layers` says which of those held.
 """
 
 from __future__ import annotations
@@ -19,7 +19,6 @@ import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
-from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -90,12 +89,6 @@ def run_python(
         path.write_text(program, encoding="utf-8", errors="replace")
         (Path(folder) / "stdin").write_text(stdin, encoding="utf-8", errors="replace")
         return _run(Path(folder), path, calls, limits)
-
-
-@lru_cache(maxsize=1)
-def isolation() -> dict[str, bool]:
-    """Return which layers hold on this machine: `network`, `files`, `system_calls`."""
-    return dict(run_python("pass").layers)
 
 
 def _run(folder: Path, path: Path, calls: Sequence[str] | None, limits: Limits) -> Outcome:

@@ -64,7 +64,6 @@ class Pool:
     def __init__(self, num_workers: int) -> None:
         self.num_workers = num_workers
         self.pid = os.getpid()
-        self.num_killed = 0
         self._tasks: deque[_Task] = deque()
         self._lock = threading.Lock()
         self._wake_in, self._wake_out = socket.socketpair()
@@ -217,8 +216,6 @@ class _Dispatcher:
 
     def _replace(self, worker: _Worker, verdict: Verdict) -> None:
         """Kill a worker, settle its pair, and fork another in its place."""
-        if worker.task is not None:
-            self.pool.num_killed += 1
         self._finish(worker, verdict)
         self._respawn(worker)
 

@@ -1,0 +1,124 @@
+"""The fields of stages' parameters and run settings that decide their cost.
+
+Stage files are loaded by path and what they are made of imports torch, so `plan` knows their models
+by these fields only.
+"""
+
+from __future__ import annotations
+
+from typing import Protocol
+
+from r1pipe.settings import EngineSettings, GeneratorSettings, Precision, World
+
+
+class Trains(Protocol):
+    """Run settings of a stage that trains."""
+
+    device: str
+    engine: EngineSettings
+
+
+class Samples(Protocol):
+    """Run settings of a stage that samples."""
+
+    device: str
+    max_batch: int
+    generator: GeneratorSettings
+
+
+class TrainsRows(Trains, Protocol):
+    """Run settings of training in micro-batches of so many positions."""
+
+    micro_batch_tokens: int
+
+
+class TrainsTexts(Trains, Protocol):
+    """Run settings of a reward model's training."""
+
+    examples_per_micro_batch: int
+
+
+class RollsOut(TrainsRows, Samples, Protocol):
+    """Run settings of GRPO."""
+
+
+class Computes(Protocol):
+    """Parameters of every stage that runs a model."""
+
+    precision: Precision
+
+
+class Passes(Computes, Protocol):
+    """Parameters of passes over rows."""
+
+    num_epochs: int
+    batch_size: int
+
+
+class Completes(Computes, Protocol):
+    """Parameters of every stage that samples."""
+
+    max_tokens: int
+
+
+class Candidates(Completes, Protocol):
+    """Parameters of sampling candidates until enough are kept."""
+
+    target_rows: int
+    samples_per_problem: int
+    problems_per_unit: int
+
+    @property
+    def adaptive(self) -> object | None:
+        """Whether problems that have enough rows get no more samples."""
+
+
+class Rollouts(Completes, Protocol):
+    """Parameters of GRPO."""
+
+    num_steps: int
+    problems_per_step: int
+    group_size: int
+    minibatches_per_rollout: int
+    kl_coef: float
+
+    @property
+    def preference(self) -> object | None:
+        """Whether two reward models score a part of the rollouts."""
+
+
+class Benchmarks(Completes, Protocol):
+    """Parameters of an evaluation."""
+
+    num_samples: int
+    problems_per_unit: int
+
+
+class Replies(Completes, Protocol):
+    """Parameters of an LLM judge."""
+
+    votes: int
+    candidates_per_unit: int
+    target_rows: int | None
+
+
+class Corpus(Protocol):
+    """Parameters of rows by the synthetic author."""
+
+    world: World | None
+    thought_frac: float
+    unformatted_frac: float
+
+    @property
+    def format(self) -> str:
+        """`r1-zero` or `chat`."""
+
+
+class Sizes(Protocol):
+    """The architecture of a model from scratch."""
+
+    hidden_size: int
+    num_layers: int
+    num_heads: int
+    num_kv_heads: int
+    intermediate_size: int

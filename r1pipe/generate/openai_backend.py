@@ -1,0 +1,65 @@
+"""The backend `openai`: a server somewhere else (`r1pipe.generate.openai_server`)."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Literal
+
+from pydantic import Field
+
+from r1pipe.errors import StageError
+from r1pipe.generate.protocol import Generator, GeneratorBackend
+from r1pipe.settings import Placement, Precision, SampleRun
+
+if TYPE_CHECKING:
+    from r1pipe.models.policy import Model, Tokenizer
+
+
+class OpenAISettings(GeneratorBackend):
+    """A server that speaks OpenAI's API."""
+
+    backend: Literal["openai"]
+    url: str
+    """Where the server is, such as `http://host:8000/v1`."""
+    model: str | None = None
+    """The model's name there; default: the only one that it serves."""
+    api_key_env: str = "OPENAI_API_KEY"
+    """The environment variable that holds the key, if the server asks for one."""
+    max_concurrency: int = Field(default=32, gt=0)
+    """Most requests under way at once."""
+    max_retries: int = Field(default=5, ge=0)
+    """How often a request is sent again after a failure that may pass."""
+    timeout_s: float = Field(default=600.0, gt=0)
+    """Longest wait for one completion."""
+
+    def concurrency(self, max_batch: int) -> int:
+        """Return how many completions are sampled at once."""
+        return self.max_concurrency
+
+    def place(self, device: str, precision: Precision) -> Placement:
+        """Return where sampling is done, for its cost."""
+        return replace(super().place(device, precision), is_server=True)
+
+    def open_sealed(
+        self, folder: Path, tokenizer: Tokenizer, run: SampleRun, precision: Precision
+    ) -> Generator:
+        """Return a client; the server computes in a precision of its own."""
+        from r1pipe.generate.openai_server import ServerGenerator
+        from r1pipe.models.policy import stored_end_ids
+
+        return ServerGenerator(self, tokenizer, stored_end_ids(folder, tokenizer))
+
+    def open_beside(
+        self,
+        model: Model,
+        tokenizer: Tokenizer,
+        run: SampleRun,
+        num_ranks: int,
+        precision: Precision,
+    ) -> Generator:
+        """Refuse: a server takes no weights."""
+        raise StageError(
+            "run.generator.backend openai cannot follow a policy that is being trained, since a"
+            " server takes no weights; use vllm or transformers"
+        )

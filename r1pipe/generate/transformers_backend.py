@@ -1,0 +1,52 @@
+"""The backend `transformers`: in this process, on any device (`r1pipe.generate.in_process`)."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Literal
+
+from r1pipe.generate.protocol import Generator, GeneratorBackend
+from r1pipe.settings import Precision, SampleRun
+
+if TYPE_CHECKING:
+    from r1pipe.models.policy import Model, Tokenizer
+
+
+class TransformersSettings(GeneratorBackend):
+    """transformers in this process; batches are bounded by `max_batch` of the stage."""
+
+    package = "transformers"
+
+    backend: Literal["transformers"] = "transformers"
+
+    def open_sealed(
+        self, folder: Path, tokenizer: Tokenizer, run: SampleRun, precision: Precision
+    ) -> Generator:
+        """Return a generator with the folder's model, frozen."""
+        from r1pipe.models.policy import freeze, load_model
+        from r1pipe.models.precision import dtype_of
+
+        model = freeze(load_model(folder, dtype=dtype_of(precision), device=run.device))
+        return self.open_beside(model, tokenizer, run, 1, precision)
+
+    def open_beside(
+        self,
+        model: Model,
+        tokenizer: Tokenizer,
+        run: SampleRun,
+        num_ranks: int,
+        precision: Precision,
+    ) -> Generator:
+        """Return a generator that samples from the very model, whatever its weights become."""
+        from r1pipe.generate.in_process import TransformersGenerator
+        from r1pipe.models.policy import end_ids
+        from r1pipe.workers import num_workers
+
+        return TransformersGenerator(
+            model,
+            end_ids=end_ids(model, tokenizer),
+            pad_id=tokenizer.pad_token_id,
+            max_batch=run.max_batch,
+            workers=num_workers(run.workers, run.device),
+            precision=precision,
+        )

@@ -1,0 +1,105 @@
+"""The backend `vllm`: an engine in this process, or several in processes of their own."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Literal
+
+from pydantic import Field
+
+from r1pipe.errors import StageError
+from r1pipe.generate.protocol import Generator, GeneratorBackend
+from r1pipe.settings import Placement, Precision, SampleRun
+
+if TYPE_CHECKING:
+    from r1pipe.models.policy import Model, Tokenizer
+
+MIB = 1 << 20
+SEALED_FRACTION, BESIDE_FRACTION = 0.9, 0.45
+"""Of a GPU's memory, without and with a model that is trained."""
+
+
+class VllmSettings(GeneratorBackend):
+    """vLLM."""
+
+    package = "vllm"
+
+    backend: Literal["vllm"]
+    tensor_parallel: int = Field(default=1, gt=0)
+    """GPUs that share the weights of one engine."""
+    data_parallel: int = Field(default=1, gt=0)
+    """Engines side by side, each with its own GPUs and its share of the prompts."""
+    gpu_memory_fraction: float | None = Field(default=None, gt=0, lt=1)
+    """Share of each GPU's memory; default: 0.9, and 0.45 beside a trainer."""
+    kv_cache_mb: int | None = Field(default=None, gt=0)
+    """Size of the KV cache in MiB; default: 256 on a CPU, what is free on a GPU."""
+    max_num_seqs: int = Field(default=256, gt=0)
+    """Most completions that are decoded together."""
+    max_model_tokens: int | None = Field(default=None, gt=1)
+    """Longest prompt with its completion; default: what the model allows."""
+    eager: bool = False
+    """No CUDA graphs: starts sooner, samples more slowly. On a CPU always so."""
+    sleep: bool = True
+    """In GRPO on a GPU, free the engine's memory while the policy trains."""
+
+    def concurrency(self, max_batch: int) -> int:
+        """Return how many completions are sampled at once."""
+        return self.max_num_seqs
+
+    def place(self, device: str, precision: Precision) -> Placement:
+        """Return where sampling is done, for its cost."""
+        return replace(
+            super().place(device, precision),
+            processes=self.tensor_parallel * self.data_parallel,
+            shards=self.tensor_parallel,
+            start_s=(2.0, 90.0),
+            has_own_weights=True,
+            memory_frac=self.memory_fraction(is_beside=False),
+            memory_frac_beside=self.memory_fraction(is_beside=True),
+            cpu_bytes=(450 * MIB, 900 * MIB),  # its libraries and its default cache
+        )
+
+    def memory_fraction(self, *, is_beside: bool) -> float:
+        """Return the share of a GPU's memory, alone or beside a model that is trained."""
+        return self.gpu_memory_fraction or (BESIDE_FRACTION if is_beside else SEALED_FRACTION)
+
+    def open_sealed(
+        self, folder: Path, tokenizer: Tokenizer, run: SampleRun, precision: Precision
+    ) -> Generator:
+        """Return an engine for the folder's model, or as many as `data_parallel` says."""
+        from r1pipe.generate.replicas import ReplicaGenerator
+        from r1pipe.generate.vllm_engine import EngineShape, VllmGenerator
+        from r1pipe.models.policy import stored_end_ids
+
+        shape = EngineShape(folder, tuple(stored_end_ids(folder, tokenizer)), precision, run.device)
+        if self.data_parallel > 1:
+            return ReplicaGenerator(shape, self)
+        return VllmGenerator(shape, self)
+
+    def open_beside(
+        self,
+        model: Model,
+        tokenizer: Tokenizer,
+        run: SampleRun,
+        num_ranks: int,
+        precision: Precision,
+    ) -> Generator:
+        """Return an engine with weights of its own, which `load_weights` replaces."""
+        if self.data_parallel > 1 or (num_ranks > 1 and self.tensor_parallel > 1):
+            raise StageError(
+                "where a policy is trained, each of its processes has one engine of its own: leave"
+                " out run.generator.data_parallel, and with several processes tensor_parallel too"
+            )
+        from r1pipe.generate.vllm_engine import EngineShape, VllmGenerator
+        from r1pipe.models.policy import end_ids
+
+        shape = EngineShape(
+            Path(model.name_or_path),
+            tuple(end_ids(model, tokenizer)),
+            precision,
+            device=run.device,
+            is_shared=True,
+            is_ranked=num_ranks > 1,
+        )
+        return VllmGenerator(shape, self)
