@@ -1,6 +1,6 @@
 """Draw the learning curves of a run: reward and pass rate of every GRPO stage.
 
-usage: python benchmarks/curves.py STORE OUT.png [--profile laptop]
+usage: python benchmarks/draw_curves.py STORE OUT.png [--profile laptop]
 """
 
 from __future__ import annotations
