@@ -118,20 +118,22 @@ class Reader:
                 self._put(target, held)
         elif isinstance(node, ast.Return):
             self.results |= self.value(node.value)
-        elif isinstance(node, ast.With | ast.AsyncWith):
-            for item in node.items:
-                held = self.value(item.context_expr)
-                if item.optional_vars is not None:
-                    self._put(item.optional_vars, held)
-            self.statements(node.body)
         else:
             for child in ast.iter_child_nodes(node):
-                if isinstance(child, ast.stmt):
-                    self._statement(child)
-                elif isinstance(child, ast.expr):
-                    self.value(child)
-                elif isinstance(child, ast.ExceptHandler | ast.match_case):
-                    self.statements(child.body)
+                self._below(child)
+
+    def _below(self, child: ast.AST) -> None:
+        """Read what is in a statement: others, expressions, `with` items, handlers and cases."""
+        if isinstance(child, ast.stmt):
+            self._statement(child)
+        elif isinstance(child, ast.expr):
+            self.value(child)
+        elif isinstance(child, ast.withitem):
+            held = self.value(child.context_expr)
+            if child.optional_vars is not None:
+                self._put(child.optional_vars, held)
+        elif isinstance(child, ast.ExceptHandler | ast.match_case):
+            self.statements(child.body)
 
     def _put(self, target: ast.expr, held: Held) -> None:
         name = _dotted(target)

@@ -26,7 +26,7 @@ def start(function: Callable[[], object], fault: str | None = None) -> int:
             os.environ["R1PIPE_FAULT"] = fault
         function()
         code = 0
-    except BaseException as error:
+    except BaseException as error:  # noqa: BLE001 - the exit code tells the parent
         code = getattr(error, "exit_code", 1)
         if not hasattr(error, "exit_code"):
             traceback.print_exc()

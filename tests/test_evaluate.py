@@ -147,9 +147,9 @@ ROWS = [
 
 def test_a_summary_by_hand() -> None:
     summary = summarise(ROWS)
-    # a: 2 of 4; b: 1 of 4
+    # of a, 2 of 4; of b, 1 of 4
     assert summary["pass@1"]["value"] == pytest.approx((0.5 + 0.25) / 2)
-    # a: 1 - C(2,2)/C(4,2) = 5/6; b: 1 - C(3,2)/C(4,2) = 1/2
+    # of a, 1 - C(2,2)/C(4,2) = 5/6; of b, 1 - C(3,2)/C(4,2) = 1/2
     assert summary["pass@2"]["value"] == pytest.approx((5 / 6 + 1 / 2) / 2)
     assert summary["pass@4"]["value"] == 1.0
     assert "pass@8" not in summary

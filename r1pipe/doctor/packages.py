@@ -140,7 +140,7 @@ def installed_version(names: tuple[str, ...]) -> tuple[str, str | None]:
             version: Any = metadata.version(name)
         except metadata.PackageNotFoundError:
             continue
-        except Exception:  # metadata is somebody else's file: whatever is wrong with it, say so
+        except Exception:  # noqa: BLE001 - metadata is somebody else's file: say it is bad
             return name, "unknown"
         return name, version if isinstance(version, str) else "unknown"
     return names[0], None

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from r1pipe.generate.protocol import Weights
 
-SHARED_MEMORY = Path("/dev/shm")
+SHARED_MEMORY = Path("/dev/shm")  # noqa: S108 - files get random names there
 MAX_FILE_BYTES = 256 << 20
 
 

@@ -57,7 +57,7 @@ def main(folder: JobFolder) -> None:
         status = "stopped"
     except R1PipeError as found:
         status, error = "failed", found
-    except BaseException as found:
+    except BaseException as found:  # noqa: BLE001 - printed, and the parent is told
         status, error = "bug", found
     if error is not None:
         traceback.print_exception(error)

@@ -149,7 +149,7 @@ def main() -> None:
         return  # whoever asked is gone
     except R1PipeError as error:
         _answer(replies, {"error": str(error)})
-    except Exception:
+    except Exception:  # noqa: BLE001 - the parent raises it
         _answer(replies, {"bug": traceback.format_exc()})
 
 

@@ -119,7 +119,7 @@ def remove_tree(path: Path) -> None:
         for parent in (os.path.dirname(name), name):
             with suppress(OSError):
                 if not os.path.islink(parent):
-                    os.chmod(parent, 0o755)
+                    os.chmod(parent, 0o755)  # noqa: S103 - it is deleted next
         with suppress(FileNotFoundError):
             if function in (os.open, os.scandir, os.lstat):
                 shutil.rmtree(name)

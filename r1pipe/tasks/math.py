@@ -52,7 +52,7 @@ class MathProblems(list[Problem]):
     report: LoadReport
 
 
-def load_math(
+def load_math(  # noqa: PLR0913 - the parameters of a stage, one for one
     source: Path | str,
     *,
     split: str | None,

@@ -107,7 +107,7 @@ class Pool:
         self._dispatcher = _Dispatcher(self)
         try:
             self._dispatcher.serve()
-        except BaseException as error:
+        except BaseException as error:  # noqa: BLE001 - every waiting task raises it
             with self._lock:
                 self._is_closed = True
             for task in self._dispatcher.unfinished():
