@@ -5,14 +5,16 @@
     python benchmarks/same_results.py --against ../other-checkout  # run both
     python benchmarks/same_results.py --settings smoke zero-bfloat16 --against ids.json
 
-Each setting is what a user types: `r1pipe run manifests/r1.yaml` with a profile and `--set`. The
-settings without a profile of their own start from a copy of that profile's finished store, so they
-build only the stage that they change; `killed` is killed with SIGKILL in the middle of three stages
-and must end with the ids of the run without a kill. The ids are a JSON file, {setting: {stage:
-{key, artifact}}}. Stages with another key or artifact are printed; the exit code is then 1.
+Each setting is what a user types: `r1pipe run manifests/r1.yaml` with a profile and `--set`.
+`smoke`, `engines` and `laptop` run a whole profile. Those that change one stage start from a copy
+of the finished store of their profile and build that stage only. `killed` is killed with SIGKILL in
+the middle of three stages, `engines-killed` in GRPO on two ranks; both must end with the ids of a
+run without a kill.
 
-Artifact ids are equal on one machine with one set of packages. The default settings take two
-minutes; `engines` needs vLLM and DeepSpeed and takes longer, `laptop` a quarter of an hour.
+The ids are a JSON file, {setting: {stage: {key, artifact}}}. Stages with another key or artifact
+are printed; the exit code is then 1. Ids are equal on one machine with one set of packages. The
+default settings take two minutes; the engines need vLLM and DeepSpeed and take three more, `laptop`
+takes a quarter of an hour.
 """
 
 from __future__ import annotations
@@ -76,9 +78,10 @@ SETTINGS = {
         "smoke", "helpful-rm", kills=("zero", "second-sft", "helpful-rm"), same_as="smoke"
     ),
     "engines": Setting("engines"),
+    "engines-killed": Setting("engines", "zero", kills=("zero",), same_as="engines"),
     "laptop": Setting("laptop"),
 }
-DEFAULT = [name for name in SETTINGS if name not in ("engines", "laptop")]
+DEFAULT = [name for name, setting in SETTINGS.items() if setting.profile == "smoke"]
 
 
 def command(checkout: Path, store: Path, setting: Setting) -> list[str]:
