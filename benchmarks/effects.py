@@ -79,15 +79,20 @@ def effect_rows(all_reports: dict[int, dict[str, Any]], plain: dict[int, Any]) -
             d = paired_difference(new, old)
             cells.append(f"{d.mean:+.3f} [{d.low:+.3f}, {d.high:+.3f}]")
         rows.append([name, wanted, *cells])
-    for name, found, model in (
+    measured: tuple[tuple[str, dict[int, Any], str], ...] = (
         ("dev1: format validity", all_reports, "dev1"),
         ("dev2: language consistency", all_reports, "dev2"),
         ("dev2 without the language reward", plain, "dev2"),
-    ):
+    )
+    for name, reports, model in measured:
         measure = "format_validity" if "format" in name else "language_consistency"
-        cells = [_measure(r.get(model), measure) for r in found.values()]
+        cells = [_measure(r.get(model), measure) for r in reports.values()]
         wanted = (
-            ">= 0.95" if "format" in name else "above the ablation" if found is all_reports else ""
+            ">= 0.95"
+            if "format" in name
+            else "above the ablation"
+            if reports is all_reports
+            else ""
         )
         rows.append([name, wanted, *cells])
     return rows

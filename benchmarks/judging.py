@@ -104,7 +104,7 @@ def run_stage(folder: Path) -> dict[str, float]:
     from r1pipe.manifest.kinds import load_kinds
     from r1pipe.models.policy import load_tokenizer
 
-    kind = load_kinds(ROOT / "manifests" / "r1.yaml")["judge"]
+    kind: Any = load_kinds(ROOT / "manifests" / "r1.yaml")["judge"]
     tokenizer = load_tokenizer(folder / "model")
 
     @contextmanager
@@ -117,7 +117,7 @@ def run_stage(folder: Path) -> dict[str, float]:
     context = Judged(folder / "work")
     (folder / "work").mkdir()
     used, began = resource.getrusage(resource.RUSAGE_SELF), time.perf_counter()
-    kind.run(context, kind.params(seed=1, max_tokens=100), kind.run_model(), inputs)  # type: ignore[arg-type]
+    kind.run(context, kind.params(seed=1, max_tokens=100), kind.run_model(), inputs)
     after = resource.getrusage(resource.RUSAGE_SELF)
     return {
         "rows": context.notes["rows"],

@@ -109,7 +109,7 @@ def sample_canned() -> None:
         canned.learn([problem for asked in problems for problem in asked])
         return plain(self, units, problems)
 
-    collecting.open_generator = opened  # type: ignore[assignment]
+    collecting.open_generator = opened  # type: ignore[assignment,attr-defined]
     sources.GeneratedSamples.samples = samples  # type: ignore[method-assign]
 
 

@@ -95,7 +95,7 @@ def staged(opened: tuple[Any, Any], problems: Path, folder: Path) -> float:
     def already(model: Path, run: Any, precision: Any) -> Iterator[tuple[Any, Any]]:
         yield opened
 
-    collecting.open_generator = already
+    collecting.open_generator = already  # type: ignore[assignment,attr-defined]
     for name in ("journal", "logs", "checkpoints"):
         (folder / name).mkdir(parents=True)
     outputs, ids = ("rows", "candidates"), {"model": "m"}

@@ -66,7 +66,8 @@ def write_project(root: Path, stages: int) -> Manifest:
 def fill_store(store: Store, manifest: Manifest, files: int, size: int) -> None:
     """Place a finished artifact of sparse files for every stage."""
     store.prepare()
-    resolver, finished = Resolver(manifest, store), {}
+    resolver = Resolver(manifest, store)
+    finished: dict[str, Any] = {}
     for name, node in manifest.stages.items():
         entries = [
             FileEntry(f"data/shard-{index:05d}.bin", size, digest_bytes(f"{name}{index}".encode()))
@@ -171,7 +172,7 @@ def measure_no_op(stages: int, files: int, size: int) -> dict[str, float]:
         start = cpu_of([sys.executable, "-c", "import r1pipe.cli.table, r1pipe.pipeline"], root)
 
         def no_op() -> None:
-            result = run(load_manifest(manifest.path), Store(root / "artifacts"), Silent())  # type: ignore[arg-type]
+            result = run(load_manifest(manifest.path), Store(root / "artifacts"), Silent())
             assert result.built == []
 
         own = own_cpu(no_op)

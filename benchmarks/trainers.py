@@ -93,11 +93,11 @@ class Side:
 
     def median(self, name: str) -> float:
         """Return the median of the steps behind the warm-up."""
-        return statistics.median(step[name] for step in self.steps[WARM_UP:])
+        return statistics.median(float(step[name]) for step in self.steps[WARM_UP:])
 
     def mean_fact(self, name: str) -> float:
         """Return the mean of what the steps behind the warm-up say of their data."""
-        return statistics.mean(step["facts"].get(name, 0.0) for step in self.steps[WARM_UP:])
+        return statistics.mean(float(step["facts"].get(name, 0.0)) for step in self.steps[WARM_UP:])
 
 
 def start(name: str, who: str, folder: Path, options: dict[str, Any], python: str) -> Side:

@@ -155,8 +155,8 @@ def timed_loop(turns: Turns) -> Iterator[None]:
     from r1pipe.rl import loop
 
     make_engine, generator_of, make_reference = (
-        loop.make_engine,
-        loop.generator_of,
+        loop.make_engine,  # type: ignore[attr-defined]
+        loop.generator_of,  # type: ignore[attr-defined]
         loop.make_reference,
     )
 

@@ -66,8 +66,8 @@ def load_of(name: str, folder: Path, steps: list[dict[str, Any]]) -> Load:
     shape = shape_of(folder)
     if name.startswith("sft"):
         length = sum(ROW_TOKENS) / 2
-        gflop = 3 * BATCH_SIZE * shape.forward(length, PROMPT_TOKENS) / 1e9
-        return Load(BATCH_SIZE * length, {"forward and backward": gflop})
+        whole = 3 * BATCH_SIZE * shape.forward(length, PROMPT_TOKENS)
+        return Load(BATCH_SIZE * length, {"forward and backward": whole / 1e9})
     samples = GROUP_SIZE * NUM_PROMPTS
     facts = [step["facts"] for step in steps]
     sampled = statistics.mean(f["completion_tokens"] for f in facts)
@@ -117,7 +117,7 @@ def print_parts(steps: list[dict[str, Any]], load: Load, rate: float) -> None:
 def rest_of(steps: list[dict[str, Any]], clock: str, place: int) -> float:
     """Return the seconds of a step that are in no part."""
     return statistics.median(
-        step[clock] - sum(part[place] for part in step["parts"].values()) for step in steps
+        float(step[clock] - sum(part[place] for part in step["parts"].values())) for step in steps
     )
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import textwrap
 from pathlib import Path
+from typing import Any
 
 from r1pipe.errors import ManifestError
 from r1pipe.manifest import load_manifest
@@ -161,7 +162,7 @@ def write_manifest(root: Path, text: str, name: str = "small") -> Path:
     return path
 
 
-def mistakes_of(path: Path, **options: object) -> list[str]:
+def mistakes_of(path: Path, **options: Any) -> list[str]:
     """Return the lines of the error that a manifest gives, without the folder."""
     try:
         load_manifest(path, **options)

@@ -84,7 +84,7 @@ class Project:
 
     def __init__(self, folder: Path) -> None:
         (folder / "add.py").write_text(STAGE)
-        self.kind = load_kind("add", folder / "add.py")
+        self.kind: Any = load_kind("add", folder / "add.py")
         self.inputs = {"folder": folder / "in", "many": {"a": folder / "one"}}
         (folder / "in").mkdir()
         (folder / "in" / "x.txt").write_text("one")

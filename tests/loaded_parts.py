@@ -18,7 +18,6 @@ from r1pipe.rl.reward_model import new_reward_model
 from r1pipe.settings import Optimizer, TrainRun
 from r1pipe.stage import Inputs
 from r1pipe.train import deepspeed_setup as setup
-from r1pipe.train import sharded
 from r1pipe.train.backends import load_trained, make_engine
 from r1pipe.train.batching import Batching, TokenSequence, micro_batches
 from r1pipe.train.deepspeed_backend import DeepSpeedSettings
@@ -97,18 +96,18 @@ def difference(model: Any, whole: Any) -> float:
 def peak_of(folder: Path) -> int:
     """Return the most numbers that lie in tensors of this process while a model is loaded."""
     seen: list[int] = []
-    divide = sharded.deepspeed.zero.Init
+    divide = deepspeed.zero.Init
 
     def counting(module: Any, **options: Any) -> Any:
         seen.append(numbers_alive())
         return divide(module=module, **options)
 
-    sharded.deepspeed.zero.Init = counting
+    deepspeed.zero.Init = counting
     before = numbers_alive()
     try:
         load_trained(folder, RUN)
     finally:
-        sharded.deepspeed.zero.Init = divide
+        deepspeed.zero.Init = divide
     return max(seen) - before
 
 

@@ -177,8 +177,9 @@ def stage(
     workers = params.pop("workers", 1)
     paths = [*(f"params.{field}" for field in params), *(f"inputs.{label}" for label in refs)]
     origins = {path: origin(10 + line) for line, path in enumerate(paths)}
-    of = of or kind()
-    return StageNode(name, of, refs, of.params(**params), of.run_model(workers=workers), origins)
+    chosen: Any = of or kind()
+    run = chosen.run_model(workers=workers)
+    return StageNode(name, chosen, refs, chosen.params(**params), run, origins)
 
 
 def _ref(text: str) -> Ref:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import pytest
 import torch
@@ -35,7 +36,7 @@ def test_one_of_sixteen_correct_gives_plus_3_873_and_minus_0_258() -> None:
 @pytest.mark.parametrize("size", [3, 7, 16])
 @pytest.mark.parametrize("scale", ["population", "none"])
 def test_a_group_of_equal_rewards_has_advantages_of_exactly_zero(
-    reward: float, size: int, scale: str
+    reward: float, size: int, scale: Any
 ) -> None:
     # in float64 too the mean of seven 0.1 is not 0.1, so that dividing by 1e-8 would leave a rest
     rewards = torch.full((1, size), reward, dtype=torch.float64)

@@ -12,6 +12,7 @@ from tiny import tokenizer
 from r1pipe.models.prompts import encode_completion, encode_prompt
 from r1pipe.train.batching import (
     Batching,
+    Layout,
     MicroBatch,
     SequenceShard,
     TokenSequence,
@@ -70,7 +71,7 @@ def test_a_row_of_the_data_trains_its_completion_and_one_end_token() -> None:
 
 
 @pytest.mark.parametrize("layout", ["padded", "packed"])
-def test_an_empty_prompt_is_refused(layout: str) -> None:
+def test_an_empty_prompt_is_refused(layout: Layout) -> None:
     # also behind another sequence, where the stranger's last token would predict its first one
     sequences = [TokenSequence([5, 6], [7, 8, EOS]), TokenSequence([], [7, EOS])]
     with pytest.raises(ValueError, match="a prompt is empty"):
@@ -105,7 +106,7 @@ def trained(batches: list[MicroBatch]) -> list[tuple[int, int, int]]:
 @pytest.mark.parametrize("layout", ["padded", "packed"])
 @pytest.mark.parametrize("max_tokens", [1, 16, 40, 10_000])
 def test_every_completion_token_is_trained_once_whatever_the_micro_batch(
-    layout: str, max_tokens: int
+    layout: Layout, max_tokens: int
 ) -> None:
     sequences = [replace(s, streams={"place": range(len(s.completion_ids))}) for s in ragged(23)]
     batches = list(micro_batches(sequences, Batching(max_tokens, layout, PAD)))
@@ -115,13 +116,13 @@ def test_every_completion_token_is_trained_once_whatever_the_micro_batch(
 
 
 @pytest.mark.parametrize("layout", ["padded", "packed"])
-def test_a_micro_batch_stays_within_its_tokens(layout: str) -> None:
+def test_a_micro_batch_stays_within_its_tokens(layout: Layout) -> None:
     for batch in micro_batches(ragged(40), Batching(32, layout, PAD)):
         assert batch.input_ids.numel() <= 32
 
 
 @pytest.mark.parametrize("layout", ["padded", "packed"])
-def test_a_sequence_longer_than_the_limit_goes_alone(layout: str) -> None:
+def test_a_sequence_longer_than_the_limit_goes_alone(layout: Layout) -> None:
     sequences = [TokenSequence([5] * 30, [7, EOS], 0), TokenSequence([5], [EOS], 1)]
     shapes = [tuple(b.input_ids.shape) for b in micro_batches(sequences, Batching(10, layout, PAD))]
     assert shapes[0] == (1, 32)

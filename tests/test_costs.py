@@ -10,6 +10,7 @@ from types import SimpleNamespace
 import pytest
 
 from r1pipe.costs import memory, rates, recipes
+from r1pipe.costs.models import forward_flops
 from r1pipe.costs.rates import Calibration, Speed
 from r1pipe.costs.work import (
     DatasetInfo,
@@ -267,7 +268,7 @@ def test_speeds_lie_on_the_line_between_points() -> None:
 
 
 def test_a_measured_engine_decides_the_time() -> None:
-    flops = rates.forward_flops(MODEL, 10)
+    flops = forward_flops(MODEL, 10)
     found = Calibration({}, {}, "", {"train:torch:cpu": Speed(((flops, 0.01),))})
     seconds, is_measured = rates.training_seconds(training(scored_tokens=Range(300)), found)
     assert is_measured
@@ -279,7 +280,7 @@ def test_a_measured_engine_decides_the_time() -> None:
 
 
 def test_a_batch_that_is_not_full_pays_for_its_steps() -> None:
-    speed = Speed(((rates.forward_flops(MODEL, 30), 0.001),), step_layer_s=0.1)
+    speed = Speed(((forward_flops(MODEL, 30), 0.001),), step_layer_s=0.1)
     found = Calibration({}, {}, "", {"sample:transformers:cpu": speed})
     thin = rates.sampling_seconds(sampling(completions=Range(1), prompts=Range(1)), found)[0]
     assert thin.low == pytest.approx(20 * 3 * 0.1 * 0.7)  # 20 steps of 3 layers

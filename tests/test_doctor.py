@@ -7,6 +7,7 @@ import os
 import re
 import subprocess
 import sys
+import tempfile
 import tomllib
 from dataclasses import replace
 from pathlib import Path
@@ -222,7 +223,7 @@ def test_a_store_that_cannot_be_written_is_an_error(
 
     assert statuses(diagnose(tmp_path / "a" / "b", find=lambda _: []))["store"] == "ok"
     assert list(tmp_path.iterdir()) == []
-    monkeypatch.setattr(environment.tempfile, "NamedTemporaryFile", refuse)
+    monkeypatch.setattr(tempfile, "NamedTemporaryFile", refuse)
     found = diagnose(tmp_path, find=lambda _: [])
     assert statuses(found)["store"] == "error"
     assert found.exit_code == 8

@@ -117,7 +117,8 @@ def torch_curve(task: str) -> Curve:
 def logged_curves(folder: Path, processes: int, sequence_parallel: int) -> dict[int, Any]:
     """Run the stage above and return what it logs."""
     (folder / "curves_stage.py").write_text(STAGE)
-    kind, console = load_kind("curves", folder / "curves_stage.py"), Console()
+    kind: Any = load_kind("curves", folder / "curves_stage.py")
+    console = Console()
     context = context_in(folder / "work", console)
     run = kind.run_model(processes=processes, sequence_parallel=sequence_parallel)
     run_kind(kind, context, kind.params(), run, Inputs())

@@ -214,7 +214,7 @@ def test_draws_lie_in_the_unit_interval_and_depend_on_seed_and_position_alone() 
 
 
 def test_request_seeds_are_non_negative_and_tell_all_parts_apart() -> None:
-    parts = [(1, 23), (12, 3), (1, "23"), (123,), (23, 1)]
+    parts: list[tuple[int | str, ...]] = [(1, 23), (12, 3), (1, "23"), (123,), (23, 1)]
     found = {request_seed(*p) for p in parts}
     assert len(found) == len(parts)
     assert all(0 <= seed < 2**63 for seed in found)

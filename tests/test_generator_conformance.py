@@ -314,7 +314,8 @@ def test_samples_of_one_prompt_share_its_prefix(
     folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     sampler: Any = vllm_backend(folder)
-    step, cached = sampler._step, {}
+    step: Any = sampler._step
+    cached: dict[Any, Any] = {}
 
     def watched() -> Any:
         outputs = step()

@@ -185,7 +185,7 @@ def slow_loss(
             ratio = torch.exp(logprob - made.streams["sampler_logprobs"][place])
             low, high = 1 - chosen.clip_low, 1 + chosen.clip_high
             if advantage_of(made) > 0 and ratio > high:
-                gain = high * advantage_of(made)
+                gain: Any = high * advantage_of(made)
             elif advantage_of(made) < 0 and ratio < low:
                 gain = low * advantage_of(made)
             else:

@@ -132,6 +132,7 @@ def test_no_module_imports_itself_by_way_of_others() -> None:
 @pytest.mark.parametrize("name", sorted(ROOMS))
 def test_what_runs_stages_and_what_they_are_made_of_do_not_know_each_other(name: str) -> None:
     place = ROOMS[name]
+    forbidden: set[str]
     if place in LIBRARY:
         forbidden, lazy = COMMAND, True
     elif place in READS_ROWS:

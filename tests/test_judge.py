@@ -309,7 +309,12 @@ def test_replies_that_were_cut_off_say_what_to_raise(world: World) -> None:
 
 def test_replies_of_a_result_with_another_limit_are_used_again(world: World) -> None:
     first = world.run(candidates_per_unit=2, votes=3, temperature=1.0)
-    more = {"candidates_per_unit": 2, "votes": 3, "temperature": 1.0, "max_unreadable_frac": 0.9}
+    more: dict[str, Any] = {
+        "candidates_per_unit": 2,
+        "votes": 3,
+        "temperature": 1.0,
+        "max_unreadable_frac": 0.9,
+    }
     afresh = world.run("afresh", **more)
     assert len(world.questions) == 21
     grown = world.run("grown", earlier=first, **more)

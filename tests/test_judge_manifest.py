@@ -212,7 +212,7 @@ def test_rejection_sampling_leaves_open_answers_to_the_judge(
     policy = save_policy(tmp_path / "policy")
     (tmp_path / "template.txt").write_text(TEMPLATE)
     kind, after = stage("judge"), FakeContext(tmp_path / "judge")
-    after.input_ids["template"] = "t"
+    after.input_ids = {**after.input_ids, "template": "t"}
     with serving(lambda body, times: (200, completion(RIGHT))) as server:
         settings = {"generator": {"backend": "openai", "url": server.url}}
         kind.run(

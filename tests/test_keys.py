@@ -257,7 +257,8 @@ def test_changing_a_run_field_keeps_every_key(
     manifest = load_manifest(
         project / "manifests" / "small.yaml", overrides=[f"stages.{stage}.run.workers={workers}"]
     )
-    assert manifest.stages[stage].run.workers == workers
+    run: Any = manifest.stages[stage].run
+    assert run.workers == workers
     assert keys(manifest) == plain_keys
 
 

@@ -49,7 +49,7 @@ def by_sequence(
     policy: Any, batches: list[MicroBatch], temperature: float = 1.0
 ) -> dict[tuple[int, int], float]:
     """Return the trainer's log-probability by (sequence, place in the completion)."""
-    found = {}
+    found: dict[tuple[int, int], float] = {}
     for batch in batches:
         values = token_logprobs(policy, batch, temperature).tolist()
         mask = batch.loss_mask

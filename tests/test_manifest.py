@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 from fake_project import MANIFEST, make_project, mistakes_of, write_manifest
@@ -40,9 +41,9 @@ def test_ties_in_the_order_keep_the_order_of_the_file(project: Path) -> None:
 
 
 def test_a_profile_beats_the_manifest_and_an_override_beats_the_profile(project: Path) -> None:
-    params = load_manifest(small(project)).stages["numbers"].params
+    params: Any = load_manifest(small(project)).stages["numbers"].params
     assert (params.count, params.rate, params.seed) == (5, 0.5, 3)
-    gpu = load_manifest(small(project), profile="gpu").stages["numbers"].params
+    gpu: Any = load_manifest(small(project), profile="gpu").stages["numbers"].params
     assert (gpu.count, gpu.rate) == (5, 1e-6)
     overridden = load_manifest(
         small(project), profile="gpu", overrides=["stages.numbers.params.count=8", "params.seed=9"]
@@ -194,10 +195,13 @@ def test_an_override_is_read_as_yaml_1_2(project: Path) -> None:
             "stages.joined.inputs.extra.prompts=null",
         ],
     ).stages
-    assert stages["numbers"].params.rate == 2e-5
-    assert stages["joined"].params.name == "no"
-    assert stages["joined"].params.weights == {"a": 1.0, "b": 2.5}
-    assert list(stages["joined"].inputs["extra"]) == ["again"]
+    numbers: Any = stages["numbers"].params
+    joined: Any = stages["joined"].params
+    assert numbers.rate == 2e-5
+    assert joined.name == "no"
+    assert joined.weights == {"a": 1.0, "b": 2.5}
+    extra: Any = stages["joined"].inputs["extra"]
+    assert list(extra) == ["again"]
 
 
 def test_what_a_profile_hides_and_profiles_not_chosen_are_checked_too(project: Path) -> None:
@@ -214,7 +218,8 @@ def test_what_a_profile_hides_and_profiles_not_chosen_are_checked_too(project: P
 
 def test_a_profile_may_give_what_the_manifest_leaves_open(project: Path) -> None:
     text = MANIFEST.replace("{count: 10, seed", "{seed")
-    assert load_manifest(write_manifest(project, text)).stages["numbers"].params.count == 5
+    params: Any = load_manifest(write_manifest(project, text)).stages["numbers"].params
+    assert params.count == 5
     text = text.replace("profile: laptop\n", "")
     assert mistakes_of(write_manifest(project, text)) == [
         "small.yaml:13:5: stages.numbers.params.count is missing and has no default"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 from fake_project import MANIFEST, make_project, mistakes_of, write_manifest
@@ -23,7 +24,8 @@ def extend(project: Path, text: str) -> Path:
 def test_an_extending_manifest_changes_what_it_names_and_keeps_the_rest(project: Path) -> None:
     path = extend(project, "stages: {joined: {params: {keep: {verdict: wrong}}}}\n")
     manifest = load_manifest(path)
-    keep = manifest.stages["joined"].params.keep
+    params: Any = manifest.stages["joined"].params
+    keep = params.keep
     assert (manifest.name, keep.verdict, keep.max_chars) == ("other", "wrong", 7)
     origins = manifest.stages["joined"].origins
     assert str(origins["params.keep.verdict"]) == f"{path}:4:44"
@@ -104,7 +106,8 @@ def test_a_shared_parameter_may_hold_any_value_and_not_refer_on(project: Path) -
     text = MANIFEST.replace("{seed: 3}", "{seed: 3, levels: [7]}")
     text = text.replace("levels: [3, 4]", "levels: $params.levels")
     manifest = load_manifest(write_manifest(project, text))
-    assert manifest.stages["joined"].params.levels == (7,)
+    params: Any = manifest.stages["joined"].params
+    assert params.levels == (7,)
     wrong = mistakes_of(write_manifest(project, text.replace("[7]", "$params.seed")))
     assert wrong == [
         "small.yaml:4:27: '$params.levels' is '$params.seed', which refers further; give its value"

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from r1pipe.errors import SourceError
-from r1pipe.keys import FileEntry, artifact_id, digest_bytes
+from r1pipe.keys import FileEntry, artifact_id, digest_bytes, digest_file
 from r1pipe.manifest import Origin, SourceNode, sources
 from r1pipe.manifest.sources import source_id, source_path
 
@@ -40,7 +40,7 @@ def cache(tmp_path: Path) -> Path:
 def reads(monkeypatch: pytest.MonkeyPatch) -> list[Path]:
     """Return the list of files whose bytes are read."""
     seen: list[Path] = []
-    plain = sources.digest_file
+    plain = digest_file
 
     def digest(path: Path) -> str:
         seen.append(path)

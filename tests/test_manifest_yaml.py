@@ -8,13 +8,13 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from r1pipe.manifest.yaml_source import MAX_DEPTH, Origin, Value, parse_yaml, plain_scalar
+from r1pipe.manifest.yaml_source import MAX_DEPTH, Mistake, Origin, Value, parse_yaml, plain_scalar
 
 START = Origin("m.yaml", 1, 1)
 
 
 def read(text: str) -> tuple[Value | None, list[str]]:
-    mistakes: list = []
+    mistakes: list[Mistake] = []
     value = parse_yaml(text, START, mistakes)
     return value, [str(mistake) for mistake in mistakes]
 

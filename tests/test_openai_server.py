@@ -22,7 +22,7 @@ from r1pipe.generate.backends import generator_of, open_generator
 from r1pipe.generate.failures import FailedUnits, SamplingFailed
 from r1pipe.generate.openai_backend import OpenAISettings
 from r1pipe.generate.openai_server import ServerGenerator
-from r1pipe.generate.protocol import Request, SamplingParams
+from r1pipe.generate.protocol import Request, Sampled, SamplingParams
 from r1pipe.generate.uniforms import short_seed
 from r1pipe.models.prompts import encode_prompt
 from r1pipe.records import FinishReason
@@ -218,7 +218,7 @@ def test_a_request_that_keeps_failing_ends_the_unit_and_not_the_completions_befo
             return 503, {"error": "overloaded"}
         return 200, completion()
 
-    made = []
+    made: list[Sampled] = []
     with serving(answer) as server:
         sampling = connect(server, max_concurrency=1).generate(REQUESTS, SamplingParams())
         with pytest.raises(SamplingFailed, match=r"failed 3 times .* HTTP 503 .*overloaded"):

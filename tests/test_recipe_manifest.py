@@ -18,7 +18,8 @@ from r1pipe.store.store import Store
 from r1pipe.tasks.table import TASKS
 from r1pipe.tasks.world import sample_problems
 
-PROFILES = sorted(read_yaml(MANIFEST, []).get("profiles").entries())
+RECIPE: Any = read_yaml(MANIFEST, [])
+PROFILES = sorted(RECIPE.get("profiles").entries())
 RELATIVES = sorted(path for path in MANIFEST.parent.glob("*.yaml") if path != MANIFEST)
 GRPO = ("zero", "reasoning-rl", "alignment-rl", "student-rl")
 MODELS = {

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -257,7 +258,12 @@ def test_a_stopped_run_goes_on_and_judges_nothing_twice(
     judged: list[str] = []
 
     def watched(pairs: Any, **limits: Any) -> Any:
-        return verify_stream((judged.append(text) or (p, text) for p, text in pairs), **limits)
+        def noted() -> Iterator[Any]:
+            for pair in pairs:
+                judged.append(pair[1])
+                yield pair
+
+        return verify_stream(noted(), **limits)
 
     monkeypatch.setattr(judging, "verify_stream", watched)
     rows = [

@@ -71,7 +71,7 @@ def reward_model(policy: Path) -> Any:
 
 
 @pytest.fixture(scope="module")
-def saved(policy: Path, reward_model: Any, tmp_path_factory: Any) -> Path:
+def saved(policy: Path, reward_model: Any, tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("reward-model")
     reward_model.save_pretrained(folder)
     tokenizer().save_pretrained(folder)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import random
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -18,6 +18,7 @@ from r1pipe.candidates.selection import SELECTION
 from r1pipe.chat import boxed
 from r1pipe.errors import StageError
 from r1pipe.generate.protocol import Request
+from r1pipe.records import Problem
 from r1pipe.rejection import collecting
 from r1pipe.rewards import REWARDS
 from r1pipe.rows import write_problems
@@ -96,10 +97,11 @@ def test_the_kept_rows_are_the_first_of_each_text_up_to_the_target(
     tmp_path: Path, limit: int, monkeypatch: Any
 ) -> None:
     asked, rng = english(12), random.Random(limit)
+    choices: list[Callable[[Problem], str]]
     choices = [lambda p: right(p), wrong, lambda p: right(p, "other"), lambda p: right(p)[:9]]
     texts = {p.prompt: [rng.choice(choices)(p) for _ in range(4)] for p in asked}
     script = BySample(texts, asked, 3)
-    options = {"samples_per_problem": 4, "target_rows": limit}
+    options: dict[str, Any] = {"samples_per_problem": 4, "target_rows": limit}
     context = sample(tmp_path, script, asked, monkeypatch, **options)
     assert table(context, "rows") == first_of_each_text(table(context), limit)
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import random
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -87,7 +87,7 @@ def test_nothing_is_sampled_beyond_a_target_that_failed_units_may_reach(
     """A kept row a problem, so 13 rows are reached in unit 6. Without unit 1 there are 2 + 6 in
     units 0 to 4; all four samples of unit 1 might be kept, so a ninth row decides."""
     asked = english(20)
-    options = {"target_rows": 13}
+    options: dict[str, Any] = {"target_rows": 13}
     steady = Unsteady(half_texts(asked), asked)
     whole = sample(tmp_path / "whole", steady, asked, monkeypatch, **options)
     script = Unsteady(half_texts(asked), asked)
@@ -107,7 +107,7 @@ def test_adaptive_sampling_goes_on_as_far_as_it_needs_no_failed_result(
 ) -> None:
     asked = english(60)  # thirty units in the first round
     texts = {p.prompt: [(right if i % 3 else wrong)(p), right(p, "b")] for i, p in enumerate(asked)}
-    options = {"adaptive": ROUNDS, "units_at_once": units_at_once}
+    options: dict[str, Any] = {"adaptive": ROUNDS, "units_at_once": units_at_once}
     steady = Unsteady(texts, asked)
     whole = sample(tmp_path / "whole", steady, asked, monkeypatch, **options)
     script = Unsteady(texts, asked)
@@ -167,6 +167,7 @@ def test_any_failures_give_the_bytes_of_a_run_without(
 ) -> None:
     rng = random.Random(seed)
     asked = [replace(p, level=i % 3) for i, p in enumerate(english(24))]
+    choices: list[Callable[[Problem], str]]
     choices = [lambda p: right(p), wrong, lambda p: right(p, "b"), lambda p: right(p, "c")]
     texts = {p.prompt: [rng.choice(choices)(p) for _ in range(3)] for p in asked}
     options = {"adaptive": adaptive, "samples_per_problem": 3, "target_rows": rng.choice([20, 99])}

@@ -102,12 +102,12 @@ def sampled(project: Path, store: str = "store", seconds: float = 0.0, **params:
     def opened(folder: Path, run: Any, precision: Any) -> Any:
         yield Slow(project, seconds), tokenizer()
 
-    saved = collecting.open_generator
-    collecting.open_generator = opened  # type: ignore[assignment]
+    saved = collecting.open_generator  # type: ignore[attr-defined]
+    collecting.open_generator = opened  # type: ignore[assignment,attr-defined]
     try:
         result = run(manifest(project, **params), Store(project / store), QuietConsole())
     finally:
-        collecting.open_generator = saved
+        collecting.open_generator = saved  # type: ignore[attr-defined]
     return result.stages["sampled"].record
 
 

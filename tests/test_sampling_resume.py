@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import subprocess
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -24,7 +25,6 @@ from tiny import FakeContext, ScriptedGenerator, generator, model
 from r1pipe.errors import Interrupted, StageError
 from r1pipe.generate.protocol import Request
 from r1pipe.records import Problem
-from r1pipe.rejection import writer_process
 from r1pipe.verify import VERIFIER_VERSION
 
 
@@ -115,12 +115,13 @@ def test_a_recorder_that_dies_ends_the_stage_with_a_word_about_it(
             return super().generate(requests, sampling)
 
     started: list[Any] = []
-    begin = writer_process.subprocess.Popen
-    monkeypatch.setattr(
-        writer_process.subprocess,
-        "Popen",
-        lambda *a, **k: started.append(begin(*a, **k)) or started[0],
-    )
+    begin = subprocess.Popen
+
+    def noted(*arguments: Any, **options: Any) -> Any:
+        started.append(begin(*arguments, **options))
+        return started[0]
+
+    monkeypatch.setattr(subprocess, "Popen", noted)
     asked = english(2)
     with pytest.raises(StageError, match=r"ended early \(killed, or out of memory\); go on with"):
         sample(tmp_path, Deadly(half_texts(asked), asked, 3), asked, monkeypatch)

@@ -135,7 +135,8 @@ def test_attention_of_all_ranks_is_the_plain_one_with_its_gradients(
     shapes = [(2, heads, 8, 3) for heads in (4, kv_heads, kv_heads)]
     whole = [torch.randn(shape, dtype=torch.float64, requires_grad=True) for shape in shapes]
     seen, bounds, mask = of_layout(layout)
-    expected = plain_attention(*whole, seen)
+    query, key, value = whole
+    expected = plain_attention(query, key, value, seen)
     weights = torch.randn_like(expected)
     expected_gradients = torch.autograd.grad((expected * weights).sum(), whole)
     width = 8 // size
@@ -144,7 +145,8 @@ def test_attention_of_all_ranks_is_the_plain_one_with_its_gradients(
         places = slice(member.rank * width, (member.rank + 1) * width)
         mine = [tensor[:, :, places].detach().requires_grad_() for tensor in whole]
         part = SequenceShard(member.rank, size, member, bounds, mask)
-        found, _ = attend(None, *mine, mask, sequence_shard=part, scaling=0.3)
+        query, key, value = mine
+        found, _ = attend(None, query, key, value, mask, sequence_shard=part, scaling=0.3)
         return found, torch.autograd.grad((found * weights[:, places]).sum(), mine)
 
     made = on_ranks(size, work)
@@ -200,7 +202,7 @@ def left_padded(batch: MicroBatch) -> MicroBatch:
 def layouts() -> dict[str, list[MicroBatch]]:
     sequences = ragged(7)
     batches = {
-        layout: list(micro_batches(sequences, Batching(45, layout, PAD)))  # type: ignore[arg-type]
+        layout: list(micro_batches(sequences, Batching(45, layout, PAD)))
         for layout in ("padded", "packed")
     }
     return batches | {"left": [left_padded(one_batch(sequences, PAD))]}

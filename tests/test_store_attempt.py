@@ -22,7 +22,7 @@ from r1pipe.manifest import Manifest
 from r1pipe.pipeline.planning import plan
 from r1pipe.pipeline.run import run
 from r1pipe.records import json_lines
-from r1pipe.store import disk, journal
+from r1pipe.store import disk
 from r1pipe.store.checkpoints import SealedCheckpoints, copy_whole
 from r1pipe.store.journal import FileJournal, copy_whole_frames, encode_frame
 from r1pipe.store.locks import KeyLock, LockBusy, is_alive, read_owner, this_process
@@ -111,7 +111,7 @@ def test_appended_rows_are_made_durable_while_nothing_is_appended(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     synced: list[float] = []
-    monkeypatch.setattr(journal.os, "fdatasync", lambda handle: synced.append(time.monotonic()))
+    monkeypatch.setattr(os, "fdatasync", lambda handle: synced.append(time.monotonic()))
     opened = FileJournal(tmp_path / "j", sync_every_s=0.05)
     began = time.monotonic()
     opened.append("one", rows(1))
@@ -129,7 +129,7 @@ def test_a_failed_sync_is_raised_by_the_next_append(
     def fail(handle: int) -> None:
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(journal.os, "fdatasync", fail)
+    monkeypatch.setattr(os, "fdatasync", fail)
     opened = FileJournal(tmp_path / "j")
     opened.append("one", rows(1))
     wait_until(lambda: opened._failure is not None)
@@ -308,7 +308,8 @@ def test_a_lock_that_an_orphan_still_holds_is_taken_from_its_dead_owner(tmp_path
         # a handle that survives in a child which Python did not fork
         handle = os.open(lock.path, os.O_RDWR)
         assert lock._lock is not None
-        fcntl.flock(lock._lock._context.lock_file_fd, fcntl.LOCK_UN)  # type: ignore[attr-defined]
+        held: Any = lock._lock
+        fcntl.flock(held._context.lock_file_fd, fcntl.LOCK_UN)
         fcntl.flock(handle, fcntl.LOCK_EX)
         if os.fork() == 0:
             (tmp_path / "orphan").write_text(str(os.getpid()))

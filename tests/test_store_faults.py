@@ -6,6 +6,7 @@ import os
 import signal
 import subprocess
 import time
+from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import suppress
 from pathlib import Path
@@ -42,7 +43,7 @@ def test_a_refusing_disk_is_a_store_error_and_the_attempt_goes_on(
     made = two_stages(train, tmp_path / "steps")
     root = tmp_path / "store"
     monkeypatch.setenv("R1PIPE_FAULT", f"{point}:{error}")
-    monkeypatch.setattr(faults, "_passed", faults.Counter())
+    monkeypatch.setattr(faults, "_passed", Counter())
     with pytest.raises(StoreError, match="the attempt is kept") as caught:
         build(root, made)
     assert caught.value.exit_code == 8

@@ -127,7 +127,7 @@ def test_mistake_2_the_weight_of_a_token_falls_with_length_only_where_that_is_ch
     lengths = torch.tensor([10.0, 100.0])
     counts = {"num_sequences": 2, "num_tokens": 110, "constant": 100}
 
-    def ratio(aggregation: Any) -> float:
+    def ratio(aggregation: Any) -> Any:
         short, long = token_weights(lengths, aggregation, **counts).tolist()
         return short / long
 

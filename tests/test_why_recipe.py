@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 from test_keys_recipe import R1, valid_changes
@@ -78,6 +79,7 @@ def furthest(manifest: Manifest, name: str) -> str:
 def single_changes(manifest: Manifest) -> Iterator[tuple[str, str, Manifest]]:
     """Yield (stage, dotted path, manifest in which only that value differs)."""
     for name, node in manifest.stages.items():
+        params: Any
         for path, base, params in valid_changes(node.params):
             assert base == node.params, f"{name}.{path} takes more than one change"
             yield name, f"params.{path}", with_stage(manifest, replace(node, params=params))

@@ -15,6 +15,7 @@ from typing import Any
 
 import torch
 
+from r1pipe.chat import Format
 from r1pipe.errors import Interrupted
 from r1pipe.generate.in_process import TransformersGenerator
 from r1pipe.generate.protocol import Request, Sampled, SamplingParams
@@ -27,7 +28,7 @@ from r1pipe.records import FinishReason, Problem, Rollout, TokenSequence, json_l
 from r1pipe.rl.grpo import Grpo
 from r1pipe.rl.params import Aggregation, GrpoParams
 from r1pipe.settings import Optimizer, Precision
-from r1pipe.stage import StageKind
+from r1pipe.stage import Checkpoints
 from r1pipe.tasks import corpus
 from r1pipe.tasks.table import TASKS
 from r1pipe.tasks.world import Noise, sample_problems
@@ -46,7 +47,7 @@ INIT_STD = 0.25
 """Makes a fresh model's distribution peaked and its attention matter; otherwise all is uniform."""
 
 
-def corpus_rows(count: int, fmt: str = "r1-zero", seed: int = 3) -> list[dict[str, Any]]:
+def corpus_rows(count: int, fmt: Format = "r1-zero", seed: int = 3) -> list[dict[str, Any]]:
     """Return rows of a perfect author."""
     rng = random.Random(seed)
     mix = {"arithmetic": 1.0, "parity": 1.0, "general": 1.0}
@@ -138,8 +139,8 @@ def frozen_logprobs(
     return completion_logprobs(forward, sequences, temperature, batching)
 
 
-def stage(kind: str) -> StageKind:
-    """Return a kind of stage of the recipe."""
+def stage(kind: str) -> Any:
+    """Return a kind of stage of the recipe; a type checker knows nothing of its `Params`."""
     return load_kinds(MANIFEST)[kind]
 
 
@@ -234,7 +235,7 @@ def update_policy(
 class ScriptedGenerator:
     """Answers each prompt with given texts, in the order of its requests; counts its calls."""
 
-    def __init__(self, answers: Mapping[str, Sequence[str]], fmt: str) -> None:
+    def __init__(self, answers: Mapping[str, Sequence[str]], fmt: Format) -> None:
         self.answers = {
             tuple(encode_prompt(tokenizer(), p, fmt)): list(a) for p, a in answers.items()
         }
@@ -253,6 +254,9 @@ class ScriptedGenerator:
             yield Sampled(request.index, ids, [-1.0] * len(ids), reason)
 
     def load_weights(self, tensors: Any) -> None:
+        return
+
+    def sleep(self) -> None:
         return
 
     def close(self) -> None:
@@ -316,11 +320,11 @@ class FakeContext:
 
     def __init__(self, folder: Path, *, stop_after: int = 0, saves: bool = False) -> None:
         self.name = "tested"
-        self.input_ids: dict[str, Any] = {"model": "m" * 8}
+        self.input_ids: Mapping[str, Any] = {"model": "m" * 8}
         self.ranks = ALONE
         self.folder = folder
         folder.mkdir(parents=True, exist_ok=True)
-        self.checkpoints = FolderCheckpoints(folder / "checkpoints")
+        self.checkpoints: Checkpoints = FolderCheckpoints(folder / "checkpoints")
         self.logged: list[dict[str, float]] = []
         self.samples: list[dict[str, Any]] = []
         self.notes: dict[str, Any] = {}

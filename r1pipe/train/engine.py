@@ -158,7 +158,7 @@ class TorchEngine(LocalForward):
 
         def backward(batch: MicroBatch) -> tuple[Loss, Sequence[Tensor | None]]:
             part = forward(batch)
-            part.value.backward()  # type: ignore[no-untyped-call]
+            part.value.backward()
             return part, ()
 
         compute = differentiate if self.workers > 1 else backward
