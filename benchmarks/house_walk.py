@@ -112,15 +112,25 @@ class Reader:
 
     def _statement(self, node: ast.stmt) -> None:
         if isinstance(node, ast.Assign | ast.AnnAssign | ast.AugAssign):
-            targets = node.targets if isinstance(node, ast.Assign) else [node.target]
-            held = self.value(node.value)
-            for target in targets:
-                self._put(target, held)
+            self._assign(node)
         elif isinstance(node, ast.Return):
             self.results |= self.value(node.value)
         else:
             for child in ast.iter_child_nodes(node):
                 self._below(child)
+
+    def _assign(self, node: ast.Assign | ast.AnnAssign | ast.AugAssign) -> None:
+        targets = node.targets if isinstance(node, ast.Assign) else [node.target]
+        if isinstance(node.value, ast.Tuple):
+            held = [self.value(part) for part in node.value.elts]
+            for target in targets:
+                if isinstance(target, ast.Tuple) and len(target.elts) == len(held):
+                    for place, part in zip(target.elts, held, strict=True):
+                        self._put(place, part)
+            return
+        whole = self.value(node.value)
+        for target in targets:
+            self._put(target, whole)
 
     def _below(self, child: ast.AST) -> None:
         """Read what is in a statement: others, expressions, `with` items, handlers and cases."""
@@ -152,13 +162,15 @@ class Reader:
             if self.walk.parts and any(name.startswith(f"{path}.") for path in self.paths):
                 below = {name}
             return frozenset(path[len(name) + 1 :] for path in below)
-        found: set[str] = set()
-        for child in _children(node):
-            found |= self.value(child)
-        passes_on = isinstance(node, ast.IfExp | ast.BoolOp | ast.NamedExpr | ast.Starred)
+        if isinstance(node, ast.IfExp):
+            self.value(node.test)
+            return self.value(node.body) | self.value(node.orelse)
+        found = frozenset().union(*(self.value(child) for child in _children(node)))
+        if isinstance(node, ast.Yield):  # what a `with` block is given
+            self.results |= found
         if isinstance(node, ast.NamedExpr):
-            self._put(node.target, frozenset(found))
-        return frozenset(found) if passes_on else NOTHING
+            self._put(node.target, found)
+        return found if isinstance(node, ast.BoolOp | ast.NamedExpr | ast.Starred) else NOTHING
 
     def _call(self, node: ast.Call) -> Held:
         function, arguments = node.func, list(node.args)
