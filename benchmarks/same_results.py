@@ -58,6 +58,13 @@ class Setting:
 SETTINGS = {
     "smoke": Setting("smoke"),
     "zero-truncation": Setting("smoke", "zero", ("params.sampler_truncation=2.0",)),
+    # the ratios of so short a run are near 1: only limits as near as these bind
+    "zero-truncated": Setting("smoke", "zero", ("params.sampler_truncation=1.0",)),
+    "zero-clipped": Setting(
+        "smoke",
+        "zero",
+        ("params.clip_low=0.001", "params.clip_high=0.002", "params.optimizer.lr=1e-3"),
+    ),
     "zero-mask": Setting("smoke", "zero", ("params.truncated=mask", "params.max_tokens=12")),
     "zero-dapo": Setting(
         "smoke",
