@@ -64,7 +64,7 @@ def problems(mean_chars: float) -> list[Any]:
 
 def sequences(vocabulary: int) -> list[Any]:
     """Return the supervised rows of all steps."""
-    from r1pipe.train.batching import TokenSequence
+    from r1pipe.records import TokenSequence
 
     rng = random.Random(SEED)
 
@@ -75,8 +75,9 @@ def sequences(vocabulary: int) -> list[Any]:
     return [TokenSequence(ids(PROMPT_TOKENS), ids(n - PROMPT_TOKENS)) for n in lengths]
 
 
-def supervised_plan() -> Any:
-    """Return the plan of the supervised steps, which decides the order of the rows."""
-    from r1pipe.train.supervised import EpochParams
+def supervised_params() -> Any:
+    """Return the parameters of the supervised steps, which decide the order of the rows."""
+    from r1pipe.settings import EpochParams, Optimizer
 
-    return EpochParams(1, BATCH_SIZE, LEARNING_RATE, "constant", 0, 1.0, SEED)
+    optimizer = Optimizer(lr=LEARNING_RATE)
+    return EpochParams(num_epochs=1, batch_size=BATCH_SIZE, optimizer=optimizer, seed=SEED)

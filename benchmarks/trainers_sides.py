@@ -25,7 +25,7 @@ from trainers_data import (
     SEED,
     problems,
     sequences,
-    supervised_plan,
+    supervised_params,
 )
 
 from r1pipe.launch.process import prepare_process
@@ -110,23 +110,22 @@ class StepContext:
 
 
 def our_grpo(folder: Path, turns: Turns, options: dict[str, Any]) -> None:
-    """Run the loop of the stage `grpo`, its parts timed."""
+    """Run the algorithm of the stage `grpo`, its parts timed."""
     import torch
-    from r1pipe.rl.update import Objective
 
     from r1pipe.manifest.kinds import load_kinds
     from r1pipe.models.policy import load_model, load_tokenizer
-    from r1pipe.rl import loop
+    from r1pipe.rl.setup import opened
 
     torch.set_num_threads(1)
     stage = load_kinds(Path(__file__).parents[1] / "manifests" / "r1.yaml")["grpo"]
     params: Any = grpo_params(stage, options)
-    objective = Objective(1.0, 0.2, 0.2, params.kl_coef, "token-mean", MAX_TOKENS)
     asked = problems(options.pop("mean_chars"))
-    plan = loop.GrpoPlan(params, objective, stage.run_model(**options))
+    run: Any = stage.run_model(**options)
     context: Any = StepContext(turns)
-    with timed_loop(turns):
-        loop.train_grpo(context, load_model(folder), load_tokenizer(folder), asked, plan)
+    model, tokenizer = load_model(folder), load_tokenizer(folder)
+    with timed_setup(turns), opened(context, model, tokenizer, params, run) as grpo:
+        grpo.train(asked)
 
 
 def grpo_params(stage: Any, options: dict[str, Any]) -> Any:
@@ -150,14 +149,14 @@ def grpo_params(stage: Any, options: dict[str, Any]) -> Any:
 
 
 @contextmanager
-def timed_loop(turns: Turns) -> Iterator[None]:
-    """Time the parts of what the GRPO loop opens inside the block; the first turn begins there."""
-    from r1pipe.rl import loop
+def timed_setup(turns: Turns) -> Iterator[None]:
+    """Time the parts of what a GRPO run opens inside the block; the first turn begins there."""
+    from r1pipe.rl import setup
 
     make_engine, generator_of, make_reference = (
-        loop.make_engine,  # type: ignore[attr-defined]
-        loop.generator_of,  # type: ignore[attr-defined]
-        loop.make_reference,
+        setup.make_engine,  # type: ignore[attr-defined]
+        setup.generator_of,  # type: ignore[attr-defined]
+        setup.make_reference,  # type: ignore[attr-defined]
     )
 
     def engine(*args: Any) -> Any:
@@ -176,9 +175,9 @@ def timed_loop(turns: Turns) -> Iterator[None]:
         return made
 
     with (
-        patch.object(loop, "make_engine", engine),
-        patch.object(loop, "generator_of", generator),
-        patch.object(loop, "make_reference", reference),
+        patch.object(setup, "make_engine", engine),
+        patch.object(setup, "generator_of", generator),
+        patch.object(setup, "make_reference", reference),
     ):
         yield
 
@@ -202,7 +201,7 @@ def our_sft(folder: Path, turns: Turns, options: dict[str, Any]) -> None:
     rows = sequences(model.config.vocab_size)
     context: Any = StepContext(turns)
     turns.next()
-    train_supervised(context, engine, rows, supervised_plan(), batching)
+    train_supervised(context, engine, rows, supervised_params(), batching)
 
 
 def time_engine(turns: Turns, engine: Any) -> Any:

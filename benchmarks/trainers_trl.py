@@ -20,7 +20,7 @@ from trainers_data import (
     SEED,
     problems,
     sequences,
-    supervised_plan,
+    supervised_params,
 )
 from trainers_sides import Turns
 from transformers import TrainerCallback
@@ -79,7 +79,7 @@ def trl_sft(folder: Path, turns: Turns, options: dict[str, Any]) -> None:
     """Run TRL's SFTTrainer on the same rows in the same order."""
     tokenizer = load_tokenizer(folder)
     made = sequences(len(tokenizer))
-    rows = [made[n] for numbers in batches_of(len(made), supervised_plan()) for n in numbers]
+    rows = [made[n] for numbers in batches_of(len(made), supervised_params()) for n in numbers]
     data = [
         {
             "input_ids": [*row.prompt_ids, *row.completion_ids],

@@ -56,7 +56,7 @@ def trl_inputs() -> dict[str, Tensor]:
         "prompt_mask": left([[1] * len(r.prompt_ids) for r in made], 0),
         "completion_ids": right(ids, pad),
         "completion_mask": mask,
-        "advantages": torch.tensor([r.advantage for r in made]),
+        "advantages": torch.tensor([r.streams["advantage"][0] for r in made]),
         "old_per_token_logps": right([r.streams["sampler_logprobs"] for r in made], 0.0),
         "ref_per_token_logps": right(reference_rows(), 0.0),
         "num_items_in_batch": mask.sum(),

@@ -10,6 +10,7 @@ from r1pipe.launch.context import RunContext
 from r1pipe.launch.launcher import run_kind
 from r1pipe.launch.stopping import Stopper
 from r1pipe.manifest.kinds import load_kind
+from r1pipe.stage import Inputs
 
 STAGE = '''
 """Add up numbers on several ranks."""
@@ -44,7 +45,7 @@ class Run(StageModel):
 
 def run(context, params, run, inputs):
     ranks = context.ranks
-    assert (inputs["folder"] / "x.txt").read_text() == inputs["many"]["a"].name
+    assert (inputs.path("folder") / "x.txt").read_text() == inputs.paths("many")["a"].name
     print("rank", ranks.rank, "is here", flush=True)
     if run.fails == f"says-{ranks.rank}":
         raise ArtifactError("the rows are odd")
@@ -85,7 +86,7 @@ class Project:
     def __init__(self, folder: Path) -> None:
         (folder / "add.py").write_text(STAGE)
         self.kind: Any = load_kind("add", folder / "add.py")
-        self.inputs = {"folder": folder / "in", "many": {"a": folder / "one"}}
+        self.inputs = Inputs({"folder": folder / "in", "many": {"a": folder / "one"}})
         (folder / "in").mkdir()
         (folder / "in" / "x.txt").write_text("one")
         self.folder = folder

@@ -198,7 +198,8 @@ class Sft:
         )
         settings: Any = {"engine": engine, "micro_batch_tokens": 64}
         try:
-            run_kind(self.kind, context, params, self.kind.run_model(**settings), self.inputs)
+            run = self.kind.run_model(**settings)
+            run_kind(self.kind, context, params, run, Inputs(self.inputs))
         finally:
             context.close()
             ranks = self.folder / name / "ranks"

@@ -17,6 +17,7 @@ from r1pipe.errors import Interrupted
 from r1pipe.launch.launcher import run_kind
 from r1pipe.manifest.kinds import load_kind
 from r1pipe.rows import write_rows
+from r1pipe.stage import Inputs
 
 pytestmark = [
     pytest.mark.engines,
@@ -60,7 +61,7 @@ def run_stage(kind: Any, folder: Path, params: Any, run: Any, inputs: Any, conso
     """Run a stage in its processes; its attempt can be gone on with."""
     context = context_in(folder, console, tuple(kind.outputs))
     try:
-        run_kind(kind, context, params, run, inputs)
+        run_kind(kind, context, params, run, Inputs(inputs))
     finally:
         context.close()
         if (folder / "ranks").exists():

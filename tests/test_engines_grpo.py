@@ -261,7 +261,8 @@ def test_each_rank_samples_its_share_with_an_engine_of_its_own(
     params = grpo_params(num_steps=4, kl_coef=0.0)
     context = context_in(tmp_path / "work", console, ("model",))
     inputs = {"model": folder, "problems": tmp_path / "problems"}
-    run_kind(kind, context, params, kind.run_model.model_validate(settings), inputs)
+    run = kind.run_model.model_validate(settings)
+    run_kind(kind, context, params, run, Inputs(inputs))
     context.close()
     alone = run_grpo(folder, tmp_path / "alone", kl_coef=0.0)
     assert sorted(console.logged) == [1, 2, 3, 4]

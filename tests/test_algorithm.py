@@ -1,0 +1,42 @@
+"""The table of `docs/architecture.md` from the lines of Algorithm 1 to the code.
+
+`python tests/test_algorithm.py` writes the present line numbers.
+"""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+ROOT = Path(__file__).parents[1]
+PAGE = ROOT / "docs" / "architecture.md"
+ROW = re.compile(r"^(\| (\d+) \| .* \| `)(\S+\.py):(\d+)(` \| `)(.*)(` \|)$", re.MULTILINE)
+
+
+def test_every_line_of_algorithm_1_is_where_the_table_says() -> None:
+    rows = ROW.findall(PAGE.read_text())
+    assert [int(row[1]) for row in rows] == list(range(1, 13))
+    for _, number, path, line, _, code, _ in rows:
+        present = (ROOT / path).read_text().splitlines()
+        assert present[int(line) - 1].strip().startswith(code), (
+            f"line {number} is not at {path}:{line}; run python tests/test_algorithm.py"
+        )
+
+
+def test_the_loop_names_the_lines_of_the_paper_in_their_order() -> None:
+    text = (ROOT / "r1pipe" / "rl" / "grpo.py").read_text()
+    loop = text[text.index("def train(") : text.index("def roll_out(")]
+    marks = [int(mark) for mark in re.findall(r"\[(\d+)\]", loop)]
+    assert marks == [4, 5, 6, 7, 8, 9, 10, 11, 3]
+
+
+def present_line(row: re.Match[str]) -> str:
+    """Return a row with the number of the only line that begins with its code."""
+    before, _, path, _, middle, code, end = row.groups()
+    lines = (ROOT / path).read_text().splitlines()
+    (number,) = [n for n, line in enumerate(lines, start=1) if line.strip().startswith(code)]
+    return f"{before}{path}:{number}{middle}{code}{end}"
+
+
+if __name__ == "__main__":
+    PAGE.write_text(ROW.sub(present_line, PAGE.read_text()))
