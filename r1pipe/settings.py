@@ -8,7 +8,6 @@ from typing import Annotated, ClassVar, Literal, TypeAlias
 from pydantic import Field
 
 from r1pipe.backends import Backends
-from r1pipe.errors import StageError
 from r1pipe.ranks import Launch
 from r1pipe.stage import StageModel
 
@@ -222,16 +221,6 @@ class World(StageModel):
     """Languages of the wording, drawn uniformly."""
     levels: dict[str, tuple[int, ...]] = Field(default_factory=dict)
     """Levels of each task, drawn uniformly; a task that is not named uses all of its own."""
-
-
-def check_whole_rollouts(num_steps: int, per_rollout: int, name: str) -> None:
-    """Raise StageError unless the updates are whole rollouts."""
-    if num_steps % per_rollout:
-        lower = num_steps - num_steps % per_rollout
-        raise StageError(
-            f"{name}: params.num_steps {num_steps} is not a multiple of minibatches_per_rollout"
-            f" {per_rollout}; use {lower or per_rollout} or {lower + per_rollout}"
-        )
 
 
 class Keep(StageModel):

@@ -19,7 +19,6 @@ from typing import TYPE_CHECKING
 
 from r1pipe.errors import StageError
 from r1pipe.rl.params import GrpoParams, GrpoRun
-from r1pipe.settings import check_whole_rollouts
 from r1pipe.stage import Context, Input, Inputs
 
 if TYPE_CHECKING:
@@ -48,12 +47,11 @@ def run(context: Context, params: Params, run: Run, inputs: Inputs) -> None:
     from r1pipe.rows import read_problems
     from r1pipe.train.backends import load_trained
 
-    check_whole_rollouts(params.num_steps, params.minibatches_per_rollout, context.name)
+    reward_models = _reward_models(params, run, inputs, context.name)
     model = load_trained(inputs.path("model"), run, params.precision)
     tokenizer = load_tokenizer(inputs.path("model"))
     problems = read_problems(inputs.path("problems"))
     general = read_problems(inputs.path("general")) if params.preference else []
-    reward_models = _reward_models(params, run, inputs, context.name)
     with opened(context, model, tokenizer, params, run, reward_models) as grpo:
         check_sampler(grpo, problems, run)
         grpo.train(problems, general)

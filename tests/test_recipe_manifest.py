@@ -13,7 +13,6 @@ from r1pipe.manifest import Manifest, load_manifest
 from r1pipe.manifest.yaml_source import read_yaml
 from r1pipe.pipeline.planning import plan
 from r1pipe.pipeline.resolution import upstream
-from r1pipe.settings import check_whole_rollouts
 from r1pipe.store.store import Store
 from r1pipe.tasks.table import TASKS
 from r1pipe.tasks.world import sample_problems
@@ -210,7 +209,7 @@ def test_updates_are_whole_rollouts_and_a_rollout_has_no_problem_twice_at_once(
 ) -> None:
     for name in GRPO:
         chosen = params(manifest, name)
-        check_whole_rollouts(chosen.num_steps, chosen.minibatches_per_rollout, name)
+        assert chosen.num_steps % chosen.minibatches_per_rollout == 0, name
         per_rollout = chosen.problems_per_step * chosen.minibatches_per_rollout
         assert per_rollout <= params(manifest, "problems").num_problems, name
 

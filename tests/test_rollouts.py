@@ -15,7 +15,6 @@ from tiny import (
 )
 
 from r1pipe.chat import boxed, render_completion
-from r1pipe.errors import StageError
 from r1pipe.generate.in_process import TransformersGenerator
 from r1pipe.generate.protocol import SamplingParams
 from r1pipe.records import FinishReason, Group, Rollout, Verdict
@@ -27,7 +26,6 @@ from r1pipe.rl.rollouts import (
     sample_groups,
     score_groups,
 )
-from r1pipe.settings import check_whole_rollouts
 
 PAD = tokenizer().pad_token_id
 
@@ -38,7 +36,7 @@ PAD = tokenizer().pad_token_id
 def test_minibatches_hold_every_rollout_once_in_even_sizes_and_a_seeded_order() -> None:
     rollouts: list[Rollout] = [rollout([1], [i]) for i in range(10)]
     groups = [Group(problems(1)[0], rollouts)]
-    run = grpo_of(grpo_params(seed=3, minibatches_per_rollout=4))
+    run = grpo_of(grpo_params(seed=3, num_steps=4, minibatches_per_rollout=4))
     parts = run.minibatches(groups, 0)
     tokens = [[r.completion_ids[0] for r in part] for part in parts]
     assert sorted(map(len, tokens)) == [2, 2, 3, 3]
@@ -103,9 +101,9 @@ def test_rollouts_are_not_cut_by_top_p() -> None:
 
 
 def test_updates_that_are_no_whole_rollouts_are_refused() -> None:
-    with pytest.raises(StageError, match=r"1700 is not a multiple .* 16; use 1696 or 1712"):
-        check_whole_rollouts(1700, 16, "alignment-rl")
-    check_whole_rollouts(1696, 16, "alignment-rl")
+    with pytest.raises(ValueError, match=r"1700 is not a multiple .* 16; use 1696 or 1712"):
+        grpo_params(num_steps=1700, minibatches_per_rollout=16)
+    assert grpo_params(num_steps=1696, minibatches_per_rollout=16).num_steps == 1696
 
 
 # ---- rewards -------------------------------------------------------------------------------------

@@ -73,6 +73,17 @@ class GrpoParams(ModelParams):
     """Longest completion in tokens."""
 
     @model_validator(mode="after")
+    def _makes_whole_rollouts(self) -> GrpoParams:
+        per_rollout = self.minibatches_per_rollout
+        if rest := self.num_steps % per_rollout:
+            lower = self.num_steps - rest
+            raise ValueError(
+                f"num_steps {self.num_steps} is not a multiple of minibatches_per_rollout"
+                f" {per_rollout}; use {lower or per_rollout} or {lower + per_rollout}"
+            )
+        return self
+
+    @model_validator(mode="after")
     def _draws_from_the_policy(self) -> GrpoParams:
         if self.top_p < 1:
             raise ValueError(

@@ -109,8 +109,10 @@ def make_reference(model: Any, run: EngineRun, ranks: Ranks, precision: Precisio
         own = freeze(copy.deepcopy(model))
         if run.engine.backend == "deepspeed":
             own = cast_weights(own, precision)
-        return Reference(own, ranks, precision)
-    from r1pipe.train.sharded import ShardedReference
+        sharded = None
+    else:
+        from r1pipe.train.sharded import ShardedReference
 
-    own = freeze(load_trained(Path(model.name_or_path), run, precision))
-    return Reference(own, ranks, precision, ShardedReference(own, run.engine, ranks, precision))
+        own = freeze(load_trained(Path(model.name_or_path), run, precision))
+        sharded = ShardedReference(own, run.engine, ranks, precision)
+    return Reference(own, ranks, precision, sharded)
