@@ -30,6 +30,7 @@ from store_world import Params, QuietConsole, flat, kind, manifest, read_number,
 
 from r1pipe.manifest import Manifest
 from r1pipe.pipeline.run import run
+from r1pipe.stage import Inputs
 from r1pipe.store import disk
 from r1pipe.store.fsck import fsck
 from r1pipe.store.store import Store
@@ -70,7 +71,7 @@ def sample(context: Any, params: Params, run: Any, inputs: Mapping[str, Any]) ->
     (context.output("data") / "number.json").write_text("1")
 
 
-def spread(context: Any, params: Params, run: Any, inputs: Mapping[str, Any]) -> None:
+def spread(context: Any, params: Params, run: Any, inputs: Inputs) -> None:
     """Write many files in folders, from the inputs' numbers."""
     total = sum(read_number(path) for path in flat(inputs))
     for index in range(60):

@@ -19,6 +19,7 @@ from canned import SAMPLES
 from r1pipe.generate.protocol import Request, SamplingParams
 from r1pipe.models.prompts import encode_prompt
 from r1pipe.records import Problem
+from r1pipe.stage import Inputs
 
 
 def engine(model: Path, folder: Path, repeats: int, num_problems: int) -> dict[str, Any]:
@@ -102,7 +103,7 @@ def staged(opened: tuple[Any, Any], problems: Path, folder: Path) -> float:
     console = PlainConsole(sys.stderr)
     context = RunContext("bench", folder, outputs, ids, console.progress, Stopper(console.message))
     began = time.perf_counter()
-    inputs = {"model": folder, "problems": problems}
+    inputs = Inputs({"model": folder, "problems": problems})
     rows = collecting.collect(context, sample_params(), CollectRun(), inputs, "chat")
     collecting.write_training_rows(context, rows)
     seconds = time.perf_counter() - began

@@ -21,15 +21,10 @@ import torch
 from trainers_data import SHAPE
 
 from r1pipe.models.policy import new_model
+from r1pipe.records import TokenSequence
 from r1pipe.settings import EngineRun, EngineSettings, Optimizer
 from r1pipe.train.backends import make_engine
-from r1pipe.train.batching import (
-    Batching,
-    MicroBatch,
-    TokenSequence,
-    count_loss_tokens,
-    micro_batches,
-)
+from r1pipe.train.batching import Batching, MicroBatch, count_loss_tokens, micro_batches
 from r1pipe.train.deepspeed_backend import DeepSpeedSettings
 from r1pipe.train.engine import Engine, Loss
 from r1pipe.train.logprobs import token_logprobs

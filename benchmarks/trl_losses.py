@@ -11,6 +11,7 @@ from __future__ import annotations
 import json
 import sys
 import tempfile
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -43,10 +44,10 @@ def trl_inputs() -> dict[str, Tensor]:
     prompt_width = max(len(r.prompt_ids) for r in made)
     width = max(len(r.completion_ids) for r in made)
 
-    def right(rows: list[list[Any]], fill: Any) -> Tensor:
+    def right(rows: Iterable[Sequence[float]], fill: Any) -> Tensor:
         return torch.tensor([[*row, *[fill] * (width - len(row))] for row in rows])
 
-    def left(rows: list[list[int]], fill: int) -> Tensor:
+    def left(rows: Iterable[Sequence[int]], fill: int) -> Tensor:
         return torch.tensor([[*[fill] * (prompt_width - len(row)), *row] for row in rows])
 
     ids = [r.completion_ids for r in made]

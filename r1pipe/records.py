@@ -70,7 +70,7 @@ class TokenSequence:
     """End-of-sequence token included, unless sampling was cut."""
     index: int = 0
     """Finds per-sequence values again."""
-    streams: dict[str, Sequence[float]] = field(default_factory=dict)
+    streams: dict[str, list[float]] = field(default_factory=dict)
     """One number for each completion token, by name."""
 
     def __len__(self) -> int:

@@ -10,12 +10,12 @@ import torch
 from tiny import tokenizer
 
 from r1pipe.models.prompts import encode_completion, encode_prompt
+from r1pipe.records import TokenSequence
 from r1pipe.train.batching import (
     Batching,
     Layout,
     MicroBatch,
     SequenceShard,
-    TokenSequence,
     count_loss_tokens,
     micro_batches,
     one_batch,
@@ -108,7 +108,9 @@ def trained(batches: list[MicroBatch]) -> list[tuple[int, int, int]]:
 def test_every_completion_token_is_trained_once_whatever_the_micro_batch(
     layout: Layout, max_tokens: int
 ) -> None:
-    sequences = [replace(s, streams={"place": range(len(s.completion_ids))}) for s in ragged(23)]
+    sequences = [
+        replace(s, streams={"place": list(range(len(s.completion_ids)))}) for s in ragged(23)
+    ]
     batches = list(micro_batches(sequences, Batching(max_tokens, layout, PAD)))
     expected = [(s.index, i, t) for s in sequences for i, t in enumerate(s.completion_ids)]
     assert trained(batches) == sorted(expected)
@@ -153,7 +155,7 @@ def test_packing_fills_as_few_rows_as_needed_evenly(
 
 def test_a_batch_moves_with_its_streams_and_its_shard() -> None:
     shard = SequenceShard(1, 2, None, mask=torch.ones(1, 1, 2, 2))
-    rows = [replace(s, streams={"place": range(len(s.completion_ids))}) for s in ragged(3)]
+    rows = [replace(s, streams={"place": list(range(len(s.completion_ids)))}) for s in ragged(3)]
     batch = replace(one_batch(rows, PAD), shard=shard, most_targets=7)
     moved = batch.to("meta")
     tensors = [

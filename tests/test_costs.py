@@ -15,7 +15,6 @@ from r1pipe.costs.rates import Calibration, Speed
 from r1pipe.costs.work import (
     DatasetInfo,
     ModelInfo,
-    Placement,
     ProblemsInfo,
     Range,
     RowsInfo,
@@ -23,7 +22,7 @@ from r1pipe.costs.work import (
     Training,
 )
 from r1pipe.generate.vllm_backend import VllmSettings
-from r1pipe.settings import ModelParams, SampleRun, TrainRun
+from r1pipe.settings import ModelParams, Placement, SampleRun, TrainRun
 from r1pipe.train.deepspeed_backend import DeepSpeedSettings
 
 MODEL = ModelInfo(

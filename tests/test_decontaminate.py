@@ -277,8 +277,8 @@ def test_a_template_that_overlaps_many_texts_names_some_of_them(
     write_rows(tmp_path / "rows", [row(0, text), row(1, "fine")])
     kind = stage("decontaminate")
     context = FakeContext(tmp_path / "work")
-    inputs = {"rows": tmp_path / "rows", "held_out": {"many": tmp_path / "many"}}
-    kind.run(context, kind.params(max_removed_frac=0.5), kind.run_model(), Inputs(inputs))
+    inputs = Inputs({"rows": tmp_path / "rows", "held_out": {"many": tmp_path / "many"}})
+    kind.run(context, kind.params(max_removed_frac=0.5), kind.run_model(), inputs)
     assert len(output(context, "certificate")) == 16
     assert [each["problem_id"] for each in output(context, "rows")] == ["p1"]
 

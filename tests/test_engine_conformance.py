@@ -16,11 +16,12 @@ from tiny import corpus_rows, model, tokenizer
 
 from r1pipe.errors import DamagedError, StageError
 from r1pipe.models.prompts import encode_completion, encode_prompt
+from r1pipe.records import TokenSequence
 from r1pipe.settings import EngineRun, EngineSettings, Optimizer, Precision
 from r1pipe.store.checkpoints import SealedCheckpoints
 from r1pipe.train import logprobs
 from r1pipe.train.backends import load_trained, make_engine
-from r1pipe.train.batching import Batching, MicroBatch, TokenSequence, micro_batches
+from r1pipe.train.batching import Batching, MicroBatch, micro_batches
 from r1pipe.train.deepspeed_backend import DeepSpeedSettings
 from r1pipe.train.engine import Engine, Loss
 from r1pipe.train.logprobs import token_logprobs

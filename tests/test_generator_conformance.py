@@ -20,8 +20,8 @@ from tiny import INIT_STD, generator, tokenizer
 from r1pipe.generate.protocol import Generator, Request, Sampled, SamplingParams
 from r1pipe.generate.vllm_backend import VllmSettings
 from r1pipe.models.policy import load_model, new_model, save_model
-from r1pipe.records import FinishReason
-from r1pipe.train.batching import TokenSequence, one_batch
+from r1pipe.records import FinishReason, TokenSequence
+from r1pipe.train.batching import one_batch
 from r1pipe.train.logprobs import token_logprobs
 
 EOS = tokenizer().eos_token_id

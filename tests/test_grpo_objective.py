@@ -149,7 +149,7 @@ def random_rollouts(count: int, seed: int) -> list[Rollout]:
     """Return rollouts of ragged random tokens whose sampler was somewhat off the policy."""
     rng = random.Random(seed)
     vocab = len(tokenizer())
-    rollouts = []
+    rollouts: list[Rollout] = []
     for _ in range(count):
         prompt = [rng.randrange(vocab) for _ in range(rng.randrange(1, 6))]
         tokens = [rng.randrange(vocab) for _ in range(rng.randrange(1, 9))]

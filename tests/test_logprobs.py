@@ -11,8 +11,9 @@ import pytest
 import torch
 from tiny import model, tokenizer
 
+from r1pipe.records import TokenSequence
 from r1pipe.train import logprobs
-from r1pipe.train.batching import Batching, MicroBatch, TokenSequence, micro_batches, one_batch
+from r1pipe.train.batching import Batching, MicroBatch, micro_batches, one_batch
 from r1pipe.train.logprobs import gather_logprobs, token_logprobs
 
 PAD = tokenizer().pad_token_id

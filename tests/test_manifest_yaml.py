@@ -8,7 +8,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from r1pipe.manifest.yaml_source import MAX_DEPTH, Mistake, Origin, Value, parse_yaml, plain_scalar
+from r1pipe.errors import Mistake
+from r1pipe.manifest.yaml_source import MAX_DEPTH, Origin, Value, parse_yaml, plain_scalar
 
 START = Origin("m.yaml", 1, 1)
 

@@ -10,8 +10,9 @@ import torch
 from tiny import model, tokenizer
 
 from r1pipe.errors import StageError
+from r1pipe.records import TokenSequence
 from r1pipe.train import packed
-from r1pipe.train.batching import Batching, MicroBatch, TokenSequence, micro_batches, one_batch
+from r1pipe.train.batching import Batching, MicroBatch, micro_batches, one_batch
 from r1pipe.train.logprobs import token_logprobs
 from r1pipe.train.packed import attending, blocks_of, is_attending
 

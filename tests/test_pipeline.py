@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import os
 import shutil
-from collections.abc import Mapping
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -28,6 +27,7 @@ from r1pipe.manifest import Manifest
 from r1pipe.pipeline.commands import run_command, stage_command
 from r1pipe.pipeline.planning import PlannedStage, plan
 from r1pipe.pipeline.run import run
+from r1pipe.stage import Inputs
 from r1pipe.store import disk
 from r1pipe.store.store import Store
 
@@ -169,7 +169,7 @@ def test_many_inputs_come_by_label_and_labels_decide(root: Path) -> None:
 def test_an_output_has_an_id_of_its_own(root: Path) -> None:
     two = kind(two_outputs, outputs={"even": "rows", "data": "rows"})
 
-    def even_as_number(context: Any, params: Any, run: Any, inputs: Mapping[str, Any]) -> None:
+    def even_as_number(context: Any, params: Any, run: Any, inputs: Inputs) -> None:
         value = json.loads((inputs.path("a") / "even.json").read_text())
         (context.output("data") / "number.json").write_text(json.dumps(int(value)))
 

@@ -30,12 +30,13 @@ from r1pipe.generate.transformers_backend import TransformersSettings
 from r1pipe.manifest import StageNode, load_manifest
 from r1pipe.models.policy import load_model, save_model
 from r1pipe.models.precision import cast_weights, computing
+from r1pipe.records import TokenSequence
 from r1pipe.rl import reward_model
 from r1pipe.rows import write_rows
 from r1pipe.settings import EngineRun, Optimizer, Precision, SampleRun
 from r1pipe.stage import Inputs
 from r1pipe.train.backends import make_engine
-from r1pipe.train.batching import Batching, TokenSequence
+from r1pipe.train.batching import Batching
 from r1pipe.train.logprobs import completion_logprobs
 from r1pipe.train.torch_backend import TorchSettings
 

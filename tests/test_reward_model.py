@@ -13,7 +13,7 @@ from transformers import AutoModelForSequenceClassification
 
 from r1pipe.chat import render_completion
 from r1pipe.errors import Interrupted
-from r1pipe.records import Problem
+from r1pipe.records import Problem, TokenSequence
 from r1pipe.rl.preference import pairwise_loss, pointwise_loss
 from r1pipe.rl.reward_model import (
     encode_scored,
@@ -25,7 +25,7 @@ from r1pipe.rl.reward_model import (
 from r1pipe.rows import read_rows
 from r1pipe.settings import TrainRun
 from r1pipe.stage import Inputs
-from r1pipe.train.batching import TokenSequence, one_batch
+from r1pipe.train.batching import one_batch
 
 PAD = tokenizer().pad_token_id
 

@@ -190,8 +190,8 @@ def evaluate(tmp_path: Path, name: str, **options: Any) -> FakeContext:
     )
     context = FakeContext(tmp_path / name, **options)
     benchmarks = {"easy": tmp_path / "easy", "hard": tmp_path / "hard"}
-    inputs = {"model": tmp_path / "model", "problems": benchmarks}
-    kind.run(context, params, kind.run_model(), Inputs(inputs))
+    inputs = Inputs({"model": tmp_path / "model", "problems": benchmarks})
+    kind.run(context, params, kind.run_model(), inputs)
     return context
 
 

@@ -29,6 +29,7 @@ from r1pipe.errors import ArtifactError, DamagedError, StoreError
 from r1pipe.manifest import Manifest
 from r1pipe.pipeline.planning import plan
 from r1pipe.pipeline.run import run
+from r1pipe.stage import Inputs
 from r1pipe.store import disk, roots
 from r1pipe.store.diff import diff
 from r1pipe.store.fsck import fsck
@@ -347,7 +348,7 @@ def test_a_diff_names_params_metrics_facts_and_files(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("form", ["parquet", "jsonl"])
 def test_a_diff_of_data_sets_counts_rows_by_id(tmp_path: Path, form: str) -> None:
-    def write(context: Any, params: Any, run: Any, inputs: Mapping[str, Any]) -> None:
+    def write(context: Any, params: Any, run: Any, inputs: Inputs) -> None:
         write_number(context, params, run, inputs)
         rows = [{"id": f"p{n}", "text": "x" * n} for n in range(params.number, params.number + 4)]
         rows[1]["text"] = f"changed {params.number}"

@@ -25,10 +25,11 @@ from torch import Tensor
 from r1pipe.errors import Interrupted, StageError
 from r1pipe.models.policy import load_model, load_tokenizer
 from r1pipe.models.prompts import encode_completion, encode_prompt
+from r1pipe.records import TokenSequence
 from r1pipe.rows import write_rows
 from r1pipe.settings import EpochParams
 from r1pipe.stage import Inputs
-from r1pipe.train.batching import Batching, TokenSequence
+from r1pipe.train.batching import Batching
 from r1pipe.train.engine import TorchEngine
 from r1pipe.train.schedule import learning_rate
 from r1pipe.train.supervised import batches_of, sequences_of, train_supervised

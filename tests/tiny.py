@@ -225,7 +225,7 @@ def update_policy(
     made = [replace(each, streams=dict(each.streams)) for each in rollouts]
     for name, rows in (("reference_logprobs", reference_rows), ("old_logprobs", old_rows)):
         for each, row in zip(made, rows or [], strict=bool(rows)):
-            each.streams[name] = row
+            each.streams[name] = list(row)
     run.update(made, {})
     logged: Any = run.context
     (row,) = logged.logged
