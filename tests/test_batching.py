@@ -110,8 +110,6 @@ def test_every_completion_token_is_trained_once_whatever_the_micro_batch(
 ) -> None:
     rows = ragged(23)
     sequences = [replace(s, streams={"place": list(range(len(s.completion_ids)))}) for s in rows]
-        replace(s, streams={"place": list(range(len(s.completion_ids)))}) for s in ragged(23)
-    ]
     batches = list(micro_batches(sequences, Batching(max_tokens, layout, PAD)))
     expected = [(s.index, i, t) for s in sequences for i, t in enumerate(s.completion_ids)]
     assert trained(batches) == sorted(expected)
