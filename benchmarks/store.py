@@ -23,7 +23,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from r1pipe.keys import FileEntry, digest_bytes, digest_file, key_of
+from r1pipe.keys import FileEntry, JsonObject, digest_bytes, digest_file, key_of
 from r1pipe.manifest import Manifest, load_manifest
 from r1pipe.pipeline.resolution import Resolver
 from r1pipe.store import disk, signatures
@@ -91,10 +91,10 @@ def fill_store(store: Store, manifest: Manifest, files: int, size: int) -> None:
 def place_record(
     store: Store,
     name: str,
-    preimage: Mapping[str, Any],
+    preimage: JsonObject,
     artifact: str,
     outputs: Mapping[str, str],
-    links: Mapping[str, Any],
+    links: JsonObject,
 ) -> ActionRecord:
     """Place an action record as a run would."""
     record = ActionRecord(

@@ -11,12 +11,20 @@ import math
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO, Any
+from typing import IO, Any, TypeAlias
 
 from blake3 import blake3
 
 CHUNK_BYTES = 1 << 20
 DIGEST_SUFFIX = ".blake3"
+
+Json = None | bool | int | float | str | list["Json"] | dict[str, "Json"]
+"""A value to write as JSON."""
+JsonObject: TypeAlias = dict[str, Any]
+"""An object of JSON by name, such as a preimage, a record or a report: its values come from disk
+and are checked where they are read."""
+InputIds: TypeAlias = Mapping[str, str | Mapping[str, str]]
+"""Input name -> the id of what it reads ({label: id} where an input takes many)."""
 
 
 @dataclass(frozen=True, order=True)
@@ -28,7 +36,7 @@ class FileEntry:
     digest: str
 
 
-def canonical_json(value: Any) -> bytes:
+def canonical_json(value: object) -> bytes:
     """Return the one UTF-8 JSON text of `value`: sorted keys, no spaces, no NaN.
 
     An integral float is written as an integer, so that `1` and `1.0` in a float field agree.
@@ -38,7 +46,7 @@ def canonical_json(value: Any) -> bytes:
     ).encode()
 
 
-def _plain(value: Any) -> Any:
+def _plain(value: object) -> Json:
     if isinstance(value, bool) or value is None or isinstance(value, int | str):
         return value
     if isinstance(value, float):
@@ -56,7 +64,7 @@ def digest_bytes(data: bytes) -> str:
     return blake3(data).hexdigest()
 
 
-def digest_json(value: Any) -> str:
+def digest_json(value: object) -> str:
     """Return the digest of the canonical JSON of `value`."""
     return digest_bytes(canonical_json(value))
 
@@ -130,9 +138,9 @@ class DigestingReader:
 def key_preimage(
     kind: str,
     version: int,
-    params: Mapping[str, Any],
-    inputs: Mapping[str, str | Mapping[str, str]],
-) -> dict[str, Any]:
+    params: Mapping[str, object],
+    inputs: InputIds,
+) -> JsonObject:
     """Return what a key is the hash of; it is stored as JSON beside the result.
 
     `params` holds only fields that differ from their frozen default; `inputs` maps each input's
@@ -141,7 +149,7 @@ def key_preimage(
     return {"kind": kind, "version": version, "params": dict(params), "inputs": dict(inputs)}
 
 
-def key_of(preimage: Mapping[str, Any]) -> str:
+def key_of(preimage: Mapping[str, object]) -> str:
     """Return the key of a preimage."""
     return digest_json(preimage)
 

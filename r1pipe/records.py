@@ -6,7 +6,11 @@ import json
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
-from typing import Any
+from typing import Any, TypeAlias
+
+Row: TypeAlias = dict[str, Any]
+"""A row of Parquet or a line of JSON by column: its values come from disk and are checked where
+they are read."""
 
 
 class Verdict(StrEnum):
@@ -45,16 +49,16 @@ class Problem:
     checker: str = "math"
     solution: str | None = None
     level: int = 0
-    meta: Mapping[str, Any] = field(default_factory=dict)
+    meta: Row = field(default_factory=dict)
 
-    def to_row(self) -> dict[str, Any]:
+    def to_row(self) -> Row:
         """Return a flat row for Parquet; `meta` becomes JSON text."""
         row = {name: getattr(self, name) for name in self.__slots__}
         row["meta"] = json.dumps(dict(self.meta), sort_keys=True, ensure_ascii=False)
         return row
 
     @classmethod
-    def from_row(cls, row: Mapping[str, Any]) -> Problem:
+    def from_row(cls, row: Row) -> Problem:
         """Return the problem of a row written by `to_row`; further columns are ignored."""
         values = {name: row[name] for name in cls.__slots__}
         values["meta"] = json.loads(values["meta"])
@@ -103,7 +107,7 @@ class Group:
     rollouts: list[Rollout]
 
 
-def json_lines(rows: Iterable[Mapping[str, Any]]) -> bytes:
+def json_lines(rows: Iterable[Mapping[str, object]]) -> bytes:
     """Return rows of JSON values as lines of JSON, one each."""
     dumps = json.dumps
     lines = [dumps(row, ensure_ascii=False, separators=(",", ":")) for row in rows]

@@ -5,13 +5,12 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from itertools import islice
 from pathlib import Path
-from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 
 from r1pipe.errors import ArtifactError
-from r1pipe.records import Problem
+from r1pipe.records import Problem, Row
 
 ROWS_PER_SHARD = 50_000
 BYTES_PER_SHARD = 128 << 20
@@ -40,10 +39,10 @@ class RowWriter:
         self.num_rows = 0
         self._limits = (rows_per_shard, bytes_per_shard)
         self._num_shards = self._held_rows = self._held_bytes = 0
-        self._rows: list[Mapping[str, Any]] = []
+        self._rows: list[Mapping[str, object]] = []
         self._batches: list[pa.RecordBatch] = []
 
-    def write(self, rows: Sequence[Mapping[str, Any]]) -> None:
+    def write(self, rows: Sequence[Mapping[str, object]]) -> None:
         """Add rows; they are on the disk when their shard is full, or at `close`."""
         start = 0
         for end, row in enumerate(rows, start=1):
@@ -60,7 +59,7 @@ class RowWriter:
         if self._held_rows or not self._num_shards:
             self._write_shard()
 
-    def _hold(self, rows: Sequence[Mapping[str, Any]]) -> None:
+    def _hold(self, rows: Sequence[Mapping[str, object]]) -> None:
         self.num_rows += len(rows)
         if self.schema is None:
             self._rows.extend(rows)
@@ -80,7 +79,7 @@ class RowWriter:
         self._held_rows = self._held_bytes = 0
 
 
-def _size(row: Mapping[str, Any]) -> int:
+def _size(row: Mapping[str, object]) -> int:
     """Return about as many bytes as a row takes in memory as Arrow data."""
     return sum(
         (len(value) if value.isascii() else len(value.encode("utf-8", "surrogatepass")))
@@ -92,7 +91,7 @@ def _size(row: Mapping[str, Any]) -> int:
 
 def write_rows(
     folder: Path,
-    rows: Iterable[Mapping[str, Any]],
+    rows: Iterable[Mapping[str, object]],
     schema: pa.Schema | None = None,
     rows_per_shard: int = ROWS_PER_SHARD,
 ) -> int:
@@ -109,7 +108,7 @@ def write_rows(
 
 def read_rows(
     folder: Path, columns: Sequence[str] | None = None, only: str | None = None
-) -> Iterator[dict[str, Any]]:
+) -> Iterator[Row]:
     """Yield the rows of a folder written by `write_rows`, in order, one batch in memory.
 
     `only` names a column of booleans: rows in which it is false are left out. Raises ArtifactError

@@ -117,7 +117,8 @@ def test_the_end_of_the_template_is_that_of_tokenizer_and_model(
 ) -> None:
     messages = [{"role": "user", "content": "a"}, {"role": "assistant", "content": "b"}]
     folder = save_policy(tmp_path / "model")
-    tok, policy = load_tokenizer(folder), load_model(folder)
+    tok: Any = load_tokenizer(folder)
+    policy = load_model(folder)
     text = tok.apply_chat_template(messages, tokenize=False)
     assert text.endswith(tok.eos_token)
     assert end_ids(policy, tok) == [tok.eos_token_id]

@@ -149,7 +149,8 @@ def test_a_model_from_outside_gets_tags_template_and_an_end_of_its_own(
     tmp_path: Path, foreign: Path
 ) -> None:
     folder = imported(tmp_path / "work", foreign)
-    tok, policy, before = load_tokenizer(folder), load_model(folder), load_model(foreign)
+    tok: Any = load_tokenizer(folder)
+    policy, before = load_model(folder), load_model(foreign)
     assert [len(tok(tag)["input_ids"]) for tag in TAGS] == [1] * len(TAGS)
     assert tok.chat_template == chat.CHAT_TEMPLATE
     assert tok.decode(encode_prompt(tok, "2+3", "chat")) == "<|user|>2+3<|assistant|>"

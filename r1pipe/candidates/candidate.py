@@ -7,16 +7,14 @@ filter and are selected (`candidates/selection.py`), as `kept` says.
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
 
 import pyarrow as pa
 
 from r1pipe.candidates.filters import decide, is_kept
 from r1pipe.chat import Format
 from r1pipe.keys import digest_bytes
-from r1pipe.records import FinishReason, Problem, Verdict
+from r1pipe.records import FinishReason, Problem, Row, Verdict
 from r1pipe.settings import Keep
 from r1pipe.verify import VERIFIER_VERSION
 
@@ -63,7 +61,7 @@ class Sample:
     finish_reason: FinishReason
 
 
-def candidate_row(sample: Sample, verdict: Verdict, origin: Origin) -> dict[str, Any]:
+def candidate_row(sample: Sample, verdict: Verdict, origin: Origin) -> Row:
     """Return one candidate with where it came from and what every filter said.
 
     It is not selected yet: `kept` says whether it passes the filters alone.
@@ -98,13 +96,13 @@ def candidate_id(problem: Problem, sample_index: int) -> str:
     return f"{problem.id}#{sample_index}"
 
 
-def identity(row: Mapping[str, Any]) -> bytes:
+def identity(row: Row) -> bytes:
     """Return what exact duplicates share: 16 bytes of a digest of prompt and completion."""
     prompt, completion = row["prompt"], row["completion"]
     return bytes.fromhex(digest_bytes(f"{len(prompt)}:{prompt}{completion}".encode())[:32])
 
 
-def reason_dropped(row: Mapping[str, Any]) -> str:
+def reason_dropped(row: Row) -> str:
     """Return the first decision against a candidate that is not kept: `dropped_<filter>`, or
     `failed_<verdict>` where its verdict says nothing about it."""
     if row["verdict"] in FAILED:

@@ -12,13 +12,17 @@ import json
 import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING
 
 from r1pipe.chat import split_completion
 from r1pipe.generate.protocol import Generator, Request, Sampled, SamplingParams
 from r1pipe.generate.uniforms import request_seed
+from r1pipe.keys import Json
 from r1pipe.models.prompts import encode_prompt
-from r1pipe.records import FinishReason, Problem, Verdict
+from r1pipe.records import FinishReason, Problem, Row, Verdict
+
+if TYPE_CHECKING:
+    from r1pipe.models.interfaces import Tokenizer
 
 FIELDS = ("question", "reference", "prediction")
 """What a template has in braces, each at least once."""
@@ -77,7 +81,7 @@ class Form:
         return _FIELD.sub(lambda field: shown[field[1]], self.template)
 
 
-def control_tokens(tokenizer: Any) -> re.Pattern[str] | None:
+def control_tokens(tokenizer: Tokenizer) -> re.Pattern[str] | None:
     """Return what a tokenizer would not read as text: ends, roles and other tags; None if nothing.
 
     An answer that holds the end of its turn and the beginning of the judge's would otherwise speak
@@ -117,7 +121,7 @@ class Judge:
     """A language model that is asked, by way of any generator backend."""
 
     generator: Generator
-    tokenizer: Any
+    tokenizer: Tokenizer
     sampling: SamplingParams
     votes: int
     """Replies to each question."""
@@ -177,7 +181,7 @@ def majority(verdicts: Sequence[Verdict]) -> Verdict:
     return next((v for v, count in counts.items() if 2 * count > len(verdicts)), Verdict.CRASHED)
 
 
-def _objects(text: str) -> tuple[list[dict[str, Any]], str]:
+def _objects(text: str) -> tuple[list[Row], str]:
     """Return the JSON objects of a text, outermost ones, and the text without them.
 
     Backslashes that JSON does not know (LaTeX in an analysis) stand for themselves.
@@ -191,7 +195,7 @@ def _objects(text: str) -> tuple[list[dict[str, Any]], str]:
     return found, "".join([*rest, text[place:]])
 
 
-def _decoded(text: str) -> Iterator[tuple[int, int, dict[str, Any]]]:
+def _decoded(text: str) -> Iterator[tuple[int, int, Row]]:
     """Yield (start, end, value) of JSON objects that do not overlap, from the left."""
     decoder = json.JSONDecoder(strict=False, object_pairs_hook=_unambiguous)
     place = 0
@@ -204,7 +208,7 @@ def _decoded(text: str) -> Iterator[tuple[int, int, dict[str, Any]]]:
         yield start, place, value
 
 
-def _unambiguous(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+def _unambiguous(pairs: list[tuple[str, Json]]) -> Row:
     """Return the pairs of a JSON object; ValueError where a name comes twice."""
     if len(dict(pairs)) != len(pairs):
         raise ValueError("a name comes twice")

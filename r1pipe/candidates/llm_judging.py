@@ -10,17 +10,18 @@ import json
 from collections import Counter
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from itertools import count, groupby, islice
-from typing import Any, Protocol
+from typing import Protocol
 
 import pyarrow as pa
 
 from r1pipe.candidates.filters import is_kept
 from r1pipe.candidates.llm_judge import CUT_OFF, TOO_LONG, Form, Question, Reply, majority
 from r1pipe.candidates.quotas import Quotas
-from r1pipe.candidates.rejudge import Row, check_quota, own_decisions, with_problems, with_verdict
+from r1pipe.candidates.rejudge import check_quota, own_decisions, with_problems, with_verdict
 from r1pipe.candidates.selection import Selection
 from r1pipe.errors import StageError
-from r1pipe.records import Problem, Verdict
+from r1pipe.keys import InputIds
+from r1pipe.records import Problem, Row, Verdict
 from r1pipe.rows import read_rows
 from r1pipe.stage import Context, Journal
 from r1pipe.text import visible
@@ -127,8 +128,8 @@ def reply_rows(
     asked: Sequence[Question],
     replies: Sequence[Sequence[Reply]],
     temperature: float,
-    ids: Mapping[str, Any],
-) -> list[dict[str, Any]]:
+    ids: InputIds,
+) -> list[Row]:
     """Return the replies to some questions as rows; `ids` are the stage's input ids."""
     return [
         {
@@ -151,7 +152,7 @@ def reply_rows(
     ]
 
 
-def in_order(journal: Journal) -> Iterator[dict[str, Any]]:
+def in_order(journal: Journal) -> Iterator[Row]:
     """Yield a journal's rows by the numbers of their units: one that failed came later."""
     for unit in sorted(journal.done(), key=int):
         yield from map(json.loads, journal.lines(unit).splitlines())
@@ -202,7 +203,7 @@ def judged_rows(
     quotas: Quotas | None,
     selection: Selection,
     changes: Counter[str],
-) -> Iterator[dict[str, Any]]:
+) -> Iterator[Row]:
     """Yield each candidate with the judge's verdict, where there is one, and selected anew.
 
     Both come in the candidates' order. `changes` counts `before -> after` of those asked about.

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from bisect import bisect_left
 from collections import Counter
-from typing import Any
 
 from pydantic import Field
 
@@ -41,12 +40,12 @@ class QuotaCounts:
 
     def __init__(self, quotas: Quotas) -> None:
         self._bounds = sorted(item.up_to_tokens for item in quotas.lengths)
-        self._limits: dict[tuple[str, Any], int] = {
+        self._limits: dict[tuple[str, str | int], int] = {
             **{("task", name): limit for name, limit in quotas.tasks.items()},
             **{("level", name): limit for name, limit in quotas.levels.items()},
             **{("length", self.length_range(q.up_to_tokens)): q.max_rows for q in quotas.lengths},
         }
-        self._counts: Counter[tuple[str, Any]] = Counter()
+        self._counts: Counter[tuple[str, str | int]] = Counter()
 
     def length_range(self, num_tokens: int) -> int:
         """Return the number of the range that a length falls into; the last one has no quota."""
@@ -65,6 +64,6 @@ class QuotaCounts:
             if name in self._limits:
                 self._counts[name] += count
 
-    def _names(self, problem: Problem, length_range: int | None) -> list[tuple[str, Any]]:
-        names: list[tuple[str, Any]] = [("task", problem.task), ("level", str(problem.level))]
+    def _names(self, problem: Problem, length_range: int | None) -> list[tuple[str, str | int]]:
+        names: list[tuple[str, str | int]] = [("task", problem.task), ("level", str(problem.level))]
         return names if length_range is None else [*names, ("length", length_range)]

@@ -10,16 +10,13 @@ import json
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 from r1pipe.candidates.filters import is_kept
 from r1pipe.candidates.quotas import Quotas
 from r1pipe.candidates.report import read_report, write_report
 from r1pipe.candidates.selection import SELECTION
 from r1pipe.errors import StageError
-from r1pipe.records import Problem, Verdict
-
-Row = Mapping[str, Any]
+from r1pipe.records import Problem, Row, Verdict
 
 
 def with_problems(
@@ -66,7 +63,7 @@ def own_decisions(row: Row) -> dict[str, bool]:
     return {name: passed for name, passed in decisions.items() if name not in SELECTION}
 
 
-def with_verdict(row: Row, verdict: Verdict, decided: Mapping[str, bool]) -> dict[str, Any]:
+def with_verdict(row: Row, verdict: Verdict, decided: Mapping[str, bool]) -> Row:
     """Return a candidate with a verdict and what else was `decided` anew, not selected yet."""
     decisions = own_decisions(row) | {**decided, "verdict": verdict is Verdict.CORRECT}
     return {

@@ -3,24 +3,23 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
 from r1pipe.candidates.quotas import Quotas
 from r1pipe.errors import ArtifactError
+from r1pipe.records import Row
 
 REPORT = "sampling.json"
 
 
-def write_report(folder: Path, report: Mapping[str, Any], quotas: Quotas) -> None:
+def write_report(folder: Path, report: Row, quotas: Quotas) -> None:
     """Write the report, and the quotas that were in force, beside the candidates' shards."""
     document = {**report, "quotas": quotas.model_dump(mode="json")}
     text = json.dumps(document, indent=1, sort_keys=True, ensure_ascii=False)
     (folder / REPORT).write_text(text + "\n", encoding="utf-8")
 
 
-def read_report(candidates: Path) -> tuple[dict[str, Any], Quotas] | None:
+def read_report(candidates: Path) -> tuple[Row, Quotas] | None:
     """Return the report on adaptive sampling beside its candidates, and the quotas in force; None
     where there is none, as beside all other candidates.
 

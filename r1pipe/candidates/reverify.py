@@ -13,13 +13,12 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from itertools import count
 from pathlib import Path
-from typing import Any
 
 from r1pipe.candidates.filters import decide
 from r1pipe.candidates.quotas import Quotas
 from r1pipe.candidates.rejudge import check_quota, with_problems, with_verdict
 from r1pipe.candidates.selection import SELECTION, Selection
-from r1pipe.records import FinishReason, Problem, Verdict
+from r1pipe.records import FinishReason, Problem, Row, Verdict
 from r1pipe.rows import write_rows
 from r1pipe.settings import Keep
 from r1pipe.stage import Journal
@@ -30,8 +29,6 @@ MAX_EXAMPLES = 5
 MAX_EXAMPLE_CHARS = 2_000
 KEPT_TO_DROPPED, DROPPED_TO_KEPT = "kept -> dropped", "dropped -> kept"
 STILL_DROPPED = "dropped, for another reason"
-
-Row = Mapping[str, Any]
 
 
 @dataclass(frozen=True)
@@ -55,7 +52,7 @@ def reverified(
     problems: Mapping[str, Problem],
     journal: Journal,
     terms: ReverifySettings,
-) -> Iterator[dict[str, Any]]:
+) -> Iterator[Row]:
     """Yield each candidate with the present verifier's verdict and what follows from it, in order.
 
     Repeats, quotas and the target are decided again, since they depend on what is kept before.
@@ -109,7 +106,7 @@ def _with_verdicts(
         yield row, problem, verdict, extracted
 
 
-def report_flips(before: Iterable[Row], after: Iterable[Row], folder: Path) -> dict[str, Any]:
+def report_flips(before: Iterable[Row], after: Iterable[Row], folder: Path) -> Row:
     """Compare two verdicts on the same candidates; write every flip as a row, and flips.json.
 
     The report counts each direction by kind (the decision that changed) and by task.
@@ -130,9 +127,9 @@ class _Report:
         self.verdicts: Counter[str] = Counter()
         self.kinds: dict[str, Counter[str]] = {}
         self.tasks: dict[str, Counter[str]] = {}
-        self.examples: dict[str, list[dict[str, Any]]] = {}
+        self.examples: dict[str, list[Row]] = {}
 
-    def add(self, old: Row, new: Row) -> dict[str, Any] | None:
+    def add(self, old: Row, new: Row) -> Row | None:
         """Count one candidate; return a row for it if a verdict or a decision changed."""
         assert old["id"] == new["id"], "both sides list the same candidates in the same order"
         self.totals.update(candidates=1, kept_before=int(old["kept"]), kept_after=int(new["kept"]))
@@ -150,7 +147,7 @@ class _Report:
             examples.append(_shortened(flip))
         return flip
 
-    def document(self) -> dict[str, Any]:
+    def document(self) -> Row:
         return {
             **{name: self.totals[name] for name in ("candidates", "kept_before", "kept_after")},
             "kept_to_dropped": sum(self.kinds.get(KEPT_TO_DROPPED, Counter()).values()),
@@ -181,7 +178,7 @@ def _kind(old: Row, new: Row) -> str:
     return f"{name} {words[was.get(name)]} -> {words[now.get(name)]}"
 
 
-def _flip_row(old: Row, new: Row, direction: str, kind: str) -> dict[str, Any]:
+def _flip_row(old: Row, new: Row, direction: str, kind: str) -> Row:
     names = ("id", "problem_id", "task", "language", "prompt", "gold", "completion")
     return {
         **{name: old[name] for name in names},
@@ -196,7 +193,7 @@ def _flip_row(old: Row, new: Row, direction: str, kind: str) -> dict[str, Any]:
     }
 
 
-def _shortened(flip: dict[str, Any]) -> dict[str, Any]:
+def _shortened(flip: Row) -> Row:
     """Return an example: the end of a long completion, where its answer stands."""
     names = ("id", "task", "gold", "verdict_before", "verdict_after")
     text = flip["completion"]

@@ -10,15 +10,14 @@ from __future__ import annotations
 
 import json
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from functools import lru_cache
 from pathlib import Path
-from typing import Any
 
 from r1pipe.candidates.candidate import identity, reason_dropped
 from r1pipe.candidates.quotas import QuotaCounts, Quotas
 from r1pipe.errors import StageError
-from r1pipe.records import Problem
+from r1pipe.records import Problem, Row
 from r1pipe.rows import read_rows
 
 KEPT, OVER_QUOTA, BEYOND_TARGET = "kept", "dropped_quota", "dropped_target"
@@ -40,7 +39,7 @@ class Selection:
         """Rows kept so far, those beyond the target included."""
         return len(self._seen)
 
-    def select(self, row: dict[str, Any], problem: Problem) -> str:
+    def select(self, row: Row, problem: Problem) -> str:
         """Return and count what becomes of a candidate: kept, dropped_<why> or failed_<verdict>.
 
         `kept` must say whether it passes every filter. If it does, the decisions are written into
@@ -53,7 +52,7 @@ class Selection:
         self.counts[outcome] += 1
         return outcome
 
-    def _outcome(self, row: Mapping[str, Any], problem: Problem) -> str:
+    def _outcome(self, row: Row, problem: Problem) -> str:
         """Decide on a candidate that passes every filter, and remember it if it is new."""
         mark = identity(row)
         if mark in self._seen:
@@ -74,7 +73,7 @@ def _with_selection(filters: str, outcome: str) -> str:
     return json.dumps(decisions, sort_keys=True)
 
 
-def kept_rows(name: str, candidates: Path, num_kept: int) -> Iterator[dict[str, Any]]:
+def kept_rows(name: str, candidates: Path, num_kept: int) -> Iterator[Row]:
     """Yield the rows for training from the shards of selected candidates, in their order.
 
     `name` is the stage's; raises StageError unless there are `num_kept`.

@@ -5,7 +5,7 @@ Modules of commands do without postponed annotations: typer would compile each o
 
 import json
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -62,6 +62,6 @@ def load(path: Path, profile: str | None, overrides: list[str] | None) -> "Manif
     return load_manifest(path, profile=profile, overrides=overrides or ())
 
 
-def print_json(document: Any) -> None:
+def print_json(document: object) -> None:
     """Print one JSON document."""
     print(json.dumps(document, indent=2, ensure_ascii=False, default=str))

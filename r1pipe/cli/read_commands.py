@@ -1,7 +1,7 @@
 """Commands that only read: plan, show, why, schema."""
 
 from dataclasses import asdict
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -18,6 +18,7 @@ from r1pipe.cli.options import (
     open_store,
     print_json,
 )
+from r1pipe.keys import JsonObject
 
 if TYPE_CHECKING:
     from r1pipe.manifest import Manifest
@@ -142,6 +143,6 @@ def schema(manifest: ManifestArgument = DEFAULT_MANIFEST) -> None:
     print_json(manifest_schema(load_kinds(find_manifest(manifest))))
 
 
-def _plan_json(manifest: "Manifest", found: "Plan") -> dict[str, Any]:
+def _plan_json(manifest: "Manifest", found: "Plan") -> JsonObject:
     stages = [asdict(stage) for stage in found.stages]
     return {"manifest": manifest.name, "profile": manifest.profile, "stages": stages}

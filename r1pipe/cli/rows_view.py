@@ -6,8 +6,8 @@ Text that a model wrote is shown with its control characters written out, never 
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 from r1pipe.cli.options import print_json
 from r1pipe.lineage.facts import (
@@ -24,6 +24,7 @@ from r1pipe.lineage.facts import (
 )
 from r1pipe.lineage.reasons import why_not_json, why_not_text
 from r1pipe.lineage.trace import MODEL, Place, Trace
+from r1pipe.records import Row
 from r1pipe.text import table_lines, visible
 
 if TYPE_CHECKING:
@@ -116,7 +117,7 @@ def _origin(trace: Trace, place: Place) -> Place:
     return place
 
 
-def _fields(values: Mapping[str, Any]) -> list[str]:
+def _fields(values: Row) -> list[str]:
     """Return short values as a table, and longer ones below their names."""
     short, long = [], []
     for name, value in values.items():
@@ -139,7 +140,7 @@ def _filter_lines(found: Document) -> list[str]:
     return [*lines, f"  kept: {'yes' if found['kept'] else 'no'}"] if lines else []
 
 
-def _model_lines(trained: Sequence[Mapping[str, Any]]) -> list[str]:
+def _model_lines(trained: Sequence[Row]) -> list[str]:
     lines = []
     for model in trained:
         names = [name_text(each) for each in model["made_from_it"]]
@@ -149,7 +150,7 @@ def _model_lines(trained: Sequence[Mapping[str, Any]]) -> list[str]:
     return lines
 
 
-def _candidate_lines(candidates: Sequence[Mapping[str, Any]]) -> list[str]:
+def _candidate_lines(candidates: Sequence[Row]) -> list[str]:
     return [
         f"  {name_text(each)}: {each['sampled']} sampled, {each['kept']} kept:"
         f" {visible(', '.join(each['ids']))}"

@@ -24,6 +24,7 @@ from r1pipe.cli.options import (
     print_json,
 )
 from r1pipe.errors import ArtifactError
+from r1pipe.keys import JsonObject
 
 if TYPE_CHECKING:
     from r1pipe.manifest import Manifest
@@ -39,7 +40,7 @@ app = command_group()
 
 def run_stages(
     manifest: Path,
-    selection: dict[str, Any],
+    selection: JsonObject,
     profile: ProfileOption = None,
     overrides: SetOption = None,
     yes: Annotated[
@@ -65,7 +66,7 @@ def run_stages(
     loaded, opened = load(manifest, profile, overrides), open_store(store, manifest)
     resume = selection.pop("resume", False)
 
-    def after_plan(found: Any) -> None:
+    def after_plan(found: "Plan") -> None:
         if resume:
             _check_resumable(found)
         if not yes and loaded.profile not in QUICK_PROFILES:
@@ -79,7 +80,7 @@ def run_stages(
         print((board / "scoreboard.txt").read_text(encoding="utf-8").rstrip("\n"))
 
 
-def running(select: Callable[..., dict[str, Any]]) -> Callable[..., None]:
+def running(select: Callable[..., JsonObject]) -> Callable[..., None]:
     """Make a command of a function that returns what to run: it has the shared options, too."""
     own = inspect.signature(select).parameters
     shared = list(inspect.signature(run_stages).parameters.values())[2:]
@@ -104,7 +105,7 @@ def run(
     rebuild: Annotated[
         list[str] | None, typer.Option("--rebuild", help="Run this stage in any case.")
     ] = None,
-) -> dict[str, Any]:
+) -> JsonObject:
     """Run a manifest: every stage whose result is not in the store yet."""
     return {"to": to, "rebuild": rebuild or ()}
 
@@ -117,7 +118,7 @@ def stage(
         bool, typer.Option("--resume", help="Only go on with an attempt; never start anew.")
     ] = False,
     rebuild: Annotated[bool, typer.Option("--rebuild", help="Run it in any case.")] = False,
-) -> dict[str, Any]:
+) -> JsonObject:
     """Run one stage; its inputs are taken from the store."""
     return {"only": name, "rebuild": [name] if rebuild else (), "resume": resume}
 
@@ -145,7 +146,7 @@ def _scoreboard(store: "Store", result: "RunResult") -> Path | None:
     return None
 
 
-def _result_json(manifest: "Manifest", store: "Store", result: "RunResult") -> dict[str, Any]:
+def _result_json(manifest: "Manifest", store: "Store", result: "RunResult") -> JsonObject:
     stages = [
         {
             "name": each.name,

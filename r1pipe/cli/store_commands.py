@@ -2,12 +2,13 @@
 
 from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from r1pipe.cli.options import JsonOption, StoreOption, command_group, open_store, print_json
 from r1pipe.errors import ArtifactError, DamagedError
+from r1pipe.keys import JsonObject
 from r1pipe.text import format_bytes, visible
 
 if TYPE_CHECKING:
@@ -173,7 +174,7 @@ def import_(
     _print(_row(record), [f"imported {_label(record)}"], as_json)
 
 
-def _print(document: Any, lines: list[str], as_json: bool) -> None:
+def _print(document: object, lines: list[str], as_json: bool) -> None:
     if as_json:
         print_json(document)
     elif lines:
@@ -184,7 +185,7 @@ def _label(record: "ActionRecord") -> str:
     return f"{record.stage_name}@{record.artifact_id[:12]}"
 
 
-def _row(record: "ActionRecord") -> dict[str, Any]:
+def _row(record: "ActionRecord") -> JsonObject:
     from r1pipe.cli.views import summary_json
 
     return summary_json(record)

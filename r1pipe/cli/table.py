@@ -31,10 +31,10 @@ MODULES = {
 """Command -> the module here whose `app` has it, in the order of `--help`."""
 
 
-class CommandTable(Mapping[str, Any]):
+class CommandTable(Mapping[str, object]):
     """The commands by name; a module is loaded when a command of it is asked for."""
 
-    def __getitem__(self, name: str) -> Any:
+    def __getitem__(self, name: str) -> object:
         module = import_module(f"r1pipe.cli.{MODULES[name]}")
         return get_group(module.app).commands[name]
 

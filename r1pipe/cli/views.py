@@ -9,9 +9,10 @@ import json
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from r1pipe.costs.report import actual_values, compared_lines
+from r1pipe.keys import JsonObject
 from r1pipe.lineage.records import Edge, Lineage, Node, link_text
 from r1pipe.text import (
     format_bytes,
@@ -69,7 +70,7 @@ def record_text(record: Record, store: Store) -> str:
     return "\n\n".join(section for section in sections if section)
 
 
-def record_json(record: Record, store: Store) -> dict[str, Any]:
+def record_json(record: Record, store: Store) -> JsonObject:
     """Return one artifact as a JSON document."""
     actual = actual_values(record, store) if "predicted" in record.facts else None
     return asdict(record) | {
@@ -80,13 +81,13 @@ def record_json(record: Record, store: Store) -> dict[str, Any]:
     }
 
 
-def summary_json(record: Record) -> dict[str, Any]:
+def summary_json(record: Record) -> JsonObject:
     """Return one line of the table as JSON values."""
     names = ("stage_name", "kind", "artifact_id", "key", "created", "seconds", "manifest_name")
     return {name: getattr(record, name) for name in names} | {"profile": record.profile}
 
 
-def metric_lines(rows: Sequence[Mapping[str, Any]]) -> list[str]:
+def metric_lines(rows: Sequence[JsonObject]) -> list[str]:
     """Return each metric's first, last, least and greatest value with its curve."""
     curves: dict[str, list[float]] = {}
     for row in rows:
@@ -102,7 +103,7 @@ def metric_lines(rows: Sequence[Mapping[str, Any]]) -> list[str]:
     return table_lines(table) if curves else []
 
 
-def sample_lines(rows: Sequence[Mapping[str, Any]]) -> list[str]:
+def sample_lines(rows: Sequence[JsonObject]) -> list[str]:
     """Return the first sample rows, each field on its own lines."""
     lines = []
     for number, row in enumerate(rows[:MAX_SAMPLES], start=1):
@@ -130,7 +131,7 @@ def lineage_lines(record: Record, records: Sequence[Record]) -> list[str]:
     return lines
 
 
-def lineage_json(record: Record, records: Sequence[Record]) -> dict[str, Any]:
+def lineage_json(record: Record, records: Sequence[Record]) -> JsonObject:
     """Return an artifact's lineage as JSON values: every edge once, nearest first."""
     graph = Lineage(records)
     return {
@@ -140,8 +141,8 @@ def lineage_json(record: Record, records: Sequence[Record]) -> dict[str, Any]:
     }
 
 
-def _edges(record: Record, after: After) -> list[dict[str, Any]]:
-    edges: list[dict[str, Any]] = []
+def _edges(record: Record, after: After) -> list[JsonObject]:
+    edges: list[JsonObject] = []
     seen, waiting = {record.key}, deque([record])
     while waiting:
         node = waiting.popleft()
@@ -204,7 +205,7 @@ def _section(title: str, lines: Sequence[str]) -> str:
     return "\n".join([title, *(f"  {line}" for line in lines)]) if lines else ""
 
 
-def _tree(value: Mapping[str, Any]) -> list[str]:
+def _tree(value: Mapping[str, object]) -> list[str]:
     """Return nested values as indented lines."""
     lines = []
     for name, item in value.items():

@@ -9,9 +9,9 @@ from __future__ import annotations
 import random
 import re
 from collections.abc import Callable, Sequence
-from typing import Any
 
 from r1pipe.data.overlap import MIN_WORDS, NGRAM, OverlapIndex, words
+from r1pipe.records import Row
 
 BEFORE = "Here is a task that somebody posted yesterday: "
 AFTER = " -- please explain each step and check the result twice!"
@@ -91,7 +91,7 @@ CONTROL: Disguise = shuffled
 
 def measured(
     index: OverlapIndex, held_out: Sequence[str], num_canaries: int, seed: int
-) -> dict[str, dict[str, Any]]:
+) -> dict[str, Row]:
     """Return, per disguise, how many were planted and found, the recall, and by which variant.
 
     A canary is found when the text that it was made of is among its matches. `control` counts

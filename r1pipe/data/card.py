@@ -7,7 +7,6 @@ is.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -24,7 +23,7 @@ def data_card(
     title: str,
     survey: Survey,
     choice: Choice,
-    settings: Mapping[str, Any],
+    settings: Mapping[str, object],
     sources: Mapping[str, str],
     licences: Mapping[str, str],
 ) -> str:

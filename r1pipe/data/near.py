@@ -11,11 +11,12 @@ similarity is an estimate with a standard error of about 0.035 at 0.8.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from typing import Any
+from collections.abc import Sequence
 
 import numpy as np
 from numpy.typing import NDArray
+
+from r1pipe.records import Row
 
 U64 = NDArray[np.uint64]
 WINDOW = 16
@@ -37,7 +38,7 @@ class NearDuplicates:
         self._sketches: list[NDArray[np.uint8]] = []
         self._bands: list[U64] = []
 
-    def add(self, row: Mapping[str, Any]) -> None:
+    def add(self, row: Row) -> None:
         """Sketch one row by its prompt and completion."""
         text = normalised(f"{row['prompt']}\n{row['completion']}")
         self._waiting.append(text)

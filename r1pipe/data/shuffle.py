@@ -9,13 +9,13 @@ import shutil
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
+from r1pipe.records import Row
 from r1pipe.rows import shards_of
 
 BUCKET_BYTES = 64 << 20
@@ -30,7 +30,7 @@ def rows_in_order(
     rows: Sequence[int],
     num_chars: int,
     spill: Path,
-) -> Iterator[dict[str, Any]]:
+) -> Iterator[Row]:
     """Yield the rows with these numbers, in this order, each with its part as `source`.
 
     Numbers count through the parts behind each other, `sizes[part]` in each. `num_chars` is about
@@ -62,7 +62,7 @@ def _fill(
 ) -> None:
     """Write each chosen row into the bucket of its place."""
     start = 0
-    writers: dict[int, Any] = {}
+    writers: dict[int, pa.ipc.RecordBatchStreamWriter] = {}
     with ExitStack() as stack:
         for part, folder in parts.items():
             read = 0

@@ -9,16 +9,15 @@ from array import array
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
 from r1pipe.candidates.candidate import identity
+from r1pipe.records import Row
 from r1pipe.rows import read_rows, shards_of
 
-Row = Mapping[str, Any]
 ROWS_PER_CHECK = 10_000
 LABELS = ("task", "language", "format", "level", "model_id", "verifier_version")
 """Columns that are counted; the last three where a part has them."""
@@ -31,7 +30,7 @@ class Labels:
     codes: array[int] = field(default_factory=lambda: array("i"))
     values: dict[str, int] = field(default_factory=dict)
 
-    def add(self, value: Any) -> None:
+    def add(self, value: object) -> None:
         """Append a row's value; None is a value too."""
         self.codes.append(self.values.setdefault(str(value), len(self.values)))
 

@@ -8,12 +8,12 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
 
 from r1pipe import __version__, machine
 from r1pipe.doctor import environment, packages
 from r1pipe.doctor.checks import Check
 from r1pipe.errors import StageError, StoreError
+from r1pipe.keys import JsonObject
 from r1pipe.text import format_bytes, table_lines, visible
 
 
@@ -32,7 +32,7 @@ class Diagnosis:
             return 0
         return StoreError.exit_code if broken == {"store"} else StageError.exit_code
 
-    def to_json(self) -> dict[str, Any]:
+    def to_json(self) -> JsonObject:
         """Return one JSON document."""
         return {
             "r1pipe": __version__,

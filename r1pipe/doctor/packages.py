@@ -14,7 +14,8 @@ import sys
 from dataclasses import dataclass, replace
 from importlib import metadata
 from pathlib import Path
-from typing import Any
+
+from r1pipe.keys import JsonObject
 
 IMPORT_TIMEOUT_S = 180.0
 Version = tuple[int, ...]
@@ -128,7 +129,7 @@ class Found:
     version: str | None
     works: bool | None = None
     error: str = ""
-    facts: dict[str, Any] | None = None
+    facts: JsonObject | None = None
     beside: tuple[str, ...] = ()
     """All of the alternatives that are installed, where there is more than one."""
 
@@ -137,7 +138,7 @@ def installed_version(names: tuple[str, ...]) -> tuple[str, str | None]:
     """Return the first name that is installed, and its version ('unknown' with broken metadata)."""
     for name in names:
         try:
-            version: Any = metadata.version(name)
+            version: object = metadata.version(name)
         except metadata.PackageNotFoundError:
             continue
         except Exception:  # noqa: BLE001 - metadata is somebody else's file: say it is bad

@@ -10,12 +10,11 @@ import math
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
-from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
-from r1pipe.records import FinishReason, Problem, Verdict
+from r1pipe.records import FinishReason, Problem, Row, Verdict
 from r1pipe.rewards.format import format_chat, format_zero
 from r1pipe.rewards.language import language
 
@@ -121,12 +120,9 @@ def paired_difference(
     return Difference(float(values.mean()), low, high, len(values), detectable)
 
 
-Row = Mapping[str, Any]
-
-
 def summarise(
     rows: Iterable[Row], *, seed: int = 0, fmt: str = "chat", num_resamples: int = 2000
-) -> dict[str, Any]:
+) -> Row:
     """Return every measure of one benchmark, each as {value, low, high} over problems.
 
     Rows are completions with problem_id, task, language, verdict, extracted, num_tokens,
@@ -142,7 +138,7 @@ def summarise(
     samples = [groups[key] for key in sorted(groups)]
     fewest = min(len(group) for group in samples)
     measures = _measures(fewest, fmt)
-    summary: dict[str, Any] = {
+    summary: Row = {
         name: _with_interval([measure(group) for group in samples], seed, num_resamples)
         for name, measure in measures.items()
     }

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import io
 from collections.abc import Mapping, Sequence
-from typing import Any
 
 from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.table import Table
 
 from r1pipe.evaluation.metrics import as_dict, bootstrap_interval, paired_difference
+from r1pipe.keys import JsonObject
 
 REASONING, GENERAL, SAFETY = "reasoning", "general", "safety"
 PAIRED = {
@@ -33,8 +33,8 @@ MEASURES = {
 
 
 def build(
-    reports: Mapping[str, Any], models: Sequence[str], before: Mapping[str, str], seed: int
-) -> dict[str, Any]:
+    reports: JsonObject, models: Sequence[str], before: Mapping[str, str], seed: int
+) -> JsonObject:
     """Return the board as JSON values: `models`, `values[model][column]`, `paired[model]`.
 
     A value is {value, low, high}; a paired difference also names the model it is taken against.
@@ -55,7 +55,7 @@ def build(
     return {"models": list(models), "values": values, "paired": paired}
 
 
-def _scores(report: Mapping[str, Any], column: str) -> dict[str, float]:
+def _scores(report: JsonObject, column: str) -> dict[str, float]:
     benchmark, score = PAIRED[column]
     found: dict[str, float] = (
         report["benchmarks"].get(benchmark, {}).get("by_problem", {}).get(score, {})
@@ -63,9 +63,9 @@ def _scores(report: Mapping[str, Any], column: str) -> dict[str, float]:
     return found
 
 
-def _values(benchmarks: Mapping[str, Any], seed: int) -> dict[str, Any]:
+def _values(benchmarks: JsonObject, seed: int) -> JsonObject:
     """Return every column of one model."""
-    columns: dict[str, Any] = {}
+    columns: JsonObject = {}
     for column, (benchmark, score) in PAIRED.items():
         if benchmark in benchmarks:
             scores = benchmarks[benchmark]["by_problem"][score]
@@ -95,7 +95,7 @@ def cell(value: Mapping[str, float] | None, column: str) -> str:
     return f"{value['value']:.{digits}f} +-{half:.{digits}f}"
 
 
-def difference_cell(difference: Mapping[str, Any] | None) -> str:
+def difference_cell(difference: JsonObject | None) -> str:
     """Return a paired difference with its interval; a star where the interval excludes zero."""
     if difference is None:
         return "-"
@@ -104,7 +104,7 @@ def difference_cell(difference: Mapping[str, Any] | None) -> str:
     return f"{difference['mean']:+.3f} {span}{star}"
 
 
-def tables(board: Mapping[str, Any]) -> list[tuple[str, list[str], list[list[str]]]]:
+def tables(board: JsonObject) -> list[tuple[str, list[str], list[list[str]]]]:
     """Return the board as tables: title, header, rows of text."""
     models, values, paired = board["models"], board["values"], board["paired"]
     columns = list(dict.fromkeys(column for name in models for column in values[name]))
@@ -132,7 +132,7 @@ def tables(board: Mapping[str, Any]) -> list[tuple[str, list[str], list[list[str
     return [*made, (title, ["model", "against", *PAIRED], differences)]
 
 
-def render_markdown(board: Mapping[str, Any]) -> str:
+def render_markdown(board: JsonObject) -> str:
     """Return the board as Markdown tables."""
     parts = []
     for title, header, rows in tables(board):
@@ -145,7 +145,7 @@ def _line(cells: Sequence[str]) -> str:
     return "| " + " | ".join(cells) + " |"
 
 
-def render_text(board: Mapping[str, Any]) -> str:
+def render_text(board: JsonObject) -> str:
     """Return the board as plain text for a terminal."""
     console = Console(file=io.StringIO(), width=160, color_system=None, highlight=False)
     for title, header, rows in tables(board):

@@ -7,7 +7,8 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from r1pipe.generate.protocol import Generator, GeneratorBackend
-from r1pipe.models.policy import Model, Tokenizer, load_tokenizer
+from r1pipe.models.interfaces import LanguageModel, Tokenizer
+from r1pipe.models.policy import load_tokenizer
 from r1pipe.settings import Precision, SampleRun
 
 
@@ -28,7 +29,7 @@ def open_generator(
 
 
 def generator_of(
-    model: Model,
+    model: LanguageModel,
     tokenizer: Tokenizer,
     run: SampleRun,
     num_ranks: int = 1,

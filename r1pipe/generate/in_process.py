@@ -18,7 +18,7 @@ from transformers import DynamicCache
 
 from r1pipe.generate.protocol import Request, Sampled, SamplingParams, Weights
 from r1pipe.generate.uniforms import uniforms
-from r1pipe.models.policy import Model
+from r1pipe.models.interfaces import LanguageModel
 from r1pipe.models.precision import computing
 from r1pipe.records import FinishReason
 from r1pipe.settings import Precision
@@ -39,7 +39,7 @@ class TransformersGenerator:
 
     def __init__(
         self,
-        model: Model,
+        model: LanguageModel,
         *,
         end_ids: Sequence[int],
         pad_id: int,

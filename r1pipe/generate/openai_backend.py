@@ -13,7 +13,7 @@ from r1pipe.generate.protocol import Generator, GeneratorBackend
 from r1pipe.settings import Placement, Precision, SampleRun
 
 if TYPE_CHECKING:
-    from r1pipe.models.policy import Model, Tokenizer
+    from r1pipe.models.interfaces import LanguageModel, Tokenizer
 
 
 class OpenAISettings(GeneratorBackend):
@@ -52,7 +52,7 @@ class OpenAISettings(GeneratorBackend):
 
     def open_beside(
         self,
-        model: Model,
+        model: LanguageModel,
         tokenizer: Tokenizer,
         run: SampleRun,
         num_ranks: int,

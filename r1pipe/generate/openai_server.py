@@ -28,7 +28,7 @@ from r1pipe.records import FinishReason
 
 if TYPE_CHECKING:
     from r1pipe.generate.openai_backend import OpenAISettings
-    from r1pipe.models.policy import Tokenizer
+    from r1pipe.models.interfaces import Tokenizer
 
 MAY_PASS = frozenset({408, 409, 425, 429, 500, 502, 503, 504, 529})
 FIRST_DELAY_S, MAX_DELAY_S = 0.5, 60.0

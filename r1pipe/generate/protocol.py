@@ -19,7 +19,7 @@ from r1pipe.settings import GeneratorSettings, Precision, SampleRun
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from r1pipe.models.policy import Model, Tokenizer
+    from r1pipe.models.interfaces import LanguageModel, Tokenizer
 
 Weights: TypeAlias = "Iterable[tuple[str, Tensor]]"
 """Parameters of a policy with their names, one after the other."""
@@ -90,7 +90,7 @@ class GeneratorBackend(GeneratorSettings):
     @abstractmethod
     def open_beside(
         self,
-        model: Model,
+        model: LanguageModel,
         tokenizer: Tokenizer,
         run: SampleRun,
         num_ranks: int,

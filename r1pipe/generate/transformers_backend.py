@@ -9,7 +9,7 @@ from r1pipe.generate.protocol import Generator, GeneratorBackend
 from r1pipe.settings import Precision, SampleRun
 
 if TYPE_CHECKING:
-    from r1pipe.models.policy import Model, Tokenizer
+    from r1pipe.models.interfaces import LanguageModel, Tokenizer
 
 
 class TransformersSettings(GeneratorBackend):
@@ -31,7 +31,7 @@ class TransformersSettings(GeneratorBackend):
 
     def open_beside(
         self,
-        model: Model,
+        model: LanguageModel,
         tokenizer: Tokenizer,
         run: SampleRun,
         num_ranks: int,

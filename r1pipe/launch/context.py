@@ -5,9 +5,10 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from r1pipe.errors import StageError
+from r1pipe.keys import InputIds
 from r1pipe.launch.stopping import Stopper
 from r1pipe.ranks import ALONE
 from r1pipe.stage import CHECKPOINT_EVERY_S
@@ -31,7 +32,7 @@ class RunContext:
         name: str,
         work: Path,
         outputs: Sequence[str],
-        input_ids: Mapping[str, Any],
+        input_ids: InputIds,
         progress: Progress,
         stopper: Stopper,
         checkpoint_every_s: float = CHECKPOINT_EVERY_S,
@@ -92,11 +93,11 @@ class RunContext:
         self.stage_log.metric(step, values)
         self._progress(self.name, step, total, values)
 
-    def sample(self, **row: Any) -> None:
+    def sample(self, **row: object) -> None:
         """Keep one example row."""
         self.stage_log.sample(row)
 
-    def note(self, **facts: Any) -> None:
+    def note(self, **facts: object) -> None:
         """Keep facts about the finished stage."""
         self.stage_log.note(facts)
 

@@ -16,10 +16,12 @@ from __future__ import annotations
 import json
 import signal
 import time
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
+from r1pipe.keys import InputIds, JsonObject
 from r1pipe.store import disk
 
 Status = Literal["done", "stopped", "failed", "bug"]
@@ -37,8 +39,9 @@ class Job:
     """JSON text of the kind's `Params`."""
     run: str
     """JSON text of the kind's `Run`."""
-    inputs: dict[str, Any]
-    input_ids: dict[str, Any]
+    inputs: dict[str, str | dict[str, str]]
+    """Paths."""
+    input_ids: InputIds
     outputs: list[str]
     work: str
     checkpoint_every_s: float
@@ -114,13 +117,13 @@ class JobFolder:
         found = [disk.read_json(path) for path in self.path.glob("rank-*.json")]
         return sorted((Report(**row) for row in found if row), key=lambda report: report.time)
 
-    def add_event(self, what: str, values: dict[str, Any]) -> None:
+    def add_event(self, what: str, values: Mapping[str, object]) -> None:
         """Append one event of rank 0."""
         line = json.dumps([what, values], default=lambda value: value.item())
         with (self.path / "events.jsonl").open("a", encoding="utf-8") as file:
             file.write(line + "\n")
 
-    def events(self, seen: int) -> tuple[int, list[tuple[str, dict[str, Any]]]]:
+    def events(self, seen: int) -> tuple[int, list[tuple[str, JsonObject]]]:
         """Return the whole events behind the first `seen` bytes, and how many bytes they end at."""
         path = self.path / "events.jsonl"
         if not path.exists():

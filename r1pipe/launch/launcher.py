@@ -16,15 +16,15 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from r1pipe import errors
 from r1pipe.errors import R1PipeError, StageError
+from r1pipe.keys import JsonObject
 from r1pipe.launch import torchrun
 from r1pipe.launch.context import RunContext
 from r1pipe.launch.job import Job, JobFolder, Report, tail
 from r1pipe.ranks import Launch, Launcher
-from r1pipe.stage import Inputs, StageKind
+from r1pipe.stage import Inputs, StageKind, StageModel
 
 POLL_S = 0.05
 TOUCH_S = 1.0
@@ -40,7 +40,9 @@ class Child:
     rank: int | None
 
 
-def run_kind(kind: StageKind, context: RunContext, params: Any, run: Any, inputs: Inputs) -> None:
+def run_kind(
+    kind: StageKind, context: RunContext, params: StageModel, run: StageModel, inputs: Inputs
+) -> None:
     """Run a stage here, or in the processes that its `run` parameters ask for."""
     launch: Launch | None = run.launch() if hasattr(run, "launch") else None
     if launch is None:
@@ -66,11 +68,11 @@ def run_kind(kind: StageKind, context: RunContext, params: Any, run: Any, inputs
         supervise(folder, context, children)
 
 
-def as_text(value: Any) -> Any:
+def as_text(value: Path | Mapping[str, Path]) -> str | dict[str, str]:
     """Return an input, a path or a mapping of labels to paths, as JSON."""
     if isinstance(value, Mapping):
-        return {label: as_text(path) for label, path in value.items()}
-    return str(Path(value).absolute())
+        return {label: str(path.absolute()) for label, path in value.items()}
+    return str(value.absolute())
 
 
 def supervise(folder: JobFolder, context: RunContext, children: list[Child]) -> None:
@@ -99,7 +101,7 @@ def supervise(folder: JobFolder, context: RunContext, children: list[Child]) -> 
         raise first_error(folder, children)
 
 
-def tell(context: RunContext, what: str, values: dict[str, Any]) -> None:
+def tell(context: RunContext, what: str, values: JsonObject) -> None:
     """Do on the stage's context what rank 0 asked for."""
     if what == "log":
         context.log(values.pop("step"), values.pop("total"), **values)

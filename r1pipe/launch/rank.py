@@ -17,7 +17,7 @@ import traceback
 from collections.abc import Mapping
 from datetime import timedelta
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING
 
 from r1pipe.errors import Interrupted, R1PipeError, StageError
 from r1pipe.launch.job import JobFolder, Report, Status
@@ -27,6 +27,9 @@ from r1pipe.manifest.kinds import load_kind
 from r1pipe.ranks import Ranks
 from r1pipe.stage import Inputs
 from r1pipe.store import disk
+
+if TYPE_CHECKING:
+    from torch.distributed import TCPStore  # type: ignore[attr-defined]
 
 PR_SET_PDEATHSIG = 1  # from linux/prctl.h
 SILENCE_S = 120.0
@@ -110,7 +113,7 @@ def run_stage(folder: JobFolder, rank: int, size: int) -> None:
     leave(store, ranks)
 
 
-def meet(folder: JobFolder, rank: int, size: int) -> Any:
+def meet(folder: JobFolder, rank: int, size: int) -> TCPStore:
     """Return the key-value store of all ranks; rank 0 holds it."""
     from torch.distributed import TCPStore  # type: ignore[attr-defined]
 
@@ -129,7 +132,7 @@ def meet(folder: JobFolder, rank: int, size: int) -> Any:
     return store
 
 
-def join(store: Any, rank: int, size: int, device: str) -> None:
+def join(store: TCPStore, rank: int, size: int, device: str) -> None:
     """Make the process group, and this rank's GPU the current one."""
     import torch
     import torch.distributed as dist
@@ -146,7 +149,7 @@ def join(store: Any, rank: int, size: int, device: str) -> None:
     dist.init_process_group(backend, store=group, rank=rank, world_size=size, timeout=PATIENCE)
 
 
-def leave(store: Any, ranks: Ranks) -> None:
+def leave(store: TCPStore, ranks: Ranks) -> None:
     """Rank 0, which holds the store, goes last."""
     if ranks.is_main:
         for other in range(1, ranks.size):

@@ -6,9 +6,10 @@ import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NoReturn
+from typing import TYPE_CHECKING, NoReturn
 
 from r1pipe.errors import Interrupted, StageError
+from r1pipe.keys import InputIds
 from r1pipe.launch.job import Job, JobFolder
 from r1pipe.ranks import Ranks
 from r1pipe.store.checkpoints import SealedCheckpoints
@@ -22,7 +23,7 @@ class RankContext:
 
     def __init__(self, folder: JobFolder, job: Job, ranks: Ranks) -> None:
         self.name = job.name
-        self.input_ids: Mapping[str, Any] = job.input_ids
+        self.input_ids: InputIds = job.input_ids
         self.ranks = ranks
         work = Path(job.work)
         sealed = SealedCheckpoints(work / "checkpoints", self._on_saved)
@@ -52,15 +53,15 @@ class RankContext:
         """Record metrics of one step and show progress."""
         self._tell("log", {"step": step, "total": total, **values})
 
-    def sample(self, **row: Any) -> None:
+    def sample(self, **row: object) -> None:
         """Keep one example row."""
         self._tell("sample", row)
 
-    def note(self, **facts: Any) -> None:
+    def note(self, **facts: object) -> None:
         """Keep facts about the finished stage."""
         self._tell("note", facts)
 
-    def _tell(self, what: str, values: dict[str, Any]) -> None:
+    def _tell(self, what: str, values: Mapping[str, object]) -> None:
         if self.ranks.is_main:
             self._folder.add_event(what, values)
 

@@ -17,11 +17,13 @@ from contextlib import contextmanager, suppress
 from datetime import timedelta
 from functools import cache
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from r1pipe.errors import StageError
 
 if TYPE_CHECKING:
+    from torch.distributed import TCPStore  # type: ignore[attr-defined]
+
     from r1pipe.launch.job import JobFolder
 
 POLL_S = 0.1
@@ -34,7 +36,7 @@ def is_running(environment: Mapping[str, str]) -> bool:
 
 
 @cache
-def _store() -> Any:
+def _store() -> TCPStore:
     """Return torchrun's key-value store."""
     from torch.distributed import TCPStore  # type: ignore[attr-defined]
 

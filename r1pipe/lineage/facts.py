@@ -5,9 +5,10 @@ Artifacts are read as they are; nothing here decides or prints.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
+from r1pipe.keys import JsonObject
 from r1pipe.lineage.records import link_text
 from r1pipe.lineage.trace import Place, Trace, find_rows, label
 from r1pipe.text import short_id, visible
@@ -18,7 +19,7 @@ if TYPE_CHECKING:
 PROBLEM = ("id", "task", "language", "level", "checker", "prompt", "gold", "meta", "solution")
 LIMITS = ("max_tokens", "samples_per_problem")
 REPLY = ("vote", "verdict", "fault", "judge_id", "question", "reply")
-Document = dict[str, Any]
+Document = JsonObject
 
 
 def problem_of(trace: Trace, place: Place) -> Document:
@@ -105,10 +106,10 @@ def standing(place: Place) -> Document:
             "id": identifier}  # fmt: skip
 
 
-def name_text(named: Mapping[str, Any]) -> str:
+def name_text(named: JsonObject) -> str:
     return visible(f"{named['stage']}@{short_id(named['artifact'])}")
 
 
-def place_text(place: Mapping[str, Any]) -> str:
+def place_text(place: JsonObject) -> str:
     where = f"{name_text(place)} {place['output']}, row {place['position']}"
     return f"{where}: {visible(str(place['id']))}"

@@ -17,7 +17,8 @@ from r1pipe.lineage.facts import (
     standing,
     verdict_of,
 )
-from r1pipe.lineage.trace import Place, Row, Trace, find_again, find_rows, label, row_at
+from r1pipe.lineage.trace import Place, Trace, find_again, find_rows, label, row_at
+from r1pipe.records import Row
 from r1pipe.text import visible
 
 if TYPE_CHECKING:

@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any, TypeAlias
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, TypeAlias
 
+from r1pipe.keys import JsonObject
 from r1pipe.text import short_id, visible
 
 if TYPE_CHECKING:
     from r1pipe.store.actions import ActionRecord as Record
 
-Node: TypeAlias = "Record | Mapping[str, Any]"
+Node: TypeAlias = "Record | JsonObject"
 """A record, or the bare link to what is not in the store: a source, or a result that is gone."""
 
 
@@ -41,7 +42,7 @@ class Lineage:
         return list(self.readers.get(record.artifact_id, []))
 
 
-def link_text(link: Mapping[str, Any]) -> str:
+def link_text(link: JsonObject) -> str:
     """Return what an input read, in words: a source, or a stage whose record is gone."""
     if "source" in link:
         return f"source {visible(str(link['source']))} {short_id(link['id'])}"

@@ -10,16 +10,18 @@ from collections import deque
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from r1pipe.errors import ArtifactError
+from r1pipe.records import Row
 from r1pipe.text import short_id
 
 if TYPE_CHECKING:
+    import pyarrow.parquet as pq
+
     from r1pipe.store.actions import ActionRecord as Record
     from r1pipe.store.store import Store
 
-Row = dict[str, Any]
 SAME = ("problem_id", "prompt", "completion", "text")
 """What makes two rows one where they have no ids."""
 MODEL = "model"
@@ -61,7 +63,7 @@ def find_rows(folder: Path, column: str, value: str) -> Iterator[tuple[int, Row]
             start += len(keys)
 
 
-def _rows_of_group(shard: Any, number: int, positions: list[int]) -> Iterator[Row]:
+def _rows_of_group(shard: pq.ParquetFile, number: int, positions: list[int]) -> Iterator[Row]:
     """Yield the rows at some positions of a row group, in order, one batch in memory."""
     start, waiting = 0, deque(positions)
     for batch in shard.iter_batches(BATCH_ROWS, row_groups=[number]) if positions else ():

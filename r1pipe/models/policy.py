@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from pathlib import Path
 from types import SimpleNamespace
-from typing import Any, TypeAlias
+from typing import Any
 
 import torch
 from transformers import (
@@ -18,12 +18,9 @@ from transformers import (
 )
 from transformers import logging as transformers_logging
 
-transformers_logging.disable_progress_bar()
+from r1pipe.models.interfaces import LanguageModel, Tokenizer
 
-Tokenizer: TypeAlias = Any
-"""A transformers tokenizer."""
-Model: TypeAlias = Any
-"""A transformers causal language model."""
+transformers_logging.disable_progress_bar()
 
 
 def new_model(
@@ -37,7 +34,7 @@ def new_model(
     max_positions: int,
     init_std: float,
     seed: int,
-) -> Model:
+) -> LanguageModel:
     """Return a randomly initialised Qwen3 (tied embeddings, float32) that fits the tokenizer."""
     config = Qwen3Config(
         vocab_size=len(tokenizer),
@@ -56,7 +53,7 @@ def new_model(
     )
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        model: Model = Qwen3ForCausalLM(config)
+        model: LanguageModel = Qwen3ForCausalLM(config)
     return model.float()
 
 
@@ -73,25 +70,25 @@ def load_model(
     device: str = "cpu",
     kind: Any = AutoModelForCausalLM,
     **changes: Any,
-) -> Model:
+) -> LanguageModel:
     """Load a model from a directory, with PyTorch's attention kernels.
 
     `kind` is the class of transformers that reads it; `changes` go into its config.
     """
-    model: Model = kind.from_pretrained(
+    model: LanguageModel = kind.from_pretrained(
         path, dtype=dtype, attn_implementation="sdpa", local_files_only=True, **changes
     )
     return model.to(device)
 
 
-def freeze(model: Model) -> Model:
+def freeze(model: LanguageModel) -> LanguageModel:
     """Return the model in evaluation mode and without gradients (a reference)."""
     model.requires_grad_(False)
     return model.eval()
 
 
 def save_model(
-    model: Model,
+    model: LanguageModel,
     tokenizer: Tokenizer,
     path: Path,
     weights: Mapping[str, torch.Tensor] | None = None,
@@ -101,7 +98,7 @@ def save_model(
 
     `weights`, by the parameter's name, stand in for a model whose own lie in parts.
     """
-    generation: dict[str, Any] = {
+    generation: dict[str, object] = {
         "do_sample": True,
         "temperature": 1.0,
         "eos_token_id": end_ids(model, tokenizer),
@@ -112,7 +109,7 @@ def save_model(
     tokenizer.save_pretrained(path)
 
 
-def end_ids(model: Model, tokenizer: Tokenizer) -> list[int]:
+def end_ids(model: LanguageModel, tokenizer: Tokenizer) -> list[int]:
     """Return every token id that ends a completion: the tokenizer's and the generation config's."""
     configured = getattr(model.generation_config, "eos_token_id", None)
     listed = configured if isinstance(configured, list) else [configured]

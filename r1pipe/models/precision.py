@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 from contextlib import AbstractContextManager, nullcontext
-from typing import Any
+from typing import TYPE_CHECKING
 
 import torch
 
 from r1pipe.settings import Precision
+
+if TYPE_CHECKING:
+    from r1pipe.models.interfaces import LanguageModel
 
 
 def dtype_of(precision: Precision) -> torch.dtype:
@@ -15,7 +18,7 @@ def dtype_of(precision: Precision) -> torch.dtype:
     return torch.bfloat16 if precision == "bfloat16" else torch.float32
 
 
-def computing(model: Any, precision: Precision) -> AbstractContextManager[Any]:
+def computing(model: LanguageModel, precision: Precision) -> AbstractContextManager[object]:
     """Give a block in which a model computes in a precision, for the thread that enters it.
 
     Weights of that precision need nothing; float32 ones compute in bfloat16 under autocast.
@@ -25,7 +28,7 @@ def computing(model: Any, precision: Precision) -> AbstractContextManager[Any]:
     return torch.autocast(model.device.type, torch.bfloat16)
 
 
-def cast_weights(model: Any, precision: Precision) -> Any:
+def cast_weights(model: LanguageModel, precision: Precision) -> LanguageModel:
     """Return the model with its weights in a precision; buffers, such as the frequencies of
     rotary positions, stay in float32, as they are in a model that is loaded in bfloat16."""
     for parameter in model.parameters():

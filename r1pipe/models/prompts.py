@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING
 
 from r1pipe.chat import Format, render_prompt
+
+if TYPE_CHECKING:
+    from r1pipe.models.interfaces import Tokenizer
 
 POSITIONS = "max_position_embeddings"
 
 
-def encode_prompt(tokenizer: Any, prompt: str, fmt: Format) -> list[int]:
+def encode_prompt(tokenizer: Tokenizer, prompt: str, fmt: Format) -> list[int]:
     """Return prompt ids in the given format.
 
     `r1-zero` is plain text, so the tokenizer adds its own beginning-of-sequence token if it has
@@ -27,7 +30,7 @@ def encode_prompt(tokenizer: Any, prompt: str, fmt: Format) -> list[int]:
     return list(ids)
 
 
-def encode_completion(tokenizer: Any, completion: str) -> list[int]:
+def encode_completion(tokenizer: Tokenizer, completion: str) -> list[int]:
     """Return completion ids with the end-of-sequence token: a model learns to stop from it."""
     ids = tokenizer(completion, add_special_tokens=False)["input_ids"]
     return [*ids, tokenizer.eos_token_id]

@@ -6,8 +6,9 @@ An estimate decides nothing. Where there is none, the run goes on without.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
+from r1pipe.keys import JsonObject
 from r1pipe.manifest import Manifest
 from r1pipe.store.actions import ActionRecord
 from r1pipe.store.store import Store
@@ -30,7 +31,7 @@ class Predictions:
         self.finished = finished
         self._estimator: Estimator | None = None
 
-    def note(self, name: str) -> dict[str, Any]:
+    def note(self, name: str) -> JsonObject:
         """Return {'predicted': ...} for a stage, or nothing where its cost is not known."""
         from r1pipe.costs.estimate import Unknown, make_estimator
 

@@ -1,6 +1,7 @@
 """`plan --probe`: a few seconds of training and sampling by each engine that is there.
 
 The recipe's own stages do the work by way of the pipeline, so what is measured is what a run will
+from r1pipe.keys import JsonObject
 do: `pretrain` and `evaluate` on models of a few sizes, with synthetic rows, in a temporary store.
 """
 
@@ -18,7 +19,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from statistics import median
 from types import SimpleNamespace
-from typing import Any
+from typing import TypeAlias
 
 from r1pipe.costs.models import forward_flops, new_model_info
 from r1pipe.costs.rates import (
@@ -32,11 +33,13 @@ from r1pipe.costs.rates import (
 from r1pipe.costs.versions import present_versions
 from r1pipe.costs.work import ModelInfo
 from r1pipe.errors import R1PipeError, StageError
+from r1pipe.keys import JsonObject
 from r1pipe.launch.process import prepare_process
 from r1pipe.machine import Machine, read_machine
 from r1pipe.manifest import Manifest, load_manifest
 from r1pipe.pipeline.run import run
 from r1pipe.settings import ENGINE_BACKENDS, GENERATOR_BACKENDS
+from r1pipe.stage import StageModel
 from r1pipe.store.store import Store
 
 BUDGET_S = 3.0
@@ -59,7 +62,7 @@ DEFAULT_VOCAB = 1024
 """Where the manifest trains no tokenizer."""
 
 Say = Callable[[str], None]
-Shape = Mapping[str, Any]
+Shape: TypeAlias = Mapping[str, int]
 
 
 class Enough(Exception):  # noqa: N818 - nothing went wrong
@@ -88,10 +91,10 @@ class Stopwatch:
         if time.monotonic() - self.warm_at > self.budget_s:
             raise Enough
 
-    def plan(self, plan: Any) -> None:
+    def plan(self, plan: object) -> None:
         """Nobody looks."""
 
-    def stage_started(self, stage: Any) -> None:
+    def stage_started(self, stage: object) -> None:
         """Nobody looks."""
 
     def stage_finished(self, name: str, status: str, seconds: float, artifact: str | None) -> None:
@@ -118,7 +121,7 @@ class Engine:
         return f"{self.role}:{self.backend}:{self.device}"
 
     @property
-    def run(self) -> dict[str, Any]:
+    def run(self) -> JsonObject:
         """The `run` fields that choose it."""
         section = "engine" if self.role == "train" else "generator"
         return {"device": self.device, section: {"backend": self.backend}}
@@ -204,7 +207,7 @@ def write_manifest(
     world = {"mix": {"arithmetic": 0.7, "parity": 0.3}}
     problems = {"seed": 2, "num_problems": PROBLEMS, "world": world}
     rows = {"seed": 1, "num_rows": ROWS, "format": "r1-zero", "world": world}
-    stages: dict[str, Any] = {
+    stages: JsonObject = {
         "rows": {"kind": "corpus", "params": rows},
         "problems": {"kind": "problems", "params": problems},
         "few": {"kind": "problems", "params": problems | {"num_problems": 2}},
@@ -232,7 +235,7 @@ def write_manifest(
     return path
 
 
-def _pretrain(shape: Shape, num_rows: int, seed: int, run: Mapping[str, Any]) -> dict[str, Any]:
+def _pretrain(shape: Shape, num_rows: int, seed: int, run: JsonObject) -> JsonObject:
     params = {
         "seed": seed,
         "architecture": dict(shape),
@@ -245,8 +248,8 @@ def _pretrain(shape: Shape, num_rows: int, seed: int, run: Mapping[str, Any]) ->
 
 
 def _evaluate(
-    model: str, problems: str, several: tuple[int, int], seed: int, run: Mapping[str, Any]
-) -> dict[str, Any]:
+    model: str, problems: str, several: tuple[int, int], seed: int, run: JsonObject
+) -> JsonObject:
     """Return an evaluation of so many samples of a problem, so many problems at a time."""
     params = {
         "seed": seed,
@@ -309,7 +312,7 @@ def torch_device() -> str:
     return "cuda" if torch.cuda.is_available() else "cpu"
 
 
-def own_shapes(params: Iterator[Any]) -> tuple[list[Shape], int | None]:
+def own_shapes(params: Iterator[StageModel]) -> tuple[list[Shape], int | None]:
     """Return the architectures among stages' parameters, and the vocabulary of a new tokenizer."""
     shapes: list[Shape] = []
     vocab_size = None

@@ -5,10 +5,10 @@ from __future__ import annotations
 import itertools
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import TypeAlias, TypeVar
 
 from r1pipe.errors import SourceError
-from r1pipe.keys import key_of, key_preimage
+from r1pipe.keys import InputIds, JsonObject, key_of, key_preimage
 from r1pipe.manifest import Manifest, Ref, StageNode
 from r1pipe.manifest.graph import refs_of
 from r1pipe.manifest.sources import source_id, source_path
@@ -21,6 +21,9 @@ MAX_GUESSES = 64
 
 Finished = Mapping[str, ActionRecord]
 """Stage name -> the record that its references read."""
+T = TypeVar("T")
+PerInput: TypeAlias = dict[str, T | dict[str, T]]
+"""Input name -> a value; {label: value} where an input takes many."""
 
 
 class Resolver:
@@ -49,17 +52,17 @@ class Resolver:
                 return self.source_errors[ref.name]
         return None
 
-    def preimage(self, node: StageNode, finished: Finished) -> dict[str, Any] | None:
+    def preimage(self, node: StageNode, finished: Finished) -> JsonObject | None:
         """Return the preimage of a stage's key; None where a source that it reads is missing."""
         if self.missing_source(node) is not None:
             return None
         return _preimage(node, self.input_ids(node, finished))
 
-    def input_ids(self, node: StageNode, finished: Finished) -> dict[str, Any]:
+    def input_ids(self, node: StageNode, finished: Finished) -> PerInput[str]:
         """Return {input: id} or {input: {label: id}} of what a stage reads."""
         return _each(node, lambda ref: self._id(ref, finished))
 
-    def links(self, node: StageNode, finished: Finished) -> dict[str, Any]:
+    def links(self, node: StageNode, finished: Finished) -> PerInput[JsonObject]:
         """Return what an action record keeps of its inputs."""
         return _each(node, lambda ref: self._link(ref, finished))
 
@@ -98,7 +101,7 @@ class Resolver:
             return found
         return finished[ref.name].outputs[str(ref.output)]
 
-    def _link(self, ref: Ref, finished: Finished) -> dict[str, Any]:
+    def _link(self, ref: Ref, finished: Finished) -> JsonObject:
         found = self._id(ref, finished)
         if ref.is_source:
             return {"source": ref.name, "id": found}
@@ -117,11 +120,11 @@ class Resolver:
         return self.store.output_dir(finished[ref.name], str(ref.output)).absolute()
 
 
-def _preimage(node: StageNode, inputs: Mapping[str, Any]) -> dict[str, Any]:
+def _preimage(node: StageNode, inputs: InputIds) -> JsonObject:
     return key_preimage(node.kind.kind, node.kind.version, node.key_params(), inputs)
 
 
-def _each(node: StageNode, function: Callable[[Ref], Any]) -> dict[str, Any]:
+def _each(node: StageNode, function: Callable[[Ref], T]) -> PerInput[T]:
     """Apply a function to each reference, keeping the inputs' shape."""
     return {
         name: function(given)

@@ -7,32 +7,29 @@ stage itself checks that what it takes over is what it would have made.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
 from r1pipe.errors import DamagedError
+from r1pipe.keys import JsonObject
 from r1pipe.stage import StageKind
 from r1pipe.store.actions import ActionRecord
 from r1pipe.store.store import Store
 from r1pipe.text import short_id
 
 
-def is_extension(kind: StageKind, old: Mapping[str, Any], new: Mapping[str, Any]) -> bool:
+def is_extension(kind: StageKind, old: JsonObject, new: JsonObject) -> bool:
     """Return whether two preimages differ in the field that a kind grows by, and only there."""
     if kind.extends is None or old == new:
         return False
     return _fixed_part(kind, old) == _fixed_part(kind, new)
 
 
-def _fixed_part(kind: StageKind, preimage: Mapping[str, Any]) -> dict[str, Any]:
+def _fixed_part(kind: StageKind, preimage: JsonObject) -> JsonObject:
     params = {name: value for name, value in preimage["params"].items() if name != kind.extends}
     return {**preimage, "params": params}
 
 
-def previous_record(
-    store: Store, kind: StageKind, preimage: Mapping[str, Any]
-) -> ActionRecord | None:
+def previous_record(store: Store, kind: StageKind, preimage: JsonObject) -> ActionRecord | None:
     """Return the finished result that goes furthest among those that a stage can go on from."""
     if kind.extends is None:
         return None
@@ -41,7 +38,7 @@ def previous_record(
     return next((record for record in found if _is_usable(store, record)), None)
 
 
-def _extent(kind: StageKind, preimage: Mapping[str, Any]) -> float:
+def _extent(kind: StageKind, preimage: JsonObject) -> float:
     value = preimage["params"].get(kind.extends, 0)
     return value if isinstance(value, int | float) else 0
 
@@ -53,7 +50,7 @@ def _is_usable(store: Store, record: ActionRecord) -> bool:
         return False  # whoever reads that stage is told; here it is only not used
 
 
-def previous_work(store: Store, kind: StageKind, preimage: Mapping[str, Any]) -> Path | None:
+def previous_work(store: Store, kind: StageKind, preimage: JsonObject) -> Path | None:
     """Return the working directory of the unfinished attempt that has the most in its journals."""
     if kind.extends is None:
         return None

@@ -13,7 +13,6 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import closing
 from itertools import chain, islice
-from typing import Any
 
 from r1pipe.candidates.candidate import SCHEMA, Origin
 from r1pipe.candidates.quotas import Quotas
@@ -23,7 +22,7 @@ from r1pipe.chat import Format
 from r1pipe.errors import StageError
 from r1pipe.generate.backends import open_generator
 from r1pipe.generate.protocol import SamplingParams
-from r1pipe.records import Problem
+from r1pipe.records import Problem, Row
 from r1pipe.rejection.params import CollectRun, SampleParams
 from r1pipe.rejection.report import sampling_report
 from r1pipe.rejection.sampler import RejectionSampler
@@ -42,7 +41,7 @@ NUM_SHOWN = 8
 
 def collect(
     context: Context, params: SampleParams, run: CollectRun, inputs: Inputs, fmt: Format
-) -> Iterator[dict[str, Any]]:
+) -> Iterator[Row]:
     """Sample, judge and write all candidates; then return the kept rows, read back from them.
 
     Raises StageError when nothing is kept, when too many gold answers are unusable, or when the
@@ -114,9 +113,7 @@ def check_counts(context: Context, counts: Mapping[str, int], num_asked: int) ->
         )
 
 
-def note_all(
-    context: Context, counts: Mapping[str, int], report: Mapping[str, Any], num_reused: int
-) -> None:
+def note_all(context: Context, counts: Mapping[str, int], report: Row, num_reused: int) -> None:
     """Note what became of the candidates, what sampling cost, and which problems lost out."""
     sums = {
         name: sum(count for each, count in counts.items() if each.startswith(name))
@@ -136,7 +133,7 @@ def note_all(
         context.note(reused_candidates=num_reused)
 
 
-def write_training_rows(context: Context, rows: Iterable[dict[str, Any]]) -> None:
+def write_training_rows(context: Context, rows: Iterable[Row]) -> None:
     """Write the rows for training and show a few."""
     iterator = iter(rows)
     first = list(islice(iterator, NUM_SHOWN))

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from collections import Counter
-from typing import Any
 
+from r1pipe.records import Row
 from r1pipe.rejection.schedule import Schedule
 
 
@@ -33,7 +33,7 @@ def cost_of_fixed(schedule: Schedule, target_rows: int) -> dict[str, int]:
     }
 
 
-def sampling_report(schedule: Schedule, target_rows: int) -> dict[str, Any]:
+def sampling_report(schedule: Schedule, target_rows: int) -> Row:
     """Return what sampling cost, and how it went with the problems, by task and level too.
 
     `lost` are the problems that were sampled and have no row; at `not_reached` nobody looked.

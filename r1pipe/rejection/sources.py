@@ -5,24 +5,32 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from itertools import islice
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING
 
 from r1pipe.candidates.candidate import Sample, candidate_id
 from r1pipe.chat import Format
 from r1pipe.generate.protocol import Generator, Request, SamplingParams
 from r1pipe.generate.uniforms import request_seed
 from r1pipe.models.prompts import encode_prompt
-from r1pipe.records import FinishReason, Problem
+from r1pipe.records import FinishReason, Problem, Row
 from r1pipe.rejection.schedule import Unit
 from r1pipe.rejection.writer import sample_of
 from r1pipe.rows import read_rows
+
+if TYPE_CHECKING:
+    from r1pipe.models.interfaces import Tokenizer
 
 
 class GeneratedSamples:
     """Samples from a generator; each request has its own seed, whatever unit it is in."""
 
     def __init__(
-        self, generator: Generator, tokenizer: Any, sampling: SamplingParams, fmt: Format, seed: int
+        self,
+        generator: Generator,
+        tokenizer: Tokenizer,
+        sampling: SamplingParams,
+        fmt: Format,
+        seed: int,
     ) -> None:
         self.generator = generator
         self.tokenizer = tokenizer
@@ -74,7 +82,7 @@ class PreviousSamples:
 
     def __init__(self, candidates: Path, seed: int) -> None:
         self.seed = seed
-        self._rows: Iterator[dict[str, Any]] | None = read_rows(candidates)
+        self._rows: Iterator[Row] | None = read_rows(candidates)
 
     def skip(self, unit: Unit) -> None:
         """Pass over a unit whose samples are not needed."""

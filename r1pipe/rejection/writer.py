@@ -8,20 +8,17 @@ from __future__ import annotations
 
 import json
 from collections import deque
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
 from r1pipe.candidates.candidate import SCHEMA, Origin, Sample, candidate_row
 from r1pipe.candidates.quotas import Quotas
 from r1pipe.candidates.selection import BEYOND_TARGET, KEPT, OVER_QUOTA, Selection
-from r1pipe.records import FinishReason, Problem, json_lines
+from r1pipe.records import FinishReason, Problem, Row, json_lines
 from r1pipe.rows import RowWriter
 from r1pipe.settings import Keep
 from r1pipe.verify import VERIFIER_VERSION, verify_stream
-
-Row = dict[str, Any]
 
 
 @dataclass(frozen=True)
@@ -34,7 +31,7 @@ class WriterSettings:
     candidates: Path
     """Folder of the candidates' shards."""
 
-    def to_json(self) -> dict[str, Any]:
+    def to_json(self) -> Row:
         """Return the settings as JSON values."""
         origin = self.origin
         return {
@@ -46,7 +43,7 @@ class WriterSettings:
         }
 
     @classmethod
-    def from_json(cls, value: Mapping[str, Any]) -> WriterSettings:
+    def from_json(cls, value: Row) -> WriterSettings:
         """Return the settings that `to_json` described."""
         fmt, temperature, model_id = value["origin"]
         return cls(
@@ -147,7 +144,7 @@ class CandidateWriter:
         return UnitResult(len(rows), num_correct, list(results.values()), payload)
 
 
-def sample_of(row: Mapping[str, Any], problem: Problem) -> Sample:
+def sample_of(row: Row, problem: Problem) -> Sample:
     """Return what a candidate was sampled as."""
     return Sample(
         problem,

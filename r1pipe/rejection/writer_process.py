@@ -18,15 +18,15 @@ import threading
 import traceback
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import BinaryIO
 
 import r1pipe
 from r1pipe.candidates.candidate import Sample
 from r1pipe.errors import R1PipeError, StageError
-from r1pipe.records import FinishReason, Problem, json_lines
+from r1pipe.records import FinishReason, Problem, Row, json_lines
 from r1pipe.rejection.writer import CandidateWriter, ProblemResult, UnitResult, WriterSettings
 
-Message = dict[str, Any]
+Message = Row
 
 
 class CandidateWriterProcess:

@@ -4,10 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, fields
-from typing import Any
 
 from r1pipe.errors import DamagedError, StoreError
-from r1pipe.keys import digest_json, key_of
+from r1pipe.keys import JsonObject, digest_json, key_of
 
 RECORD_FORMAT = 2
 """Format 1 had the digest of the stage file in place of `code`."""
@@ -24,7 +23,7 @@ class ActionRecord:
     """
 
     key: str
-    preimage: Mapping[str, Any]
+    preimage: JsonObject
     kind: str
     stage_name: str
     manifest_name: str
@@ -34,21 +33,21 @@ class ActionRecord:
     created: str
     seconds: float
     peak_rss_bytes: int
-    inputs: Mapping[str, Any]
+    inputs: JsonObject
     logs: str
     size: int
-    facts: Mapping[str, Any] = field(default_factory=dict)
+    facts: JsonObject = field(default_factory=dict)
     code: Mapping[str, str] = field(default_factory=dict)
     """Module that decides the result, such as `rl/losses.py` -> digest of its bytes; empty in
     records made before it was noted."""
 
-    def to_json(self) -> dict[str, Any]:
+    def to_json(self) -> JsonObject:
         """Return the record as JSON values with a digest of itself."""
         value = {"format": RECORD_FORMAT, **asdict(self)}
         return value | {"digest": digest_json(value)}
 
     @classmethod
-    def from_json(cls, value: Mapping[str, Any], where: str) -> ActionRecord:
+    def from_json(cls, value: JsonObject, where: str) -> ActionRecord:
         """Read a record back; an edited one is a DamagedError that names its file."""
         try:
             if value["format"] > RECORD_FORMAT:
@@ -76,9 +75,9 @@ class ActionRecord:
             )
         return record
 
-    def links(self) -> list[tuple[str, Mapping[str, Any]]]:
+    def links(self) -> list[tuple[str, JsonObject]]:
         """Return (input name, link) pairs; an input that takes many gives `name.label`."""
-        pairs: list[tuple[str, Mapping[str, Any]]] = []
+        pairs: list[tuple[str, JsonObject]] = []
         for name, link in self.inputs.items():
             if isinstance(link.get("id"), str):
                 pairs.append((name, link))

@@ -14,12 +14,11 @@ reads what it writes. Not defended: a process of the same user that searches the
 from __future__ import annotations
 
 import shutil
-from collections.abc import Mapping
 from contextlib import suppress
 from pathlib import Path
-from typing import Any
 
 from r1pipe.errors import StoreError
+from r1pipe.keys import JsonObject
 from r1pipe.store import checkpoints, disk, faults, journal
 
 ATTEMPT_FORMAT = 1
@@ -34,9 +33,9 @@ class Attempt:
         self.folder = folder
 
     @property
-    def state(self) -> dict[str, Any] | None:
+    def state(self) -> JsonObject | None:
         """What `attempt.json` says, or None when nothing was begun."""
-        state: dict[str, Any] | None = disk.read_json(self.folder / STATE)
+        state: JsonObject | None = disk.read_json(self.folder / STATE)
         if state is not None and state["format"] > ATTEMPT_FORMAT:
             raise StoreError(
                 f"{self.folder}: attempt format {state['format']}, this r1pipe reads "
@@ -64,7 +63,7 @@ class Attempt:
         return ", ".join(found) or None
 
     def begin(
-        self, facts: Mapping[str, Any], *, fresh: bool = False, journals_of: Path | None = None
+        self, facts: JsonObject, *, fresh: bool = False, journals_of: Path | None = None
     ) -> Path:
         """Make a new working directory from what the last one sealed (nothing if `fresh`).
 

@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any
 
-from r1pipe.keys import digest_json
+from r1pipe.keys import JsonObject, digest_json
 from r1pipe.store.actions import ActionRecord
 from r1pipe.store.preimages import ABSENT, flatten
 from r1pipe.store.sealing import read_seal
@@ -25,8 +24,8 @@ class LeafDiff:
     """One value that differs."""
 
     name: str
-    old: Any
-    new: Any
+    old: object
+    new: object
 
 
 @dataclass
@@ -84,7 +83,7 @@ class ArtifactDiff:
                     lines.append(f"  {what} {len(ids) - MAX_SHOWN} more")
         return lines if not self.is_empty else [*lines, "no difference"]
 
-    def to_json(self) -> dict[str, Any]:
+    def to_json(self) -> JsonObject:
         """Return the differences as JSON values."""
         return asdict(self)
 
@@ -111,7 +110,7 @@ def _label(record: ActionRecord) -> str:
     return f"{record.stage_name}@{record.artifact_id[:12]}"
 
 
-def _leaves(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[LeafDiff]:
+def _leaves(old: JsonObject, new: JsonObject) -> list[LeafDiff]:
     return [
         LeafDiff(name.lstrip("."), old.get(name, ABSENT), new.get(name, ABSENT))
         for name in sorted({*old, *new})
@@ -119,9 +118,9 @@ def _leaves(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[LeafDiff]:
     ]
 
 
-def _last(rows: list[dict[str, Any]]) -> dict[str, Any]:
+def _last(rows: list[JsonObject]) -> JsonObject:
     """Return the last value of each metric."""
-    last: dict[str, Any] = {}
+    last: JsonObject = {}
     for row in rows:
         last.update(row)
     return last
@@ -169,7 +168,7 @@ def _digests(folder: Path, columns: tuple[str, ...]) -> dict[str, str]:
     return found
 
 
-def _rows(folder: Path) -> Iterator[dict[str, Any]]:
+def _rows(folder: Path) -> Iterator[JsonObject]:
     """Yield the rows of Parquet shards and of JSON lines, in the order of their files."""
     if any(folder.glob("part-*.parquet")):
         from r1pipe.rows import read_rows

@@ -68,7 +68,7 @@ def place_text(path: Path, text: str, *, durable: bool = True) -> None:
         fsync_path(path.parent)
 
 
-def place_json(path: Path, value: Any, *, durable: bool = True) -> None:
+def place_json(path: Path, value: object, *, durable: bool = True) -> None:
     """Write `value` as JSON at `path` whole or not at all."""
     place_text(path, json.dumps(value, ensure_ascii=False, sort_keys=True) + "\n", durable=durable)
 
@@ -115,7 +115,7 @@ def directories(root: Path) -> list[Path]:
 def remove_tree(path: Path) -> None:
     """Delete a tree, read-only directories included; a tree that is not there is no error."""
 
-    def unlock(function: Callable[..., Any], name: str, _: Any) -> None:
+    def unlock(function: Callable[[str], object], name: str, _: object) -> None:
         for parent in (os.path.dirname(name), name):
             with suppress(OSError):
                 if not os.path.islink(parent):

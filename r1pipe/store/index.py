@@ -14,7 +14,7 @@ from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import fields
 from pathlib import Path
-from typing import Any
+from typing import TypeAlias
 
 from r1pipe.errors import DamagedError, StoreError
 from r1pipe.keys import digest_bytes
@@ -35,6 +35,8 @@ LAYOUT = f"r1pipe records 2: {','.join(PARTS + FIELDS)}:"
 
 Signature = tuple[int, int, int]
 """Size, time of the last change in ns, inode."""
+Column: TypeAlias = tuple[list[object], list[int] | None]
+"""A value per row; or the different values, and a position among them per row."""
 
 
 class RecordIndex:
@@ -109,7 +111,9 @@ class RecordIndex:
             if head.decode(errors="replace") == _head(body):
                 signatures, _, table = body.partition(b"\n")
                 parts, values = json.loads(table)
-                preimages = [dict(zip(PARTS, row, strict=True)) for row in _rows(parts)]
+                preimages: list[object] = [
+                    dict(zip(PARTS, row, strict=True)) for row in _rows(parts)
+                ]
                 records = map(_record, _rows([(preimages, None), *values]))
                 return {f"{record.key}{SUFFIX}": record for record in records}, signatures
         return {}, b"[]"
@@ -144,7 +148,7 @@ def _head(body: bytes) -> str:
     return f"{LAYOUT} {digest_bytes(body)}"
 
 
-def _record(values: Sequence[Any]) -> ActionRecord:
+def _record(values: Sequence[object]) -> ActionRecord:
     """Return a record that was checked when it was indexed; ten thousand of them take a hundredth
     of a second, which is why the fields are not set one by one."""
     record = object.__new__(ActionRecord)
@@ -152,12 +156,12 @@ def _record(values: Sequence[Any]) -> ActionRecord:
     return record
 
 
-def _columns(rows: Sequence[Sequence[Any]]) -> list[tuple[list[Any], list[int] | None]]:
+def _columns(rows: Sequence[Sequence[object]]) -> list[Column]:
     """Return rows as columns: each its values, or its different ones and a position per row."""
     return [_packed(column) for column in zip(*rows, strict=True)]
 
 
-def _packed(column: Sequence[Any]) -> tuple[list[Any], list[int] | None]:
+def _packed(column: Sequence[object]) -> Column:
     texts = [json.dumps(value) for value in column]
     first = dict(zip(texts, column, strict=True))
     if 2 * len(first) > len(column):
@@ -166,7 +170,7 @@ def _packed(column: Sequence[Any]) -> tuple[list[Any], list[int] | None]:
     return list(first.values()), [places[text] for text in texts]
 
 
-def _rows(columns: Sequence[tuple[list[Any], list[int] | None]]) -> Iterator[tuple[Any, ...]]:
+def _rows(columns: Sequence[Column]) -> Iterator[tuple[object, ...]]:
     """Return the rows behind `_columns`."""
     unpacked = (
         values if places is None else map(values.__getitem__, places) for values, places in columns

@@ -15,10 +15,10 @@ import threading
 import zlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any, BinaryIO, NamedTuple
+from typing import BinaryIO, NamedTuple
 
 from r1pipe.errors import StageError
-from r1pipe.records import json_lines
+from r1pipe.records import Row, json_lines
 from r1pipe.store import faults
 
 SYNC_EVERY_S = 1.0
@@ -123,7 +123,7 @@ class FileJournal:
         self._syncer.daemon = True
         self._syncer.start()
 
-    def append(self, unit: str, rows: Sequence[Mapping[str, Any]]) -> None:
+    def append(self, unit: str, rows: Sequence[Mapping[str, object]]) -> None:
         """Add all rows of one unit of work; visible together, durable within about a second."""
         self.append_lines(unit, len(rows), json_lines(rows))
 
@@ -169,7 +169,7 @@ class FileJournal:
         assert len(payload) == size, f"{self.path} was changed by another process"
         return payload
 
-    def rows(self) -> Iterator[dict[str, Any]]:
+    def rows(self) -> Iterator[Row]:
         """Yield all rows, in the order in which their units were appended, in constant memory."""
         with self._lock:
             frames, end = list(self._units.values()), self._end

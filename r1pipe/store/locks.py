@@ -15,8 +15,9 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
+from r1pipe.keys import JsonObject
 from r1pipe.store import disk
 
 if TYPE_CHECKING:
@@ -36,12 +37,12 @@ def file_lock(path: Path, timeout: float = -1) -> FileLock:
 class LockBusy(Exception):  # noqa: N818 - an answer, not an error for users
     """Another living process holds the lock; `owner` says which."""
 
-    def __init__(self, owner: dict[str, Any]) -> None:
+    def __init__(self, owner: JsonObject) -> None:
         self.owner = owner
         super().__init__(describe_owner(owner))
 
 
-def describe_owner(owner: dict[str, Any]) -> str:
+def describe_owner(owner: JsonObject) -> str:
     """Return `process 123 on host`, or what is known of it."""
     return f"process {owner.get('pid', '(unknown)')} on {owner.get('host', 'an unknown host')}"
 
@@ -58,7 +59,7 @@ class KeyLock:
     @contextmanager
     def held(
         self,
-        on_wait: Callable[[dict[str, Any]], None] = lambda owner: None,
+        on_wait: Callable[[JsonObject], None] = lambda owner: None,
         on_poll: Callable[[], None] = lambda: None,
     ) -> Iterator[None]:
         """Hold the lock; tells `on_wait` once who has it, and calls `on_poll` while waiting."""
@@ -118,13 +119,13 @@ class KeyLock:
         self._lock = None
 
 
-def this_process() -> dict[str, Any]:
+def this_process() -> JsonObject:
     """Return what identifies this process for as long as the machine is up."""
     pid = os.getpid()
     return {"pid": pid, "host": os.uname().nodename, "boot": _boot(), "born": _born(pid)}
 
 
-def read_owner(path: Path) -> dict[str, Any]:
+def read_owner(path: Path) -> JsonObject:
     """Return the owner written at `path`, or an empty one."""
     with suppress(OSError, ValueError):
         owner = json.loads(path.read_text(encoding="utf-8"))
@@ -133,7 +134,7 @@ def read_owner(path: Path) -> dict[str, Any]:
     return {}
 
 
-def is_alive(owner: dict[str, Any]) -> bool:
+def is_alive(owner: JsonObject) -> bool:
     """Return whether an owner may still live; one on another host is taken to."""
     pid = owner.get("pid")
     if not isinstance(pid, int) or owner.get("host") != os.uname().nodename:

@@ -10,8 +10,9 @@ import json
 import time
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, TextIO
+from typing import TextIO
 
+from r1pipe.keys import JsonObject
 from r1pipe.store import disk
 from r1pipe.store.resources import PeakMemory
 
@@ -30,7 +31,7 @@ class StageLog:
         self._peak_before = int(spent.get("peak_rss_bytes", 0))
         self._began = self._written = time.monotonic()
         self._memory = PeakMemory()
-        self._facts: dict[str, Any] = disk.read_json(folder / FACTS) or {}
+        self._facts: JsonObject = disk.read_json(folder / FACTS) or {}
         self._metrics = _open_lines(folder / METRICS)
         self._samples = _open_lines(folder / SAMPLES)
 
@@ -41,17 +42,17 @@ class StageLog:
         if time.monotonic() - self._written >= SPENT_EVERY_S:
             self.write_spent()
 
-    def sample(self, row: Mapping[str, Any]) -> None:
+    def sample(self, row: Mapping[str, object]) -> None:
         """Append one example row."""
         _write_line(self._samples, row)
 
-    def note(self, facts: Mapping[str, Any]) -> None:
+    def note(self, facts: Mapping[str, object]) -> None:
         """Add to the facts."""
         self._facts.update(json.loads(json.dumps(facts)))
         disk.place_json(self.folder / FACTS, self._facts, durable=False)
 
     @property
-    def facts(self) -> dict[str, Any]:
+    def facts(self) -> JsonObject:
         """All facts noted so far, by earlier attempts too."""
         return dict(self._facts)
 
@@ -77,21 +78,21 @@ class StageLog:
         self._samples.close()
 
 
-def read_metrics(folder: Path) -> list[dict[str, Any]]:
+def read_metrics(folder: Path) -> list[JsonObject]:
     """Return the values of each step, in the order of the steps' first lines."""
-    merged: dict[int, dict[str, Any]] = {}
+    merged: dict[int, JsonObject] = {}
     for row in _read_lines(folder / METRICS):
         merged.setdefault(row["step"], {}).update(row)
     return list(merged.values())
 
 
-def read_samples(folder: Path) -> list[dict[str, Any]]:
+def read_samples(folder: Path) -> list[JsonObject]:
     """Return the sample rows, equal ones once."""
     rows = _read_lines(folder / SAMPLES)
     return list({json.dumps(row, sort_keys=True): row for row in rows}.values())
 
 
-def _number(value: Any) -> float | int:
+def _number(value: float) -> float | int:
     """Return a plain number: a tensor or a numpy scalar will do as well."""
     item = value.item() if hasattr(value, "item") else value
     return item if isinstance(item, int) else float(item)
@@ -105,12 +106,12 @@ def _open_lines(path: Path) -> TextIO:
     return file
 
 
-def _write_line(file: TextIO, row: Mapping[str, Any]) -> None:
+def _write_line(file: TextIO, row: Mapping[str, object]) -> None:
     file.write(json.dumps(row, ensure_ascii=False) + "\n")
     file.flush()
 
 
-def _read_lines(path: Path) -> list[dict[str, Any]]:
+def _read_lines(path: Path) -> list[JsonObject]:
     rows = []
     try:
         lines = path.read_bytes().splitlines()

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any
 
+from r1pipe.keys import JsonObject
 from r1pipe.store.actions import ActionRecord
 
 ABSENT = "(absent)"
@@ -12,10 +12,10 @@ UNKNOWN = object()
 """Stands for the id of an input that is not made yet."""
 
 
-def flatten(value: Any, prefix: str = "") -> dict[str, Any]:
+def flatten(value: object, prefix: str = "") -> JsonObject:
     """Return {dotted path: leaf}; a list is a leaf, and so is an empty mapping inside `params`."""
     if isinstance(value, Mapping) and (value or "." not in prefix):
-        found: dict[str, Any] = {}
+        found: JsonObject = {}
         for name, item in value.items():
             found |= flatten(item, f"{prefix}.{name}" if prefix else str(name))
         return found
@@ -23,7 +23,7 @@ def flatten(value: Any, prefix: str = "") -> dict[str, Any]:
 
 
 def nearest_record(
-    stage: str, preimage: Mapping[str, Any], records: Sequence[ActionRecord], manifest: str
+    stage: str, preimage: JsonObject, records: Sequence[ActionRecord], manifest: str
 ) -> ActionRecord | None:
     """Return the stored result most like a preimage: of the same stage, else of the same kind.
 
@@ -45,7 +45,7 @@ def nearest_record(
     return max(same, key=closeness, default=None)
 
 
-def different(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[str]:
+def different(old: JsonObject, new: JsonObject) -> list[str]:
     """Return the paths of two flat preimages whose leaves differ, those not yet known left out."""
     paths = sorted({*old, *new})
     return [
@@ -55,7 +55,7 @@ def different(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[str]:
     ]
 
 
-def distance(old: Any, new: Any) -> int:
+def distance(old: object, new: object) -> int:
     """Count the leaves in which two preimages differ; equal branches are not walked.
 
     A loop without a call per leaf: `why` does this for every record of a stage.

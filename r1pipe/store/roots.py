@@ -6,10 +6,10 @@ import re
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 from urllib.parse import quote
 
 from r1pipe.errors import ArtifactError
+from r1pipe.keys import JsonObject
 from r1pipe.store import disk
 from r1pipe.store.locks import file_lock, is_alive, this_process
 
@@ -49,7 +49,7 @@ def remember_run(root: Path, run: LastRun, stages: Collection[str]) -> None:
 
 
 def _merged(
-    run: LastRun, known: list[dict[str, Any]], stages: Collection[str]
+    run: LastRun, known: list[JsonObject], stages: Collection[str]
 ) -> dict[str, str] | None:
     before: dict[str, str] = known[0]["stages"] if known else {}
     kept = {name: key for name, key in before.items() if name in stages}
@@ -121,7 +121,7 @@ def remove_tag(root: Path, name: str) -> None:
 
 def tags(root: Path) -> dict[str, str]:
     """Return {tag: key}."""
-    values: list[dict[str, Any]] = [
+    values: list[JsonObject] = [
         disk.read_json(path) for path in sorted((root / "tags").glob("*.json"))
     ]
     return {value["name"]: value["key"] for value in values}

@@ -15,14 +15,14 @@ own path decide anything. Readers take no lock: whatever they can see is whole.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from contextlib import suppress
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 from urllib.parse import quote
 
 from r1pipe import __version__
 from r1pipe.errors import ArtifactError, DamagedError, StoreError
+from r1pipe.keys import JsonObject
 from r1pipe.store import disk, names, signatures
 from r1pipe.store.actions import ActionRecord
 from r1pipe.store.index import RecordIndex
@@ -195,11 +195,11 @@ class Store:
             )
         return self.artifact_dir(record.artifact_id) / output
 
-    def metrics(self, record: ActionRecord) -> list[dict[str, Any]]:
+    def metrics(self, record: ActionRecord) -> list[JsonObject]:
         """Return the metrics of a record's stage, one mapping per step."""
         return read_metrics(self.logs / record.logs)
 
-    def samples(self, record: ActionRecord) -> list[dict[str, Any]]:
+    def samples(self, record: ActionRecord) -> list[JsonObject]:
         """Return the sample rows that a record's stage kept."""
         return read_samples(self.logs / record.logs)
 
@@ -222,9 +222,7 @@ class Store:
         except DamagedError:
             return None
 
-    def nearest(
-        self, stage: str, preimage: Mapping[str, Any], manifest: str
-    ) -> ActionRecord | None:
+    def nearest(self, stage: str, preimage: JsonObject, manifest: str) -> ActionRecord | None:
         """Return the readable result that is most like a preimage (`preimages.nearest_record`)."""
         records = self.known()
         while (found := nearest_record(stage, preimage, records, manifest)) is not None:

@@ -16,10 +16,10 @@ import tarfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import IO, Any
+from typing import IO
 
 from r1pipe.errors import ArtifactError, DamagedError, StoreError
-from r1pipe.keys import DigestingReader, copy_and_digest, copy_stream
+from r1pipe.keys import DigestingReader, JsonObject, copy_and_digest, copy_stream
 from r1pipe.store import disk
 from r1pipe.store.actions import ActionRecord
 from r1pipe.store.publish import place_object
@@ -192,7 +192,7 @@ def _read_card(source: Path, open_: OpenEntry) -> tuple[ActionRecord, list[Actio
         raise ArtifactError(f"{where} is missing; '{source.name}' is not an exported artifact")
     try:
         with stream:
-            card: dict[str, Any] = json.loads(stream.read(MAX_CARD_BYTES))
+            card: JsonObject = json.loads(stream.read(MAX_CARD_BYTES))
         if card["format"] > EXPORT_FORMAT:
             raise StoreError(
                 f"{where}: export format {card['format']}, this r1pipe reads {EXPORT_FORMAT}: "

@@ -8,15 +8,14 @@ from __future__ import annotations
 
 import random
 from collections.abc import Iterator, Mapping, Sequence
-from typing import Any
 
 from r1pipe.chat import Format, render_completion
-from r1pipe.records import Problem
+from r1pipe.records import Problem, Row
 from r1pipe.tasks.table import TASKS
 from r1pipe.tasks.world import LANGUAGES, Solution, draw, is_held_out
 
 
-def row(problem: Problem, completion: str, fmt: Format, source: str) -> dict[str, Any]:
+def row(problem: Problem, completion: str, fmt: Format, source: str) -> Row:
     """Return one training row."""
     return {
         "problem_id": problem.id,
@@ -65,7 +64,7 @@ def solution_row(
     rng: random.Random,
     thought_frac: float,
     unformatted_frac: float,
-) -> dict[str, Any]:
+) -> Row:
     """Return the training row of a written solution."""
     if fmt == "r1-zero":
         completion = base_completion(solution, rng, thought_frac, unformatted_frac)

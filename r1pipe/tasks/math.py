@@ -9,14 +9,14 @@ from __future__ import annotations
 import random
 import re
 from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 from r1pipe.errors import SourceError, StageError
 from r1pipe.keys import digest_json
-from r1pipe.records import Problem
+from r1pipe.records import Problem, Row
 from r1pipe.verify.answers.extract import boxes
 from r1pipe.verify.equivalence import MAX_GOLD_CHARS, read_gold
 
@@ -37,7 +37,7 @@ class LoadReport:
     num_past_limit: int = 0
     unusable: Counter[str] = field(default_factory=Counter)
     """Rows without a usable gold answer, by reason."""
-    examples: list[dict[str, Any]] = field(default_factory=list)
+    examples: list[Row] = field(default_factory=list)
     """The first few rows that were set aside, with their reason."""
 
     @property
@@ -124,7 +124,7 @@ def _fault(value: str, is_judged: bool) -> str:
     return "gold answer too long" if len(value) > MAX_GOLD_CHARS and not is_judged else ""
 
 
-def read_rows(source: Path | str, split: str | None, revision: str | None) -> Iterable[Any]:
+def read_rows(source: Path | str, split: str | None, revision: str | None) -> Iterable[Row]:
     """Open a local file (by its suffix) or a hub data set with `datasets`."""
     import datasets
 
@@ -139,10 +139,10 @@ def read_rows(source: Path | str, split: str | None, revision: str | None) -> It
         if kind is None:
             known = ", ".join(_READERS)
             raise SourceError(f"{source}: cannot read {path.suffix!r} files; use one of {known}")
-        local: Iterable[Any] = datasets.load_dataset(kind, data_files=str(path), split="train")
+        local: Iterable[Row] = datasets.load_dataset(kind, data_files=str(path), split="train")
         return local
     try:
-        loaded: Iterable[Any] = datasets.load_dataset(
+        loaded: Iterable[Row] = datasets.load_dataset(
             str(source), split=split or "train", revision=revision
         )
     except Exception as error:
@@ -154,7 +154,7 @@ def read_rows(source: Path | str, split: str | None, revision: str | None) -> It
 
 
 def _columns(
-    row: Mapping[str, Any], prompt_column: str, answer_column: str, source: Path | str, number: int
+    row: Row, prompt_column: str, answer_column: str, source: Path | str, number: int
 ) -> tuple[str, str]:
     for column in (prompt_column, answer_column):
         if column not in row:

@@ -14,9 +14,9 @@ from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from importlib import resources
-from typing import Any
 
 from r1pipe.errors import StageError
+from r1pipe.keys import JsonObject
 from r1pipe.verify.cases import verify_cases
 
 _Z_95 = 1.959963984540054
@@ -43,7 +43,7 @@ class Rate:
         half = _Z_95 * math.sqrt(p * (1 - p) / n + z2 / (4 * n * n)) / (1 + z2 / n)
         return max(0.0, centre - half), min(1.0, centre + half)
 
-    def row(self) -> dict[str, Any]:
+    def row(self) -> JsonObject:
         """Return plain JSON values."""
         low, high = self.interval()
         return {"errors": self.errors, "cases": self.cases, "rate": self.value} | {
@@ -52,7 +52,7 @@ class Rate:
         }
 
 
-def corpus() -> list[dict[str, Any]]:
+def corpus() -> list[JsonObject]:
     """Return every case of the shipped corpus, by file and line."""
     folder = resources.files("r1pipe.verify") / "corpus"
     files = sorted((f for f in folder.iterdir() if f.name.endswith(".jsonl")), key=lambda f: f.name)
@@ -60,9 +60,7 @@ def corpus() -> list[dict[str, Any]]:
     return [json.loads(line) for line in lines]
 
 
-def audit(
-    *, jobs: int = 0, timeout_s: float = 3.0, with_math_verify: bool = True
-) -> dict[str, Any]:
+def audit(*, jobs: int = 0, timeout_s: float = 3.0, with_math_verify: bool = True) -> JsonObject:
     """Judge the corpus; return rates by kind for each verifier, and our disagreements.
 
     The report holds `kinds` (kind -> verifier -> false_positive, false_negative), `total`, and
@@ -75,7 +73,7 @@ def audit(
     if with_math_verify:
         verdicts["math-verify"] = _by_math_verify(cases)
     kinds = sorted({case["kind"] for case in cases})
-    report: dict[str, Any] = {
+    report: JsonObject = {
         "num_cases": len(cases),
         "kinds": {kind: _rates(cases, verdicts, kind) for kind in kinds},
         "total": _rates(cases, verdicts, None),
@@ -89,10 +87,10 @@ def audit(
 
 
 def _rates(
-    cases: Sequence[dict[str, Any]], verdicts: dict[str, list[bool | None]], kind: str | None
-) -> dict[str, Any]:
+    cases: Sequence[JsonObject], verdicts: dict[str, list[bool | None]], kind: str | None
+) -> JsonObject:
     """Return both error rates of each verifier on one kind (None: all)."""
-    rates: dict[str, Any] = {}
+    rates: JsonObject = {}
     for name, said in verdicts.items():
         counts: dict[bool, list[int]] = defaultdict(lambda: [0, 0])
         for case, is_said in zip(cases, said, strict=True):
@@ -107,7 +105,7 @@ def _rates(
     return rates
 
 
-def _by_math_verify(cases: Sequence[dict[str, Any]]) -> list[bool | None]:
+def _by_math_verify(cases: Sequence[JsonObject]) -> list[bool | None]:
     """Judge with plain math-verify in a process of its own: it sets signal handlers.
 
     The gold answer is boxed, which is the reading that favours it; Countdown cases, which it does
@@ -137,7 +135,7 @@ print(json.dumps(said))
 """
 
 
-def audit_lines(report: dict[str, Any]) -> Iterator[str]:
+def audit_lines(report: JsonObject) -> Iterator[str]:
     """Yield the report as a table of text: rates in percent, with intervals, by kind."""
     names = list(report["total"])
     yield f"{'kind':16}" + "".join(f"{name + ' ' + e:>34}" for name in names for e in ("f+", "f-"))
@@ -146,7 +144,7 @@ def audit_lines(report: dict[str, Any]) -> Iterator[str]:
         yield f"{kind:16}" + "".join(f"{_cell(cell):>34}" for cell in cells)
 
 
-def _cell(rate: dict[str, Any]) -> str:
+def _cell(rate: JsonObject) -> str:
     if not rate["cases"]:
         return "-"
     interval = f"[{100 * rate['low']:.1f}, {100 * rate['high']:.1f}]"

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Iterator, Mapping
-from typing import Any
+from collections.abc import Iterable, Iterator
 
 from r1pipe.errors import StageError
+from r1pipe.keys import JsonObject
 from r1pipe.records import Problem
 from r1pipe.verify.answers.extract import find_answer
 from r1pipe.verify.checkers import CHECKERS, Verification, verify_one, verify_stream
@@ -27,14 +27,14 @@ def verify_answer(gold: str, answer: str, *, timeout_s: float = DEFAULT_LIMIT_S)
 
 def verify_cases(
     lines: Iterable[str], *, jobs: int = 0, timeout_s: float = DEFAULT_LIMIT_S
-) -> Iterator[dict[str, Any]]:
+) -> Iterator[JsonObject]:
     """Judge JSON lines with `gold` and `completion`; yield rows in order as they are settled.
 
     Optional fields: `id` (the line's number by default), `task` (a task or checker; math by
     default), and what its checker needs: `numbers` and `target`, `options`, `accept`, `reject`,
     `refusal`. A row has `id`, `verdict`, `extracted`, `method` and `ms`.
     """
-    ids: list[Any] = []
+    ids: list[object] = []
 
     def pairs() -> Iterator[tuple[Problem, str]]:
         for number, line in enumerate(lines, start=1):
@@ -49,7 +49,7 @@ def verify_cases(
         yield {"id": case_id, **judgement_row(judgement)}
 
 
-def judgement_row(judgement: Verification) -> dict[str, Any]:
+def judgement_row(judgement: Verification) -> JsonObject:
     """Return a judgement as plain JSON values."""
     return {
         "verdict": judgement.verdict.value,
@@ -59,7 +59,7 @@ def judgement_row(judgement: Verification) -> dict[str, Any]:
     }
 
 
-def parse_case(line: str, number: int) -> dict[str, Any]:
+def parse_case(line: str, number: int) -> JsonObject:
     """Return the case on one line, or say what is wrong with it."""
     try:
         case = json.loads(line)
@@ -78,7 +78,7 @@ def parse_case(line: str, number: int) -> dict[str, Any]:
     return case
 
 
-def case_problem(case: Mapping[str, Any]) -> Problem:
+def case_problem(case: JsonObject) -> Problem:
     """Return the problem that a case describes."""
     task = str(case.get("task", "math"))
     checker = TASK_CHECKERS.get(task, task if task in CHECKERS else "math")

@@ -9,9 +9,9 @@ pass. Output is compared whole: as many lines, each equal but for spaces at its 
 from __future__ import annotations
 
 import re
-from typing import Any
 
 from r1pipe.chat import split_completion
+from r1pipe.keys import Json
 from r1pipe.records import Problem, Verdict
 from r1pipe.verify.sandbox.sandbox import Limits, Outcome, Status, run_python
 
@@ -66,14 +66,14 @@ def _check_output(outcome: Outcome, expected: str) -> Verdict:
     return Verdict.CORRECT if is_right else Verdict.WRONG
 
 
-def _check_values(outcome: Outcome, expected: list[Any]) -> Verdict:
+def _check_values(outcome: Outcome, expected: list[Json]) -> Verdict:
     if outcome.status is Status.TIMEOUT:
         return Verdict.TIMEOUT
     is_right = outcome.status is Status.OK and _same_json(outcome.values, expected)
     return Verdict.CORRECT if is_right else Verdict.WRONG
 
 
-def _same_json(value: Any, expected: Any) -> bool:
+def _same_json(value: Json, expected: Json) -> bool:
     """Compare JSON values with their types: True is not 1."""
     if isinstance(value, list) and isinstance(expected, list):
         return len(value) == len(expected) and all(map(_same_json, value, expected))

@@ -6,7 +6,6 @@ Sympy computes a numeric power or factorial at once, so the size is judged befor
 from __future__ import annotations
 
 import math
-from typing import Any
 
 import sympy as sp
 
@@ -17,14 +16,14 @@ MAX_FACTORIAL = 5_000
 MAX_EXPONENT = 5_000
 
 
-def divide(top: Any, bottom: Any) -> Any:
+def divide(top: sp.Expr, bottom: sp.Expr) -> sp.Expr:
     """Divide; by zero is no value."""
     if bottom == 0:
         raise UnreadableError("division by zero")
     return top / bottom
 
 
-def power(base: Any, exponent: Any) -> Any:
+def power(base: sp.Expr, exponent: sp.Expr) -> sp.Expr:
     """Raise to a power; a numeric one whose digits would not fit is refused."""
     if base.is_number and exponent.is_number:
         size = abs(_magnitude(exponent))
@@ -38,7 +37,7 @@ def power(base: Any, exponent: Any) -> Any:
     return value
 
 
-def _magnitude(value: Any) -> float:
+def _magnitude(value: sp.Expr) -> float:
     """Return |value| as a float, for guards only."""
     if isinstance(value, sp.Rational):
         bits = value.p.bit_length() - value.q.bit_length()
@@ -49,7 +48,7 @@ def _magnitude(value: Any) -> float:
         return float("inf")
 
 
-def _log10(base: Any) -> float:
+def _log10(base: sp.Expr) -> float:
     if isinstance(base, sp.Rational):
         return 0.30103 * max(int(base.p).bit_length(), int(base.q).bit_length())
     size = _magnitude(base)
@@ -58,14 +57,14 @@ def _log10(base: Any) -> float:
     return float(abs(math.log10(size)))
 
 
-def factorial(value: Any) -> Any:
+def factorial(value: sp.Expr) -> sp.Expr:
     """Return n!; of a number only for whole n up to 5,000."""
     if value.is_number and not (value.is_Integer and 0 <= value <= MAX_FACTORIAL):
         raise TooBigError("a factorial too big to write out")
     return sp.factorial(value)
 
 
-def binomial(top: Any, bottom: Any) -> Any:
+def binomial(top: sp.Expr, bottom: sp.Expr) -> sp.Expr:
     """Return n over k; of numbers only for whole ones with n up to 5,000."""
     is_whole = top.is_Integer and bottom.is_Integer
     if top.is_number and bottom.is_number and not (is_whole and abs(top) <= MAX_FACTORIAL):

@@ -10,7 +10,6 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from fractions import Fraction
 from math import gcd
-from typing import Any
 
 from r1pipe.verify.answers.naming import TEXT
 from r1pipe.verify.answers.units import conversion
@@ -239,7 +238,7 @@ class Comparer:
         )
 
 
-def _leaf(factor: Fraction, like: Scalar) -> Any:
+def _leaf(factor: Fraction, like: Scalar) -> Leaf:
     """Return a rational factor in the kind of number that the scalar holds."""
     if isinstance(like.value, Fraction):
         return factor

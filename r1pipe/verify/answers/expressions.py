@@ -8,8 +8,6 @@ taken as identity.
 
 from __future__ import annotations
 
-from typing import Any
-
 import sympy as sp
 from sympy.core.evalf import PrecisionExhausted
 
@@ -19,7 +17,7 @@ _MIN_PROBES, _NUM_PROBES = 3, 10
 _PRIME = 9973  # a large prime below the line: no point is an integer, where poles like to sit
 
 
-def same_expression(left: Any, right: Any) -> bool:
+def same_expression(left: sp.Expr, right: sp.Expr) -> bool:
     """Return True when the two are the same number or the same function of their variables."""
     if left == right:
         return True
@@ -33,7 +31,7 @@ def same_expression(left: Any, right: Any) -> bool:
     return _same_constant(left, right)
 
 
-def proportional(left: Any, right: Any) -> bool:
+def proportional(left: sp.Expr, right: sp.Expr) -> bool:
     """Return True when left = c x right for a constant c that is neither zero nor infinite."""
     symbols = sorted(left.free_symbols | right.free_symbols, key=str)
     if not symbols or left.free_symbols != right.free_symbols or len(symbols) > MAX_SYMBOLS:
@@ -45,7 +43,7 @@ def proportional(left: Any, right: Any) -> bool:
     return False
 
 
-def _same_constant(left: Any, right: Any) -> bool:
+def _same_constant(left: sp.Expr, right: sp.Expr) -> bool:
     """Compare two constants to 400 digits; what cannot be computed at all must simplify to zero."""
     difference = left - right
     if difference.is_Rational:
@@ -58,7 +56,7 @@ def _same_constant(left: Any, right: Any) -> bool:
     return _close(*values)
 
 
-def _digits_of(value: Any, digits: int, max_digits: int) -> Any:
+def _digits_of(value: sp.Expr, digits: int, max_digits: int) -> sp.Expr | None:
     """Return a constant to so many true digits, or None where they all cancel."""
     try:
         number = value.evalf(digits, maxn=max_digits, strict=True)
@@ -67,7 +65,7 @@ def _digits_of(value: Any, digits: int, max_digits: int) -> Any:
     return number if _is_complex(number) and number != 0 else None
 
 
-def _agree_at_points(left: Any, right: Any, symbols: list[Any]) -> bool:
+def _agree_at_points(left: sp.Expr, right: sp.Expr, symbols: list[sp.Symbol]) -> bool:
     if len(symbols) > MAX_SYMBOLS:
         return False
     if not (left.has(sp.core.function.AppliedUndef) or right.has(sp.core.function.AppliedUndef)):
@@ -85,7 +83,9 @@ def _agree_at_points(left: Any, right: Any, symbols: list[Any]) -> bool:
     return bool(sp.simplify(left - right) == 0)
 
 
-def _points(symbols: list[Any], left: Any, right: Any) -> list[dict[Any, Any]]:
+def _points(
+    symbols: list[sp.Symbol], left: sp.Expr, right: sp.Expr
+) -> list[dict[sp.Symbol, sp.Rational]]:
     """Return rational points, positive ones first; whole numbers where only they make sense."""
     only_whole = any(
         side.has(sp.factorial, sp.binomial)
@@ -103,7 +103,7 @@ def _points(symbols: list[Any], left: Any, right: Any) -> list[dict[Any, Any]]:
     return points
 
 
-def _value(expression: Any, point: dict[Any, Any]) -> Any:
+def _value(expression: sp.Expr, point: dict[sp.Symbol, sp.Rational]) -> sp.Expr | None:
     """Return the value at a point to 60 digits, or None where it has none."""
     value = expression.evalf(_PROBE_DIGITS, subs=point)
     if value.has(sp.zoo, sp.nan, sp.oo) or not _is_complex(value):
@@ -111,11 +111,11 @@ def _value(expression: Any, point: dict[Any, Any]) -> Any:
     return value
 
 
-def _is_complex(value: Any) -> bool:
+def _is_complex(value: sp.Expr) -> bool:
     return all(part.is_Float or part.is_Rational for part in value.as_real_imag())
 
 
-def _close(left: Any, right: Any) -> bool:
+def _close(left: sp.Expr, right: sp.Expr) -> bool:
     """Compare to 40 digits of the larger one; both tiny against 1 is no evidence of equality."""
     scale = max(abs(left), abs(right))
     if scale == 0:

@@ -9,8 +9,8 @@ evaluated as code, and numbers too big to write out are refused before they are 
 from __future__ import annotations
 
 import re
+from collections.abc import Callable
 from fractions import Fraction
-from typing import Any
 
 import sympy as sp
 
@@ -30,7 +30,7 @@ _GREEK = frozenset(
     | {"varphi", "chi", "psi", "omega", "Gamma", "Delta", "Theta", "Lambda", "Xi", "Sigma", "Phi"}
     | {"Psi", "Omega", "ell", "hbar", "star"}
 )
-_FUNCTIONS: dict[str, Any] = {
+_FUNCTIONS: dict[str, Callable[[sp.Expr], sp.Expr]] = {
     "sin": sp.sin,
     "cos": sp.cos,
     "tan": sp.tan,
@@ -64,7 +64,7 @@ _STYLES = frozenset({"mathbf", "mathit", "mathcal", "mathrm", "text", "vec", "ha
 _RELATIONS = frozenset(["=", "<", ">", r"\le", r"\ge", r"\ne", r"\in", r"\pm", r"\mp", "&", ";"])
 
 
-def parse_expression(text: str) -> Any:
+def parse_expression(text: str) -> sp.Expr:
     """Return the sympy expression of a LaTeX or plain expression, or raise `UnreadableError`.
 
     >>> parse_expression(r"\\frac{1}{2}x^2")
@@ -124,7 +124,7 @@ class _Parser:
         if not self.take(token):
             raise UnreadableError(f"expected {token!r}, not {self.peek()!r}")
 
-    def sum(self) -> Any:
+    def sum(self) -> sp.Expr:
         value = self.product()
         while True:
             if self.take("+"):
@@ -134,7 +134,7 @@ class _Parser:
             else:
                 return value
 
-    def product(self) -> Any:
+    def product(self) -> sp.Expr:
         value = self.signed()
         while True:
             if self.peek() in _PRODUCT:
@@ -151,7 +151,7 @@ class _Parser:
             else:
                 return value
 
-    def implied(self, value: Any) -> Any:
+    def implied(self, value: sp.Expr) -> sp.Expr:
         """Multiply by what stands beside; `3\\frac12` is a mixed number."""
         is_mixed = _is_digits(self.peek(-1)) and self.peek() == r"\frac" and value.is_Rational
         is_braced = self.peek() == "{" and value.is_number
@@ -162,13 +162,13 @@ class _Parser:
             return value + factor if value >= 0 else value - factor
         return value * factor
 
-    def signed(self) -> Any:
+    def signed(self) -> sp.Expr:
         sign = 1
         while self.peek() in ("+", "-"):
             sign = -sign if self.next() == "-" else sign
         return sign * self.power()
 
-    def power(self) -> Any:
+    def power(self) -> sp.Expr:
         base = self.postfix()
         if self.take("^", "**"):
             if self.take(r"\circ"):
@@ -181,13 +181,13 @@ class _Parser:
             return bounded.power(base, self.exponent())
         return base
 
-    def exponent(self) -> Any:
+    def exponent(self) -> sp.Expr:
         """Parse what stands behind `^`: a group or a signed power; x^12 means twelve."""
         if self.peek() in ("+", "-"):
             return self.signed()
         return self.power()
 
-    def postfix(self) -> Any:
+    def postfix(self) -> sp.Expr:
         value = self.atom()
         while self.take("!"):
             if self.peek() == "!":
@@ -207,7 +207,7 @@ class _Parser:
             return True
         return token.startswith("\\") and token not in _RELATIONS and len(token) > 2
 
-    def atom(self) -> Any:
+    def atom(self) -> sp.Expr:
         token = self.next()
         if _is_digits(token):
             return _number(token)
@@ -223,7 +223,7 @@ class _Parser:
             return self.command(token[1:])
         raise UnreadableError(f"unexpected {token!r}")
 
-    def absolute(self) -> Any:
+    def absolute(self) -> sp.Expr:
         self.num_bars += 1
         value = self.sum()
         self.num_bars -= 1
@@ -231,7 +231,7 @@ class _Parser:
             raise UnreadableError("a bar is not closed")
         return sp.Abs(value)
 
-    def variable(self, letter: str) -> Any:
+    def variable(self, letter: str) -> sp.Expr:
         label = self.subscript()
         while self.take("'"):
             label += "'"
@@ -262,7 +262,7 @@ class _Parser:
             parts.append(token)
         return "_" + "".join(parts)
 
-    def command(self, name: str) -> Any:
+    def command(self, name: str) -> sp.Expr:
         if name == "frac":
             top = self.argument()
             if top == sp.Symbol("d"):
@@ -287,7 +287,7 @@ class _Parser:
             return self.styled(name)
         raise UnreadableError(f"unknown command {name!r}")
 
-    def styled(self, name: str) -> Any:
+    def styled(self, name: str) -> sp.Expr:
         """Read `\\mathbf{x}`: one letter set in a style is a variable of its own."""
         self.expect("{")
         letter = self.next()
@@ -299,7 +299,7 @@ class _Parser:
         style = "" if name in ("mathbf", "mathit", "mathrm", "text") else name
         return sp.Symbol(style + letter + self.subscript())
 
-    def root(self) -> Any:
+    def root(self) -> sp.Expr:
         if self.take("["):
             index = self.sum()
             self.expect("]")
@@ -312,7 +312,7 @@ class _Parser:
             raise UnreadableError("a root of index zero")
         return bounded.power(value, 1 / index)
 
-    def argument(self) -> Any:
+    def argument(self) -> sp.Expr:
         """Parse `{...}`, or one digit, letter or command."""
         if self.take("{"):
             value = self.sum()
@@ -323,11 +323,11 @@ class _Parser:
             self.tokens[self.position : self.position + 1] = list(token)  # \frac12 is 1/2
         return self.atom()
 
-    def function(self, name: str) -> Any:
-        base: Any = None
+    def function(self, name: str) -> sp.Expr:
+        base: sp.Expr | None = None
         if name == "log" and self.take("_"):
             base = self.argument()
-        power: Any = None
+        power: sp.Expr | None = None
         if self.take("^"):
             power = self.argument() if self.peek() == "{" else self.signed_atom()
         argument = self.function_argument()
@@ -336,10 +336,10 @@ class _Parser:
         value = _FUNCTIONS[name](argument) if base is None else sp.log(argument, base)
         return value if power is None else bounded.power(value, power)
 
-    def signed_atom(self) -> Any:
+    def signed_atom(self) -> sp.Expr:
         return -self.atom() if self.take("-") else self.atom()
 
-    def function_argument(self) -> Any:
+    def function_argument(self) -> sp.Expr:
         """Parse `(...)`, `{...}`, or a product without sums: `\\sin 2x`."""
         if self.peek() in ("(", "[", "{", "|"):
             return self.power()
@@ -353,6 +353,6 @@ def _is_digits(token: str) -> bool:
     return "0" <= token[:1] <= "9" or (token[:1] == "." and len(token) > 1)
 
 
-def _number(token: str) -> Any:
+def _number(token: str) -> sp.Expr:
     value = Fraction(token)
     return sp.Rational(value.numerator, value.denominator)

@@ -7,12 +7,18 @@ reader and the same comparison serve both.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, TypeAlias
 
 from r1pipe.verify.answers.units import Unit
 
-Leaf = Any  # Fraction or sympy expression
-Bound = Any  # a leaf, or one of the two infinities below
+if TYPE_CHECKING:
+    from fractions import Fraction
+
+    import sympy as sp
+
+Leaf: TypeAlias = "Fraction | sp.Expr"
+Bound: TypeAlias = "Fraction | sp.Expr | str"
+"""A leaf, or one of the two infinities."""
 INFINITY, MINUS_INFINITY = "+infinity", "-infinity"
 
 

@@ -50,7 +50,7 @@ def main(settings: dict[str, Any]) -> None:
     with open(settings["program"], encoding="utf-8") as file:
         source = file.read()
     code = compile(source, "program.py", "exec")
-    names: dict[str, Any] = {"__name__": "__main__"}
+    names: dict[str, object] = {"__name__": "__main__"}
     if settings["calls"] is None:
         report.close()
         exec(code, names)  # noqa: S102 - this process is the sandbox

@@ -20,9 +20,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
 from pathlib import Path
-from typing import Any
 
 from r1pipe.errors import StageError
+from r1pipe.keys import Json
 from r1pipe.verify.sandbox import child
 
 _READABLE = ("/usr/lib", "/usr/local/lib", "/lib", "/lib64", "/dev/null", "/dev/urandom")
@@ -66,7 +66,7 @@ class Outcome:
     status: Status
     stdout: str
     stderr: str
-    values: list[Any] = field(default_factory=list)
+    values: list[Json] = field(default_factory=list)
     wall_s: float = 0.0
     layers: dict[str, bool] = field(default_factory=dict)
 

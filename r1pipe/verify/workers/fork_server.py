@@ -16,7 +16,7 @@ import signal
 import socket
 import sys
 from collections.abc import Iterator
-from typing import Any
+from types import FrameType
 
 from r1pipe.verify.workers import symbolic
 
@@ -90,7 +90,7 @@ def _confine(parent: int) -> None:
     signal.signal(signal.SIGALRM, _ring)
 
 
-def _ring(signum: int, frame: Any) -> None:
+def _ring(signum: int, frame: FrameType | None) -> None:
     raise OutOfTimeError
 
 

@@ -23,7 +23,6 @@ from collections import deque
 from concurrent.futures import Future
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import r1pipe
 from r1pipe.errors import StageError
@@ -316,4 +315,4 @@ def _after_fork() -> None:
 atexit.register(close_shared)
 os.register_at_fork(after_in_child=_after_fork)
 
-__all__: list[Any] = ["DEFAULT_LIMIT_S", "Pool", "close_shared", "shared_pool"]
+__all__ = ["DEFAULT_LIMIT_S", "Pool", "close_shared", "shared_pool"]

@@ -10,7 +10,6 @@ from __future__ import annotations
 import logging
 import re
 from functools import lru_cache
-from typing import Any
 
 import sympy as sp
 
@@ -168,7 +167,7 @@ def solve_inequality(operands: list[str], operators: list[str]) -> Spans | Relat
         raise UnreadableError("a chain in several variables")
     symbol = symbols.pop()
     real = sp.Symbol(symbol.name, real=True)
-    solution: Any = sp.S.Reals
+    solution: sp.Set = sp.S.Reals
     for left, operator, right in zip(sides[:-1], operators, sides[1:], strict=True):
         relation = relations[operator](left.subs(symbol, real), right.subs(symbol, real))
         if relation not in (sp.true, sp.false):
@@ -177,7 +176,7 @@ def solve_inequality(operands: list[str], operators: list[str]) -> Spans | Relat
     return Spans(_parts(solution), symbol.name)
 
 
-def _oriented(sides: list[Any], operator: str) -> Relation:
+def _oriented(sides: list[sp.Expr], operator: str) -> Relation:
     """Write a > b as b < a, so that both directions compare equal."""
     left, right = sides
     if operator in (">", ">="):
@@ -185,7 +184,7 @@ def _oriented(sides: list[Any], operator: str) -> Relation:
     return Relation(left, operator, right)
 
 
-def _parts(solution: Any) -> tuple[Span, ...]:
+def _parts(solution: sp.Set) -> tuple[Span, ...]:
     if isinstance(solution, sp.Union):
         return tuple(part for piece in solution.args for part in _parts(piece))
     if isinstance(solution, sp.FiniteSet):
@@ -260,11 +259,11 @@ def _slips_through(gold: str, answer: str) -> bool:
 
 
 @lru_cache(maxsize=4096)
-def _parse_gold(gold: str) -> tuple[Any, ...]:
+def _parse_gold(gold: str) -> tuple[sp.Basic | str, ...]:
     return tuple(_parse(gold))
 
 
-def _parse(text: str) -> list[Any]:
+def _parse(text: str) -> list[sp.Basic | str]:
     from math_verify import parse
 
     wrapped = f"\\boxed{{{text}}}"
