@@ -1,4 +1,4 @@
-"""What this machine has: cores, memory, GPUs. Standard library alone, nothing is imported to ask.
+"""The cores, memory and GPUs of this machine, asked with the standard library only.
 
 A container's limits count: the cores and the memory are those that this process may use.
 """

@@ -49,9 +49,9 @@ class Problem:
     checker: str = "math"
     solution: str | None = None
     level: int = 0
-    meta: Row = field(default_factory=dict)
+    meta: Mapping[str, Any] = field(default_factory=dict)
 
-    def to_row(self) -> Row:
+    def to_row(self) -> dict[str, object]:
         """Return a flat row for Parquet; `meta` becomes JSON text."""
         row = {name: getattr(self, name) for name in self.__slots__}
         row["meta"] = json.dumps(dict(self.meta), sort_keys=True, ensure_ascii=False)

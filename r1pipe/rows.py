@@ -23,7 +23,7 @@ class RowWriter:
 
     With a schema rows are held as Arrow data, without one as they came until the first shard is
     full, whose schema then holds for all. Memory is one shard. The bytes of the shards depend on
-    the rows alone, not on how many of them are written at once.
+    the rows only, not on how many of them are written at once.
     """
 
     def __init__(

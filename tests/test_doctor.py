@@ -153,7 +153,7 @@ def test_a_gpu_that_torch_cannot_use_is_a_warning() -> None:
     cpu_only = Found(CORE, "torch", "2.13", True, facts={"cuda_build": None, "cuda_works": False})
     first, second = environment.check_gpus(gpus, cpu_only)
     assert first.found == "NVIDIA H200, 141.0 GiB, driver 570.1"
-    assert (second.status, second.found) == ("warning", "the CPU alone")
+    assert (second.status, second.found) == ("warning", "the CPU only")
     works = replace(cpu_only, facts={"cuda_build": "13.0", "cuda_works": True, "gpus": []})
     assert [check.status for check in environment.check_gpus(gpus, works)] == ["ok"]
     assert [check.status for check in environment.check_gpus((), None)] == ["note"]

@@ -290,7 +290,7 @@ def test_text_for_people_has_every_section_and_no_terminal_codes(
         "  language  passed\n",
         "  kept: no\n",
         "  | \\x1b[31mred\\u202e\n  | second\n",
-        "\nstands in\n",
+        "\nfound in\n",
     ):
         assert line in out, line
     assert "\x1b" not in out

@@ -1,4 +1,4 @@
-"""What a candidate is: a sampled completion with where it came from, its verdict and decisions.
+"""A candidate: a sampled completion with its origin, verdict and decisions.
 
 Every candidate is kept on record. What is trained on is a view of them: those that pass every
 filter and are selected (`candidates/selection.py`), as `kept` says.
@@ -62,9 +62,9 @@ class Sample:
 
 
 def candidate_row(sample: Sample, verdict: Verdict, origin: Origin) -> Row:
-    """Return one candidate with where it came from and what every filter said.
+    """Return one candidate with its origin and the decision of every filter.
 
-    It is not selected yet: `kept` says whether it passes the filters alone.
+    It is not selected yet: `kept` only says whether it passes the filters.
     """
     problem = sample.problem
     decisions = decide(

@@ -17,9 +17,9 @@ from typing import TYPE_CHECKING
 from r1pipe.chat import split_completion
 from r1pipe.generate.protocol import Generator, Request, Sampled, SamplingParams
 from r1pipe.generate.uniforms import request_seed
-from r1pipe.keys import Json
+from r1pipe.keys import Json, JsonObject
 from r1pipe.models.prompts import encode_prompt
-from r1pipe.records import FinishReason, Problem, Row, Verdict
+from r1pipe.records import FinishReason, Problem, Verdict
 
 if TYPE_CHECKING:
     from r1pipe.models.interfaces import Tokenizer
@@ -82,7 +82,7 @@ class Form:
 
 
 def control_tokens(tokenizer: Tokenizer) -> re.Pattern[str] | None:
-    """Return what a tokenizer would not read as text: ends, roles and other tags; None if nothing.
+    """Match tokens that a tokenizer would not read as text: ends, roles, other tags; None if none.
 
     An answer that holds the end of its turn and the beginning of the judge's would otherwise speak
     for the judge.
@@ -99,7 +99,7 @@ def _is_tag(token: str) -> bool:
 
 
 def broken_up(text: str, control: re.Pattern[str]) -> str:
-    """Return text in which every control token has a blank behind its first character.
+    """Return text in which every control token has a blank after its first character.
 
     >>> broken_up("yes<|end|>", re.compile(re.escape("<|end|>")))
     'yes< |end|>'
@@ -159,7 +159,7 @@ class Judge:
 def read_reply(text: str, finish_reason: FinishReason) -> tuple[Verdict, str]:
     """Return a reply's verdict, or CRASHED and what is wrong with it.
 
-    Read is what stands behind the judge's own thought. A reply without one clear verdict is the
+    Only the text after the judge's own thought is read. A reply without one clear verdict is the
     judge's failure, not the answer's.
     """
     if finish_reason is LENGTH:
@@ -181,10 +181,10 @@ def majority(verdicts: Sequence[Verdict]) -> Verdict:
     return next((v for v, count in counts.items() if 2 * count > len(verdicts)), Verdict.CRASHED)
 
 
-def _objects(text: str) -> tuple[list[Row], str]:
+def _objects(text: str) -> tuple[list[JsonObject], str]:
     """Return the JSON objects of a text, outermost ones, and the text without them.
 
-    Backslashes that JSON does not know (LaTeX in an analysis) stand for themselves.
+    Backslashes that JSON does not know (LaTeX in an analysis) are kept as they are.
     """
     text = _BACKSLASH.sub(lambda found: found[0] if found[1] else "\\\\", text)
     found, rest, place = [], [], 0
@@ -195,7 +195,7 @@ def _objects(text: str) -> tuple[list[Row], str]:
     return found, "".join([*rest, text[place:]])
 
 
-def _decoded(text: str) -> Iterator[tuple[int, int, Row]]:
+def _decoded(text: str) -> Iterator[tuple[int, int, JsonObject]]:
     """Yield (start, end, value) of JSON objects that do not overlap, from the left."""
     decoder = json.JSONDecoder(strict=False, object_pairs_hook=_unambiguous)
     place = 0
@@ -208,7 +208,7 @@ def _decoded(text: str) -> Iterator[tuple[int, int, Row]]:
         yield start, place, value
 
 
-def _unambiguous(pairs: list[tuple[str, Json]]) -> Row:
+def _unambiguous(pairs: list[tuple[str, Json]]) -> JsonObject:
     """Return the pairs of a JSON object; ValueError where a name comes twice."""
     if len(dict(pairs)) != len(pairs):
         raise ValueError("a name comes twice")

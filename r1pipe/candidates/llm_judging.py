@@ -1,4 +1,4 @@
-"""Candidates put to an LLM judge: which ones, their questions, the replies, and what follows.
+"""Questions about candidates to an LLM judge, its replies, and the candidates selected by them.
 
 All of it streams, in the candidates' order: in memory are the problems, a unit, one shard, and
 sixteen bytes per kept row.
@@ -129,7 +129,7 @@ def reply_rows(
     replies: Sequence[Sequence[Reply]],
     temperature: float,
     ids: InputIds,
-) -> list[Row]:
+) -> list[dict[str, object]]:
     """Return the replies to some questions as rows; `ids` are the stage's input ids."""
     return [
         {
@@ -204,7 +204,7 @@ def judged_rows(
     selection: Selection,
     changes: Counter[str],
 ) -> Iterator[Row]:
-    """Yield each candidate with the judge's verdict, where there is one, and selected anew.
+    """Yield each candidate with the judge's verdict, if there is one, selected again.
 
     Both come in the candidates' order. `changes` counts `before -> after` of those asked about.
     Raises StageError as `paired` and `check_quota` do.

@@ -15,7 +15,7 @@ class LengthQuota(StageModel):
     """A bound on the kept rows of one range of lengths."""
 
     up_to_tokens: int = Field(gt=0)
-    """The range ends here (included) and begins behind the next smaller one."""
+    """The range ends here (included) and begins after the next smaller one."""
     max_rows: int = Field(ge=0)
     """Most kept rows in it."""
 

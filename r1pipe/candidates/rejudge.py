@@ -1,4 +1,4 @@
-"""What candidates that are judged anew have in common, whoever judges them.
+"""Candidates with a new verdict, from the verifier or from an LLM judge: problems, quotas, decisions.
 
 A verdict is one decision of several: the others stay, and those that depend on the rows kept before
 (repeats, quotas, the target) are taken again.
@@ -22,7 +22,7 @@ from r1pipe.records import Problem, Row, Verdict
 def with_problems(
     name: str, rows: Iterable[Row], problems: Mapping[str, Problem]
 ) -> Iterator[tuple[Row, Problem]]:
-    """Yield candidates with their problems, whose gold answers are those that they say.
+    """Yield candidates with their problems; a problem has the gold answer that the candidate holds.
 
     Raises StageError, with the stage's `name`, for a candidate whose problem is not there.
     """
@@ -64,7 +64,7 @@ def own_decisions(row: Row) -> dict[str, bool]:
 
 
 def with_verdict(row: Row, verdict: Verdict, decided: Mapping[str, bool]) -> Row:
-    """Return a candidate with a verdict and what else was `decided` anew, not selected yet."""
+    """Return a candidate with a new verdict and its other new decisions, not selected yet."""
     decisions = own_decisions(row) | {**decided, "verdict": verdict is Verdict.CORRECT}
     return {
         **row,

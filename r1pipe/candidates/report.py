@@ -3,28 +3,29 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from pathlib import Path
 
 from r1pipe.candidates.quotas import Quotas
 from r1pipe.errors import ArtifactError
-from r1pipe.records import Row
+from r1pipe.keys import JsonObject
 
 REPORT = "sampling.json"
 
 
-def write_report(folder: Path, report: Row, quotas: Quotas) -> None:
+def write_report(folder: Path, report: Mapping[str, object], quotas: Quotas) -> None:
     """Write the report, and the quotas that were in force, beside the candidates' shards."""
     document = {**report, "quotas": quotas.model_dump(mode="json")}
     text = json.dumps(document, indent=1, sort_keys=True, ensure_ascii=False)
     (folder / REPORT).write_text(text + "\n", encoding="utf-8")
 
 
-def read_report(candidates: Path) -> tuple[Row, Quotas] | None:
+def read_report(candidates: Path) -> tuple[JsonObject, Quotas] | None:
     """Return the report on adaptive sampling beside its candidates, and the quotas in force; None
     where there is none, as beside all other candidates.
 
-    Whoever judges candidates anew selects by these quotas and writes the report on. Raises
-    ArtifactError for a report that is none.
+    A stage that verifies or judges candidates again selects by these quotas and
+    passes the report on. Raises ArtifactError for a report that is none.
     """
     path = candidates / REPORT
     if not path.exists():

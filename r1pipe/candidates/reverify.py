@@ -1,4 +1,4 @@
-"""Candidates judged anew, which of them are kept then, and what flipped.
+"""Candidates verified again: which of them are kept then, and which verdicts flipped.
 
 All of it streams: in memory are the pairs in flight, a unit of verdicts, one shard, and sixteen
 bytes per kept row. Verdicts go into a journal, so that a killed run judges no candidate twice.
@@ -33,10 +33,10 @@ STILL_DROPPED = "dropped, for another reason"
 
 @dataclass(frozen=True)
 class ReverifySettings:
-    """How candidates are judged anew."""
+    """How candidates are verified again."""
 
     keep: Keep | None
-    """Thresholds to decide all filters anew; None leaves them but for the verdict."""
+    """Thresholds to decide all filters again; None decides only the verdict's again."""
     quotas: Quotas | None
     """None where nobody knows of any."""
     target_rows: int | None
@@ -106,7 +106,7 @@ def _with_verdicts(
         yield row, problem, verdict, extracted
 
 
-def report_flips(before: Iterable[Row], after: Iterable[Row], folder: Path) -> Row:
+def report_flips(before: Iterable[Row], after: Iterable[Row], folder: Path) -> dict[str, object]:
     """Compare two verdicts on the same candidates; write every flip as a row, and flips.json.
 
     The report counts each direction by kind (the decision that changed) and by task.
@@ -147,7 +147,7 @@ class _Report:
             examples.append(_shortened(flip))
         return flip
 
-    def document(self) -> Row:
+    def document(self) -> dict[str, object]:
         return {
             **{name: self.totals[name] for name in ("candidates", "kept_before", "kept_after")},
             "kept_to_dropped": sum(self.kinds.get(KEPT_TO_DROPPED, Counter()).values()),
@@ -194,7 +194,7 @@ def _flip_row(old: Row, new: Row, direction: str, kind: str) -> Row:
 
 
 def _shortened(flip: Row) -> Row:
-    """Return an example: the end of a long completion, where its answer stands."""
+    """Return an example: the end of a long completion, which has the answer."""
     names = ("id", "task", "gold", "verdict_before", "verdict_after")
     text = flip["completion"]
     short = text if len(text) <= MAX_EXAMPLE_CHARS else f"... {text[-MAX_EXAMPLE_CHARS:]}"

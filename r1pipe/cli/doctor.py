@@ -15,7 +15,7 @@ def doctor(
         bool, typer.Option("--online", help="See whether the hub answers (3 s at most).")
     ] = False,
     quick: Annotated[
-        bool, typer.Option("--quick", help="Look at versions alone; import nothing.")
+        bool, typer.Option("--quick", help="Look only at versions; import nothing.")
     ] = False,
     store: StoreOption = None,
     as_json: JsonOption = False,

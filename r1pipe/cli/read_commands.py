@@ -18,7 +18,6 @@ from r1pipe.cli.options import (
     open_store,
     print_json,
 )
-from r1pipe.keys import JsonObject
 
 if TYPE_CHECKING:
     from r1pipe.manifest import Manifest
@@ -143,6 +142,6 @@ def schema(manifest: ManifestArgument = DEFAULT_MANIFEST) -> None:
     print_json(manifest_schema(load_kinds(find_manifest(manifest))))
 
 
-def _plan_json(manifest: "Manifest", found: "Plan") -> JsonObject:
+def _plan_json(manifest: "Manifest", found: "Plan") -> dict[str, object]:
     stages = [asdict(stage) for stage in found.stages]
     return {"manifest": manifest.name, "profile": manifest.profile, "stages": stages}

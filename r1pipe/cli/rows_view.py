@@ -6,7 +6,7 @@ Text that a model wrote is shown with its control characters written out, never 
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
 from r1pipe.cli.options import print_json
@@ -94,7 +94,7 @@ def row_text(store: Store, record: Record, row_id: str) -> str:
         ["verdict", *_fields(found.get("verdict", {}))],
         ["judge", *(line for reply in found.get("judge", []) for line in _fields(reply))],
         ["filters", *_filter_lines(found)],
-        ["stands in", *(f"  {place_text(each)}" for each in stands)],
+        ["found in", *(f"  {place_text(each)}" for each in stands)],
         ["passed over by", *(f"  {name_text(each)}" for each in found.get("not_in", []))],
         ["models trained on it", *_model_lines(found.get("trained", []))],
         ["candidates", *_candidate_lines(found.get("candidates", []))],
@@ -117,7 +117,7 @@ def _origin(trace: Trace, place: Place) -> Place:
     return place
 
 
-def _fields(values: Row) -> list[str]:
+def _fields(values: Mapping[str, object]) -> list[str]:
     """Return short values as a table, and longer ones below their names."""
     short, long = [], []
     for name, value in values.items():

@@ -115,7 +115,7 @@ def stage(
     name: Annotated[str, typer.Argument(help="The stage.", show_default=False)],
     manifest: ManifestOption = DEFAULT_MANIFEST,
     resume: Annotated[
-        bool, typer.Option("--resume", help="Only go on with an attempt; never start anew.")
+        bool, typer.Option("--resume", help="Only continue an attempt; never start again.")
     ] = False,
     rebuild: Annotated[bool, typer.Option("--rebuild", help="Run it in any case.")] = False,
 ) -> JsonObject:
@@ -146,7 +146,7 @@ def _scoreboard(store: "Store", result: "RunResult") -> Path | None:
     return None
 
 
-def _result_json(manifest: "Manifest", store: "Store", result: "RunResult") -> JsonObject:
+def _result_json(manifest: "Manifest", store: "Store", result: "RunResult") -> dict[str, object]:
     stages = [
         {
             "name": each.name,

@@ -8,7 +8,6 @@ import typer
 
 from r1pipe.cli.options import JsonOption, StoreOption, command_group, open_store, print_json
 from r1pipe.errors import ArtifactError, DamagedError
-from r1pipe.keys import JsonObject
 from r1pipe.text import format_bytes, visible
 
 if TYPE_CHECKING:
@@ -60,7 +59,7 @@ def gc(
         bool, typer.Option("--attempts", help="Give up attempts that could be resumed, too.")
     ] = False,
     empty_trash: Annotated[
-        bool, typer.Option("--empty-trash", help="Delete what lies in the trash for good.")
+        bool, typer.Option("--empty-trash", help="Delete the contents of the trash for good.")
     ] = False,
     restore: Annotated[
         str | None, typer.Option("--restore", help="Bring an artifact back from the trash, by id.")
@@ -185,7 +184,7 @@ def _label(record: "ActionRecord") -> str:
     return f"{record.stage_name}@{record.artifact_id[:12]}"
 
 
-def _row(record: "ActionRecord") -> JsonObject:
+def _row(record: "ActionRecord") -> dict[str, object]:
     from r1pipe.cli.views import summary_json
 
     return summary_json(record)

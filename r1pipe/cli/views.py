@@ -12,7 +12,6 @@ from dataclasses import asdict
 from typing import TYPE_CHECKING
 
 from r1pipe.costs.report import actual_values, compared_lines
-from r1pipe.keys import JsonObject
 from r1pipe.lineage.records import Edge, Lineage, Node, link_text
 from r1pipe.text import (
     format_bytes,
@@ -70,7 +69,7 @@ def record_text(record: Record, store: Store) -> str:
     return "\n\n".join(section for section in sections if section)
 
 
-def record_json(record: Record, store: Store) -> JsonObject:
+def record_json(record: Record, store: Store) -> dict[str, object]:
     """Return one artifact as a JSON document."""
     actual = actual_values(record, store) if "predicted" in record.facts else None
     return asdict(record) | {
@@ -81,13 +80,13 @@ def record_json(record: Record, store: Store) -> JsonObject:
     }
 
 
-def summary_json(record: Record) -> JsonObject:
+def summary_json(record: Record) -> dict[str, object]:
     """Return one line of the table as JSON values."""
     names = ("stage_name", "kind", "artifact_id", "key", "created", "seconds", "manifest_name")
     return {name: getattr(record, name) for name in names} | {"profile": record.profile}
 
 
-def metric_lines(rows: Sequence[JsonObject]) -> list[str]:
+def metric_lines(rows: Sequence[Mapping[str, object]]) -> list[str]:
     """Return each metric's first, last, least and greatest value with its curve."""
     curves: dict[str, list[float]] = {}
     for row in rows:
@@ -103,7 +102,7 @@ def metric_lines(rows: Sequence[JsonObject]) -> list[str]:
     return table_lines(table) if curves else []
 
 
-def sample_lines(rows: Sequence[JsonObject]) -> list[str]:
+def sample_lines(rows: Sequence[Mapping[str, object]]) -> list[str]:
     """Return the first sample rows, each field on its own lines."""
     lines = []
     for number, row in enumerate(rows[:MAX_SAMPLES], start=1):
@@ -131,7 +130,7 @@ def lineage_lines(record: Record, records: Sequence[Record]) -> list[str]:
     return lines
 
 
-def lineage_json(record: Record, records: Sequence[Record]) -> JsonObject:
+def lineage_json(record: Record, records: Sequence[Record]) -> dict[str, object]:
     """Return an artifact's lineage as JSON values: every edge once, nearest first."""
     graph = Lineage(records)
     return {
@@ -141,8 +140,8 @@ def lineage_json(record: Record, records: Sequence[Record]) -> JsonObject:
     }
 
 
-def _edges(record: Record, after: After) -> list[JsonObject]:
-    edges: list[JsonObject] = []
+def _edges(record: Record, after: After) -> list[dict[str, object]]:
+    edges: list[dict[str, object]] = []
     seen, waiting = {record.key}, deque([record])
     while waiting:
         node = waiting.popleft()

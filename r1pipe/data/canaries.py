@@ -11,7 +11,6 @@ import re
 from collections.abc import Callable, Sequence
 
 from r1pipe.data.overlap import MIN_WORDS, NGRAM, OverlapIndex, words
-from r1pipe.records import Row
 
 BEFORE = "Here is a task that somebody posted yesterday: "
 AFTER = " -- please explain each step and check the result twice!"
@@ -91,7 +90,7 @@ CONTROL: Disguise = shuffled
 
 def measured(
     index: OverlapIndex, held_out: Sequence[str], num_canaries: int, seed: int
-) -> dict[str, Row]:
+) -> dict[str, dict[str, object]]:
     """Return, per disguise, how many were planted and found, the recall, and by which variant.
 
     A canary is found when the text that it was made of is among its matches. `control` counts
@@ -101,7 +100,7 @@ def measured(
     chosen = sorted(
         random.Random(f"canaries:{seed}").sample(usable, min(num_canaries, len(usable)))
     )
-    report = {}
+    report: dict[str, dict[str, object]] = {}
     for name, disguise in [*DISGUISES.items(), ("control", CONTROL)]:
         planted = found = 0
         variants: dict[str, int] = dict.fromkeys(index.variants, 0)

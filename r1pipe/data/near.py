@@ -116,7 +116,7 @@ _FACTORS = {1: np.uint64(0xD1342543DE82EF95), 2: np.uint64(0xAF251AF3B0F025B5),
 
 
 def _filled(bins: U64) -> U64:
-    """Let each empty bin borrow from one that its number alone decides, alike for all rows."""
+    """Let each empty bin borrow from a bin that its number decides, the same in all rows."""
     rows, holes = np.nonzero(bins == EMPTY)
     borrowed = bins.copy()
     for loan in range(MAX_LOANS):

@@ -33,7 +33,7 @@ def rows_in_order(
 ) -> Iterator[Row]:
     """Yield the rows with these numbers, in this order, each with its part as `source`.
 
-    Numbers count through the parts behind each other, `sizes[part]` in each. `num_chars` is about
+    Numbers count through the parts one after the other, `sizes[part]` in each. `num_chars` is about
     what the rows hold together; `spill` is a folder for the time of the call.
     """
     num_buckets = max(1, -(-num_chars // BUCKET_BYTES))

@@ -48,7 +48,7 @@ class Labels:
 
 @dataclass
 class Survey:
-    """Every row that was read, by number: parts behind each other, in their order."""
+    """Every row that was read, by number: one part after the other, in their order."""
 
     parts: dict[str, int] = field(default_factory=dict)
     """Rows read of each part."""

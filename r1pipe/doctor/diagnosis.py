@@ -1,6 +1,6 @@
 """What r1pipe finds on a machine, what it wants, and what to do about each difference.
 
-It needs the standard library alone, so `python -m r1pipe.doctor` works where nothing else does.
+It needs only the standard library, so `python -m r1pipe.doctor` works where nothing else does.
 """
 
 from __future__ import annotations
@@ -13,7 +13,6 @@ from r1pipe import __version__, machine
 from r1pipe.doctor import environment, packages
 from r1pipe.doctor.checks import Check
 from r1pipe.errors import StageError, StoreError
-from r1pipe.keys import JsonObject
 from r1pipe.text import format_bytes, table_lines, visible
 
 
@@ -32,7 +31,7 @@ class Diagnosis:
             return 0
         return StoreError.exit_code if broken == {"store"} else StageError.exit_code
 
-    def to_json(self) -> JsonObject:
+    def to_json(self) -> dict[str, object]:
         """Return one JSON document."""
         return {
             "r1pipe": __version__,

@@ -82,7 +82,7 @@ def check_gpus(gpus: Sequence[machine.Gpu], torch: Found | None) -> list[Check]:
         ]
     if gpus and facts and not facts.get("cuda_works"):
         build = facts.get("cuda_build")
-        what = f"CUDA {build}" if build else "the CPU alone"
+        what = f"CUDA {build}" if build else "the CPU only"
         advice = (
             f"torch is built for {what} and cannot use the GPUs; install a build for the CUDA of"
             " this driver"
@@ -153,7 +153,7 @@ def check_threads(cores: int, environ: Mapping[str, str] | None = None) -> list[
         status: Status = "ok" if is_right else "warning"
         checks.append(Check("threads", name, status, value, f"1 to {cores}", advice))
     if settings.get("PYTHONDONTWRITEBYTECODE"):
-        advice = "unset it, or set PYTHONPYCACHEPREFIX: every process compiles all imports anew"
+        advice = "unset it, or set PYTHONPYCACHEPREFIX: every process compiles all imports again"
         checks.append(
             Check("threads", "PYTHONDONTWRITEBYTECODE", "warning", "set", "not set", advice)
         )
@@ -170,7 +170,7 @@ def check_hub(is_online: bool, environ: Mapping[str, str] | None = None) -> list
     checks = [Check("hub", "hub cache", "ok", what)]
     is_offline = settings.get("HF_HUB_OFFLINE", "").upper() in TRUE_WORDS
     if is_offline:
-        advice = "sources with 'hf' come from the cache alone; unset it to fetch others"
+        advice = "sources with 'hf' come from the cache only; unset it to fetch others"
         checks.append(Check("hub", "HF_HUB_OFFLINE", "note", "set", "", advice))
     if is_online:
         checks.append(_check_reachable(settings.get("HF_ENDPOINT") or HUB_URL))

@@ -14,6 +14,7 @@ from dataclasses import asdict, dataclass
 import numpy as np
 import numpy.typing as npt
 
+from r1pipe.keys import JsonObject
 from r1pipe.records import FinishReason, Problem, Row, Verdict
 from r1pipe.rewards.format import format_chat, format_zero
 from r1pipe.rewards.language import language
@@ -122,7 +123,7 @@ def paired_difference(
 
 def summarise(
     rows: Iterable[Row], *, seed: int = 0, fmt: str = "chat", num_resamples: int = 2000
-) -> Row:
+) -> JsonObject:
     """Return every measure of one benchmark, each as {value, low, high} over problems.
 
     Rows are completions with problem_id, task, language, verdict, extracted, num_tokens,
@@ -138,7 +139,7 @@ def summarise(
     samples = [groups[key] for key in sorted(groups)]
     fewest = min(len(group) for group in samples)
     measures = _measures(fewest, fmt)
-    summary: Row = {
+    summary: JsonObject = {
         name: _with_interval([measure(group) for group in samples], seed, num_resamples)
         for name, measure in measures.items()
     }

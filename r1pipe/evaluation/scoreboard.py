@@ -33,7 +33,7 @@ MEASURES = {
 
 
 def build(
-    reports: JsonObject, models: Sequence[str], before: Mapping[str, str], seed: int
+    reports: Mapping[str, JsonObject], models: Sequence[str], before: Mapping[str, str], seed: int
 ) -> JsonObject:
     """Return the board as JSON values: `models`, `values[model][column]`, `paired[model]`.
 

@@ -8,7 +8,7 @@
     rank-<n>.json   how a rank ended
     rank-<n>.log    what it printed
 
-The folder lies in the attempt, so several nodes need the store on a file system that they share.
+The folder is in the attempt, so several nodes need the store on a file system that they share.
 """
 
 from __future__ import annotations
@@ -124,7 +124,7 @@ class JobFolder:
             file.write(line + "\n")
 
     def events(self, seen: int) -> tuple[int, list[tuple[str, JsonObject]]]:
-        """Return the whole events behind the first `seen` bytes, and how many bytes they end at."""
+        """Return the whole events after the first `seen` bytes, and the byte at which they end."""
         path = self.path / "events.jsonl"
         if not path.exists():
             return seen, []

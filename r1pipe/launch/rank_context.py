@@ -34,7 +34,7 @@ class RankContext:
         self._last_saved = time.monotonic()
 
     def output(self, name: str) -> Path:
-        """Return the directory of one output; rank 0 alone writes into it."""
+        """Return the directory of one output; only rank 0 writes into it."""
         if name not in self._job.outputs:
             raise StageError(f"{self.name}: no output '{name}' is declared")
         path = self._work / "out" / name
@@ -46,7 +46,7 @@ class RankContext:
         raise StageError(f"{self.name}: journal '{name}' in a stage of several processes")
 
     def previous(self, name: str) -> Path | None:
-        """Training goes on from its checkpoints alone."""
+        """Return None: training only goes on from its checkpoints."""
         return None
 
     def log(self, step: int, total: int | None = None, **values: float) -> None:

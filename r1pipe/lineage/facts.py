@@ -106,10 +106,10 @@ def standing(place: Place) -> Document:
             "id": identifier}  # fmt: skip
 
 
-def name_text(named: JsonObject) -> str:
+def name_text(named: Document) -> str:
     return visible(f"{named['stage']}@{short_id(named['artifact'])}")
 
 
-def place_text(place: JsonObject) -> str:
+def place_text(place: Document) -> str:
     where = f"{name_text(place)} {place['output']}, row {place['position']}"
     return f"{where}: {visible(str(place['id']))}"

@@ -75,7 +75,7 @@ def _rows_of_group(shard: pq.ParquetFile, number: int, positions: list[int]) -> 
 
 
 def row_at(folder: Path, position: int) -> Row | None:
-    """Return the row at a position, or None behind the last one."""
+    """Return the row at a position, or None after the last one."""
     import pyarrow.parquet as pq
 
     for path in sorted(folder.glob("part-*.parquet")):
@@ -97,7 +97,7 @@ def columns_of(folder: Path) -> list[str]:
 
 
 def find_again(folder: Path, row: Row) -> tuple[int, Row] | None:
-    """Return where a row of another artifact stands in this one, and in which form."""
+    """Return the position and form in this artifact of another artifact's row."""
     columns = columns_of(folder)
     if "id" in columns and "id" in row:
         return next(find_rows(folder, "id", row["id"]), None)
@@ -141,7 +141,7 @@ class Trace:
         return [(name, *maker) for name, maker in found if maker is not None]
 
     def upstream(self, record: Record) -> Iterator[Record]:
-        """Yield a record and the makers of the rows behind it, nearest first; not behind models."""
+        """Yield a record and the makers of its rows, nearest first; not the makers of models."""
         seen, waiting = {record.key}, deque([record])
         while waiting:
             yield (each := waiting.popleft())
@@ -202,7 +202,7 @@ class Trace:
     def follow(self, start: Place) -> Iterator[tuple[str, Record, Place | None]]:
         """Yield what a row went into: (input, record, where it stands there, or None).
 
-        Nothing is followed behind a record that did not take the row, or that made no rows.
+        Nothing is followed past a record that did not take the row, or that made no rows.
         """
         seen: set[str] = set()
         waiting = deque(self.standing(start.record, start.row))
@@ -217,7 +217,7 @@ class Trace:
                 waiting.extend(places)
 
     def standing(self, record: Record, row: Row) -> list[Place]:
-        """Return where a row stands in the outputs of a record."""
+        """Return the places of a row in the outputs of a record."""
         return [
             Place(record, output, *found)
             for output in self.row_outputs(record)

@@ -96,7 +96,7 @@ def save_model(
     """Write a directory that transformers and vllm load as it is: weights, tokenizer, chat
     template and generation config (temperature 1, every end-of-sequence id).
 
-    `weights`, by the parameter's name, stand in for a model whose own lie in parts.
+    `weights`, by the parameter's name, replace those of a model that is sharded.
     """
     generation: dict[str, object] = {
         "do_sample": True,

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
 
 def dtype_of(precision: Precision) -> torch.dtype:
-    """Return the type of weights that are loaded to compute alone, never to be trained."""
+    """Return the type of weights that are only loaded to compute, never trained."""
     return torch.bfloat16 if precision == "bfloat16" else torch.float32
 
 

@@ -13,8 +13,8 @@ if TYPE_CHECKING:
 TAGS = (chat.THINK_OPEN, chat.THINK_CLOSE, chat.ANSWER_OPEN, chat.ANSWER_CLOSE)
 CONTROL = (chat.PAD, chat.END, chat.USER, chat.ASSISTANT)
 SPLIT = r"\\[a-z]+\{?|\d| ?[A-Za-z]+ ?|[\u4e00-\u9fff]|\s+|[^\sA-Za-z0-9\u4e00-\u9fff]"
-"""Each digit and operator stands alone, so that arithmetic is learnable (as in Llama 3, Qwen); a
-Chinese character stands alone, too; a word keeps the blanks around it, which halves the tokens of
+"""Each digit and operator is its own token, so that arithmetic is learnable (as in Llama 3, Qwen),
+and so is each Chinese character; a word keeps the blanks around it, which halves the tokens of
 the synthetic tasks."""
 
 

@@ -8,7 +8,6 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
-from r1pipe.keys import JsonObject
 from r1pipe.manifest import Manifest
 from r1pipe.store.actions import ActionRecord
 from r1pipe.store.store import Store
@@ -31,7 +30,7 @@ class Predictions:
         self.finished = finished
         self._estimator: Estimator | None = None
 
-    def note(self, name: str) -> JsonObject:
+    def note(self, name: str) -> dict[str, object]:
         """Return {'predicted': ...} for a stage, or nothing where its cost is not known."""
         from r1pipe.costs.estimate import Unknown, make_estimator
 

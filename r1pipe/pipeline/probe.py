@@ -33,7 +33,6 @@ from r1pipe.costs.rates import (
 from r1pipe.costs.versions import present_versions
 from r1pipe.costs.work import ModelInfo
 from r1pipe.errors import R1PipeError, StageError
-from r1pipe.keys import JsonObject
 from r1pipe.launch.process import prepare_process
 from r1pipe.machine import Machine, read_machine
 from r1pipe.manifest import Manifest, load_manifest
@@ -121,7 +120,7 @@ class Engine:
         return f"{self.role}:{self.backend}:{self.device}"
 
     @property
-    def run(self) -> JsonObject:
+    def run(self) -> dict[str, object]:
         """The `run` fields that choose it."""
         section = "engine" if self.role == "train" else "generator"
         return {"device": self.device, section: {"backend": self.backend}}
@@ -207,7 +206,7 @@ def write_manifest(
     world = {"mix": {"arithmetic": 0.7, "parity": 0.3}}
     problems = {"seed": 2, "num_problems": PROBLEMS, "world": world}
     rows = {"seed": 1, "num_rows": ROWS, "format": "r1-zero", "world": world}
-    stages: JsonObject = {
+    stages: dict[str, object] = {
         "rows": {"kind": "corpus", "params": rows},
         "problems": {"kind": "problems", "params": problems},
         "few": {"kind": "problems", "params": problems | {"num_problems": 2}},
@@ -235,7 +234,9 @@ def write_manifest(
     return path
 
 
-def _pretrain(shape: Shape, num_rows: int, seed: int, run: JsonObject) -> JsonObject:
+def _pretrain(
+    shape: Shape, num_rows: int, seed: int, run: Mapping[str, object]
+) -> dict[str, object]:
     params = {
         "seed": seed,
         "architecture": dict(shape),
@@ -248,8 +249,8 @@ def _pretrain(shape: Shape, num_rows: int, seed: int, run: JsonObject) -> JsonOb
 
 
 def _evaluate(
-    model: str, problems: str, several: tuple[int, int], seed: int, run: JsonObject
-) -> JsonObject:
+    model: str, problems: str, several: tuple[int, int], seed: int, run: Mapping[str, object]
+) -> dict[str, object]:
     """Return an evaluation of so many samples of a problem, so many problems at a time."""
     params = {
         "seed": seed,

@@ -67,7 +67,7 @@ class Resolver:
         return _each(node, lambda ref: self._link(ref, finished))
 
     def paths(self, node: StageNode, finished: Finished) -> Inputs:
-        """Return where a stage's inputs are: what it is called with."""
+        """Return the paths of a stage's inputs: what it is called with."""
         return Inputs(_each(node, lambda ref: self._path(ref, finished)))
 
     def guess_record(self, node: StageNode, finished: Finished) -> ActionRecord | None:

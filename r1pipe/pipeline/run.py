@@ -1,7 +1,7 @@
 """Run a manifest: reach each stage in order, and build only what is not in the store.
 
 A key is computed when a stage's inputs are known, so a stage that was built again with the same
-bytes leaves all behind it as they are (early cutoff), whatever the plan had to assume.
+bytes leaves all stages after it as they are (early cutoff), whatever the plan had to assume.
 """
 
 from __future__ import annotations
@@ -67,7 +67,7 @@ def run(
     rebuild: Iterable[str] = (),
     checkpoint_every_s: float = CHECKPOINT_EVERY_S,
 ) -> RunResult:
-    """Bring a manifest's results into the store (up to stage `to`, or stage `only` alone)."""
+    """Bring a manifest's results into the store (up to stage `to`, or only stage `only`)."""
     with torchrun.leading():
         return _run(manifest, store, console, to, only, frozenset(rebuild), checkpoint_every_s)
 
@@ -117,7 +117,7 @@ def _refuse_damage(store: Store, planned: Plan) -> None:
             store.set_record_aside(key)
     lines = [f"{name}: {error}" for name, error in planned.damage.items()]
     raise DamagedError(
-        "\n".join([*lines, "moved to the trash of the store; run again to build it anew"])
+        "\n".join([*lines, "moved to the trash of the store; run again to rebuild it"])
     )
 
 

@@ -47,7 +47,7 @@ def _is_usable(store: Store, record: ActionRecord) -> bool:
     try:
         return store.is_intact(record)
     except DamagedError:
-        return False  # whoever reads that stage is told; here it is only not used
+        return False  # a run that reads that stage says so; here it is only not used
 
 
 def previous_work(store: Store, kind: StageKind, preimage: JsonObject) -> Path | None:

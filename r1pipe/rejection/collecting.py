@@ -22,6 +22,7 @@ from r1pipe.chat import Format
 from r1pipe.errors import StageError
 from r1pipe.generate.backends import open_generator
 from r1pipe.generate.protocol import SamplingParams
+from r1pipe.keys import JsonObject
 from r1pipe.records import Problem, Row
 from r1pipe.rejection.params import CollectRun, SampleParams
 from r1pipe.rejection.report import sampling_report
@@ -113,7 +114,9 @@ def check_counts(context: Context, counts: Mapping[str, int], num_asked: int) ->
         )
 
 
-def note_all(context: Context, counts: Mapping[str, int], report: Row, num_reused: int) -> None:
+def note_all(
+    context: Context, counts: Mapping[str, int], report: JsonObject, num_reused: int
+) -> None:
     """Note what became of the candidates, what sampling cost, and which problems lost out."""
     sums = {
         name: sum(count for each, count in counts.items() if each.startswith(name))
@@ -133,7 +136,7 @@ def note_all(context: Context, counts: Mapping[str, int], report: Row, num_reuse
         context.note(reused_candidates=num_reused)
 
 
-def write_training_rows(context: Context, rows: Iterable[Row]) -> None:
+def write_training_rows(context: Context, rows: Iterable[Mapping[str, object]]) -> None:
     """Write the rows for training and show a few."""
     iterator = iter(rows)
     first = list(islice(iterator, NUM_SHOWN))

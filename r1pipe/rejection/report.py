@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 
-from r1pipe.records import Row
+from r1pipe.keys import JsonObject
 from r1pipe.rejection.schedule import Schedule
 
 
@@ -33,7 +33,7 @@ def cost_of_fixed(schedule: Schedule, target_rows: int) -> dict[str, int]:
     }
 
 
-def sampling_report(schedule: Schedule, target_rows: int) -> Row:
+def sampling_report(schedule: Schedule, target_rows: int) -> JsonObject:
     """Return what sampling cost, and how it went with the problems, by task and level too.
 
     `lost` are the problems that were sampled and have no row; at `not_reached` nobody looked.

@@ -15,6 +15,7 @@ from pathlib import Path
 from r1pipe.candidates.candidate import SCHEMA, Origin, Sample, candidate_row
 from r1pipe.candidates.quotas import Quotas
 from r1pipe.candidates.selection import BEYOND_TARGET, KEPT, OVER_QUOTA, Selection
+from r1pipe.keys import JsonObject
 from r1pipe.records import FinishReason, Problem, Row, json_lines
 from r1pipe.rows import RowWriter
 from r1pipe.settings import Keep
@@ -31,7 +32,7 @@ class WriterSettings:
     candidates: Path
     """Folder of the candidates' shards."""
 
-    def to_json(self) -> Row:
+    def to_json(self) -> dict[str, object]:
         """Return the settings as JSON values."""
         origin = self.origin
         return {
@@ -43,7 +44,7 @@ class WriterSettings:
         }
 
     @classmethod
-    def from_json(cls, value: Row) -> WriterSettings:
+    def from_json(cls, value: JsonObject) -> WriterSettings:
         """Return the settings that `to_json` described."""
         fmt, temperature, model_id = value["origin"]
         return cls(
@@ -102,7 +103,7 @@ class CandidateWriter:
         return self._record(problems, rows, json_lines(rows))
 
     def replay(self, problems: Sequence[Problem], payload: bytes) -> UnitResult:
-        """Record a unit from a journal's lines; judge it anew if another verifier did."""
+        """Record a unit from a journal's lines; verify it again if another verifier did."""
         rows: list[Row] = [json.loads(line) for line in payload.splitlines()]
         by_id = {problem.id: problem for problem in problems}
         if any(row["verifier_version"] != VERIFIER_VERSION for row in rows):

@@ -1,4 +1,4 @@
-"""A recorder in a process of its own, behind two pipes; it ends when the stage's process does.
+"""A candidate writer in its own process, reached by two pipes; it ends when the stage's does.
 
 To the child: a line of JSON with the settings, then for each unit `{"unit": problems}`, any number
 of `{"samples": [...]}` as they finish, and `{"end": true}`, or `{"abandon": true}` if sampling
@@ -18,15 +18,16 @@ import threading
 import traceback
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import BinaryIO
+from typing import BinaryIO, TypeAlias
 
 import r1pipe
 from r1pipe.candidates.candidate import Sample
 from r1pipe.errors import R1PipeError, StageError
-from r1pipe.records import FinishReason, Problem, Row, json_lines
+from r1pipe.keys import JsonObject
+from r1pipe.records import FinishReason, Problem, json_lines
 from r1pipe.rejection.writer import CandidateWriter, ProblemResult, UnitResult, WriterSettings
 
-Message = Row
+Message: TypeAlias = JsonObject
 
 
 class CandidateWriterProcess:
@@ -146,7 +147,7 @@ def main() -> None:
     try:
         _serve(sys.stdin.buffer, replies)
     except (EOFError, BrokenPipeError):
-        return  # whoever asked is gone
+        return  # the caller is gone
     except R1PipeError as error:
         _answer(replies, {"error": str(error)})
     except Exception:  # noqa: BLE001 - the parent raises it

@@ -17,7 +17,7 @@ class ActionRecord:
     """One finished action: its key and preimage, and the artifact that came of it.
 
     `inputs` holds, per input name, a link {`stage` or `source`: name, `output`, `id`, and for
-    stages the `key` and `artifact` behind it}; for an input that takes many, {label: link}.
+    stages the `key` and `artifact` that it came from}; for an input that takes many, {label: link}.
     `logs` names the folder of the metrics, samples and notes. `seconds` counts the run's attempts
     together. Times are for people: nothing decides by them.
     """
@@ -41,7 +41,7 @@ class ActionRecord:
     """Module that decides the result, such as `rl/losses.py` -> digest of its bytes; empty in
     records made before it was noted."""
 
-    def to_json(self) -> JsonObject:
+    def to_json(self) -> dict[str, object]:
         """Return the record as JSON values with a digest of itself."""
         value = {"format": RECORD_FORMAT, **asdict(self)}
         return value | {"digest": digest_json(value)}

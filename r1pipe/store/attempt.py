@@ -14,6 +14,7 @@ reads what it writes. Not defended: a process of the same user that searches the
 from __future__ import annotations
 
 import shutil
+from collections.abc import Mapping
 from contextlib import suppress
 from pathlib import Path
 
@@ -63,7 +64,7 @@ class Attempt:
         return ", ".join(found) or None
 
     def begin(
-        self, facts: JsonObject, *, fresh: bool = False, journals_of: Path | None = None
+        self, facts: Mapping[str, object], *, fresh: bool = False, journals_of: Path | None = None
     ) -> Path:
         """Make a new working directory from what the last one sealed (nothing if `fresh`).
 
@@ -77,7 +78,7 @@ class Attempt:
             (self.folder / name / part).mkdir(parents=True)
         faults.point("attempt.begin")
         if journals_of is not None:
-            with suppress(FileNotFoundError):  # it has been finished or begun anew meanwhile
+            with suppress(FileNotFoundError):  # it has been finished or begun again meanwhile
                 _adopt_journals(journals_of, self.folder / name)
         elif old is not None and not fresh:
             _adopt(old, self.folder / name)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
@@ -83,7 +83,7 @@ class ArtifactDiff:
                     lines.append(f"  {what} {len(ids) - MAX_SHOWN} more")
         return lines if not self.is_empty else [*lines, "no difference"]
 
-    def to_json(self) -> JsonObject:
+    def to_json(self) -> dict[str, object]:
         """Return the differences as JSON values."""
         return asdict(self)
 
@@ -110,7 +110,7 @@ def _label(record: ActionRecord) -> str:
     return f"{record.stage_name}@{record.artifact_id[:12]}"
 
 
-def _leaves(old: JsonObject, new: JsonObject) -> list[LeafDiff]:
+def _leaves(old: Mapping[str, object], new: Mapping[str, object]) -> list[LeafDiff]:
     return [
         LeafDiff(name.lstrip("."), old.get(name, ABSENT), new.get(name, ABSENT))
         for name in sorted({*old, *new})
@@ -118,9 +118,9 @@ def _leaves(old: JsonObject, new: JsonObject) -> list[LeafDiff]:
     ]
 
 
-def _last(rows: list[JsonObject]) -> JsonObject:
+def _last(rows: list[JsonObject]) -> dict[str, object]:
     """Return the last value of each metric."""
-    last: JsonObject = {}
+    last: dict[str, object] = {}
     for row in rows:
         last.update(row)
     return last

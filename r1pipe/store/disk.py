@@ -162,7 +162,7 @@ def has_writer(path: Path) -> bool:
         return True
     handle = os.open(path, os.O_RDONLY)
     try:
-        # whoever opens the file meanwhile makes the kernel send a signal; SIGURG is ignored
+        # a process that opens the file meanwhile makes the kernel send a signal; SIGURG is ignored
         fcntl.fcntl(handle, fcntl.F_SETSIG, signal.SIGURG)
         fcntl.fcntl(handle, fcntl.F_SETLEASE, fcntl.F_RDLCK)
         fcntl.fcntl(handle, fcntl.F_SETLEASE, fcntl.F_UNLCK)

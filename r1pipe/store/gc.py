@@ -2,7 +2,7 @@
 
 Dry unless told to move. What is collected goes to the trash, from where it can be restored until
 the trash is emptied. Action records and logs stay: they are small, they are the lineage of what was
-deleted, and finished stages behind a collected artifact still hit.
+deleted, and finished stages after a collected artifact still hit.
 """
 
 from __future__ import annotations
@@ -151,7 +151,7 @@ def _size(path: Path) -> int:
 
 
 def empty_trash(store: Store) -> int:
-    """Delete for good what lies in the trash; return how many bytes."""
+    """Delete the contents of the trash for good; return how many bytes."""
     size = _size(store.trash)
     for path in store.trash.iterdir() if store.trash.is_dir() else ():
         disk.remove_tree(path)

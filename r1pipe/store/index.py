@@ -40,7 +40,7 @@ Column: TypeAlias = tuple[list[object], list[int] | None]
 
 
 class RecordIndex:
-    """The records in `folder`; the cache lies in `root`."""
+    """The records in `folder`; the cache is in `root`."""
 
     def __init__(self, root: Path, folder: Path) -> None:
         self.path = root / INDEX_NAME
@@ -62,10 +62,10 @@ class RecordIndex:
             return [known[name] for name in sorted(known)]
 
     def known(self) -> list[ActionRecord]:
-        """Return all records like `records`, in half the time: files are told by name alone.
+        """Return all records like `records`, in half the time: files are told apart only by name.
 
-        One that was edited in its place is here as it was when it was checked, so whoever uses one
-        reads its own file first.
+        A record that was edited in its place is returned as it was when it was checked: read its
+        own file before you use it.
         """
         with _no_collection():
             names = self._names()
@@ -171,7 +171,7 @@ def _packed(column: Sequence[object]) -> Column:
 
 
 def _rows(columns: Sequence[Column]) -> Iterator[tuple[object, ...]]:
-    """Return the rows behind `_columns`."""
+    """Return the rows that `_columns` was given."""
     unpacked = (
         values if places is None else map(values.__getitem__, places) for values, places in columns
     )

@@ -3,7 +3,7 @@
 The lock is the kernel's (`flock`), so it goes with its process; filelock closes it in children that
 Python forks, and a child that is started by exec never has it. What is left is a child forked by
 other means that outlives its parent with the lock's handle: the owner's pid in a file beside the
-lock tells, and such a lock is replaced. Every change of hands happens behind a gate, so that two
+lock tells, and such a lock is replaced. Owners change under a second lock, the gate, so that two
 processes cannot both replace it.
 """
 
@@ -15,9 +15,8 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypedDict
 
-from r1pipe.keys import JsonObject
 from r1pipe.store import disk
 
 if TYPE_CHECKING:
@@ -34,15 +33,26 @@ def file_lock(path: Path, timeout: float = -1) -> FileLock:
     return FileLock(path, timeout, is_singleton=False)
 
 
+class Owner(TypedDict, total=False):
+    """A process that holds a lock; empty if its file is not readable."""
+
+    pid: int
+    host: str
+    boot: str
+    """Id of the host's boot."""
+    born: str
+    """When the process started, so that a later one with its pid is not taken for it."""
+
+
 class LockBusy(Exception):  # noqa: N818 - an answer, not an error for users
     """Another living process holds the lock; `owner` says which."""
 
-    def __init__(self, owner: JsonObject) -> None:
+    def __init__(self, owner: Owner) -> None:
         self.owner = owner
         super().__init__(describe_owner(owner))
 
 
-def describe_owner(owner: JsonObject) -> str:
+def describe_owner(owner: Owner) -> str:
     """Return `process 123 on host`, or what is known of it."""
     return f"process {owner.get('pid', '(unknown)')} on {owner.get('host', 'an unknown host')}"
 
@@ -59,7 +69,7 @@ class KeyLock:
     @contextmanager
     def held(
         self,
-        on_wait: Callable[[JsonObject], None] = lambda owner: None,
+        on_wait: Callable[[Owner], None] = lambda owner: None,
         on_poll: Callable[[], None] = lambda: None,
     ) -> Iterator[None]:
         """Hold the lock; tells `on_wait` once who has it, and calls `on_poll` while waiting."""
@@ -107,7 +117,7 @@ class KeyLock:
         return lock
 
     def release(self) -> None:
-        """Give the lock back and leave no file behind."""
+        """Release the lock and remove its files."""
         from filelock import Timeout
 
         assert self._lock is not None, "the lock is not held"
@@ -119,22 +129,22 @@ class KeyLock:
         self._lock = None
 
 
-def this_process() -> JsonObject:
+def this_process() -> Owner:
     """Return what identifies this process for as long as the machine is up."""
     pid = os.getpid()
     return {"pid": pid, "host": os.uname().nodename, "boot": _boot(), "born": _born(pid)}
 
 
-def read_owner(path: Path) -> JsonObject:
+def read_owner(path: Path) -> Owner:
     """Return the owner written at `path`, or an empty one."""
     with suppress(OSError, ValueError):
-        owner = json.loads(path.read_text(encoding="utf-8"))
+        owner: Owner = json.loads(path.read_text(encoding="utf-8"))
         if isinstance(owner, dict):
             return owner
     return {}
 
 
-def is_alive(owner: JsonObject) -> bool:
+def is_alive(owner: Owner) -> bool:
     """Return whether an owner may still live; one on another host is taken to."""
     pid = owner.get("pid")
     if not isinstance(pid, int) or owner.get("host") != os.uname().nodename:

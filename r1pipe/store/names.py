@@ -16,9 +16,9 @@ PREFIX = re.compile(r"[0-9a-f]{4,64}")
 
 
 def resolve(root: Path, records: Sequence[ActionRecord], name: str) -> ActionRecord:
-    """Return the one record that `name` stands for, or say which ones it might be.
+    """Return the one record that `name` names, or say which ones it might be.
 
-    A stage's name alone is the artifact that its last run used, else the one made last.
+    A stage's name without more is the artifact that its last run used, else the one made last.
     """
     tagged = disk.read_json(tag_path(root, name))
     if tagged is not None:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
-from r1pipe.keys import JsonObject
 from r1pipe.store.actions import ActionRecord
 
 ABSENT = "(absent)"
@@ -12,10 +11,10 @@ UNKNOWN = object()
 """Stands for the id of an input that is not made yet."""
 
 
-def flatten(value: object, prefix: str = "") -> JsonObject:
+def flatten(value: object, prefix: str = "") -> dict[str, object]:
     """Return {dotted path: leaf}; a list is a leaf, and so is an empty mapping inside `params`."""
     if isinstance(value, Mapping) and (value or "." not in prefix):
-        found: JsonObject = {}
+        found: dict[str, object] = {}
         for name, item in value.items():
             found |= flatten(item, f"{prefix}.{name}" if prefix else str(name))
         return found
@@ -23,7 +22,7 @@ def flatten(value: object, prefix: str = "") -> JsonObject:
 
 
 def nearest_record(
-    stage: str, preimage: JsonObject, records: Sequence[ActionRecord], manifest: str
+    stage: str, preimage: Mapping[str, object], records: Sequence[ActionRecord], manifest: str
 ) -> ActionRecord | None:
     """Return the stored result most like a preimage: of the same stage, else of the same kind.
 
@@ -45,7 +44,7 @@ def nearest_record(
     return max(same, key=closeness, default=None)
 
 
-def different(old: JsonObject, new: JsonObject) -> list[str]:
+def different(old: Mapping[str, object], new: Mapping[str, object]) -> list[str]:
     """Return the paths of two flat preimages whose leaves differ, those not yet known left out."""
     paths = sorted({*old, *new})
     return [

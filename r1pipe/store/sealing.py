@@ -1,7 +1,7 @@
 """Seal a tree of files: fresh directories, read-only files nobody can write to, digests, one id.
 
 A sealed directory holds `seal.json` and one folder per output. Whether it is still what was sealed
-is decided by digests alone; `signatures.py` says which files need not be read again.
+is decided by digests only; `signatures.py` says which files need not be read again.
 """
 
 from __future__ import annotations

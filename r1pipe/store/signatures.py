@@ -1,7 +1,7 @@
 """Remember which sealed files need not be read again, and find damage in those that must be.
 
 A stat signature is size, both times and inode of each file, kept beside the store's objects. It is
-taken when the files' times lie a clock granule in the past, so that any later write shows in it
+taken when the files' times are a clock granule in the past, so that any later write shows in it
 ("racily clean" in git's words). It is only ever compared for equality: a clock set back, a restored
 or a copied store costs a second reading, never a wrong answer.
 """

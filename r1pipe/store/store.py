@@ -15,6 +15,7 @@ own path decide anything. Readers take no lock: whatever they can see is whole.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -38,7 +39,7 @@ if TYPE_CHECKING:
 
 STORE_FORMAT = 1
 BESIDE = (".", "README")
-"""What may lie in a directory that is going to be a store."""
+"""Names that a directory may hold before it becomes a store."""
 FORMAT_NAME = "r1pipe-store.json"
 
 
@@ -222,7 +223,9 @@ class Store:
         except DamagedError:
             return None
 
-    def nearest(self, stage: str, preimage: JsonObject, manifest: str) -> ActionRecord | None:
+    def nearest(
+        self, stage: str, preimage: Mapping[str, object], manifest: str
+    ) -> ActionRecord | None:
         """Return the readable result that is most like a preimage (`preimages.nearest_record`)."""
         records = self.known()
         while (found := nearest_record(stage, preimage, records, manifest)) is not None:
@@ -232,7 +235,7 @@ class Store:
         return None
 
     def resolve(self, name: str) -> ActionRecord:
-        """Return the record that a name stands for: stage, stage@7f3a, tag, or an id's prefix."""
+        """Return the record with a name: stage, stage@7f3a, tag, or an id's prefix."""
         found = names.resolve(self.root, self.known(), name)
         return self.lookup(found.key) or found
 

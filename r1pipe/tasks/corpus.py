@@ -10,12 +10,12 @@ import random
 from collections.abc import Iterator, Mapping, Sequence
 
 from r1pipe.chat import Format, render_completion
-from r1pipe.records import Problem, Row
+from r1pipe.records import Problem
 from r1pipe.tasks.table import TASKS
 from r1pipe.tasks.world import LANGUAGES, Solution, draw, is_held_out
 
 
-def row(problem: Problem, completion: str, fmt: Format, source: str) -> Row:
+def row(problem: Problem, completion: str, fmt: Format, source: str) -> dict[str, object]:
     """Return one training row."""
     return {
         "problem_id": problem.id,
@@ -64,7 +64,7 @@ def solution_row(
     rng: random.Random,
     thought_frac: float,
     unformatted_frac: float,
-) -> Row:
+) -> dict[str, object]:
     """Return the training row of a written solution."""
     if fmt == "r1-zero":
         completion = base_completion(solution, rng, thought_frac, unformatted_frac)

@@ -37,7 +37,7 @@ class LoadReport:
     num_past_limit: int = 0
     unusable: Counter[str] = field(default_factory=Counter)
     """Rows without a usable gold answer, by reason."""
-    examples: list[Row] = field(default_factory=list)
+    examples: list[dict[str, object]] = field(default_factory=list)
     """The first few rows that were set aside, with their reason."""
 
     @property

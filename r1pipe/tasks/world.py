@@ -58,7 +58,7 @@ def problem_id(task: str, content: str) -> str:
 
 
 def is_held_out(problem: Problem) -> bool:
-    """Say in which split a problem lies; the wording's language does not decide it."""
+    """Return the split of a problem; the wording's language does not decide it."""
     return int(digest_bytes(problem.id.encode())[:2], 16) < HELD_OUT_BYTES
 
 

@@ -11,15 +11,20 @@ import math
 import subprocess
 import sys
 from collections import defaultdict
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from importlib import resources
+from typing import TypeAlias
 
 from r1pipe.errors import StageError
 from r1pipe.keys import JsonObject
 from r1pipe.verify.cases import verify_cases
 
 _Z_95 = 1.959963984540054
+
+
+VerifierRates: TypeAlias = dict[str, dict[str, float]]
+"""`false_positive` and `false_negative` of one verifier, each a `Rate.row`."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,7 +48,7 @@ class Rate:
         half = _Z_95 * math.sqrt(p * (1 - p) / n + z2 / (4 * n * n)) / (1 + z2 / n)
         return max(0.0, centre - half), min(1.0, centre + half)
 
-    def row(self) -> JsonObject:
+    def row(self) -> dict[str, float]:
         """Return plain JSON values."""
         low, high = self.interval()
         return {"errors": self.errors, "cases": self.cases, "rate": self.value} | {
@@ -88,9 +93,9 @@ def audit(*, jobs: int = 0, timeout_s: float = 3.0, with_math_verify: bool = Tru
 
 def _rates(
     cases: Sequence[JsonObject], verdicts: dict[str, list[bool | None]], kind: str | None
-) -> JsonObject:
+) -> dict[str, VerifierRates]:
     """Return both error rates of each verifier on one kind (None: all)."""
-    rates: JsonObject = {}
+    rates: dict[str, VerifierRates] = {}
     for name, said in verdicts.items():
         counts: dict[bool, list[int]] = defaultdict(lambda: [0, 0])
         for case, is_said in zip(cases, said, strict=True):
@@ -144,7 +149,7 @@ def audit_lines(report: JsonObject) -> Iterator[str]:
         yield f"{kind:16}" + "".join(f"{_cell(cell):>34}" for cell in cells)
 
 
-def _cell(rate: JsonObject) -> str:
+def _cell(rate: Mapping[str, float]) -> str:
     if not rate["cases"]:
         return "-"
     interval = f"[{100 * rate['low']:.1f}, {100 * rate['high']:.1f}]"

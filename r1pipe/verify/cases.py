@@ -1,4 +1,4 @@
-"""Verify cases from JSON lines: the debugging tool behind `r1pipe verify`."""
+"""Cases to verify, from JSON lines: the debugging tool of `r1pipe verify`."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ def verify_cases(
         yield {"id": case_id, **judgement_row(judgement)}
 
 
-def judgement_row(judgement: Verification) -> JsonObject:
+def judgement_row(judgement: Verification) -> dict[str, object]:
     """Return a judgement as plain JSON values."""
     return {
         "verdict": judgement.verdict.value,

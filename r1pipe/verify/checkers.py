@@ -29,7 +29,7 @@ class Verification:
     extracted: str | None
     method: str
     """Where the answer stood (`box`, `tag`, `hash`, `phrase`, `summary`, `fence`, `none`) and,
-    behind a slash, the layer that decided (`exact`, `symbolic`, `sandbox`; `judge`: none yet)."""
+    after a slash, the layer that decided (`exact`, `symbolic`, `sandbox`; `judge`: none yet)."""
     ms: float
 
 

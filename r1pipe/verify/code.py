@@ -42,7 +42,7 @@ def check(problem: Problem, text: str) -> Verdict:
 
 
 def extract_program(text: str) -> str | None:
-    """Return the last closed Python block behind the last thought; text without a fence is none."""
+    """Return the last closed Python block after the last thought; text without a fence is none."""
     part = split_completion(text).answer_part
     if part is None:
         return None

@@ -68,7 +68,7 @@ def evaluate(answer: str, target: Fraction | None = None) -> tuple[Fraction, lis
         if target is None or stated != target:
             raise MalformedError("the equation states another target")
     if not parser.at_end():
-        raise MalformedError("text behind the expression")
+        raise MalformedError("text after the expression")
     return value, parser.used
 
 

@@ -64,7 +64,7 @@ def _with_bare_letter(text: str) -> Quantity | None:
 
 
 def reads_exactly(gold: str) -> bool:
-    """Return True when the exact layer alone reads the whole answer."""
+    """Return True when the exact layer can read the whole answer by itself."""
     text, quantity = read_gold(gold)
     if quantity is not None or (len(text) <= MAX_ANSWER_CHARS and same_choice(text, text)):
         return True

@@ -30,7 +30,7 @@ def check_choice(problem: Problem, text: str) -> Verdict:
 
 
 def _chosen(answer: str, options: list[str]) -> str:
-    """Return the letters chosen; with known options the text behind a letter must be its own."""
+    """Return the letters chosen; with known options, the text after a letter must be its own."""
     named = letters(answer)
     if not options:
         return named

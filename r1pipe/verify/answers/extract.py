@@ -1,6 +1,6 @@
 """Find the answer in a completion, in time linear in its length.
 
-Order: behind the last closed thought (an unclosed thought has no answer), the last non-empty
+Order: after the last closed thought (an unclosed thought has no answer), the last non-empty
 `\\boxed{}`, else the last `<answer>` pair, else the last `####` line, else an anchor phrase
 ("answer is", "answer:", and their Chinese forms). Boxes joined by a comma or "and" are one list;
 boxes joined by "or" are a hedge.
@@ -55,7 +55,7 @@ class Extraction:
 @dataclass(frozen=True, slots=True)
 class _Box:
     start: int  # of the command
-    end: int  # behind the closing brace
+    end: int  # after the closing brace
     content: str
 
 
@@ -110,7 +110,7 @@ def _glue(between: str) -> str:
 
 
 def _outer_boxes(text: str) -> list[_Box]:
-    """Return the closed boxes that lie in no other closed box, in one pass over the braces."""
+    """Return the closed boxes that are in no other closed box, in one pass over the braces."""
     if "box" not in text:
         return []
     open_braces: list[tuple[int, int] | None] = []  # (command start, content start) of a box

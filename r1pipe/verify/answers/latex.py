@@ -146,13 +146,13 @@ class _Parser:
             elif self.starts_atom():
                 before = self.peek(-1)
                 if _is_digits(self.peek()) and (_is_digits(before) or before.isalpha()):
-                    raise UnreadableError("a number behind another, or behind a letter")
+                    raise UnreadableError("a number after another, or after a letter")
                 value = self.implied(value)
             else:
                 return value
 
     def implied(self, value: sp.Expr) -> sp.Expr:
-        """Multiply by what stands beside; `3\\frac12` is a mixed number."""
+        """Multiply by the factor beside it; `3\\frac12` is a mixed number."""
         is_mixed = _is_digits(self.peek(-1)) and self.peek() == r"\frac" and value.is_Rational
         is_braced = self.peek() == "{" and value.is_number
         factor = self.power()
@@ -182,7 +182,7 @@ class _Parser:
         return base
 
     def exponent(self) -> sp.Expr:
-        """Parse what stands behind `^`: a group or a signed power; x^12 means twelve."""
+        """Parse the exponent after `^`: a group or a signed power; x^12 means twelve."""
         if self.peek() in ("+", "-"):
             return self.signed()
         return self.power()
@@ -249,7 +249,7 @@ class _Parser:
         return sp.Symbol(letter + label)
 
     def subscript(self) -> str:
-        """Return the label behind `_`, or ""."""
+        """Return the label after `_`, or ""."""
         if not self.take("_"):
             return ""
         if not self.take("{"):

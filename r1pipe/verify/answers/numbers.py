@@ -151,7 +151,7 @@ def _repeating(text: str) -> Fraction:
 
 
 def _with_rest(value: Fraction, currency: str, rest: str, name: str) -> Quantity | None:
-    """Add the percent sign or unit behind a number; None where the rest is neither."""
+    """Add the percent sign or unit after a number; None if the rest is neither."""
     scale = _SCALE.match(rest)
     if scale is not None and not (
         scale.group(1) in "千" and re.match(r"千[克米瓦卡焦]", rest.strip())

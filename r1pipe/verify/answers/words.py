@@ -54,7 +54,7 @@ def unmarked(answer: str) -> str:
 def normal(text: str) -> str:
     """Return text case-folded, in NFKC, without punctuation, with single spaces.
 
-    Chinese characters stand alone, so that a Latin word beside one is still a word.
+    Each Chinese character is a word, so that a Latin word beside one is still a word.
     """
     folded = unicodedata.normalize("NFKC", text).casefold()
     folded = re.sub(r"\b([ap])\.\s?m\b\.?", r"\1m", folded)
