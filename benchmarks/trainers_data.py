@@ -40,7 +40,9 @@ def write_model(folder: Path) -> int:
         corpus.solution_row(p, TASKS[p.task].solve(p, rng, Noise()), "r1-zero", rng, 1.0, 0.0)
         for p in drawn
     ]
-    tokenizer = train_tokenizer([r[name] for r in rows for name in ("prompt", "completion")], 512)
+    tokenizer = train_tokenizer(
+        [str(r[name]) for r in rows for name in ("prompt", "completion")], 512
+    )
     model = new_model(tokenizer, **SHAPE)
     save_model(model, tokenizer, folder)
     return sum(p.numel() for p in model.parameters())

@@ -44,7 +44,7 @@ CHAT_TEMPLATE = (
 class Parts:
     """A completion taken apart. `thought` is None when no thought was closed.
 
-    `answer_part` is the text behind the last closed thought (all of it where there are no think
+    `answer_part` is the text after the last closed thought (all of it where there are no think
     tags) and None where a thought was opened and never closed: such a completion has no answer.
     """
 
@@ -65,7 +65,7 @@ def render_prompt(prompt: str, fmt: Format) -> str:
 def render_completion(thought: str, answer: str, fmt: Format, summary: str = "") -> str:
     """Return a completion text in the given format (without the end-of-sequence token).
 
-    `summary` is the readable text of the chat format; the answer stands alone in r1-zero's tags.
+    `summary` is the readable text of the chat format; in r1-zero's tags only the answer is written.
     """
     if fmt == "r1-zero":
         return f"{THINK_OPEN}{thought}{THINK_CLOSE} {ANSWER_OPEN}{answer}{ANSWER_CLOSE}"

@@ -81,8 +81,8 @@ def digest_file(path: Path) -> str:
 def write_digested(path: Path, data: bytes) -> None:
     """Write a new file, and beside it the digest of these bytes, for `take_digest`.
 
-    Whoever seals the file then need not read it again, and what the disk made of it meanwhile is
-    found like any later damage.
+    Sealing then need not read the file again; damage by the disk meanwhile is found like any
+    later damage.
     """
     hasher, view = blake3(), memoryview(data)
     with path.open("xb") as file:
@@ -93,7 +93,7 @@ def write_digested(path: Path, data: bytes) -> None:
 
 
 def take_digests(folder: Path) -> dict[str, tuple[str, int]]:
-    """Take away what `write_digested` left in a folder: {path in it: (digest, bytes)}."""
+    """Remove the digests that `write_digested` wrote, and return {path: (digest, bytes)}."""
     found = {}
     for path in folder.rglob(f"*{DIGEST_SUFFIX}"):
         digest, size = path.read_text().split()
@@ -110,7 +110,7 @@ def copy_and_digest(source: Path, target: Path) -> str:
 
 
 def copy_stream(reader: IO[bytes], writer: IO[bytes]) -> str:
-    """Copy all that is left of a stream and return its digest."""
+    """Copy the rest of a stream and return its digest."""
     digesting = DigestingReader(reader)
     while chunk := digesting.read(CHUNK_BYTES):
         writer.write(chunk)
@@ -141,7 +141,7 @@ def key_preimage(
     params: Mapping[str, object],
     inputs: InputIds,
 ) -> JsonObject:
-    """Return what a key is the hash of; it is stored as JSON beside the result.
+    """Return the preimage whose hash is the key; it is stored as JSON beside the result.
 
     `params` holds only fields that differ from their frozen default; `inputs` maps each input's
     name to the id of what it reads ({label: id} where an input takes many: labels reach results).

@@ -48,7 +48,7 @@ def read_machine() -> Machine:
 
 
 def cpu_name() -> str:
-    """Return the processor's name, or its architecture where the system does not tell."""
+    """Return the processor's name, or its architecture if unknown."""
     with suppress(OSError):
         for line in CPUINFO.read_text(encoding="utf-8", errors="replace").splitlines():
             name, _, value = line.partition(":")
@@ -68,14 +68,14 @@ def usable_cores() -> int:
 
 
 def total_memory() -> int:
-    """Return the bytes of memory that this process may have, or 0 where nothing tells."""
+    """Return the bytes of memory that this process may have, or 0 if unknown."""
     found = _meminfo("MemTotal")
     limit = _cgroup_bytes("memory.max")
     return min(found, limit) if limit is not None and found else found or limit or 0
 
 
 def free_memory() -> int:
-    """Return the bytes that can still be had, or 0 where nothing tells."""
+    """Return the bytes of memory that are free, or 0 if unknown."""
     found = _meminfo("MemAvailable")
     limit, used = _cgroup_bytes("memory.max"), _cgroup_bytes("memory.current")
     if limit is None or used is None:

@@ -14,7 +14,7 @@ they are read."""
 
 
 class Verdict(StrEnum):
-    """What the verifier found; never a bare float, so that a fault is never folded into wrong."""
+    """The verifier's finding; never a bare float, so that a fault is never folded into wrong."""
 
     CORRECT = "correct"
     WRONG = "wrong"
@@ -23,7 +23,7 @@ class Verdict(StrEnum):
     TIMEOUT = "timeout"
     CRASHED = "crashed"
     UNJUDGED = "unjudged"
-    """No rule can check the answer, and no judge has yet."""
+    """No rule can check the answer, and no LLM judge has yet."""
 
 
 class FinishReason(StrEnum):
@@ -35,7 +35,7 @@ class FinishReason(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Problem:
-    """A task item: the prompt as the user words it, and what decides whether an answer is right.
+    """A task item: the user's prompt, and the gold answer and checker that decide an answer.
 
     `checker` names an entry of `verify.CHECKERS`; `meta` holds what that checker needs (Countdown's
     numbers and target, the options of a choice), as plain JSON values.

@@ -21,7 +21,7 @@ ROWS_AT_ONCE = 1024
 class RowWriter:
     """Writes rows into `folder/part-00000.parquet` and on; a shard is closed as soon as it is full.
 
-    With a schema rows are held as Arrow data, without one as they came until the first shard is
+    With a schema rows are held as Arrow data, without one as they are until the first shard is
     full, whose schema then holds for all. Memory is one shard. The bytes of the shards depend on
     the rows only, not on how many of them are written at once.
     """

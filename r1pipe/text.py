@@ -1,4 +1,4 @@
-"""Turn numbers, tables and text that a model wrote into what is safe and easy to read."""
+"""Format numbers, tables and model-written text for a terminal, safely."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ ASCII_BARS = "_.-=+*%#"
 
 
 def visible(text: str, keep_lines: bool = False) -> str:
-    """Return text in which whatever could move the cursor or reorder the line is written out.
+    """Return text with every character that moves the cursor or reorders the line written out.
 
     >>> visible("a\\x1b[31mb\\u202ec\\n")
     'a\\\\x1b[31mb\\\\u202ec\\\\n'
@@ -28,7 +28,7 @@ def visible(text: str, keep_lines: bool = False) -> str:
 
 
 def short_id(identifier: str | None) -> str:
-    """Return the first characters of an id, enough for a person."""
+    """Return the first characters of an id, enough to tell ids apart."""
     return identifier[:SHORT_ID_CHARS] if identifier else "-"
 
 
@@ -62,7 +62,7 @@ def format_bytes(size: float) -> str:
 
 
 def format_number(value: float) -> str:
-    """Return a number with about four digits that matter.
+    """Return a number with about four significant digits.
 
     >>> [format_number(value) for value in (3, 0.41237, 12345.6, 2e-5, 0.0)]
     ['3', '0.4124', '12,346', '2e-05', '0']

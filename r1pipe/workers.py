@@ -57,5 +57,5 @@ def in_order(
 @cache
 def _pool(workers: int) -> ThreadPoolExecutor:
     """Return the threads of this process: kept, since new ones would begin with no memory of their
-    own and fault it in anew at every step."""
+    own and fault it in again at every step."""
     return ThreadPoolExecutor(workers, thread_name_prefix="worker")

@@ -1,4 +1,4 @@
-"""Hostile answers: what hangs, crashes or fools a careless verifier. None of them is right for an
+"""Hostile answers that hang, crash or fool a careless verifier. None of them is right for an
 ordinary gold answer, none may take longer than the limit, none may touch the pair beside it.
 
 Long ones are written as products, so they are code here and not lines of the corpus.

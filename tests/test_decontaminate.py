@@ -131,7 +131,7 @@ def test_texts_too_short_to_tell_are_counted() -> None:
 
 
 def recalls(variants: tuple[str, ...], held_out: list[str]) -> dict[str, float | None]:
-    report = measured(OverlapIndex(held_out, variants=variants), held_out, 200, seed=1)
+    report: Any = measured(OverlapIndex(held_out, variants=variants), held_out, 200, seed=1)
     return {name: part["recall"] for name, part in report.items()}
 
 

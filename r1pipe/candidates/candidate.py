@@ -40,7 +40,7 @@ SCHEMA = pa.schema(
 
 @dataclass(frozen=True, slots=True)
 class Origin:
-    """What all candidates of one stage have in common."""
+    """Fields that all candidates of one stage share."""
 
     format: Format
     temperature: float
@@ -51,7 +51,7 @@ class Origin:
 
 @dataclass(frozen=True, slots=True)
 class Sample:
-    """A completion as it is judged: its text, without its tokens."""
+    """A sampled completion to verify: its text, without its tokens."""
 
     problem: Problem
     sample_index: int
@@ -97,14 +97,14 @@ def candidate_id(problem: Problem, sample_index: int) -> str:
 
 
 def identity(row: Row) -> bytes:
-    """Return what exact duplicates share: 16 bytes of a digest of prompt and completion."""
+    """Return 16 bytes of a digest of prompt and completion, equal for exact duplicates."""
     prompt, completion = row["prompt"], row["completion"]
     return bytes.fromhex(digest_bytes(f"{len(prompt)}:{prompt}{completion}".encode())[:32])
 
 
 def reason_dropped(row: Row) -> str:
     """Return the first decision against a candidate that is not kept: `dropped_<filter>`, or
-    `failed_<verdict>` where its verdict says nothing about it."""
+    `failed_<verdict>` if its verdict says nothing about the completion."""
     if row["verdict"] in FAILED:
         return f"failed_{row['verdict']}"
     decisions: dict[str, bool] = json.loads(row["filters"])

@@ -1,4 +1,4 @@
-"""Filters of sampled completions: each says why a row is dropped, and none drops it in silence.
+"""Filters of sampled completions; each gives the reason why it drops a row.
 
 arXiv:2501.12948, section 2.3.3: thoughts with mixed languages, long paragraphs or code blocks are
 dropped. No thresholds were published.

@@ -42,8 +42,7 @@ _BACKSLASH = re.compile(r'\\(?:([\\"/bfnrt]|u[0-9a-fA-F]{4})|)')
 
 @dataclass(frozen=True, slots=True)
 class Reply:
-    """What a judge said, as it came, and the verdict read from it; `fault` says why there is none
-    ("" where there is one)."""
+    """A judge's reply and the verdict read from it; `fault` is the reason for none, else ""."""
 
     verdict: Verdict
     fault: str
@@ -55,7 +54,7 @@ class Reply:
 
 @dataclass(frozen=True, slots=True)
 class Form:
-    """How a question is put: the template, and what is shown of an answer."""
+    """The form of a question: the template, and how much of an answer is shown."""
 
     template: str
     max_answer_chars: int
@@ -109,7 +108,7 @@ def broken_up(text: str, control: re.Pattern[str]) -> str:
 
 @dataclass(frozen=True, slots=True)
 class Question:
-    """What the judge is asked about one candidate."""
+    """One question to the judge, about one candidate."""
 
     candidate_id: str
     task: str
@@ -118,7 +117,7 @@ class Question:
 
 @dataclass(frozen=True, slots=True)
 class Judge:
-    """A language model that is asked, by way of any generator backend."""
+    """A language model as a judge, on any generator backend."""
 
     generator: Generator
     tokenizer: Tokenizer
@@ -130,7 +129,7 @@ class Judge:
     """Where the model's context ends; None if nothing says."""
 
     def ask(self, questions: Sequence[Question]) -> list[list[Reply]]:
-        """Put questions to the judge; return the replies to each, in order.
+        """Ask the judge; return the replies to each question, in order.
 
         A request's seed is made of `seed`, the candidate's id and the vote's number. A question
         that fills the context is not put: some backends end the whole unit at it.

@@ -40,12 +40,12 @@ REPLIES = pa.schema(
     ]
 )
 """A reply with the question that it answers; no column is named as one of a candidate or problem
-that tells rows apart, so that nobody takes a reply for either."""
+that tells rows apart, so that no reply is taken for either."""
 MAX_EXAMPLE_CHARS = 120
 
 
 class Choice(Protocol):
-    """Which candidates a judge is asked about."""
+    """The choice of candidates that a judge is asked about."""
 
     @property
     def tasks(self) -> Collection[str] | None: ...
@@ -56,7 +56,7 @@ class Choice(Protocol):
 
 
 def is_chosen(row: Row, choice: Choice) -> bool:
-    """Return whether a candidate is one to ask about, by its `task`, `verdict` and `filters`."""
+    """Return whether a candidate is chosen, by its `task`, `verdict` and `filters`."""
     if row["verdict"] not in choice.verdicts:
         return False
     if choice.tasks is not None and row["task"] not in choice.tasks:
@@ -65,7 +65,7 @@ def is_chosen(row: Row, choice: Choice) -> bool:
 
 
 def chosen_count(rows: Iterable[Row], choice: Choice, name: str) -> int:
-    """Return how many candidates are chosen; StageError where there are none, saying what there is.
+    """Return how many candidates are chosen; StageError if none, with the counts that there are.
 
     Some of them may have no answer to ask about.
     """
@@ -110,7 +110,7 @@ def units_of(items: Iterable[Question], size: int) -> Iterator[tuple[str, list[Q
 
 
 def reuse_replies(context: Context, journal: Journal, rows_per_unit: int) -> None:
-    """Put the replies of an earlier result, which was content with fewer faults, into the journal.
+    """Copy the replies of an earlier result, which allowed fewer faults, into the journal.
 
     All else of its key is the same, so that its units are those of this stage.
     """
@@ -159,7 +159,7 @@ def in_order(journal: Journal) -> Iterator[Row]:
 
 
 class Tally:
-    """Counts replies by what was read from them, and remembers one that could not be read."""
+    """Counts of replies by fault, with an example of one that could not be read."""
 
     def __init__(self) -> None:
         self.num_replies = self.num_tokens = 0

@@ -1,4 +1,4 @@
-"""Candidates with a new verdict, from the verifier or from an LLM judge: problems, quotas, decisions.
+"""Candidates with a new verdict, from the verifier or an LLM judge: problems, quotas, decisions.
 
 A verdict is one decision of several: the others stay, and those that depend on the rows kept before
 (repeats, quotas, the target) are taken again.
@@ -37,8 +37,10 @@ def with_problems(
 
 
 def quotas_in_force(before: Path, after: Path, given: Quotas | None) -> Quotas | None:
-    """Return the quotas that are given, else those that the candidates were sampled with; None
-    where nobody knows of any. The report on how they were sampled goes with the candidates."""
+    """Return the quotas given, else those that the candidates were sampled with, else None.
+
+    The report on sampling is copied to the new candidates.
+    """
     found = read_report(before)
     if found is None:
         return given
@@ -49,7 +51,7 @@ def quotas_in_force(before: Path, after: Path, given: Quotas | None) -> Quotas |
 
 
 def check_quota(name: str, row: Row, quotas: Quotas | None) -> None:
-    """Raise StageError for a candidate that a quota ruled out where nobody knows of quotas."""
+    """Raise StageError for a candidate that a quota ruled out when the quotas are unknown."""
     if quotas is None and not json.loads(row["filters"]).get("quota", True):
         raise StageError(
             f"{name}: candidate {row['id']} was dropped by a quota, but its artifact does not"

@@ -22,7 +22,7 @@ def write_report(folder: Path, report: Mapping[str, object], quotas: Quotas) -> 
 
 def read_report(candidates: Path) -> tuple[JsonObject, Quotas] | None:
     """Return the report on adaptive sampling beside its candidates, and the quotas in force; None
-    where there is none, as beside all other candidates.
+    for candidates that were sampled in another way.
 
     A stage that verifies or judges candidates again selects by these quotas and
     passes the report on. Raises ArtifactError for a report that is none.

@@ -33,12 +33,12 @@ STILL_DROPPED = "dropped, for another reason"
 
 @dataclass(frozen=True)
 class ReverifySettings:
-    """How candidates are verified again."""
+    """Settings for verifying candidates again."""
 
     keep: Keep | None
     """Thresholds to decide all filters again; None decides only the verdict's again."""
     quotas: Quotas | None
-    """None where nobody knows of any."""
+    """None if unknown."""
     target_rows: int | None
     timeout_s: float
     workers: int
@@ -53,7 +53,7 @@ def reverified(
     journal: Journal,
     terms: ReverifySettings,
 ) -> Iterator[Row]:
-    """Yield each candidate with the present verifier's verdict and what follows from it, in order.
+    """Yield each candidate, in order, with the present verifier's verdict and the new decisions.
 
     Repeats, quotas and the target are decided again, since they depend on what is kept before.
     Raises StageError for a candidate whose problem is not there, and for one that a quota ruled out
@@ -80,7 +80,7 @@ def _with_verdicts(
     judging: Iterator[tuple[Row, Problem]], journal: Journal, terms: ReverifySettings
 ) -> Iterator[tuple[Row, Problem, Verdict, str | None]]:
     """Yield candidates with their verdicts: those in the journal, then the others as they are
-    judged and journaled."""
+    verified and journaled."""
     done = journal.done()
     for unit in range(len(done)):
         for line in journal.lines(str(unit)).splitlines():

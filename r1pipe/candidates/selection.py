@@ -1,4 +1,4 @@
-"""Which candidates that pass every filter are kept: each text once, within quotas and the target.
+"""Selection among candidates that pass every filter: each text once, within quotas and the target.
 
 Decided in the candidates' order, so that a resumed stage decides alike, and written into them, so
 that the rows for training are a view: those with `kept`. In memory are sixteen bytes per kept row,
@@ -26,7 +26,7 @@ SELECTION = ("duplicate", "quota", "target")
 
 
 class Selection:
-    """Takes the decisions that depend on the rows before, and counts what became of each row."""
+    """Takes the decisions that depend on earlier rows, and counts each row's outcome."""
 
     def __init__(self, quotas: Quotas, target_rows: int) -> None:
         self.counts: Counter[str] = Counter()
@@ -40,7 +40,7 @@ class Selection:
         return len(self._seen)
 
     def select(self, row: Row, problem: Problem) -> str:
-        """Return and count what becomes of a candidate: kept, dropped_<why> or failed_<verdict>.
+        """Return and count a candidate's outcome: kept, dropped_<why> or failed_<verdict>.
 
         `kept` must say whether it passes every filter. If it does, the decisions are written into
         its `filters`, and `kept` is what follows from them all.

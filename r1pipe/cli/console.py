@@ -1,4 +1,4 @@
-"""Say on stderr what the pipeline is doing: live on a terminal, in plain lines elsewhere."""
+"""Progress of the pipeline on stderr: live on a terminal, in plain lines elsewhere."""
 
 from __future__ import annotations
 

@@ -37,7 +37,7 @@ JsonOption = Annotated[bool, typer.Option("--json", help="One JSON document on s
 
 
 def command_group() -> typer.Typer:
-    """Return what a module's commands are added to; `r1pipe.cli.table` names each of them."""
+    """Return the Typer app for a module's commands; `r1pipe.cli.table` lists them."""
     return typer.Typer(rich_markup_mode=None)
 
 
@@ -49,7 +49,7 @@ def open_store(store: Path | None, manifest: Path = DEFAULT_MANIFEST) -> "Store"
 
 
 def store_folder(store: Path | None, manifest: Path = DEFAULT_MANIFEST) -> Path:
-    """Return where that store is, or would be."""
+    """Return the path of a store, whether or not it exists."""
     from r1pipe.manifest.recipe import default_store
 
     return store or default_store(manifest)

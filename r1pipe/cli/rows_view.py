@@ -1,4 +1,4 @@
-"""`show --row`: one sample's whole way; `show --why-not` is in `row_reasons.py`.
+"""`show --row`: the whole lineage of one sample; `show --why-not` is in `row_reasons.py`.
 
 Text that a model wrote is shown with its control characters written out, never acted on.
 """
@@ -39,7 +39,7 @@ TEXTS = ("completion", "text", "chosen", "rejected")
 def print_row(
     store: Store, record: Record, row: str | None, why_not: str | None, as_json: bool
 ) -> None:
-    """Print what was asked of one row."""
+    """Print one row's lineage, or why it is missing."""
     if as_json and row is not None:
         print_json(row_json(store, record, row))
     elif row is not None:
@@ -51,7 +51,7 @@ def print_row(
 
 
 def row_json(store: Store, record: Record, row_id: str) -> Document:
-    """Return one row's whole way as JSON values.
+    """Return one row's whole lineage as JSON values.
 
     Raises ArtifactError when neither the artifact nor what it was made from has such a row.
     """
@@ -83,7 +83,7 @@ def row_json(store: Store, record: Record, row_id: str) -> Document:
 
 
 def row_text(store: Store, record: Record, row_id: str) -> str:
-    """Return one row's whole way for people."""
+    """Return one row's whole lineage as text."""
     found = row_json(store, record, row_id)
     stands = found.get("stands_in", [found["row"]])
     sections = [
@@ -107,7 +107,7 @@ def _filled(sections: Sequence[list[str]]) -> list[list[str]]:
 
 
 def _origin(trace: Trace, place: Place) -> Place:
-    """Return the candidate that a row was before it lost its id; the row itself without one."""
+    """Return the candidate that a training row without an id came from, else the row itself."""
     if "filters" in place.row:
         return place
     for each in trace.upstream(place.record):

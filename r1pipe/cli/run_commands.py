@@ -33,7 +33,7 @@ if TYPE_CHECKING:
     from r1pipe.store.store import Store
 
 QUICK_PROFILES = ("laptop", "smoke")
-"""Profiles so small that nobody is asked before a run."""
+"""Profiles so small that a run does not ask first."""
 
 app = command_group()
 
@@ -55,7 +55,7 @@ def run_stages(
     store: StoreOption = None,
     as_json: JsonOption = False,
 ) -> None:
-    """Run what is selected, then print the scoreboard where there is one.
+    """Run the selected stages, then print the scoreboard if there is one.
 
     `selection` is that of `run_manifest`, and `resume`; the other parameters are options of every
     command made by `running`.
@@ -81,7 +81,7 @@ def run_stages(
 
 
 def running(select: Callable[..., JsonObject]) -> Callable[..., None]:
-    """Make a command of a function that returns what to run: it has the shared options, too."""
+    """Make a command, with the shared options, of a function that returns the stages to run."""
     own = inspect.signature(select).parameters
     shared = list(inspect.signature(run_stages).parameters.values())[2:]
 
@@ -132,7 +132,7 @@ def _check_resumable(found: "Plan") -> None:
 
 
 def _ask(found: "Plan") -> None:
-    """Ask before work that is not known to be small, where there is someone to ask."""
+    """Ask before work that is not known to be small, if a person is at the terminal."""
     count = sum(planned.builds for planned in found.stages)
     if count and sys.stdin.isatty() and sys.stderr.isatty():
         typer.confirm(f"Build {count} stages?", default=True, abort=True, err=True)

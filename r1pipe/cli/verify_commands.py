@@ -27,7 +27,7 @@ def verify(
     ] = None,
     jobs: JobsOption = 0,
 ) -> None:
-    """Judge one answer, or a file of cases; JSON on stdout."""
+    """Verify one answer, or a file of cases; JSON on stdout."""
     from r1pipe.verify import cases
 
     if file is None:
@@ -45,7 +45,7 @@ def verify(
 
 @app.command()
 def audit(jobs: JobsOption = 0, as_json: JsonOption = False) -> None:
-    """Judge the shipped corpus by our verifier and by plain math-verify; print error rates."""
+    """Verify the shipped corpus by r1pipe and by plain math-verify; print error rates."""
     from r1pipe.verify.audit import audit as run_audit
     from r1pipe.verify.audit import audit_lines
 

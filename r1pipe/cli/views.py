@@ -1,4 +1,4 @@
-"""Render what the store knows: all artifacts, one of them, and its lineage, as text or JSON.
+"""Views of the store: all artifacts, one of them, and its lineage, as text or JSON.
 
 Text that a model wrote is shown with its control characters written out, never acted on.
 """
@@ -55,7 +55,7 @@ def table_text(records: Sequence[Record]) -> str:
 
 
 def record_text(record: Record, store: Store) -> str:
-    """Return everything worth knowing about one artifact."""
+    """Return one artifact's fields, inputs, facts, metrics and samples as text."""
     sections = [
         _heading(record, store),
         _section("params (those that differ from their default)", _tree(record.preimage["params"])),

@@ -1,4 +1,4 @@
-"""The data card of a mix: what is in it, how long, from where, under which licence, in Markdown.
+"""The data card of a mix in Markdown: contents, lengths, sources, licences.
 
 The head is that of a data set card on the Hugging Face hub, so that the folder can be shared as it
 is.

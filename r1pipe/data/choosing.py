@@ -16,7 +16,7 @@ from r1pipe.data.survey import Survey
 
 @dataclass(frozen=True)
 class Limits:
-    """Most rows of each part, task, level and length; what is not named has no limit."""
+    """Most rows of each part, task, level and length; others have no limit."""
 
     parts: Mapping[str, int]
     tasks: Mapping[str, int] = field(default_factory=dict)
@@ -26,13 +26,13 @@ class Limits:
     that it fits in, and a longer one than all has no limit."""
 
     def only_parts(self) -> bool:
-        """True where nothing but the part limits a row."""
+        """Return whether only the parts have limits."""
         return not (self.tasks or self.levels or self.lengths)
 
 
 @dataclass
 class Choice:
-    """Rows by number, in the order in which they were chosen, and what became of the others."""
+    """Rows by number, in the order in which they were chosen, and why the others were not."""
 
     rows: NDArray[np.int64]
     repeats: int

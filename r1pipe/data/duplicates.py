@@ -1,4 +1,4 @@
-"""Which row stays for each near-duplicate: written beside a mix's rows, so that one can ask.
+"""The row kept for each near-duplicate, written beside a mix's rows for `show --why-not`.
 
 `near-duplicates.json`: {part: {position: [part, position]}}; positions count the rows of the parts
 as they were read, from 0.
@@ -18,7 +18,7 @@ TWINS = "near-duplicates.json"
 
 
 def write_twins(folder: Path, survey: Survey, twins: Iterable[tuple[int, int]]) -> None:
-    """Write pairs of (near-duplicate, row that stays), given by their numbers."""
+    """Write pairs of (near-duplicate, row kept), given by their numbers."""
     found: dict[str, dict[str, tuple[str, int]]] = {}
     for dropped, kept in twins:
         part, position = survey.place_of(dropped)
@@ -28,7 +28,7 @@ def write_twins(folder: Path, survey: Survey, twins: Iterable[tuple[int, int]]) 
 
 
 def duplicate_of(folder: Path, part: str, position: int) -> tuple[str, int] | None:
-    """Return the part and position of the row that stays for one; None where none is named."""
+    """Return the part and position of the row kept in a row's place; None if there is none."""
     path = folder / TWINS
     if not path.exists():
         return None

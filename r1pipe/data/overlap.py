@@ -195,7 +195,7 @@ class _Grams:
 
 
 def _has_content(gram: tuple[str, ...]) -> bool:
-    """Return whether a masked n-gram has a number, and enough besides to be told by."""
+    """Return whether a masked n-gram has a number, and enough other words to identify it."""
     content = sum(token != MASK and token[0].isalpha() for token in gram)
     return MASK in gram and content >= MIN_CONTENT_FRAC * NGRAM
 

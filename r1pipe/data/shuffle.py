@@ -41,7 +41,7 @@ def rows_in_order(
     places[rows] = np.arange(len(rows))
     try:
         spill.mkdir(parents=True)
-        _fill(parts, columns, sizes, places, num_buckets, len(rows), spill)
+        _fill(parts, columns, sizes, places, num_buckets, spill)
         for bucket in sorted(spill.iterdir()):
             with pa.ipc.open_stream(bucket) as reader:
                 table = reader.read_all()
@@ -57,11 +57,10 @@ def _fill(
     sizes: Mapping[str, int],
     places: NDArray[np.int64],
     num_buckets: int,
-    num_rows: int,
     spill: Path,
 ) -> None:
     """Write each chosen row into the bucket of its place."""
-    start = 0
+    start, num_rows = 0, int(places.max(initial=-1)) + 1
     writers: dict[int, pa.ipc.RecordBatchStreamWriter] = {}
     with ExitStack() as stack:
         for part, folder in parts.items():

@@ -1,4 +1,4 @@
-"""One pass over all rows of all parts, keeping what the choice among them needs, and no text.
+"""One pass over all rows of all parts that keeps what choosing among them needs, without text.
 
 Lengths are in characters, or tokens where rows say so.
 """

@@ -1,4 +1,4 @@
-"""`python -m r1pipe.doctor`: for where the command line itself cannot start."""
+"""`python -m r1pipe.doctor`: works even if the command line cannot start."""
 
 from __future__ import annotations
 

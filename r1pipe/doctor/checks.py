@@ -1,4 +1,4 @@
-"""One finding of the doctor."""
+"""One check of the doctor and its result."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ Status = Literal["ok", "note", "warning", "error"]
 
 @dataclass(frozen=True)
 class Check:
-    """What was looked at, what was found and wanted, and what to do about it.
+    """A check: its subject, what was found, what is needed, and advice.
 
     `error`: the core does not work. `warning`: it works, but worse than it could or not with every
     engine. `note`: nothing is wrong, but worth knowing. `advice` is empty where nothing is to do.

@@ -1,4 +1,4 @@
-"""What r1pipe finds on a machine, what it wants, and what to do about each difference.
+"""The diagnosis of a machine: what r1pipe needs, what it finds, and advice on each difference.
 
 It needs only the standard library, so `python -m r1pipe.doctor` works where nothing else does.
 """
@@ -70,7 +70,7 @@ def diagnose(
     environ: Mapping[str, str] | None = None,
     find: Callable[[bool], Sequence[packages.Found]] = packages.find_packages,
 ) -> Diagnosis:
-    """Check everything; nothing is written but a probe file in a store that exists."""
+    """Run every check; only a probe file is written, in a store that exists."""
     found = find(is_quick)
     seen = machine.read_machine()
     torch = next((one for one in found if one.package.module == "torch"), None)

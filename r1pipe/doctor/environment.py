@@ -1,4 +1,4 @@
-"""Judge what was found: packages, GPUs, memory and disk, threads, the hub."""
+"""Checks of packages, GPUs, memory and disk, threads, the hub."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ TRUE_WORDS = frozenset({"1", "ON", "YES", "TRUE"})
 
 
 def check_python(version: str) -> Check:
-    """Judge the Python that runs this."""
+    """Check the Python that runs this."""
     low = ".".join(map(str, PYTHON_LOW))
     if parse_version(version) >= PYTHON_LOW:
         return Check("core", "python", "ok", version, f">={low}")
@@ -33,7 +33,7 @@ def check_python(version: str) -> Check:
 
 
 def check_package(one: Found) -> Check:
-    """Judge one package: there, of a supported version, importable."""
+    """Check one package: there, of a supported version, importable."""
     package = one.package
     group, wanted = ("core" if package.is_core else "engine"), package.wanted
     if package.tested:
@@ -57,7 +57,7 @@ def check_package(one: Found) -> Check:
 
 
 def check_gpus(gpus: Sequence[machine.Gpu], torch: Found | None) -> list[Check]:
-    """Judge the GPUs that the driver lists and whether torch can use them."""
+    """Check the GPUs that the driver lists and whether torch can use them."""
     facts = (torch.facts if torch else None) or {}
     seen = facts.get("gpus", [])
     checks = [
@@ -94,7 +94,7 @@ def check_gpus(gpus: Sequence[machine.Gpu], torch: Found | None) -> list[Check]:
 
 
 def check_room(found: machine.Machine, store: Path) -> list[Check]:
-    """Judge free memory, free disk below the store, and whether the store can be written."""
+    """Check free memory, free disk below the store, and whether the store can be written."""
     free = machine.free_memory()
     needed = f">={format_bytes(MIN_MEMORY_BYTES)} for the laptop profile"
     is_enough = free >= MIN_MEMORY_BYTES or free == 0
@@ -120,7 +120,7 @@ def check_room(found: machine.Machine, store: Path) -> list[Check]:
 
 
 def _check_writable(store: Path, folder: Path) -> Check:
-    """Write a file where the store is or would be, and take it away again."""
+    """Write a file where the store is or would be, and remove it."""
     try:
         with tempfile.NamedTemporaryFile(dir=folder, prefix=".r1pipe-doctor-"):
             pass
@@ -133,7 +133,7 @@ def _check_writable(store: Path, folder: Path) -> Check:
 
 
 def check_threads(cores: int, environ: Mapping[str, str] | None = None) -> list[Check]:
-    """Judge the thread settings that a run would have."""
+    """Check the thread settings that a run would have."""
     settings = os.environ if environ is None else environ
     policy = settings.get("OMP_WAIT_POLICY")
     checks = []
@@ -161,7 +161,7 @@ def check_threads(cores: int, environ: Mapping[str, str] | None = None) -> list[
 
 
 def check_hub(is_online: bool, environ: Mapping[str, str] | None = None) -> list[Check]:
-    """Judge how models and data sets of the hub can be had; the network only when asked for."""
+    """Check how models and data sets of the hub can be had; the network only when asked for."""
     settings = os.environ if environ is None else environ
     home = Path(settings.get("HF_HOME") or os.path.expanduser("~/.cache/huggingface"))
     cache = Path(settings.get("HF_HUB_CACHE") or home / "hub")

@@ -1,4 +1,4 @@
-"""Which packages are there, in which version, and whether they can be imported.
+"""Installed packages, their versions, and whether they can be imported.
 
 Versions come from the packages' metadata. Whether a package works is found out in a child process
 each, so that one that hangs, crashes or prints breaks nothing here.
@@ -39,7 +39,7 @@ class Package:
 
     @property
     def label(self) -> str:
-        """What a person calls it."""
+        """The name to show."""
         return " or ".join(self.names)
 
     @property
@@ -119,7 +119,7 @@ facts["threads"] = torch.get_num_threads()
 
 @dataclass(frozen=True)
 class Found:
-    """What is installed of one package; `version` is None where nothing is.
+    """What is installed of one package; `version` is None if nothing is.
 
     `works` is None where it was not tried; `facts` are what the package said of itself.
     """
@@ -148,7 +148,7 @@ def installed_version(names: tuple[str, ...]) -> tuple[str, str | None]:
 
 
 def parse_version(text: str) -> Version:
-    """Return the release numbers of a version; what follows them does not count.
+    """Return the release numbers of a version, without any suffix.
 
     >>> parse_version("2.13.0+cpu"), parse_version("0.32.0rc1"), parse_version("unknown")
     ((2, 13, 0), (0, 32, 0), ())

@@ -91,7 +91,7 @@ def _resampled_means(values: Array, seed: int, num_resamples: int) -> Array:
 
 @dataclass(frozen=True, slots=True)
 class Difference:
-    """The mean of a - b over shared problems, its interval, and what could have been seen."""
+    """The mean of a - b over shared problems, its interval, and the detectable difference."""
 
     mean: float
     low: float
@@ -202,7 +202,7 @@ def _mean(measure: Callable[[Row], float]) -> Callable[[list[Row]], float]:
 
 
 def _problem(row: Row) -> Problem:
-    """Return as much of a problem as the format and language rewards look at."""
+    """Return a problem with only the fields that the format and language rewards read."""
     return Problem(
         id=row["problem_id"],
         task=row["task"],

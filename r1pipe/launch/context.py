@@ -1,4 +1,4 @@
-"""What a running stage is given: its outputs, journals, checkpoints, logs, and when to stop."""
+"""The context of a running stage: outputs, journals, checkpoints, logs, and requests to stop."""
 
 from __future__ import annotations
 
@@ -54,12 +54,12 @@ class RunContext:
 
     @property
     def work(self) -> Path:
-        """The private directory of this beginning of the attempt."""
+        """The private directory of this start of the attempt."""
         return self._work
 
     @property
     def stopper(self) -> Stopper:
-        """What knows whether a stop was asked for."""
+        """The handler that knows whether a stop was asked for."""
         return self._stopper
 
     @property

@@ -1,4 +1,4 @@
-"""What a run and the ranks of one of its stages tell each other: files in one folder.
+"""Messages between a run and the ranks of one of its stages: files in one folder.
 
     job.json        the stage: its file, parameters, inputs, where it works
     address         host and port of rank 0's store
@@ -79,7 +79,7 @@ class JobFolder:
         return Job(**disk.read_json(self.path / "job.json"))
 
     def touch(self) -> None:
-        """Say that the run is alive."""
+        """Mark the run as alive."""
         (self.path / "alive").touch()
 
     def last_touch(self) -> int:
@@ -92,7 +92,7 @@ class JobFolder:
 
     @property
     def is_stop_asked(self) -> bool:
-        """Return whether the ranks shall stop."""
+        """Return whether the ranks are asked to stop."""
         return (self.path / "stop").exists()
 
     def log_path(self, rank: int) -> Path:
@@ -100,7 +100,7 @@ class JobFolder:
         return self.path / f"rank-{rank}.log"
 
     def death(self, rank: int, code: int) -> str:
-        """Say how a rank ended that could not say it itself."""
+        """Describe the end of a rank that wrote no report."""
         how = f"ended with code {code}"
         if code < 0:
             how = f"was killed by {signal.Signals(-code).name}"
@@ -109,7 +109,7 @@ class JobFolder:
         return f"rank {rank} of {self.job().size} {how}; {tail(self.log_path(rank))}"
 
     def write_report(self, report: Report) -> None:
-        """Say how a rank ended."""
+        """Write how a rank ended."""
         disk.place_json(self.path / f"rank-{report.rank}.json", asdict(report), durable=False)
 
     def reports(self) -> list[Report]:

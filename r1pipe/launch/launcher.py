@@ -1,4 +1,4 @@
-"""Run a stage in processes of its own: start its ranks, pass on what rank 0 tells, end them all.
+"""Run a stage in its own processes: start its ranks, relay rank 0's events, end them all.
 
 The run itself stays one process and joins no group: it supervises. A rank that dies ends the stage
 with an error that names it; whatever ends the run ends the ranks.
@@ -29,7 +29,7 @@ from r1pipe.stage import Inputs, StageKind, StageModel
 POLL_S = 0.05
 TOUCH_S = 1.0
 GRACE_S = 3.0
-"""What the other ranks get to say how they ended, before they are killed."""
+"""Seconds that the other ranks have to report how they ended before they are killed."""
 
 
 @dataclass(frozen=True)
@@ -102,7 +102,7 @@ def supervise(folder: JobFolder, context: RunContext, children: list[Child]) -> 
 
 
 def tell(context: RunContext, what: str, values: JsonObject) -> None:
-    """Do on the stage's context what rank 0 asked for."""
+    """Apply an event of rank 0 to the stage's context."""
     if what == "log":
         context.log(values.pop("step"), values.pop("total"), **values)
     elif what == "sample":
@@ -115,14 +115,14 @@ def tell(context: RunContext, what: str, values: JsonObject) -> None:
 
 
 def wait_for_reports(folder: JobFolder, children: list[Child]) -> None:
-    """Give ranks that fail because another one did the time to say so."""
+    """Give ranks that fail because another one did the time to report it."""
     ends = time.monotonic() + GRACE_S
     while time.monotonic() < ends and any(child.process.poll() is None for child in children):
         time.sleep(POLL_S)
 
 
 def first_error(folder: JobFolder, children: list[Child]) -> Exception:
-    """Return the error to show: what a rank says of the inputs, a death, or a bug's traceback."""
+    """Return the error to show: a rank's report to the user, a death, or a bug's traceback."""
     reports = folder.reports()
     for report in reports:
         if report.status == "failed":
@@ -154,7 +154,7 @@ def user_error(report: Report) -> R1PipeError:
 
 
 def launcher_of(launch: Launch, environment: Mapping[str, str]) -> Launcher:
-    """Return what starts the ranks: what was asked for, else what the environment offers."""
+    """Return the launcher asked for, else the one that the environment offers."""
     if launch.launcher is not None:
         return launch.launcher
     if torchrun.is_running(environment):
@@ -212,7 +212,7 @@ def command_of(launcher: Launcher, launch: Launch, folder: JobFolder) -> list[st
 
 
 def launched(command: list[str], folder: JobFolder) -> Child:
-    """Start a launcher; what it prints goes to a file of its own."""
+    """Start a launcher; its output goes to its own file."""
     if shutil.which(command[0]) is None:
         raise StageError(f"run.engine.launcher needs the command '{command[0]}', which is not here")
     with (folder.path / "launcher.log").open("wb") as output:
@@ -228,7 +228,7 @@ def launched(command: list[str], folder: JobFolder) -> Child:
 
 @contextmanager
 def ended(children: list[Child]) -> Iterator[list[Child]]:
-    """Kill what is left of the children and of their children at the end of the block."""
+    """Kill the remaining children, and theirs, at the end of the block."""
     try:
         yield children
     finally:

@@ -1,4 +1,4 @@
-"""Settings of this process that must stand before torch is imported."""
+"""Settings of this process that must be made before torch is imported."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ KEEP_BYTES = 1 << 30
 
 
 def prepare_process() -> None:
-    """One thread for each operation, and freed memory kept for the next micro-batch.
+    """Set one thread for each operation, and keep freed memory for the next micro-batch.
 
     Whole micro-batches are shared by threads instead (`r1pipe.workers`): that is faster, and
     results do not depend on the number of cores. OpenMP threads that spin on busy cores make

@@ -150,7 +150,7 @@ def join(store: TCPStore, rank: int, size: int, device: str) -> None:
 
 
 def leave(store: TCPStore, ranks: Ranks) -> None:
-    """Rank 0, which holds the store, goes last."""
+    """Wait, on rank 0, which holds the store, until all other ranks have left."""
     if ranks.is_main:
         for other in range(1, ranks.size):
             store.get(f"left:{other}")

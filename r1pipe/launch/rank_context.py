@@ -1,4 +1,4 @@
-"""The `Context` of one rank: rank 0 writes and decides, the others follow at the same places."""
+"""The `Context` of one rank: rank 0 writes and decides; the others make the same calls."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 
 class RankContext:
-    """What a stage is given that runs in several processes."""
+    """The context of a stage that runs in several processes."""
 
     def __init__(self, folder: JobFolder, job: Job, ranks: Ranks) -> None:
         self.name = job.name
@@ -42,7 +42,7 @@ class RankContext:
         return path
 
     def journal(self, name: str) -> NoReturn:
-        """Journals are for stages of one process."""
+        """Raise StageError: journals are for stages of one process."""
         raise StageError(f"{self.name}: journal '{name}' in a stage of several processes")
 
     def previous(self, name: str) -> Path | None:

@@ -46,7 +46,7 @@ def _store() -> TCPStore:
 
 @contextmanager
 def leading() -> Iterator[None]:
-    """Run the block, unless another process of torchrun's does: then follow that one and exit."""
+    """Run the block in torchrun's rank 0; the other ranks follow it and exit."""
     if not is_running(os.environ):
         yield
     elif int(os.environ["RANK"]):

@@ -1,4 +1,4 @@
-"""What the store knows of one row: its problem, its model, its verdict, what else was sampled.
+"""Facts about one row from the store: problem, model, verdict, the problem's other candidates.
 
 Artifacts are read as they are; nothing here decides or prints.
 """
@@ -54,7 +54,7 @@ def model_of(trace: Trace, place: Place) -> Document:
 
 
 def verdict_of(trace: Trace, place: Place) -> Document:
-    """Return what the verifier said, on which answer, against which gold."""
+    """Return the verdict, the answer extracted, and the gold answer."""
     from r1pipe.verify import extract_answer
 
     row = place.row
@@ -74,7 +74,7 @@ def verdict_of(trace: Trace, place: Place) -> Document:
 
 
 def replies_of(trace: Trace, records: Sequence[Record], row_id: str | None) -> list[Document]:
-    """Return what a language model that judged a candidate was asked and said."""
+    """Return the questions to an LLM judge about a candidate, and its replies."""
     return [
         {**named(record), **{name: reply[name] for name in REPLY if reply[name] != ""}}
         for record in records
@@ -84,7 +84,7 @@ def replies_of(trace: Trace, records: Sequence[Record], row_id: str | None) -> l
 
 
 def candidates_of(trace: Trace, place: Place) -> list[Document]:
-    """Return what was sampled for a problem, per artifact that read it."""
+    """Return a problem's candidates, per artifact that read the problem."""
     found = []
     for _, reader in trace.readers.get(place.record.outputs[place.output], []):
         if "candidates" in trace.row_outputs(reader):

@@ -1,4 +1,4 @@
-"""Why an artifact is without a row: what was decided against it, and by which stage.
+"""Reasons why an artifact lacks a row: the decision against it, and the stage that took it.
 
 Text that a model wrote is shown with its control characters written out, never acted on.
 """
@@ -33,7 +33,7 @@ SELECTION = {
 
 
 def why_not_json(store: Store, record: Record, row_id: str) -> Document:
-    """Return whether an artifact holds a row, and what kept it out, as JSON values."""
+    """Return whether an artifact holds a row, else the reason, as JSON values."""
     trace = Trace(store)
     place = trace.find(record, row_id)
     document = {"row": standing(place), "asked": named(record)}
@@ -47,7 +47,7 @@ def why_not_json(store: Store, record: Record, row_id: str) -> Document:
 
 
 def why_not_text(store: Store, record: Record, row_id: str) -> str:
-    """Return why an artifact is without a row, for people."""
+    """Return why an artifact lacks a row, as text."""
     found = why_not_json(store, record, row_id)
     if found["is_in"]:
         place = found["stands_in"] if "stands_in" in found else found["row"]
@@ -58,7 +58,7 @@ def why_not_text(store: Store, record: Record, row_id: str) -> str:
 
 
 def _reached(trace: Trace, place: Place) -> dict[str, Place | None]:
-    """Return {record key: where the row stands there, or None}, as far as the row was followed."""
+    """Return {record key: the row's place there, or None}, as far as the row was followed."""
     own = trace.standing(place.record, place.row)
     taken = [each for each in own if _is_taken(each)]
     reached: dict[str, Place | None] = {place.record.key: taken[0] if taken else None}
@@ -89,7 +89,7 @@ def _reasons(
 
 
 def _why_dropped(trace: Trace, place: Place) -> Iterator[str]:
-    """Say what kept a candidate out of the rows of its own artifact."""
+    """Name the decision that kept a candidate out of its artifact's rows."""
     row, params = place.row, place.record.preimage["params"]
     failed = [name for name, passed in json.loads(row.get("filters", "{}")).items() if not passed]
     for name in failed:
@@ -117,7 +117,7 @@ def _repeated(trace: Trace, place: Place) -> str:
 
 
 def _why_passed_over(trace: Trace, place: Place, record: Record) -> Iterator[str]:
-    """Say what is known of why a stage did not take a row that it read."""
+    """Give the known reason why a stage did not take a row that it read."""
     if (known := _overlap(trace, place, record) or _twin(trace, place, record)) is not None:
         yield known
         return
@@ -172,7 +172,7 @@ def _row_of(part: str, position: int, row: Row) -> str:
 
 
 def _why_no_candidate(trace: Trace, place: Place, record: Record) -> list[str]:
-    """Say what became of a problem in an artifact that was made from it."""
+    """Describe a problem's outcome in an artifact made from it."""
     own = [each for each in candidates_of(trace, place) if each["artifact"] == record.artifact_id]
     if any(each["sampled"] for each in own):
         return [

@@ -1,4 +1,4 @@
-"""Which record made what a record read, and which records read what it made."""
+"""Links between records: the maker of each input, and the readers of each output."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ Edge: TypeAlias = "tuple[str, Node]"
 
 
 class Lineage:
-    """Which record made what a record read, and which records read what it made."""
+    """Links between records: the maker of each input, and the readers of each output."""
 
     def __init__(self, records: Sequence[Record]) -> None:
         self.makers: dict[str, Record] = {}
@@ -32,7 +32,7 @@ class Lineage:
                     self.readers.setdefault(link["artifact"], []).append((name, record))
 
     def above(self, record: Record) -> list[Edge]:
-        """Return what a record read: the maker of each input, or the link to a source."""
+        """Return the inputs of a record: the maker of each, or the link to a source."""
         return [
             (name, self.makers.get(link.get("artifact", ""), link)) for name, link in record.links()
         ]
@@ -43,7 +43,7 @@ class Lineage:
 
 
 def link_text(link: JsonObject) -> str:
-    """Return what an input read, in words: a source, or a stage whose record is gone."""
+    """Return a link as text: a source, or a stage whose record is gone."""
     if "source" in link:
         return f"source {visible(str(link['source']))} {short_id(link['id'])}"
     return f"{link['stage']} {short_id(link.get('artifact'))}"

@@ -1,4 +1,4 @@
-"""One row's way through the store: where it stands, what it was made from, what it went into.
+"""Trace one row through the store: its places, what it was made from, what it went into.
 
 A row is found again from artifact to artifact by its id; where rows have none (a mix), by problem,
 prompt and completion. Only the columns that decide are read of what does not match.
@@ -185,7 +185,7 @@ class Trace:
         return None
 
     def _no_row(self, record: Record, row_id: str) -> str:
-        """Say that there is no such row, and how an id looks."""
+        """Return the error that there is no such row, with an id as an example."""
         problem = row_id.rpartition("#")[0]
         for each in self.upstream(record):
             for output in self.row_outputs(each):
@@ -200,7 +200,7 @@ class Trace:
         return f"no row '{row_id}'; it holds no rows with ids"
 
     def follow(self, start: Place) -> Iterator[tuple[str, Record, Place | None]]:
-        """Yield what a row went into: (input, record, where it stands there, or None).
+        """Yield what a row went into: (input, record, its place there, or None).
 
         Nothing is followed past a record that did not take the row, or that made no rows.
         """
@@ -240,5 +240,5 @@ def _rank(name: str) -> int:
 
 
 def label(record: Record) -> str:
-    """Return a record's name as it can be asked for."""
+    """Return a record's name as the command line takes it."""
     return f"{record.stage_name}@{short_id(record.artifact_id)}"

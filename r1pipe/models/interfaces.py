@@ -1,5 +1,4 @@
-"""What the recipe asks of a tokenizer and of a language model; imports neither torch nor
-transformers."""
+"""Types of tokenizers and language models, for annotations: torch-free."""
 
 from __future__ import annotations
 

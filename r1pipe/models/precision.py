@@ -1,4 +1,4 @@
-"""In which precision a model computes: `params.precision`."""
+"""The precision in which a model computes: `params.precision`."""
 
 from __future__ import annotations
 

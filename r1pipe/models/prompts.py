@@ -37,7 +37,7 @@ def encode_completion(tokenizer: Tokenizer, completion: str) -> list[int]:
 
 
 def max_positions(folder: Path) -> int | None:
-    """Return where the context of a model ends, as its config.json says; None if nothing does."""
+    """Return a model's context length in tokens from its config.json; None if it has none."""
     path = folder / "config.json"
     config = json.loads(path.read_text("utf-8")) if path.exists() else {}
     parts = config, config.get("text_config") or {}

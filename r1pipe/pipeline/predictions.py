@@ -1,4 +1,4 @@
-"""What stages were expected to cost, kept with their results: outside keys and ids.
+"""Predicted costs of stages, kept with their results outside keys and ids.
 
 An estimate decides nothing. Where there is none, the run goes on without.
 """
@@ -31,7 +31,7 @@ class Predictions:
         self._estimator: Estimator | None = None
 
     def note(self, name: str) -> dict[str, object]:
-        """Return {'predicted': ...} for a stage, or nothing where its cost is not known."""
+        """Return {'predicted': ...} for a stage, or nothing if its cost is unknown."""
         from r1pipe.costs.estimate import Unknown, make_estimator
 
         if self._estimator is None:

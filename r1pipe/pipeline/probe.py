@@ -1,4 +1,4 @@
-"""`plan --probe`: a few seconds of training and sampling by each engine that is there.
+"""`plan --probe`: a few seconds of training and sampling by each installed engine.
 
 The recipe's own stages do the work by way of the pipeline, so what is measured is what a run will
 from r1pipe.keys import JsonObject
@@ -70,7 +70,7 @@ class Enough(Exception):  # noqa: N818 - nothing went wrong
 
 @dataclass
 class Stopwatch:
-    """A console that keeps the speeds that one stage tells, and ends it when it has run enough."""
+    """A console that keeps the speeds of one stage, and ends the stage after `budget_s`."""
 
     stage: str
     budget_s: float
@@ -91,16 +91,16 @@ class Stopwatch:
             raise Enough
 
     def plan(self, plan: object) -> None:
-        """Nobody looks."""
+        """Ignore it."""
 
     def stage_started(self, stage: object) -> None:
-        """Nobody looks."""
+        """Ignore it."""
 
     def stage_finished(self, name: str, status: str, seconds: float, artifact: str | None) -> None:
-        """Nobody looks."""
+        """Ignore it."""
 
     def message(self, text: str) -> None:
-        """Nobody looks."""
+        """Ignore it."""
 
     def close(self) -> None:
         """There is no terminal."""
@@ -116,7 +116,7 @@ class Engine:
 
     @property
     def name(self) -> str:
-        """What a calibration calls it."""
+        """The name in a calibration."""
         return f"{self.role}:{self.backend}:{self.device}"
 
     @property
@@ -292,7 +292,7 @@ def _speed(
 
 
 def _tokens_per_s(path: Path, stage: str, budget_s: float) -> float:
-    """Run one stage, after what it needs, until it ends or has run enough."""
+    """Run one stage, after its inputs, until it ends or its time is up."""
     watch = Stopwatch(stage, budget_s)
     store = Store(path.parents[1] / "artifacts")
     with suppress(Enough):

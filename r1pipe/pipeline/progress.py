@@ -1,4 +1,4 @@
-"""What the pipeline tells while it works; `cli/console.py` shows it, tests only listen."""
+"""Progress reports of the pipeline; `cli/console.py` shows them, tests record them."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from r1pipe.pipeline.planning import Plan, PlannedStage
 
 
 class Console(Protocol):
-    """What the pipeline tells while it works."""
+    """A receiver of progress reports."""
 
     def plan(self, plan: Plan) -> None:
         """Show what will be done."""

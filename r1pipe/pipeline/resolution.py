@@ -53,7 +53,7 @@ class Resolver:
         return None
 
     def preimage(self, node: StageNode, finished: Finished) -> JsonObject | None:
-        """Return the preimage of a stage's key; None where a source that it reads is missing."""
+        """Return the preimage of a stage's key; None if a source that it reads is missing."""
         if self.missing_source(node) is not None:
             return None
         return _preimage(node, self.input_ids(node, finished))
@@ -71,7 +71,7 @@ class Resolver:
         return Inputs(_each(node, lambda ref: self._path(ref, finished)))
 
     def guess_record(self, node: StageNode, finished: Finished) -> ActionRecord | None:
-        """Return a stage's result though sources are missing, if it used them as last known."""
+        """Return a stage's result although sources are missing, if it used them as last known."""
         lost = list(
             dict.fromkeys(
                 ref.name

@@ -68,34 +68,27 @@ def run(
     checkpoint_every_s: float = CHECKPOINT_EVERY_S,
 ) -> RunResult:
     """Bring a manifest's results into the store (up to stage `to`, or only stage `only`)."""
+    again, resolver = frozenset(rebuild), Resolver(manifest, store)
     with torchrun.leading():
-        return _run(manifest, store, console, to, only, frozenset(rebuild), checkpoint_every_s)
+        planned = plan(manifest, store, to=to, only=only, rebuild=again, resolver=resolver)
+        console.plan(planned)
+        _refuse_damage(store, planned)
+        for error in planned.missing.values():
+            raise error
+        runner = _Runner(resolver, console, planned, again, checkpoint_every_s)
+        runner.command = (
+            commands.stage_command(manifest, store, only)
+            if only
+            else commands.run_command(manifest, store, to, again)
+        )
+        return _reach_all(runner, selected(manifest, only or to))
 
 
-def _run(
-    manifest: Manifest,
-    store: Store,
-    console: Console,
-    to: str | None,
-    only: str | None,
-    rebuild: frozenset[str],
-    checkpoint_every_s: float,
-) -> RunResult:
-    resolver = Resolver(manifest, store)
-    planned = plan(manifest, store, to=to, only=only, rebuild=rebuild, resolver=resolver)
-    console.plan(planned)
-    _refuse_damage(store, planned)
-    for error in planned.missing.values():
-        raise error
-    runner = _Runner(manifest, store, console, resolver, planned, rebuild, checkpoint_every_s)
-    runner.command = (
-        commands.stage_command(manifest, store, only)
-        if only
-        else commands.run_command(manifest, store, to, rebuild)
-    )
+def _reach_all(runner: _Runner, names: Iterable[str]) -> RunResult:
+    console = runner.console
     try:
         with _stoppable(runner), _store_written(runner):
-            for name in selected(manifest, only or to):
+            for name in names:
                 runner.reach(name)
     finally:
         console.close()
@@ -152,16 +145,14 @@ class _Runner:
 
     def __init__(
         self,
-        manifest: Manifest,
-        store: Store,
-        console: Console,
         resolver: Resolver,
+        console: Console,
         planned: Plan,
         rebuild: frozenset[str],
         checkpoint_every_s: float,
     ) -> None:
-        self.manifest = manifest
-        self.store = store
+        self.manifest = resolver.manifest
+        self.store = resolver.store
         self.console = console
         self.resolver = resolver
         self.result = RunResult(planned)
@@ -169,12 +160,12 @@ class _Runner:
         self.to_rebuild = set(rebuild)
         self.checkpoint_every_s = checkpoint_every_s
         self.stopper = Stopper(console.message)
-        self.live = LiveRun(store.root)
+        self.live = LiveRun(resolver.store.root)
         self.finished: dict[str, ActionRecord] = {}
         self._builder: Builder | None = None
 
     def reach(self, name: str) -> None:
-        """Have a stage's result at hand, or build it."""
+        """Find a stage's result in the store, or build it."""
         self.stopper.raise_if_asked()
         node, planned = self.manifest.stages[name], self.planned.get(name)
         preimage = self.resolver.preimage(node, self.finished)
@@ -240,8 +231,7 @@ class _Runner:
         )
 
     def _rely_on_finished(self, *further: str) -> None:
-        """From here on no collection of garbage takes what is finished, nor what has one of these
-        further keys; before, it may have."""
+        """From now on, protect finished results and these further keys from garbage collection."""
         self.store.prepare()
         with disk.store_errors(self.store.root, "the run cannot begin"), self.store.publishing():
             self.live.rely_on([*(record.key for record in self.finished.values()), *further])

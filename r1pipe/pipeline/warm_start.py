@@ -1,4 +1,4 @@
-"""What a stage can go on from: results and attempts that differ in how far they go, and only there.
+"""Warm starts: results and attempts whose params differ only in the field that says how far to go.
 
 A kind that names a field of its params in `EXTENDS` says that a larger value of it goes on where a
 smaller one ended. All else of the preimage must be equal, so configurations are never mixed; the

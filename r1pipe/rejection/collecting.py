@@ -1,4 +1,4 @@
-"""Rejection sampling as a stream: problems in, requests out, completions judged meanwhile.
+"""Rejection sampling as a stream: problems in, requests out, completions verified meanwhile.
 
 A unit is some problems with the same number of samples each. While units are sampled, what has
 finished is judged by a recorder in another process, which fills the candidates' shards. A judged
@@ -43,7 +43,7 @@ NUM_SHOWN = 8
 def collect(
     context: Context, params: SampleParams, run: CollectRun, inputs: Inputs, fmt: Format
 ) -> Iterator[Row]:
-    """Sample, judge and write all candidates; then return the kept rows, read back from them.
+    """Sample, verify and write all candidates; then return the kept rows, read back from them.
 
     Raises StageError when nothing is kept, when too many gold answers are unusable, or when the
     candidates do not add up.
@@ -78,7 +78,7 @@ def collect(
 def usable_problems(
     context: Context, problems: Sequence[Problem], params: SampleParams
 ) -> list[Problem]:
-    """Return the problems whose gold answer verifies against itself; say which were set aside."""
+    """Return the problems whose gold answer verifies against itself; note which were set aside."""
     if len({problem.id for problem in problems}) != len(problems):
         twice = next(p.id for i, p in enumerate(problems) if p.id in {q.id for q in problems[:i]})
         raise StageError(f"{context.name}: problem {twice} comes twice; give each its own id")
@@ -117,7 +117,7 @@ def check_counts(context: Context, counts: Mapping[str, int], num_asked: int) ->
 def note_all(
     context: Context, counts: Mapping[str, int], report: JsonObject, num_reused: int
 ) -> None:
-    """Note what became of the candidates, what sampling cost, and which problems lost out."""
+    """Note what became of the candidates, what sampling cost, and which problems have no row."""
     sums = {
         name: sum(count for each, count in counts.items() if each.startswith(name))
         for name in ("kept", "dropped", "failed")

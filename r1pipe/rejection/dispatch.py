@@ -1,4 +1,4 @@
-"""Hands samples to the writer unit by unit, though a generator finishes them in any order."""
+"""Dispatch samples to the writer unit by unit; a generator finishes them in any order."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ SAMPLES_AT_ONCE = 32
 
 
 class Recording(Protocol):
-    """What is needed of a writer here."""
+    """The methods of a writer that dispatching calls."""
 
     def begin(self, problems: Sequence[Problem]) -> None: ...
     def add(self, samples: Sequence[Sample]) -> None: ...

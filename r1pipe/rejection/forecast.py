@@ -1,4 +1,4 @@
-"""The yield while sampling goes on: rows kept, and the way to the target."""
+"""The yield during sampling: rows kept, and the samples still needed for the target."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ RECENT = 0.9
 
 
 class Forecast:
-    """Rows kept so far, and what the target will still take at the present yield."""
+    """Rows kept so far, and the samples that the target still needs at the present yield."""
 
     def __init__(self, target_rows: int) -> None:
         self.target_rows = target_rows
@@ -21,7 +21,7 @@ class Forecast:
         self._began: float | None = None
 
     def add(self, result: UnitResult, is_sampled: bool) -> None:
-        """Count a unit; `is_sampled` tells it from one that was played back."""
+        """Count a unit; `is_sampled` is False for one that was replayed."""
         self.num_kept += result.num_new
         self.num_samples += result.num_rows
         self.num_tokens += result.num_tokens
@@ -30,7 +30,7 @@ class Forecast:
         self._sampled_tokens += result.num_tokens if is_sampled else 0
 
     def start(self) -> None:
-        """Count time from here, the first time: what was before was no sampling."""
+        """Count time from here, the first time: replayed units are not sampling."""
         self._began = self._began or time.perf_counter()
 
     def values(self, samples_left: int) -> tuple[dict[str, float], float]:

@@ -1,4 +1,4 @@
-"""The parameters that every stage which samples, verifies and keeps has in common."""
+"""The parameters shared by all stages that sample, verify and keep rows."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ class Adaptive(StageModel):
 
 
 class SampleParams(ModelParams):
-    """What decides the sampled candidates and which of them are kept."""
+    """Parameters that decide the sampled candidates and which of them are kept."""
 
     seed: int
     target_rows: int = Field(gt=0)

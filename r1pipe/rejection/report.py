@@ -1,4 +1,4 @@
-"""What adaptive sampling cost, and which problems have no row."""
+"""The report on adaptive sampling: its cost, and the problems without a row."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ def cost_of_fixed(schedule: Schedule, target_rows: int) -> dict[str, int]:
 
 
 def sampling_report(schedule: Schedule, target_rows: int) -> JsonObject:
-    """Return what sampling cost, and how it went with the problems, by task and level too.
+    """Return the cost of sampling and the problems' outcomes, also by task and level.
 
     `lost` are the problems that were sampled and have no row; at `not_reached` nobody looked.
     """

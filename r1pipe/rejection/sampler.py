@@ -1,4 +1,4 @@
-"""Brings units, their samples and their results together, while some are sampled and others judged.
+"""The loop of rejection sampling: some units are sampled while others are verified.
 
 A unit that cannot be sampled does not stop the others, as far as they do not depend on it. Their
 rows go into the journal, where a resumed stage finds them by the unit's number and plays them back
@@ -94,7 +94,7 @@ class RejectionSampler:
             self.context.stop_if_asked()
 
     def begin(self, unit: Unit) -> None:
-        """Have a unit recorded: from the journal, an earlier result, or the generator."""
+        """Start a unit: from the journal, an earlier result, or the generator."""
         problems, name = self.schedule.of(unit), str(unit.number)
         self.num_unknown += unit.num_samples
         if name in self.journaled:
@@ -113,7 +113,7 @@ class RejectionSampler:
                 self.sample_queued()
 
     def sample_queued(self) -> None:
-        """Have the units sampled that wait for it, if any, all at once."""
+        """Sample all queued units at once, if any."""
         units, self.queued = self.queued, []
         if not units:
             return
@@ -176,7 +176,7 @@ class RejectionSampler:
             self.finish_oldest()
 
     def take_oldest(self) -> None:
-        """Let the schedule know the oldest result that it does not know.
+        """Pass the oldest new result to the schedule.
 
         Adaptive schedules need every result: there a failed unit ends the sampling here.
         """
@@ -190,7 +190,7 @@ class RejectionSampler:
             self.failures.check()
 
     def take_all(self) -> None:
-        """Let the schedule know all results."""
+        """Pass all new results to the schedule."""
         while self.queued or self.pending or self.done:
             self.take_oldest()
 

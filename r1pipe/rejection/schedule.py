@@ -1,4 +1,4 @@
-"""Which problems are sampled, and when: every problem alike, or in rounds that leave some out.
+"""The order of sampling: every problem alike, or in rounds that leave some out.
 
 Decisions rest on the results of units that are `LAG` or more before the unit decided on (a new
 round waits for all of them), never on what happens to be known by then. So a resumed stage, and one
@@ -36,7 +36,7 @@ class Unit:
 
 
 class Schedule:
-    """Hands out units, and takes in their results in the same order."""
+    """Gives out units, and takes their results in the same order."""
 
     def __init__(self, problems: Sequence[Problem], params: SampleParams) -> None:
         self.problems = problems
@@ -110,7 +110,7 @@ class Schedule:
         )
 
     def status(self, place: int) -> str:
-        """Say how it went with a problem: why it was sampled no more, `not_reached`, `no_rows`, or
+        """Return a problem's outcome: why it was sampled no more, `not_reached`, `no_rows`, or
         `sampled` where it has rows and nothing spoke against more of them."""
         if not self.num_samples[place]:
             return "not_reached"

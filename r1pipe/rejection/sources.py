@@ -1,4 +1,4 @@
-"""Where the samples of a unit come from: the generator, or an earlier result of the same stage."""
+"""The sources of a unit's samples: the generator, or an earlier result of the same stage."""
 
 from __future__ import annotations
 
@@ -74,7 +74,7 @@ def sample_seed(seed: int, problem: Problem, sample_index: int) -> int:
 
 
 class PreviousSamples:
-    """Samples of a finished result that only its target tells from this one.
+    """Samples of a finished result that differs only in its target.
 
     Its candidates are the first units of this one, or this one's are the first of it. They are
     judged again, so that a present verdict stands on every row.

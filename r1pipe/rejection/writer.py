@@ -1,4 +1,4 @@
-"""Judges sampled completions, decides which are kept, and writes the candidates' shards.
+"""Verify sampled completions, decide which are kept, and write the candidates' shards.
 
 It knows no engine, and holds one unit and one shard. `remote.py` runs it in a process of its own,
 so that judging takes no time from a generator in the stage's process.
@@ -24,7 +24,7 @@ from r1pipe.verify import VERIFIER_VERSION, verify_stream
 
 @dataclass(frozen=True)
 class WriterSettings:
-    """What a recorder is started with."""
+    """The settings of a candidate writer."""
 
     origin: Origin
     quotas: Quotas
@@ -57,7 +57,7 @@ class WriterSettings:
 
 @dataclass(slots=True)
 class ProblemResult:
-    """What one unit gave for one of its problems."""
+    """The result of one unit for one of its problems."""
 
     new_lengths: list[int] = field(default_factory=list)
     """The length range of each new row: one that no quota, and no row before it, rules out."""
@@ -68,7 +68,7 @@ class ProblemResult:
 
 @dataclass(slots=True)
 class UnitResult:
-    """What one unit gave, problem by problem; `payload` holds its rows for the journal."""
+    """The result of one unit by problem; `payload` holds its rows for the journal."""
 
     num_rows: int
     num_correct: int
@@ -95,7 +95,7 @@ class CandidateWriter:
         self._writer = RowWriter(settings.candidates, SCHEMA)
 
     def judge(self, problems: Sequence[Problem], samples: Iterable[Sample]) -> UnitResult:
-        """Judge and record the samples of one unit, which come as they finish."""
+        """Verify and record the samples of one unit, which come as they finish."""
         places = {problem.id: place for place, problem in enumerate(problems)}
         judged = list(self._judged(samples))
         judged.sort(key=lambda pair: (places[pair[0].problem.id], pair[0].sample_index))
@@ -112,7 +112,7 @@ class CandidateWriter:
         return self._record(problems, rows, b"")
 
     def finish(self) -> dict[str, int]:
-        """Close the shards; return what became of the candidates, and how many were written."""
+        """Close the shards; return counts of the candidates by outcome, and of those written."""
         self._writer.close()
         return {**self.selection.counts, "written": self._writer.num_rows}
 
@@ -146,7 +146,7 @@ class CandidateWriter:
 
 
 def sample_of(row: Row, problem: Problem) -> Sample:
-    """Return what a candidate was sampled as."""
+    """Return the sample that a candidate was made from."""
     return Sample(
         problem,
         int(row["id"].rpartition("#")[2]),

@@ -59,7 +59,7 @@ class CandidateWriterProcess:
         self._tell({"unit": [problem.to_row() for problem in problems]})
 
     def add(self, samples: Sequence[Sample]) -> None:
-        """Hand over samples of the unit that was begun; they are judged at once."""
+        """Hand over samples of the unit that was begun; they are verified at once."""
         places = self._places
         plain = [
             (places[s.problem.id], s.sample_index, s.seed, s.text, s.num_tokens, s.finish_reason)
@@ -87,7 +87,7 @@ class CandidateWriterProcess:
         return UnitResult(value["rows"], value["correct"], problems, payload)
 
     def finish(self) -> dict[str, int]:
-        """Have the shards closed; return what became of the candidates."""
+        """Close the shards; return counts of the candidates by outcome."""
         self._tell({"finish": True})
         counts: dict[str, int] = self._reply()[0]["counts"]
         self._to_child.close()
@@ -120,7 +120,7 @@ class CandidateWriterProcess:
             if "error" in value:
                 self._failure = StageError(value["error"])
             elif "bug" in value:
-                text = f"in the process that judges candidates:\n{value['bug']}"
+                text = f"in the process that verifies candidates:\n{value['bug']}"
                 self._failure = RuntimeError(text)
             else:
                 return value, payload
@@ -136,11 +136,11 @@ class CandidateWriterProcess:
 
 
 class _AbandonedError(Exception):
-    """The unit that is judged will not be finished."""
+    """The unit in progress is abandoned."""
 
 
 def main() -> None:
-    """Serve as the recorder of the process that started this one, until its pipe closes."""
+    """Serve as the candidate writer of the parent process until its pipe closes."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the caller to handle
     replies = os.fdopen(os.dup(sys.stdout.fileno()), "wb")
     os.dup2(sys.stderr.fileno(), sys.stdout.fileno())  # what a library prints is no reply

@@ -1,4 +1,4 @@
-"""The action record: what was run to make an artifact, as JSON that vouches for itself."""
+"""The action record: how an artifact was made, as JSON with its own digest."""
 
 from __future__ import annotations
 

@@ -35,7 +35,7 @@ class Attempt:
 
     @property
     def state(self) -> JsonObject | None:
-        """What `attempt.json` says, or None when nothing was begun."""
+        """The content of `attempt.json`, or None before the first start."""
         state: JsonObject | None = disk.read_json(self.folder / STATE)
         if state is not None and state["format"] > ATTEMPT_FORMAT:
             raise StoreError(
@@ -52,7 +52,7 @@ class Attempt:
         return path if path is not None and path.is_dir() else None
 
     def progress(self) -> str | None:
-        """Say what a new beginning would go on from, or None when it would begin at the start."""
+        """Describe the saved progress, or return None if there is none."""
         if (self.folder / PREPARED).exists():
             return "finished, not yet published"
         if (work := self.work) is None:
@@ -94,7 +94,7 @@ class Attempt:
         return self.folder / name
 
     def remove(self) -> None:
-        """Take the attempt away by one rename, then delete it at leisure."""
+        """Remove the attempt by one rename, then delete its files."""
         disk.discard_tree(self.folder)
 
 

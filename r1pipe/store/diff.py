@@ -1,4 +1,4 @@
-"""What differs between two artifacts: key, params, metrics, and the rows of data sets by id."""
+"""Differences between two artifacts: key, params, metrics, and the rows of data sets by id."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What the store asks of a file system: durable writes, atomic placing, read-only trees.
+"""File operations of the store: durable writes, atomic placing, read-only trees.
 
 Everything durable goes through here: a file is written beside its place, fsynced, renamed, and its
 directory fsynced, so that a reader sees the old text or the new one, also after a power cut.
@@ -74,7 +74,7 @@ def place_json(path: Path, value: object, *, durable: bool = True) -> None:
 
 
 def read_json(path: Path) -> Any:
-    """Return the JSON value of a file, or None where there is no such file."""
+    """Return the JSON value of a file, or None if there is no such file."""
     try:
         return json.loads(path.read_bytes())
     except (FileNotFoundError, NotADirectoryError):

@@ -24,7 +24,7 @@ SAMPLE_BYTES = 1 << 30
 
 @dataclass(frozen=True)
 class Finding:
-    """Something wrong: the artifact or record it concerns, the stages that made it, and what."""
+    """One fault: the artifact or record, the stages that made it, and a message."""
 
     name: str
     stages: tuple[str, ...]
@@ -34,7 +34,7 @@ class Finding:
 
 @dataclass
 class FsckReport:
-    """What was checked and what was found."""
+    """Counts of what was checked, and the findings."""
 
     records: int = 0
     artifacts: int = 0
@@ -77,8 +77,8 @@ def fsck(
     makers: dict[str, list[ActionRecord]] = {}
     for record in records:
         makers.setdefault(record.artifact_id, []).append(record)
-    checker = _Checker(store, report, makers, full, sample_bytes, random.Random(seed), set_aside)
-    checker.check_all()
+    rng = random.Random(seed)
+    _Checker(store, report, makers, _Reading(full, sample_bytes, rng), set_aside).check_all()
     _check_names(store, report, {record.key for record in records})
     return report
 
@@ -100,29 +100,45 @@ def _check_records(store: Store, report: FsckReport, set_aside: bool) -> Iterato
             yield record
 
 
+@dataclass
+class _Reading:
+    """The bytes to read: all of them if `full`, else a random sample of `sample_bytes` in total."""
+
+    full: bool
+    sample_bytes: int
+    rng: random.Random
+
+    def choose(self, root: Path) -> frozenset[str]:
+        """Choose the files of an object that are read though they look unchanged."""
+        files, _ = disk.walk(root)
+        self.rng.shuffle(files)
+        chosen = set()
+        for file in files:
+            if file.size <= self.sample_bytes:
+                self.sample_bytes -= file.size
+                chosen.add(file.path)
+        return frozenset(chosen)
+
+
 class _Checker:
     def __init__(
         self,
         store: Store,
         report: FsckReport,
         makers: dict[str, list[ActionRecord]],
-        full: bool,
-        sample_bytes: int,
-        rng: random.Random,
+        reading: _Reading,
         set_aside: bool,
     ) -> None:
         self.store = store
         self.report = report
         self.makers = makers
-        self.full = full
-        self.sample_bytes = sample_bytes
-        self.rng = rng
+        self.reading = reading
         self.set_aside = set_aside
 
     def check_all(self) -> None:
         """Check each object, in random order so that every sample is another one."""
         objects = [path for path in _folders(self.store.objects) if path.name[0] != "."]
-        self.rng.shuffle(objects)
+        self.reading.rng.shuffle(objects)
         for path in objects:
             self._check(path)
         for artifact in sorted(self.makers.keys() - {path.name for path in objects}):
@@ -135,8 +151,10 @@ class _Checker:
         report, stats = self.report, self.store.stats / root.name
         report.artifacts += 1
         try:
-            read_again = self._choose(root)
-            seal, read = signatures.verify_some(root, root.name, stats, read_again, self.full)
+            read_again = self.reading.choose(root)
+            seal, read = signatures.verify_some(
+                root, root.name, stats, read_again, self.reading.full
+            )
             report.files += len(seal.files)
             report.bytes_total += seal.size
             report.bytes_read += read
@@ -151,17 +169,6 @@ class _Checker:
                 report.findings.append(
                     Finding(root.name, (), "no record names it", is_damage=False)
                 )
-
-    def _choose(self, root: Path) -> frozenset[str]:
-        """Choose the files of an object that are read though they look unchanged."""
-        files, _ = disk.walk(root)
-        self.rng.shuffle(files)
-        chosen = set()
-        for file in files:
-            if file.size <= self.sample_bytes:
-                self.sample_bytes -= file.size
-                chosen.add(file.path)
-        return frozenset(chosen)
 
     def _check_outputs(self, artifact: str, seal: Seal) -> None:
         for record in self.makers.get(artifact, []):

@@ -33,7 +33,7 @@ class Doomed:
 
 @dataclass
 class GcReport:
-    """What a collection would move, or has moved, to the trash."""
+    """The things that a collection moves to the trash."""
 
     doomed: list[Doomed] = field(default_factory=list)
     kept: int = 0
@@ -70,7 +70,7 @@ def root_keys(store: Store) -> set[str]:
 
 
 def collect_garbage(store: Store, *, move: bool = False, attempts: bool = False) -> GcReport:
-    """Find what no root needs and, with `move`, take it to the trash.
+    """Find what no root needs and, with `move`, move it to the trash.
 
     `attempts` gives up the attempts, too, that no process works on and that could be resumed.
     """
@@ -119,7 +119,7 @@ def _find_attempts(store: Store, report: GcReport, attempts: bool) -> None:
 
 
 def _find_incoming(store: Store, report: GcReport) -> None:
-    """Find what a killed import left."""
+    """Find the leftovers of killed imports."""
     for path in _idle(store, store.root / INCOMING):
         report.add(path, _size(path), f"unfinished import {path.name}")
 

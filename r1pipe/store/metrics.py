@@ -1,4 +1,4 @@
-"""What a stage says about itself: metrics, samples and facts, beside the data and outside its id.
+"""A stage's logs: metrics, samples and facts, beside the data and outside its id.
 
 Each line is written at once, so a kill loses none; a resumed stage repeats the steps after its last
 checkpoint, and the reader keeps the later line of a step and one of equal samples.
@@ -18,7 +18,7 @@ from r1pipe.store.resources import PeakMemory
 
 METRICS, SAMPLES, FACTS, SPENT = "metrics.jsonl", "samples.jsonl", "facts.json", "spent.json"
 SPENT_EVERY_S = 2.0
-"""How often time and memory are written down: what a killed attempt may forget of itself."""
+"""How often time and memory are written down: a killed attempt loses at most this."""
 
 
 class StageLog:
@@ -93,7 +93,7 @@ def read_samples(folder: Path) -> list[JsonObject]:
 
 
 def _number(value: float) -> float | int:
-    """Return a plain number: a tensor or a numpy scalar will do as well."""
+    """Return a plain number, also of a tensor or a numpy scalar."""
     item = value.item() if hasattr(value, "item") else value
     return item if isinstance(item, int) else float(item)
 

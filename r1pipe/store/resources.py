@@ -1,4 +1,4 @@
-"""How much memory a stage had at most, itself or its largest child."""
+"""The peak memory of a stage, of its own process or of its largest child."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What keeps artifacts from being collected: the last runs, running ones, pins and tags."""
+"""Roots that keep artifacts from being collected: the last runs, running ones, pins and tags."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ TAG = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
 
 @dataclass(frozen=True)
 class LastRun:
-    """What one run of a manifest used: {stage: key}."""
+    """The results that one run of a manifest used: {stage: key}."""
 
     manifest: str
     profile: str | None
@@ -113,7 +113,7 @@ def add_tag(root: Path, name: str, key: str) -> None:
 
 
 def remove_tag(root: Path, name: str) -> None:
-    """Take a tag away."""
+    """Remove a tag."""
     if not tag_path(root, name).exists():
         raise ArtifactError(f"no tag '{name}'; there are: {', '.join(tags(root)) or 'none'}")
     tag_path(root, name).unlink()

@@ -33,7 +33,7 @@ Result = TypeVar("Result")
 
 @dataclass(frozen=True)
 class Seal:
-    """What a sealed directory holds; `files` have paths relative to it, sorted."""
+    """The content of a sealed directory; `files` have paths relative to it, sorted."""
 
     artifact: str
     outputs: Mapping[str, str]
@@ -69,7 +69,7 @@ def write_seal(root: Path, seal: Seal) -> None:
 
 
 def read_seal(root: Path) -> Seal:
-    """Read and check `seal.json`; it vouches for itself, since the ids hash what it lists."""
+    """Read and check `seal.json`; the ids are hashes of what it lists, so an edit is found."""
     try:
         value = disk.read_json(root / SEAL_NAME)
         if value is None:

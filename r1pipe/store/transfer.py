@@ -205,7 +205,7 @@ def _read_card(source: Path, open_: OpenEntry) -> tuple[ActionRecord, list[Actio
 
 
 def _refuse_other_result(store: Store, source: Path, record: ActionRecord) -> None:
-    """Two results of one key cannot stand side by side; the user decides which one stays."""
+    """Refuse a second result of one key; the user decides which one stays."""
     here = store.lookup(record.key)
     is_other = here is not None and here.artifact_id != record.artifact_id
     if is_other and here is not None and (store.objects / here.artifact_id).is_dir():

@@ -1,4 +1,4 @@
-"""Rows that an imperfect author writes: the pretraining corpus and the general rows of the mix.
+"""Rows by an imperfect author: the pretraining corpus and the general rows of the mix.
 
 A row is what supervised training reads: `prompt`, `format`, `completion` (without the
 end-of-sequence token) and where it came from.

@@ -29,7 +29,7 @@ _ID_DIGITS = 16
 
 @dataclass
 class LoadReport:
-    """What happened to every row: read = kept + duplicates + unusable golds + past the limit."""
+    """The outcome of every row: read = kept + duplicates + unusable golds + past the limit."""
 
     num_read: int = 0
     num_kept: int = 0
@@ -94,9 +94,9 @@ def load_math(  # noqa: PLR0913 - the parameters of a stage, one for one
 
 
 def split_gold(answer: str, gold: Gold, is_judged: bool = False) -> tuple[str | None, str, str]:
-    """Return (solution, gold answer, fault) of an answer text; the fault is "" where all is well.
+    """Return (solution, gold answer, fault) of an answer text; the fault is "" if there is none.
 
-    What a judge reads is taken as it is, and may be of any length.
+    A gold answer for a judge is taken as it is, at any length.
 
     >>> split_gold("2+3=<<2+3=5>>5 apples.\\n#### 5", "hash")
     ('2+3=5 apples.', '5', '')

@@ -1,4 +1,4 @@
-"""Where problems come from. `TASKS` are synthetic; `tasks.math` reads real data sets."""
+"""Sources of problems. `TASKS` are synthetic; `tasks.math` reads real data sets."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The shoebox world: what every synthetic task shares, and seeded problems from all of them.
+"""The shoebox world: shared by all synthetic tasks, with seeded problems from each.
 
 A task makes problems from a random generator and also plays the imperfect author of the pretraining
 corpus: it thinks with wrong steps and in mixed languages, at rates that a manifest sets. Held-out

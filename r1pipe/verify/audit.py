@@ -1,4 +1,4 @@
-"""Audit: the shipped regression corpus, judged by our verifier and by plain math-verify beside it.
+"""Audit: the shipped regression corpus, verified by r1pipe and by plain math-verify.
 
 Each case has a gold answer, a completion, the verdict that the contract demands, and the reason. A
 false positive is a wrong completion judged correct; a false negative is the reverse.
@@ -66,7 +66,7 @@ def corpus() -> list[JsonObject]:
 
 
 def audit(*, jobs: int = 0, timeout_s: float = 3.0, with_math_verify: bool = True) -> JsonObject:
-    """Judge the corpus; return rates by kind for each verifier, and our disagreements.
+    """Verify the corpus; return rates by kind for each verifier, and our disagreements.
 
     The report holds `kinds` (kind -> verifier -> false_positive, false_negative), `total`, and
     `disagreements`: rows of our verifier whose verdict is not the expected one.
@@ -111,7 +111,7 @@ def _rates(
 
 
 def _by_math_verify(cases: Sequence[JsonObject]) -> list[bool | None]:
-    """Judge with plain math-verify in a process of its own: it sets signal handlers.
+    """Verify with plain math-verify in a process of its own: it sets signal handlers.
 
     The gold answer is boxed, which is the reading that favours it; Countdown cases, which it does
     not know, are left out (None).

@@ -19,7 +19,7 @@ _META = ("numbers", "target", "options", "accept", "reject", "refusal", "tests",
 
 
 def verify_answer(gold: str, answer: str, *, timeout_s: float = DEFAULT_LIMIT_S) -> Verification:
-    """Judge an answer given on the command line: a whole completion, or the bare answer."""
+    """Verify an answer given on the command line: a whole completion, or the bare answer."""
     is_bare = find_answer(answer).method == "none" and "<think>" not in answer
     completion = f"\\boxed{{{answer}}}" if is_bare and answer.strip() else answer
     return verify_one(Problem("1", "math", "", gold), completion, timeout_s=timeout_s)
@@ -28,7 +28,7 @@ def verify_answer(gold: str, answer: str, *, timeout_s: float = DEFAULT_LIMIT_S)
 def verify_cases(
     lines: Iterable[str], *, jobs: int = 0, timeout_s: float = DEFAULT_LIMIT_S
 ) -> Iterator[JsonObject]:
-    """Judge JSON lines with `gold` and `completion`; yield rows in order as they are settled.
+    """Verify JSON lines with `gold` and `completion`; yield rows in order as they are done.
 
     Optional fields: `id` (the line's number by default), `task` (a task or checker; math by
     default), and what its checker needs: `numbers` and `target`, `options`, `accept`, `reject`,
@@ -50,7 +50,7 @@ def verify_cases(
 
 
 def judgement_row(judgement: Verification) -> dict[str, object]:
-    """Return a judgement as plain JSON values."""
+    """Return a verification as plain JSON values."""
     return {
         "verdict": judgement.verdict.value,
         "extracted": judgement.extracted,

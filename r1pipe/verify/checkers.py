@@ -1,4 +1,4 @@
-"""The table of checkers, and how a pair is judged: here where that is exact, else in the pool."""
+"""The table of checkers; a pair is verified here if that is exact, else in the pool."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ WINDOW = 4096
 
 @dataclass(frozen=True, slots=True)
 class Verification:
-    """A verdict with what it was reached on."""
+    """A verdict with the answer extracted and the method."""
 
     verdict: Verdict
     extracted: str | None
@@ -34,7 +34,7 @@ class Verification:
 
 
 def check_number(problem: Problem, text: str) -> Verdict:
-    """Judge a numeric answer by exact rationals, in microseconds, with no algebra."""
+    """Verify a numeric answer by exact rationals, in microseconds, with no algebra."""
     gold = read_gold(problem.gold)[1]
     if gold is None:
         return Verdict.GOLD_UNUSABLE
@@ -49,7 +49,7 @@ def check_number(problem: Problem, text: str) -> Verdict:
 
 
 def check_math(problem: Problem, text: str) -> Verdict:
-    """Judge any mathematical answer: exactly where that decides, else by algebra in a worker."""
+    """Verify any mathematical answer: exactly if that decides, else by algebra in a worker."""
     return verify_one(problem, text).verdict
 
 
@@ -67,19 +67,19 @@ CHECKERS: dict[str, Checker] = {
 
 
 def verify(problem: Problem, text: str) -> Verdict:
-    """Judge one completion by the problem's own checker."""
+    """Verify one completion by the problem's own checker."""
     return checker_of(problem)(problem, text)
 
 
 def verify_one(problem: Problem, text: str, *, timeout_s: float = DEFAULT_LIMIT_S) -> Verification:
-    """Judge one completion and say what was extracted and which layer decided."""
+    """Verify one completion; return also the extracted answer and the layer that decided."""
     return _settle(_start(problem, text, timeout_s, 0, _Asked()))
 
 
 def verify_many(
     pairs: Iterable[tuple[Problem, str]], *, timeout_s: float = DEFAULT_LIMIT_S, workers: int = 0
 ) -> list[Verdict]:
-    """Judge many completions, in order.
+    """Verify many completions, in order.
 
     Cheap checkers run in this process. Pairs that need algebra go to the pool (`workers` of them;
     0 means two), which starts at the first such pair; equal pairs are judged once.
@@ -91,7 +91,7 @@ def verify_many(
 def verify_stream(
     pairs: Iterable[tuple[Problem, str]], *, timeout_s: float = DEFAULT_LIMIT_S, workers: int = 0
 ) -> Iterator[Verification]:
-    """Judge completions as they come, in order, with a bounded number of them in flight."""
+    """Verify completions as they come, in order, with a bounded number of them in flight."""
     asked = _Asked()
     waiting: deque[_Pending] = deque()
     for problem, text in pairs:
@@ -103,7 +103,7 @@ def verify_stream(
 
 
 class _Asked(OrderedDict[tuple[str, str], Promise]):
-    """The last pairs sent to the pool, so that equal ones are judged once."""
+    """The last pairs sent to the pool, so that equal ones are verified once."""
 
     def promise(self, gold: str, answer: str, timeout_s: float, workers: int) -> Promise:
         key = (gold, answer)
@@ -124,7 +124,7 @@ class _Pending:
 
 
 def _start(problem: Problem, text: str, timeout_s: float, workers: int, asked: _Asked) -> _Pending:
-    """Judge a pair here, or send it to the pool and return the promise."""
+    """Verify a pair here, or send it to the pool and return the promise."""
     started = time.perf_counter()
     if problem.checker == "math":
         verdict, extracted, method = _start_math(problem, text, timeout_s, workers, asked)

@@ -21,7 +21,7 @@ _PYTHON = frozenset({"", "py", "python", "python3"})
 
 
 def check(problem: Problem, text: str) -> Verdict:
-    """Judge a completion by running its last Python block against every test."""
+    """Verify a completion by running its last Python block against every test."""
     tests, calls = problem.meta.get("tests", ()), problem.meta.get("calls", ())
     if not tests and not calls:
         return Verdict.GOLD_UNUSABLE

@@ -37,7 +37,7 @@ class MalformedError(ValueError):
 
 
 def check(problem: Problem, text: str) -> Verdict:
-    """Judge a completion against `meta["numbers"]` and `meta["target"]`."""
+    """Verify a completion against `meta["numbers"]` and `meta["target"]`."""
     numbers = [int(number) for number in problem.meta["numbers"]]
     target = Fraction(problem.meta["target"])
     found = find_answer(text, prefer="tag")

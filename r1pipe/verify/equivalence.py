@@ -1,4 +1,4 @@
-"""The fast, exact layer: decides in microseconds what needs no algebra, and says so when it cannot.
+"""The fast, exact layer: decides in microseconds what needs no algebra, else returns None.
 
 Nothing here calls sympy; what is left over goes to `symbolic` inside a killable worker.
 """
@@ -30,7 +30,7 @@ def read_gold(gold: str) -> tuple[str, Quantity | None]:
 
 
 def decide(gold: str, answer: str) -> bool | None:
-    """Return whether the answer is right where that is plain, None where algebra has to say.
+    """Return whether the answer is right, or None if algebra has to decide.
 
     An answer over 300 characters or nested over 12 deep is wrong: honest ones are shorter, and
     most hostile ones are not.
@@ -58,7 +58,7 @@ def decide(gold: str, answer: str) -> bool | None:
 
 
 def _with_bare_letter(text: str) -> Quantity | None:
-    """Read `5 m` as metres, which only a gold answer with a unit makes likely."""
+    """Read `5 m` as metres if the gold answer has a unit."""
     match = _BARE_LETTER.fullmatch(text)
     return parse_plain_quantity(rf"{match[1]}\text{{ {match[2]}}}") if match is not None else None
 

@@ -1,4 +1,4 @@
-"""Gold answers are checked against themselves before any GPU runs on them."""
+"""Check of gold answers against themselves, before any GPU runs on them."""
 
 from __future__ import annotations
 
@@ -57,7 +57,7 @@ def check_golds(
 
 
 def _self_verdict(problem: Problem, timeout_s: float, workers: int) -> Verdict | Promise:
-    """Judge a gold answer as its own answer; algebraic ones in the pool, never as equal strings."""
+    """Verify a gold answer against itself; algebraic ones in the pool, never as equal strings."""
     gold = problem.gold
     if problem.checker == "math":
         if not read_gold(gold)[0] or len(gold) > MAX_GOLD_CHARS:
@@ -87,7 +87,7 @@ def _is_usable(problem: Problem) -> bool:
 
 
 def _is_countdown(problem: Problem) -> bool:
-    """A gold expression, where there is one, must reach the target itself."""
+    """Return whether a gold expression, if there is one, reaches the target."""
     if not {"numbers", "target"} <= problem.meta.keys():
         return False
     try:

@@ -15,7 +15,7 @@ _LETTERS = "ABCDEFGHIJ"
 
 
 def check_choice(problem: Problem, text: str) -> Verdict:
-    """Judge a letter answer; several letters are wrong unless the gold has several."""
+    """Verify a letter answer; several letters are wrong unless the gold has several."""
     gold = letters(problem.gold)
     if not gold:
         return Verdict.GOLD_UNUSABLE
@@ -58,7 +58,7 @@ def _same_text(text: str, option: str) -> bool:
 
 
 def check_word(problem: Problem, text: str) -> Verdict:
-    """Judge an answer that is one word or phrase: the gold, or one of `meta["accept"]`."""
+    """Verify an answer that is one word or phrase: the gold, or one of `meta["accept"]`."""
     accepted = {normal(word) for word in (problem.gold, *problem.meta.get("accept", ()))} - {""}
     if not accepted:
         return Verdict.GOLD_UNUSABLE
@@ -71,7 +71,7 @@ def check_word(problem: Problem, text: str) -> Verdict:
 
 
 def check_contains(problem: Problem, text: str) -> Verdict:
-    """Judge a general prompt: the summary, never the thought, holds the gold phrase.
+    """Verify a general prompt: the summary, never the thought, holds the gold phrase.
 
     `meta["accept"]` holds further right phrases; a summary that also holds one of
     `meta["reject"]` is wrong, so that listing everything earns nothing.
@@ -83,7 +83,7 @@ def check_contains(problem: Problem, text: str) -> Verdict:
 
 
 def check_refusal(problem: Problem, text: str) -> Verdict:
-    """Judge that the summary refuses: one of `meta["refusal"]`, none of `meta["reject"]`."""
+    """Verify that the summary refuses: one of `meta["refusal"]`, none of `meta["reject"]`."""
     phrases = list(problem.meta.get("refusal", ()))
     if not any(normal(phrase) for phrase in phrases):
         return Verdict.GOLD_UNUSABLE
@@ -91,7 +91,7 @@ def check_refusal(problem: Problem, text: str) -> Verdict:
 
 
 def check_judge(problem: Problem, text: str) -> Verdict:
-    """Leave an answer in words to an LLM judge; say only what needs none."""
+    """Leave an answer in words to an LLM judge; decide only what needs none."""
     if not problem.gold.strip():
         return Verdict.GOLD_UNUSABLE
     part = split_completion(text).answer_part
@@ -109,7 +109,7 @@ def _judge_summary(text: str, accepted: Iterable[str], rejected: Iterable[str]) 
 
 
 def holds(words: str, phrase: str) -> bool:
-    """True when normalised text holds a phrase; Latin phrases at word boundaries only."""
+    """Return whether normalised text holds a phrase; Latin phrases at word boundaries only."""
     wanted = normal(phrase)
     if not wanted:
         return False

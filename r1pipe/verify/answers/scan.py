@@ -51,7 +51,7 @@ def split_at(text: str, separators: Iterable[str]) -> list[str]:
 
 
 def first_at_top(text: str, tokens: Iterable[str]) -> str:
-    """Return the first of the given tokens that stands outside every bracket, or ""."""
+    """Return the first of the given tokens outside every bracket, or ""."""
     wanted = frozenset(tokens)
     return next((t for _, t, depth in top_level(text) if depth == 0 and t in wanted), "")
 

@@ -1,4 +1,4 @@
-"""A table of units: what two quantities need to be comparable, and by which exact factor.
+"""A table of units: which quantities are comparable, and the exact factor between them.
 
 A unit is a product of powers of dimensions with a rational factor to the base unit. Words that are
 not in the table (apples, students) are nouns; counting words (Chinese classifiers) go with any
@@ -179,7 +179,7 @@ _WORD = re.compile(r"[^\W\d_]+(?:[-'][^\W\d_]+)*")
 
 @lru_cache(maxsize=4096)
 def parse_unit(text: str) -> Unit | None:
-    """Return the unit that `text` names, or None where it is no unit (a variable, an expression).
+    """Return the unit that `text` names, or None if it is no unit (a variable, an expression).
 
     A single letter is a unit only inside `\\text{}` or `\\mathrm{}`; elsewhere it is a variable.
 

@@ -1,4 +1,4 @@
-"""What an answer can be once its structure is read: scalars, groups, intervals, relations, words.
+"""The values that an answer is read into: scalars, groups, intervals, relations, words.
 
 The leaves are exact: a `Fraction` on the fast path, a sympy expression inside a worker. The same
 reader and the same comparison serve both.

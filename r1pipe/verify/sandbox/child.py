@@ -77,7 +77,7 @@ def confine(settings: dict[str, Any]) -> dict[str, bool]:
 
 
 def landlock(readable: list[str], folder: str) -> bool:
-    """Allow reading some folders and writing one; refuse every other file. False where missing."""
+    """Allow reading some folders and writing one; refuse every other file. False if missing."""
     handled = ctypes.create_string_buffer(struct.pack("<Q", _READ | _WRITE), 8)
     ruleset = _libc.syscall(_LANDLOCK[0], handled, 8, 0)
     if ruleset < 0:
@@ -96,7 +96,7 @@ def landlock(readable: list[str], folder: str) -> bool:
 
 
 def seccomp() -> bool:
-    """Refuse system calls that a solution has no use for. False where the machine is unknown."""
+    """Refuse system calls that a solution has no use for. False if the machine is unknown."""
     known = _NUMBERS.get(os.uname().machine)
     if known is None:
         return False

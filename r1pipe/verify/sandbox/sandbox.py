@@ -1,4 +1,4 @@
-"""Run model-written Python in a process of its own that can hurt nothing and is always ended.
+"""Run model-written Python in a sandboxed process of its own that is always ended.
 
 Own session and process group, killed whole; limits on time, memory, files and output; an empty
 temporary folder; and, where the system has them, no network, no other files, no new processes (see
@@ -40,7 +40,7 @@ class Status(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Limits:
-    """What one run may use; wall and CPU time in seconds, the rest in bytes."""
+    """Limits of one run; wall and CPU time in seconds, the rest in bytes."""
 
     wall_s: float = 5.0
     cpu_s: int = 5
@@ -61,7 +61,7 @@ class Limits:
 
 @dataclass(frozen=True, slots=True)
 class Outcome:
-    """What a program did: its output (cut at the limit) and, for calls, their values in order."""
+    """A program's output (cut at the limit) and, for calls, their values in order."""
 
     status: Status
     stdout: str

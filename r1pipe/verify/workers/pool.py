@@ -34,7 +34,7 @@ _POLL_S = 0.5
 
 
 class Promise(Future[Verdict]):
-    """A verdict to come; once it is there, `elapsed_s` is the time since a worker took the pair."""
+    """A future verdict; once it is there, `elapsed_s` is the time since a worker took the pair."""
 
     elapsed_s: float = 0.0
 
@@ -58,7 +58,7 @@ class _Worker:
 
 
 class Pool:
-    """Judges (gold, answer) pairs in killable processes; safe to share between threads."""
+    """Verifies (gold, answer) pairs in killable processes; safe to share between threads."""
 
     def __init__(self, num_workers: int) -> None:
         self.num_workers = num_workers
@@ -298,7 +298,7 @@ def shared_pool(num_workers: int = 0) -> Pool:
 
 
 def close_shared() -> None:
-    """End every shared pool of this process."""
+    """Close every shared pool of this process."""
     for pool in list(_shared.values()):
         pool.close()
     _shared.clear()

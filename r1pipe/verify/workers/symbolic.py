@@ -63,7 +63,7 @@ _TENS = {"thirty": 30, "forty": 40, "fifty": 50, "sixty": 60} | {
 
 
 def warm_up() -> None:
-    """Import and exercise what the first pairs would otherwise pay for."""
+    """Import and run once what the first pairs would otherwise wait for."""
     logging.disable(logging.CRITICAL)
     for gold, answer in (
         (r"\frac{1}{2}x^2", "x^2/2"),
@@ -93,7 +93,7 @@ def verdict(gold: str, answer: str) -> str:
 
 
 def read_gold(gold: str) -> None:
-    """Read a gold answer into the cache, by the reader that will judge with it."""
+    """Read a gold answer into the cache, by the reader that will verify with it."""
     gold = plain(gold)
     if not _read_gold(gold):
         _parse_gold(gold)
@@ -218,7 +218,7 @@ COMPARER = Comparer(
 
 
 def _by_math_verify(gold: str, answer: str) -> str:
-    """Ask math-verify, with its roundings tightened, about what the own reader does not know."""
+    """Ask math-verify, with its roundings tightened, about answers that our reader cannot read."""
     from math_verify import verify
 
     parsed = _parse_gold(gold)
@@ -250,8 +250,8 @@ def _is_too_big(answer: str) -> bool:
 
 
 def _slips_through(gold: str, answer: str) -> bool:
-    """True for what math-verify waves through: equations judged by their last side, and trailing
-    letters cut off as units."""
+    """Return whether math-verify would accept too much: equations compared by their last side, and
+    trailing letters cut off as units."""
     if scan.first_at_top(answer, "=") and not scan.first_at_top(gold, "="):
         return True
     letters = [set(re.findall("[a-zA-Z]", _COMMAND.sub(" ", text))) for text in (gold, answer)]
