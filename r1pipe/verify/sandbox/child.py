@@ -14,7 +14,7 @@ import os
 import resource
 import struct
 import sys
-from typing import Any
+from typing import TypedDict
 
 SETUP_FAILED = 113
 _PR_SET_NO_NEW_PRIVS, _PR_SET_SECCOMP, _PR_SET_PDEATHSIG = 38, 22, 1
@@ -41,7 +41,24 @@ _NUMBERS = {
 _libc = ctypes.CDLL(None, use_errno=True)
 
 
-def main(settings: dict[str, Any]) -> None:
+class Settings(TypedDict):
+    """The argument of this script, as JSON."""
+
+    program: str
+    """Path of the program."""
+    folder: str
+    """The only folder that it may write to."""
+    readable: list[str]
+    """The folders that it may read."""
+    limits: dict[str, int]
+    """Resource limits by name."""
+    calls: list[str] | None
+    """Expressions to evaluate in the program afterwards."""
+    report_fd: int
+    """File descriptor of the pipe for the report."""
+
+
+def main(settings: Settings) -> None:
     """Confine this process as the settings say, then run the program."""
     applied = confine(settings)
     report = os.fdopen(settings["report_fd"], "w")
@@ -62,7 +79,7 @@ def main(settings: dict[str, Any]) -> None:
         report.flush()
 
 
-def confine(settings: dict[str, Any]) -> dict[str, bool]:
+def confine(settings: Settings) -> dict[str, bool]:
     """Apply every layer and return which of them hold."""
     for name, value in settings["limits"].items():
         resource.setrlimit(getattr(resource, name), (value, value))

@@ -93,7 +93,7 @@ def run_python(
 
 def _run(folder: Path, path: Path, calls: Sequence[str] | None, limits: Limits) -> Outcome:
     report_out, report_in = os.pipe()
-    settings = {
+    settings: child.Settings = {
         "program": str(path),
         "folder": str(folder),
         "readable": [*_READABLE, sys.base_prefix, sys.prefix],
