@@ -14,8 +14,10 @@ import sys
 from dataclasses import dataclass, replace
 from importlib import metadata
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from r1pipe.keys import JsonObject
+if TYPE_CHECKING:
+    from r1pipe.keys import JsonObject
 
 IMPORT_TIMEOUT_S = 180.0
 Version = tuple[int, ...]
