@@ -18,6 +18,7 @@ from r1pipe.rl.losses import grpo_token_loss, k3_kl, token_weights
 from r1pipe.rl.params import GrpoParams
 from r1pipe.train.batching import Batching, MicroBatch
 from r1pipe.train.engine import TorchEngine
+from r1pipe.train.logprobs import completion_logprobs
 
 LN2 = math.log(2)
 
@@ -354,6 +355,30 @@ def test_a_step_without_any_advantage_is_that_of_a_gradient_of_zeros() -> None:
     for name, value in ours.model.state_dict().items():
         assert torch.equal(value, theirs.model.state_dict()[name]), name
     assert not torch.equal(before["model.norm.weight"], ours.model.model.norm.weight)
+
+
+@pytest.mark.parametrize("layout", ["padded", "packed"])
+def test_each_token_is_trained_on_its_own_advantage(layout: Any) -> None:
+    # as a process reward gives them. Ratios are 1, so with a mean over three tokens the loss is
+    # -(3 - 1 + 4) / 3 = -2
+    engine, batching = RecordingEngine(model()), Batching(64, layout, 0)
+    rollouts = [rollout([5, 6], [7, 8]), rollout([5], [9])]
+    for made, advantages in zip(rollouts, ([3.0, -1.0], [4.0]), strict=True):
+        made.streams["advantage"] = advantages
+    exact = completion_logprobs(engine, rollouts, 0.7, batching)
+    for made, row in zip(rollouts, exact, strict=True):
+        made.streams["sampler_logprobs"] = row
+    chosen = objective(0.7, 0.2, 0.28, 0.0, "token-mean", 11)
+    metrics = update_policy(engine, rollouts, None, chosen, batching, 0.0)
+    assert metrics["loss"] == pytest.approx(-2.0, abs=1e-5)
+    policy = model().double()
+    rows = [slow_logprobs(policy, made, 0.7) for made in rollouts]
+    (-(3 * rows[0][0] - rows[0][1] + 4 * rows[1][0]) / 3).backward()
+    for name, parameter in policy.named_parameters():
+        # float32 through two layers against float64
+        torch.testing.assert_close(
+            engine.gradients[name].double(), parameter.grad, rtol=1e-3, atol=1e-5, msg=name
+        )
 
 
 def test_an_empty_minibatch_makes_no_step(case: Any) -> None:

@@ -1,0 +1,79 @@
+"""The training loop: what is logged, and what a checkpoint holds beside the engine."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+from tiny import FakeContext, model
+
+from r1pipe.records import TokenSequence
+from r1pipe.settings import Optimizer
+from r1pipe.train.batching import one_batch
+from r1pipe.train.engine import Loss, TorchEngine
+from r1pipe.train.logprobs import token_logprobs
+from r1pipe.train.loop import Trainer, Update
+
+OPTIMIZER = Optimizer(lr=1e-2, schedule="cosine", warmup_steps=2)
+SEQUENCE = TokenSequence([5, 6], [7, 8, 9])
+
+
+def update(trained_tokens: int = 5, num_tokens: int = 5, **options: Any) -> Update:
+    def loss(policy: Any, batch: Any) -> Loss:
+        return Loss(-token_logprobs(policy, batch).sum(), sums={"own": 1.0, "kl": 2.0})
+
+    return Update([one_batch([SEQUENCE], 0)], loss, num_tokens, trained_tokens, **options)
+
+
+def trainer(context: FakeContext, others: Any = ()) -> Trainer:
+    return Trainer(context, TorchEngine(model()), OPTIMIZER, 6, others)
+
+
+def test_an_update_is_logged_with_its_measures_its_rate_and_what_it_is_told(
+    tmp_path: Path,
+) -> None:
+    context = FakeContext(tmp_path)
+    measures = trainer(context).update(update(), {"kl": 7.0, "reward": 0.5})
+    (row,) = context.logged
+    assert (row["step"], row["own"], row["kl"], row["reward"]) == (1, 1.0, 7.0, 0.5)
+    assert row["lr"] == pytest.approx(0.5e-2)  # the first of two steps of warm-up
+    assert row["grad_norm"] > 0
+    assert (measures["own"], measures["kl"]) == (1.0, 2.0), "as they were measured"
+
+
+def test_seconds_before_the_step_slow_it_down(tmp_path: Path) -> None:
+    context = FakeContext(tmp_path)
+    trainer(context).update(update(seconds=50.0))
+    assert 0.05 < context.logged[0]["tokens_per_s"] < 0.1  # 5 tokens in 50 seconds and a little
+
+
+def test_an_update_without_tokens_makes_no_step_and_has_its_place_in_the_schedule(
+    tmp_path: Path,
+) -> None:
+    context = FakeContext(tmp_path)
+    made = trainer(context)
+    made.update(update(0, num_tokens=0))
+    made.update(update())
+    assert "grad_norm" not in context.logged[0]
+    assert context.column("lr") == pytest.approx([0.5e-2, 1e-2])
+
+
+class Kept:
+    """Something that a checkpoint has beside the engine."""
+
+    text = "new"
+
+    def save(self, folder: Path) -> None:
+        (folder / "kept").write_text("saved")
+
+    def load(self, folder: Path) -> None:
+        self.text = (folder / "kept").read_text()
+
+
+def test_a_checkpoint_holds_the_step_the_tokens_and_what_else_is_saved(tmp_path: Path) -> None:
+    first = trainer(FakeContext(tmp_path, saves=True), [Kept()])
+    first.run([update(), update(trained_tokens=3)])
+    kept = Kept()
+    second = trainer(FakeContext(tmp_path), [kept])
+    assert (second.step, second.trained_tokens, kept.text) == (2, 8, "saved")
