@@ -119,7 +119,7 @@ def run_stage(kind: str, params: dict[str, Any], inputs: dict[str, Any], out: Pa
     context = QuietContext(out)
     wall, cpu = time.perf_counter(), time.process_time()
     values = stage.params.model_validate_json(json.dumps(params))
-    stage.run(context, values, stage.run_model(), inputs)  # type: ignore[arg-type]
+    stage.run(context, values, stage.run_model(), inputs)
     found = {
         "wall_s": time.perf_counter() - wall,
         "cpu_s": time.process_time() - cpu,

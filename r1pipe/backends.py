@@ -50,7 +50,7 @@ class Backends(Generic[SettingsT]):
         """Return the backends that have an option."""
         return [name for name in self.table if option in self.settings(name).model_fields]
 
-    def backend_of(self, value: Any) -> Any:
+    def backend_of(self, value: object) -> Any:
         """Return the backend that a mapping or settings name; None for any other value."""
         if isinstance(value, Mapping):
             return value.get("backend", self.default())

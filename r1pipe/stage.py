@@ -35,10 +35,11 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Protocol
 
 from pydantic import BaseModel, ConfigDict
 
+from r1pipe.keys import InputIds, JsonObject
 from r1pipe.ranks import Ranks
 
 CHECKPOINT_EVERY_S = 30.0
@@ -105,7 +106,7 @@ class Journal(Protocol):
     A unit is what resume counts: rows of a unit become visible together or not at all.
     """
 
-    def append(self, unit: str, rows: Sequence[Mapping[str, Any]]) -> None:
+    def append(self, unit: str, rows: Sequence[Mapping[str, object]]) -> None:
         """Add all rows of one unit of work (for example one batch of problems)."""
 
     def append_lines(self, unit: str, num_rows: int, payload: bytes) -> None:
@@ -117,7 +118,7 @@ class Journal(Protocol):
     def lines(self, unit: str) -> bytes:
         """Return the rows of a unit that is in the journal, as lines of JSON."""
 
-    def rows(self) -> Iterator[dict[str, Any]]:
+    def rows(self) -> Iterator[JsonObject]:
         """Yield all rows, in the order in which their units were appended."""
 
 
@@ -135,7 +136,7 @@ class Context(Protocol):
     """What the pipeline gives a running stage."""
 
     name: str
-    input_ids: Mapping[str, Any]
+    input_ids: InputIds
     """Input name -> artifact id (or {label: id}), for provenance columns."""
     ranks: Ranks
     """The processes that run this stage together."""
@@ -160,10 +161,10 @@ class Context(Protocol):
         `reward`, `pass_rate`, `tokens_per_s`.
         """
 
-    def sample(self, **row: Any) -> None:
+    def sample(self, **row: object) -> None:
         """Keep one example row for `r1pipe show` (JSON values)."""
 
-    def note(self, **facts: Any) -> None:
+    def note(self, **facts: object) -> None:
         """Keep facts about the finished stage (counts, certificates) for `r1pipe show`."""
 
     def checkpoint_due(self) -> bool:
@@ -173,8 +174,9 @@ class Context(Protocol):
         """Raise `Interrupted` when SIGTERM or Ctrl-C came. Call it where nothing can be lost."""
 
 
-StageRun = Callable[[Context, Any, Any, Inputs], None]
-StageCost = Callable[[Any, Any, Mapping[str, Any]], Any]
+StageRun = Callable[..., None]
+"""(context, params, run, inputs): `run` of a stage file, which takes its own `Params` and `Run`."""
+StageCost = Callable[..., object]
 """(params, run, what is known of the inputs) -> `r1pipe.costs.work.Cost`."""
 
 

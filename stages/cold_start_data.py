@@ -14,8 +14,9 @@ Run alone: `r1pipe stage cold-start-data`.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
+from r1pipe.records import Row
 from r1pipe.rejection.params import CollectRun, SampleParams
 from r1pipe.stage import Context, Input, Inputs
 
@@ -44,7 +45,7 @@ def run(context: Context, params: Params, run: Run, inputs: Inputs) -> None:
     write_training_rows(context, map(rewritten, traces))
 
 
-def rewritten(row: dict[str, Any]) -> dict[str, Any]:
+def rewritten(row: Row) -> Row:
     """Return a kept R1-Zero trace as a row in the chat format, with a readable summary."""
     from r1pipe.chat import render_completion, split_completion
     from r1pipe.tasks.world import summarise

@@ -15,11 +15,12 @@ import random
 from collections.abc import Iterator
 from itertools import islice
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Literal
 
 from pydantic import Field
 
 from r1pipe.errors import StageError
+from r1pipe.records import Row
 from r1pipe.settings import World
 from r1pipe.stage import Context, Input, Inputs, StageModel
 
@@ -80,7 +81,7 @@ def run(context: Context, params: Params, run: Run, inputs: Inputs) -> None:
         context.sample(prompt=row["prompt"], completion=row["completion"])
 
 
-def _from_world(params: Params, rng: random.Random, name: str) -> Iterator[dict[str, Any]]:
+def _from_world(params: Params, rng: random.Random, name: str) -> Iterator[Row]:
     from r1pipe.tasks import corpus
     from r1pipe.tasks.table import TASKS
     from r1pipe.tasks.world import Noise
@@ -96,7 +97,7 @@ def _from_world(params: Params, rng: random.Random, name: str) -> Iterator[dict[
         )
 
 
-def _from_solutions(folder: Path, params: Params, rng: random.Random) -> Iterator[dict[str, Any]]:
+def _from_solutions(folder: Path, params: Params, rng: random.Random) -> Iterator[Row]:
     from r1pipe.rows import read_problems
     from r1pipe.tasks import corpus
     from r1pipe.tasks.world import Solution, summarise

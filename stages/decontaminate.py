@@ -17,14 +17,15 @@ from __future__ import annotations
 
 import json
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Literal
 
 from pydantic import Field
 
 from r1pipe.errors import StageError
+from r1pipe.records import Row
 from r1pipe.stage import Context, Input, Inputs, StageModel
 
 if TYPE_CHECKING:
@@ -105,9 +106,7 @@ def _read_held_out(context: Context, params: Params, inputs: Inputs) -> list[_He
     ]
 
 
-def _texts(
-    context: Context, name: str, row: Mapping[str, Any], columns: Sequence[str]
-) -> Iterator[str]:
+def _texts(context: Context, name: str, row: Row, columns: Sequence[str]) -> Iterator[str]:
     for column in columns:
         if column not in row:
             field = "held_out_column" if name.startswith("held_out") else "columns"
@@ -131,7 +130,7 @@ class _Search:
         self.by_variant: Counter[str] = Counter()
         self.by_set: Counter[str] = Counter()
 
-    def pairs(self, name: str, folder: Path) -> Iterator[dict[str, Any]]:
+    def pairs(self, name: str, folder: Path) -> Iterator[Row]:
         """Yield what each text of one set shares with which held-out ones."""
         from r1pipe.rows import read_rows
 

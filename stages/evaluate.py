@@ -13,16 +13,18 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Iterator, Sequence
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Literal
 
 from pydantic import Field
 
-from r1pipe.records import Problem
+from r1pipe.records import Problem, Row
 from r1pipe.settings import ModelParams, SampleRun
 from r1pipe.stage import Context, Input, Inputs
 
 if TYPE_CHECKING:
     from r1pipe.costs.work import Cost, InfoMap
+    from r1pipe.generate.protocol import Generator
+    from r1pipe.models.interfaces import Tokenizer
 
 VERSION = 1
 INPUTS = {"model": Input("model"), "problems": Input("problems", many=True)}
@@ -98,9 +100,7 @@ def _units(
             yield name, problems[start : start + size]
 
 
-def _in_order(
-    rows: Iterator[dict[str, Any]], benchmarks: dict[str, list[Problem]]
-) -> list[dict[str, Any]]:
+def _in_order(rows: Iterator[Row], benchmarks: dict[str, list[Problem]]) -> list[Row]:
     """Return the rows in the order of the problems: a unit that failed comes last in a journal."""
     problems = [(name, p.id) for name, listed in benchmarks.items() for p in listed]
     place = {problem: number for number, problem in enumerate(problems)}
@@ -108,8 +108,12 @@ def _in_order(
 
 
 def _judged(
-    generator: Any, tokenizer: Any, benchmark: str, problems: Sequence[Problem], params: Params
-) -> list[dict[str, Any]]:
+    generator: Generator,
+    tokenizer: Tokenizer,
+    benchmark: str,
+    problems: Sequence[Problem],
+    params: Params,
+) -> list[Row]:
     """Sample and judge some problems of one benchmark."""
     from r1pipe.generate.protocol import SamplingParams
     from r1pipe.rl.rollouts import sample_groups
@@ -144,12 +148,12 @@ def _judged(
     ]
 
 
-def _summary(rows: Sequence[dict[str, Any]], benchmark: str, params: Params) -> dict[str, Any]:
+def _summary(rows: Sequence[Row], benchmark: str, params: Params) -> Row:
     """Return one benchmark's measures, each task's pass@1, and every problem's mean scores."""
     from r1pipe.evaluation.metrics import by_problem, pass_by_problem, summarise
 
     own = [row for row in rows if row["benchmark"] == benchmark]
-    settings: dict[str, Any] = {"fmt": params.format, "num_resamples": params.num_resamples}
+    settings: Row = {"fmt": params.format, "num_resamples": params.num_resamples}
     tasks = sorted({row["task"] for row in own})
     summary = summarise(own, **settings)
     for task in tasks:

@@ -12,13 +12,14 @@ Run alone: `r1pipe stage base --profile gpu`.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from r1pipe.errors import StageError
 from r1pipe.stage import Context, Input, Inputs, StageModel
 
 if TYPE_CHECKING:
     from r1pipe.costs.work import Cost, InfoMap
+    from r1pipe.models.interfaces import LanguageModel, Tokenizer
 
 VERSION = 1
 INPUTS = {"source": Input("model")}
@@ -52,7 +53,7 @@ def run(context: Context, params: Params, run: Run, inputs: Inputs) -> None:
     context.note(num_parameters=sum(p.numel() for p in model.parameters()))
 
 
-def _add_tags(model: Any, tokenizer: Any) -> None:
+def _add_tags(model: LanguageModel, tokenizer: Tokenizer) -> None:
     from r1pipe import chat
     from r1pipe.models.tokenizer import TAGS
 

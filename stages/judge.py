@@ -23,14 +23,14 @@ import time
 from collections import Counter
 from collections.abc import Iterator
 from itertools import chain, islice
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from pydantic import Field, model_validator
 
 from r1pipe.candidates.llm_judge import FIELDS
 from r1pipe.candidates.quotas import Quotas
 from r1pipe.errors import StageError
-from r1pipe.records import Problem, Verdict
+from r1pipe.records import Problem, Row, Verdict
 from r1pipe.settings import ModelParams, SampleRun
 from r1pipe.stage import Context, Input, Inputs, StageModel
 
@@ -191,7 +191,7 @@ def _log(
     params: Params,
     unit: int,
     num_chosen: int,
-    rows: list[dict[str, Any]],
+    rows: list[Row],
     seconds: float,
 ) -> None:
     """Log one unit: the shares called correct and without a verdict, and the speed."""

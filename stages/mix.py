@@ -16,11 +16,12 @@ from __future__ import annotations
 
 import random
 from collections.abc import Iterator
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Literal
 
 from pydantic import Field
 
 from r1pipe.errors import StageError
+from r1pipe.records import Row
 from r1pipe.stage import Context, Input, Inputs, StageModel
 
 if TYPE_CHECKING:
@@ -165,7 +166,7 @@ def _levels(inputs: Inputs) -> dict[str, int]:
     }
 
 
-def _watched(rows: Iterator[dict[str, Any]], context: Context) -> Iterator[dict[str, Any]]:
+def _watched(rows: Iterator[Row], context: Context) -> Iterator[Row]:
     """Pass rows on, show the first ones, and stop where that was asked for."""
     for count, row in enumerate(rows):
         if count < NUM_SAMPLES:

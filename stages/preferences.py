@@ -15,18 +15,18 @@ from __future__ import annotations
 import random
 from collections.abc import Iterator
 from itertools import islice
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Literal
 
 from pydantic import Field
 
-from r1pipe.records import Problem
+from r1pipe.records import Problem, Row
 from r1pipe.stage import Context, Inputs, StageModel
 
 if TYPE_CHECKING:
     from r1pipe.costs.work import Cost, InfoMap
 
 VERSION = 1
-INPUTS: dict[str, Any] = {}
+INPUTS: Row = {}
 OUTPUTS = {"rows": "rows"}
 RIGHT_FRAC = 0.5
 
@@ -58,7 +58,7 @@ def run(context: Context, params: Params, run: Run, inputs: Inputs) -> None:
         context.sample(**row)
 
 
-def _pairs(rng: random.Random) -> Iterator[dict[str, Any]]:
+def _pairs(rng: random.Random) -> Iterator[Row]:
     """Yield pairs: a helpful right answer, and either the curt one or a helpful wrong one."""
     from r1pipe.tasks import corpus
 
@@ -92,7 +92,7 @@ def _written(
     return render_completion(solution.thought, solution.answer, "chat", solution.summary)
 
 
-def _labels(rng: random.Random) -> Iterator[dict[str, Any]]:
+def _labels(rng: random.Random) -> Iterator[Row]:
     """Yield unsafe requests with a refusal (safe) or a compliance (unsafe), by turns."""
     from r1pipe.tasks import corpus
 

@@ -18,12 +18,13 @@ Run alone: `r1pipe stage reverify --manifest manifests/reverify.yaml`; a killed 
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from pydantic import Field
 
 from r1pipe.candidates.quotas import Quotas
 from r1pipe.errors import StageError
+from r1pipe.records import Row
 from r1pipe.settings import Keep
 from r1pipe.stage import Context, Input, Inputs, StageModel
 from r1pipe.verify import VERIFIER_VERSION
@@ -76,7 +77,7 @@ def run(context: Context, params: Params, run: Run, inputs: Inputs) -> None:
     _tell(context, report, rows)
 
 
-def _judged(context: Context, params: Params, run: Run, inputs: Inputs) -> Iterator[dict[str, Any]]:
+def _judged(context: Context, params: Params, run: Run, inputs: Inputs) -> Iterator[Row]:
     """Yield the candidates judged anew; the report on how they were sampled goes with them."""
     from r1pipe.candidates.rejudge import quotas_in_force
     from r1pipe.candidates.reverify import ReverifySettings, reverified
@@ -94,9 +95,7 @@ def _judged(context: Context, params: Params, run: Run, inputs: Inputs) -> Itera
     return _watched(judged, context, num_known, count_rows(folder))
 
 
-def _watched(
-    rows: Iterator[dict[str, Any]], context: Context, num_known: int, num_all: int
-) -> Iterator[dict[str, Any]]:
+def _watched(rows: Iterator[Row], context: Context, num_known: int, num_all: int) -> Iterator[Row]:
     """Pass rows on, log how many were judged now, and stop where that was asked for."""
     correct, units = 0, num_all // ROWS_PER_UNIT
     for count, row in enumerate(rows, start=1):
@@ -108,7 +107,7 @@ def _watched(
         yield row
 
 
-def _tell(context: Context, report: dict[str, Any], rows: int) -> None:
+def _tell(context: Context, report: Row, rows: int) -> None:
     """Note the counts, and show an example of every kind of flip."""
     context.note(rows=rows, **{name: value for name, value in report.items() if name != "examples"})
     for kind, examples in report["examples"].items():

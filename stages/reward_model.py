@@ -12,13 +12,15 @@ Run alone: `r1pipe stage helpful-rm`, `r1pipe stage safety-rm`.
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
+from r1pipe.records import Row
 from r1pipe.rl.params import RewardModelParams, RewardModelRun
 from r1pipe.stage import Context, Input, Inputs
 
 if TYPE_CHECKING:
     from r1pipe.costs.work import Cost, InfoMap
+    from r1pipe.models.interfaces import Tokenizer
     from r1pipe.records import TokenSequence
 
 VERSION = 1
@@ -62,7 +64,7 @@ def run(context: Context, params: Params, run: Run, inputs: Inputs) -> None:
 
 
 def _examples(
-    rows: list[dict[str, Any]], tokenizer: Any, params: Params
+    rows: list[Row], tokenizer: Tokenizer, params: Params
 ) -> Iterator[tuple[TokenSequence, ...]]:
     from r1pipe.rl.reward_model import encode_scored
 

@@ -90,7 +90,7 @@ def test_each_rank_gets_all_positions_of_its_heads_and_all_heads_of_its_position
     # B 1, A 4, T 6, D 1: head h at position t is 10 h + t
     whole = (10.0 * torch.arange(4)[:, None] + torch.arange(6.0)).reshape(1, 4, 6, 1)
 
-    def work(member: Member) -> tuple[Tensor, Tensor]:
+    def work(member: Any) -> tuple[Tensor, Tensor]:
         mine = whole[:, :, 3 * member.rank : 3 * member.rank + 3]
         positions = gather_positions(mine, 2, member)
         return positions, gather_heads(positions, 2, member)
@@ -141,7 +141,7 @@ def test_attention_of_all_ranks_is_the_plain_one_with_its_gradients(
     expected_gradients = torch.autograd.grad((expected * weights).sum(), whole)
     width = 8 // size
 
-    def work(member: Member) -> tuple[Tensor, tuple[Tensor, ...]]:
+    def work(member: Any) -> tuple[Tensor, tuple[Tensor, ...]]:
         places = slice(member.rank * width, (member.rank + 1) * width)
         mine = [tensor[:, :, places].detach().requires_grad_() for tensor in whole]
         part = SequenceShard(member.rank, size, member, bounds, mask)
@@ -228,7 +228,7 @@ def test_log_probabilities_of_the_parts_are_those_of_the_whole_with_their_gradie
         shared = copy.deepcopy(policy)
         shared.set_attn_implementation(ATTENTION)
 
-        def work(member: Member, batch: MicroBatch = batch, shared: Any = shared) -> Any:
+        def work(member: Any, batch: MicroBatch = batch, shared: Any = shared) -> Any:
             own = copy.deepcopy(shared)
             part = split(batch, member.rank, 2, member)
             values = token_logprobs(own, part, 0.7)
@@ -276,7 +276,7 @@ def test_every_rank_has_the_scores_of_all_rows_and_their_gradients_add_up(tmp_pa
     weights = torch.linspace(-1, 2, len(expected))
     wanted = gradients_of(policy, expected, weights)
 
-    def work(member: Member) -> tuple[Tensor, tuple[Tensor, ...]]:
+    def work(member: Any) -> tuple[Tensor, tuple[Tensor, ...]]:
         own = copy.deepcopy(policy)
         own.set_attn_implementation(ATTENTION)
         part = split(batch, member.rank, 2, member)

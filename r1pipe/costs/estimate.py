@@ -12,7 +12,7 @@ from collections.abc import Iterable, Mapping
 from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from r1pipe.costs import memory, rates, sources
 from r1pipe.costs.models import model_from_config
@@ -26,6 +26,7 @@ from r1pipe.costs.work import (
     Range,
     RowsInfo,
 )
+from r1pipe.keys import JsonObject
 from r1pipe.settings import Placement
 from r1pipe.text import format_bytes
 
@@ -76,7 +77,7 @@ class Estimator:
             # an estimate decides nothing: no run of days may end by one
             raise Unknown(f"its cost() gives odd values: {error or type(error)}") from error
 
-    def prediction(self, name: str) -> dict[str, Any]:
+    def prediction(self, name: str) -> JsonObject:
         """Return an estimate as the JSON values that are kept with the result; raises Unknown."""
         exact = [work.completions for work in self.cost(name).sampling]
         is_exact = bool(exact) and all(each.low == each.high for each in exact)
@@ -220,7 +221,7 @@ def _model_of(store: Store, record: ActionRecord, output: str) -> ModelInfo | No
 
 def _counted(info: Info, record: ActionRecord, output: str) -> Info:
     """Return predicted rows or problems with the count that the finished stage noted."""
-    facts: Mapping[str, Any] = record.facts
+    facts: JsonObject = record.facts
     if isinstance(info, ProblemsInfo) and isinstance(facts.get("num_problems"), int):
         return replace(info, num_problems=Range(facts["num_problems"]))
     if isinstance(info, RowsInfo) and output == "rows":

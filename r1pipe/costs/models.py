@@ -7,11 +7,10 @@ for its router; `tests/test_costs_models.py` holds them against published number
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
-from typing import Any
 
 from r1pipe.costs.fields import Sizes
 from r1pipe.costs.work import ModelInfo
+from r1pipe.keys import JsonObject
 
 SIZE = re.compile(
     r"(?<![\w.])(\d+(?:\.\d+)?)([BM])(?:-A(\d+(?:\.\d+)?)([BM]))?(?![\w.]|-A\d)", re.IGNORECASE
@@ -51,7 +50,7 @@ DEEPSEEK_V3 = {
 LARGE = 200 * 10**9
 
 
-def model_from_config(config: Mapping[str, Any]) -> ModelInfo:
+def model_from_config(config: JsonObject) -> ModelInfo:
     """Return the sizes that a Hugging Face config.json states; KeyError names what it lacks."""
     hidden, layers = int(config["hidden_size"]), int(config["num_hidden_layers"])
     vocab, width = int(config["vocab_size"]), int(config["intermediate_size"])
@@ -113,7 +112,7 @@ def forward_flops(model: ModelInfo, context_tokens: float) -> float:
     return 2 * model.active_parameters + attention
 
 
-def _attention(config: Mapping[str, Any]) -> tuple[int, int, int]:
+def _attention(config: JsonObject) -> tuple[int, int, int]:
     """Return a layer's attention parameters, its size, and the values cached per token."""
     hidden, heads = int(config["hidden_size"]), int(config["num_attention_heads"])
     if config.get("kv_lora_rank"):
@@ -129,7 +128,7 @@ def _attention(config: Mapping[str, Any]) -> tuple[int, int, int]:
     return weights, heads * size, 2 * kv_heads * size
 
 
-def _latent_attention(config: Mapping[str, Any], hidden: int, heads: int) -> tuple[int, int, int]:
+def _latent_attention(config: JsonObject, hidden: int, heads: int) -> tuple[int, int, int]:
     """Count DeepSeek's attention (arXiv:2412.19437, section 2.1.1)."""
     rank, rope = int(config["kv_lora_rank"]), int(config["qk_rope_head_dim"])
     nope, value = int(config["qk_nope_head_dim"]), int(config["v_head_dim"])
@@ -142,7 +141,7 @@ def _latent_attention(config: Mapping[str, Any], hidden: int, heads: int) -> tup
     return query + keys + heads * value * hidden, heads * (nope + rope), rank + rope
 
 
-def _feed_forward(config: Mapping[str, Any]) -> tuple[int, int]:
+def _feed_forward(config: JsonObject) -> tuple[int, int]:
     """Return all layers' feed-forward parameters, and those that one token uses."""
     hidden, layers = int(config["hidden_size"]), int(config["num_hidden_layers"])
     dense = 3 * hidden * int(config["intermediate_size"])
@@ -162,7 +161,7 @@ def _feed_forward(config: Mapping[str, Any]) -> tuple[int, int]:
 
 def _qwen(
     hidden: int, layers: int, heads: int, kv_heads: int, width: int, vocab: int, is_tied: bool
-) -> dict[str, Any]:
+) -> JsonObject:
     return {
         "model_type": "qwen2",
         "hidden_size": hidden,

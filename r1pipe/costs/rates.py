@@ -14,10 +14,10 @@ from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any
 
 from r1pipe.costs.models import forward_flops
 from r1pipe.costs.work import Range, SamplingWork, Training
+from r1pipe.keys import JsonObject
 from r1pipe.settings import Placement
 
 FORMAT = 1
@@ -69,19 +69,19 @@ class Calibration:
     how many processes wanted a core before it began, for each core.
     """
 
-    machine: Mapping[str, Any]
+    machine: JsonObject
     versions: Mapping[str, str]
     made: str
     speeds: Mapping[str, Speed] = field(default_factory=dict)
     failed: Mapping[str, str] = field(default_factory=dict)
     load: float = 0.0
 
-    def to_json(self) -> dict[str, Any]:
+    def to_json(self) -> JsonObject:
         """Return plain values."""
         return {"format": FORMAT, **asdict(self)}
 
     @classmethod
-    def from_json(cls, value: Mapping[str, Any]) -> Calibration:
+    def from_json(cls, value: JsonObject) -> Calibration:
         """Read what `to_json` wrote; KeyError, TypeError or ValueError for anything else."""
         if value["format"] != FORMAT:
             raise ValueError(f"calibration format {value['format']}")

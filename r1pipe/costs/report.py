@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
+from r1pipe.keys import JsonObject
 from r1pipe.text import format_bytes, format_number, table_lines, visible
 
 if TYPE_CHECKING:
@@ -81,7 +82,7 @@ class Costs:
             devices=max(each.devices for each in found),
         )
 
-    def to_json(self) -> dict[str, Any]:
+    def to_json(self) -> JsonObject:
         """Return one document; ranges are [low, high]."""
         return {
             "stages": {name: found.to_json() for name, found in self.estimates.items()},

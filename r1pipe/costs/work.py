@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from r1pipe.keys import JsonObject
 from r1pipe.settings import Placement
 
 
@@ -185,7 +186,7 @@ class Estimate:
     assumes: tuple[str, ...] = ()
     warnings: tuple[str, ...] = ()
 
-    def to_json(self) -> dict[str, Any]:
+    def to_json(self) -> JsonObject:
         """Return plain values, ranges as [low, high]."""
         return {
             name: value.to_json() if isinstance(value, Range) else value

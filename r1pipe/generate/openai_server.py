@@ -16,7 +16,7 @@ import urllib.request
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor, as_completed
 from http.client import HTTPException
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, TypeVar
 from urllib.error import HTTPError
 from urllib.parse import urlsplit
 
@@ -24,6 +24,7 @@ from r1pipe.errors import StageError
 from r1pipe.generate.failures import SamplingFailed
 from r1pipe.generate.protocol import Request, Sampled, SamplingParams, Weights
 from r1pipe.generate.uniforms import short_seed
+from r1pipe.keys import JsonObject
 from r1pipe.records import FinishReason
 
 if TYPE_CHECKING:
@@ -143,7 +144,7 @@ class ServerGenerator:
             f" time: {last}"
         )
 
-    def _sampled_of(self, answer: dict[str, Any], index: int) -> Sampled:
+    def _sampled_of(self, answer: JsonObject, index: int) -> Sampled:
         """Return the completion in an answer; its ids, or those of its text."""
         try:
             (choice,) = answer["choices"]
@@ -172,7 +173,7 @@ class ServerGenerator:
             )
         return wanted
 
-    def _call(self, path: str, body: dict[str, Any] | None = None) -> dict[str, Any]:
+    def _call(self, path: str, body: JsonObject | None = None) -> JsonObject:
         """Send one request; _Passing where another try may help, StageError where it may not."""
         data = None if body is None else json.dumps(body).encode()
         url = self.url + path  # the manifest says which server, and is trusted

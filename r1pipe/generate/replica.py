@@ -9,7 +9,7 @@ import signal
 import sys
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, TextIO
+from typing import TextIO
 
 from torch import Tensor
 
@@ -62,7 +62,7 @@ def received(orders: TextIO, out: TextIO) -> Iterator[tuple[str, Tensor]]:
         say(out, taken=True)
 
 
-def say(out: TextIO, **message: Any) -> None:
+def say(out: TextIO, **message: object) -> None:
     """Write one line of JSON."""
     out.write(json.dumps(message) + "\n")
     out.flush()

@@ -23,13 +23,14 @@ import threading
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict
 from pathlib import Path
-from typing import IO, TYPE_CHECKING, Any
+from typing import IO, TYPE_CHECKING
 
 from r1pipe.errors import StageError
 from r1pipe.generate.protocol import Request, Sampled, SamplingParams, Weights
 from r1pipe.generate.vllm_engine import EngineShape
 from r1pipe.generate.vllm_setup import kind_of_device, require_vllm
 from r1pipe.generate.weights import weight_files
+from r1pipe.keys import JsonObject
 from r1pipe.records import FinishReason
 
 if TYPE_CHECKING:
@@ -46,7 +47,7 @@ class ReplicaGenerator:
 
     def __init__(self, shape: EngineShape, settings: VllmSettings) -> None:
         require_vllm(shape.device)
-        self._answers: queue.Queue[tuple[int, dict[str, Any]]] = queue.Queue()
+        self._answers: queue.Queue[tuple[int, JsonObject]] = queue.Queue()
         self._replicas: list[_Replica] = []
         try:
             for number in range(settings.data_parallel):
@@ -103,7 +104,7 @@ class ReplicaGenerator:
             replica.end()
         self._replicas = []
 
-    def _send(self, message: dict[str, Any]) -> None:
+    def _send(self, message: JsonObject) -> None:
         for replica in self._replicas:
             replica.send(message)
 
@@ -113,7 +114,7 @@ class ReplicaGenerator:
             answer = self._answer()
             assert word in answer, f"a replica answered {list(answer)}, not {word}"
 
-    def _answer(self) -> dict[str, Any]:
+    def _answer(self) -> JsonObject:
         number, answer = self._answers.get()
         if "failed" in answer:
             raise StageError(f"sampling process {number}: {answer['failed']}")
@@ -129,7 +130,7 @@ class _Replica:
         self,
         number: int,
         environment: dict[str, str],
-        answers: queue.Queue[tuple[int, dict[str, Any]]],
+        answers: queue.Queue[tuple[int, JsonObject]],
     ) -> None:
         self.number = number
         self._log: IO[bytes] = tempfile.TemporaryFile()  # noqa: SIM115 - closed in `end`
@@ -143,13 +144,13 @@ class _Replica:
         )
         threading.Thread(target=self._read, args=(answers,), daemon=True).start()
 
-    def _read(self, answers: queue.Queue[tuple[int, dict[str, Any]]]) -> None:
+    def _read(self, answers: queue.Queue[tuple[int, JsonObject]]) -> None:
         assert self._process.stdout is not None
         for line in self._process.stdout:
             answers.put((self.number, json.loads(line)))
         answers.put((self.number, {"ended": True}))
 
-    def send(self, message: dict[str, Any]) -> None:
+    def send(self, message: JsonObject) -> None:
         """Write one line; StageError where nobody is there to read it."""
         assert self._process.stdin is not None
         try:
@@ -216,5 +217,5 @@ def replica_environment(number: int, device: str, num_gpus: int) -> dict[str, st
     return environment
 
 
-def _plain(shape: EngineShape) -> dict[str, Any]:
+def _plain(shape: EngineShape) -> JsonObject:
     return asdict(shape) | {"folder": str(shape.folder), "end_ids": list(shape.end_ids)}

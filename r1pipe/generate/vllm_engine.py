@@ -31,6 +31,7 @@ from r1pipe.generate.vllm_setup import (
     require_vllm,
 )
 from r1pipe.generate.weights import stored_names, weight_files
+from r1pipe.keys import JsonObject
 from r1pipe.records import FinishReason
 from r1pipe.settings import Precision
 
@@ -219,10 +220,10 @@ def sampled_of(output: Any, index: int, sampling: SamplingParams) -> Sampled:
 
 def engine_arguments(
     shape: EngineShape, settings: VllmSettings, max_tokens: int, can_sleep: bool
-) -> dict[str, Any]:
+) -> JsonObject:
     """Return vLLM's own settings for an engine."""
     is_cpu = kind_of_device(shape.device) == "cpu"
-    arguments: dict[str, Any] = {
+    arguments: JsonObject = {
         "model": str(shape.folder),
         "dtype": shape.precision,
         "seed": 0,

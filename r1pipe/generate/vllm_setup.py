@@ -11,10 +11,13 @@ import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from types import SimpleNamespace
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from r1pipe.doctor.packages import INSTALL_CPU, INSTALL_GPU
 from r1pipe.errors import StageError
+
+if TYPE_CHECKING:
+    from transformers import PretrainedConfig
 
 CPU_HEAD_SIZES = (32, 48, 64, 80, 96, 112, 128, 160, 192, 224, 256)
 """Head sizes that vLLM 0.32's attention on a CPU has kernels for; others fail at the first step."""
@@ -44,7 +47,7 @@ def require_vllm(device: str) -> None:
         )
 
 
-def check_head_size(config: Any, device: str) -> None:
+def check_head_size(config: PretrainedConfig, device: str) -> None:
     """Raise StageError where vLLM has no attention kernel for a model's heads."""
     size = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
     if kind_of_device(device) == "cpu" and size not in CPU_HEAD_SIZES:

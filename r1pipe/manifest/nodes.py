@@ -11,7 +11,7 @@ from typing import Any, Literal, get_args, get_origin
 from pydantic import BaseModel
 from pydantic.fields import FieldInfo
 
-from r1pipe.keys import canonical_json
+from r1pipe.keys import JsonObject, canonical_json
 from r1pipe.manifest.references import Ref
 from r1pipe.manifest.yaml_source import Origin
 from r1pipe.stage import StageKind, StageModel
@@ -43,12 +43,12 @@ class StageNode:
     origins: Mapping[str, Origin]
     """Dotted path such as `params.lr` or `inputs.model` -> where its value was written."""
 
-    def key_params(self) -> dict[str, Any]:
+    def key_params(self) -> JsonObject:
         """Return the parameters that differ from their frozen default, as JSON values."""
         return params_without_defaults(self.params)
 
 
-def params_without_defaults(model: BaseModel) -> dict[str, Any]:
+def params_without_defaults(model: BaseModel) -> JsonObject:
     """Return a model's fields that differ from their default, as JSON values, inside too.
 
     A field that tells the members of a union apart is kept, since two members may look alike
@@ -69,7 +69,7 @@ def _is_tag(field: FieldInfo) -> bool:
     return get_origin(field.annotation) is Literal and len(get_args(field.annotation)) == 1
 
 
-def _json_value(value: Any) -> Any:
+def _json_value(value: object) -> Any:
     if isinstance(value, BaseModel):
         return params_without_defaults(value)
     if isinstance(value, Enum):

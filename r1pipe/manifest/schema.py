@@ -12,6 +12,7 @@ from typing import Annotated, Any
 from pydantic import BaseModel, Field, model_validator
 from pydantic.json_schema import GenerateJsonSchema
 
+from r1pipe.keys import JsonObject
 from r1pipe.manifest.expand import ANY_KIND
 from r1pipe.manifest.names import NAME_PATTERN
 from r1pipe.stage import StageKind, StageModel
@@ -56,9 +57,9 @@ class StageSpec(StageModel):
     inputs: dict[Name, str | dict[Name, str]] = Field(default_factory=dict)
     """Input name -> `stage`, `stage.output` or a source; where many go in `{label: reference}`, or
     `NAME.*.output` for all entries of a stage with `each`."""
-    params: dict[str, Any] = Field(default_factory=dict)
+    params: JsonObject = Field(default_factory=dict)
     """What decides the result: always in the key."""
-    run: dict[str, Any] = Field(default_factory=dict)
+    run: JsonObject = Field(default_factory=dict)
     """How it is computed: never in the key."""
 
 
@@ -66,8 +67,8 @@ class DefaultsSpec(StageModel):
     """What every stage of a kind has in a layer, below what the layer says of the stage itself."""
 
     inputs: dict[Name, str | dict[Name, str | None] | None] = Field(default_factory=dict)
-    params: dict[str, Any] = Field(default_factory=dict)
-    run: dict[str, Any] = Field(default_factory=dict)
+    params: JsonObject = Field(default_factory=dict)
+    run: JsonObject = Field(default_factory=dict)
 
 
 class ProfileSpec(StageModel):
@@ -78,9 +79,9 @@ class ProfileSpec(StageModel):
     defaults: dict[str, DefaultsSpec] = Field(default_factory=dict)
     """By kind of stage; `"*"` is every kind that has the field."""
     targets: list[str] | None = None
-    params: dict[str, Any] = Field(default_factory=dict)
-    sources: dict[str, dict[str, Any] | None] = Field(default_factory=dict)
-    stages: dict[str, dict[str, Any] | None] = Field(default_factory=dict)
+    params: JsonObject = Field(default_factory=dict)
+    sources: dict[str, JsonObject | None] = Field(default_factory=dict)
+    stages: dict[str, JsonObject | None] = Field(default_factory=dict)
 
 
 class ManifestSpec(StageModel):
@@ -94,7 +95,7 @@ class ManifestSpec(StageModel):
     """A manifest beside this one, whose values lie below these."""
     profile: str | None = None
     """The profile that is used when none is asked for."""
-    params: dict[str, Any] = Field(default_factory=dict)
+    params: JsonObject = Field(default_factory=dict)
     """Values that stages share, as `$params.name`."""
     defaults: dict[str, DefaultsSpec] = Field(default_factory=dict)
     """By kind of stage; `"*"` is every kind that has the field."""
@@ -105,7 +106,7 @@ class ManifestSpec(StageModel):
     profiles: dict[Name, ProfileSpec] = Field(default_factory=dict)
 
 
-def manifest_schema(kinds: Mapping[str, StageKind]) -> dict[str, Any]:
+def manifest_schema(kinds: Mapping[str, StageKind]) -> JsonObject:
     """Return the JSON Schema (2020-12) of manifests that use these kinds."""
     schema = ManifestSpec.model_json_schema(schema_generator=_Documented)
     definitions = schema["$defs"]
@@ -147,16 +148,16 @@ _EACH = {
 }
 
 
-def _or_null(schema: dict[str, Any]) -> dict[str, Any]:
+def _or_null(schema: JsonObject) -> JsonObject:
     return {"anyOf": [schema, {"type": "null"}]}
 
 
-def _entries(part: Mapping[str, Any]) -> dict[str, Any]:
+def _entries(part: JsonObject) -> JsonObject:
     """Return the schema of `each` in a stage whose sections are these."""
     return _EACH | {"additionalProperties": _or_null({"type": "object", "properties": dict(part)})}
 
 
-def _any_kind(kinds: Mapping[str, StageKind]) -> dict[str, Any]:
+def _any_kind(kinds: Mapping[str, StageKind]) -> JsonObject:
     """Return the sections of `"*"`: every field of any kind, in the ways that kinds know it."""
     inputs: dict[str, list[Any]] = {}
     fields: dict[str, dict[str, list[Any]]] = {"params": {}, "run": {}}
@@ -180,8 +181,8 @@ class _Documented(GenerateJsonSchema):
     source once more.
     """
 
-    def model_schema(self, schema: Any) -> dict[str, Any]:
-        found: dict[str, Any] = super().model_schema(schema)
+    def model_schema(self, schema: Any) -> JsonObject:
+        found: JsonObject = super().model_schema(schema)
         for field, text in _field_docs(schema["cls"]).items():
             found["properties"][field]["description"] = text
         return found
@@ -200,7 +201,7 @@ def _field_docs(model: type[BaseModel]) -> dict[str, str]:
     return docs
 
 
-def _own_definitions(model: type[StageModel], name: str, definitions: dict[str, Any]) -> Any:
+def _own_definitions(model: type[StageModel], name: str, definitions: JsonObject) -> Any:
     """Add a model's schema under `name`, what it refers to below it, and return a reference.
 
     A required field stays optional here and a parameter reference is allowed for any value, since
@@ -218,7 +219,7 @@ def _own_definitions(model: type[StageModel], name: str, definitions: dict[str, 
     return {"$ref": f"#/$defs/{name}"}
 
 
-def _inputs_schema(kind: StageKind) -> dict[str, Any]:
+def _inputs_schema(kind: StageKind) -> JsonObject:
     reference = {"type": ["string", "null"]}
     star = {"type": ["string", "null"], "pattern": r"^[^.]+\.\*(\..+)?$"}
     many = {"anyOf": [{"type": "object", "additionalProperties": reference}, star]}

@@ -14,10 +14,9 @@ import stat
 import time
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 from r1pipe.errors import SourceError
-from r1pipe.keys import FileEntry, artifact_id, digest_file, digest_json
+from r1pipe.keys import FileEntry, JsonObject, artifact_id, digest_file, digest_json
 from r1pipe.manifest import SourceNode
 
 CACHE_NAME = "source_ids.json"
@@ -119,7 +118,7 @@ def _signature(found: os.stat_result) -> Signature:
     return [found.st_size, found.st_mtime_ns, found.st_ctime_ns, found.st_ino]
 
 
-def _read_cache(path: Path) -> dict[str, Any]:
+def _read_cache(path: Path) -> JsonObject:
     try:
         document = json.loads(path.read_bytes())
     except (OSError, ValueError):
@@ -129,7 +128,7 @@ def _read_cache(path: Path) -> dict[str, Any]:
     return entries if isinstance(entries, dict) else {}
 
 
-def _write_cache(path: Path, entries: dict[str, Any]) -> None:
+def _write_cache(path: Path, entries: JsonObject) -> None:
     temporary = path.with_name(f"{path.name}.{os.getpid()}")
     try:
         temporary.write_text(json.dumps({"format": CACHE_FORMAT, "entries": entries}))

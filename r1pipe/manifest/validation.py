@@ -81,7 +81,7 @@ def validate(
         return None
 
 
-def show_value(value: Any) -> str:
+def show_value(value: object) -> str:
     """Return a value as it would be written, cut to a line."""
     text = f"'{value}'" if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
     text = text.encode("unicode_escape").decode() if not text.isprintable() else text

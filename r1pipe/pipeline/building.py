@@ -11,9 +11,10 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from r1pipe.errors import Interrupted
+from r1pipe.keys import JsonObject
 from r1pipe.launch.context import RunContext
 from r1pipe.launch.launcher import run_kind
 from r1pipe.launch.process import prepare_process
@@ -57,7 +58,7 @@ class Builder:
         self.predictions = Predictions(self.manifest, self.store, self.finished)
 
     def build(
-        self, node: StageNode, key: str, preimage: dict[str, Any], is_rebuild: bool
+        self, node: StageNode, key: str, preimage: JsonObject, is_rebuild: bool
     ) -> ActionRecord:
         """Return the record of a stage that was published now; the key's lock is held."""
         attempt = self.store.attempt(key)
@@ -95,7 +96,7 @@ class Builder:
             digests = code.mixed(before, digests)
         return digests
 
-    def _previous(self, node: StageNode, preimage: dict[str, Any]) -> ActionRecord | None:
+    def _previous(self, node: StageNode, preimage: JsonObject) -> ActionRecord | None:
         """Return the result that a stage goes on from, kept from collection while it runs."""
         record = warm_start.previous_record(self.store, node.kind, preimage)
         if record is None:
@@ -110,7 +111,7 @@ class Builder:
         self,
         node: StageNode,
         key: str,
-        preimage: dict[str, Any],
+        preimage: JsonObject,
         attempt: Attempt,
         previous: ActionRecord | None,
     ) -> ActionRecord:
@@ -153,7 +154,7 @@ class Builder:
         self,
         node: StageNode,
         key: str,
-        preimage: dict[str, Any],
+        preimage: JsonObject,
         context: RunContext,
         noted: code.Digests,
     ) -> ActionRecord:

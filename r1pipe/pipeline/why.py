@@ -10,6 +10,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
+from r1pipe.keys import JsonObject
 from r1pipe.manifest import Manifest, Ref, StageNode
 from r1pipe.pipeline import code
 from r1pipe.pipeline.planning import PlannedStage, check_names, plan
@@ -29,8 +30,8 @@ class Change:
     """
 
     path: str
-    old: Any
-    new: Any
+    old: object
+    new: object
     origin: str | None = None
     cause: Explanation | None = None
 
@@ -69,7 +70,7 @@ class Explanation:
                 found |= {(stage, root.path): root for stage, root in change.cause.roots()}
         return [(stage, change) for (stage, _), change in found.items()]
 
-    def to_json(self) -> dict[str, Any]:
+    def to_json(self) -> JsonObject:
         """Return the explanation as JSON values."""
         return asdict(self)
 
@@ -114,7 +115,7 @@ class _Explainer:
         summary = f"{same}, {made}" + (f"; {planned.reason}" if planned.reason else "")
         return Explanation(node.name, planned.status, summary, record.key, record.key)
 
-    def _known_preimage(self, node: StageNode) -> dict[str, Any]:
+    def _known_preimage(self, node: StageNode) -> JsonObject:
         """Return a stage's preimage with UNKNOWN for what is not made yet."""
 
         def known(ref: Ref) -> Any:
@@ -138,7 +139,7 @@ class _Explainer:
         }
 
     def _changes(
-        self, node: StageNode, preimage: Mapping[str, Any], nearest: ActionRecord
+        self, node: StageNode, preimage: JsonObject, nearest: ActionRecord
     ) -> list[Change]:
         old, new = flatten(nearest.preimage), flatten(preimage)
         links = {f"inputs.{name}": link for name, link in nearest.links()}
@@ -164,7 +165,7 @@ class _Explainer:
             return given.get(label[0]) if label else None
         return given
 
-    def _unknown_input(self, node: StageNode, path: str, was: Any) -> Change:
+    def _unknown_input(self, node: StageNode, path: str, was: object) -> Change:
         """Explain an input that has no id yet: its stage must run, or its source is missing."""
         ref = self._ref(node, path)
         assert ref is not None, f"{path} is an input of {node.name}"
@@ -177,9 +178,9 @@ class _Explainer:
         self,
         node: StageNode,
         path: str,
-        link: Mapping[str, Any] | None,
-        was: Any,
-        now: Any,
+        link: JsonObject | None,
+        was: object,
+        now: object,
     ) -> Change:
         """Explain an input with another id: another reference, source, or another making of it."""
         ref, origin = self._ref(node, path), _origin(node, path)

@@ -52,7 +52,7 @@ def collect(
     schedule = Schedule(problems, params)
     adaptive = params.adaptive
     settings = WriterSettings(
-        Origin(fmt, params.temperature, context.input_ids["model"], params.keep),
+        Origin(fmt, params.temperature, str(context.input_ids["model"]), params.keep),
         adaptive.quotas if adaptive else Quotas(),
         params.target_rows,
         context.output("candidates"),

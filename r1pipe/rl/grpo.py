@@ -24,7 +24,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from itertools import islice
-from typing import Any
+from typing import TYPE_CHECKING
 
 import torch
 
@@ -48,6 +48,9 @@ from r1pipe.train.engine import Loss
 from r1pipe.train.logprobs import completion_logprobs, token_logprobs
 from r1pipe.train.loop import Trainer, Update
 
+if TYPE_CHECKING:
+    from r1pipe.models.interfaces import LanguageModel, Tokenizer
+
 NUM_SAMPLE_ROWS = 4
 MISMATCH = ("mismatch_kl", "mismatch_ratio_max")
 """Metrics of what the sampler says of its tokens and the trainer with the same weights says."""
@@ -59,7 +62,7 @@ class Grpo:
 
     context: Context
     params: GrpoParams
-    tokenizer: Any
+    tokenizer: Tokenizer
     batching: Batching
     trainer: Trainer
     generator: Generator
@@ -168,7 +171,9 @@ class Grpo:
             )
 
 
-def grpo_loss(model: Any, batch: MicroBatch, *, params: GrpoParams, num_tokens: int) -> Loss:
+def grpo_loss(
+    model: LanguageModel, batch: MicroBatch, *, params: GrpoParams, num_tokens: int
+) -> Loss:
     """Return what a micro-batch adds to the loss of its minibatch, and what is logged of it.
 
     `num_tokens` counts the trained tokens of the whole minibatch, as the stream `weight` does, so

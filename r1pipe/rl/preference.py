@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from functools import partial
-from typing import Any
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
@@ -21,6 +21,9 @@ from r1pipe.train.batching import MicroBatch, one_batch
 from r1pipe.train.engine import Engine, Loss
 from r1pipe.train.loop import Trainer, Update
 from r1pipe.train.supervised import batches_of
+
+if TYPE_CHECKING:
+    from r1pipe.models.interfaces import LanguageModel
 
 
 def pairwise_loss(values: Tensor) -> Tensor:
@@ -64,7 +67,7 @@ def preference_loss(
     objective: PreferenceObjective,
     labels: Sequence[float],
     total: int,
-    model: Any,
+    model: LanguageModel,
     batch: MicroBatch,
 ) -> Loss:
     """Return what a micro-batch adds to the loss of a step of `total` examples."""

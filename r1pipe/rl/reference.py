@@ -6,7 +6,7 @@ import copy
 from collections.abc import Iterable, Sequence
 from contextlib import AbstractContextManager, ExitStack, nullcontext
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import torch
 from safetensors import safe_open
@@ -24,6 +24,7 @@ from r1pipe.train.logprobs import completion_logprobs
 from r1pipe.train.state import StateWriter
 
 if TYPE_CHECKING:
+    from r1pipe.models.interfaces import LanguageModel
     from r1pipe.train.sharded import ShardedReference
 
 NAME = "reference"
@@ -39,7 +40,7 @@ class Reference:
 
     def __init__(
         self,
-        model: Any,
+        model: LanguageModel,
         ranks: Ranks = ALONE,
         precision: Precision = "float32",
         sharded: ShardedReference | None = None,
@@ -95,11 +96,13 @@ class Reference:
         if self._sharded is not None:
             self._sharded.close()
 
-    def _writing(self, parameter: Any) -> AbstractContextManager[Any]:
+    def _writing(self, parameter: Tensor) -> AbstractContextManager[object]:
         return nullcontext() if self._sharded is None else self._sharded.writing(parameter)
 
 
-def make_reference(model: Any, run: EngineRun, ranks: Ranks, precision: Precision) -> Reference:
+def make_reference(
+    model: LanguageModel, run: EngineRun, ranks: Ranks, precision: Precision
+) -> Reference:
     """Return a frozen copy of the policy, which computes as the engine will.
 
     DeepSpeed has weights of the precision, so the copy has them too; beside PyTorch it has the

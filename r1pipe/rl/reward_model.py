@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
@@ -29,6 +29,9 @@ from r1pipe.train.batching import MicroBatch, batching_of, micro_batches
 from r1pipe.train.logprobs import hidden_states
 from r1pipe.train.sequence_parallel import add_over_shards
 from r1pipe.workers import in_order
+
+if TYPE_CHECKING:
+    from r1pipe.models.interfaces import LanguageModel, Tokenizer
 
 
 def new_reward_model(
@@ -52,7 +55,9 @@ def scored_text(completion: str, reads: ReadBy) -> str:
     return helpfulness_text(completion) if reads == "summary" else safety_text(completion)
 
 
-def encode_scored(tokenizer: Any, prompt: str, completion: str, reads: ReadBy) -> TokenSequence:
+def encode_scored(
+    tokenizer: Tokenizer, prompt: str, completion: str, reads: ReadBy
+) -> TokenSequence:
     """Return prompt and what is read as a sequence; the score is read at the last token."""
     return TokenSequence(
         encode_prompt(tokenizer, prompt, "chat"),
@@ -60,7 +65,7 @@ def encode_scored(tokenizer: Any, prompt: str, completion: str, reads: ReadBy) -
     )
 
 
-def scores(model: Any, batch: MicroBatch) -> Tensor:
+def scores(model: LanguageModel, batch: MicroBatch) -> Tensor:
     """Return the score of every row of a padded batch, on all ranks that share it.  -> [B]"""
     assert batch.attention_mask is not None, "scores need padded rows"
     hidden = hidden_states(model, batch)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING
 
 from r1pipe.generate.backends import generator_of
 from r1pipe.models.policy import freeze, load_model
@@ -23,12 +23,15 @@ from r1pipe.train.batching import batching_of
 from r1pipe.train.loop import Trainer
 from r1pipe.train.supervised import finish
 
+if TYPE_CHECKING:
+    from r1pipe.models.interfaces import LanguageModel, Tokenizer
+
 
 @contextmanager
 def opened(
     context: Context,
-    model: Any,
-    tokenizer: Any,
+    model: LanguageModel,
+    tokenizer: Tokenizer,
     params: GrpoParams,
     run: GrpoRun,
     reward_models: Mapping[str, RewardFn] | None = None,
@@ -50,7 +53,7 @@ def opened(
     finish(context, engine, tokenizer)
 
 
-def sampled_model(model: Any, run: GrpoRun, precision: Precision) -> Any:
+def sampled_model(model: LanguageModel, run: GrpoRun, precision: Precision) -> LanguageModel:
     """Return what the sampler runs: the trained model itself, or one of its own if that is sharded
     (ZeRO-3). vLLM looks at its configuration only."""
     if run.generator.backend != "transformers" or not shards_weights(run):

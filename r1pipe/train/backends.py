@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from transformers import AutoModelForCausalLM
 
@@ -14,9 +14,12 @@ from r1pipe.settings import EngineRun, Optimizer, Precision
 from r1pipe.train.engine import Engine
 from r1pipe.train.protocol import EngineBackend
 
+if TYPE_CHECKING:
+    from r1pipe.models.interfaces import LanguageModel
+
 
 def make_engine(
-    model: Any,
+    model: LanguageModel,
     optimizer: Optimizer,
     run: EngineRun,
     ranks: Ranks = ALONE,
@@ -55,7 +58,7 @@ def _backend(run: EngineRun) -> EngineBackend:
     return settings
 
 
-def prepare_model(model: Any, run: EngineRun) -> None:
+def prepare_model(model: LanguageModel, run: EngineRun) -> None:
     """Set attention, kernels and activation checkpointing of a model.
 
     Raises StageError where a package or a GPU is missing.

@@ -11,7 +11,7 @@ from __future__ import annotations
 import heapq
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 import torch
@@ -20,6 +20,9 @@ from torch import Tensor
 from r1pipe.records import TokenSequence
 from r1pipe.settings import TrainRun
 from r1pipe.workers import num_workers
+
+if TYPE_CHECKING:
+    from torch.distributed import ProcessGroup
 
 Layout = Literal["padded", "packed"]
 
@@ -32,7 +35,7 @@ class SequenceShard:
     """From 0; shards are contiguous and of equal width."""
     size: int
     """How many shards there are."""
-    group: Any
+    group: ProcessGroup | None
     """The process group whose ranks hold them, in their order."""
     bounds: tuple[int, ...] | None = None
     """Where the sequences of the whole packed row begin, and where the last one ends."""

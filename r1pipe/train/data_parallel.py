@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
-from typing import Any
+from typing import TYPE_CHECKING
 
 import torch
 import torch.distributed as dist
@@ -25,11 +25,16 @@ from r1pipe.train.sequence_parallel import (
     targets_of_shards,
 )
 
+if TYPE_CHECKING:
+    from torch.distributed import ProcessGroup
+
+    from r1pipe.models.interfaces import LanguageModel
+
 
 class BatchSharder:
     """One rank's place in a group of ranks that share micro-batches; a group may be one rank."""
 
-    def __init__(self, model: Any, ranks: Ranks, group_size: int) -> None:
+    def __init__(self, model: LanguageModel, ranks: Ranks, group_size: int) -> None:
         """Make the groups; all ranks call this together.
 
         Raises StageError where the model's heads cannot be divided.
@@ -40,7 +45,7 @@ class BatchSharder:
         self._size = group_size
         self._num_groups = ranks.size // group_size
         self._group_number, self._number = divmod(ranks.rank, group_size)
-        self._group: Any = None
+        self._group: ProcessGroup | None = None
         if group_size > 1:
             check_heads(model.config, group_size)
             for first in range(0, ranks.size, group_size):

@@ -16,6 +16,7 @@ from r1pipe.settings import EngineRun, Optimizer, Placement, Precision
 from r1pipe.train.protocol import EngineBackend
 
 if TYPE_CHECKING:
+    from r1pipe.models.interfaces import LanguageModel
     from r1pipe.train.engine import Engine
 
 
@@ -107,7 +108,12 @@ class DeepSpeedSettings(EngineBackend):
         return load_model(folder, device=device, kind=kind, **changes)
 
     def engine(
-        self, model: Any, optimizer: Optimizer, run: EngineRun, ranks: Ranks, precision: Precision
+        self,
+        model: LanguageModel,
+        optimizer: Optimizer,
+        run: EngineRun,
+        ranks: Ranks,
+        precision: Precision,
     ) -> Engine:
         """Return an engine over the ranks of a stage."""
         with _deepspeed_needed():

@@ -32,6 +32,7 @@ from r1pipe.train.engine import LossFunction, Measures, TokenFunction, add_up
 from r1pipe.train.state import MOMENTS, StateWriter, read_state, write_facts
 
 if TYPE_CHECKING:
+    from r1pipe.models.interfaces import LanguageModel
     from r1pipe.train.deepspeed_backend import DeepSpeedSettings
 
 from deepspeed.utils import (  # isort: skip - its own set-up comes first
@@ -47,7 +48,7 @@ class DeepSpeedEngine:
 
     def __init__(
         self,
-        model: Any,
+        model: LanguageModel,
         settings: DeepSpeedSettings,
         ranks: Ranks,
         *,
@@ -117,7 +118,7 @@ class DeepSpeedEngine:
         """
         return self.sharder.per_token(self.engine, batches, function)
 
-    def writing(self, parameter: Any) -> AbstractContextManager[Any]:
+    def writing(self, parameter: Tensor) -> AbstractContextManager[object]:
         """Gather a parameter that is sharded, and shard it again after the block."""
         return gathered(parameter, is_written=True) if self.stage == 3 else nullcontext()
 
@@ -167,7 +168,7 @@ class DeepSpeedEngine:
 
     # ---- one parameter ---------------------------------------------------------------------------
 
-    def _whole(self, parameter: Tensor) -> AbstractContextManager[Any]:
+    def _whole(self, parameter: Tensor) -> AbstractContextManager[object]:
         """Gather a parameter that is sharded (ZeRO-3) inside the block."""
         return gathered(parameter) if self.stage == 3 else nullcontext()
 

@@ -11,11 +11,13 @@ import torch.distributed as dist
 from torch import Tensor
 from torch.distributed import HashStore  # type: ignore[attr-defined]
 
+from r1pipe.keys import JsonObject
 from r1pipe.settings import Precision
 from r1pipe.train.batching import MicroBatch
 from r1pipe.train.engine import LossFunction, TokenFunction
 
 if TYPE_CHECKING:
+    from r1pipe.models.interfaces import LanguageModel
     from r1pipe.train.deepspeed_backend import DeepSpeedSettings
 
 # its logger and its accelerator are chosen when it is imported
@@ -31,7 +33,7 @@ PERSISTENT_NUMBERS = 1_000_000
 class RootModule(torch.nn.Module):
     """Computes a function inside a forward pass of the root module, where ZeRO-3 follows it."""
 
-    def __init__(self, policy: Any) -> None:
+    def __init__(self, policy: LanguageModel) -> None:
         super().__init__()
         self.policy = policy
 
@@ -40,10 +42,10 @@ class RootModule(torch.nn.Module):
         return part if isinstance(part, Tensor) else (part.value, part)
 
 
-def gathered(parameter: Any, *, is_written: bool = False) -> AbstractContextManager[Any]:
+def gathered(parameter: Tensor, *, is_written: bool = False) -> AbstractContextManager[object]:
     """Give a block in which a parameter of ZeRO-3 is whole on all ranks; where `is_written`, what
     rank 0 makes of it there stays."""
-    block: AbstractContextManager[Any] = deepspeed.zero.GatheredParameters(
+    block: AbstractContextManager[object] = deepspeed.zero.GatheredParameters(
         [parameter], modifier_rank=0 if is_written else None
     )
     return block
@@ -55,9 +57,9 @@ def config_of(
     max_grad_norm: float = 0.0,
     *,
     is_trained: bool = True,
-) -> dict[str, Any]:
+) -> JsonObject:
     """Return DeepSpeed's configuration. Micro-batches and accumulation are the engine's own."""
-    zero: dict[str, Any] = {
+    zero: JsonObject = {
         "stage": settings.zero_stage,
         "stage3_param_persistence_threshold": PERSISTENT_NUMBERS,
     }

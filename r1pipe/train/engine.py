@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Protocol
 
 import torch
 from torch import Tensor
@@ -17,6 +17,9 @@ from r1pipe.train.batching import MicroBatch
 from r1pipe.train.packed import attending
 from r1pipe.train.state import StateWriter, read_state, write_facts
 from r1pipe.workers import in_order
+
+if TYPE_CHECKING:
+    from r1pipe.models.interfaces import LanguageModel
 
 Measures = tuple[float, Mapping[str, float], Mapping[str, float]]
 """Loss, sums and peaks of one micro-batch as plain numbers."""
@@ -38,9 +41,9 @@ class Loss:
         return float(self.value.detach()), self.sums, self.peaks
 
 
-LossFunction = Callable[[Any, MicroBatch], Loss]
+LossFunction = Callable[[LanguageModel, MicroBatch], Loss]
 """(model, micro-batch) -> its loss. Several threads may call it at once."""
-TokenFunction = Callable[[Any, MicroBatch], Tensor]
+TokenFunction = Callable[[LanguageModel, MicroBatch], Tensor]
 """(model, micro-batch) -> one number for each trained token, in row order."""
 
 
@@ -59,8 +62,8 @@ class Forward(Protocol):
 class Engine(Forward, Protocol):
     """What trains a model; every backend passes one conformance suite."""
 
-    model: Any
-    parameters: dict[str, Any]
+    model: LanguageModel
+    parameters: dict[str, Tensor]
     """What is trained, by name; sharded if the engine keeps it so."""
 
     def accumulate(self, batches: Iterable[MicroBatch], loss: LossFunction) -> dict[str, float]:
@@ -72,7 +75,7 @@ class Engine(Forward, Protocol):
     def step(self, learning_rate: float) -> float:
         """Clip, update, clear the gradients; return the gradient norm before clipping."""
 
-    def writing(self, parameter: Any) -> AbstractContextManager[Any]:
+    def writing(self, parameter: Tensor) -> AbstractContextManager[object]:
         """Give a block in which `parameter.data` is whole, and what is written into it stays."""
 
     def weights(self) -> Iterator[tuple[str, Tensor]]:
@@ -97,7 +100,9 @@ class Engine(Forward, Protocol):
 class LocalForward:
     """Runs a model of this process forward; threads share the micro-batches."""
 
-    def __init__(self, model: Any, precision: Precision = "float32", workers: int = 1) -> None:
+    def __init__(
+        self, model: LanguageModel, precision: Precision = "float32", workers: int = 1
+    ) -> None:
         self.model = model
         self.precision = precision
         self.workers = workers
@@ -123,7 +128,7 @@ class TorchEngine(LocalForward):
 
     def __init__(
         self,
-        model: Any,
+        model: LanguageModel,
         *,
         betas: tuple[float, float] = (0.9, 0.95),
         weight_decay: float = 0.0,
@@ -181,7 +186,7 @@ class TorchEngine(LocalForward):
         self.optimizer.zero_grad(set_to_none=True)
         return float(norm)
 
-    def writing(self, parameter: Any) -> AbstractContextManager[Any]:
+    def writing(self, parameter: Tensor) -> AbstractContextManager[object]:
         """Every parameter is whole."""
         return nullcontext()
 

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from functools import partial
-from typing import Any
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
@@ -18,11 +18,14 @@ from r1pipe.train.batching import Batching, MicroBatch, micro_batches
 from r1pipe.train.engine import Forward
 from r1pipe.train.packed import blocks_of, is_attending
 
+if TYPE_CHECKING:
+    from r1pipe.models.interfaces import LanguageModel
+
 MAX_LOGITS = 1 << 26
 """Most logits that stand in memory at once: 256 MiB in float32, and as much for their gradient."""
 
 
-def token_logprobs(model: Any, batch: MicroBatch, temperature: float = 1.0) -> Tensor:
+def token_logprobs(model: LanguageModel, batch: MicroBatch, temperature: float = 1.0) -> Tensor:
     """Return the log-probability of every trained token, in row order.  -> [N]
 
     The head runs only where a trained token is predicted, so no logits of prompts or padding stand
@@ -65,12 +68,12 @@ def completion_logprobs(
     return rows
 
 
-def hidden_states(model: Any, batch: MicroBatch) -> Tensor:
+def hidden_states(model: LanguageModel, batch: MicroBatch) -> Tensor:
     """Return the last hidden state of every position.  -> [B, T, H]
 
     Where ranks share the rows, of those positions that are this rank's.
     """
-    inputs: dict[str, Any] = {
+    inputs: dict[str, object] = {
         "input_ids": batch.input_ids,
         "attention_mask": batch.attention_mask,
         "position_ids": batch.position_ids,

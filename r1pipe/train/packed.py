@@ -13,7 +13,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 import torch
 from torch import Tensor
@@ -23,6 +23,11 @@ from transformers import AttentionInterface
 
 from r1pipe.errors import StageError
 from r1pipe.train.batching import MicroBatch
+
+if TYPE_CHECKING:
+    from transformers import PretrainedConfig
+
+    from r1pipe.models.interfaces import LanguageModel
 
 PREFIX = "r1pipe-packed-"
 """Before the name of the attention that it computes each sequence with."""
@@ -125,7 +130,7 @@ IN_CONFIG = ("sliding_window", "attn_logit_softcapping")
 """What says so beforehand: such a model keeps its own attention."""
 
 
-def check_plain(asked: Mapping[str, Any], setting: str, instead: str) -> None:
+def check_plain(asked: Mapping[str, object], setting: str, instead: str) -> None:
     """Raise StageError for a layer that asks attention of ours for what it does not do."""
     for name in UNSUPPORTED:
         if asked.get(name) is not None:
@@ -136,7 +141,7 @@ def check_plain(asked: Mapping[str, Any], setting: str, instead: str) -> None:
 
 
 @contextmanager
-def attending(model: Any, batches: Sequence[MicroBatch]) -> Iterator[None]:
+def attending(model: LanguageModel, batches: Sequence[MicroBatch]) -> Iterator[None]:
     """Have a model attend like this inside the block where its micro-batches are packed.
 
     Outside of it the same model may sample. Models of other attention keep their own.
@@ -153,11 +158,11 @@ def attending(model: Any, batches: Sequence[MicroBatch]) -> Iterator[None]:
         model.set_attn_implementation(before)
 
 
-def _can_attend(config: Any) -> bool:
+def _can_attend(config: PretrainedConfig) -> bool:
     is_plain = not any(getattr(config, name, None) for name in IN_CONFIG)
     return is_plain and config._attn_implementation in WEIGH
 
 
-def is_attending(model: Any) -> bool:
+def is_attending(model: LanguageModel) -> bool:
     """Return whether a model attends like this now, and wants `blocks`."""
     return str(model.config._attn_implementation).startswith(PREFIX)

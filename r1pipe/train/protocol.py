@@ -14,6 +14,7 @@ from r1pipe.ranks import Ranks
 from r1pipe.settings import EngineRun, EngineSettings, Optimizer, Precision
 
 if TYPE_CHECKING:
+    from r1pipe.models.interfaces import LanguageModel
     from r1pipe.train.engine import Engine
 
 
@@ -37,6 +38,11 @@ class EngineBackend(EngineSettings):
 
     @abstractmethod
     def engine(
-        self, model: Any, optimizer: Optimizer, run: EngineRun, ranks: Ranks, precision: Precision
+        self,
+        model: LanguageModel,
+        optimizer: Optimizer,
+        run: EngineRun,
+        ranks: Ranks,
+        precision: Precision,
     ) -> Engine:
         """Return the engine that trains a model."""

@@ -13,7 +13,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from itertools import pairwise
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 import torch.distributed as dist
@@ -24,13 +24,17 @@ from r1pipe.errors import StageError
 from r1pipe.train.batching import MicroBatch, SequenceShard
 from r1pipe.train.packed import check_plain
 
+if TYPE_CHECKING:
+    from torch.distributed import ProcessGroup
+    from transformers import PretrainedConfig
+
 ATTENTION = "r1pipe-ulysses"
 """The name under which transformers finds this attention."""
 Operation = Callable[[Tensor, Any], Tensor]
 """(values, group) -> what this rank gets."""
 
 
-def check_heads(config: Any, size: int) -> None:
+def check_heads(config: PretrainedConfig, size: int) -> None:
     """Raise StageError where `size` ranks cannot share the attention heads of a model."""
     heads: int = config.num_attention_heads
     kv_heads: int = getattr(config, "num_key_value_heads", None) or heads
@@ -50,7 +54,9 @@ def fits(heads: int, kv_heads: int, size: int) -> bool:
 # ---- positions: a micro-batch in shards ----------------------------------------------------------
 
 
-def split(batch: MicroBatch, number: int, size: int, group: Any = None) -> MicroBatch:
+def split(
+    batch: MicroBatch, number: int, size: int, group: ProcessGroup | None = None
+) -> MicroBatch:
     """Return one of `size` shards of a micro-batch, with the token after its last position.
 
     Rows are padded until they divide. The first token of a shard is predicted by the shard before.
@@ -146,7 +152,7 @@ def attend(
     return gather_heads(found, size, group).transpose(1, 2).contiguous(), None
 
 
-def gather_positions(heads: Tensor, size: int, group: Any = None) -> Tensor:
+def gather_positions(heads: Tensor, size: int, group: ProcessGroup | None = None) -> Tensor:
     """Return all positions of this rank's heads, given all heads at its positions.
 
     [B, A, S, D] -> [B, A / N, T, D]. Fewer heads than ranks are repeated: each rank gets the one
@@ -160,7 +166,7 @@ def gather_positions(heads: Tensor, size: int, group: Any = None) -> Tensor:
     return found.reshape(rows, count // size, size * width, depth)
 
 
-def gather_heads(positions: Tensor, size: int, group: Any = None) -> Tensor:
+def gather_heads(positions: Tensor, size: int, group: ProcessGroup | None = None) -> Tensor:
     """Return all heads at this rank's positions: [B, A / N, T, D] -> [B, A, S, D]."""
     rows, count, width, depth = positions.shape
     of_ranks = positions.reshape(rows, count, size, width // size, depth).movedim(2, 0)
@@ -168,7 +174,7 @@ def gather_heads(positions: Tensor, size: int, group: Any = None) -> Tensor:
     return found.reshape(rows, size * count, width // size, depth)
 
 
-def exchange(blocks: Tensor, group: Any = None) -> Tensor:
+def exchange(blocks: Tensor, group: ProcessGroup | None = None) -> Tensor:
     """Give block n to rank n, and get as block n what rank n gave.  [N, ...] -> [N, ...]"""
     found: Tensor = _Collective.apply(blocks, _all_to_all, group)  # type: ignore[no-untyped-call]
     return found
@@ -187,7 +193,9 @@ class _Collective(torch.autograd.Function):
     """A symmetric exchange between ranks: gradients go back the way that values came."""
 
     @staticmethod
-    def forward(ctx: Any, values: Tensor, operation: Operation, group: Any) -> Tensor:
+    def forward(
+        ctx: Any, values: Tensor, operation: Operation, group: ProcessGroup | None
+    ) -> Tensor:
         ctx.operation, ctx.group = operation, group
         return operation(values, group)
 
@@ -196,14 +204,14 @@ class _Collective(torch.autograd.Function):
         return ctx.operation(gradients[0], ctx.group), None, None
 
 
-def _all_to_all(blocks: Tensor, group: Any) -> Tensor:
+def _all_to_all(blocks: Tensor, group: ProcessGroup | None) -> Tensor:
     given = blocks.contiguous()
     found = torch.empty_like(given)
     dist.all_to_all_single(found, given, group=group)
     return found
 
 
-def _all_reduce(values: Tensor, group: Any) -> Tensor:
+def _all_reduce(values: Tensor, group: ProcessGroup | None) -> Tensor:
     found = values.clone()
     dist.all_reduce(found, group=group)
     return found

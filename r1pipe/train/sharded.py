@@ -37,6 +37,7 @@ from r1pipe.train.deepspeed_setup import (
 from r1pipe.train.engine import TokenFunction
 
 if TYPE_CHECKING:
+    from r1pipe.models.interfaces import LanguageModel
     from r1pipe.train.deepspeed_backend import DeepSpeedSettings
 
 INDEX, SINGLE = "model.safetensors.index.json", "model.safetensors"
@@ -63,7 +64,7 @@ def load_sharded(
     some) is loaded whole, with a warning, and sharded by the engine.
     """
     join_process_group()
-    options: dict[str, Any] = {"dtype": torch.float32, "attn_implementation": "sdpa"}
+    options: dict[str, object] = {"dtype": torch.float32, "attn_implementation": "sdpa"}
     config = AutoConfig.from_pretrained(folder, local_files_only=True, **changes)
     with init_empty_weights(include_buffers=False):
         model = kind.from_config(config, **options)
@@ -108,7 +109,11 @@ class _Files:
 
 
 def _fill(
-    model: Any, files: _Files, settings: DeepSpeedSettings, precision: Precision, fresh: str | None
+    model: LanguageModel,
+    files: _Files,
+    settings: DeepSpeedSettings,
+    precision: Precision,
+    fresh: str | None,
 ) -> None:
     """Give the parameters of an empty model their values, and shard each one among the ranks."""
     named = dict(model.named_parameters())  # of tied ones the first
@@ -138,11 +143,11 @@ class ShardedReference:
     """A frozen model that is sharded among all ranks, as ZeRO-3 has the one that is trained."""
 
     def __init__(
-        self, model: Any, settings: EngineSettings, ranks: Ranks, precision: Precision
+        self, model: LanguageModel, settings: EngineSettings, ranks: Ranks, precision: Precision
     ) -> None:
         zero = cast("DeepSpeedSettings", settings)  # no other backend divides weights
         self.model = model
-        self.parameters: dict[str, Any] = dict(model.named_parameters())
+        self.parameters: dict[str, Tensor] = dict(model.named_parameters())
         self._sharder = BatchSharder(model, ranks, zero.sequence_parallel)
         self._engine, *_ = deepspeed.initialize(
             model=RootModule(model), config=config_of(zero, precision, is_trained=False)
@@ -160,7 +165,7 @@ class ShardedReference:
         self._engine.optimizer.empty_partition_cache()
         return found
 
-    def writing(self, parameter: Any) -> AbstractContextManager[Any]:
+    def writing(self, parameter: Tensor) -> AbstractContextManager[object]:
         """Gather a parameter, and shard what rank 0 has made of it after the block."""
         return gathered(parameter, is_written=True)
 

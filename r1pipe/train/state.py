@@ -14,7 +14,7 @@ import json
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack
 from pathlib import Path
-from typing import Any, cast
+from typing import cast
 
 import torch
 from safetensors import safe_open
@@ -62,7 +62,7 @@ def save_tensors(tensors: dict[str, Tensor], path: Path) -> None:
     write_digested(path, save(tensors))
 
 
-def write_facts(folder: Path, **facts: Any) -> None:
+def write_facts(folder: Path, **facts: object) -> None:
     """Say what wrote a checkpoint; it is complete once its tensors are there too."""
     (folder / "engine.json").write_text(json.dumps(facts | {"format": FORMAT}))
 
@@ -73,7 +73,7 @@ def read_state(folder: Path, names: list[str]) -> Iterator[tuple[str, Tensor, di
     Raises DamagedError where the names are not those of the model.
     """
     with ExitStack() as stack:
-        found: dict[str, Any] = {}
+        found: dict[str, safe_open] = {}
         for path in sorted(folder.glob("engine*.safetensors")):
             file = stack.enter_context(safe_open(path, framework="pt"))
             found |= dict.fromkeys(file.keys(), file)
@@ -90,5 +90,5 @@ def read_state(folder: Path, names: list[str]) -> Iterator[tuple[str, Tensor, di
             yield name, _read(found, f"weight:{name}"), state
 
 
-def _read(found: Mapping[str, Any], key: str) -> Tensor:
+def _read(found: Mapping[str, safe_open], key: str) -> Tensor:
     return cast(Tensor, found[key].get_tensor(key)).to(torch.float32)

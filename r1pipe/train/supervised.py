@@ -11,7 +11,7 @@ from collections.abc import Iterator, Sequence
 from functools import partial
 from itertools import islice
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING
 
 from r1pipe.errors import StageError
 from r1pipe.models.policy import save_model
@@ -32,11 +32,14 @@ from r1pipe.train.engine import Engine, Loss
 from r1pipe.train.logprobs import token_logprobs
 from r1pipe.train.loop import Trainer, Update
 
+if TYPE_CHECKING:
+    from r1pipe.models.interfaces import LanguageModel, Tokenizer
+
 
 def fit(
     context: Context,
-    model: Any,
-    tokenizer: Any,
+    model: LanguageModel,
+    tokenizer: Tokenizer,
     sequences: Sequence[TokenSequence],
     params: EpochParams,
     run: TrainRun,
@@ -53,7 +56,7 @@ def fit(
     finish(context, engine, tokenizer)
 
 
-def finish(context: Context, engine: Engine, tokenizer: Any) -> None:
+def finish(context: Context, engine: Engine, tokenizer: Tokenizer) -> None:
     """Write the trained model as the stage's output and close its engine."""
     weights = engine.consolidated()
     if weights is not None:
@@ -62,7 +65,7 @@ def finish(context: Context, engine: Engine, tokenizer: Any) -> None:
 
 
 def sequences_of(
-    tokenizer: Any, folder: Path, max_tokens: int, max_rows: int | None = None
+    tokenizer: Tokenizer, folder: Path, max_tokens: int, max_rows: int | None = None
 ) -> tuple[list[TokenSequence], int]:
     """Return the first rows of a data set as sequences, and how many were over `max_tokens`.
 
@@ -120,6 +123,6 @@ def supervised_update(sequences: Sequence[TokenSequence], batching: Batching) ->
     return Update(micro_batches(sequences, batching), loss, tokens, tokens)
 
 
-def negative_log_likelihood(model: Any, batch: MicroBatch, num_tokens: int) -> Loss:
+def negative_log_likelihood(model: LanguageModel, batch: MicroBatch, num_tokens: int) -> Loss:
     """Return what a micro-batch adds to the loss of an update with so many trained tokens."""
     return Loss(-token_logprobs(model, batch).sum() / num_tokens)

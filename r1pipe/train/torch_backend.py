@@ -10,6 +10,7 @@ from r1pipe.settings import EngineRun, Optimizer, Precision
 from r1pipe.train.protocol import EngineBackend
 
 if TYPE_CHECKING:
+    from r1pipe.models.interfaces import LanguageModel
     from r1pipe.train.engine import Engine
 
 
@@ -35,7 +36,12 @@ class TorchSettings(EngineBackend):
         return load_model(folder, device=device, kind=kind, **changes)
 
     def engine(
-        self, model: Any, optimizer: Optimizer, run: EngineRun, ranks: Ranks, precision: Precision
+        self,
+        model: LanguageModel,
+        optimizer: Optimizer,
+        run: EngineRun,
+        ranks: Ranks,
+        precision: Precision,
     ) -> Engine:
         """Return an engine whose threads share a step on a CPU."""
         from r1pipe.train.engine import TorchEngine
