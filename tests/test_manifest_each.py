@@ -58,6 +58,23 @@ def test_a_new_entry_has_what_lower_layers_say_of_its_siblings(project: Path) ->
     assert [(each.levels, each.is_strict) for each in params] == [((9,), True), ((9,), True)]  # type: ignore[attr-defined]
 
 
+def test_a_new_entry_has_the_words_of_its_layer_over_the_defaults_of_its_layer(
+    project: Path,
+) -> None:
+    whole = "more: {params: {levels: [4]}, each: {c: {}}}"
+    text = f"{SHORT}  p: {{defaults: {{join: {{params: {{levels: [9]}}}}}}, stages: {{{whole}}}}}\n"
+    manifest = load(project, text, profile="p")
+    assert [value(manifest, f"more-{label}", "levels") for label in "ac"] == [(4,), (4,)]
+
+
+def test_a_new_entry_has_the_defaults_of_a_layer_that_does_not_name_its_siblings(
+    project: Path,
+) -> None:
+    text = SHORT + "  p: {defaults: {join: {params: {levels: [9]}}}}\n"
+    text += "  q: {extends: p, stages: {more: {each: {c: {}}}}}\n"
+    assert value(load(project, text, profile="q"), "more-c", "levels") == (9,)
+
+
 def test_an_entry_is_a_stage_like_any_other_for_profiles_and_set(project: Path) -> None:
     text = SHORT + "  p: {stages: {more-a: {params: {levels: [1]}}}}\n"
     overrides = ["stages.more-b.params.name=x", "stages.more.params.is_strict=true"]
@@ -250,6 +267,23 @@ def test_an_unknown_reward_has_its_nearest_name() -> None:
     (line,) = mistakes_of(R1, overrides=[said])
     end = "in defaults.grpo.params.rewards; rewards: accuracy, format, language, length"
     assert line == f"--set {said}: unknown reward 'brevity' {end}"
+
+
+def test_what_a_stage_lacks_beside_its_defaults_is_reported_at_the_stage(tmp_path: Path) -> None:
+    (tmp_path / "manifests").mkdir()
+    path = tmp_path / "manifests" / "other.yaml"
+    stage = (
+        "{kind: pretrain, inputs: {tokenizer: tokenizer, rows: corpus}, params: {architecture: {"
+    )
+    path.write_text(
+        f"r1pipe: 1\nname: x\nextends: {R1}\nstages:\n  own: {stage}hidden_size: 8}}}}}}\n"
+    )
+    label = "stages.own.params.architecture"
+    found = [line for line in mistakes_of(path) if "missing" in line]
+    assert found == [
+        f"other.yaml:5:80: {label}.{name} is missing and has no default"
+        for name in ("intermediate_size", "num_layers")
+    ]
 
 
 def test_a_scoreboard_that_names_an_entry_that_was_taken_away_is_refused(tmp_path: Path) -> None:

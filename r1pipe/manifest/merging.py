@@ -70,10 +70,11 @@ class Below:
             else:
                 self.removed.discard(here)
                 entries[name] = value
-        origin = base.origin
-        if origin.path is not None and origin.path != over.origin.path:
-            origin = replace(origin, path=None)  # no longer what stands at that path alone
-        return Value(entries, origin, base.key_origin)
+        if base.origin.path is None or base.origin.path == over.origin.path:
+            return Value(entries, base.origin, base.key_origin)
+        # no longer what stands at that path alone: what it lacks is a matter of the words over it
+        place = over.key_origin or base.key_origin
+        return Value(entries, replace(over.origin, path=None), place)
 
     def remove(self, entries: dict[str, Value], path: Path, value: Value) -> None:
         """Take away what `null` names."""
