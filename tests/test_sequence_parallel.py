@@ -249,7 +249,7 @@ def test_each_rank_runs_the_model_over_its_positions_alone() -> None:
     policy.set_attn_implementation(ATTENTION)
     seen: list[tuple[int, ...]] = []
     policy.model.layers[1].mlp.register_forward_hook(lambda m, i, out: seen.append(out.shape))
-    on_ranks(2, lambda member: hidden_states(policy, split(batch, member.rank, 2, member)))
+    on_ranks(2, lambda m: hidden_states(policy, split(batch, m.rank, 2, cast(Any, m))))
     width = -(-batch.input_ids.shape[1] // 2)
     assert seen == [(1, width, 24)] * 2
 

@@ -14,7 +14,6 @@ import json
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack
 from pathlib import Path
-from typing import cast
 
 import torch
 from safetensors import safe_open
@@ -91,4 +90,5 @@ def read_state(folder: Path, names: list[str]) -> Iterator[tuple[str, Tensor, di
 
 
 def _read(found: Mapping[str, safe_open], key: str) -> Tensor:
-    return cast(Tensor, found[key].get_tensor(key)).to(torch.float32)
+    tensor: Tensor = found[key].get_tensor(key)  # type: ignore[no-untyped-call]
+    return tensor.to(torch.float32)
