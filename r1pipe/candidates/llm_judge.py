@@ -12,17 +12,14 @@ import json
 import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 from r1pipe.chat import split_completion
 from r1pipe.generate.protocol import Generator, Request, Sampled, SamplingParams
 from r1pipe.generate.uniforms import request_seed
 from r1pipe.keys import Json, JsonObject
+from r1pipe.models.interfaces import Tokenizer
 from r1pipe.models.prompts import encode_prompt
 from r1pipe.records import FinishReason, Problem, Verdict
-
-if TYPE_CHECKING:
-    from r1pipe.models.interfaces import Tokenizer
 
 FIELDS = ("question", "reference", "prediction")
 """What a template has in braces, each at least once."""

@@ -4,16 +4,14 @@ from __future__ import annotations
 
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import Literal
 
 from pydantic import Field
 
 from r1pipe.errors import StageError
 from r1pipe.generate.protocol import Generator, GeneratorBackend
+from r1pipe.models.interfaces import LanguageModel, Tokenizer
 from r1pipe.settings import Placement, Precision, SampleRun
-
-if TYPE_CHECKING:
-    from r1pipe.models.interfaces import LanguageModel, Tokenizer
 
 
 class OpenAISettings(GeneratorBackend):

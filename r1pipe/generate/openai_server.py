@@ -25,11 +25,11 @@ from r1pipe.generate.failures import SamplingFailed
 from r1pipe.generate.protocol import Request, Sampled, SamplingParams, Weights
 from r1pipe.generate.uniforms import short_seed
 from r1pipe.keys import JsonObject
+from r1pipe.models.interfaces import Tokenizer
 from r1pipe.records import FinishReason
 
 if TYPE_CHECKING:
     from r1pipe.generate.openai_backend import OpenAISettings
-    from r1pipe.models.interfaces import Tokenizer
 
 MAY_PASS = frozenset({408, 409, 425, 429, 500, 502, 503, 504, 529})
 FIRST_DELAY_S, MAX_DELAY_S = 0.5, 60.0

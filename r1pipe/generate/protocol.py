@@ -13,13 +13,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol, TypeAlias
 
+from r1pipe.models.interfaces import LanguageModel, Tokenizer
 from r1pipe.records import FinishReason
 from r1pipe.settings import GeneratorSettings, Precision, SampleRun
 
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from r1pipe.models.interfaces import LanguageModel, Tokenizer
 
 Weights: TypeAlias = "Iterable[tuple[str, Tensor]]"
 """Parameters of a policy with their names, one after the other."""

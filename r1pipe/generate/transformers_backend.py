@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import Literal
 
 from r1pipe.generate.protocol import Generator, GeneratorBackend
+from r1pipe.models.interfaces import LanguageModel, Tokenizer
 from r1pipe.settings import Precision, SampleRun
-
-if TYPE_CHECKING:
-    from r1pipe.models.interfaces import LanguageModel, Tokenizer
 
 
 class TransformersSettings(GeneratorBackend):

@@ -3,14 +3,11 @@
 from __future__ import annotations
 
 from contextlib import AbstractContextManager, nullcontext
-from typing import TYPE_CHECKING
 
 import torch
 
+from r1pipe.models.interfaces import LanguageModel
 from r1pipe.settings import Precision
-
-if TYPE_CHECKING:
-    from r1pipe.models.interfaces import LanguageModel
 
 
 def dtype_of(precision: Precision) -> torch.dtype:

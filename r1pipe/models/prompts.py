@@ -4,12 +4,9 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from r1pipe.chat import Format, render_prompt
-
-if TYPE_CHECKING:
-    from r1pipe.models.interfaces import Tokenizer
+from r1pipe.models.interfaces import Tokenizer
 
 POSITIONS = "max_position_embeddings"
 

@@ -5,20 +5,17 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from itertools import islice
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from r1pipe.candidates.candidate import Sample, candidate_id
 from r1pipe.chat import Format
 from r1pipe.generate.protocol import Generator, Request, SamplingParams
 from r1pipe.generate.uniforms import request_seed
+from r1pipe.models.interfaces import Tokenizer
 from r1pipe.models.prompts import encode_prompt
 from r1pipe.records import FinishReason, Problem, Row
 from r1pipe.rejection.schedule import Unit
 from r1pipe.rejection.writer import sample_of
 from r1pipe.rows import read_rows
-
-if TYPE_CHECKING:
-    from r1pipe.models.interfaces import Tokenizer
 
 
 class GeneratedSamples:

@@ -24,11 +24,11 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from itertools import islice
-from typing import TYPE_CHECKING
 
 import torch
 
 from r1pipe.generate.protocol import Generator, SamplingParams
+from r1pipe.models.interfaces import LanguageModel, Tokenizer
 from r1pipe.records import FinishReason, Group, Problem, Rollout
 from r1pipe.rl.losses import grpo_token_loss, token_weights, truncated_weights
 from r1pipe.rl.params import GrpoParams
@@ -47,9 +47,6 @@ from r1pipe.train.batching import Batching, MicroBatch, count_loss_tokens, micro
 from r1pipe.train.engine import Loss
 from r1pipe.train.logprobs import completion_logprobs, token_logprobs
 from r1pipe.train.loop import Trainer, Update
-
-if TYPE_CHECKING:
-    from r1pipe.models.interfaces import LanguageModel, Tokenizer
 
 NUM_SAMPLE_ROWS = 4
 MISMATCH = ("mismatch_kl", "mismatch_ratio_max")

@@ -7,12 +7,12 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from functools import partial
-from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
 from torch.nn.functional import binary_cross_entropy_with_logits, logsigmoid
 
+from r1pipe.models.interfaces import LanguageModel
 from r1pipe.records import TokenSequence
 from r1pipe.rl.params import PreferenceObjective, RewardModelParams, RewardModelRun
 from r1pipe.rl.reward_model import scores
@@ -21,9 +21,6 @@ from r1pipe.train.batching import MicroBatch, one_batch
 from r1pipe.train.engine import Engine, Loss
 from r1pipe.train.loop import Trainer, Update
 from r1pipe.train.supervised import batches_of
-
-if TYPE_CHECKING:
-    from r1pipe.models.interfaces import LanguageModel
 
 
 def pairwise_loss(values: Tensor) -> Tensor:

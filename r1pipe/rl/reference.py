@@ -12,6 +12,7 @@ import torch
 from safetensors import safe_open
 from torch import Tensor
 
+from r1pipe.models.interfaces import LanguageModel
 from r1pipe.models.policy import freeze
 from r1pipe.models.precision import cast_weights
 from r1pipe.ranks import ALONE, Ranks
@@ -24,7 +25,6 @@ from r1pipe.train.logprobs import completion_logprobs
 from r1pipe.train.state import StateWriter
 
 if TYPE_CHECKING:
-    from r1pipe.models.interfaces import LanguageModel
     from r1pipe.train.sharded import ShardedReference
 
 NAME = "reference"

@@ -10,12 +10,13 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from torch import Tensor
 from transformers import AutoModelForSequenceClassification
 
+from r1pipe.models.interfaces import LanguageModel, Tokenizer
 from r1pipe.models.policy import freeze, load_tokenizer
 from r1pipe.models.precision import dtype_of
 from r1pipe.models.prompts import encode_completion, encode_prompt
@@ -29,9 +30,6 @@ from r1pipe.train.batching import MicroBatch, batching_of, micro_batches
 from r1pipe.train.logprobs import hidden_states
 from r1pipe.train.sequence_parallel import add_over_shards
 from r1pipe.workers import in_order
-
-if TYPE_CHECKING:
-    from r1pipe.models.interfaces import LanguageModel, Tokenizer
 
 
 def new_reward_model(

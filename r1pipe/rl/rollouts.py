@@ -7,7 +7,6 @@ from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict
 from itertools import chain
-from typing import TYPE_CHECKING
 
 import torch
 
@@ -16,15 +15,13 @@ from r1pipe.chat import Format
 from r1pipe.generate.protocol import Generator, Request, SamplingParams
 from r1pipe.generate.uniforms import request_seed
 from r1pipe.keys import JsonObject
+from r1pipe.models.interfaces import Tokenizer
 from r1pipe.models.prompts import encode_prompt
 from r1pipe.ranks import ALONE, Ranks
 from r1pipe.records import FinishReason, Group, Problem, Rollout, Verdict
 from r1pipe.rl.losses import group_advantages
 from r1pipe.rl.params import AdvantageStd, GrpoParams
 from r1pipe.verify import verify_many
-
-if TYPE_CHECKING:
-    from r1pipe.models.interfaces import Tokenizer
 
 RewardFn = Callable[[Sequence[tuple[Problem, str]]], list[float]]
 """(problem, completion text) pairs -> rewards in [0, 1]: a reward model as a function."""

@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from r1pipe.generate.backends import generator_of
+from r1pipe.models.interfaces import LanguageModel, Tokenizer
 from r1pipe.models.policy import freeze, load_model
 from r1pipe.models.precision import dtype_of
 from r1pipe.records import Problem
@@ -22,9 +22,6 @@ from r1pipe.train.backends import make_engine, shards_weights
 from r1pipe.train.batching import batching_of
 from r1pipe.train.loop import Trainer
 from r1pipe.train.supervised import finish
-
-if TYPE_CHECKING:
-    from r1pipe.models.interfaces import LanguageModel, Tokenizer
 
 
 @contextmanager

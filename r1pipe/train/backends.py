@@ -4,18 +4,16 @@ from __future__ import annotations
 
 from importlib.util import find_spec
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from transformers import AutoModelForCausalLM
 
 from r1pipe.errors import StageError
+from r1pipe.models.interfaces import LanguageModel
 from r1pipe.ranks import ALONE, Ranks
 from r1pipe.settings import EngineRun, Optimizer, Precision
 from r1pipe.train.engine import Engine
 from r1pipe.train.protocol import EngineBackend
-
-if TYPE_CHECKING:
-    from r1pipe.models.interfaces import LanguageModel
 
 
 def make_engine(

@@ -12,6 +12,7 @@ import torch.distributed as dist
 from torch import Tensor
 from transformers import AttentionInterface
 
+from r1pipe.models.interfaces import LanguageModel
 from r1pipe.ranks import Ranks
 from r1pipe.train import packed
 from r1pipe.train.batching import MicroBatch
@@ -27,8 +28,6 @@ from r1pipe.train.sequence_parallel import (
 
 if TYPE_CHECKING:
     from torch.distributed import ProcessGroup
-
-    from r1pipe.models.interfaces import LanguageModel
 
 
 class BatchSharder:

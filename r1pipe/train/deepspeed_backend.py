@@ -11,12 +11,12 @@ from typing import TYPE_CHECKING, Any, Literal
 from pydantic import Field, model_validator
 
 from r1pipe.errors import StageError
+from r1pipe.models.interfaces import LanguageModel
 from r1pipe.ranks import Launch, Launcher, Ranks
 from r1pipe.settings import EngineRun, Optimizer, Placement, Precision
 from r1pipe.train.protocol import EngineBackend
 
 if TYPE_CHECKING:
-    from r1pipe.models.interfaces import LanguageModel
     from r1pipe.train.engine import Engine
 
 

@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
+from r1pipe.models.interfaces import LanguageModel
 from r1pipe.ranks import Ranks
 from r1pipe.settings import Precision
 from r1pipe.train.batching import MicroBatch
@@ -32,7 +33,6 @@ from r1pipe.train.engine import LossFunction, Measures, TokenFunction, add_up
 from r1pipe.train.state import MOMENTS, StateWriter, read_state, write_facts
 
 if TYPE_CHECKING:
-    from r1pipe.models.interfaces import LanguageModel
     from r1pipe.train.deepspeed_backend import DeepSpeedSettings
 
 from deepspeed.utils import (  # isort: skip - its own set-up comes first

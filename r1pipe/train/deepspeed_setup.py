@@ -12,12 +12,12 @@ from torch import Tensor
 from torch.distributed import HashStore  # type: ignore[attr-defined]
 
 from r1pipe.keys import JsonObject
+from r1pipe.models.interfaces import LanguageModel
 from r1pipe.settings import Precision
 from r1pipe.train.batching import MicroBatch
 from r1pipe.train.engine import LossFunction, TokenFunction
 
 if TYPE_CHECKING:
-    from r1pipe.models.interfaces import LanguageModel
     from r1pipe.train.deepspeed_backend import DeepSpeedSettings
 
 # its logger and its accelerator are chosen when it is imported

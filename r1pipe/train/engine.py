@@ -6,20 +6,18 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Protocol
+from typing import Protocol
 
 import torch
 from torch import Tensor
 
+from r1pipe.models.interfaces import LanguageModel
 from r1pipe.models.precision import computing
 from r1pipe.settings import Precision
 from r1pipe.train.batching import MicroBatch
 from r1pipe.train.packed import attending
 from r1pipe.train.state import StateWriter, read_state, write_facts
 from r1pipe.workers import in_order
-
-if TYPE_CHECKING:
-    from r1pipe.models.interfaces import LanguageModel
 
 Measures = tuple[float, Mapping[str, float], Mapping[str, float]]
 """Loss, sums and peaks of one micro-batch as plain numbers."""

@@ -7,19 +7,16 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from functools import partial
-from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
+from r1pipe.models.interfaces import LanguageModel
 from r1pipe.records import TokenSequence
 from r1pipe.train.batching import Batching, MicroBatch, micro_batches
 from r1pipe.train.engine import Forward
 from r1pipe.train.packed import blocks_of, is_attending
-
-if TYPE_CHECKING:
-    from r1pipe.models.interfaces import LanguageModel
 
 MAX_LOGITS = 1 << 26
 """Most logits that stand in memory at once: 256 MiB in float32, and as much for their gradient."""

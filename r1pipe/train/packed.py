@@ -22,12 +22,12 @@ from torch.nn.functional import scaled_dot_product_attention
 from transformers import AttentionInterface
 
 from r1pipe.errors import StageError
+from r1pipe.models.interfaces import LanguageModel
 from r1pipe.train.batching import MicroBatch
 
 if TYPE_CHECKING:
     from transformers import PretrainedConfig
 
-    from r1pipe.models.interfaces import LanguageModel
 
 PREFIX = "r1pipe-packed-"
 """Before the name of the attention that it computes each sequence with."""

@@ -22,6 +22,7 @@ from safetensors import safe_open
 from torch import Tensor
 from transformers import AutoConfig, GenerationConfig
 
+from r1pipe.models.interfaces import LanguageModel
 from r1pipe.models.precision import dtype_of
 from r1pipe.ranks import Ranks
 from r1pipe.settings import EngineSettings, Precision
@@ -37,7 +38,6 @@ from r1pipe.train.deepspeed_setup import (
 from r1pipe.train.engine import TokenFunction
 
 if TYPE_CHECKING:
-    from r1pipe.models.interfaces import LanguageModel
     from r1pipe.train.deepspeed_backend import DeepSpeedSettings
 
 INDEX, SINGLE = "model.safetensors.index.json", "model.safetensors"

@@ -11,9 +11,9 @@ from collections.abc import Iterator, Sequence
 from functools import partial
 from itertools import islice
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from r1pipe.errors import StageError
+from r1pipe.models.interfaces import LanguageModel, Tokenizer
 from r1pipe.models.policy import save_model
 from r1pipe.models.prompts import encode_completion, encode_prompt
 from r1pipe.records import TokenSequence
@@ -31,9 +31,6 @@ from r1pipe.train.batching import (
 from r1pipe.train.engine import Engine, Loss
 from r1pipe.train.logprobs import token_logprobs
 from r1pipe.train.loop import Trainer, Update
-
-if TYPE_CHECKING:
-    from r1pipe.models.interfaces import LanguageModel, Tokenizer
 
 
 def fit(

@@ -5,12 +5,12 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
+from r1pipe.models.interfaces import LanguageModel
 from r1pipe.ranks import Ranks
 from r1pipe.settings import EngineRun, Optimizer, Precision
 from r1pipe.train.protocol import EngineBackend
 
 if TYPE_CHECKING:
-    from r1pipe.models.interfaces import LanguageModel
     from r1pipe.train.engine import Engine
 
 
