@@ -1,6 +1,7 @@
 """Canonical JSON, digests and key preimages. Nothing else in r1pipe hashes.
 
-key         = H(kind, VERSION, params that differ from their frozen default, {input: artifact id})
+key         = H(kind, VERSION, params that differ from their frozen default, {input: artifact id},
+                {entry of a plugin that the params name: digest of its file})
 artifact id = H(sorted [path, size, digest] of the artifact's data files)
 """
 
@@ -140,13 +141,16 @@ def key_preimage(
     version: int,
     params: Mapping[str, object],
     inputs: InputIds,
+    plugins: Mapping[str, Mapping[str, str]] | None = None,
 ) -> JsonObject:
     """Return the preimage whose hash is the key; it is stored as JSON beside the result.
 
     `params` holds only fields that differ from their frozen default; `inputs` maps each input's
-    name to the id of what it reads ({label: id} where an input takes many: labels reach results).
+    name to the id of what it reads ({label: id} where an input takes many: labels reach results);
+    `plugins` has the digests of the user's own rewards, tasks and checkers that the params name.
     """
-    return {"kind": kind, "version": version, "params": dict(params), "inputs": dict(inputs)}
+    found = {"kind": kind, "version": version, "params": dict(params), "inputs": dict(inputs)}
+    return found | ({"plugins": dict(plugins)} if plugins else {})
 
 
 def key_of(preimage: Mapping[str, object]) -> str:

@@ -10,6 +10,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from r1pipe.errors import ArtifactError
+from r1pipe.plugins.tables import stamped
 from r1pipe.records import Problem, Row
 
 ROWS_PER_SHARD = 50_000
@@ -140,7 +141,7 @@ def schema_of(folder: Path) -> pa.Schema:
 
 def write_problems(folder: Path, problems: Iterable[Problem]) -> int:
     """Write problems as rows; return their number."""
-    return write_rows(folder, (problem.to_row() for problem in problems))
+    return write_rows(folder, (stamped(problem).to_row() for problem in problems))
 
 
 def read_problems(folder: Path) -> list[Problem]:

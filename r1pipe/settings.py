@@ -8,6 +8,7 @@ from typing import Annotated, ClassVar, Literal, TypeAlias
 from pydantic import Field
 
 from r1pipe.backends import Backends
+from r1pipe.plugins.tables import TaskName
 from r1pipe.ranks import Launch
 from r1pipe.stage import StageModel
 
@@ -215,8 +216,9 @@ class SampleRun(ComputeRun):
 class World(StageModel):
     """A choice of synthetic problems."""
 
-    mix: dict[str, float]
-    """Share of each task by name (arithmetic, choice, countdown, parity, general, safety)."""
+    mix: dict[TaskName, float]
+    """Share of each task by name (arithmetic, choice, countdown, parity, general, safety, or a
+    plugin's)."""
     languages: tuple[Literal["en", "zh"], ...] = ("en", "zh")
     """Languages of the wording, drawn uniformly."""
     levels: dict[str, tuple[int, ...]] = Field(default_factory=dict)

@@ -83,15 +83,15 @@ def run(context: Context, params: Params, run: Run, inputs: Inputs) -> None:
 
 def _from_world(params: Params, rng: random.Random, name: str) -> Iterator[Row]:
     from r1pipe.tasks import corpus
-    from r1pipe.tasks.table import TASKS
+    from r1pipe.tasks.table import all_tasks
     from r1pipe.tasks.world import Noise
 
     if params.world is None:
         raise StageError(f"{name}: needs params.world or an input `problems`")
     world = params.world
-    noise = Noise(**params.author.model_dump())
+    noise, tasks = Noise(**params.author.model_dump()), all_tasks()
     for problem in corpus.training_problems(world.mix, rng, world.languages, world.levels):
-        solution = TASKS[problem.task].solve(problem, rng, noise)
+        solution = tasks[problem.task].solve(problem, rng, noise)
         yield corpus.solution_row(
             problem, solution, params.format, rng, params.thought_frac, params.unformatted_frac
         )

@@ -14,11 +14,12 @@ Run alone: `r1pipe stage problems`.
 from __future__ import annotations
 
 from dataclasses import asdict, replace
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
 
 from pydantic import Field
 
 from r1pipe.errors import StageError
+from r1pipe.plugins.tables import EntryOf
 from r1pipe.records import Problem
 from r1pipe.settings import World
 from r1pipe.stage import Context, Input, Inputs, StageModel
@@ -45,8 +46,9 @@ class Columns(StageModel):
     """Where the gold answer is: after `####`, in the last box, or the column itself."""
     language: str = "en"
     """Language of the questions (ISO 639-1)."""
-    checked_by: Literal["rule", "judge"] = "rule"
-    """A rule, or (answers in words, taken as they are) an LLM judge: a stage of kind `judge`."""
+    checked_by: Annotated[str, EntryOf("checkers", lambda: ("rule", "judge"))] = "rule"
+    """A rule, or (answers in words, taken as they are) an LLM judge: a stage of kind `judge`, or a
+    plugin's checker."""
     task: str = "math"
     """What the problems are called in rows, quotas and reports."""
     max_unusable_frac: float = Field(default=0.02, ge=0, le=1)
@@ -96,17 +98,18 @@ def run(context: Context, params: Params, run: Run, inputs: Inputs) -> None:
 
 
 def _draw(params: Params, name: str) -> list[Problem]:
-    from r1pipe.tasks.table import TASKS
+    from r1pipe.tasks.table import all_tasks
     from r1pipe.tasks.world import sample_problems
 
     if params.world is None:
         raise StageError(f"{name}: needs params.world, or an input `source` with params.columns")
-    unknown = sorted({*params.world.mix, *params.judged_tasks} - set(TASKS))
+    tasks = all_tasks()
+    unknown = sorted({*params.world.mix, *params.judged_tasks} - set(tasks))
     if unknown:
-        raise StageError(f"{name}: no task {', '.join(unknown)}; there are {', '.join(TASKS)}")
+        raise StageError(f"{name}: no task {', '.join(unknown)}; there are {', '.join(tasks)}")
     try:
         drawn = sample_problems(
-            TASKS,
+            tasks,
             params.world.mix,
             params.num_problems,
             held_out=params.split == "held-out",
@@ -133,13 +136,15 @@ def _read(params: Params, inputs: Inputs, context: Context) -> list[Problem]:
         gold=columns.gold,
         language=columns.language,
         task=columns.task,
-        is_judged=columns.checked_by == "judge",
+        is_judged=columns.checked_by != "rule",
         limit=params.num_problems,
         seed=params.seed,
         max_unusable_frac=columns.max_unusable_frac,
     )
     context.note(**asdict(problems.report))
-    return problems
+    if columns.checked_by in ("rule", "judge"):
+        return problems
+    return [replace(problem, checker=columns.checked_by) for problem in problems]
 
 
 def cost(params: Params, run: Run, inputs: InfoMap) -> Cost:

@@ -15,8 +15,8 @@ ROOT = Path(__file__).resolve().parent.parent
 HEAVY = ("torch", "transformers", "datasets", "vllm", "deepspeed", "sympy", "math_verify")
 FLOORS = (
     ("errors", "keys", "text", "chat", "ranks", "machine", "workers", "records"),
-    ("rows", "stage", "verify/answers", "verify/sandbox"),
-    ("backends",),
+    ("plugins", "stage", "verify/answers", "verify/sandbox"),
+    ("rows", "backends"),
     ("settings", "store", "manifest", "doctor", "verify/workers"),
     ("verify", "models", "launch"),
     ("tasks", "rewards", "generate", "train"),

@@ -60,7 +60,7 @@ def others(annotation: Any, value: Any) -> Iterator[Any]:  # noqa: C901 - one ca
         half = number / 2 if annotation is float else 0
         yield from (number + 1, number * 2, number - 1, half, number + 2)
     elif annotation is str:
-        yield from (f"{value or ''}x", "cuda", "en")
+        yield from (f"{value or ''}x", "cuda", "en", "judge")
     elif origin in (list, tuple, frozenset, set):
         items = list(value or ())
         yield from ([*items, one] for one in others(arguments[0], items[-1] if items else None))

@@ -10,11 +10,11 @@ import pytest
 
 from r1pipe.chat import render_completion
 from r1pipe.errors import StageError
-from r1pipe.records import Problem, Verdict
-from r1pipe.rewards import REWARDS, score, score_many
+from r1pipe.records import Problem
 from r1pipe.rewards.language import language_share
 from r1pipe.rewards.length import soft_overlong
 from r1pipe.rewards.model import helpfulness_text, safety_text
+from r1pipe.rewards.table import REWARDS
 
 GOLD = r"\boxed{5}"
 
@@ -222,26 +222,6 @@ def test_helpfulness_sees_the_summary_and_safety_sees_everything() -> None:
     assert helpfulness_text("<think>a secret") == ""
     assert helpfulness_text("<think>a</think> x <think> y") == ""
     assert safety_text(text) == text
-
-
-def test_the_weighted_sum_is_that_of_the_named_rewards() -> None:
-    text = r"<think>two plus three 是 five</think> \boxed{5}"
-    rewards, total = score(problem(), text, {"accuracy": 1.0, "format_chat": 0.5, "language": 0.1})
-    assert rewards == {"accuracy": 1.0, "format_chat": 1.0, "language": pytest.approx(4 / 5)}
-    assert total == pytest.approx(1.0 + 0.5 + 0.08)
-
-
-def test_scoring_together_is_scoring_alone() -> None:
-    weights = {"accuracy": 1.0, "format_zero": 0.2}
-    texts = [*RIGHT_ZERO, *CHEATS_ZERO.values()]
-    together = score_many([(problem(), text) for text in texts], weights)
-    assert [(r, total) for r, total, _ in together] == [score(problem(), t, weights) for t in texts]
-    assert together[0][2] is Verdict.CORRECT
-
-
-def test_an_unknown_reward_lists_the_choices() -> None:
-    with pytest.raises(StageError, match=r"'brevity'; choose one of accuracy, code, format_chat"):
-        score(problem(), "x", {"brevity": 1.0})
 
 
 def test_every_reward_stays_between_zero_and_one() -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 from tiny import (
     ScriptedGenerator,
@@ -143,6 +145,42 @@ def test_a_preference_takes_the_place_of_accuracy_for_general_prompts_only() -> 
     assert ruled.reward == 1.0 + 0.5 + 2.0
     assert preferred.rewards == {"preference": 0.25, "format": 1.0, "language": 1.0}
     assert preferred.reward == 0.25 + 0.5 + 2.0
+
+
+def test_the_reward_is_the_weighted_sum_of_the_named_rewards() -> None:
+    # words of the thought: two, plus, three and five, and one Chinese character: 4 / 5
+    (scored,) = scored_texts(
+        [r"<think>two plus three 是 five</think> \boxed{5}"],
+        {"accuracy": 1.0, "format_chat": 0.5, "language": 0.1},
+    )
+    named = {"accuracy": 1.0, "format_chat": 1.0, "language": pytest.approx(4 / 5)}
+    assert scored.rewards == named
+    assert scored.reward == pytest.approx(1.0 + 0.5 + 0.08)
+
+
+def test_a_group_is_scored_as_each_of_its_completions_is() -> None:
+    weights = {"accuracy": 1.0, "format_zero": 0.2}
+    texts = [
+        "<think>2+3=5</think> <answer>5</answer>",
+        "<think>a</think> <answer>5</answer> Done.",
+        "<think>a</think> <answer>6</answer>",
+        "<think>a <answer>5</answer>",
+        "",
+    ]
+    together = scored_texts(texts, weights)
+    assert [r.reward for r in together] == [scored_texts([t], weights)[0].reward for t in texts]
+    assert together[0].verdict is Verdict.CORRECT
+    assert together[0].reward == 1.2
+
+
+def scored_texts(texts: list[str], weights: dict[str, float]) -> list[Rollout]:
+    """Return rollouts of one problem with the gold answer 5, scored."""
+    asked = replace(problems(1)[0], gold="5", checker="number")
+    group = Group(asked, [rollout([1], [2]) for _ in texts])
+    for made, text in zip(group.rollouts, texts, strict=True):
+        made.text = text
+    score_groups([group], weights, "chat")
+    return group.rollouts
 
 
 def test_the_format_reward_is_that_of_the_prompts_format() -> None:

@@ -20,7 +20,7 @@ from r1pipe.errors import StageError
 from r1pipe.generate.protocol import Request
 from r1pipe.records import Problem
 from r1pipe.rejection import collecting
-from r1pipe.rewards import REWARDS
+from r1pipe.rewards.table import REWARDS
 from r1pipe.rows import write_problems
 from r1pipe.verify import VERIFIER_VERSION
 

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from r1pipe.records import Problem, Verdict
-from r1pipe.rewards import REWARDS
+from r1pipe.rewards.table import REWARDS
 from r1pipe.verify import verify
 from r1pipe.verify.code import extract_program
 from r1pipe.verify.sandbox.sandbox import Limits, Status, run_python

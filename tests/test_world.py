@@ -14,8 +14,8 @@ from tiny import FakeContext, stage
 from r1pipe.chat import render_completion, split_completion
 from r1pipe.errors import StageError
 from r1pipe.records import Problem, Verdict
-from r1pipe.rewards import REWARDS
 from r1pipe.rewards.language import language_share
+from r1pipe.rewards.table import REWARDS
 from r1pipe.rows import read_problems, read_rows
 from r1pipe.settings import World
 from r1pipe.stage import Inputs

@@ -12,7 +12,7 @@ import numpy as np
 
 from r1pipe.chat import Format, split_completion
 from r1pipe.records import FinishReason, Problem, Verdict
-from r1pipe.rewards import REWARDS
+from r1pipe.rewards.format import FORMATS
 from r1pipe.rewards.language import language_share
 from r1pipe.settings import Keep
 
@@ -32,11 +32,10 @@ def decide(
     """Return every filter's decision on one completion, by name: True passes."""
     thought = split_completion(text).thought
     share = language_share(thought, problem.language) if thought is not None else None
-    form = REWARDS["format_zero" if fmt == "r1-zero" else "format_chat"]
     return {
         "verdict": verdict is Verdict.CORRECT,
         "truncated": finish_reason is not FinishReason.LENGTH,
-        "format": form(problem, text) == 1.0,
+        "format": FORMATS[fmt](problem, text) == 1.0,
         "language": share is None or share >= keep.min_language_share,
         "paragraph": longest_paragraph(thought or "") <= keep.max_paragraph_chars,
         "code": keep.code_blocks or CODE_FENCE not in (thought or ""),

@@ -59,6 +59,7 @@ def record_text(record: Record, store: Store) -> str:
     sections = [
         _heading(record, store),
         _section("params (those that differ from their default)", _tree(record.preimage["params"])),
+        _section("plugins (digests)", _tree(record.preimage.get("plugins", {}))),
         _section("inputs", table_lines([(n, link_text(link)) for n, link in record.links()])),
         _section("outputs", table_lines(sorted(record.outputs.items()))),
         _section("facts", _tree({n: v for n, v in record.facts.items() if n != "predicted"})),

@@ -14,9 +14,10 @@ from dataclasses import asdict, dataclass
 import numpy as np
 import numpy.typing as npt
 
+from r1pipe.chat import Format
 from r1pipe.keys import JsonObject
 from r1pipe.records import FinishReason, Problem, Row, Verdict
-from r1pipe.rewards.format import format_chat, format_zero
+from r1pipe.rewards.format import FORMATS
 from r1pipe.rewards.language import language
 
 Array = npt.NDArray[np.float64]
@@ -122,7 +123,7 @@ def paired_difference(
 
 
 def summarise(
-    rows: Iterable[Row], *, seed: int = 0, fmt: str = "chat", num_resamples: int = 2000
+    rows: Iterable[Row], *, seed: int = 0, fmt: Format = "chat", num_resamples: int = 2000
 ) -> JsonObject:
     """Return every measure of one benchmark, each as {value, low, high} over problems.
 
@@ -171,10 +172,9 @@ def by_problem(rows: Iterable[Row], column: str) -> dict[str, float]:
     return {key: sum(group) / len(group) for key, group in values.items()}
 
 
-def _measures(fewest: int, fmt: str) -> dict[str, Callable[[list[Row]], float]]:
+def _measures(fewest: int, fmt: Format) -> dict[str, Callable[[list[Row]], float]]:
     """Return what is measured per problem, by name."""
     ks = [k for k in PASS_KS if k <= fewest]
-    check = {"chat": format_chat, "r1-zero": format_zero}[fmt]
     measures: dict[str, Callable[[list[Row]], float]] = {
         f"pass@{k}": lambda group, k=k: pass_at_k(len(group), _num_correct(group), k)  # type: ignore[misc]
         for k in ks
@@ -185,7 +185,7 @@ def _measures(fewest: int, fmt: str) -> dict[str, Callable[[list[Row]], float]]:
         [row["verdict"] == Verdict.CORRECT for row in group],
         top,
     )
-    measures["format_validity"] = _mean(lambda row: check(_problem(row), row["text"]))
+    measures["format_validity"] = _mean(lambda row: FORMATS[fmt](_problem(row), row["text"]))
     measures["language_consistency"] = _mean(lambda row: language(_problem(row), row["text"]))
     measures["mean_tokens"] = _mean(lambda row: float(row["num_tokens"]))
     measures["truncation_rate"] = _mean(lambda row: row["finish_reason"] == FinishReason.LENGTH)

@@ -47,6 +47,10 @@ class Job:
     checkpoint_every_s: float
     size: int
     """Number of ranks."""
+    plugins: dict[str, str]
+    """Path -> digest."""
+    uses: dict[str, dict[str, str]]
+    """What the key says of plugins."""
 
 
 @dataclass(frozen=True)

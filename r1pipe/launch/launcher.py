@@ -23,6 +23,7 @@ from r1pipe.keys import JsonObject
 from r1pipe.launch import torchrun
 from r1pipe.launch.context import RunContext
 from r1pipe.launch.job import Job, JobFolder, Report, tail
+from r1pipe.plugins.tables import active
 from r1pipe.ranks import Launch, Launcher
 from r1pipe.stage import Inputs, StageKind, StageModel
 
@@ -62,6 +63,8 @@ def run_kind(
             work=str(context.work.absolute()),
             checkpoint_every_s=context.checkpoint_every_s,
             size=launch.num_processes,
+            plugins=dict(active().files),
+            uses={table: dict(entries) for table, entries in active().used.items()},
         )
     )
     with started(launch, folder) as children:

@@ -24,6 +24,7 @@ from r1pipe.launch.job import JobFolder, Report, Status
 from r1pipe.launch.process import prepare_process
 from r1pipe.launch.rank_context import RankContext
 from r1pipe.manifest.kinds import load_kind
+from r1pipe.plugins.tables import load_again, using
 from r1pipe.ranks import Ranks
 from r1pipe.stage import Inputs
 from r1pipe.store import disk
@@ -92,7 +93,9 @@ def run_stage(folder: JobFolder, rank: int, size: int) -> None:
         )
     prepare_process()
     kind = load_kind(job.kind, Path(job.file))
-    params = kind.params.model_validate_json(job.params)
+    plugins = load_again(job.plugins)
+    with using(plugins):
+        params = kind.params.model_validate_json(job.params)
     run = kind.run_model.model_validate_json(job.run)
     store = meet(folder, rank, size)
     join(store, rank, size, str(getattr(run, "device", "cpu")))
@@ -106,7 +109,8 @@ def run_stage(folder: JobFolder, rank: int, size: int) -> None:
         }
     )
     try:
-        kind.run(RankContext(folder, job, ranks), params, run, inputs)
+        with using(plugins, job.uses):
+            kind.run(RankContext(folder, job, ranks), params, run, inputs)
     except Interrupted:  # all ranks have agreed on it
         leave(store, ranks)
         raise

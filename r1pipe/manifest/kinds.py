@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
-import sys
-import traceback
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from types import ModuleType
@@ -12,6 +9,7 @@ from typing import Any
 
 from r1pipe.errors import ManifestError, Mistake, sorted_mistakes
 from r1pipe.manifest.recipe import stage_folders
+from r1pipe.plugins.files import UserCodeError, load_file
 from r1pipe.stage import Input, StageKind, StageModel
 
 MODULE_PREFIX = "r1pipe_stages."
@@ -129,23 +127,10 @@ def _check_parts(kind: StageKind, source: str) -> None:
 
 
 def _import_file(path: Path) -> ModuleType:
-    name = MODULE_PREFIX + path.stem
-    spec = importlib.util.spec_from_file_location(name, path)
-    assert spec is not None, f"a .py file has a loader: {path}"
-    assert spec.loader is not None, f"a .py file has a loader: {path}"
-    module = importlib.util.module_from_spec(spec)
-    sys.modules[name] = module
     try:
-        spec.loader.exec_module(module)
-    except SyntaxError as error:
-        place = error.filename or str(path), error.lineno or 1, error.offset or 1
-        raise ManifestError(Mistake(f"not Python: {error.msg}", *place)) from error
-    except Exception as error:
-        frames = traceback.extract_tb(error.__traceback__)
-        lines = [frame.lineno for frame in frames if frame.filename == str(path)]
-        message = f"the stage file cannot be loaded: {type(error).__name__}: {error}"
-        raise ManifestError(Mistake(message, str(path), (lines or [1])[-1] or 1, 1)) from error
-    return module
+        return load_file(path, MODULE_PREFIX + path.stem, "the stage file", is_cached=True)
+    except UserCodeError as error:
+        raise ManifestError(Mistake(error.message, *error.place)) from error
 
 
 def _line_of(name: str, source: str) -> int:

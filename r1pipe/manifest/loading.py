@@ -14,8 +14,10 @@ from r1pipe.errors import ManifestError, Mistake, sorted_mistakes
 from r1pipe.manifest.kinds import load_kinds
 from r1pipe.manifest.layers import resolve_layers
 from r1pipe.manifest.nodes import SourceNode, StageNode
+from r1pipe.manifest.plugin_files import read_plugins, reading_with
 from r1pipe.manifest.reading import TreeReader
 from r1pipe.manifest.recipe import find_manifest, nearest_manifest
+from r1pipe.plugins.tables import NONE, Plugins
 from r1pipe.stage import StageKind
 
 
@@ -30,6 +32,7 @@ class Manifest:
     sources: Mapping[str, SourceNode]
     overrides: tuple[str, ...] = ()
     """The `--set` texts that it was resolved with."""
+    plugins: Plugins = NONE
 
 
 def load_manifest(
@@ -49,11 +52,13 @@ def load_manifest(
     if resolution is None:
         raise ManifestError(*sorted_mistakes(mistakes))
     reader = TreeReader(kinds, mistakes)
-    found = reader.read(resolution.chosen)
-    for variant in resolution.variants:
-        reader.read(variant, is_partial=True)
-    reader.check_defaults(resolution.defaults)
+    plugins = read_plugins(resolution.chosen.tree, mistakes)
+    with reading_with(plugins):
+        found = reader.read(resolution.chosen)
+        for variant in resolution.variants:
+            reader.read(variant, is_partial=True)
+        reader.check_defaults(resolution.defaults)
     if mistakes or found is None:
         raise ManifestError(*sorted_mistakes(mistakes))
     name, sources, stages = found
-    return Manifest(path, name, resolution.profile, stages, sources, tuple(overrides))
+    return Manifest(path, name, resolution.profile, stages, sources, tuple(overrides), plugins)

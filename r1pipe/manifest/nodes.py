@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from enum import Enum
 from pathlib import Path
 from typing import Any, Literal, get_args, get_origin
@@ -14,6 +14,7 @@ from pydantic.fields import FieldInfo
 from r1pipe.keys import JsonObject, canonical_json
 from r1pipe.manifest.references import Ref
 from r1pipe.manifest.yaml_source import Origin
+from r1pipe.plugins.tables import Uses
 from r1pipe.stage import StageKind, StageModel
 
 
@@ -42,6 +43,8 @@ class StageNode:
     run: StageModel
     origins: Mapping[str, Origin]
     """Dotted path such as `params.lr` or `inputs.model` -> where its value was written."""
+    plugins: Uses = field(default_factory=dict)
+    """The entries of plugins that the parameters name, with the digests of their files."""
 
     def key_params(self) -> JsonObject:
         """Return the parameters that differ from their frozen default, as JSON values."""
@@ -55,12 +58,12 @@ def params_without_defaults(model: BaseModel) -> JsonObject:
     without it.
     """
     kept = {}
-    for name, field in type(model).model_fields.items():
+    for name, info in type(model).model_fields.items():
         value = _json_value(getattr(model, name))
-        is_default = not field.is_required() and canonical_json(value) == canonical_json(
-            _json_value(field.get_default(call_default_factory=True, validated_data={}))
+        is_default = not info.is_required() and canonical_json(value) == canonical_json(
+            _json_value(info.get_default(call_default_factory=True, validated_data={}))
         )
-        if not is_default or _is_tag(field):
+        if not is_default or _is_tag(info):
             kept[name] = value
     return kept
 

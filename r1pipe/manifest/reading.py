@@ -16,6 +16,7 @@ from r1pipe.manifest.schema import ManifestSpec, SourceSpec
 from r1pipe.manifest.texts import check_texts
 from r1pipe.manifest.validation import validate
 from r1pipe.manifest.yaml_source import Origin, Value
+from r1pipe.plugins.tables import active
 from r1pipe.stage import StageKind, StageModel
 
 Inputs = Mapping[str, Ref | Mapping[str, Ref]]
@@ -186,7 +187,7 @@ class TreeReader:
         if params is None or run is None:
             return None
         origins = {} if is_partial else {path: item.origin for path, item in value.walk()}
-        return StageNode(name, kind, inputs, params, run, origins)
+        return StageNode(name, kind, inputs, params, run, origins, active().used_by(params))
 
     def models(self, label: str, value: Value, kind: StageKind, is_partial: bool) -> Models:
         """Return a stage's parameters and run settings as its kind's models."""

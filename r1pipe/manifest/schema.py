@@ -95,6 +95,8 @@ class ManifestSpec(StageModel):
     """A manifest beside this one, whose values lie below these."""
     profile: str | None = None
     """The profile that is used when none is asked for."""
+    plugins: list[str] = Field(default_factory=list)
+    """Python files with rewards, tasks and checkers, relative to the folder of this file."""
     params: JsonObject = Field(default_factory=dict)
     """Values that stages share, as `$params.name`."""
     defaults: dict[str, DefaultsSpec] = Field(default_factory=dict)

@@ -24,6 +24,7 @@ from r1pipe.pipeline import code, warm_start
 from r1pipe.pipeline.planning import PlannedStage
 from r1pipe.pipeline.predictions import Predictions
 from r1pipe.pipeline.resolution import Resolver
+from r1pipe.plugins.tables import using
 from r1pipe.store import disk
 from r1pipe.store.actions import ActionRecord
 from r1pipe.store.attempt import Attempt
@@ -87,7 +88,9 @@ class Builder:
 
     def _code(self, node: StageNode, noted: Sequence[code.Digests]) -> code.Digests:
         """Return the digests of a stage's code; marked if what it goes on from had other code."""
-        digests: code.Digests = code.code_of(node.kind)
+        digests: code.Digests = code.code_of(
+            node.kind, self.manifest.plugins.deciding(node.plugins)
+        )
         for before in filter(None, noted):
             if changed := code.different_modules(before, digests):
                 self.console.message(
@@ -133,7 +136,7 @@ class Builder:
         paths = self.resolver.paths(node, self.finished)
         began = time.monotonic()
         try:
-            with _closing(context):
+            with _closing(context), using(self.manifest.plugins, node.plugins):
                 context.note(**self.predictions.note(node.name))
                 run_kind(node.kind, context, node.params, node.run, paths)
         except BaseException as error:

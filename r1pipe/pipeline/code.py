@@ -10,7 +10,7 @@ itself: VERSION and `--rebuild` do.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from functools import cache
 from pathlib import Path
 
@@ -33,12 +33,17 @@ Digests = Mapping[str, str]
 `DIGITS` digits in hex."""
 
 
-def code_of(kind: StageKind) -> dict[str, str]:
-    """Return the digests of all modules that decide the results of a kind."""
+def code_of(kind: StageKind, plugins: Iterable[Path] = ()) -> dict[str, str]:
+    """Return the digests of all modules that decide the results of a kind.
+
+    The files of plugins are in the key; what they import of r1pipe is watched.
+    """
     from r1pipe.pipeline.code_imports import imported_modules
 
     folder, found = kind.path.parent, dict[str, str]()
     waiting = [STAGES + kind.path.name]
+    for path in plugins:
+        waiting += imported_modules(path, is_stage=False)
     while waiting:
         module = waiting.pop()
         if module not in found and not module.startswith(UNWATCHED):

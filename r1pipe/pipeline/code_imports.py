@@ -13,6 +13,7 @@ from functools import cache
 from pathlib import Path
 
 from r1pipe.manifest import recipe
+from r1pipe.plugins.files import neighbour
 
 _MODULE = re.compile(r"r1pipe(?:\.\w+)+")
 
@@ -25,11 +26,10 @@ def imported_modules(path: Path, is_stage: bool) -> list[str]:
     """
     modules: list[str] = []
     for name in _names(ast.parse(path.read_bytes())):
-        neighbour = f"{name.partition('.')[0]}.py"
         if name.startswith("r1pipe"):
             modules += _package_modules(name)
-        elif is_stage and (path.parent / neighbour).is_file():
-            modules.append(f"stages/{neighbour}")
+        elif is_stage and (beside := neighbour(path.parent, name.partition(".")[0])) is not None:
+            modules.append(f"stages/{beside.name}")
     return modules
 
 

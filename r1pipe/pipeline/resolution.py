@@ -121,7 +121,8 @@ class Resolver:
 
 
 def _preimage(node: StageNode, inputs: InputIds) -> JsonObject:
-    return key_preimage(node.kind.kind, node.kind.version, node.key_params(), inputs)
+    kind = node.kind
+    return key_preimage(kind.kind, kind.version, node.key_params(), inputs, node.plugins)
 
 
 def _each(node: StageNode, function: Callable[[Ref], T]) -> PerInput[T]:

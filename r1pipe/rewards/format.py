@@ -5,7 +5,9 @@ All checks are anchored at both ends and linear in the text's length.
 
 from __future__ import annotations
 
-from r1pipe.chat import ANSWER_CLOSE, ANSWER_OPEN, THINK_CLOSE, THINK_OPEN
+from collections.abc import Callable
+
+from r1pipe.chat import ANSWER_CLOSE, ANSWER_OPEN, THINK_CLOSE, THINK_OPEN, Format
 from r1pipe.records import Problem
 from r1pipe.verify.answers.extract import boxes
 
@@ -46,3 +48,10 @@ def format_chat(problem: Problem, text: str) -> float:
     if problem.checker in BOXLESS_CHECKERS:
         return 1.0
     return float(summary.count("\\boxed") == 1 and len(boxes(summary)) == 1)
+
+
+FORMATS: dict[Format, Callable[[Problem, str], float]] = {
+    "r1-zero": format_zero,
+    "chat": format_chat,
+}
+"""The reward of each format."""

@@ -105,8 +105,7 @@ class Grpo:
             [params.seed, number],
             ranks=ranks,
         )
-        weights = {str(name): weight for name, weight in params.rewards.items()}
-        score_groups(groups, weights, params.format, self.reward_models)  # [8]
+        score_groups(groups, params.rewards, params.format, self.reward_models)  # [8]
         assign_advantages(groups, params.advantage_std)  # [9]
         return gather_groups(ranks, problems, groups)
 

@@ -10,6 +10,7 @@ from typing import Literal, TypeAlias
 from pydantic import Field, model_validator
 
 from r1pipe.chat import Format
+from r1pipe.rewards.table import RewardName
 from r1pipe.settings import EngineRun, EpochParams, ModelParams, Optimizer, SampleRun, TrainRun
 from r1pipe.stage import StageModel
 
@@ -45,7 +46,7 @@ class GrpoParams(ModelParams):
     minibatches_per_rollout: int = Field(default=1, gt=0)
     """Updates per rollout, in one pass over it; R1: 16."""
     optimizer: Optimizer
-    rewards: dict[Literal["accuracy", "format", "language", "length"], float]
+    rewards: dict[RewardName, float]
     """Rule rewards and their weights, summed; R1: all 1."""
     preference: Preference | None = None
     advantage_std: AdvantageStd = "population"

@@ -10,7 +10,6 @@ from itertools import chain
 
 import torch
 
-from r1pipe import rewards
 from r1pipe.chat import Format
 from r1pipe.generate.protocol import Generator, Request, SamplingParams
 from r1pipe.generate.uniforms import request_seed
@@ -19,6 +18,7 @@ from r1pipe.models.interfaces import Tokenizer
 from r1pipe.models.prompts import encode_prompt
 from r1pipe.ranks import ALONE, Ranks
 from r1pipe.records import FinishReason, Group, Problem, Rollout, Verdict
+from r1pipe.rewards.table import rewards_of
 from r1pipe.rl.losses import group_advantages
 from r1pipe.rl.params import AdvantageStd, GrpoParams
 from r1pipe.verify import verify_many
@@ -157,17 +157,13 @@ def score_groups(
 def rule_rewards(
     problem: Problem, text: str, is_correct: bool, weights: Mapping[str, float], fmt: Format
 ) -> dict[str, float]:
-    """Return the rule rewards that `weights` names; `format` is that of the prompt's format."""
-    named = {}
-    for name in weights:
-        if name == "accuracy":
-            named[name] = float(is_correct)
-        elif name == "format":
-            table_name = "format_zero" if fmt == "r1-zero" else "format_chat"
-            named[name] = rewards.REWARDS[table_name](problem, text)
-        elif name != "preference":
-            named[name] = rewards.REWARDS[name](problem, text)
-    return named
+    """Return the rule rewards that `weights` names; that of accuracy is known already."""
+    table = rewards_of(fmt)
+    return {
+        name: float(is_correct) if name == "accuracy" else table[name](problem, text)
+        for name in weights
+        if name != "preference"
+    }
 
 
 def assign_advantages(groups: Sequence[Group], std: AdvantageStd) -> None:

@@ -11,7 +11,7 @@ from collections.abc import Iterator, Mapping, Sequence
 
 from r1pipe.chat import Format, render_completion
 from r1pipe.records import Problem
-from r1pipe.tasks.table import TASKS
+from r1pipe.tasks.table import all_tasks
 from r1pipe.tasks.world import LANGUAGES, Solution, draw, is_held_out
 
 
@@ -35,8 +35,9 @@ def training_problems(
     levels: Mapping[str, Sequence[int]] | None = None,
 ) -> Iterator[Problem]:
     """Yield problems of the training split for ever; they may repeat."""
+    tasks = all_tasks()
     while True:
-        problem = draw(TASKS, mix, rng, languages, levels)
+        problem = draw(tasks, mix, rng, languages, levels)
         if not is_held_out(problem):
             yield problem
 

@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+from functools import partial
+
+from r1pipe.plugins.tables import Entry, with_plugins
 from r1pipe.tasks import arithmetic, choice, countdown, general, parity, safety
 from r1pipe.tasks.world import Task
 
@@ -14,3 +18,18 @@ TASKS: dict[str, Task] = {
     "safety": safety.TASK,
 }
 REASONING = ("arithmetic", "choice", "countdown", "parity")
+
+
+def all_tasks() -> dict[str, Task]:
+    """Return these tasks and those of plugins, by name."""
+    table = with_plugins("tasks", TASKS).items()
+    return {name: _guarded(task) if isinstance(task, Entry) else task for name, task in table}
+
+
+def _guarded(entry: Entry) -> Task:
+    """Return a plugin's task; what it raises is an error at its line."""
+    task = entry.value
+    if not isinstance(task, Task):
+        raise entry.wrong("must be a r1pipe.tasks.world.Task")
+    make, solve = partial(entry.run, task.make), partial(entry.run, task.solve)
+    return replace(task, make=make, solve=solve)

@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 
 from r1pipe.errors import StageError
+from r1pipe.plugins.tables import Entry, active, plugin_checker
 from r1pipe.records import Problem, Verdict
 from r1pipe.verify import code, countdown, phrases
 from r1pipe.verify.answers.extract import Prefer, find_answer
@@ -173,9 +174,26 @@ def _settle(pending: _Pending) -> Verification:
 def checker_of(problem: Problem) -> Checker:
     """Return the problem's checker, or say which there are."""
     checker = CHECKERS.get(problem.checker)
-    if checker is None:
-        known = ", ".join(sorted(CHECKERS))
-        raise StageError(
-            f"problem {problem.id}: no checker is called {problem.checker!r}; choose one of {known}"
-        )
-    return checker
+    if checker is not None:
+        if (taken := active().table("checkers").get(problem.checker)) is not None:
+            raise taken.wrong("has the name of one of r1pipe's own; rename it")
+        return checker
+    if (entry := plugin_checker(problem)) is not None:
+        return _checked(entry)
+    known = ", ".join(sorted({*CHECKERS, *active().table("checkers")}))
+    raise StageError(
+        f"problem {problem.id}: no checker is called {problem.checker!r}; choose one of {known}, or"
+        " name its plugin in the manifest"
+    )
+
+
+def _checked(entry: Entry) -> Checker:
+    """Return a plugin's checker, which must give a Verdict."""
+
+    def check(problem: Problem, text: str) -> Verdict:
+        verdict = entry(problem, text)
+        if not isinstance(verdict, Verdict):
+            raise entry.wrong(f"gave {verdict!r} for problem {problem.id}; give a Verdict")
+        return verdict
+
+    return check

@@ -1,0 +1,61 @@
+"""Rewards: `(Problem, text) -> float` in [0, 1], in one table. `format` is that of the prompt.
+
+A reward's module is imported when it is first called: a plan needs their names only.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from importlib import import_module
+from typing import Annotated
+
+from r1pipe.chat import Format
+from r1pipe.plugins.tables import Entry, EntryOf, with_plugins
+from r1pipe.records import Problem
+
+Reward = Callable[[Problem, str], float]
+
+
+def _imported(module: str, name: str) -> Reward:
+    """Return a function of a module, which is imported when the function is first called."""
+
+    def reward(problem: Problem, text: str) -> float:
+        function: Reward = getattr(import_module(module), name)
+        return function(problem, text)
+
+    return reward
+
+
+REWARDS: dict[str, Reward] = {
+    "accuracy": _imported("r1pipe.rewards.accuracy", "accuracy"),
+    "code": _imported("r1pipe.rewards.code", "code"),
+    "format_chat": _imported("r1pipe.rewards.format", "format_chat"),
+    "format_zero": _imported("r1pipe.rewards.format", "format_zero"),
+    "language": _imported("r1pipe.rewards.language", "language"),
+    "length": _imported("r1pipe.rewards.length", "length"),
+}
+FORMAT = "format"
+"""The reward of the prompt's own format."""
+
+RewardName = Annotated[str, EntryOf("rewards", lambda: (*REWARDS, FORMAT))]
+"""The name of a reward in `Params`: one of these, or a plugin's."""
+
+
+def rewards_of(fmt: Format) -> Mapping[str, Reward]:
+    """Return all rewards by name, for completions of one format."""
+    from r1pipe.rewards.format import FORMATS
+
+    table = with_plugins("rewards", {**REWARDS, FORMAT: FORMATS[fmt]})
+    return {name: _checked(f) if isinstance(f, Entry) else f for name, f in table.items()}
+
+
+def _checked(entry: Entry) -> Reward:
+    """Return a plugin's reward, which must give a number in [0, 1]."""
+
+    def reward(problem: Problem, text: str) -> float:
+        value = entry(problem, text)
+        if not isinstance(value, int | float) or not 0 <= value <= 1:
+            raise entry.wrong(f"gave {value!r} for problem {problem.id}; give a number in [0, 1]")
+        return float(value)
+
+    return reward
