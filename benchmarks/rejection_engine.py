@@ -31,9 +31,9 @@ def engine(model: Path, folder: Path, repeats: int, num_problems: int) -> dict[s
     `all_cpu` counts the recorder too.
     """
     from r1pipe.generate.backends import open_generator
+    from r1pipe.generator_settings import SampleRun
     from r1pipe.launch.process import prepare_process
     from r1pipe.rows import read_problems, write_problems
-    from r1pipe.settings import SampleRun
 
     prepare_process()
     problems = read_problems(folder)[:num_problems]

@@ -186,8 +186,9 @@ def our_sft(folder: Path, turns: Turns, options: dict[str, Any]) -> None:
     """Run the supervised loop."""
     import torch
 
+    from r1pipe.engine_settings import TrainRun
     from r1pipe.models.policy import load_model
-    from r1pipe.settings import Optimizer, TrainRun
+    from r1pipe.settings import Optimizer
     from r1pipe.train.backends import make_engine
     from r1pipe.train.batching import batching_of
     from r1pipe.train.supervised import train_supervised

@@ -20,9 +20,10 @@ from typing import Any
 import torch
 from trainers_data import SHAPE
 
+from r1pipe.engine_settings import EngineRun, EngineSettings
 from r1pipe.models.policy import new_model
 from r1pipe.records import TokenSequence
-from r1pipe.settings import EngineRun, EngineSettings, Optimizer
+from r1pipe.settings import Optimizer
 from r1pipe.train.backends import make_engine
 from r1pipe.train.batching import Batching, MicroBatch, count_loss_tokens, micro_batches
 from r1pipe.train.deepspeed_backend import DeepSpeedSettings

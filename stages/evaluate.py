@@ -17,8 +17,9 @@ from typing import TYPE_CHECKING, Literal
 
 from pydantic import Field
 
+from r1pipe.generator_settings import SampleRun
 from r1pipe.records import Problem, Row
-from r1pipe.settings import ModelParams, SampleRun
+from r1pipe.settings import ModelParams
 from r1pipe.stage import Context, Input, Inputs
 
 if TYPE_CHECKING:

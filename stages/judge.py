@@ -30,8 +30,9 @@ from pydantic import Field, model_validator
 from r1pipe.candidates.llm_judge import FIELDS
 from r1pipe.candidates.quotas import Quotas
 from r1pipe.errors import StageError
+from r1pipe.generator_settings import SampleRun
 from r1pipe.records import Problem, Row, Verdict
-from r1pipe.settings import ModelParams, SampleRun
+from r1pipe.settings import ModelParams
 from r1pipe.stage import Context, Input, Inputs, StageModel
 
 if TYPE_CHECKING:

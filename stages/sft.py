@@ -14,7 +14,8 @@ from typing import TYPE_CHECKING
 
 from pydantic import Field
 
-from r1pipe.settings import EpochParams, TrainRun
+from r1pipe.engine_settings import TrainRun
+from r1pipe.settings import EpochParams
 from r1pipe.stage import Context, Input, Inputs
 
 if TYPE_CHECKING:

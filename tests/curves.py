@@ -18,10 +18,11 @@ from tiny import (
 )
 
 from r1pipe.chat import Format
+from r1pipe.engine_settings import EngineRun
 from r1pipe.models.prompts import encode_completion, encode_prompt
 from r1pipe.ranks import ALONE, Ranks
 from r1pipe.records import Rollout, TokenSequence
-from r1pipe.settings import EngineRun, Optimizer
+from r1pipe.settings import Optimizer
 from r1pipe.train.backends import make_engine
 from r1pipe.train.batching import Batching, Layout, MicroBatch, count_loss_tokens, micro_batches
 from r1pipe.train.engine import Engine, Loss

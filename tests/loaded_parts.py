@@ -11,12 +11,13 @@ import deepspeed
 import torch
 from tiny import frozen_logprobs
 
+from r1pipe.engine_settings import TrainRun
 from r1pipe.models.policy import load_model
 from r1pipe.ranks import Ranks
 from r1pipe.records import TokenSequence
 from r1pipe.rl.reference import make_reference
 from r1pipe.rl.reward_model import new_reward_model
-from r1pipe.settings import Optimizer, TrainRun
+from r1pipe.settings import Optimizer
 from r1pipe.stage import Inputs
 from r1pipe.train import deepspeed_setup as setup
 from r1pipe.train.backends import load_trained, make_engine

@@ -9,13 +9,14 @@ import jsonschema
 import pytest
 from tiny import save_policy
 
+from r1pipe.engine_settings import ENGINES, TrainRun
 from r1pipe.errors import ManifestError
 from r1pipe.generate.backends import open_generator
 from r1pipe.generate.protocol import Request, SamplingParams
+from r1pipe.generator_settings import GENERATORS, SampleRun
 from r1pipe.manifest import Manifest, load_manifest
 from r1pipe.manifest.kinds import load_kinds
 from r1pipe.manifest.schema import manifest_schema
-from r1pipe.settings import ENGINES, GENERATORS, SampleRun, TrainRun
 
 MANIFEST = """\
 r1pipe: 1

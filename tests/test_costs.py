@@ -21,8 +21,10 @@ from r1pipe.costs.work import (
     SamplingWork,
     Training,
 )
+from r1pipe.engine_settings import TrainRun
 from r1pipe.generate.vllm_backend import VllmSettings
-from r1pipe.settings import ModelParams, Placement, SampleRun, TrainRun
+from r1pipe.generator_settings import SampleRun
+from r1pipe.settings import ModelParams, Placement
 from r1pipe.train.deepspeed_backend import DeepSpeedSettings
 
 MODEL = ModelInfo(

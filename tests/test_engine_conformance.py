@@ -14,10 +14,11 @@ import torch
 from pydantic import ValidationError
 from tiny import corpus_rows, model, tokenizer
 
+from r1pipe.engine_settings import EngineRun, EngineSettings
 from r1pipe.errors import DamagedError, StageError
 from r1pipe.models.prompts import encode_completion, encode_prompt
 from r1pipe.records import TokenSequence
-from r1pipe.settings import EngineRun, EngineSettings, Optimizer, Precision
+from r1pipe.settings import Optimizer, Precision
 from r1pipe.store.checkpoints import SealedCheckpoints
 from r1pipe.train import logprobs
 from r1pipe.train.backends import load_trained, make_engine

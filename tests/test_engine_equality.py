@@ -13,6 +13,7 @@ import torch
 from curves import CURVES, NUM_STEPS, OPTIMIZER, Curve, curve_of
 from tiny import corpus_rows, model, save_policy, stage
 
+from r1pipe.engine_settings import EngineRun
 from r1pipe.errors import Interrupted
 from r1pipe.launch.context import RunContext
 from r1pipe.launch.launcher import run_kind
@@ -20,7 +21,6 @@ from r1pipe.launch.stopping import Stopper
 from r1pipe.manifest.kinds import load_kind
 from r1pipe.models.policy import load_model
 from r1pipe.rows import write_rows
-from r1pipe.settings import EngineRun
 from r1pipe.stage import Inputs
 from r1pipe.train.backends import make_engine
 
@@ -57,7 +57,7 @@ class Run(StageModel):
 
 def run(context, params, run, inputs):
     from curves import CURVES, curve_of, positions_held
-    from r1pipe.settings import EngineRun
+    from r1pipe.engine_settings import EngineRun
     from r1pipe.train import deepspeed_setup, logprobs
     from r1pipe.train.deepspeed_backend import DeepSpeedSettings
 

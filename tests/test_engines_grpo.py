@@ -31,9 +31,9 @@ from r1pipe.generate.backends import generator_of, open_generator
 from r1pipe.generate.openai_backend import OpenAISettings
 from r1pipe.generate.protocol import Request, SamplingParams
 from r1pipe.generate.vllm_backend import VllmSettings
+from r1pipe.generator_settings import SampleRun
 from r1pipe.models.policy import load_model, new_model, save_model
 from r1pipe.rows import write_rows
-from r1pipe.settings import SampleRun
 from r1pipe.stage import Inputs
 
 pytestmark = [

@@ -18,9 +18,9 @@ from r1pipe.generate.in_process import choose_tokens, cut_tail
 from r1pipe.generate.protocol import Request, Sampled, SamplingParams
 from r1pipe.generate.uniforms import GOLDEN, request_seed, uniforms
 from r1pipe.generate.vllm_backend import VllmSettings
+from r1pipe.generator_settings import SampleRun
 from r1pipe.models.policy import save_model
 from r1pipe.records import TokenSequence
-from r1pipe.settings import SampleRun
 from r1pipe.train.batching import Batching
 
 PAD, EOS = tokenizer().pad_token_id, tokenizer().eos_token_id

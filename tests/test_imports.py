@@ -18,6 +18,7 @@ FLOORS = (
     ("plugins", "stage", "verify/answers", "verify/sandbox"),
     ("rows", "backends"),
     ("settings", "store", "manifest", "doctor", "verify/workers"),
+    ("engine_settings", "generator_settings"),
     ("verify", "models", "launch"),
     ("tasks", "rewards", "generate", "train"),
     ("rl", "candidates", "evaluation"),

@@ -14,6 +14,7 @@ import pytest
 from pydantic import BaseModel, ValidationError
 from test_keys import keys
 
+from r1pipe.backends import Backends
 from r1pipe.keys import canonical_json
 from r1pipe.manifest import Manifest, load_manifest
 from r1pipe.manifest.kinds import load_kinds
@@ -103,9 +104,14 @@ def changes(model: type[BaseModel], values: dict[str, Any], path: str = "") -> I
             for each in (field.annotation, *typing.get_args(field.annotation))
             if _is_model(each)
         ]
+        tables = [each for each in field.metadata if isinstance(each, Backends)]
+        if tables:  # of which class the settings are, their backend says
+            nested = [tables[0].settings(values[name]["backend"])]
+            yield f"{here}.backend", [values | {name: {"backend": b}} for b in tables[0].table]
         if nested and isinstance(values[name], dict):
             for deeper, candidates in changes(nested[0], values[name], here):
-                yield deeper, [values | {name: one} for one in candidates]
+                if not (tables and deeper.endswith(".backend")):
+                    yield deeper, [values | {name: one} for one in candidates]
         else:
             yield here, [values | {name: one} for one in others(field.annotation, values[name])]
 

@@ -24,10 +24,10 @@ from r1pipe.generate.openai_backend import OpenAISettings
 from r1pipe.generate.openai_server import ServerGenerator
 from r1pipe.generate.protocol import Request, Sampled, SamplingParams
 from r1pipe.generate.uniforms import short_seed
+from r1pipe.generator_settings import SampleRun
 from r1pipe.models.prompts import encode_prompt
 from r1pipe.records import FinishReason
 from r1pipe.rows import read_rows, write_problems, write_rows
-from r1pipe.settings import SampleRun
 from r1pipe.stage import Inputs
 
 EOS = tokenizer().eos_token_id

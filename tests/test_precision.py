@@ -23,17 +23,19 @@ from tiny import (
     tokenizer,
 )
 
+from r1pipe.engine_settings import EngineRun
 from r1pipe.errors import ManifestError
 from r1pipe.generate.backends import generator_of, open_generator
 from r1pipe.generate.protocol import SamplingParams
 from r1pipe.generate.transformers_backend import TransformersSettings
+from r1pipe.generator_settings import SampleRun
 from r1pipe.manifest import StageNode, load_manifest
 from r1pipe.models.policy import load_model, save_model
 from r1pipe.models.precision import cast_weights, computing
 from r1pipe.records import TokenSequence
 from r1pipe.rl import reward_model
 from r1pipe.rows import write_rows
-from r1pipe.settings import EngineRun, Optimizer, Precision, SampleRun
+from r1pipe.settings import Optimizer, Precision
 from r1pipe.stage import Inputs
 from r1pipe.train.backends import make_engine
 from r1pipe.train.batching import Batching

@@ -12,6 +12,7 @@ from tiny import FakeContext, assert_same_weights, save_policy, stage, tokenizer
 from transformers import AutoModelForSequenceClassification
 
 from r1pipe.chat import render_completion
+from r1pipe.engine_settings import TrainRun
 from r1pipe.errors import Interrupted
 from r1pipe.records import Problem, TokenSequence
 from r1pipe.rl.preference import pairwise_loss, pointwise_loss
@@ -23,7 +24,6 @@ from r1pipe.rl.reward_model import (
     scores,
 )
 from r1pipe.rows import read_rows
-from r1pipe.settings import TrainRun
 from r1pipe.stage import Inputs
 from r1pipe.train.batching import one_batch
 

@@ -56,8 +56,8 @@ def test_a_store_is_made_when_it_is_first_written_to(tmp_path: Path) -> None:
 
 
 def test_a_newer_record_and_a_newer_seal_are_refused(tmp_path: Path) -> None:
-    with pytest.raises(StoreError, match=r"record format 2.*upgrade"):
-        ActionRecord.from_json({"format": 2}, "here")
+    with pytest.raises(StoreError, match=r"record format 3.*upgrade"):
+        ActionRecord.from_json({"format": 3}, "here")
     (tmp_path / "seal.json").write_text('{"format": 2}')
     with pytest.raises(StoreError, match=r"sealed in format 2.*upgrade"):
         read_seal(tmp_path)

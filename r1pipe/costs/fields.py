@@ -8,7 +8,9 @@ from __future__ import annotations
 
 from typing import Protocol
 
-from r1pipe.settings import EngineSettings, GeneratorSettings, Precision, World
+from r1pipe.engine_settings import EngineSettings
+from r1pipe.generator_settings import GeneratorSettings
+from r1pipe.settings import Precision, World
 
 
 class Trains(Protocol):

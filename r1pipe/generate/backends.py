@@ -7,9 +7,10 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from r1pipe.generate.protocol import Generator, GeneratorBackend
+from r1pipe.generator_settings import SampleRun
 from r1pipe.models.interfaces import LanguageModel, Tokenizer
 from r1pipe.models.policy import load_tokenizer
-from r1pipe.settings import Precision, SampleRun
+from r1pipe.settings import Precision
 
 
 @contextmanager

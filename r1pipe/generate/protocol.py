@@ -13,9 +13,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol, TypeAlias
 
+from r1pipe.generator_settings import GeneratorSettings, SampleRun
 from r1pipe.models.interfaces import LanguageModel, Tokenizer
 from r1pipe.records import FinishReason
-from r1pipe.settings import GeneratorSettings, Precision, SampleRun
+from r1pipe.settings import Precision
 
 if TYPE_CHECKING:
     from torch import Tensor

@@ -6,8 +6,9 @@ from pathlib import Path
 from typing import Literal
 
 from r1pipe.generate.protocol import Generator, GeneratorBackend
+from r1pipe.generator_settings import SampleRun
 from r1pipe.models.interfaces import LanguageModel, Tokenizer
-from r1pipe.settings import Precision, SampleRun
+from r1pipe.settings import Precision
 
 
 class TransformersSettings(GeneratorBackend):
@@ -16,6 +17,11 @@ class TransformersSettings(GeneratorBackend):
     package = "transformers"
 
     backend: Literal["transformers"] = "transformers"
+
+    @property
+    def samples_policy(self) -> bool:
+        """Whether it samples from the very model that is trained, not from weights of its own."""
+        return True
 
     def open_sealed(
         self, folder: Path, tokenizer: Tokenizer, run: SampleRun, precision: Precision

@@ -10,8 +10,9 @@ from pydantic import Field
 
 from r1pipe.errors import StageError
 from r1pipe.generate.protocol import Generator, GeneratorBackend
+from r1pipe.generator_settings import SampleRun
 from r1pipe.models.interfaces import LanguageModel, Tokenizer
-from r1pipe.settings import Placement, Precision, SampleRun
+from r1pipe.settings import Placement, Precision
 
 MIB = 1 << 20
 SEALED_FRACTION, BESIDE_FRACTION = 0.9, 0.45

@@ -32,12 +32,13 @@ from r1pipe.costs.rates import (
 )
 from r1pipe.costs.versions import present_versions
 from r1pipe.costs.work import ModelInfo
+from r1pipe.engine_settings import ENGINE_BACKENDS
 from r1pipe.errors import R1PipeError, StageError
+from r1pipe.generator_settings import GENERATOR_BACKENDS
 from r1pipe.launch.process import prepare_process
 from r1pipe.machine import Machine, read_machine
 from r1pipe.manifest import Manifest, load_manifest
 from r1pipe.pipeline.run import run
-from r1pipe.settings import ENGINE_BACKENDS, GENERATOR_BACKENDS
 from r1pipe.stage import StageModel
 from r1pipe.store.store import Store
 

@@ -5,7 +5,8 @@ from __future__ import annotations
 from pydantic import Field
 
 from r1pipe.candidates.quotas import Quotas
-from r1pipe.settings import Keep, ModelParams, SampleRun
+from r1pipe.generator_settings import SampleRun
+from r1pipe.settings import Keep, ModelParams
 from r1pipe.stage import StageModel
 
 

@@ -10,8 +10,10 @@ from typing import Literal, TypeAlias
 from pydantic import Field, model_validator
 
 from r1pipe.chat import Format
+from r1pipe.engine_settings import EngineRun, TrainRun
+from r1pipe.generator_settings import SampleRun
 from r1pipe.rewards.table import RewardName
-from r1pipe.settings import EngineRun, EpochParams, ModelParams, Optimizer, SampleRun, TrainRun
+from r1pipe.settings import EpochParams, ModelParams, Optimizer
 from r1pipe.stage import StageModel
 
 AdvantageStd: TypeAlias = Literal["population", "none"]

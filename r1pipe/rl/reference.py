@@ -12,12 +12,13 @@ import torch
 from safetensors import safe_open
 from torch import Tensor
 
+from r1pipe.engine_settings import EngineRun
 from r1pipe.models.interfaces import LanguageModel
 from r1pipe.models.policy import freeze
 from r1pipe.models.precision import cast_weights
 from r1pipe.ranks import ALONE, Ranks
 from r1pipe.records import TokenSequence
-from r1pipe.settings import EngineRun, Precision
+from r1pipe.settings import Precision
 from r1pipe.train.backends import load_trained, shards_weights
 from r1pipe.train.batching import Batching
 from r1pipe.train.engine import LocalForward
@@ -110,7 +111,7 @@ def make_reference(
     """
     if not shards_weights(run):
         own = freeze(copy.deepcopy(model))
-        if run.engine.backend == "deepspeed":
+        if run.engine.casts_weights:
             own = cast_weights(own, precision)
         sharded = None
     else:

@@ -16,6 +16,7 @@ import torch
 from torch import Tensor
 from transformers import AutoModelForSequenceClassification
 
+from r1pipe.engine_settings import EngineRun, TrainRun
 from r1pipe.models.interfaces import LanguageModel, Tokenizer
 from r1pipe.models.policy import freeze, load_tokenizer
 from r1pipe.models.precision import dtype_of
@@ -24,7 +25,7 @@ from r1pipe.records import Problem, TokenSequence
 from r1pipe.rewards.model import helpfulness_text, safety_text
 from r1pipe.rl.params import ReadBy
 from r1pipe.rl.rollouts import RewardFn
-from r1pipe.settings import EngineRun, Precision, TrainRun
+from r1pipe.settings import Precision
 from r1pipe.train.backends import load_trained
 from r1pipe.train.batching import MicroBatch, batching_of, micro_batches
 from r1pipe.train.logprobs import hidden_states

@@ -53,7 +53,7 @@ def opened(
 def sampled_model(model: LanguageModel, run: GrpoRun, precision: Precision) -> LanguageModel:
     """Return what the sampler runs: the trained model itself, or one of its own if that is sharded
     (ZeRO-3). vLLM looks at its configuration only."""
-    if run.generator.backend != "transformers" or not shards_weights(run):
+    if not run.generator.samples_policy or not shards_weights(run):
         return model
     folder = Path(model.name_or_path)
     return freeze(load_model(folder, dtype=dtype_of(precision), device=run.device))
@@ -61,7 +61,7 @@ def sampled_model(model: LanguageModel, run: GrpoRun, precision: Precision) -> L
 
 def check_sampler(grpo: Grpo, problems: Sequence[Problem], run: GrpoRun) -> None:
     """Check a sampler with weights of its own against the trainer (`r1pipe.rl.parity`)."""
-    if run.generator.backend == "transformers":
+    if run.generator.samples_policy:
         return
     grpo.generator.load_weights(grpo.trainer.engine.weights())
     tolerance = run.parity_tolerance or TOLERANCES[grpo.params.precision]

@@ -8,10 +8,11 @@ from typing import Any
 
 from transformers import AutoModelForCausalLM
 
+from r1pipe.engine_settings import EngineRun
 from r1pipe.errors import StageError
 from r1pipe.models.interfaces import LanguageModel
 from r1pipe.ranks import ALONE, Ranks
-from r1pipe.settings import EngineRun, Optimizer, Precision
+from r1pipe.settings import Optimizer, Precision
 from r1pipe.train.engine import Engine
 from r1pipe.train.protocol import EngineBackend
 

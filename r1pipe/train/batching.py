@@ -17,8 +17,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from r1pipe.engine_settings import TrainRun
 from r1pipe.records import TokenSequence
-from r1pipe.settings import TrainRun
 from r1pipe.workers import num_workers
 
 if TYPE_CHECKING:

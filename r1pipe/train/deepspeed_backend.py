@@ -10,10 +10,11 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from pydantic import Field, model_validator
 
+from r1pipe.engine_settings import EngineRun
 from r1pipe.errors import StageError
 from r1pipe.models.interfaces import LanguageModel
 from r1pipe.ranks import Launch, Launcher, Ranks
-from r1pipe.settings import EngineRun, Optimizer, Placement, Precision
+from r1pipe.settings import Optimizer, Placement, Precision
 from r1pipe.train.protocol import EngineBackend
 
 if TYPE_CHECKING:
@@ -64,6 +65,11 @@ class DeepSpeedSettings(EngineBackend):
     def shards_weights(self) -> bool:
         """Whether no process holds the whole model."""
         return self.zero_stage == 3
+
+    @property
+    def casts_weights(self) -> bool:
+        """Whether the model's weights are of the precision, not float32 under autocast."""
+        return True
 
     def launch(self) -> Launch:
         """Return the processes to train in."""

@@ -10,9 +10,10 @@ from abc import abstractmethod
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from r1pipe.engine_settings import EngineRun, EngineSettings
 from r1pipe.models.interfaces import LanguageModel
 from r1pipe.ranks import Ranks
-from r1pipe.settings import EngineRun, EngineSettings, Optimizer, Precision
+from r1pipe.settings import Optimizer, Precision
 
 if TYPE_CHECKING:
     from r1pipe.train.engine import Engine

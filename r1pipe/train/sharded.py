@@ -22,10 +22,11 @@ from safetensors import safe_open
 from torch import Tensor
 from transformers import AutoConfig, GenerationConfig
 
+from r1pipe.engine_settings import EngineSettings
 from r1pipe.models.interfaces import LanguageModel
 from r1pipe.models.precision import dtype_of
 from r1pipe.ranks import Ranks
-from r1pipe.settings import EngineSettings, Precision
+from r1pipe.settings import Precision
 from r1pipe.train.batching import MicroBatch
 from r1pipe.train.data_parallel import BatchSharder
 from r1pipe.train.deepspeed_setup import (

@@ -12,13 +12,14 @@ from functools import partial
 from itertools import islice
 from pathlib import Path
 
+from r1pipe.engine_settings import TrainRun
 from r1pipe.errors import StageError
 from r1pipe.models.interfaces import LanguageModel, Tokenizer
 from r1pipe.models.policy import save_model
 from r1pipe.models.prompts import encode_completion, encode_prompt
 from r1pipe.records import TokenSequence
 from r1pipe.rows import read_rows
-from r1pipe.settings import EpochParams, TrainRun
+from r1pipe.settings import EpochParams
 from r1pipe.stage import Context
 from r1pipe.train.backends import make_engine
 from r1pipe.train.batching import (

@@ -5,9 +5,10 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
+from r1pipe.engine_settings import EngineRun
 from r1pipe.models.interfaces import LanguageModel
 from r1pipe.ranks import Ranks
-from r1pipe.settings import EngineRun, Optimizer, Precision
+from r1pipe.settings import Optimizer, Precision
 from r1pipe.train.protocol import EngineBackend
 
 if TYPE_CHECKING:
