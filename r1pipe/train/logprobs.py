@@ -29,7 +29,7 @@ def token_logprobs(model: LanguageModel, batch: MicroBatch, temperature: float =
     in memory; if those of the trained tokens would be more than MAX_LOGITS numbers, it runs over
     one slice of the tokens after another, and again in the backward pass: on each rank as often as
     on the others, since ZeRO-3 gathers its weight for every call. Logits are divided by
-    `temperature`, as the sampler's were; without that the ratio compares two different distributions.
+    `temperature`, as the sampler's were; without that the ratio compares two distributions.
     """
     predicts = batch.loss_mask[:, 1:]  # position t predicts token t + 1
     hidden = hidden_states(model, batch)
