@@ -99,7 +99,7 @@ def write_inputs(folder: Path, count: int) -> None:
 
 
 def run_stage(folder: Path) -> dict[str, float]:
-    """Run the stage on what lies in a folder; return seconds and bytes."""
+    """Run the stage on what is in a folder; return seconds and bytes."""
     from r1pipe.generate import backends
     from r1pipe.manifest.kinds import load_kinds
     from r1pipe.models.policy import load_tokenizer

@@ -7,7 +7,7 @@
 
 `scale` runs the stage in a store of its own on canned completions, once as it is and once killed
 (SIGKILL to the stage's process) and resumed, and compares artifact ids. `reverify` has such
-candidates judged anew, with and without thresholds that decide all filters again, the first of
+candidates verified again, with and without thresholds that decide all filters again, the first of
 them killed and resumed too. `parts` says what each candidate costs, and where. `engine` compares
 the stage with its own generator on the same requests (`rejection_engine.py`).
 
@@ -219,7 +219,7 @@ def scale(candidates: int, root: Path) -> dict[str, Any]:
 
 
 def reverify(candidates: int, root: Path) -> dict[str, Any]:
-    """Have the stage's candidates judged anew, whole and killed in its midst, and compare."""
+    """Have the stage's candidates verified again, whole and killed in its midst, and compare."""
     prepare(root / "whole", candidates)
     Watched(root / "whole").wait()
     sampled = outcome(root / "whole")

@@ -23,12 +23,12 @@ from r1pipe.stage import Inputs
 
 
 def engine(model: Path, folder: Path, repeats: int, num_problems: int) -> dict[str, Any]:
-    """Compare the stage with its generator alone on the same requests, in turns.
+    """Compare the stage with only its generator on the same requests, in turns.
 
     The stage's time is all of it but loading the model: the check of the gold answers, the
-    recorder's start, sampling, judging, writing candidates and rows. `ratio` is of samples per
-    second; `main_cpu` is the CPU time of the stage's own process over the generator's, and
-    `all_cpu` counts the recorder too.
+    candidate writer's start, sampling, verifying, writing candidates and rows. `ratio` is of
+    samples per second; `main_cpu` is the CPU time of the stage's own process over the generator's,
+    and `all_cpu` counts the candidate writer too.
     """
     from r1pipe.generate.backends import open_generator
     from r1pipe.generator_settings import SampleRun
@@ -40,9 +40,9 @@ def engine(model: Path, folder: Path, repeats: int, num_problems: int) -> dict[s
     runs: list[dict[str, float]] = []
     with open_generator(model, SampleRun()) as opened, tempfile.TemporaryDirectory() as root:
         write_problems(Path(root) / "problems", problems)
-        alone(opened, problems[:64])  # warm
+        only_generator(opened, problems[:64])  # warm
         for number in range(repeats):
-            own, own_cpu, _ = measured(lambda: alone(opened, problems))
+            own, own_cpu, _ = measured(lambda: only_generator(opened, problems))
             to = Path(root) / str(number)
             stage, cpu, below = measured(lambda to=to: staged(opened, to.parent / "problems", to))  # type: ignore[misc]
             figures = {"engine": own, "stage": stage, "ratio": stage / own}
@@ -66,7 +66,7 @@ def sample_params() -> Any:
     return SampleParams(seed=1, target_rows=10**9, samples_per_problem=SAMPLES, max_tokens=80)
 
 
-def alone(opened: tuple[Any, Any], problems: Sequence[Problem]) -> float:
+def only_generator(opened: tuple[Any, Any], problems: Sequence[Problem]) -> float:
     """Return samples/s of the generator on the requests of the stage, unit by unit."""
     from r1pipe.rejection.schedule import Schedule
     from r1pipe.rejection.sources import sample_seed

@@ -59,7 +59,7 @@ class Steps:
         time_of, samples = self.clock.time, self.sampled(number, problems)
         plain = [(0, s.sample_index, s.seed, s.text, s.num_tokens, "stop") for s in samples]
         message = [{"samples": plain}]
-        time_of("to the recorder and back", lambda: json.loads(json_lines(message)))
+        time_of("to the writer and back", lambda: json.loads(json_lines(message)))
         verdicts = time_of("verifier", lambda: verify_many((s.problem, s.text) for s in samples))
         pairs = list(zip(samples, verdicts, strict=True))
         row_of = lambda: [candidate_row(s, v, self.origin) for s, v in pairs]  # noqa: E731

@@ -4,7 +4,7 @@ usage: PYTHONPATH=. python benchmarks/trainers.py [--peer PYTHON] [--rounds 5] [
 
 A Qwen3 of 2.4M parameters. GRPO: 32 prompts in groups of 8, up to 64 tokens, one update for each
 rollout; SFT: 64 rows of 20 to 90 tokens. `--peer` is the interpreter of an environment with TRL
-1.16 beside what r1pipe needs (this one, where not said; without TRL only r1pipe is timed). The
+1.16 beside what r1pipe needs (default: this one; without TRL only r1pipe is timed). The
 sides are processes that take turns, step by step, so other work on the machine slows all alike;
 seconds are those of the clock and those of the processor. Matrix products of 1024 x 1024 take
 turns with them: their rate is the arithmetic limit. Prints the tables of docs/performance.md;
@@ -92,11 +92,11 @@ class Side:
         self.process.wait()
 
     def median(self, name: str) -> float:
-        """Return the median of the steps behind the warm-up."""
+        """Return the median of the steps after the warm-up."""
         return statistics.median(float(step[name]) for step in self.steps[WARM_UP:])
 
     def mean_fact(self, name: str) -> float:
-        """Return the mean of what the steps behind the warm-up say of their data."""
+        """Return the mean of what the steps after the warm-up say of their data."""
         return statistics.mean(float(step["facts"].get(name, 0.0)) for step in self.steps[WARM_UP:])
 
 

@@ -21,7 +21,7 @@ SHAPE: dict[str, Any] = {
 }
 """A Qwen3 of 2.4M parameters."""
 CHARS_FRAC = 0.9
-"""Where the middle length of a fresh model's completions lies on the length reward's slope."""
+"""Where the middle length of a fresh model's completions is on the length reward's slope."""
 
 
 def write_model(folder: Path) -> int:

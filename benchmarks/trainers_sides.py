@@ -91,7 +91,7 @@ class StepContext:
         return False
 
     def stop_if_asked(self) -> None:
-        """Called by both loops behind each step."""
+        """Called by both loops after each step."""
         self.turns.next()
 
     def log(self, step: int, total: int, **measures: float) -> None:

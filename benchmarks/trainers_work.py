@@ -40,12 +40,12 @@ class Shape:
     """For each earlier token that it looks at."""
 
     def forward(self, length: float, prompt: float) -> float:
-        """Return the operations of one sequence whose completion alone needs logits."""
+        """Return the operations of one sequence of which only the completion needs logits."""
         seen = length * length / 2 * self.attention
         return 2 * (self.body * length + seen + self.head * (length - prompt))
 
     def decode(self, prompt: float, completion: float) -> float:
-        """Return the operations of sampling one completion behind a prompt that is read."""
+        """Return the operations of sampling one completion after a prompt that is read."""
         seen = completion * (prompt + completion / 2) * self.attention
         return 2 * ((self.body + self.head) * completion + seen)
 

@@ -70,7 +70,7 @@ def machine() -> dict[str, Any]:
 
 
 def real_data(folder: Path) -> dict[str, Any]:
-    """Judge gold answers against themselves, and real completions against human grades."""
+    """Verify gold answers against themselves, and real completions against human grades."""
     report: dict[str, Any] = {}
     for name in ("train", "test"):
         rows = read(folder / "gsm8k" / f"{name}.jsonl")
@@ -191,7 +191,7 @@ def run(code: str, payload: Any) -> Any:
 
 
 def hostile(workers: int, limit_s: float = 3.0) -> dict[str, Any]:
-    """Judge every hostile answer for every gold, with a good pair beside each."""
+    """Verify every hostile answer for every gold, with a good pair beside each."""
     pairs = []
     for index, (gold, (_, text)) in enumerate((g, h) for g in GOLDS for h in hostile_completions()):
         pairs += [(problem(gold), text), (problem(f"a+{index}"), f"\\boxed{{{index}+a}}")]

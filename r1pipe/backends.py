@@ -1,4 +1,4 @@
-"""Settings that are another class for each backend: a table of classes, chosen by `backend`.
+"""Settings whose class depends on the backend: a table of classes, chosen by `backend`.
 
 A table maps the name of a backend to the full name of its settings' class, whose field `backend` is
 that name. Its first entry is the default. Classes are imported when a model with such a field is
@@ -28,7 +28,7 @@ class Backends(Generic[SettingsT]):
     """The annotation of a field whose class a table has: `Annotated[Base, Backends(...)]`."""
 
     role: str
-    """What messages call it, such as `generator`."""
+    """Its name in messages, such as `generator`."""
     base: type[SettingsT]
     table: Mapping[str, str]
 
@@ -37,7 +37,7 @@ class Backends(Generic[SettingsT]):
         return next(iter(self.table))
 
     def default_settings(self) -> SettingsT:
-        """Return the settings of a stage that says nothing about them."""
+        """Return the settings of a stage that gives none."""
         return self.settings(self.default())()
 
     def settings(self, backend: str) -> type[SettingsT]:

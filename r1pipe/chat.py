@@ -44,8 +44,8 @@ CHAT_TEMPLATE = (
 class Parts:
     """A completion taken apart. `thought` is None when no thought was closed.
 
-    `answer_part` is the text after the last closed thought (all of it where there are no think
-    tags) and None where a thought was opened and never closed: such a completion has no answer.
+    `answer_part` is the text after the last closed thought (all of it if there are no think
+    tags) and None if a thought was opened and never closed: such a completion has no answer.
     """
 
     thought: str | None

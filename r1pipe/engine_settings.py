@@ -15,11 +15,11 @@ ENGINES = {
     "torch": "r1pipe.train.torch_backend.TorchSettings",
     "deepspeed": "r1pipe.train.deepspeed_backend.DeepSpeedSettings",
 }
-"""What trains: backend -> its settings (`r1pipe.train.protocol`)."""
+"""Training backend -> its settings (`r1pipe.train.protocol`)."""
 
 
 class EngineSettings(StageModel):
-    """What all backends that train a model have."""
+    """Fields of all backends that train a model."""
 
     package: ClassVar[str | None] = None  # what `plan --probe` needs to measure it
 
@@ -60,7 +60,7 @@ class EngineSettings(StageModel):
         """Say what to set if this engine cannot train in a precision; None if it can."""
         if self.attention == "flash" and precision == "float32":
             return (
-                "run.engine.attention: flash computes in bfloat16 alone; set params.precision:"
+                "run.engine.attention: flash computes only in bfloat16; set params.precision:"
                 " bfloat16, or attention: sdpa"
             )
         return None
@@ -70,7 +70,7 @@ ENGINE_BACKENDS = Backends("engine", EngineSettings, ENGINES)
 
 
 class EngineRun(ComputeRun):
-    """How a model is trained: by what, in how many processes."""
+    """How a model is trained: by which engine, in how many processes."""
 
     engine: Annotated[EngineSettings, ENGINE_BACKENDS] = Field(
         default_factory=ENGINE_BACKENDS.default_settings
@@ -94,4 +94,4 @@ class TrainRun(EngineRun):
     micro-batches beat a large one: less padding, and the workers share them."""
     layout: Literal["padded", "packed"] = "padded"
     """Micro-batches of padded rows, or rows packed without cross-contamination: no padding but in
-    attention, where sequences stand beside one another (with flash-attention none at all)."""
+    attention, where sequences are put beside one another (with flash-attention none at all)."""

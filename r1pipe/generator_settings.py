@@ -15,11 +15,11 @@ GENERATORS = {
     "vllm": "r1pipe.generate.vllm_backend.VllmSettings",
     "openai": "r1pipe.generate.openai_backend.OpenAISettings",
 }
-"""What samples: backend -> its settings (`r1pipe.generate.protocol`)."""
+"""Sampling backend -> its settings (`r1pipe.generate.protocol`)."""
 
 
 class GeneratorSettings(StageModel):
-    """What all backends that sample have."""
+    """Fields of all backends that sample."""
 
     package: ClassVar[str | None] = None  # what `plan --probe` needs to measure it
 

@@ -25,7 +25,7 @@ JsonObject: TypeAlias = dict[str, Any]
 """An object of JSON by name, such as a preimage, a record or a report: its values come from disk
 and are checked where they are read."""
 InputIds: TypeAlias = Mapping[str, str | Mapping[str, str]]
-"""Input name -> the id of what it reads ({label: id} where an input takes many)."""
+"""Input name -> the id of what it reads ({label: id} if an input takes many)."""
 
 
 @dataclass(frozen=True, order=True)
@@ -146,7 +146,7 @@ def key_preimage(
     """Return the preimage whose hash is the key; it is stored as JSON beside the result.
 
     `params` holds only fields that differ from their frozen default; `inputs` maps each input's
-    name to the id of what it reads ({label: id} where an input takes many: labels reach results);
+    name to the id of what it reads ({label: id} if an input takes many: labels reach results);
     `plugins` has the digests of the user's own rewards, tasks and checkers that the params name.
     """
     found = {"kind": kind, "version": version, "params": dict(params), "inputs": dict(inputs)}

@@ -92,7 +92,7 @@ def free_disk(path: Path) -> tuple[Path, int]:
 
 
 def read_gpus() -> tuple[Gpu, ...]:
-    """Return the NVIDIA GPUs that the driver's own tool lists; none where there is no such tool."""
+    """Return the NVIDIA GPUs that the driver's own tool lists; none if there is no such tool."""
     command = [
         NVIDIA_SMI,
         "--query-gpu=name,memory.total,driver_version",

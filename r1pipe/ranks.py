@@ -1,4 +1,4 @@
-"""The processes of one stage: which share of the work is whose, and what all must agree on.
+"""The processes of one stage: the share of each in the work, and what all must agree on.
 
 Every rank runs the same `run(context, params, run, inputs)`. Data, orders and seeds are functions
 of the parameters, so ranks need to tell one another little: what rank 0 decides (whether to save,
@@ -23,13 +23,13 @@ class Launch:
     num_processes: int
     """On all nodes together."""
     launcher: Launcher | None = None
-    """What starts them; chosen by the environment where not said."""
+    """What starts them; default: chosen by the environment."""
     hostfile: str | None = None
     """Nodes and their slots, one `name slots=8` a line, for the `deepspeed` launcher."""
 
 
 class KeyValues(Protocol):
-    """What torch.distributed calls a store; `get` waits until the key is there."""
+    """A store of torch.distributed; `get` waits until the key is there."""
 
     def set(self, key: str, value: str) -> None:
         """Put a value where every rank can read it."""
@@ -86,7 +86,7 @@ class Ranks:
         self.gather(None)
 
     def share(self, items: Sequence[T], whole: int = 1) -> list[T]:
-        """Return this rank's part of a list: parts are contiguous, and joined they are the list.
+        """Return this rank's share of a list: shares are contiguous, and joined they are the list.
 
         Runs of `whole` items stay together.
         """

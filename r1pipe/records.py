@@ -73,7 +73,7 @@ class TokenSequence:
     completion_ids: Sequence[int]
     """End-of-sequence token included, unless sampling was cut."""
     index: int = 0
-    """Finds per-sequence values again."""
+    """Number of the sequence, by which its values are found again."""
     streams: dict[str, list[float]] = field(default_factory=dict)
     """One number for each completion token, by name."""
 
@@ -86,7 +86,7 @@ class Rollout(TokenSequence):
     """A completion sampled from the policy, from the sampler to the loss.
 
     Streams, as they come: `sampler_logprobs` (natural logarithm, at the sampling temperature),
-    `advantage`, `old_logprobs` and `reference_logprobs` where they are needed, `weight`.
+    `advantage`, `old_logprobs` and `reference_logprobs` if they are needed, `weight`.
     """
 
     text: str = ""

@@ -20,7 +20,7 @@ ROWS_AT_ONCE = 1024
 
 
 class RowWriter:
-    """Writes rows into `folder/part-00000.parquet` and on; a shard is closed as soon as it is full.
+    """Writes rows into `folder/part-00000.parquet` and so on; a full shard is closed at once.
 
     With a schema rows are held as Arrow data, without one as they are until the first shard is
     full, whose schema then holds for all. Memory is one shard. The bytes of the shards depend on
@@ -81,7 +81,7 @@ class RowWriter:
 
 
 def _size(row: Mapping[str, object]) -> int:
-    """Return about as many bytes as a row takes in memory as Arrow data."""
+    """Estimate the bytes that a row takes in memory as Arrow data."""
     return sum(
         (len(value) if value.isascii() else len(value.encode("utf-8", "surrogatepass")))
         if isinstance(value, str)
@@ -96,7 +96,7 @@ def write_rows(
     schema: pa.Schema | None = None,
     rows_per_shard: int = ROWS_PER_SHARD,
 ) -> int:
-    """Write rows into `folder/part-00000.parquet` and on; return their number.
+    """Write rows into `folder/part-00000.parquet` and so on; return their number.
 
     Memory is one shard. The schema of the first shard holds for all unless one is given.
     """
@@ -122,7 +122,7 @@ def read_rows(
 
 
 def count_rows(folder: Path) -> int:
-    """Return how many rows a folder written by `write_rows` holds, as its files say."""
+    """Return the number of rows in a folder written by `write_rows`, as its files say."""
     return sum(pq.ParquetFile(shard).metadata.num_rows for shard in shards_of(folder))
 
 

@@ -33,7 +33,7 @@ Precision: TypeAlias = Literal["float32", "bfloat16"]
 
 
 class ModelParams(StageModel):
-    """What decides every result that a model computes."""
+    """Parameters of every result that a model computes."""
 
     precision: Precision = "float32"
     """Of the model's arithmetic, in training and in sampling: float32, or bfloat16 (with float32
@@ -41,7 +41,7 @@ class ModelParams(StageModel):
 
 
 class EpochParams(ModelParams):
-    """What decides a model that passes over a data set train."""
+    """Parameters of a model trained by passes over a data set."""
 
     seed: int
     num_epochs: int = Field(gt=0)
@@ -52,12 +52,12 @@ class EpochParams(ModelParams):
 
 
 class ComputeRun(StageModel):
-    """On what a model is computed."""
+    """The device and threads that compute a model."""
 
     device: str = "cpu"
-    """Where the model lives: `cpu`, `cuda`, `cuda:1`."""
+    """Device of the model: `cpu`, `cuda`, `cuda:1`."""
     workers: int | None = Field(default=None, gt=0)
-    """Threads that share a step on a CPU; where not said, one for each core, at most four."""
+    """Threads that share a step on a CPU; default: one for each core, at most four."""
 
 
 @dataclass(frozen=True)
@@ -89,7 +89,7 @@ class Placement:
     cpu_bytes: tuple[int, int] | None = None
     """Least and most bytes of a sampler on a CPU besides its weights; None depends on the batch."""
     is_server: bool = False
-    """Whether all this is done somewhere else."""
+    """Whether the work is done on another machine."""
 
 
 class World(StageModel):

@@ -9,8 +9,8 @@ A file `stages/<kind>.py` (dashes as underscores) defines
     OUTPUTS = {"model": "model"}                 # by name, with the type of artifact each one is
     def run(context: Context, params: Params, run: Run, inputs: Inputs) -> None: ...
 
-where a larger value of one field only goes on where a smaller one ended, it may name that field,
-and is then given what results with other values of it hold (`Context.earlier`, journals):
+if a larger value of one field only goes on from the end of a smaller one, it may name that field,
+and is then given what results with other values of it hold (`Context.previous`, journals):
 
     EXTENDS = "target_rows"
 
@@ -60,7 +60,7 @@ class Input:
     """One input of a kind: the type of artifact it takes.
 
     Types: `model`, `problems`, `rows`, `report`, and of sources also `dataset` and `text` (one file
-    of UTF-8, such as a prompt); a tuple where several will do. `many` inputs take a mapping of
+    of UTF-8, such as a prompt); a tuple if several will do. `many` inputs take a mapping of
     labels to references; the stage reads them with `Inputs.paths`.
     """
 
@@ -68,7 +68,7 @@ class Input:
     optional: bool = False
     many: bool = False
     fields: tuple[str, ...] = ()
-    """Of a text: what must stand in it in braces."""
+    """Of a text: the fields that it must have in braces."""
 
 
 class Inputs:
@@ -195,4 +195,4 @@ class StageKind:
     extends: str | None = None
     """The field of `Params` that only says how far to go: see `EXTENDS` above."""
     cost: StageCost | None = None
-    """What the stage will do, in tokens and models; None where the file does not say."""
+    """What the stage will do, in tokens and models; None if the file does not say."""

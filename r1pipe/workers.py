@@ -22,7 +22,7 @@ Result = TypeVar("Result")
 
 def num_workers(requested: int | None, device: str) -> int:
     """Return how many threads share a step: one beside an accelerator, else one for each core that
-    this process may use, at most four; what was asked for stands."""
+    this process may use, at most four; a requested number is kept."""
     if not device.startswith("cpu"):
         return 1
     return requested or min(MAX_WORKERS, len(os.sched_getaffinity(0)))

@@ -9,7 +9,7 @@ Departures: the paper lets DeepSeek-V3 rewrite thought and summary and people ch
 thought stays as sampled and the summary is a fixed sentence with the boxed answer in the language
 of the question.
 
-Run alone: `r1pipe stage cold-start-data`.
+Run it with `r1pipe stage cold-start-data`.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ EXTENDS = "target_rows"
 
 
 class Params(SampleParams):
-    """What decides the rows."""
+    """Parameters that decide the rows."""
 
 
 class Run(CollectRun):
@@ -60,7 +60,7 @@ def rewritten(row: Row) -> Row:
 
 
 def cost(params: Params, run: Run, inputs: InfoMap) -> Cost:
-    """Say what `plan` says about it: completions until enough are kept."""
+    """Return the cost for `plan`: completions until enough are kept."""
     from r1pipe.costs.recipes import candidates
 
     return candidates(params, run, inputs)

@@ -6,7 +6,7 @@ Paper: none for the corpus (the paper starts from DeepSeek-V3-Base); the general
 In: optionally `problems` with worked solutions (a real data set); else the synthetic world.
 Out: `rows`.
 
-Run alone: `r1pipe stage corpus`.
+Run it with `r1pipe stage corpus`.
 """
 
 from __future__ import annotations
@@ -46,15 +46,15 @@ class Author(StageModel):
 
 
 class Params(StageModel):
-    """What decides the rows."""
+    """Parameters that decide the rows."""
 
     seed: int
     num_rows: int = Field(gt=0)
-    """Rows to write; at most as many as there are problems where those are given."""
+    """Rows to write; at most as many as there are problems if those are given."""
     format: Literal["r1-zero", "chat"]
     """Completion format."""
     world: World | None = None
-    """Synthetic problems of the training split; needed where no `problems` are given."""
+    """Synthetic problems of the training split; needed if no `problems` are given."""
     author: Author = Author()
     thought_frac: float = Field(default=1.0, ge=0, le=1)
     """Share of rows with a thought (r1-zero format)."""
@@ -114,7 +114,7 @@ def _from_solutions(folder: Path, params: Params, rng: random.Random) -> Iterato
 
 
 def cost(params: Params, run: Run, inputs: InfoMap) -> Cost:
-    """Say what `plan` says about it: how many rows, and how long."""
+    """Return the cost for `plan`: how many rows, and how long."""
     from r1pipe.costs.recipes import real_rows, world_rows
     from r1pipe.costs.work import Cost, Range
 

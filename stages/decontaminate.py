@@ -8,9 +8,10 @@ In: `rows`, `problems` or both, and `held_out`, the evaluation sets by name. Out
 certificate.json (counts, settings, the recall measured with planted canaries) and every matched
 pair as a row.
 
-Departures: two variants beside the paper's rule, number-masked and re-wrapped (r1pipe/overlap.py).
+Departures: two variants beside the paper's rule, number-masked and re-wrapped
+(`r1pipe/data/overlap.py`).
 
-Run alone: `r1pipe stage decontaminate --manifest manifests/r1-clean.yaml`.
+Run it with `r1pipe stage decontaminate --manifest manifests/r1-clean.yaml`.
 """
 
 from __future__ import annotations
@@ -45,7 +46,7 @@ LOG_EVERY = 10_000
 
 
 class Params(StageModel):
-    """What decides what is taken out."""
+    """Parameters that decide what is taken out."""
 
     ngram: int = Field(default=10, ge=3)
     """Words in a row that two texts may not share."""
@@ -194,7 +195,7 @@ def _certify(context: Context, params: Params, search: _Search) -> None:
 
 
 def cost(params: Params, run: Run, inputs: InfoMap) -> Cost:
-    """Say what `plan` says about it: every text is looked through once."""
+    """Return the cost for `plan`: every text is looked through once."""
     from r1pipe.costs.work import NOTHING, Cost, Info, ProblemsInfo, Range, RowsInfo
 
     rows = inputs.get("rows", RowsInfo(NOTHING, NOTHING, NOTHING))

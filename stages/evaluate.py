@@ -5,7 +5,7 @@ Paper: arXiv:2501.12948, section 3 (pass@1 is the mean over k samples; temperatu
 
 In: `model`, `problems` by benchmark name. Out: `report` (summary.json) and `samples` (all rows).
 
-Run alone: `r1pipe stage eval-r1`.
+Run it with `r1pipe stage eval-r1`.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ OUTPUTS = {"report": "report", "samples": "rows"}
 
 
 class Params(ModelParams):
-    """What decides the report."""
+    """Parameters that decide the report."""
 
     seed: int
     format: Literal["r1-zero", "chat"]
@@ -58,7 +58,7 @@ class Run(SampleRun):
 
 
 def run(context: Context, params: Params, run: Run, inputs: Inputs) -> None:
-    """Sample every benchmark, judge, summarise."""
+    """Sample every benchmark, verify, summarise."""
     from r1pipe.generate.backends import open_generator
     from r1pipe.generate.failures import FailedUnits
     from r1pipe.rows import read_problems, write_rows
@@ -76,7 +76,7 @@ def run(context: Context, params: Params, run: Run, inputs: Inputs) -> None:
                 continue
             with failed.tolerated():
                 started = time.perf_counter()
-                rows = _judged(generator, tokenizer, name, problems, params)
+                rows = _verified(generator, tokenizer, name, problems, params)
                 journal.append(str(number), rows)
                 right = sum(row["verdict"] == "correct" for row in rows) / len(rows)
                 speed = sum(row["num_tokens"] for row in rows) / (time.perf_counter() - started)
@@ -109,14 +109,14 @@ def _in_order(rows: Iterator[Row], benchmarks: dict[str, list[Problem]]) -> list
     return sorted(rows, key=lambda row: place[row["benchmark"], row["problem_id"]])
 
 
-def _judged(
+def _verified(
     generator: Generator,
     tokenizer: Tokenizer,
     benchmark: str,
     problems: Sequence[Problem],
     params: Params,
 ) -> list[Row]:
-    """Sample and judge some problems of one benchmark."""
+    """Sample and verify some problems of one benchmark."""
     from r1pipe.generate.protocol import SamplingParams
     from r1pipe.rl.rollouts import sample_groups
     from r1pipe.tasks.general import is_helpful
@@ -169,7 +169,7 @@ def _summary(rows: Sequence[Row], benchmark: str, params: Params) -> Row:
 
 
 def cost(params: Params, run: Run, inputs: InfoMap) -> Cost:
-    """Say what `plan` says about it: completions of every benchmark's problems."""
+    """Return the cost for `plan`: completions of every benchmark's problems."""
     from r1pipe.costs.recipes import benchmarks
 
     return benchmarks(params, run, inputs["model"], inputs["problems"])

@@ -10,7 +10,7 @@ Departures: the ratio is per token (DeepSeekMath, Eq. 3); problems, not single c
 drawn per rollout, and the minibatches split its completions at random; a preference reward is the
 sigmoid of the reward model's score, since no scale was published.
 
-Run alone: `r1pipe stage zero`, `r1pipe stage reasoning-rl`, `r1pipe stage alignment-rl`.
+Run it with `r1pipe stage zero`, `r1pipe stage reasoning-rl`, `r1pipe stage alignment-rl`.
 """
 
 from __future__ import annotations
@@ -58,7 +58,7 @@ def run(context: Context, params: Params, run: Run, inputs: Inputs) -> None:
 
 
 def _reward_models(params: Params, run: Run, inputs: Inputs, name: str) -> dict[str, RewardFn]:
-    """Return the reward model of each general task; both are needed where there is a preference."""
+    """Return the reward model of each general task; both are needed if there is a preference."""
     if params.preference is None:
         return {}
     missing = [i for i in ("general", "helpful", "safety") if i not in inputs]
@@ -73,7 +73,7 @@ def _reward_models(params: Params, run: Run, inputs: Inputs, name: str) -> dict[
 
 
 def cost(params: Params, run: Run, inputs: InfoMap) -> Cost:
-    """Say what `plan` says about it: rollouts, the reference's log-probabilities, updates."""
+    """Return the cost for `plan`: rollouts, the reference's log-probabilities, updates."""
     from r1pipe.costs.recipes import rollouts
 
     return rollouts(params, run, inputs)

@@ -7,7 +7,7 @@ In: `source`, a model directory or a pinned hub model. Out: `model`.
 The tokenizer gets the recipe's chat template and tags, so that the formats are those of the other
 profiles; the tags' embeddings start at the mean of the table. Weights become float32.
 
-Run alone: `r1pipe stage base --profile gpu`.
+Run it with `r1pipe stage base --profile gpu`.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ OUTPUTS = {"model": "model"}
 
 
 class Params(StageModel):
-    """What decides the model."""
+    """Parameters that decide the model."""
 
     add_tags: bool = True
     """Make the recipe's tags whole tokens and install its chat template."""
@@ -78,7 +78,7 @@ def _add_tags(model: LanguageModel, tokenizer: Tokenizer) -> None:
 
 
 def cost(params: Params, run: Run, inputs: InfoMap) -> Cost:
-    """Say what `plan` says about it: the model is read, held in float32 and written."""
+    """Return the cost for `plan`: the model is read, held in float32 and written."""
     from r1pipe.costs.work import Cost, Range
 
     model = inputs["source"]

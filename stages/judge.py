@@ -4,16 +4,16 @@ Paper: arXiv:2501.12948, section 2.3.3 (some reasoning rows are judged by DeepSe
 the ground truth and the prediction); v2, Listing 4 (the prompt: analysis, then JSON with
 `correctness`).
 
-In: `candidates` (of rejection-sample, reverify or an earlier judge), the `problems` that they were
+In: `candidates` (of rejection-sample, reverify or another judge), the `problems` that they were
 sampled from, `model` (the judge) and `template`, a text source with {question}, {reference} and
 {prediction}. Out: `rows` and `candidates` of the same shape with the judge's verdicts, and
 `replies`: every question that was put to the judge, its raw reply, and the verdict read from it.
 
-Departures: the judge is shown the answer part alone, not the thought. Votes, temperature and the
+Departures: the judge is shown only the answer part, not the thought. Votes, temperature and the
 wording of the template are ours. A reply without one clear verdict makes the candidate `crashed`,
 never wrong.
 
-Run alone: `r1pipe stage judge --manifest manifests/judge.yaml`.
+Run it with `r1pipe stage judge --manifest manifests/judge.yaml`.
 """
 
 from __future__ import annotations
@@ -65,7 +65,7 @@ class About(StageModel):
 
 
 class Params(ModelParams):
-    """What decides the verdicts and the rows."""
+    """Parameters that decide the verdicts and the rows."""
 
     seed: int
     about: About = About()
@@ -103,7 +103,7 @@ class Run(SampleRun):
 
 
 def run(context: Context, params: Params, run: Run, inputs: Inputs) -> None:
-    """Ask about every chosen candidate, keep all replies, and select the rows anew."""
+    """Ask about every chosen candidate, keep all replies, and select the rows again."""
     from r1pipe.candidates.llm_judging import REPLIES, in_order, judged_rows
     from r1pipe.candidates.rejudge import quotas_in_force
     from r1pipe.candidates.selection import Selection, kept_rows
@@ -231,7 +231,7 @@ def _tell(context: Context, tally: Tally, changes: Counter[str], counts: Counter
 
 
 def cost(params: Params, run: Run, inputs: InfoMap) -> Cost:
-    """Say what `plan` says about it: replies about some or all candidates."""
+    """Return the cost for `plan`: replies about some or all candidates."""
     from r1pipe.costs.recipes import judgements
 
     return judgements(params, run, inputs)

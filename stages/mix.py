@@ -3,13 +3,13 @@
 Paper: arXiv:2501.12948, section 2.3.3 (600k + 200k); v2, Table 5 (what is in it).
 
 In: `reasoning` and `general` rows, optionally the `problems` that say a row's level. Out: `rows`,
-with a data card (README.md) where one is asked for, and beside them which row stays for each
-near-duplicate (near-duplicates.json) where those are taken out.
+with a data card (README.md) if one is asked for, and beside them which row stays for each
+near-duplicate (near-duplicates.json) if those are taken out.
 
 Departures: how the paper removes duplicates and balances its tasks was never published; here both
 are parameters, and off unless given.
 
-Run alone: `r1pipe stage sft-data`.
+Run it with `r1pipe stage sft-data`.
 """
 
 from __future__ import annotations
@@ -46,7 +46,7 @@ class LengthQuota(StageModel):
     """A bound on the rows of one range of lengths."""
 
     up_to_chars: int = Field(gt=0)
-    """The range ends here (included) and begins behind the next smaller one; of the completion."""
+    """The range ends here (included) and begins after the next smaller one; of the completion."""
     max_rows: int = Field(ge=0)
     """Most rows in it."""
 
@@ -74,7 +74,7 @@ class Card(StageModel):
 
 
 class Params(StageModel):
-    """What decides the mix."""
+    """Parameters that decide the mix."""
 
     seed: int
     reasoning_rows: int = Field(ge=0)
@@ -167,7 +167,7 @@ def _levels(inputs: Inputs) -> dict[str, int]:
 
 
 def _watched(rows: Iterator[Row], context: Context) -> Iterator[Row]:
-    """Pass rows on, show the first ones, and stop where that was asked for."""
+    """Pass rows on, show the first ones, and stop if that was asked for."""
     for count, row in enumerate(rows):
         if count < NUM_SAMPLES:
             context.sample(prompt=row["prompt"], completion=row["completion"], source=row["source"])
@@ -201,7 +201,7 @@ def _card(params: Params, card: Card, survey: Survey, choice: Choice) -> str:
 
 
 def cost(params: Params, run: Run, inputs: InfoMap) -> Cost:
-    """Say what `plan` says about it: both parts up to their quotas."""
+    """Return the cost for `plan`: both parts up to their quotas."""
     from dataclasses import replace
 
     from r1pipe.costs.recipes import mixed_rows

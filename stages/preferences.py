@@ -7,7 +7,7 @@ In: nothing (the synthetic world's training split). Out: `rows`.
 
 Departures: the judge is the world itself, which knows which answer is whole, right and polite.
 
-Run alone: `r1pipe stage helpful-pairs`, `r1pipe stage safety-labels`.
+Run it with `r1pipe stage helpful-pairs`, `r1pipe stage safety-labels`.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ RIGHT_FRAC = 0.5
 
 
 class Params(StageModel):
-    """What decides the rows."""
+    """Parameters that decide the rows."""
 
     seed: int
     objective: Literal["pairwise", "pointwise"]
@@ -107,7 +107,7 @@ def _labels(rng: random.Random) -> Iterator[Row]:
 
 
 def cost(params: Params, run: Run, inputs: InfoMap) -> Cost:
-    """Say what `plan` says about it: how many rows, and how long."""
+    """Return the cost for `plan`: how many rows, and how long."""
     from r1pipe.costs.recipes import SPREAD, TASK_TOKENS
     from r1pipe.costs.work import Cost, Range, RowsInfo
 

@@ -4,10 +4,10 @@ Paper: none; it stands for DeepSeek-V3-Base in profiles that bring no model from
 
 In: `tokenizer`, `rows`. Out: `model`.
 
-The loss is on completions alone: with the loss on random questions too, a model of this size learns
+The loss is only on completions: with the loss on random questions too, a model of this size learns
 nothing in as many tokens.
 
-Run alone: `r1pipe stage base`.
+Run it with `r1pipe stage base`.
 """
 
 from __future__ import annotations
@@ -45,11 +45,11 @@ class Architecture(StageModel):
 
 
 class Params(EpochParams):
-    """What decides the model."""
+    """Parameters that decide the model."""
 
     architecture: Architecture
     max_rows: int | None = Field(default=None, gt=0)
-    """Rows used, from the first; all where not said."""
+    """Rows used, from the first; default: all."""
     num_epochs: int = Field(default=1, gt=0)
 
 
@@ -71,7 +71,7 @@ def run(context: Context, params: Params, run: Run, inputs: Inputs) -> None:
 
 
 def cost(params: Params, run: Run, inputs: InfoMap) -> Cost:
-    """Say what `plan` says about it: passes over the rows with a new model."""
+    """Return the cost for `plan`: passes over the rows with a new model."""
     from r1pipe.costs.models import new_model_info
     from r1pipe.costs.recipes import supervised
 

@@ -8,7 +8,7 @@ Out: `problems`.
 Synthetic splits are disjoint by construction (a problem's content decides its split). An n-gram
 overlap test against `held_out` takes out what shares long phrases with it, and counts that.
 
-Run alone: `r1pipe stage problems`.
+Run it with `r1pipe stage problems`.
 """
 
 from __future__ import annotations
@@ -50,13 +50,13 @@ class Columns(StageModel):
     """A rule, or (answers in words, taken as they are) an LLM judge: a stage of kind `judge`, or a
     plugin's checker."""
     task: str = "math"
-    """What the problems are called in rows, quotas and reports."""
+    """The problems' task in rows, quotas and reports."""
     max_unusable_frac: float = Field(default=0.02, ge=0, le=1)
     """Share of gold answers that may be unusable; more than that stops the stage."""
 
 
 class Params(StageModel):
-    """What decides the problems."""
+    """Parameters that decide the problems."""
 
     seed: int
     num_problems: int = Field(gt=0)
@@ -64,7 +64,7 @@ class Params(StageModel):
     split: Literal["train", "held-out"] = "train"
     """Side of the world that they come from."""
     world: World | None = None
-    """Synthetic problems; needed where there is no `source`."""
+    """Synthetic problems; needed if there is no `source`."""
     judged_tasks: tuple[str, ...] = ()
     """Tasks of the world whose answers are left to an LLM judge."""
     columns: Columns | None = None
@@ -148,7 +148,7 @@ def _read(params: Params, inputs: Inputs, context: Context) -> list[Problem]:
 
 
 def cost(params: Params, run: Run, inputs: InfoMap) -> Cost:
-    """Say what `plan` says about it: how many problems, and how long."""
+    """Return the cost for `plan`: how many problems, and how long."""
     from r1pipe.costs.recipes import dataset_problems, world_problems
     from r1pipe.costs.work import Cost, Range
 

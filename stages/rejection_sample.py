@@ -9,7 +9,7 @@ decision).
 Departures: samples per problem, temperature and thresholds were never published; here they are
 parameters.
 
-Run alone: `r1pipe stage rejection-sample`; a killed run goes on with `--resume`.
+Run it with `r1pipe stage rejection-sample`; a killed run goes on with `--resume`.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ EXTENDS = "target_rows"
 
 
 class Params(SampleParams):
-    """What decides the rows."""
+    """Parameters that decide the rows."""
 
     format: Literal["r1-zero", "chat"] = "chat"
 
@@ -46,7 +46,7 @@ def run(context: Context, params: Params, run: Run, inputs: Inputs) -> None:
 
 
 def cost(params: Params, run: Run, inputs: InfoMap) -> Cost:
-    """Say what `plan` says about it: completions until enough are kept."""
+    """Return the cost for `plan`: completions until enough are kept."""
     from r1pipe.costs.recipes import candidates
 
     return candidates(params, run, inputs)

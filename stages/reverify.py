@@ -1,9 +1,9 @@
-"""Judge existing candidates anew with the present verifier; nothing is sampled again.
+"""Verify existing candidates again with the present verifier; nothing is sampled again.
 
 Paper: arXiv:2501.12948, section 2.3.3 keeps verified rows; a verifier that is mended afterwards
 should not cost the sampling a second time.
 
-In: `candidates` (of rejection-sample, or of an earlier reverify) and the `problems` that they were
+In: `candidates` (of rejection-sample, or of another reverify) and the `problems` that they were
 sampled from. Out: `rows` and `candidates` of the same shape, and `flips` (flips.json, and every
 flipped candidate as a row).
 
@@ -11,7 +11,7 @@ The version of the verifier is part of VERSION, so a new verifier is a new key. 
 given, the filters other than the verdict stay as they were decided; what depends on the rows kept
 before (repeats, quotas, the target) is decided again.
 
-Run alone: `r1pipe stage reverify --manifest manifests/reverify.yaml`; a killed run goes on with
+Run it with `r1pipe stage reverify --manifest manifests/reverify.yaml`; a killed run goes on with
 `--resume`.
 """
 
@@ -40,12 +40,12 @@ ROWS_PER_UNIT = 5_000
 
 
 class Params(StageModel):
-    """What decides the verdicts."""
+    """Parameters that decide the verdicts."""
 
     target_rows: int | None = Field(default=None, gt=0)
     """Most kept rows, in the candidates' order; without it all."""
     keep: Keep | None = None
-    """Thresholds to decide all filters anew; without it only the verdict is."""
+    """Thresholds to decide all filters again; without it only the verdict is."""
     quotas: Quotas | None = None
     """Most kept rows by task, level and length; without it those that adaptive sampling had."""
     timeout_s: float = Field(default=3.0, gt=0)
@@ -56,17 +56,17 @@ class Run(StageModel):
     """How it is computed."""
 
     workers: int = Field(default=0, ge=0)
-    """Processes that judge what needs algebra; 0 means two."""
+    """Processes that verify what needs algebra; 0 means two."""
 
 
 def run(context: Context, params: Params, run: Run, inputs: Inputs) -> None:
-    """Judge every candidate, write the kept view of them, and compare with what was there."""
+    """Verify every candidate, write the kept view of them, and compare with what was there."""
     from r1pipe.candidates.reverify import report_flips
     from r1pipe.rows import read_rows, schema_of, write_rows
 
     before, after = inputs.path("candidates"), context.output("candidates")
     schema = schema_of(before)
-    count = write_rows(after, _judged(context, params, run, inputs), schema)
+    count = write_rows(after, _verified(context, params, run, inputs), schema)
     rows = write_rows(context.output("rows"), read_rows(after, only="kept"), schema)
     report = report_flips(read_rows(before), read_rows(after), context.output("flips"))
     if not rows:
@@ -77,8 +77,8 @@ def run(context: Context, params: Params, run: Run, inputs: Inputs) -> None:
     _tell(context, report, rows)
 
 
-def _judged(context: Context, params: Params, run: Run, inputs: Inputs) -> Iterator[Row]:
-    """Yield the candidates judged anew; the report on how they were sampled goes with them."""
+def _verified(context: Context, params: Params, run: Run, inputs: Inputs) -> Iterator[Row]:
+    """Yield the candidates verified again; the report on how they were sampled goes with them."""
     from r1pipe.candidates.rejudge import quotas_in_force
     from r1pipe.candidates.reverify import ReverifySettings, reverified
     from r1pipe.rows import count_rows, read_problems, read_rows
@@ -96,7 +96,7 @@ def _judged(context: Context, params: Params, run: Run, inputs: Inputs) -> Itera
 
 
 def _watched(rows: Iterator[Row], context: Context, num_known: int, num_all: int) -> Iterator[Row]:
-    """Pass rows on, log how many were judged now, and stop where that was asked for."""
+    """Pass rows on, log how many were verified now, and stop if that was asked for."""
     correct, units = 0, num_all // ROWS_PER_UNIT
     for count, row in enumerate(rows, start=1):
         correct += row["verdict"] == "correct"
@@ -116,7 +116,7 @@ def _tell(context: Context, report: Row, rows: int) -> None:
 
 
 def cost(params: Params, run: Run, inputs: InfoMap) -> Cost:
-    """Say what `plan` says about it: every candidate is judged once more."""
+    """Return the cost for `plan`: every candidate is verified once more."""
     from r1pipe.costs.work import Cost, Info, Range
 
     found = inputs["candidates"]

@@ -6,7 +6,7 @@ scores the final summary only, safety the whole completion; batch 256, lr 6e-6, 
 In: `model` (whose backbone it starts from), `rows`. Out: `model`, a sequence-classification
 directory with one label.
 
-Run alone: `r1pipe stage helpful-rm`, `r1pipe stage safety-rm`.
+Run it with `r1pipe stage helpful-rm`, `r1pipe stage safety-rm`.
 """
 
 from __future__ import annotations
@@ -74,7 +74,7 @@ def _examples(
 
 
 def cost(params: Params, run: Run, inputs: InfoMap) -> Cost:
-    """Say what `plan` says about it: passes over pairs or single texts."""
+    """Return the cost for `plan`: passes over pairs or single texts."""
     from r1pipe.costs.recipes import preference_training
 
     texts = 2 if params.objective == "pairwise" else 1

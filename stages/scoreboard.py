@@ -4,7 +4,7 @@ Paper: arXiv:2501.12948v2, Table 3 (R1-Zero, Dev1, Dev2, Dev3, R1 side by side).
 
 In: `reports` by model name. Out: `report` (scoreboard.json, scoreboard.md, scoreboard.txt).
 
-Run alone: `r1pipe stage scoreboard`.
+Run it with `r1pipe stage scoreboard`.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ OUTPUTS = {"report": "report"}
 
 
 class Params(StageModel):
-    """What decides the table."""
+    """Parameters that decide the table."""
 
     models: tuple[str, ...]
     """Rows, in order; each names one of `reports`."""
@@ -62,7 +62,7 @@ def run(context: Context, params: Params, run: Run, inputs: Inputs) -> None:
 
 
 def cost(params: Params, run: Run, inputs: InfoMap) -> Cost:
-    """Say what `plan` says about it: a moment."""
+    """Return the cost for `plan`: a moment."""
     from r1pipe.costs.work import Cost, Info, Range
 
     return Cost({"report": Info()}, other_s=Range(0.02, 2))

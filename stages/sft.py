@@ -1,11 +1,11 @@
 """Supervised fine-tuning: the cold start, the second SFT, and distillation.
 
 Paper: arXiv:2501.12948, sections 2.3.1 (cold start), 2.3.3 (800k rows; it restarts from the base
-model, not from the RL checkpoint) and 2.4 (distillation: SFT alone, no RL).
+model, not from the RL checkpoint) and 2.4 (distillation: only SFT, no RL).
 
 In: `model` (the base), `rows`. Out: `model`.
 
-Run alone: `r1pipe stage cold-start-sft`, `r1pipe stage second-sft`, `r1pipe stage distil`.
+Run it with `r1pipe stage cold-start-sft`, `r1pipe stage second-sft`, `r1pipe stage distil`.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ OUTPUTS = {"model": "model"}
 
 
 class Params(EpochParams):
-    """What decides the model."""
+    """Parameters that decide the model."""
 
     num_epochs: int = Field(gt=0)
     """Passes over the rows; R1: 2 to 3."""
@@ -55,7 +55,7 @@ def run(context: Context, params: Params, run: Run, inputs: Inputs) -> None:
 
 
 def cost(params: Params, run: Run, inputs: InfoMap) -> Cost:
-    """Say what `plan` says about it: passes over the rows."""
+    """Return the cost for `plan`: passes over the rows."""
     from r1pipe.costs.recipes import supervised
 
     rows = inputs["rows"]

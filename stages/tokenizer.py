@@ -4,7 +4,7 @@ Paper: none (the paper's bases bring theirs).
 
 In: `rows` (one or more). Out: `tokenizer`, a directory that transformers loads.
 
-Run alone: `r1pipe stage tokenizer`.
+Run it with `r1pipe stage tokenizer`.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ BYTES_AND_TAGS = 256 + 9
 
 
 class Params(StageModel):
-    """What decides the tokenizer."""
+    """Parameters that decide the tokenizer."""
 
     vocab_size: int = Field(gt=BYTES_AND_TAGS)
     """Largest number of tokens, tags included."""
@@ -62,7 +62,7 @@ def _texts(folders: Mapping[str, Path], max_rows: int) -> Iterator[str]:
 
 
 def cost(params: Params, run: Run, inputs: InfoMap) -> Cost:
-    """Say what `plan` says about it: how many tokens at most."""
+    """Return the cost for `plan`: how many tokens at most."""
     from r1pipe.costs.work import NOTHING, Cost, Range, TokenizerInfo
 
     read = sum(

@@ -1,4 +1,4 @@
-"""What lies on a rank that has loaded models in parts; called in the ranks of a stage."""
+"""What is on a rank that has loaded sharded models; called in the ranks of a stage."""
 
 from __future__ import annotations
 

@@ -16,7 +16,7 @@ from fake_project import make_project
 from ruamel.yaml import YAML
 
 from r1pipe.costs.rates import Calibration, Speed, calibration_path, write_calibration
-from r1pipe.costs.report import BYTE_UNITS, COUNT_UNITS, TIME_UNITS, Costs, _judged, _span
+from r1pipe.costs.report import BYTE_UNITS, COUNT_UNITS, TIME_UNITS, Costs, _compared, _span
 from r1pipe.costs.sources import model_source
 from r1pipe.costs.work import Estimate, Range
 from r1pipe.errors import ManifestError
@@ -347,8 +347,8 @@ def test_a_range_is_written_in_the_unit_of_its_upper_end(
     ("value", "text"),
     [(15.0, "inside"), (5.0, "2 times less"), (40.0, "2 times more"), (None, ""), (0.0, "less")],
 )
-def test_an_actual_value_is_judged_by_its_range(value: float | None, text: str) -> None:
-    assert _judged(10.0, 20.0, value) == text
+def test_an_actual_value_is_compared_with_its_range(value: float | None, text: str) -> None:
+    assert _compared(10.0, 20.0, value) == text
 
 
 def test_the_total_adds_time_and_takes_the_largest_memory() -> None:

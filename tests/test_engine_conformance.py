@@ -313,5 +313,5 @@ def test_kernels_of_a_gpu_are_refused_without_one(field: str, value: str) -> Non
 
 def test_flash_attention_is_refused_in_float32() -> None:
     run = EngineRun(engine=TorchSettings(attention="flash"))
-    with pytest.raises(StageError, match="flash computes in bfloat16 alone"):
+    with pytest.raises(StageError, match="flash computes only in bfloat16"):
         make_engine(model(), OPTIMIZER, run)

@@ -1,4 +1,4 @@
-"""ZeRO-3 loads and keeps models in parts: policy, reference, reward model; results stay equal."""
+"""ZeRO-3 loads and keeps models sharded: policy, reference, reward model; results stay equal."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ ZERO_3 = {"backend": "deepspeed", "num_processes": 2, "zero_stage": 3}
 SHARED = ZERO_3 | {"sequence_parallel": 2}
 
 STAGE = f'''
-"""Load models in parts and say what lies on this rank."""
+"""Load sharded models and say what is on this rank."""
 
 import sys
 

@@ -354,7 +354,7 @@ def test_failed_units_are_passed_over_counted_and_asked_again(world: World) -> N
         world.run("failed", candidates_per_unit=2)
     world.busy = set()
     resumed = world.run("failed", candidates_per_unit=2)
-    assert len(world.questions) == 2, "the last unit alone"
+    assert len(world.questions) == 2, "only the last unit"
     assert files(resumed) == files(whole)
 
 

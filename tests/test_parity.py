@@ -1,4 +1,4 @@
-"""The parity gate: it lets a faithful sampler pass, finds out every other, and changes nothing."""
+"""The parity check: it lets a faithful sampler pass, finds out every other, and changes nothing."""
 
 from __future__ import annotations
 

@@ -87,7 +87,7 @@ def test_the_key_has_another_precision_and_not_the_default() -> None:
 @pytest.mark.parametrize(
     ("overrides", "message"),
     [
-        (["run.engine={attention: flash}"], "flash computes in bfloat16 alone; set params.prec"),
+        (["run.engine={attention: flash}"], "flash computes only in bfloat16; set params.prec"),
         (
             ["params.precision=bfloat16", "run.engine={backend: deepspeed, zero_stage: 0}"],
             "ZeRO 0 keeps no float32 weights .* set zero_stage: 1, 2 or 3",

@@ -1,4 +1,4 @@
-"""Candidates judged anew: verdicts, kept rows, the flip report, and what it takes to resume."""
+"""Candidates verified again: verdicts, kept rows, the flip report, and what it takes to resume."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ CHOSEN = {"duplicate": True, "quota": True, "target": True}
 def candidate(
     problem: Problem, index: int, answer: str, verdict: str, **changes: Any
 ) -> dict[str, Any]:
-    """Return a candidate as an older verifier judged it."""
+    """Return a candidate as an older verifier decided it."""
     decisions = PASSED | {"verdict": verdict == "correct"} | changes.pop("filters", {})
     if all(decisions.values()):
         decisions = CHOSEN | decisions
@@ -162,7 +162,7 @@ def test_examples_are_few_and_their_completions_short(tmp_path: Path) -> None:
     assert all(len(e["completion"]) < 2100 and boxed("6") in e["completion"] for e in examples)
 
 
-def test_thresholds_that_are_given_decide_all_filters_anew(tmp_path: Path) -> None:
+def test_thresholds_that_are_given_decide_all_filters_again(tmp_path: Path) -> None:
     plain = {"verdict": True, "truncated": True, "format": True, "language": True,
              "paragraph": True, "code": True, "repetition": True}  # fmt: skip
     rows = [

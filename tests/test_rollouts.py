@@ -56,7 +56,7 @@ def test_no_problem_comes_twice_in_an_epoch() -> None:
     assert epochs[0] != epochs[1], "each epoch has an order of its own"
 
 
-def test_each_rollout_samples_anew() -> None:
+def test_each_rollout_samples_again() -> None:
     policy, chosen = model(), grpo_params()
     sampler = TransformersGenerator(policy, end_ids=[1], pad_id=PAD, max_batch=64)
     texts = []
@@ -67,7 +67,7 @@ def test_each_rollout_samples_anew() -> None:
     assert texts[0] != texts[1]
 
 
-def test_a_problem_that_comes_twice_is_sampled_anew() -> None:
+def test_a_problem_that_comes_twice_is_sampled_again() -> None:
     one, other = problems(2)
     script = ScriptedGenerator({one.prompt: list("abcd"), other.prompt: list("ef")}, "chat")
     groups = sample_groups(

@@ -104,7 +104,7 @@ def test_a_resumed_stage_stops_where_the_uninterrupted_one_did(
         assert script.units == units
 
 
-def test_a_recorder_that_dies_ends_the_stage_with_a_word_about_it(
+def test_a_candidate_writer_that_dies_ends_the_stage_with_a_word_about_it(
     tmp_path: Path, monkeypatch: Any
 ) -> None:
     class Deadly(BySample):
@@ -127,7 +127,7 @@ def test_a_recorder_that_dies_ends_the_stage_with_a_word_about_it(
         sample(tmp_path, Deadly(half_texts(asked), asked, 3), asked, monkeypatch)
 
 
-def test_rows_that_another_verifier_judged_are_judged_again_on_resume(
+def test_rows_that_another_verifier_decided_are_verified_again_on_resume(
     tmp_path: Path, monkeypatch: Any
 ) -> None:
     asked = english(4)

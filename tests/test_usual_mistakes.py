@@ -29,7 +29,7 @@ MISTAKES = {
     4: "groups of equal rewards that fill the batch unseen, or do not centre to zero",
     5: "a wrong KL estimate, or a KL coefficient that defaults to nothing",
     6: "PPO's clip of 0.2 where R1 prints 10",
-    7: "sampler log-probs taken anew at each minibatch: the ratio is always 1",
+    7: "sampler log-probs taken again at each minibatch: the ratio is always 1",
     8: "a reference that is never refreshed, or every 400 rollouts in place of updates",
     9: "left-padded prompts without attention mask or position ids",
     10: "a loss mask from token == pad where pad is the end; only one end token honoured",

@@ -45,7 +45,7 @@ def box(answer: str) -> str:
     return f"\\boxed{{{answer}}}"
 
 
-def test_algebra_is_judged_in_workers(pool: Pool) -> None:
+def test_algebra_is_verified_in_workers(pool: Pool) -> None:
     pairs = [("x^2-1", "(x-1)(x+1)"), ("x^2-1", "(x-1)^2"), (r"\sqrt8", r"2\sqrt2")]
     verdicts = [pool.submit(*pair).result() for pair in pairs]
     assert verdicts == [Verdict.CORRECT, Verdict.WRONG, Verdict.CORRECT]

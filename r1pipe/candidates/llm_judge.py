@@ -22,9 +22,9 @@ from r1pipe.models.prompts import encode_prompt
 from r1pipe.records import FinishReason, Problem, Verdict
 
 FIELDS = ("question", "reference", "prediction")
-"""What a template has in braces, each at least once."""
+"""Fields of a template, in braces, each at least once."""
 MAX_READ_CHARS = 20_000
-"""Of a reply, from its end: what is read."""
+"""Most characters read of a reply, from its end."""
 TOO_LONG, CUT_OFF, NO_JSON = "too_long", "cut_off", "no_json"
 UNCLEAR, OTHER_WORD = "unclear", "other_word"
 """Why there is no verdict: the question fills the judge's context; the reply reached the token
@@ -123,7 +123,7 @@ class Judge:
     """Replies to each question."""
     seed: int
     max_positions: int | None
-    """Where the model's context ends; None if nothing says."""
+    """Where the model's context ends; None if unknown."""
 
     def ask(self, questions: Sequence[Question]) -> list[list[Reply]]:
         """Ask the judge; return the replies to each question, in order.
@@ -205,7 +205,7 @@ def _decoded(text: str) -> Iterator[tuple[int, int, JsonObject]]:
 
 
 def _unambiguous(pairs: list[tuple[str, Json]]) -> JsonObject:
-    """Return the pairs of a JSON object; ValueError where a name comes twice."""
+    """Return the pairs of a JSON object; ValueError if a name comes twice."""
     if len(dict(pairs)) != len(pairs):
         raise ValueError("a name comes twice")
     return dict(pairs)

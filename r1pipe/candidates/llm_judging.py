@@ -110,7 +110,7 @@ def units_of(items: Iterable[Question], size: int) -> Iterator[tuple[str, list[Q
 
 
 def reuse_replies(context: Context, journal: Journal, rows_per_unit: int) -> None:
-    """Copy the replies of an earlier result, which allowed fewer faults, into the journal.
+    """Copy the replies of a previous result, which allowed fewer faults, into the journal.
 
     All else of its key is the same, so that its units are those of this stage.
     """
@@ -207,7 +207,7 @@ def judged_rows(
     """Yield each candidate with the judge's verdict, if there is one, selected again.
 
     Both come in the candidates' order. `changes` counts `before -> after` of those asked about.
-    Raises StageError as `paired` and `check_quota` do.
+    Raises StageError as `with_problems` and `check_quota` do.
     """
     groups = groupby(replies, key=lambda reply: str(reply["candidate_id"]))
     asked = next(groups, None)

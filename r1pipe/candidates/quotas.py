@@ -23,7 +23,7 @@ class LengthQuota(StageModel):
 class Quotas(StageModel):
     """Most kept rows by task, level and length; what is not named is not bounded.
 
-    They are numbers of rows, not shares of `target_rows`, so that a raised target samples on where
+    They are numbers of rows, not shares of `target_rows`, so that a raised target goes on where
     the lower one ended.
     """
 
@@ -52,7 +52,7 @@ class QuotaCounts:
         return bisect_left(self._bounds, num_tokens)
 
     def is_full(self, problem: Problem, length_range: int | None = None) -> bool:
-        """Return whether a row of this problem (and length, where given) would be one too many."""
+        """Return whether a row of this problem (and length, if given) would be one too many."""
         return any(
             name in self._limits and self._counts[name] >= self._limits[name]
             for name in self._names(problem, length_range)

@@ -24,8 +24,8 @@ def read_report(candidates: Path) -> tuple[JsonObject, Quotas] | None:
     """Return the report on adaptive sampling beside its candidates, and the quotas in force; None
     for candidates that were sampled in another way.
 
-    A stage that verifies or judges candidates again selects by these quotas and
-    passes the report on. Raises ArtifactError for a report that is none.
+    A stage that verifies or judges candidates again selects by these quotas and passes the report
+    on. Raises ArtifactError for a report that is none.
     """
     path = candidates / REPORT
     if not path.exists():

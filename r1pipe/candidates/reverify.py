@@ -1,7 +1,7 @@
 """Candidates verified again: which of them are kept then, and which verdicts flipped.
 
 All of it streams: in memory are the pairs in flight, a unit of verdicts, one shard, and sixteen
-bytes per kept row. Verdicts go into a journal, so that a killed run judges no candidate twice.
+bytes per kept row. Verdicts go into a journal, so that a killed run verifies no candidate twice.
 """
 
 from __future__ import annotations
@@ -57,14 +57,14 @@ def reverified(
 
     Repeats, quotas and the target are decided again, since they depend on what is kept before.
     Raises StageError for a candidate whose problem is not there, and for one that a quota ruled out
-    where nobody knows of quotas.
+    if the quotas are unknown.
     """
     selection = Selection(terms.quotas or Quotas(), terms.target_rows or sys.maxsize)
     pairs = with_problems(name, rows, problems)
     for row, problem, verdict, extracted in _with_verdicts(pairs, journal, terms):
         check_quota(name, row, terms.quotas)
         if verdict is Verdict.UNJUDGED:
-            verdict = Verdict(row["verdict"])  # no rule has a say: what a judge said stays
+            verdict = Verdict(row["verdict"])  # no rule decides it: an LLM judge's stays
         keep, decided = terms.keep, dict[str, bool]()
         if keep is not None:
             reason = FinishReason(row["finish_reason"])

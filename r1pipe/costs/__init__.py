@@ -1,4 +1,4 @@
-"""What a stage will cost: tokens, time, memory, disk, as ranges.
+"""Costs of stages before they run: tokens, time, memory and disk, as ranges.
 
 A stage file says what its work is (`cost(params, run, inputs) -> Cost`, in the words of `work`);
 `fields` names what is read of parameters and run settings, `models` knows sizes from a config,

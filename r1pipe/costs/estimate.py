@@ -1,6 +1,6 @@
 """Walk a manifest: from sources and finished results to what each stage will cost.
 
-What a stage will write is what the stages behind it will read; where a result is in the store
+What a stage will write is what the stages after it will read; if a result is in the store
 already, its own config and counts are taken instead.
 """
 

@@ -86,7 +86,7 @@ class Rollouts(Completes, Protocol):
 
     @property
     def preference(self) -> object | None:
-        """Whether two reward models score a part of the rollouts."""
+        """Whether two reward models score some of the rollouts."""
 
 
 class Benchmarks(Completes, Protocol):

@@ -2,7 +2,7 @@
 
 Training keeps per parameter (float32, AdamW) 4 bytes of weight, 4 of gradient and 8 of moments;
 with bf16 2 + 2, and 12 of float32 master copy and moments (arXiv:1910.02054, section 3.1). ZeRO 1
-divides the optimizer's part among the processes, 2 the gradients too, 3 everything.
+shards the optimizer state among the processes, 2 the gradients too, 3 everything.
 """
 
 from __future__ import annotations

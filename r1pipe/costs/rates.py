@@ -24,12 +24,12 @@ FORMAT = 1
 MEASURED = Range(0.7, 1.5)
 """Around a prediction from points: other lengths, a busy machine."""
 SCORE_FRAC = 1 / 3
-"""A forward pass alone, against forward and backward."""
+"""Time of a forward pass, as a share of forward and backward."""
 PARALLEL_FRAC = Range(0.6, 0.95)
-"""What is left of each of several devices' speed."""
+"""Share of its speed that each of several devices keeps."""
 
 SERVER_TOKEN_S = Range(0.005, 0.05)
-"""Of one of the requests that a server works on at once."""
+"""Seconds per token of each request that a server works on at once."""
 
 Point = tuple[float, float]
 
@@ -63,7 +63,7 @@ class Speed:
 
 @dataclass(frozen=True)
 class Calibration:
-    """What was measured on a machine; `speeds` by 'train:torch:cpu', 'sample:vllm:cuda', ...
+    """Measurements on a machine; `speeds` by 'train:torch:cpu', 'sample:vllm:cuda', ...
 
     `failed` says, by the same names, why an engine that is there could not be measured; `load` is
     how many processes wanted a core before it began, for each core.
@@ -95,7 +95,7 @@ class Calibration:
 
 @dataclass(frozen=True)
 class Assumed:
-    """Speed where nothing was measured: per token, operation, decoding step of a layer, byte read,
+    """Speed if nothing was measured: per token, operation, decoding step of a layer, byte read,
     and parameter of an update."""
 
     token_s: Range
@@ -195,7 +195,7 @@ def read_calibration(path: Path) -> Calibration | None:
 
 
 def write_calibration(path: Path, calibration: Calibration) -> None:
-    """Place a calibration whole; OSError where it cannot be."""
+    """Place a calibration whole; OSError if it cannot be."""
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f"{path.name}.{os.getpid()}")
     temporary.write_text(json.dumps(calibration.to_json(), indent=1) + "\n", encoding="utf-8")

@@ -36,13 +36,13 @@ TASK_TOKENS: Mapping[str, tuple[float, float]] = {
     "safety": (8.0, 19.5),
 }
 SUMMARY_TOKENS = 7.0
-"""What the chat format's summary adds to a completion."""
+"""Tokens that the chat format's summary adds to a completion."""
 BARE_TOKENS = 6.0
-"""A completion of an answer in its tags, without a thought."""
+"""Tokens of an answer in its tags, without a thought."""
 ZERO_PROMPT_TOKENS = 4.0
-"""What the r1-zero format's passage adds to a prompt (the tokenizer has it as few tokens)."""
+"""Tokens that the r1-zero passage adds to a prompt (the tokenizer has it as few tokens)."""
 SPREAD = Range(0.8, 1.15)
-"""Of the lengths above under another tokenizer or mix of levels."""
+"""Factor of the lengths above under another tokenizer or mix of levels."""
 ZERO_TO_CHAT = Range(0.5, 1.2)
 """Length of a completion, from a bare r1-zero answer to a long chat one, against `TASK_TOKENS`."""
 TRACE_FRAC = Range(0.1, 0.6)
@@ -52,16 +52,16 @@ REAL_PROMPT_TOKENS = Range(50, 250)
 REAL_SOLUTION_TOKENS = Range(60, 500)
 """Length of a worked solution of a real data set."""
 ADAPTIVE_FRAC = 0.2
-"""Of the samples, where problems that have enough rows, or no hope, get no more."""
+"""Least share of the samples, if problems that have enough rows, or no hope, get no more."""
 KEPT_FRAC = Range(0.15, 0.9)
 """Share of sampled completions that are kept as different rows."""
 
 ASKED_FRAC = Range(0.1, 1.0)
 """Share of the candidates that an LLM judge is asked about."""
 ANSWER_FRAC = Range(0.05, 1.0)
-"""Share of a completion that stands behind its thought."""
+"""Share of a completion that is after its thought."""
 TEMPLATE_TOKENS = Range(150, 800)
-"""What a judge's template adds to what is filled in; a tiny tokenizer needs most of them."""
+"""Tokens that a judge's template adds to its fields; a tiny tokenizer needs most of them."""
 REPLY_FRAC = Range(0.05, 1.0)
 """Mean length of a judge's reply, as a share of `max_tokens`."""
 
@@ -101,7 +101,7 @@ def real_rows(problems: ProblemsInfo, wanted: int) -> RowsInfo:
 
 
 def mixed_rows(parts: Sequence[RowsInfo]) -> RowsInfo:
-    """Return several parts as one; lengths are means weighted by the parts' sizes."""
+    """Return several sets of rows as one; lengths are means weighted by the sets' sizes."""
     count = sum((part.num_rows for part in parts), Range(0))
     total = count.high or 1.0
     weighted = [part.num_rows.high / total for part in parts]
@@ -192,7 +192,7 @@ def completion_length(problems: ProblemsInfo, max_tokens: int) -> Range:
 
 
 def length_assumption(problems: ProblemsInfo, max_tokens: int) -> tuple[str, ...]:
-    """Say what was assumed about lengths, where nothing was known."""
+    """Say what was assumed about lengths, if nothing was known."""
     if problems.completion_tokens is not None:
         return ()
     low, high = TRACE_FRAC.low * 100, TRACE_FRAC.high * 100

@@ -158,12 +158,12 @@ def compared_lines(record: ActionRecord, store: Store) -> list[str]:
             continue
         value = actual.get(name)
         shown = NONE if value is None else _number(value, units)
-        rows.append((label, _span(low, high, units), shown, _judged(low, high, value)))
+        rows.append((label, _span(low, high, units), shown, _compared(low, high, value)))
     return table_lines(rows)
 
 
 def actual_values(record: ActionRecord, store: Store) -> dict[str, float | None]:
-    """Return what a finished stage took, by the names of a prediction; None where not noted."""
+    """Return what a finished stage took, by the names of a prediction; None if not noted."""
     return {
         "trained_tokens": record.facts.get("trained_tokens"),
         "sampled_tokens": _sampled_tokens(record, store),
@@ -207,7 +207,7 @@ def _column_sum(folder: Path, column: str) -> float | None:
     return float(sum(pc.sum(table[column]).as_py() or 0 for table in tables))
 
 
-def _judged(low: float, high: float, value: float | None) -> str:
+def _compared(low: float, high: float, value: float | None) -> str:
     """Say whether a value was inside its range, else by how much it was not."""
     if value is None:
         return ""
@@ -244,7 +244,7 @@ def _range_text(found: Range, units: Sequence[tuple[float, str]]) -> str:
 
 
 def _span(low: float, high: float, units: Sequence[tuple[float, str]]) -> str:
-    """Return a range in the unit of its upper end; one number where both ends look alike."""
+    """Return a range in the unit of its upper end; one number if both ends look alike."""
     if not high:
         return NONE
     factor, unit = next(((f, u) for f, u in units if high >= f), units[-1])

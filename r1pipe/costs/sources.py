@@ -1,4 +1,4 @@
-"""What is known of things from outside, without fetching them."""
+"""Sizes of sources from outside, without fetching them."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from r1pipe.manifest import SourceNode
 
 ASSUMED_SIZE = "1.5B"
-"""Of a model that nothing is known of."""
+"""Size assumed of a model that nothing is known of."""
 MAX_COUNTED_BYTES = 256 << 20
 REAL_PROMPT = Range(50, 250)
 REAL_COMPLETION = Range(100, 2000)
@@ -54,7 +54,7 @@ def model_source(node: SourceNode) -> tuple[ModelInfo, str]:
 
 
 def _configs(node: SourceNode) -> list[Path]:
-    """Return where a config.json may lie: in the folder, or in the hub's cache on this machine."""
+    """Return where a config.json may be: in the folder, or in the hub's cache on this machine."""
     if node.path is not None:
         return [node.path / "config.json"]
     home = Path(os.environ.get("HF_HOME") or os.path.expanduser("~/.cache/huggingface"))

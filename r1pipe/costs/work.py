@@ -89,7 +89,7 @@ class RowsInfo(Info):
 
 @dataclass(frozen=True)
 class ProblemsInfo(Info):
-    """Problems; `completion_tokens` is the mean length of an answer with its thought, where that
+    """Problems; `completion_tokens` is the mean length of an answer with its thought, if that
     is known (None: as long as the model and `max_tokens` make it)."""
 
     num_problems: Range
@@ -99,7 +99,7 @@ class ProblemsInfo(Info):
 
 @dataclass(frozen=True)
 class DatasetInfo(Info):
-    """A data set from outside; None where nothing says how many rows it has."""
+    """A data set from outside; None if nothing says how many rows it has."""
 
     num_rows: int | None
 
@@ -108,8 +108,8 @@ class DatasetInfo(Info):
 class Training:
     """Forward and backward over `tokens` in so many `updates`.
 
-    `scored_tokens` go forward alone (a frozen reference); `frozen_copies` models of the same size
-    stay beside the trained one, divided as it is, and `whole_copies` (reward models) on every
+    `scored_tokens` only go forward (a frozen reference); `frozen_copies` models of the same size
+    stay beside the trained one, sharded as it is, and `whole_copies` (reward models) on every
     device. `mean_tokens` and `longest` are of a sequence, in tokens.
     """
 

@@ -1,4 +1,4 @@
-"""The backend `openai`: a server somewhere else (`r1pipe.generate.openai_server`)."""
+"""The backend `openai`: a server on another machine (`r1pipe.generate.openai_server`)."""
 
 from __future__ import annotations
 

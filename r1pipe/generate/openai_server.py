@@ -70,8 +70,8 @@ class ServerGenerator:
     def generate(self, requests: Sequence[Request], sampling: SamplingParams) -> Iterator[Sampled]:
         """Yield every request's completion once, as it comes.
 
-        Raises SamplingFailed, after what was under way, where a request fails for good; StageError
-        at once where the server refuses one.
+        Raises SamplingFailed, after what was under way, if a request fails for good; StageError
+        at once if the server refuses one.
         """
         stop = threading.Event()
         futures = [self._pool.submit(self._sample, r, sampling, stop) for r in requests]
@@ -105,7 +105,7 @@ class ServerGenerator:
     def _sample(
         self, request: Request, sampling: SamplingParams, stop: threading.Event
     ) -> Sampled | None:
-        """Ask for one completion; None where sampling was stopped before."""
+        """Ask for one completion; None if sampling was stopped before."""
         if stop.is_set():
             return None
         body = {
@@ -126,7 +126,7 @@ class ServerGenerator:
     def _patiently(self, ask: Callable[[], Answer], stop: threading.Event) -> Answer | None:
         """Ask until it works, waiting ever longer; raise SamplingFailed in the end.
 
-        None where `stop` or `close` came between.
+        None if `stop` or `close` came between.
         """
         delay = FIRST_DELAY_S
         for attempt in range(self.settings.max_retries + 1):
@@ -153,7 +153,7 @@ class ServerGenerator:
             if ids is None:
                 ids = self.tokenizer(choice["text"], add_special_tokens=False)["input_ids"]
         except (KeyError, TypeError, ValueError) as error:
-            raise _Passing(f"an answer that is none: {error!r}") from None
+            raise _Passing(f"an answer without a completion: {error!r}") from None
         ids = [int(i) for i in ids]
         if reason is FinishReason.STOP and not set(ids[-1:]) & set(self.end_ids):
             ids.append(self.tokenizer.eos_token_id)
@@ -174,7 +174,7 @@ class ServerGenerator:
         return wanted
 
     def _call(self, path: str, body: JsonObject | None = None) -> JsonObject:
-        """Send one request; _Passing where another try may help, StageError where it may not."""
+        """Send one request; _Passing if another try may help, StageError if it may not."""
         data = None if body is None else json.dumps(body).encode()
         url = self.url + path  # the manifest says which server, and is trusted
         request = urllib.request.Request(url, data, headers=self._headers())  # noqa: S310
@@ -209,7 +209,7 @@ def _result(future: Future[Sampled | None], failures: list[SamplingFailed]) -> S
 
 
 def _asked_delay(error: HTTPError) -> float:
-    """Return the seconds that a server asks to wait; 0 where it says nothing we read."""
+    """Return the seconds that a server asks to wait; 0 if it gives no number."""
     try:
         return float(error.headers.get("Retry-After", 0))
     except ValueError:

@@ -1,4 +1,4 @@
-"""What generates completions: requests in, completions out as they finish; what opens it.
+"""Generators: requests in, completions out as they finish; and the settings that open one.
 
 A backend is a file with the class of its settings (`GeneratorBackend`) and a line in
 `r1pipe.settings.GENERATORS`. The file is read whenever a manifest is, so what is heavy is imported
@@ -41,7 +41,7 @@ class SamplingParams:
 
 @dataclass(frozen=True, slots=True)
 class Request:
-    """One completion to sample; its tokens depend on prompt, sampling and seed alone, as far as a
+    """One completion to sample; its tokens depend only on prompt, sampling and seed, as far as a
     backend's arithmetic does not depend on the batch."""
 
     prompt_ids: tuple[int, ...]
@@ -54,7 +54,7 @@ class Request:
 class Sampled:
     """Tokens of one request (end-of-sequence included), and the log-probability of each one under
     the distribution it was drawn from: after the temperature, before any top-p cut. There are none
-    where they were not asked for, or the backend does not know them (vLLM after a cut, a server).
+    if they were not asked for, or the backend does not know them (vLLM after a cut, a server).
     """
 
     index: int
@@ -73,7 +73,7 @@ class Generator(Protocol):
         """Replace the sampler's weights by those of the policy, by name; wakes it up."""
 
     def sleep(self) -> None:
-        """Free what the trainer can use, until weights are loaded; nothing where that is little."""
+        """Free what the trainer can use, until weights are loaded; nothing if that is little."""
 
     def close(self) -> None:
         """Free memory and processes."""

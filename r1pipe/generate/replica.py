@@ -1,4 +1,4 @@
-"""The process of one replica (`r1pipe.generate.replicas` says what is spoken)."""
+"""The process of one replica (`r1pipe.generate.replicas` has the messages)."""
 
 from __future__ import annotations
 

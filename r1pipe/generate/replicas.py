@@ -8,7 +8,7 @@ Prompts are dealt out to them, all samples of a prompt to one. Parent and child 
     {"load"}, then {"path"} for each file     -> {"taken"} for each, then {"done"}
     the end of the input                      -> the process ends
 or {"failed": text} in place of an answer. New weights go through files in shared memory, a bounded
-part at a time.
+number of bytes at a time.
 """
 
 from __future__ import annotations
@@ -53,8 +53,8 @@ class ReplicaGenerator:
             for number in range(settings.data_parallel):
                 environment = replica_environment(number, shape.device, settings.tensor_parallel)
                 self._replicas.append(_Replica(number, environment, self._answers))
-            alone = settings.model_copy(update={"data_parallel": 1})
-            self._send({"shape": _plain(shape), "settings": alone.model_dump()})
+            single = settings.model_copy(update={"data_parallel": 1})
+            self._send({"shape": _plain(shape), "settings": single.model_dump()})
             self._await("ready")
         except BaseException:
             self.close()
@@ -151,7 +151,7 @@ class _Replica:
         answers.put((self.number, {"ended": True}))
 
     def send(self, message: JsonObject) -> None:
-        """Write one line; StageError where nobody is there to read it."""
+        """Write one line; StageError if the process is gone."""
         assert self._process.stdin is not None
         try:
             self._process.stdin.write(json.dumps(message) + "\n")

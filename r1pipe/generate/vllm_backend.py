@@ -60,7 +60,7 @@ class VllmSettings(GeneratorBackend):
         )
 
     def memory_fraction(self, *, is_beside: bool) -> float:
-        """Return the share of a GPU's memory, alone or beside a model that is trained."""
+        """Return the share of a GPU's memory, without or with a model that is trained."""
         return self.gpu_memory_fraction or (BESIDE_FRACTION if is_beside else SEALED_FRACTION)
 
     def open_sealed(
@@ -87,7 +87,7 @@ class VllmSettings(GeneratorBackend):
         """Return an engine with weights of its own, which `load_weights` replaces."""
         if self.data_parallel > 1 or (num_ranks > 1 and self.tensor_parallel > 1):
             raise StageError(
-                "where a policy is trained, each of its processes has one engine of its own: leave"
+                "if a policy is trained, each of its processes has one engine of its own: leave"
                 " out run.generator.data_parallel, and with several processes tensor_parallel too"
             )
         from r1pipe.generate.vllm_engine import EngineShape, VllmGenerator

@@ -56,7 +56,7 @@ class EngineShape:
     device: str = "cpu"
     """What the engine must find; it takes the first one that it sees."""
     is_shared: bool = False
-    """Whether a trainer lives on the same device."""
+    """Whether a trainer is on the same device."""
     is_ranked: bool = False
     """Whether every process of a torch.distributed job builds one, all together."""
 
@@ -92,7 +92,7 @@ class VllmGenerator:
     def generate(self, requests: Sequence[Request], sampling: SamplingParams) -> Iterator[Sampled]:
         """Yield every request's completion once, as it finishes.
 
-        A completion ends at the latest where prompt and completion have `max_model_tokens`; a
+        A completion ends at the latest when prompt and completion have `max_model_tokens`; a
         prompt that leaves no room is a StageError. An abandoned iterator aborts its requests.
         """
         if self._engine is None:
@@ -145,7 +145,7 @@ class VllmGenerator:
         return bool(under_way)
 
     def _step(self) -> list[Any]:
-        """Decode one token of every running request; vLLM's draws leave torch's own alone."""
+        """Decode one token of every running request; torch's random state stays as it was."""
         with torch.random.fork_rng(devices=[]):
             outputs: list[Any] = self._engine.step()
         return outputs
@@ -161,7 +161,7 @@ class VllmGenerator:
             with preserved_process():
                 self._replace(tensors)
         except BaseException:
-            self.close()  # part of its weights are gone: it cannot sample any more
+            self.close()  # some of its weights are gone: it cannot sample any more
             raise
         if self.is_asleep:
             self._engine.wake_up(["kv_cache"])

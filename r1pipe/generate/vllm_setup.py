@@ -1,4 +1,4 @@
-"""Importing vLLM: quietly, quickly, and only where it can work."""
+"""Importing vLLM: quietly, quickly, and only if it can work."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ def kind_of_device(device: str) -> str:
 
 
 def require_vllm(device: str) -> None:
-    """Raise StageError, with the command that installs it, where vLLM is missing."""
+    """Raise StageError, with the command that installs it, if vLLM is missing."""
     if importlib.util.find_spec("vllm") is None:
         command = INSTALL_CPU if kind_of_device(device) == "cpu" else INSTALL_GPU
         raise StageError(
@@ -48,7 +48,7 @@ def require_vllm(device: str) -> None:
 
 
 def check_head_size(config: PretrainedConfig, device: str) -> None:
-    """Raise StageError where vLLM has no attention kernel for a model's heads."""
+    """Raise StageError if vLLM has no attention kernel for a model's heads."""
     size = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
     if kind_of_device(device) == "cpu" and size not in CPU_HEAD_SIZES:
         raise StageError(
@@ -70,7 +70,7 @@ def quiet() -> Iterator[None]:
 def import_vllm(device: str) -> Any:
     """Return the names of vLLM that the generator uses.
 
-    Raises StageError where vLLM was built for another device.
+    Raises StageError if vLLM was built for another device.
     """
     warn_of_slow_start()
     for name, value in ENVIRONMENT.items():
@@ -114,7 +114,7 @@ def free_memory() -> None:
 
 
 def warn_of_slow_start() -> None:
-    """Say so where every start must compile all of vLLM's modules again."""
+    """Warn if every start must compile all of vLLM's modules again."""
     if sys.dont_write_bytecode and sys.pycache_prefix is None and "vllm" not in sys.modules:
         warnings.warn(
             "PYTHONDONTWRITEBYTECODE is set: vLLM may take 15 s longer to import each time; unset"

@@ -21,7 +21,7 @@ MAX_FILE_BYTES = 256 << 20
 @contextmanager
 def weight_files(tensors: Weights) -> Iterator[Iterator[str]]:
     """Give the paths of files that hold all tensors, written as they are asked for; the files are
-    gone behind the block."""
+    gone after the block."""
     place = SHARED_MEMORY if SHARED_MEMORY.is_dir() else None
     folder = Path(tempfile.mkdtemp(prefix="r1pipe-weights-", dir=place))
     try:

@@ -110,9 +110,9 @@ def _why_dropped(trace: Trace, place: Place) -> Iterator[str]:
 def _repeated(trace: Trace, place: Place) -> str:
     """Name the kept candidate whose words one repeats."""
     folder = trace.folder(place.record, place.output)
-    for _, twin in find_rows(folder, "prompt", place.row["prompt"]):
-        if twin["kept"] and twin["completion"] == place.row["completion"]:
-            return f"it is an exact repeat of {twin['id']}, which is kept"
+    for _, other in find_rows(folder, "prompt", place.row["prompt"]):
+        if other["kept"] and other["completion"] == place.row["completion"]:
+            return f"it is an exact repeat of {other['id']}, which is kept"
     return SELECTION["duplicate"]
 
 
@@ -160,10 +160,10 @@ def _twin(trace: Trace, place: Place, record: Record) -> str | None:
                 return f"it is an exact repeat of {_row_of(part, position, row)}"
         from r1pipe.data.duplicates import duplicate_of
 
-        twin = duplicate_of(trace.folder(record, "rows"), part, found[0])
-        kept = row_at(parts[twin[0]], twin[1]) if twin is not None else None
-        if twin is not None and kept is not None:
-            return f"it is a near-duplicate of {_row_of(*twin, kept)}"
+        original = duplicate_of(trace.folder(record, "rows"), part, found[0])
+        kept = row_at(parts[original[0]], original[1]) if original is not None else None
+        if original is not None and kept is not None:
+            return f"it is a near-duplicate of {_row_of(*original, kept)}"
     return None
 
 

@@ -1,4 +1,4 @@
-"""What a manifest says of several stages at once: `defaults`, `each`, stars and `targets`.
+"""`defaults`, `each`, stars and `targets`: what a manifest says of several stages at once.
 
 `defaults` and `each` are written out layer by layer (`layers.py`); stars and `targets` come last,
 when all layers are laid. Every value keeps the place where it was written, and its path there.

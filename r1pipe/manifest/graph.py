@@ -10,7 +10,7 @@ from r1pipe.manifest.references import Ref
 
 @dataclass(frozen=True)
 class Order:
-    """Names in topological order; `cycle` is `a -> b -> a` where there is one, else empty."""
+    """Names in topological order; `cycle` is `a -> b -> a` if there is one, else empty."""
 
     names: list[str]
     cycle: list[str]

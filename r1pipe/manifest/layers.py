@@ -20,7 +20,7 @@ from r1pipe.stage import StageKind
 from r1pipe.text import visible
 
 PROFILED = (*LAYERED, "targets")
-"""What a profile lays over a manifest, beside its defaults."""
+"""Sections that a profile lays over a manifest, beside its defaults."""
 
 
 @dataclass(frozen=True)
@@ -33,7 +33,7 @@ class Resolved:
 
 @dataclass(frozen=True)
 class Resolution:
-    """What a manifest and a profile come to, and what else is to be checked."""
+    """The tree of a manifest and a profile, and what else is to be checked."""
 
     chosen: Resolved
     profile: str | None
@@ -52,7 +52,7 @@ class Layers:
     kinds: Mapping[str, StageKind]
 
     def copy(self) -> Layers:
-        """Return layers that may go another way from here."""
+        """Return a copy that may differ from here on."""
         return replace(self, below=self.below.copy())
 
     def lay(self, layer: Layer) -> None:
@@ -137,7 +137,7 @@ def _chosen_profile(tree: Value, asked: str | None, mistakes: list[Mistake]) -> 
 
 
 def _lay_profiles(layers: Layers, profile: str | None) -> list[Layers]:
-    """Lay the chosen profile, after those that it extends; return what the others come to."""
+    """Lay the chosen profile, after those that it extends; return the layers of the others."""
     profiles = layers.tree.get("profiles")
     known = profiles.entries() if profiles else {}
     steps = {name: _profile_layer(name, known[name], layers.kinds) for name in known}

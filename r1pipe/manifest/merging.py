@@ -1,6 +1,6 @@
 """Lay one layer over others: mappings key by key, stages with their defaults and entries.
 
-Any value that is no mapping replaces what lies below it, and so do a stage of another kind and an
+Any value that is no mapping replaces what is below it, and so do a stage of another kind and an
 engine or generator of another backend.
 `null` takes away a stage, a source, an input or an entry of `each`.
 """
@@ -47,7 +47,7 @@ class Below:
     defaults: list[Defaults] = field(default_factory=list)
 
     def copy(self) -> Below:
-        """Return a copy, for layers that go another way from here."""
+        """Return a copy, for layers that differ from here on."""
         return Below(self.mistakes, set(self.removed), dict(self.groups), list(self.defaults))
 
     def merged(self, base: Value, over: Value, path: Path, may_add: bool) -> Value:
@@ -72,7 +72,7 @@ class Below:
                 entries[name] = value
         if base.origin.path is None or base.origin.path == over.origin.path:
             return Value(entries, base.origin, base.key_origin)
-        # no longer what stands at that path alone: what it lacks is a matter of the words over it
+        # no longer only what is at that path: what it lacks is a matter of the words over it
         place = over.key_origin or base.key_origin
         return Value(entries, replace(over.origin, path=None), place)
 

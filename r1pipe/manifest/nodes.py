@@ -29,7 +29,7 @@ class SourceNode:
     type: str
     origin: Origin
     size: str | None = None
-    """Parameters in words, for `plan` alone."""
+    """Parameters in words; only `plan` reads them."""
 
 
 @dataclass(frozen=True)

@@ -66,7 +66,7 @@ class TreeReader:
         return self.kind(named.data, mistakes)
 
     def kind(self, name: str, mistakes: list[Mistake]) -> StageKind | None:
-        """Return a kind that there is, or None after reporting what is wrong with its file."""
+        """Return a known kind, or None after reporting what is wrong with its file."""
         try:
             return self.kinds[name]
         except ManifestError as error:
@@ -74,9 +74,9 @@ class TreeReader:
             return None
 
     def check_defaults(self, layers: Sequence[Defaults]) -> None:
-        """Report kinds and fields under `defaults` that there are not, and values that are wrong.
+        """Report unknown kinds and fields under `defaults`, and wrong values.
 
-        What stages have from them has been checked; this finds what no stage shows.
+        What stages take from them has been checked; this finds what no stage takes.
         """
         for defaults in layers:
             for name, value in defaults.value.entries().items():
@@ -176,7 +176,7 @@ class TreeReader:
     def stage(
         self, name: str, value: Value, kind: StageKind, inputs: Inputs, is_partial: bool
     ) -> StageNode | None:
-        """Return one stage, or None where its parameters are wrong."""
+        """Return one stage, or None if its parameters are wrong."""
         if id(value) not in self.checked:
             models = self.models(f"stages.{name}", value, kind, is_partial)
             if models[0] is not None and models[1] is not None and not is_partial:

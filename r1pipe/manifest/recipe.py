@@ -21,7 +21,7 @@ def recipe_root() -> Path | None:
 
 
 def find_manifest(path: Path) -> Path:
-    """Return `path`, or r1pipe's own copy where `path` is `manifests/X` and does not exist."""
+    """Return `path`, or r1pipe's own copy if `path` is `manifests/X` and does not exist."""
     root = recipe_root()
     if path.exists() or root is None or path.parent.name != "manifests":
         return path
@@ -58,5 +58,5 @@ def project_root(manifest: Path) -> Path:
 
 
 def default_store(manifest: Path) -> Path:
-    """Return the store that goes with a manifest where no other is named."""
+    """Return the default store of a manifest."""
     return project_root(manifest) / STORE_NAME

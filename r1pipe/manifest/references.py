@@ -26,10 +26,10 @@ class Ref:
 
 @dataclass(frozen=True)
 class Outputs:
-    """Everything that can be referred to."""
+    """The stages and sources that references can name."""
 
     stages: Mapping[str, StageKind | None]
-    """Stage name -> its kind; None where the kind is unknown, which has been reported."""
+    """Stage name -> its kind; None if the kind is unknown, which has been reported."""
     sources: Mapping[str, str]
     """Source name -> its type."""
     malformed: frozenset[str]

@@ -34,7 +34,7 @@ class SourceSpec(StageModel):
     """The type of artifact that the source stands for: model, problems, rows, dataset, text, ..."""
     size: str | None = Field(default=None, pattern=r"^\d+(\.\d+)?[BM](-A\d+(\.\d+)?[BM])?$")
     """Parameters of a model, stored and (with experts) active, such as `1.5B` or `671B-A37B`: what
-    `plan` takes where the model is not there yet. It decides nothing."""
+    `plan` takes if the model is not there yet. It decides nothing."""
 
     @model_validator(mode="after")
     def _is_one_place(self) -> SourceSpec:
@@ -55,10 +55,10 @@ class StageSpec(StageModel):
     kind: str
     """The stage file, by name: `rejection-sample` is `stages/rejection_sample.py`."""
     inputs: dict[Name, str | dict[Name, str]] = Field(default_factory=dict)
-    """Input name -> `stage`, `stage.output` or a source; where many go in `{label: reference}`, or
+    """Input name -> `stage`, `stage.output` or a source; if many go in, `{label: reference}`, or
     `NAME.*.output` for all entries of a stage with `each`."""
     params: JsonObject = Field(default_factory=dict)
-    """What decides the result: always in the key."""
+    """Parameters that decide the result: always in the key."""
     run: JsonObject = Field(default_factory=dict)
     """How it is computed: never in the key."""
 
@@ -102,7 +102,7 @@ class ManifestSpec(StageModel):
     defaults: dict[str, DefaultsSpec] = Field(default_factory=dict)
     """By kind of stage; `"*"` is every kind that has the field."""
     targets: list[str] | None = None
-    """Stages that are wanted: what they do not need falls away."""
+    """Wanted stages; those that they do not need are left out."""
     sources: dict[Name, SourceSpec] = Field(default_factory=dict)
     stages: dict[Name, StageSpec] = Field(default_factory=dict)
     profiles: dict[Name, ProfileSpec] = Field(default_factory=dict)

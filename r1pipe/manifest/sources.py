@@ -1,4 +1,4 @@
-"""What comes from outside the store: its id, found once and remembered, and where it lies.
+"""Sources outside the store: their ids, found once and remembered, and their paths.
 
 An id is remembered with the file's size, times and inode. A file that changed within
 `RACY_NS` of being read is not remembered: another change in the same tick of the file system's
@@ -46,7 +46,7 @@ def source_id(node: SourceNode, cache_dir: Path) -> str:
 
 
 def source_path(node: SourceNode, cache_dir: Path) -> Path:
-    """Return where a source's bytes lie on this machine; a hub repository is fetched first."""
+    """Return the path of a source on this machine; a hub repository is fetched first."""
     if node.hf is not None:
         return _fetch_snapshot(node, _hub_commit(node, cache_dir))
     assert node.path is not None, f"source {node.name} has neither path nor hf"
@@ -109,7 +109,7 @@ class _Cache:
         return digest
 
     def save(self) -> None:
-        """Write the cache where there is a store; without it only time is lost."""
+        """Write the cache if there is a store; without it only time is lost."""
         if self.is_changed and self.path.parent.is_dir():
             _write_cache(self.path, self.entries)
 

@@ -16,7 +16,7 @@ MAX_BYTES = 1 << 20
 def check_texts(
     sources: Mapping[str, SourceNode], stages: Iterable[StageNode], mistakes: list[Mistake]
 ) -> None:
-    """Report texts that are none, or lack a field, at the source's place.
+    """Report files that are no text, or lack a field, at the source's place.
 
     One that is not there is reported when a stage needs it, as any other source.
     """
@@ -44,7 +44,7 @@ def _texts_read(stage: StageNode) -> Iterator[tuple[str, Ref]]:
 
 
 def _read(source: SourceNode, mistakes: list[Mistake]) -> str | None:
-    """Return a source's text, or None after reporting that it is none."""
+    """Return a source's text, or None after reporting that the file is no text."""
     assert source.path is not None, "checked by the caller"
     try:
         if not source.path.is_file():

@@ -21,7 +21,7 @@ Hint = Callable[[Sequence[str]], str | None]
 """Given the path of an unknown key, returns where it belongs, or None."""
 
 NEEDS_ALL = ("missing", "value_error", "assertion_error", "union_tag_not_found")
-"""Errors that a value elsewhere may mend."""
+"""Errors that another value may mend."""
 CHOICE = re.compile(r"'([^']*)'")
 """A name in pydantic's list of what a key may be."""
 MAX_SHOWN_CHARS = 60
@@ -68,7 +68,7 @@ def validate(
     """Return the model made of a tree, or None after reporting all that is wrong with it.
 
     JSON rules apply: a list will do for a tuple and text for an enum, but text never for a number.
-    In a partial tree nothing is missing, and values are not judged by what others say.
+    In a partial tree nothing is missing, and values are not checked against one another.
     """
     try:
         return model.model_validate_json(json.dumps(value.plain()))
@@ -218,7 +218,7 @@ class _Report:
 
 
 def _of_another(table: Backends[Any], option: str, owners: Sequence[str], tag: int | str) -> str:
-    """Say whose an option is that the settings of another backend have been given."""
+    """Say which backends have an option that was given to another one."""
     whose = " and ".join(owners)
     choices = " or ".join(f"set backend: {owner}" for owner in owners)
     return (
@@ -247,7 +247,7 @@ def _names(model: type[BaseModel]) -> list[str]:
 
 
 def _models_at(model: type[BaseModel], loc: Loc) -> list[type[BaseModel]]:
-    """Return the models that may stand at a location inside a model."""
+    """Return the models that may be at a location inside a model."""
     models = [model]
     for step in loc:
         below = [

@@ -56,7 +56,7 @@ class Origin:
     profile: str | None = None
     set_text: str | None = None
     path: str | None = None
-    """The keys that lead to it where a stage has it from elsewhere: `defaults.sft.params.seed`."""
+    """The keys that lead to it if a stage has it from elsewhere: `defaults.sft.params.seed`."""
 
     def __str__(self) -> str:
         if self.set_text is not None:
@@ -119,7 +119,7 @@ class Value:
 
 
 def read_yaml(path: Path, mistakes: list[Mistake]) -> Value | None:
-    """Return the document of a file, or None where it cannot be read at all."""
+    """Return the document of a file, or None if it cannot be read at all."""
     start = Origin(str(path), 1, 1)
     try:
         data = path.read_bytes()

@@ -45,11 +45,11 @@ class Builder:
     resolver: Resolver
     stopper: Stopper
     finished: Mapping[str, ActionRecord]
-    """What the run has at hand so far; it grows while the run goes on."""
+    """Results that the run has reached; they grow in number while it goes on."""
     keep: Callable[[str], None]
     """Keeps a further key's artifact from being collected while the run lasts."""
     command: str
-    """What goes on with the run after a failure."""
+    """The command that goes on with the run after a failure."""
     checkpoint_every_s: float
     predictions: Predictions = field(init=False)
 

@@ -19,7 +19,7 @@ from r1pipe.manifest import recipe
 from r1pipe.stage import StageKind
 
 UNWATCHED = ("__init__.py", "costs/", "doctor/")
-"""What says something about a stage and decides nothing in it: the version, estimates, what is
+"""Modules that describe stages and decide nothing in them: the version, estimates, what is
 installed. What runs stages (cli, pipeline, launch, lineage, store, manifest) no stage imports."""
 STAGES = "stages/"
 """The stage file and its neighbours, whose folder may be the user's own."""
@@ -82,7 +82,7 @@ def as_it_ends(noted: Digests, kind: StageKind) -> dict[str, str]:
 
 
 def changed_text(noted: Digests, kind: StageKind) -> str:
-    """Say which modules have changed since a result was made; empty where none has."""
+    """Say which modules have changed since a result was made; empty if none has."""
     if not noted:
         return "made before code was watched, so nobody knows whether it has changed"
     changed = changed_modules(noted, kind)

@@ -1,4 +1,4 @@
-"""What a run would do: per stage hit, run, resume, waits or lost, and why."""
+"""The plan of a run: per stage hit, run, resume, waits or lost, and why."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ MAX_NAMED = 3
 
 @dataclass(frozen=True)
 class PlannedStage:
-    """What will become of one stage.
+    """The plan of one stage.
 
     `status`: `hit` (its result is in the store), `run`, `resume` (an attempt goes on), `waits` (its
     key is known once the stages in `waits_for` are done; it may then turn out to be a hit), `lost`

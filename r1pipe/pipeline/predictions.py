@@ -1,6 +1,6 @@
 """Predicted costs of stages, kept with their results outside keys and ids.
 
-An estimate decides nothing. Where there is none, the run goes on without.
+An estimate decides nothing; a run goes on without one.
 """
 
 from __future__ import annotations

@@ -1,7 +1,6 @@
 """`plan --probe`: a few seconds of training and sampling by each installed engine.
 
 The recipe's own stages do the work by way of the pipeline, so what is measured is what a run will
-from r1pipe.keys import JsonObject
 do: `pretrain` and `evaluate` on models of a few sizes, with synthetic rows, in a temporary store.
 """
 
@@ -59,7 +58,7 @@ SHAPES: Mapping[str, tuple[tuple[int, int, int, int], ...]] = {
 }
 
 DEFAULT_VOCAB = 1024
-"""Where the manifest trains no tokenizer."""
+"""Vocabulary if the manifest trains no tokenizer."""
 
 Say = Callable[[str], None]
 Shape: TypeAlias = Mapping[str, int]
@@ -270,7 +269,7 @@ def _speed(
 ) -> Speed:
     """Measure one engine: seconds per token of each shape, and of a decoding step's layer.
 
-    An engine may not take every shape; the error of the first is raised where it takes none.
+    An engine may not take every shape; the error of the first is raised if it takes none.
     """
     points: list[Point] = []
     step_layers: list[float] = []

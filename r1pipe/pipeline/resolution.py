@@ -23,7 +23,7 @@ Finished = Mapping[str, ActionRecord]
 """Stage name -> the record that its references read."""
 T = TypeVar("T")
 PerInput: TypeAlias = dict[str, T | dict[str, T]]
-"""Input name -> a value; {label: value} where an input takes many."""
+"""Input name -> a value; {label: value} if an input takes many."""
 
 
 class Resolver:

@@ -18,7 +18,7 @@ from r1pipe.text import short_id
 
 
 def is_extension(kind: StageKind, old: JsonObject, new: JsonObject) -> bool:
-    """Return whether two preimages differ in the field that a kind grows by, and only there."""
+    """Return whether two preimages differ in the field that a kind extends, and only there."""
     if kind.extends is None or old == new:
         return False
     return _fixed_part(kind, old) == _fixed_part(kind, new)

@@ -26,7 +26,7 @@ from r1pipe.text import short_id
 class Change:
     """One leaf that differs: `params.lr`, `version`, `kind`, `inputs.model`.
 
-    `origin` is where the present value was written; `cause` explains the stage behind an input.
+    `origin` is where the present value was written; `cause` explains the stage that made an input.
     """
 
     path: str
@@ -191,7 +191,7 @@ class _Explainer:
         return Change(path, was, now, origin, self._between(ref.name, before, after))
 
     def _between(self, name: str, before: ActionRecord, after: ActionRecord) -> Explanation:
-        """Explain why a finished stage has another result than an earlier one."""
+        """Explain why a finished stage has another result than a previous one."""
         node = self.manifest.stages[name]
         if before.key == after.key:
             summary = "the same key gave other bytes; it was built again"
@@ -230,7 +230,7 @@ def _origin(node: StageNode, path: str) -> str | None:
 
 
 def _shown(node: StageNode, path: str, value: Any) -> Any:
-    """Return a leaf, or the default behind one that the key leaves out."""
+    """Return a leaf, or the default of one that the key leaves out."""
     section, _, name = path.partition(".")
     if value is not ABSENT or section != "params" or "." in name:
         return value

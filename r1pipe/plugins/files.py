@@ -46,8 +46,9 @@ class UserCodeError(StageError):
 def load_file(path: Path, name: str, what: str, is_cached: bool = False) -> ModuleType:
     """Return the module that a file gives, under a name of its own in `sys.modules`.
 
-    Python takes cached bytecode for a source of the same size and the same second; what goes by the
-    file's bytes must not, so only stage files are cached, and not when they were just written.
+    Python takes cached bytecode for a source of the same size and the same second. A plugin, whose
+    digest is in keys, must be read itself; so only stage files are cached, and not when they were
+    just written.
     Raises UserCodeError at the line of the file, or of a neighbour, that is wrong.
     """
     try:

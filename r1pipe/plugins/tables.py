@@ -35,7 +35,7 @@ from r1pipe.plugins.files import UserCodeError, digests_of, load_file, place_of
 from r1pipe.records import Problem
 
 TABLES = {"REWARDS": "rewards", "TASKS": "tasks", "CHECKERS": "checkers"}
-"""What a plugin file calls a table -> what a key calls it."""
+"""Name of a table in a plugin file -> its name in a key."""
 VARIABLE = "R1PIPE_PLUGINS"
 """The environment variable by which child processes get the plugins of a stage."""
 STAMP = "checker_digest"
@@ -88,9 +88,9 @@ class Plugins:
     files: Mapping[str, str] = field(default_factory=dict)
     """Absolute path -> digest."""
     is_partial: bool = False
-    """Whether some could not be loaded, so that names of theirs are not known."""
+    """Whether some could not be loaded, so that their names are not known."""
     used: Uses = field(default_factory=dict)
-    """What the stage that runs has in its key."""
+    """The entries in the key of the stage that runs."""
 
     def table(self, table: str) -> Mapping[str, Entry]:
         """Return the entries of one table."""

@@ -1,11 +1,11 @@
 """Rejection sampling as a stream: problems in, requests out, completions verified meanwhile.
 
 A unit is some problems with the same number of samples each. While units are sampled, what has
-finished is judged by a recorder in another process, which fills the candidates' shards. A judged
-unit goes into the attempt's journal, so a kill costs the units in flight. A resumed stage plays the
-journal back through the same path; so does one whose target was raised, with the samples of the
-earlier result. Memory does not grow with the number of rows, but for sixteen bytes of each kept
-one. `collector.py` brings all this together.
+finished is verified by a candidate writer in another process, which fills the candidates' shards. A
+verified unit goes into the attempt's journal, so a kill costs the units in flight. A resumed stage
+plays the journal back through the same path; so does one whose target was raised, with the samples
+of the previous result. Memory does not grow with the number of rows, but for sixteen bytes of each
+kept one. `sampler.py` brings all this together.
 """
 
 from __future__ import annotations
@@ -59,13 +59,13 @@ def collect(
     )
     sampling = SamplingParams(params.temperature, 1.0, params.max_tokens, logprobs=False)
     with (
-        closing(CandidateWriterProcess(settings)) as recorder,
+        closing(CandidateWriterProcess(settings)) as writer,
         open_generator(inputs.path("model"), run, params.precision) as (generator, tokenizer),
     ):
         source = GeneratedSamples(generator, tokenizer, sampling, fmt, params.seed)
-        collector = RejectionSampler(context, params, run, schedule, source, recorder)
+        collector = RejectionSampler(context, params, run, schedule, source, writer)
         collector.run()
-        counts = recorder.finish()
+        counts = writer.finish()
     check_counts(context, counts, sum(schedule.num_samples))
     report = sampling_report(schedule, params.target_rows)
     if adaptive is not None:
@@ -83,7 +83,7 @@ def usable_problems(
         twice = next(p.id for i, p in enumerate(problems) if p.id in {q.id for q in problems[:i]})
         raise StageError(f"{context.name}: problem {twice} comes twice; give each its own id")
     report = check_golds(problems, max_unusable_frac=params.max_unusable_frac)
-    close_shared()  # the recorder has a pool of its own
+    close_shared()  # the candidate writer has a pool of its own
     if report.quarantined:
         some = report.quarantined[:MAX_NAMED]
         context.note(
@@ -98,7 +98,7 @@ def check_counts(context: Context, counts: Mapping[str, int], num_asked: int) ->
     """Raise StageError unless kept, dropped and failed candidates are those asked for and written.
 
     Asked for is what the schedule counted, written what the shards say, and the rest what the
-    recorder decided row by row.
+    candidate writer decided row by row.
     """
     kept, written = counts.get("kept", 0), count_rows(context.output("candidates"))
     decided = sum(count for name, count in counts.items() if name != "written")

@@ -32,9 +32,9 @@ def dispatch(
     """Pass on the samples (each with its unit's place) of units that are sampled together, and
     yield the place of each unit that has been passed on.
 
-    Those of the first unfinished unit go at once, so that they are judged while others are
-    sampled; those of later units wait here. Units are passed on in order. Where sampling fails,
-    those whose samples are all there still are, and the others leave nothing behind.
+    Those of the first unfinished unit go at once, so that they are verified while others are
+    sampled; those of later units wait here. Units are passed on in order. If sampling fails,
+    those whose samples are all there still are, and nothing of the others is kept.
     """
     dispatcher = _Dispatcher(writer, problems, [unit.num_samples for unit in units])
     try:
@@ -83,7 +83,7 @@ class _Dispatcher:
             yield self._end(place)
 
     def abandon(self) -> None:
-        """Have the writer forget the unit that it was given a part of."""
+        """Have the writer forget the unit that it was given some samples of."""
         if self.is_begun:
             self.writer.abandon()
             self.is_begun = False

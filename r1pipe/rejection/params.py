@@ -39,7 +39,7 @@ class SampleParams(ModelParams):
     problems_per_unit: int = Field(default=64, gt=0)
     """Problems sampled together: what a kill costs at most."""
     adaptive: Adaptive | None = None
-    """Spend samples where they give rows; without it every problem has the same number."""
+    """Spends samples where they give rows; without it every problem has the same number."""
     max_unusable_frac: float = Field(default=0.01, ge=0, le=1)
     """Most problems, as a share, whose gold answer does not verify against itself; they are set
     aside before anything is sampled."""

@@ -36,7 +36,7 @@ def cost_of_fixed(schedule: Schedule, target_rows: int) -> dict[str, int]:
 def sampling_report(schedule: Schedule, target_rows: int) -> JsonObject:
     """Return the cost of sampling and the problems' outcomes, also by task and level.
 
-    `lost` are the problems that were sampled and have no row; at `not_reached` nobody looked.
+    `lost` are the problems that were sampled and have no row; `not_reached` were never sampled.
     """
     statuses: Counter[str] = Counter()
     groups: dict[str, Counter[str]] = {}

@@ -78,7 +78,7 @@ class RejectionSampler:
         except (Interrupted, StageError):
             self.queued = []
             with suppress(StageError):  # it is about the failure that is raised below
-                self.finish_all()  # what was sampled is judged and kept
+                self.finish_all()  # what was sampled is verified and kept
             raise
         self.failures.check()
         self.take_all()
@@ -94,11 +94,11 @@ class RejectionSampler:
             self.context.stop_if_asked()
 
     def begin(self, unit: Unit) -> None:
-        """Start a unit: from the journal, an earlier result, or the generator."""
+        """Start a unit: from the journal, a previous result, or the generator."""
         problems, name = self.schedule.of(unit), str(unit.number)
         self.num_unknown += unit.num_samples
         if name in self.journaled:
-            self.sample_queued()  # units are recorded in their order
+            self.sample_queued()  # units are written in their order
             if self.previous is not None:
                 self.previous.skip(unit)
             self.writer.replay(problems, self.journal.lines(name))
@@ -137,7 +137,7 @@ class RejectionSampler:
     def is_reached(self) -> bool:
         """Return whether there are enough rows, or may be once failed units are sampled.
 
-        Waits only where the units in flight decide.
+        Waits only if the units in flight decide.
         """
         while (self.queued or self.pending) and self._kept_at_most() >= self.target_rows:
             self.finish_oldest()

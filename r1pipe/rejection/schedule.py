@@ -17,7 +17,7 @@ from r1pipe.rejection.params import SampleParams
 from r1pipe.rejection.writer import UnitResult
 
 LAG = 8
-"""Units in flight at most: some are sampled while those before them are judged."""
+"""Units in flight at most: some are sampled while those before them are verified."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -111,7 +111,7 @@ class Schedule:
 
     def status(self, place: int) -> str:
         """Return a problem's outcome: why it was sampled no more, `not_reached`, `no_rows`, or
-        `sampled` where it has rows and nothing spoke against more of them."""
+        `sampled` if it has rows and nothing spoke against more of them."""
         if not self.num_samples[place]:
             return "not_reached"
         return self.reason_to_stop(place) or ("sampled" if self.num_new[place] else "no_rows")

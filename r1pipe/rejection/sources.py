@@ -1,4 +1,4 @@
-"""The sources of a unit's samples: the generator, or an earlier result of the same stage."""
+"""The sources of a unit's samples: the generator, or a previous result of the same stage."""
 
 from __future__ import annotations
 
@@ -74,7 +74,7 @@ class PreviousSamples:
     """Samples of a finished result that differs only in its target.
 
     Its candidates are the first units of this one, or this one's are the first of it. They are
-    judged again, so that a present verdict stands on every row.
+    verified again, so that every row has a present verdict.
     """
 
     def __init__(self, candidates: Path, seed: int) -> None:

@@ -1,7 +1,7 @@
 """Verify sampled completions, decide which are kept, and write the candidates' shards.
 
-It knows no engine, and holds one unit and one shard. `remote.py` runs it in a process of its own,
-so that judging takes no time from a generator in the stage's process.
+It knows no engine, and holds one unit and one shard. `writer_process.py` runs it in a process of
+its own, so that verifying takes no time from a generator in the stage's process.
 """
 
 from __future__ import annotations
@@ -95,11 +95,11 @@ class CandidateWriter:
         self._writer = RowWriter(settings.candidates, SCHEMA)
 
     def judge(self, problems: Sequence[Problem], samples: Iterable[Sample]) -> UnitResult:
-        """Verify and record the samples of one unit, which come as they finish."""
+        """Verify and write the samples of one unit, which come as they finish."""
         places = {problem.id: place for place, problem in enumerate(problems)}
-        judged = list(self._judged(samples))
-        judged.sort(key=lambda pair: (places[pair[0].problem.id], pair[0].sample_index))
-        rows = [row for _, row in judged]
+        verified = list(self._verified(samples))
+        verified.sort(key=lambda pair: (places[pair[0].problem.id], pair[0].sample_index))
+        rows = [row for _, row in verified]
         return self._record(problems, rows, json_lines(rows))
 
     def replay(self, problems: Sequence[Problem], payload: bytes) -> UnitResult:
@@ -108,7 +108,7 @@ class CandidateWriter:
         by_id = {problem.id: problem for problem in problems}
         if any(row["verifier_version"] != VERIFIER_VERSION for row in rows):
             samples = [sample_of(row, by_id[row["problem_id"]]) for row in rows]
-            rows = [row for _, row in self._judged(samples)]
+            rows = [row for _, row in self._verified(samples)]
         return self._record(problems, rows, b"")
 
     def finish(self) -> dict[str, int]:
@@ -116,7 +116,7 @@ class CandidateWriter:
         self._writer.close()
         return {**self.selection.counts, "written": self._writer.num_rows}
 
-    def _judged(self, samples: Iterable[Sample]) -> Iterator[tuple[Sample, Row]]:
+    def _verified(self, samples: Iterable[Sample]) -> Iterator[tuple[Sample, Row]]:
         """Yield samples with their rows, in the order in which they came."""
         waiting: deque[Sample] = deque()
 

@@ -31,7 +31,7 @@ Message: TypeAlias = JsonObject
 
 
 class CandidateWriterProcess:
-    """The caller's side. Units are recorded in the order in which they are begun."""
+    """The caller's side. Units are written in the order in which they are begun."""
 
     def __init__(self, settings: WriterSettings) -> None:
         root = str(Path(r1pipe.__file__).parent.parent)
@@ -47,7 +47,7 @@ class CandidateWriterProcess:
         assert self._process.stdout is not None, "asked for above"
         self._to_child, self._from_child = self._process.stdin, self._process.stdout
         self._replies: queue.SimpleQueue[tuple[Message, bytes]] = queue.SimpleQueue()
-        self._reader = threading.Thread(target=self._read, name="r1pipe-recorder", daemon=True)
+        self._reader = threading.Thread(target=self._read, name="r1pipe-writer", daemon=True)
         self._reader.start()
         self._places: dict[str, int] = {}
         self._failure: Exception | None = None
@@ -76,7 +76,7 @@ class CandidateWriterProcess:
         self._tell({"abandon": True})
 
     def replay(self, problems: Sequence[Problem], payload: bytes) -> None:
-        """Have a unit recorded from a journal's lines; its result will follow."""
+        """Have a unit written from a journal's lines; its result will follow."""
         rows = [problem.to_row() for problem in problems]
         self._tell({"replay": rows, "bytes": len(payload)}, payload)
 
@@ -131,7 +131,7 @@ class CandidateWriterProcess:
         while line := self._from_child.readline():
             value = json.loads(line)
             self._replies.put((value, self._from_child.read(value.get("bytes", 0))))
-        text = "the process that judges candidates ended early (killed, or out of memory)"
+        text = "the process that verifies candidates ended early (killed, or out of memory)"
         self._replies.put(({"error": f"{text}; go on with --resume"}, b""))
 
 
@@ -155,15 +155,15 @@ def main() -> None:
 
 
 def _serve(requests: BinaryIO, replies: BinaryIO) -> None:
-    recorder = CandidateWriter(WriterSettings.from_json(_next(requests)))
+    writer = CandidateWriter(WriterSettings.from_json(_next(requests)))
     while "finish" not in (message := _next(requests)):
         rows = message["replay"] if "replay" in message else message["unit"]
         problems = [Problem.from_row(row) for row in rows]
         if "replay" in message:
-            result = recorder.replay(problems, requests.read(message["bytes"]))
+            result = writer.replay(problems, requests.read(message["bytes"]))
         else:
             try:
-                result = recorder.judge(problems, _samples(requests, problems))
+                result = writer.judge(problems, _samples(requests, problems))
             except _AbandonedError:
                 continue
         value = {
@@ -173,7 +173,7 @@ def _serve(requests: BinaryIO, replies: BinaryIO) -> None:
             "bytes": len(result.payload),
         }
         _answer(replies, value, result.payload)
-    _answer(replies, {"counts": recorder.finish()})
+    _answer(replies, {"counts": writer.finish()})
 
 
 def _samples(requests: BinaryIO, problems: Sequence[Problem]) -> Iterator[Sample]:

@@ -20,7 +20,7 @@ _TAGS = (THINK_OPEN, THINK_CLOSE, ANSWER_OPEN, ANSWER_CLOSE)
 def format_zero(problem: Problem, text: str) -> float:
     """Return 1.0 for exactly `<think>..</think> <answer>..</answer>`, both non-empty.
 
-    Whitespace may stand before, between and behind the two (a prompt ends `Assistant:`, so that the
+    Whitespace may be before, between and after the two (a prompt ends `Assistant:`, so that the
     natural next character is a space); nothing else may.
     """
     text = text.lstrip()

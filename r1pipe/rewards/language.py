@@ -57,7 +57,7 @@ _FUNCTIONS = frozenset(
 def language(problem: Problem, text: str) -> float:
     """Return the share of the thought's words that are in the problem's language.
 
-    No closed thought gives 0.0 (nothing to judge must not pay); a thought without words, such as
+    No closed thought gives 0.0 (nothing to measure must not pay); a thought without words, such as
     bare arithmetic, gives 1.0.
     """
     thought = split_completion(text).thought
@@ -68,7 +68,7 @@ def language(problem: Problem, text: str) -> float:
 
 
 def language_share(thought: str, language: str) -> float | None:
-    """Return target-language words / all words of a thought, or None where it has no words.
+    """Return target-language words / all words of a thought, or None if it has no words.
 
     >>> language_share("so 3+4=7, 所以", "en")
     0.3333333333333333
@@ -107,7 +107,7 @@ def _drop_hidden(text: str) -> str:
 
 
 def _share_by_detector(text: str, words: list[re.Match[str]], language: str) -> float:
-    """Judge a language in Latin script against English, segment by segment."""
+    """Tell a language in Latin script from English, segment by segment."""
     detect = _detector(language)
     latin = [word for word in words if word.lastgroup == "latin"]
     spans = detect(text) if latin else []

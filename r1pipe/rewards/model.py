@@ -1,6 +1,6 @@
-"""What a preference model is shown; the model itself is handed in by the stage.
+"""The text that a preference model reads; the stage brings the model itself.
 
-Helpfulness is judged on the final summary only, so that the thought is left alone; harmlessness on
+Helpfulness is scored on the final summary only, so that the thought stays free; harmlessness on
 the whole completion, thought included (arXiv:2501.12948v1, section 2.3.4).
 """
 
@@ -10,7 +10,7 @@ from r1pipe.chat import split_completion
 
 
 def helpfulness_text(text: str) -> str:
-    """Return the final summary; an empty string where the thought was never closed."""
+    """Return the final summary; an empty string if the thought was never closed."""
     return (split_completion(text).answer_part or "").strip()
 
 

@@ -50,7 +50,7 @@ from r1pipe.train.loop import Trainer, Update
 
 NUM_SAMPLE_ROWS = 4
 MISMATCH = ("mismatch_kl", "mismatch_ratio_max")
-"""Metrics of what the sampler says of its tokens and the trainer with the same weights says."""
+"""Metrics that compare the log-probabilities of sampler and trainer under the same weights."""
 
 
 @dataclass

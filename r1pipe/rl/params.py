@@ -34,7 +34,7 @@ class Preference(StageModel):
 
 
 class GrpoParams(ModelParams):
-    """What decides the policy that comes out."""
+    """Parameters that decide the trained policy."""
 
     seed: int
     format: Format
@@ -101,11 +101,11 @@ class GrpoRun(TrainRun, SampleRun):
 
     parity_tolerance: float | None = Field(default=None, gt=0)
     """Largest mean difference of sampler and trainer log-probabilities, checked before the first
-    step where vllm samples; the default is 0.001 in float32 and 0.05 in bfloat16."""
+    step if vllm samples; the default is 0.001 in float32 and 0.05 in bfloat16."""
 
 
 class RewardModelParams(EpochParams):
-    """What decides the reward model."""
+    """Parameters that decide the reward model."""
 
     objective: PreferenceObjective
     """Bradley-Terry on pairs, or cross-entropy on labels."""

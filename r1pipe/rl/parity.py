@@ -1,6 +1,6 @@
-"""The parity gate: does the sampler compute what the trainer computes, before and after a push?
+"""The parity check: does the sampler compute what the trainer computes, before and after a push?
 
-The ratio of GRPO divides the trainer's probability of a token by the sampler's. Where the two come
+The ratio of GRPO divides the trainer's probability of a token by the sampler's. If the two come
 from different engines, a wrong temperature, a stale cache or a weight that never arrived would
 train on noise, in silence. So a stage compares them at its start on real prompts at the real
 temperature: once with the weights as they are, and once after pushing changed ones.
@@ -58,7 +58,7 @@ class Mismatch:
 def check_parity(grpo: Grpo, problems: Sequence[Problem], tolerance: float) -> dict[str, float]:
     """Compare sampler and trainer, push a changed weight, compare again, put everything back.
 
-    Returns both mean differences. Raises StageError, with what may be the matter, if one is beyond
+    Returns both mean differences. Raises StageError, with likely causes, if one is beyond
     the tolerance. Weights come back bit by bit.
     """
     engine, generator = grpo.trainer.engine, grpo.generator
@@ -118,7 +118,7 @@ def _logprobs(grpo: Grpo, rollouts: Sequence[Rollout]) -> list[list[float]]:
 def mismatch(rollouts: Sequence[Rollout], trainer_rows: Sequence[Sequence[float]]) -> Mismatch:
     """Return how the trainer's log-probabilities differ from those the sampler gave.
 
-    Raises StageError where the sampler gave none: a ratio would be meaningless.
+    Raises StageError if the sampler gave none: a ratio would be meaningless.
     """
     differences: list[float] = []
     for rollout, row in zip(rollouts, trainer_rows, strict=True):

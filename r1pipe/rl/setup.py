@@ -1,4 +1,4 @@
-"""What a GRPO run opens before its first rollout, and closes and writes after its last one."""
+"""Set-up of a GRPO run: opened before its first rollout, closed and written after its last one."""
 
 from __future__ import annotations
 

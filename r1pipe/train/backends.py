@@ -1,4 +1,4 @@
-"""Opening what trains a model, and loading the model as that engine wants it."""
+"""Engines by their settings: open one, and load the model as it takes it."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ def load_trained(
     kind: Any = AutoModelForCausalLM,
     **options: Any,
 ) -> Any:
-    """Return the model of a folder as the engine of `run` is to be given it: in float32 on its
+    """Return the model of a folder as the engine of `run` takes it: in float32 on its
     device, or sharded for ZeRO-3 (`r1pipe.train.sharded.load_sharded`)."""
     return _backend(run).load(folder, kind, precision, run.device, **options)
 
@@ -60,7 +60,7 @@ def _backend(run: EngineRun) -> EngineBackend:
 def prepare_model(model: LanguageModel, run: EngineRun) -> None:
     """Set attention, kernels and activation checkpointing of a model.
 
-    Raises StageError where a package or a GPU is missing.
+    Raises StageError if a package or a GPU is missing.
     """
     settings, has_gpu = run.engine, run.device.startswith("cuda")
     if settings.activation_checkpointing:

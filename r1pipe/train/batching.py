@@ -3,7 +3,7 @@
 # B rows, T tokens of a row, N trained tokens
 A sequence is a prompt and a completion; only the completion is trained, its first token and its
 end-of-sequence token included. The mask comes from lengths, never from comparing ids with the pad
-token: where pad equals end-of-sequence, that would leave the stop untrained.
+token: if pad equals end-of-sequence, that would leave the stop untrained.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ class SequenceShard:
     bounds: tuple[int, ...] | None = None
     """Where the sequences of the whole packed row begin, and where the last one ends."""
     mask: Tensor | None = None  # [B, 1, T, T] bool; None: causal inside each sequence
-    """What attends to what in the whole rows, where they are padded on the left."""
+    """What attends to what in the whole rows, if they are padded on the left."""
 
     def to(self, device: torch.device | str) -> SequenceShard:
         """Return the shard on a device."""
@@ -72,7 +72,7 @@ class MicroBatch:
 
     @property
     def is_first_shard(self) -> bool:
-        """Return whether what is known on all ranks that share these rows counts here."""
+        """Return whether this rank counts a value that all ranks that share these rows know."""
         return self.shard is None or self.shard.number == 0
 
     def at_trained(self, name: str) -> Tensor:

@@ -1,4 +1,4 @@
-"""Whose micro-batch is whose: each rank its own, or a shard of those that it shares with others."""
+"""Micro-batches divided among ranks: each rank has its own, or a shard of those that it shares."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ class BatchSharder:
     def __init__(self, model: LanguageModel, ranks: Ranks, group_size: int) -> None:
         """Make the groups; all ranks call this together.
 
-        Raises StageError where the model's heads cannot be divided.
+        Raises StageError if the model's heads cannot be divided.
         """
         self._model = model
         self._device = model.device
@@ -55,7 +55,7 @@ class BatchSharder:
     def mine(self, everyone: list[MicroBatch]) -> Iterator[tuple[MicroBatch, bool, bool]]:
         """Yield this rank's micro-batches, whether each is its last one, and whether it counts.
 
-        All ranks get as many; where they do not divide evenly, the last ones count nothing.
+        All ranks get as many; if they do not divide evenly, the last ones count nothing.
         """
         for first in range(0, len(everyone), self._num_groups):
             of_round = everyone[first : first + self._num_groups]

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 
 class DeepSpeedSettings(EngineBackend):
-    """DeepSpeed, whose processes divide the training state among them."""
+    """DeepSpeed, whose processes shard the training state."""
 
     package = "deepspeed"
 
@@ -30,11 +30,11 @@ class DeepSpeedSettings(EngineBackend):
     num_processes: int = Field(default=1, gt=0)
     """Processes on all nodes together; one for each GPU."""
     zero_stage: Literal[0, 1, 2, 3] = 2
-    """What is divided among them: 1 optimizer state, 2 gradients too, 3 weights too."""
+    """What is sharded among them: 1 optimizer state, 2 gradients too, 3 weights too."""
     offload: Literal["none", "optimizer", "parameters"] = "none"
     """What the CPU's memory holds: optimizer state, or (ZeRO 3) weights too."""
     sequence_parallel: int = Field(default=1, gt=0)
-    """Processes that share each micro-batch, for long contexts: each holds its part of the
+    """Processes that share each micro-batch, for long contexts: each holds its shard of the
     positions (Ulysses). Divides num_processes and the model's attention heads."""
     launcher: Launcher | None = None
     """What starts the processes; default: torchrun if it runs this one, the nodes of a hostfile,
@@ -104,7 +104,7 @@ class DeepSpeedSettings(EngineBackend):
         fresh: str | None = None,
         **changes: Any,
     ) -> Any:
-        """Return a whole model in float32, or with ZeRO 3 this rank's part of each parameter."""
+        """Return a whole model in float32, or with ZeRO 3 this rank's shard of each parameter."""
         if self.shards_weights:
             with _deepspeed_needed():
                 from r1pipe.train.sharded import load_sharded

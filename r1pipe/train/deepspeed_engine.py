@@ -80,7 +80,7 @@ class DeepSpeedEngine:
         """Add the gradients of this rank's micro-batches; return `loss`, sums and peaks of all.
 
         Call it once for a step: DeepSpeed reduces gradients at the last micro-batch. Every rank
-        runs as many forward passes; where they do not divide evenly, the last ones count nothing.
+        runs as many forward passes; if they do not divide evenly, the last ones count nothing.
         """
         measures: list[Measures] = []
         everyone = list(batches)
@@ -138,7 +138,7 @@ class DeepSpeedEngine:
         return found if self.ranks.is_main else None
 
     def save(self, folder: Path) -> None:
-        """Write weights and optimizer state, exactly, into an existing folder; each rank a part."""
+        """Write weights and optimizer state, exactly, into an existing folder, by ranks."""
         is_alone = self.ranks.size == 1
         writer = StateWriter(folder, "engine" if is_alone else f"engine-{self.ranks.rank:05d}")
         for number, (name, parameter) in enumerate(self.parameters.items()):
@@ -207,10 +207,10 @@ class DeepSpeedEngine:
     # ---- the optimizer's own state ---------------------------------------------------------------
 
     def _make_optimizer_state(self) -> None:
-        """Give every flat part its moments, which AdamW itself makes at its first step."""
+        """Give every flat shard its moments, which AdamW itself makes at its first step."""
         if self.num_steps:
             return
-        for part in self._parts():
+        for part in self._flat_shards():
             self._base().state[part] = {
                 "step": torch.tensor(0.0, device=part.device),
                 **{key: torch.zeros_like(part) for key in MOMENTS},
@@ -220,7 +220,7 @@ class DeepSpeedEngine:
 
     def _set_num_steps(self, count: int) -> None:
         self.num_steps = count
-        for part in self._parts():
+        for part in self._flat_shards():
             self._base().state[part]["step"].fill_(float(count))
 
     def _base(self) -> torch.optim.Optimizer:
@@ -230,7 +230,7 @@ class DeepSpeedEngine:
         )
         return base
 
-    def _parts(self) -> list[Tensor]:
+    def _flat_shards(self) -> list[Tensor]:
         """Return the tensors that AdamW updates on this rank."""
         if self.stage == 0:
             return list(self.parameters.values())

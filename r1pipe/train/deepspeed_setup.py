@@ -1,4 +1,4 @@
-"""What every use of DeepSpeed begins with: environment, configuration, process group."""
+"""Set-up of DeepSpeed: environment, configuration, process group."""
 
 from __future__ import annotations
 
@@ -43,8 +43,8 @@ class RootModule(torch.nn.Module):
 
 
 def gathered(parameter: Tensor, *, is_written: bool = False) -> AbstractContextManager[object]:
-    """Give a block in which a parameter of ZeRO-3 is whole on all ranks; where `is_written`, what
-    rank 0 makes of it there stays."""
+    """Give a block in which a parameter of ZeRO-3 is whole on all ranks; if `is_written`, what
+    rank 0 writes into it there stays."""
     block: AbstractContextManager[object] = deepspeed.zero.GatheredParameters(
         [parameter], modifier_rank=0 if is_written else None
     )
@@ -80,7 +80,7 @@ def config_of(
 
 
 def join_process_group() -> None:
-    """Have DeepSpeed use the stage's process group; alone, make a group of one."""
+    """Have DeepSpeed use the stage's process group; without one, make a group of one."""
     if not dist.is_initialized():
         os.environ.setdefault("LOCAL_RANK", "0")
         dist.init_process_group("gloo", store=HashStore(), rank=0, world_size=1)

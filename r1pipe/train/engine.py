@@ -25,7 +25,7 @@ Measures = tuple[float, Mapping[str, float], Mapping[str, float]]
 
 @dataclass(frozen=True)
 class Loss:
-    """What one micro-batch adds to a step."""
+    """Loss and measures that one micro-batch adds to a step."""
 
     value: Tensor
     """A scalar whose gradient is added; its denominator is the whole step's."""
@@ -46,23 +46,23 @@ TokenFunction = Callable[[LanguageModel, MicroBatch], Tensor]
 
 
 class Forward(Protocol):
-    """What runs a model forward only."""
+    """Forward passes of a model, without gradients."""
 
     def per_token(
         self, batches: Iterable[MicroBatch], function: TokenFunction
     ) -> list[list[float]]:
         """Return the function's numbers for every micro-batch, in their order, on every rank.
 
-        No gradients; called with the same micro-batches on every rank.
+        Called with the same micro-batches on every rank.
         """
 
 
 class Engine(Forward, Protocol):
-    """What trains a model; every backend passes one conformance suite."""
+    """Training of a model; every backend passes one conformance suite."""
 
     model: LanguageModel
     parameters: dict[str, Tensor]
-    """What is trained, by name; sharded if the engine keeps it so."""
+    """Trained parameters by name; sharded if the engine keeps it so."""
 
     def accumulate(self, batches: Iterable[MicroBatch], loss: LossFunction) -> dict[str, float]:
         """Add the gradients of all micro-batches; return `loss`, the sums and the peaks.

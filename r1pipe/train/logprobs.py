@@ -19,17 +19,17 @@ from r1pipe.train.engine import Forward
 from r1pipe.train.packed import blocks_of, is_attending
 
 MAX_LOGITS = 1 << 26
-"""Most logits that stand in memory at once: 256 MiB in float32, and as much for their gradient."""
+"""Most logits that are in memory at once: 256 MiB in float32, and as much for their gradient."""
 
 
 def token_logprobs(model: LanguageModel, batch: MicroBatch, temperature: float = 1.0) -> Tensor:
     """Return the log-probability of every trained token, in row order.  -> [N]
 
-    The head runs only where a trained token is predicted, so no logits of prompts or padding stand
-    in memory; where those of the trained tokens would be more than MAX_LOGITS numbers, it runs over
-    a part of the tokens after another, and again in the backward pass: on each rank as often as on
-    the others, since ZeRO-3 gathers its weight for every call. Logits are divided by `temperature`,
-    as the sampler's were; without that the ratio compares two different distributions.
+    The head runs only where a trained token is predicted, so no logits of prompts or padding are
+    in memory; if those of the trained tokens would be more than MAX_LOGITS numbers, it runs over
+    one slice of the tokens after another, and again in the backward pass: on each rank as often as
+    on the others, since ZeRO-3 gathers its weight for every call. Logits are divided by
+    `temperature`, as the sampler's were; without that the ratio compares two distributions.
     """
     predicts = batch.loss_mask[:, 1:]  # position t predicts token t + 1
     hidden = hidden_states(model, batch)
@@ -44,9 +44,9 @@ def token_logprobs(model: LanguageModel, batch: MicroBatch, temperature: float =
     count = max(len(targets), batch.most_targets)
     if count <= rows:
         return score(states, targets)
-    parts = [slice(start, start + rows) for start in range(0, count, rows)]
+    slices = [slice(start, start + rows) for start in range(0, count, rows)]
     return torch.cat(
-        [checkpoint(score, states[part], targets[part], use_reentrant=False) for part in parts]
+        [checkpoint(score, states[piece], targets[piece], use_reentrant=False) for piece in slices]
     )
 
 
@@ -68,7 +68,7 @@ def completion_logprobs(
 def hidden_states(model: LanguageModel, batch: MicroBatch) -> Tensor:
     """Return the last hidden state of every position.  -> [B, T, H]
 
-    Where ranks share the rows, of those positions that are this rank's.
+    If ranks share the rows, only of this rank's positions.
     """
     inputs: dict[str, object] = {
         "input_ids": batch.input_ids,

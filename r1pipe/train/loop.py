@@ -20,7 +20,7 @@ from r1pipe.train.engine import Engine, LossFunction
 from r1pipe.train.schedule import learning_rate
 
 PROGRESS = "progress.json"
-"""In a checkpoint: what has to go on and is no tensor."""
+"""In a checkpoint: the state that is no tensor."""
 
 
 @dataclass(frozen=True)
@@ -39,7 +39,7 @@ class Update:
 
 
 class Saved(Protocol):
-    """What goes into a checkpoint beside the engine."""
+    """State that goes into a checkpoint beside the engine."""
 
     def save(self, folder: Path) -> None:
         """Write into an existing folder."""

@@ -1,10 +1,10 @@
-"""Attention over packed rows: each sequence attends to itself alone, as if it had a row of its own.
+"""Attention over packed rows: each sequence attends only to itself, as if it had a row of its own.
 
 # T positions of a packed row, B sequences in it, L positions of the longest one
 # A heads, K key-value heads, D their size
 transformers would give all T positions a mask of T x T and compute all of it. Here the sequences
-are put beside one another for attention alone, [B, L]; norms, projections and the head compute no
-padding. Flash-attention has a kernel of its own for packed rows and is left alone.
+are put beside one another only for attention, [B, L]; norms, projections and the head compute no
+padding. Flash-attention has a kernel of its own for packed rows and is used as it is.
 """
 
 from __future__ import annotations
@@ -35,9 +35,9 @@ PREFIX = "r1pipe-packed-"
 
 @dataclass(frozen=True, slots=True)
 class Blocks:
-    """Where the sequences of a packed row stand."""
+    """Positions of the sequences of a packed row."""
 
-    positions: Tensor  # [B * L] int64, in the row; 0 where a sequence is shorter than L
+    positions: Tensor  # [B * L] int64, in the row; 0 if a sequence is shorter than L
     places: Tensor  # [T] int64, of each position among the B * L
     num_sequences: int
 
@@ -82,9 +82,9 @@ def attend(  # noqa: PLR0913 - as transformers calls it
     """
     check_plain(asked, "run.layout: packed", "layout: padded")
     beside = (_beside(heads, blocks) for heads in (query, key, value))
-    found = weigh(*beside, dropout=dropout, scaling=scaling)  # [B, A, L, D]
-    heads, size = found.shape[1], found.shape[3]
-    flat = found.transpose(1, 2).reshape(-1, heads, size)  # [B * L, A, D]
+    attended = weigh(*beside, dropout=dropout, scaling=scaling)  # [B, A, L, D]
+    heads, size = attended.shape[1], attended.shape[3]
+    flat = attended.transpose(1, 2).reshape(-1, heads, size)  # [B * L, A, D]
     return flat.index_select(0, blocks.places)[None], None
 
 
@@ -109,7 +109,7 @@ def products(
 ) -> Tensor:
     """Attend by plain products, as transformers' `eager` does.
 
-    The query heads that share keys are put behind one another, so that no key is repeated.
+    The query heads that share keys are put after one another, so that no key is repeated.
     """
     rows, heads, length, size = query.shape
     kv_heads = key.shape[1]
@@ -125,13 +125,13 @@ def products(
 
 WEIGH: dict[str, Weigh] = {"sdpa": fused, "eager": products}
 UNSUPPORTED = ("position_bias", "s_aux", "sliding_window", "softcap")
-"""What the layers of some models ask of attention, and attention of ours does not do."""
+"""Arguments that the layers of some models pass and our attention does not support."""
 IN_CONFIG = ("sliding_window", "attn_logit_softcapping")
-"""What says so beforehand: such a model keeps its own attention."""
+"""Config fields that announce them: such a model keeps its own attention."""
 
 
 def check_plain(asked: Mapping[str, object], setting: str, instead: str) -> None:
-    """Raise StageError for a layer that asks attention of ours for what it does not do."""
+    """Raise StageError for a layer that asks for what our attention does not support."""
     for name in UNSUPPORTED:
         if asked.get(name) is not None:
             raise StageError(
@@ -142,7 +142,7 @@ def check_plain(asked: Mapping[str, object], setting: str, instead: str) -> None
 
 @contextmanager
 def attending(model: LanguageModel, batches: Sequence[MicroBatch]) -> Iterator[None]:
-    """Have a model attend like this inside the block where its micro-batches are packed.
+    """Have a model attend like this inside the block if its micro-batches are packed.
 
     Outside of it the same model may sample. Models of other attention keep their own.
     """

@@ -1,4 +1,4 @@
-"""What a backend that trains defines: settings that load a model for it and make its engine.
+"""Training backends: settings that load a model for an engine, and make the engine.
 
 A backend is a file with such a class and a line in `r1pipe.settings.ENGINES`. The file is read
 whenever a manifest is, so what is heavy is imported when a method is called.
@@ -32,7 +32,7 @@ class EngineBackend(EngineSettings):
         fresh: str | None = None,
         **changes: Any,
     ) -> Any:
-        """Return the model in `folder` as `engine` wants it; `kind` is its class of transformers.
+        """Return the model in `folder` as `engine` takes it; `kind` is its class of transformers.
 
         `fresh` names the module that no file has; `changes` go into the config.
         """

@@ -3,7 +3,7 @@
 # B rows, T positions of a row, N ranks of a group, S = T / N positions of one rank
 # A heads, K key-value heads, D their size
 Each rank holds S positions of every row. Around attention the ranks exchange: each has all T
-positions of A / N heads there, and its own positions of all heads again behind it. Everything else
+positions of A / N heads there, and its own positions of all heads again after it. Everything else
 in the model looks at one position at a time. A rank computes the loss of the tokens that its
 positions predict; added over ranks, that is the loss of the whole.
 """
@@ -35,7 +35,7 @@ Operation = Callable[[Tensor, Any], Tensor]
 
 
 def check_heads(config: PretrainedConfig, size: int) -> None:
-    """Raise StageError where `size` ranks cannot share the attention heads of a model."""
+    """Raise StageError if `size` ranks cannot share the attention heads of a model."""
     heads: int = config.num_attention_heads
     kv_heads: int = getattr(config, "num_key_value_heads", None) or heads
     fit = [n for n in range(1, heads + 1) if fits(heads, kv_heads, n)]

@@ -99,7 +99,7 @@ class _Files:
         self.files = {name: file for file in opened for name in file.keys()}  # noqa: SIM118
 
     def shape(self, name: str) -> tuple[int, ...] | None:
-        """Return the shape of a parameter, None where no file has it."""
+        """Return the shape of a parameter, None if no file has it."""
         file = self.files.get(name)
         return None if file is None else tuple(file.get_slice(name).get_shape())
 
@@ -146,7 +146,7 @@ class ShardedReference:
     def __init__(
         self, model: LanguageModel, settings: EngineSettings, ranks: Ranks, precision: Precision
     ) -> None:
-        zero = cast("DeepSpeedSettings", settings)  # no other backend divides weights
+        zero = cast("DeepSpeedSettings", settings)  # no other backend shards weights
         self.model = model
         self.parameters: dict[str, Tensor] = dict(model.named_parameters())
         self._sharder = BatchSharder(model, ranks, zero.sequence_parallel)

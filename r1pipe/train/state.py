@@ -48,7 +48,7 @@ class StateWriter:
             self.flush()
 
     def flush(self) -> None:
-        """Write what is waiting, if anything is."""
+        """Write the tensors collected so far, if any."""
         if not self._waiting:
             return
         suffix = f"-{self._files:05d}" if self._files else ""
@@ -69,7 +69,7 @@ def write_facts(folder: Path, **facts: object) -> None:
 def read_state(folder: Path, names: list[str]) -> Iterator[tuple[str, Tensor, dict[str, Tensor]]]:
     """Yield each parameter's name, float32 weight and optimizer state (empty before step 1).
 
-    Raises DamagedError where the names are not those of the model.
+    Raises DamagedError if the names are not those of the model.
     """
     with ExitStack() as stack:
         found: dict[str, safe_open] = {}

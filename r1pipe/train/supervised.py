@@ -1,4 +1,4 @@
-"""The supervised loop behind pretraining, both SFT stages and distillation.
+"""The supervised loop of pretraining, both SFT stages and distillation.
 
 DeepSeekMath's table of methods (arXiv:2402.03300, section 5.2.1): the gradient coefficient of SFT
 is 1 for every token of the data.

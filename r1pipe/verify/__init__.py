@@ -1,6 +1,6 @@
 """Is the answer right? Extraction, exact checkers, and a pool of killable workers for algebra.
 
-`verify` judges one completion, `verify_many` many; `CHECKERS` is the table that `Problem.checker`
+`verify` takes one completion, `verify_many` many; `CHECKERS` is the table that `Problem.checker`
 names an entry of.
 """
 

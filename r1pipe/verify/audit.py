@@ -1,7 +1,7 @@
 """Audit: the shipped regression corpus, verified by r1pipe and by plain math-verify.
 
 Each case has a gold answer, a completion, the verdict that the contract demands, and the reason. A
-false positive is a wrong completion judged correct; a false negative is the reverse.
+false positive is a wrong completion called correct; a false negative is the reverse.
 """
 
 from __future__ import annotations

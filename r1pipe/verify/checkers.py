@@ -83,7 +83,7 @@ def verify_many(
     """Verify many completions, in order.
 
     Cheap checkers run in this process. Pairs that need algebra go to the pool (`workers` of them;
-    0 means two), which starts at the first such pair; equal pairs are judged once.
+    0 means two), which starts at the first such pair; equal pairs are verified once.
     """
     stream = verify_stream(pairs, timeout_s=timeout_s, workers=workers)
     return [judgement.verdict for judgement in stream]

@@ -1,6 +1,6 @@
 """Arithmetic on sympy numbers that refuses what would not fit in memory or time.
 
-Sympy computes a numeric power or factorial at once, so the size is judged before it is asked.
+Sympy computes a numeric power or factorial at once, so the size is checked before it is asked.
 """
 
 from __future__ import annotations

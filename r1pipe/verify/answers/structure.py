@@ -278,7 +278,7 @@ class Reader:
 
     def _equation(self, operands: list[str], operators: list[str]) -> Value:
         """Read `name = value`, an equation of two sides, or a chain of equal values."""
-        if "~" in operators:  # pi = 3.14...: what stands before the approximation is exact
+        if "~" in operators:  # pi = 3.14...: what is before the approximation is exact
             cut = operators.index("~") + 1
             operands, operators = operands[:cut], operators[: cut - 1]
         name = operands[0] if is_name(operands[0]) and len(operands) > 1 else ""
