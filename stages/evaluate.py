@@ -13,6 +13,7 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Iterator, Sequence
+from functools import partial
 from typing import TYPE_CHECKING, Literal
 
 from pydantic import Field
@@ -27,7 +28,7 @@ if TYPE_CHECKING:
     from r1pipe.generate.protocol import Generator
     from r1pipe.models.interfaces import Tokenizer
 
-VERSION = 1
+VERSION = 2
 INPUTS = {"model": Input("model"), "problems": Input("problems", many=True)}
 OUTPUTS = {"report": "report", "samples": "rows"}
 
@@ -90,7 +91,7 @@ def run(context: Context, params: Params, run: Run, inputs: Inputs) -> None:
     (context.output("report") / "summary.json").write_text(text + "\n")
     context.note(**{name: round(s["pass@1"]["value"], 4) for name, s in summary.items()})
     for row in rows[:: max(1, len(rows) // 8)]:
-        context.sample(prompt=row["prompt"], completion=row["text"], verdict=row["verdict"])
+        context.sample(prompt=row["prompt"], completion=row["completion"], verdict=row["verdict"])
 
 
 def _units(
@@ -137,7 +138,7 @@ def _judged(
             "checker": problem.checker,
             "prompt": problem.prompt,
             "gold": problem.gold,
-            "text": rollout.text,
+            "completion": rollout.text,
             "extracted": extract_answer(rollout.text),
             "verdict": str(verdict),
             "is_helpful": verdict == "correct" and is_helpful(problem, rollout.text),
@@ -154,11 +155,11 @@ def _summary(rows: Sequence[Row], benchmark: str, params: Params) -> Row:
     from r1pipe.evaluation.metrics import by_problem, pass_by_problem, summarise
 
     own = [row for row in rows if row["benchmark"] == benchmark]
-    settings: Row = {"fmt": params.format, "num_resamples": params.num_resamples}
     tasks = sorted({row["task"] for row in own})
-    summary = summarise(own, **settings)
+    measured = partial(summarise, fmt=params.format, num_resamples=params.num_resamples)
+    summary = measured(own)
     for task in tasks:
-        part = summarise([row for row in own if row["task"] == task], **settings)
+        part = measured([row for row in own if row["task"] == task])
         summary[f"pass@1 {task}"] = part["pass@1"]
     summary["by_problem"] = {
         "pass@1": pass_by_problem(own),

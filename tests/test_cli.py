@@ -61,6 +61,14 @@ def test_run_as_json_is_one_document(project: Path, r1pipe: Run) -> None:
     assert document["scoreboard"] == {}
 
 
+def test_what_a_stage_prints_does_not_mix_with_the_document(project: Path, r1pipe: Run) -> None:
+    path = project / "stages" / "numbers.py"
+    path.write_text(path.read_text() + "\n    print('a library says hello')\n")
+    _, out, err = r1pipe("run", SMALL, "--json", "--to", "numbers")
+    assert json.loads(out)["built"] == ["numbers"]
+    assert "a library says hello" in err
+
+
 def test_plan_writes_nothing(project: Path, r1pipe: Run) -> None:
     code, out, _ = r1pipe("plan", SMALL, "--profile", "gpu", "--json")
     assert code == 0

@@ -126,7 +126,7 @@ def row(
             "extracted": extracted,
             "num_tokens": 10,
             "finish_reason": "stop",
-            "text": text,
+            "completion": text,
         }
         | more
     )

@@ -318,7 +318,7 @@ def test_a_data_set_of_questions_with_answers_in_words(tmp_path: Path, monkeypat
 
 def test_an_evaluation_counts_answers_that_wait_for_a_judge() -> None:
     row = {"problem_id": "a", "task": "law", "language": "en", "extracted": None, "num_tokens": 1}
-    row |= {"finish_reason": "stop", "text": "<think>a</think> yes"}
+    row |= {"finish_reason": "stop", "completion": "<think>a</think> yes"}
     waiting = summarise([row | {"verdict": "unjudged"}, row | {"verdict": "correct"}])
     assert waiting["verdicts"]["unjudged"] == 1
     assert "unjudged" not in summarise([row | {"verdict": "wrong"}])["verdicts"]

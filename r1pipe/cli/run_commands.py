@@ -4,6 +4,7 @@ import inspect
 import json
 import sys
 from collections.abc import Callable
+from contextlib import redirect_stdout
 from functools import wraps
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -38,7 +39,7 @@ QUICK_PROFILES = ("laptop", "smoke")
 app = command_group()
 
 
-def run_stages(
+def run_stages(  # noqa: PLR0913 - options of one command
     manifest: Path,
     selection: JsonObject,
     profile: ProfileOption = None,
@@ -73,7 +74,10 @@ def run_stages(
             _ask(found)
 
     console = make_console(after_plan)
-    result = run_manifest(loaded, opened, console, checkpoint_every_s=checkpoint_every, **selection)
+    with redirect_stdout(sys.stderr):  # libraries print, and stdout is for what was asked for
+        result = run_manifest(
+            loaded, opened, console, checkpoint_every_s=checkpoint_every, **selection
+        )
     if as_json:
         print_json(_result_json(loaded, opened, result))
     elif (board := _scoreboard(opened, result)) is not None:

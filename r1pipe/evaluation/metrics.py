@@ -128,9 +128,9 @@ def summarise(
     """Return every measure of one benchmark, each as {value, low, high} over problems.
 
     Rows are completions with problem_id, task, language, verdict, extracted, num_tokens,
-    finish_reason and text (and `checker`, where free-text problems are among them). pass@k is given
-    for k in 1, 2, 4, 8 up to the smallest number of samples of any problem, maj@k for the largest
-    such k. `fmt` is the format whose validity is measured.
+    finish_reason and completion (and `checker` if free-text problems are among them). pass@k is
+    given for k in 1, 2, 4, 8 up to the smallest number of samples of any problem, maj@k for the
+    largest such k. `fmt` is the format whose validity is measured.
     """
     groups: dict[str, list[Row]] = defaultdict(list)
     for row in rows:
@@ -185,8 +185,8 @@ def _measures(fewest: int, fmt: Format) -> dict[str, Callable[[list[Row]], float
         [row["verdict"] == Verdict.CORRECT for row in group],
         top,
     )
-    measures["format_validity"] = _mean(lambda row: FORMATS[fmt](_problem(row), row["text"]))
-    measures["language_consistency"] = _mean(lambda row: language(_problem(row), row["text"]))
+    measures["format_validity"] = _mean(lambda row: FORMATS[fmt](_problem(row), row["completion"]))
+    measures["language_consistency"] = _mean(lambda row: language(_problem(row), row["completion"]))
     measures["mean_tokens"] = _mean(lambda row: float(row["num_tokens"]))
     measures["truncation_rate"] = _mean(lambda row: row["finish_reason"] == FinishReason.LENGTH)
     measures["no_answer_rate"] = _mean(lambda row: row["verdict"] == Verdict.NO_ANSWER)

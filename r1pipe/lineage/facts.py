@@ -61,9 +61,8 @@ def verdict_of(trace: Trace, place: Place) -> Document:
     if "verdict" not in row:
         return {}
     checker = problem_of(trace, place).get("checker")
-    text = row["completion"] if "completion" in row else row["text"]
     extracted = row.get("extracted") or extract_answer(
-        text, prefer="tag" if checker == "countdown" else "box"
+        row.get("completion", ""), prefer="tag" if checker == "countdown" else "box"
     )
     return {
         "verdict": row["verdict"],

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from r1pipe.store.actions import ActionRecord as Record
     from r1pipe.store.store import Store
 
-SAME = ("problem_id", "prompt", "completion", "text")
+SAME = ("problem_id", "prompt", "completion")
 """What makes two rows one where they have no ids."""
 MODEL = "model"
 BATCH_ROWS = 1024

@@ -10,7 +10,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
-from r1pipe.keys import JsonObject
+from r1pipe.keys import JsonObject, key_preimage
 from r1pipe.manifest import Manifest, Ref, StageNode
 from r1pipe.pipeline import code
 from r1pipe.pipeline.planning import PlannedStage, check_names, plan
@@ -131,12 +131,7 @@ class _Explainer:
             for name, given in node.inputs.items()
         }
         kind = node.kind
-        return {
-            "kind": kind.kind,
-            "version": kind.version,
-            "params": node.key_params(),
-            "inputs": inputs,
-        }
+        return key_preimage(kind.kind, kind.version, node.key_params(), inputs, node.plugins)
 
     def _changes(
         self, node: StageNode, preimage: JsonObject, nearest: ActionRecord

@@ -1,0 +1,53 @@
+"""How completions are sampled: the table of generators, and what sampling stages share."""
+
+from __future__ import annotations
+
+from typing import Annotated, ClassVar
+
+from pydantic import Field
+
+from r1pipe.backends import Backends
+from r1pipe.settings import ComputeRun, Placement, Precision
+from r1pipe.stage import StageModel
+
+GENERATORS = {
+    "transformers": "r1pipe.generate.transformers_backend.TransformersSettings",
+    "vllm": "r1pipe.generate.vllm_backend.VllmSettings",
+    "openai": "r1pipe.generate.openai_backend.OpenAISettings",
+}
+"""What samples: backend -> its settings (`r1pipe.generate.protocol`)."""
+
+
+class GeneratorSettings(StageModel):
+    """What all backends that sample have."""
+
+    package: ClassVar[str | None] = None  # what `plan --probe` needs to measure it
+
+    backend: str
+
+    @property
+    def samples_policy(self) -> bool:
+        """Whether it samples from the very model that is trained, not from weights of its own."""
+        return False
+
+    def concurrency(self, max_batch: int) -> int:
+        """Return how many completions are sampled at once; `max_batch` is that of the stage."""
+        return max_batch
+
+    def place(self, device: str, precision: Precision) -> Placement:
+        """Return where sampling is done, for its cost."""
+        return Placement(self.backend, device, is_bf16=precision == "bfloat16")
+
+
+GENERATOR_BACKENDS = Backends("generator", GeneratorSettings, GENERATORS)
+
+
+class SampleRun(ComputeRun):
+    """How sampling is computed."""
+
+    max_batch: int = Field(default=128, gt=0)
+    """transformers: most completions decoded together; the workers share such batches."""
+    generator: Annotated[GeneratorSettings, GENERATOR_BACKENDS] = Field(
+        default_factory=GENERATOR_BACKENDS.default_settings
+    )
+    """transformers, vLLM or a server."""
