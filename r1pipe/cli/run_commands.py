@@ -39,7 +39,7 @@ QUICK_PROFILES = ("laptop", "smoke")
 app = command_group()
 
 
-def run_stages(
+def run_stages(  # noqa: PLR0913 - options of one command
     manifest: Path,
     selection: JsonObject,
     profile: ProfileOption = None,

@@ -27,7 +27,7 @@ Progress = Callable[[str, int, int | None, Mapping[str, float]], None]
 class RunContext:
     """The `Context` of one stage in one working directory."""
 
-    def __init__(
+    def __init__(  # noqa: PLR0913 - what a stage is given
         self,
         name: str,
         work: Path,

@@ -23,7 +23,7 @@ from r1pipe.models.interfaces import LanguageModel, Tokenizer
 transformers_logging.disable_progress_bar()
 
 
-def new_model(
+def new_model(  # noqa: PLR0913 - sizes of one model
     tokenizer: Tokenizer,
     *,
     hidden_size: int,

@@ -68,7 +68,7 @@ def problem_order(
 # ---- completions ---------------------------------------------------------------------------------
 
 
-def sample_groups(
+def sample_groups(  # noqa: PLR0913 - what a sample depends on
     generator: Generator,
     tokenizer: Tokenizer,
     problems: Sequence[Problem],

@@ -63,7 +63,7 @@ class Weigh(Protocol):
     ) -> Tensor: ...
 
 
-def attend(
+def attend(  # noqa: PLR0913 - as transformers calls it
     module: Any,
     query: Tensor,  # [1, A, T, D]
     key: Tensor,  # [1, K, T, D]

@@ -113,7 +113,7 @@ def targets_of_shards(batch: MicroBatch, size: int) -> list[int]:
 # ---- heads: attention over all positions ---------------------------------------------------------
 
 
-def attend(
+def attend(  # noqa: PLR0913 - as transformers calls it
     module: Any,
     query: Tensor,  # [B, A, S, D]
     key: Tensor,  # [B, K, S, D]
