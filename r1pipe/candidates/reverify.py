@@ -69,11 +69,11 @@ def reverified(
         if keep is not None:
             reason = FinishReason(row["finish_reason"])
             decided = decide(problem, row["completion"], reason, verdict, keep, row["format"])
-        judged = with_verdict(row, verdict, decided) | {"verifier_version": VERIFIER_VERSION}
+        verified = with_verdict(row, verdict, decided) | {"verifier_version": VERIFIER_VERSION}
         if "extracted" in row:
-            judged["extracted"] = extracted
-        selection.select(judged, problem)
-        yield judged
+            verified["extracted"] = extracted
+        selection.select(verified, problem)
+        yield verified
 
 
 def _with_verdicts(
