@@ -150,17 +150,17 @@ def _ask_all(
     done = journal.done()
     tally.add(journal.rows()).check(*limit)
     units = _units(context, params, inputs, problems)
-    left = ((unit, asked) for unit, asked in units if unit not in done)
+    left = ((unit, batch) for unit, batch in units if unit not in done)
     if (first := next(left, None)) is None:
         return tally
     sampling = SamplingParams(params.temperature, 1.0, params.max_tokens, logprobs=False)
     context_tokens = max_positions(inputs.path("model"))
     with open_generator(inputs.path("model"), run, params.precision) as (generator, tokenizer):
         judge = Judge(generator, tokenizer, sampling, params.votes, params.seed, context_tokens)
-        for unit, asked in chain([first], left):
+        for unit, batch in chain([first], left):
             with failed.tolerated():
                 began = time.perf_counter()
-                rows = reply_rows(asked, judge.ask(asked), params.temperature, context.input_ids)
+                rows = reply_rows(batch, judge.ask(batch), params.temperature, context.input_ids)
                 journal.append(unit, rows)
                 _log(context, params, int(unit), num_chosen, rows, time.perf_counter() - began)
                 tally.add(rows).check(*limit)

@@ -91,8 +91,8 @@ def _verified(context: Context, params: Params, run: Run, inputs: Inputs) -> Ite
     problems = {problem.id: problem for problem in read_problems(inputs.path("problems"))}
     journal = context.journal("verdicts")
     num_known = ROWS_PER_UNIT * len(journal.done())
-    judged = reverified(context.name, read_rows(folder), problems, journal, terms)
-    return _watched(judged, context, num_known, count_rows(folder))
+    rows = reverified(context.name, read_rows(folder), problems, journal, terms)
+    return _watched(rows, context, num_known, count_rows(folder))
 
 
 def _watched(rows: Iterator[Row], context: Context, num_known: int, num_all: int) -> Iterator[Row]:

@@ -160,9 +160,9 @@ def read_reply(text: str, finish_reason: FinishReason) -> tuple[Verdict, str]:
     """
     if finish_reason is LENGTH:
         return Verdict.CRASHED, CUT_OFF
-    said = (split_completion(text).answer_part or "")[-MAX_READ_CHARS:]
-    found, rest = _objects(said)
-    words = {str(each["correctness"]).strip().lower() for each in found if "correctness" in each}
+    reply = (split_completion(text).answer_part or "")[-MAX_READ_CHARS:]
+    objects, rest = _objects(reply)
+    words = {str(o["correctness"]).strip().lower() for o in objects if "correctness" in o}
     if not words and '"correctness"' not in rest:
         return Verdict.CRASHED, NO_JSON
     if len(words) != 1 or '"correctness"' in rest:

@@ -69,40 +69,40 @@ def reverified(
         if keep is not None:
             reason = FinishReason(row["finish_reason"])
             decided = decide(problem, row["completion"], reason, verdict, keep, row["format"])
-        judged = with_verdict(row, verdict, decided) | {"verifier_version": VERIFIER_VERSION}
+        verified = with_verdict(row, verdict, decided) | {"verifier_version": VERIFIER_VERSION}
         if "extracted" in row:
-            judged["extracted"] = extracted
-        selection.select(judged, problem)
-        yield judged
+            verified["extracted"] = extracted
+        selection.select(verified, problem)
+        yield verified
 
 
 def _with_verdicts(
-    judging: Iterator[tuple[Row, Problem]], journal: Journal, terms: ReverifySettings
+    candidates: Iterator[tuple[Row, Problem]], journal: Journal, terms: ReverifySettings
 ) -> Iterator[tuple[Row, Problem, Verdict, str | None]]:
     """Yield candidates with their verdicts: those in the journal, then the others as they are
     verified and journaled."""
     done = journal.done()
     for unit in range(len(done)):
         for line in journal.lines(str(unit)).splitlines():
-            known, (row, problem) = json.loads(line), next(judging)
-            assert known["id"] == row["id"], f"unit {unit} is of other candidates"
-            yield row, problem, Verdict(known["verdict"]), known.get("extracted")
+            entry, (row, problem) = json.loads(line), next(candidates)
+            assert entry["id"] == row["id"], f"unit {unit} is of other candidates"
+            yield row, problem, Verdict(entry["verdict"]), entry.get("extracted")
     waiting: deque[tuple[Row, Problem]] = deque()
 
     def pairs() -> Iterator[tuple[Problem, str]]:
-        for row, problem in judging:
+        for row, problem in candidates:
             waiting.append((row, problem))
             yield problem, row["completion"]
 
-    units, found = count(len(done)), []
-    for judgement in verify_stream(pairs(), timeout_s=terms.timeout_s, workers=terms.workers):
+    units, verdicts = count(len(done)), []
+    for verification in verify_stream(pairs(), timeout_s=terms.timeout_s, workers=terms.workers):
         row, problem = waiting.popleft()
-        verdict, extracted = judgement.verdict, judgement.extracted
-        asked = {"extracted": extracted} if "extracted" in row else {}
-        found.append({"id": row["id"], "verdict": str(verdict), **asked})
-        if len(found) == terms.rows_per_unit:
-            journal.append(str(next(units)), found)
-            found = []
+        verdict, extracted = verification.verdict, verification.extracted
+        extraction = {"extracted": extracted} if "extracted" in row else {}
+        verdicts.append({"id": row["id"], "verdict": str(verdict), **extraction})
+        if len(verdicts) == terms.rows_per_unit:
+            journal.append(str(next(units)), verdicts)
+            verdicts = []
         yield row, problem, verdict, extracted
 
 

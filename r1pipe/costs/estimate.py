@@ -113,16 +113,16 @@ class Estimator:
             for name, given in node.inputs.items()
         }
         try:
-            found = node.kind.cost(node.params, node.run, inputs)
+            cost = node.kind.cost(node.params, node.run, inputs)
         except Exception as error:  # a stage file's own function; its stage may still run
             frames = traceback.extract_tb(error.__traceback__)
             lines = [frame.lineno for frame in frames if frame.filename == str(node.kind.path)]
             where = f"{node.kind.path}:{(lines or [1])[-1]}"
             what = f"{type(error).__name__}: {error}"
             raise Unknown(f"{where}: cost() of kind {node.kind.kind} failed: {what}") from error
-        if not isinstance(found, Cost):
-            raise Unknown(f"{node.kind.path}: cost() returned {found!r}, not a Cost")
-        return found
+        if not isinstance(cost, Cost):
+            raise Unknown(f"{node.kind.path}: cost() returned {cost!r}, not a Cost")
+        return cost
 
     def _info(self, ref: Ref) -> Info:
         """Return what is known of what a reference reads."""
@@ -133,8 +133,8 @@ class Estimator:
             return info
         output = str(ref.output)
         record = self.records.get(ref.name)
-        if record is not None and (known := _model_of(self.store, record, output)) is not None:
-            return known
+        if record is not None and (model := _model_of(self.store, record, output)) is not None:
+            return model
         try:
             info = self.cost(ref.name).outputs[output]
         except Unknown as reason:

@@ -285,19 +285,19 @@ def benchmarks(
 ) -> Cost:
     """Return the cost of an evaluation: `num_samples` completions of every problem."""
     works, rows, assumes = [], [], dict[str, None]()
-    for found in problems.values():
-        completions = found.num_problems * params.num_samples
-        length = completion_length(found, params.max_tokens)
-        rows.append(RowsInfo(completions, found.prompt_tokens, length))
-        assumes.update(dict.fromkeys(length_assumption(found, params.max_tokens)))
+    for benchmark in problems.values():
+        completions = benchmark.num_problems * params.num_samples
+        length = completion_length(benchmark, params.max_tokens)
+        rows.append(RowsInfo(completions, benchmark.prompt_tokens, length))
+        assumes.update(dict.fromkeys(length_assumption(benchmark, params.max_tokens)))
         unit = params.problems_per_unit * params.num_samples
         works.append(
             SamplingWork(
                 model=model,
                 where=sampling_place(params, run),
                 completions=completions,
-                prompts=found.num_problems,
-                prompt_tokens=found.prompt_tokens,
+                prompts=benchmark.num_problems,
+                prompt_tokens=benchmark.prompt_tokens,
                 completion_tokens=length,
                 longest=params.max_tokens,
                 at_once=min(unit, batch_limit(run)),
@@ -313,33 +313,33 @@ def benchmarks(
 
 def judgements(params: fields.Replies, run: fields.Samples, inputs: InfoMap) -> Cost:
     """Return the cost of an LLM judge's replies, from the fields of `stages/judge.py`."""
-    model, found = inputs["model"], inputs["candidates"]
-    asked = found.num_rows * ASKED_FRAC
-    replies = asked * params.votes
-    shown = TEMPLATE_TOKENS + found.prompt_tokens + found.completion_tokens * ANSWER_FRAC
+    model, candidates = inputs["model"], inputs["candidates"]
+    num_asked = candidates.num_rows * ASKED_FRAC
+    replies = num_asked * params.votes
+    shown = TEMPLATE_TOKENS + candidates.prompt_tokens + candidates.completion_tokens * ANSWER_FRAC
     length = REPLY_FRAC * params.max_tokens
     unit = params.candidates_per_unit * params.votes
     work = SamplingWork(
         model=model,
         where=sampling_place(params, run),
         completions=replies,
-        prompts=asked,
+        prompts=num_asked,
         prompt_tokens=shown,
         completion_tokens=length,
         longest=params.max_tokens,
         at_once=min(unit, batch_limit(run)),
         rounds=Range(math.ceil(replies.low / unit), math.ceil(replies.high / unit)),
     )
-    most = found.num_rows.at_most(params.target_rows or math.inf)
+    most = candidates.num_rows.at_most(params.target_rows or math.inf)
     outputs: dict[str, Info] = {
-        "rows": replace(found, num_rows=KEPT_FRAC * most),
-        "candidates": found,
+        "rows": replace(candidates, num_rows=KEPT_FRAC * most),
+        "candidates": candidates,
         "replies": RowsInfo(replies, shown, length),
     }
     low, high = ASKED_FRAC.low * 100, ASKED_FRAC.high * 100
     return Cost(
         outputs,
         sampling=(work,),
-        other_s=found.num_rows * Range(5e-5, 3e-4),
+        other_s=candidates.num_rows * Range(5e-5, 3e-4),
         assumes=(f"{low:.0f} to {high:.0f} % of the candidates are asked about",),
     )

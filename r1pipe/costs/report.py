@@ -125,24 +125,25 @@ def stage_costs(
 
 def basis_text(estimator: Estimator) -> str:
     """Say what the times rest on."""
-    found = estimator.calibration
-    if found is None:
+    calibration = estimator.calibration
+    if calibration is None:
         return (
             "times are rough: nothing was measured on this machine; 'r1pipe plan --probe' does so"
         )
     from r1pipe.costs.versions import changed_versions
 
-    changed = changed_versions(found.versions)
+    changed = changed_versions(calibration.versions)
     again = f"; {', '.join(changed)} changed since: 'r1pipe plan --probe'" if changed else ""
-    engines = ", ".join(found.speeds)
-    busy = "; the machine was busy then, so they are too long" if found.load > BUSY_LOAD else ""
-    return f"times from {engines}, measured here on {found.made[:10]}{busy}{again}"
+    engines = ", ".join(calibration.speeds)
+    is_busy = calibration.load > BUSY_LOAD
+    busy = "; the machine was busy then, so they are too long" if is_busy else ""
+    return f"times from {engines}, measured here on {calibration.made[:10]}{busy}{again}"
 
 
 def compared_lines(record: ActionRecord, store: Store) -> list[str]:
     """Return a stage's prediction beside what it took, as aligned lines; none without one."""
-    found = record.facts.get("predicted")
-    if not isinstance(found, Mapping):
+    predicted = record.facts.get("predicted")
+    if not isinstance(predicted, Mapping):
         return []
     actual = actual_values(record, store)
     rows = [("WHAT", "PREDICTED", "ACTUAL", "")]
@@ -153,7 +154,7 @@ def compared_lines(record: ActionRecord, store: Store) -> list[str]:
         ("peak_bytes", "peak memory per device", BYTE_UNITS),
         ("disk_bytes", "disk", BYTE_UNITS),
     ):
-        low, high = found[name]
+        low, high = predicted[name]
         if not high and not actual.get(name):
             continue
         value = actual.get(name)

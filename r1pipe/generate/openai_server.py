@@ -181,17 +181,17 @@ class ServerGenerator:
         timeout = CONNECT_TIMEOUT_S if body is None else self.settings.timeout_s
         try:
             with self._opener.open(request, timeout=timeout) as answer:
-                found = json.loads(answer.read())
+                value = json.loads(answer.read())
         except HTTPError as error:
-            said = error.read().decode(errors="replace")[:SHOWN_CHARS].strip()
+            text = error.read().decode(errors="replace")[:SHOWN_CHARS].strip()
             if error.code in MAY_PASS:
-                raise _Passing(f"HTTP {error.code} {said}", _asked_delay(error)) from None
-            raise StageError(f"{self.url}{path} refuses: HTTP {error.code} {said}") from None
+                raise _Passing(f"HTTP {error.code} {text}", _asked_delay(error)) from None
+            raise StageError(f"{self.url}{path} refuses: HTTP {error.code} {text}") from None
         except (OSError, HTTPException, ValueError) as error:
             raise _Passing(str(error) or type(error).__name__) from None
-        if not isinstance(found, dict):
+        if not isinstance(value, dict):
             raise _Passing("an answer that is no JSON object")
-        return found
+        return value
 
     def _headers(self) -> dict[str, str]:
         key = os.environ.get(self.settings.api_key_env)

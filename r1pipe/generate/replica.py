@@ -45,8 +45,8 @@ def serve(orders: TextIO, out: TextIO) -> None:
     for line in orders:
         order = json.loads(line)
         if "requests" in order:
-            asked = [Request(tuple(ids), seed, index) for index, seed, ids in order["requests"]]
-            for made in generator.generate(asked, SamplingParams(**order["sampling"])):
+            requests = [Request(tuple(ids), seed, index) for index, seed, ids in order["requests"]]
+            for made in generator.generate(requests, SamplingParams(**order["sampling"])):
                 row = [made.index, made.token_ids, made.logprobs, made.finish_reason.value]
                 say(out, sampled=row)
         else:

@@ -82,12 +82,12 @@ def import_vllm(device: str) -> Any:
         from vllm.platforms import current_platform
         from vllm.sampling_params import RequestOutputKind
 
-        found = current_platform.device_type
-        if found != kind_of_device(device):
+        kind = current_platform.device_type
+        if kind != kind_of_device(device):
             raise StageError(
-                f"run.device is {device}, and the vLLM that is installed here computes on {found}"
+                f"run.device is {device}, and the vLLM that is installed here computes on {kind}"
             )
-        if found == "cpu":
+        if kind == "cpu":
             # else the first log-probabilities wait for a C++ compiler
             type(current_platform).simple_compile_backend = "eager"
         from vllm.v1.engine import core

@@ -74,7 +74,7 @@ def load_kind(kind: str, path: Path) -> StageKind:
         raise ManifestError(*sorted_mistakes(mistakes))
     cost = getattr(module, "cost", None)
     extends = getattr(module, "EXTENDS", None)
-    found = StageKind(
+    stage_kind = StageKind(
         kind,
         version,
         params,
@@ -86,8 +86,8 @@ def load_kind(kind: str, path: Path) -> StageKind:
         cost=cost,
         extends=extends,
     )
-    _check_parts(found, source.decode())
-    return found
+    _check_parts(stage_kind, source.decode())
+    return stage_kind
 
 
 def _check_parts(kind: StageKind, source: str) -> None:

@@ -54,11 +54,11 @@ def load_manifest(
     reader = TreeReader(kinds, mistakes)
     plugins = read_plugins(resolution.chosen.tree, mistakes)
     with reading_with(plugins):
-        found = reader.read(resolution.chosen)
+        nodes = reader.read(resolution.chosen)
         for variant in resolution.variants:
             reader.read(variant, is_partial=True)
         reader.check_defaults(resolution.defaults)
-    if mistakes or found is None:
+    if mistakes or nodes is None:
         raise ManifestError(*sorted_mistakes(mistakes))
-    name, sources, stages = found
+    name, sources, stages = nodes
     return Manifest(path, name, resolution.profile, stages, sources, tuple(overrides), plugins)

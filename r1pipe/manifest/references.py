@@ -91,10 +91,10 @@ def _read_input(
     refs: dict[str, Ref] = {}
     reported: set[Origin] = set()
     for name, item in value.entries().items():
-        found: list[Mistake] = []
-        ref = _read_ref(item, wanted, f"{label}.{name}", outputs, found)
-        if found and item.origin not in reported:  # once for all that a star stands for
-            mistakes.extend(found)
+        wrong: list[Mistake] = []
+        ref = _read_ref(item, wanted, f"{label}.{name}", outputs, wrong)
+        if wrong and item.origin not in reported:  # once for all that a star stands for
+            mistakes.extend(wrong)
             reported.add(item.origin)
         if ref is not None:
             refs[name] = ref
@@ -117,21 +117,21 @@ def _read_ref(
         )
         return None
     if name in outputs.sources:
-        ref, found = Ref(name, None, is_source=True), outputs.sources[name]
+        ref, type_ = Ref(name, None, is_source=True), outputs.sources[name]
         wrong = f"'{name}' is a source and has no outputs" if output else None
     elif name in outputs.stages:
         kind = outputs.stages[name]
         if kind is None:
             return None
-        ref, found, wrong = _stage_output(name, output, kind)
+        ref, type_, wrong = _stage_output(name, output, kind)
     else:
         names = [*outputs.stages, *outputs.sources]
         wrong = f"{label}: no stage or source '{name}'{nearest(name, names, 'names')}"
         mistakes.append(value.origin.mistake(wrong))
         return None
-    fits = found in ((wanted.type,) if isinstance(wanted.type, str) else wanted.type)
+    fits = type_ in ((wanted.type,) if isinstance(wanted.type, str) else wanted.type)
     if wrong is None and not fits:
-        wrong = f"'{value.data}' is of type {found}, but {label} takes {_types(wanted)}"
+        wrong = f"'{value.data}' is of type {type_}, but {label} takes {_types(wanted)}"
     if wrong is not None:
         mistakes.append(value.origin.mistake(wrong))
         return None

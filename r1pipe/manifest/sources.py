@@ -35,14 +35,14 @@ def source_id(node: SourceNode, cache_dir: Path) -> str:
     path = source_path(node, cache_dir)
     cache = _Cache(cache_dir)
     try:
-        found = _tree_id(path, cache) if path.is_dir() else cache.digest(path)
+        identifier = _tree_id(path, cache) if path.is_dir() else cache.digest(path)
     except OSError as error:
         reason = error.strerror or str(error)
         raise SourceError(
             f"{node.origin}: source '{node.name}': {error.filename} cannot be read: {reason}"
         ) from error
     cache.save()
-    return found
+    return identifier
 
 
 def source_path(node: SourceNode, cache_dir: Path) -> Path:
@@ -93,9 +93,9 @@ class _Cache:
         before = path.stat()
         if not stat.S_ISREG(before.st_mode):
             raise OSError(None, "it is not a plain file", str(path))
-        known = self.entries.get(key)
-        if isinstance(known, list) and known[:-1] == _signature(before):
-            return str(known[-1])
+        entry = self.entries.get(key)
+        if isinstance(entry, list) and entry[:-1] == _signature(before):
+            return str(entry[-1])
         digest = digest_file(path)
         after = path.stat()
         if _signature(before) != _signature(after):
@@ -148,8 +148,8 @@ def _hub_commit(node: SourceNode, cache_dir: Path) -> str:
         return revision
     cache = _Cache(cache_dir)
     key = f"hf:{_repo_type(node)}:{node.hf}@{revision}"
-    if isinstance(known := cache.entries.get(key), str):
-        return known
+    if isinstance(commit := cache.entries.get(key), str):
+        return commit
     from huggingface_hub import HfApi
     from huggingface_hub.errors import HfHubHTTPError, OfflineModeIsEnabled
 

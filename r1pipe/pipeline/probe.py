@@ -132,10 +132,10 @@ def probe(manifest: Manifest) -> None:
     prepare_process()
     machine = read_machine()
     shapes, vocab = own_shapes(node.params for node in manifest.stages.values())
-    found = measure(machine, torch_device(), shapes, vocab or DEFAULT_VOCAB, _say)
+    calibration = measure(machine, torch_device(), shapes, vocab or DEFAULT_VOCAB, _say)
     path = calibration_path(machine.node)
     try:
-        write_calibration(path, found)
+        write_calibration(path, calibration)
     except OSError as error:
         reason = error.strerror or str(error)
         raise StageError(
@@ -162,9 +162,9 @@ def measure(
     speeds: dict[str, Speed] = {}
     failed: dict[str, str] = {}
     with tempfile.TemporaryDirectory(prefix="r1pipe-probe-") as folder:
-        found = engines(device, present_versions())
-        path = write_manifest(Path(folder), found, shapes, vocab_size)
-        for engine in found:
+        installed = engines(device, present_versions())
+        path = write_manifest(Path(folder), installed, shapes, vocab_size)
+        for engine in installed:
             say(f"measuring {engine.name}")
             try:
                 speeds[engine.name] = _speed(path, engine, shapes, vocab_size, budget_s)

@@ -79,8 +79,8 @@ class Resolver:
                 if ref.is_source and self.source_id(ref.name) is None
             )
         )
-        known = [self._remembered(node.name, source) for source in lost]
-        for ids in itertools.islice(itertools.product(*known), MAX_GUESSES):
+        remembered = [self._remembered(node.name, source) for source in lost]
+        for ids in itertools.islice(itertools.product(*remembered), MAX_GUESSES):
             guess = dict(zip(lost, ids, strict=True))
             inputs = _each(node, lambda ref, guess=guess: self._id(ref, finished, guess))  # type: ignore[misc]
             record = self.store.lookup(key_of(_preimage(node, inputs)))

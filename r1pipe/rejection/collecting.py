@@ -107,7 +107,7 @@ def check_counts(context: Context, counts: Mapping[str, int], num_asked: int) ->
             f"{context.name}: the candidates do not add up: {num_asked} asked for, {decided} kept,"
             f" dropped or failed, {written} written; this is a fault of r1pipe, not of the model"
         )
-    if not kept and not counts.get("failed_unjudged"):  # a judge may keep some yet
+    if not kept and not counts.get("failed_unjudged"):  # an LLM judge may keep some yet
         raise StageError(
             f"{context.name}: none of {num_asked} completions was kept; see the filters of its"
             " candidates, or train the sampling model longer"

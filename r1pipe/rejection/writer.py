@@ -125,9 +125,9 @@ class CandidateWriter:
                 waiting.append(sample)
                 yield sample.problem, sample.text
 
-        for judgement in verify_stream(pairs()):
+        for verification in verify_stream(pairs()):
             sample = waiting.popleft()
-            yield sample, candidate_row(sample, judgement.verdict, self.origin)
+            yield sample, candidate_row(sample, verification.verdict, self.origin)
 
     def _record(self, problems: Sequence[Problem], rows: list[Row], payload: bytes) -> UnitResult:
         results = {problem.id: ProblemResult() for problem in problems}

@@ -73,10 +73,10 @@ def preference_loss(
         is_right = values[0::2] > values[1::2]
         value = pairwise_loss(values)
     else:
-        wanted = torch.tensor([labels[i] for i in batch.sequence_index[:, 0].tolist()])
-        wanted = wanted.to(values.device)
-        is_right = (values > 0) == (wanted > 0.5)
-        value = pointwise_loss(values, wanted)
+        targets = torch.tensor([labels[i] for i in batch.sequence_index[:, 0].tolist()])
+        targets = targets.to(values.device)
+        is_right = (values > 0) == (targets > 0.5)
+        value = pointwise_loss(values, targets)
     share = batch.is_first_shard / total  # all ranks that share the rows know all scores
     return Loss(value * share, sums={"accuracy": float(is_right.sum()) * share})
 

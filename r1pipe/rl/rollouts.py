@@ -89,14 +89,14 @@ def sample_groups(  # noqa: PLR0913 - what a sample depends on
     sampled = {each.index: each for each in generator.generate(requests, sampling)}
 
     def rollout(request: Request) -> Rollout:
-        made = sampled[request.index]
-        has_end = made.finish_reason is FinishReason.STOP
+        completion = sampled[request.index]
+        has_end = completion.finish_reason is FinishReason.STOP
         return Rollout(
             list(request.prompt_ids),
-            made.token_ids,
-            streams={"sampler_logprobs": made.logprobs},
-            text=tokenizer.decode(made.token_ids[:-1] if has_end else made.token_ids),
-            finish_reason=made.finish_reason,
+            completion.token_ids,
+            streams={"sampler_logprobs": completion.logprobs},
+            text=tokenizer.decode(completion.token_ids[:-1] if has_end else completion.token_ids),
+            finish_reason=completion.finish_reason,
             seed=request.seed,
         )
 

@@ -68,8 +68,8 @@ class Trainer:
         self._optimizer = optimizer
         self._num_steps = num_steps
         self._saved: list[Saved] = [engine, *others]
-        if (found := context.checkpoints.latest()) is not None:
-            self._load(*found)
+        if (checkpoint := context.checkpoints.latest()) is not None:
+            self._load(*checkpoint)
 
     def run(self, updates: Iterable[Update]) -> None:
         """Make the updates, each of them a place to save and to stop."""

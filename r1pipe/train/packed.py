@@ -115,12 +115,12 @@ def products(
     kv_heads = key.shape[1]
     repeats = heads // kv_heads
     scaled = query * (size**-0.5 if scaling is None else scaling)
-    behind = scaled.reshape(rows, kv_heads, repeats * length, size)
+    queries = scaled.reshape(rows, kv_heads, repeats * length, size)
     later = torch.full((length, length), float("-inf"), dtype=query.dtype, device=query.device)
-    scores = torch.matmul(behind, key.transpose(2, 3)) + later.triu(1).repeat(repeats, 1)
+    scores = torch.matmul(queries, key.transpose(2, 3)) + later.triu(1).repeat(repeats, 1)
     weights = torch.softmax(scores, dim=-1, dtype=torch.float32)  # [B, K, A / K * L, L]
-    found = torch.matmul(drop(weights.to(query.dtype), dropout), value)
-    return found.reshape(rows, heads, length, size)
+    values = torch.matmul(drop(weights.to(query.dtype), dropout), value)
+    return values.reshape(rows, heads, length, size)
 
 
 WEIGH: dict[str, Weigh] = {"sdpa": fused, "eager": products}

@@ -72,23 +72,23 @@ def read_state(folder: Path, names: list[str]) -> Iterator[tuple[str, Tensor, di
     Raises DamagedError if the names are not those of the model.
     """
     with ExitStack() as stack:
-        found: dict[str, safe_open] = {}
+        files: dict[str, safe_open] = {}
         for path in sorted(folder.glob("engine*.safetensors")):
             file = stack.enter_context(safe_open(path, framework="pt"))
-            found |= dict.fromkeys(file.keys(), file)
-        weights = {key.split(":", 1)[1] for key in found if key.startswith("weight:")}
+            files |= dict.fromkeys(file.keys(), file)
+        weights = {key.split(":", 1)[1] for key in files if key.startswith("weight:")}
         if weights != set(names):
             wrong = sorted(weights ^ set(names))
             raise DamagedError(f"{folder}: other parameters than the model's, such as {wrong[0]}")
         for name in names:
             state = {
-                key: _read(found, f"optimizer:{key}:{name}")
+                key: _read(files, f"optimizer:{key}:{name}")
                 for key in (*MOMENTS, "step")
-                if f"optimizer:{key}:{name}" in found
+                if f"optimizer:{key}:{name}" in files
             }
-            yield name, _read(found, f"weight:{name}"), state
+            yield name, _read(files, f"weight:{name}"), state
 
 
-def _read(found: Mapping[str, safe_open], key: str) -> Tensor:
-    tensor: Tensor = found[key].get_tensor(key)  # type: ignore[no-untyped-call]
+def _read(files: Mapping[str, safe_open], key: str) -> Tensor:
+    tensor: Tensor = files[key].get_tensor(key)  # type: ignore[no-untyped-call]
     return tensor.to(torch.float32)

@@ -44,18 +44,18 @@ def verify_cases(
                 yield case_problem(case), case["completion"]
 
     stream = verify_stream(pairs(), timeout_s=timeout_s, workers=jobs)
-    for index, judgement in enumerate(stream):
+    for index, verification in enumerate(stream):
         case_id, ids[index] = ids[index], None
-        yield {"id": case_id, **judgement_row(judgement)}
+        yield {"id": case_id, **judgement_row(verification)}
 
 
-def judgement_row(judgement: Verification) -> dict[str, object]:
+def judgement_row(verification: Verification) -> dict[str, object]:
     """Return a verification as plain JSON values."""
     return {
-        "verdict": judgement.verdict.value,
-        "extracted": judgement.extracted,
-        "method": judgement.method,
-        "ms": round(judgement.ms, 3),
+        "verdict": verification.verdict.value,
+        "extracted": verification.extracted,
+        "method": verification.method,
+        "ms": round(verification.ms, 3),
     }
 
 

@@ -86,7 +86,7 @@ def verify_many(
     0 means two), which starts at the first such pair; equal pairs are verified once.
     """
     stream = verify_stream(pairs, timeout_s=timeout_s, workers=workers)
-    return [judgement.verdict for judgement in stream]
+    return [verification.verdict for verification in stream]
 
 
 def verify_stream(

@@ -98,7 +98,7 @@ def _serve(channel: socket.socket) -> None:
     """Answer one pair at a time until the caller closes the channel or memory has grown."""
     for gold, answer, limit_s in _requests(channel):
         _limit_cpu(limit_s)
-        result = _judge(gold, answer, limit_s)
+        result = _verdict(gold, answer, limit_s)
         channel.sendall(json.dumps(result).encode() + b"\n")
         if resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 > RECYCLE_BYTES:
             return  # the caller sees the end of file and asks for a fresh worker
@@ -124,7 +124,7 @@ def _limit_cpu(limit_s: float) -> None:
     resource.setrlimit(resource.RLIMIT_CPU, (soft, resource.RLIM_INFINITY))
 
 
-def _judge(gold: str, answer: str, limit_s: float) -> str:
+def _verdict(gold: str, answer: str, limit_s: float) -> str:
     """Return the verdict of one pair; the timer rings before the caller's deadline."""
     fault = late = symbolic.GOLD_UNUSABLE  # as long as only the gold answer has been read
     try:
