@@ -33,7 +33,7 @@ def verify(
     if file is None:
         if gold is None or answer is None:
             raise typer.BadParameter("give GOLD and ANSWER, or --file CASES.jsonl")
-        print_json(cases.judgement_row(cases.verify_answer(gold, answer)))
+        print_json(cases.verification_row(cases.verify_answer(gold, answer)))
         return
     try:
         with file.open(encoding="utf-8") as lines:

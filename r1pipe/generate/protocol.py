@@ -1,7 +1,7 @@
 """Generators: requests in, completions out as they finish; and the settings that open one.
 
 A backend is a file with the class of its settings (`GeneratorBackend`) and a line in
-`r1pipe.settings.GENERATORS`. The file is read whenever a manifest is, so what is heavy is imported
+`r1pipe.generator_settings.GENERATORS`. The file is read whenever a manifest is, so what is heavy is imported
 when a method is called.
 """
 

@@ -94,7 +94,7 @@ class CandidateWriter:
         self.selection = Selection(settings.quotas, settings.target_rows)
         self._writer = RowWriter(settings.candidates, SCHEMA)
 
-    def judge(self, problems: Sequence[Problem], samples: Iterable[Sample]) -> UnitResult:
+    def verify(self, problems: Sequence[Problem], samples: Iterable[Sample]) -> UnitResult:
         """Verify and write the samples of one unit, which come as they finish."""
         places = {problem.id: place for place, problem in enumerate(problems)}
         verified = list(self._verified(samples))

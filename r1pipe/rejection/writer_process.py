@@ -163,7 +163,7 @@ def _serve(requests: BinaryIO, replies: BinaryIO) -> None:
             result = writer.replay(problems, requests.read(message["bytes"]))
         else:
             try:
-                result = writer.judge(problems, _samples(requests, problems))
+                result = writer.verify(problems, _samples(requests, problems))
             except _AbandonedError:
                 continue
         value = {

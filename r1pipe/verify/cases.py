@@ -46,10 +46,10 @@ def verify_cases(
     stream = verify_stream(pairs(), timeout_s=timeout_s, workers=jobs)
     for index, verification in enumerate(stream):
         case_id, ids[index] = ids[index], None
-        yield {"id": case_id, **judgement_row(verification)}
+        yield {"id": case_id, **verification_row(verification)}
 
 
-def judgement_row(verification: Verification) -> dict[str, object]:
+def verification_row(verification: Verification) -> dict[str, object]:
     """Return a verification as plain JSON values."""
     return {
         "verdict": verification.verdict.value,
