@@ -1,8 +1,8 @@
 """Generators: requests in, completions out as they finish; and the settings that open one.
 
 A backend is a file with the class of its settings (`GeneratorBackend`) and a line in
-`r1pipe.generator_settings.GENERATORS`. The file is read whenever a manifest is, so what is heavy is imported
-when a method is called.
+`r1pipe.generator_settings.GENERATORS`. The file is read whenever a manifest is, so what is heavy is
+imported when a method is called.
 """
 
 from __future__ import annotations

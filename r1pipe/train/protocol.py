@@ -1,7 +1,7 @@
 """Training backends: settings that load a model for an engine, and make the engine.
 
-A backend is a file with such a class and a line in `r1pipe.engine_settings.ENGINES`. The file is read
-whenever a manifest is, so what is heavy is imported when a method is called.
+A backend is a file with such a class and a line in `r1pipe.engine_settings.ENGINES`. The file is
+read whenever a manifest is, so what is heavy is imported when a method is called.
 """
 
 from __future__ import annotations
