@@ -169,7 +169,7 @@ def measure_no_op(stages: int, files: int, size: int) -> dict[str, float]:
         fill_store(Store(root / "artifacts"), manifest, files, size)
         command = [sys.executable, "-m", "r1pipe.cli", "run", "manifests/bench.yaml", "--yes"]
         process = cpu_of(command, root)
-        start = cpu_of([sys.executable, "-c", "import r1pipe.cli.table, r1pipe.pipeline"], root)
+        start = cpu_of([sys.executable, "-c", "import r1pipe.cli.table, r1pipe.pipeline.run"], root)
 
         def no_op() -> None:
             result = run(load_manifest(manifest.path), Store(root / "artifacts"), Silent())
