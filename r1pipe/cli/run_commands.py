@@ -73,11 +73,9 @@ def run_stages(  # noqa: PLR0913 - options of one command
         if not yes and loaded.profile not in QUICK_PROFILES:
             _ask(found)
 
-    console = make_console(after_plan)
+    selection["checkpoint_every_s"] = checkpoint_every
     with redirect_stdout(sys.stderr):  # libraries print, and stdout is for what was asked for
-        result = run_manifest(
-            loaded, opened, console, checkpoint_every_s=checkpoint_every, **selection
-        )
+        result = run_manifest(loaded, opened, make_console(after_plan), **selection)
     if as_json:
         print_json(_result_json(loaded, opened, result))
     elif (board := _scoreboard(opened, result)) is not None:
