@@ -97,7 +97,7 @@ class Run(StageModel):
 
 def run(context: Context, params: Params, run: Run, inputs: Inputs) -> None:
     """Take each part up to its quotas, then shuffle them together."""
-    from r1pipe.data.duplicates import write_twins
+    from r1pipe.data.duplicates import write_duplicates
     from r1pipe.data.shuffle import rows_in_order
     from r1pipe.rows import write_rows
 
@@ -112,7 +112,7 @@ def run(context: Context, params: Params, run: Run, inputs: Inputs) -> None:
     write_rows(out, _watched(ordered, context))
     _tell(context, params, survey, choice)
     if params.near_duplicates is not None:
-        write_twins(out, survey, choice.twins.tolist())
+        write_duplicates(out, survey, choice.duplicates.tolist())
     if params.card is not None:
         (out / "README.md").write_text(_card(params, params.card, survey, choice))
 

@@ -103,7 +103,7 @@ def test_near_rows_are_found_and_others_kept() -> None:
     cousins = [edited(rng, text, 40) for text in originals]  # about 0.3 similar
     assert min(jaccard(*pair) for pair in zip(originals, copies, strict=True)) > 0.85
     assert max(jaccard(*pair) for pair in zip(originals, cousins, strict=True)) < 0.6
-    found = sketched([*originals, *copies, *cousins]).twins(np.arange(900), 0.8)
+    found = sketched([*originals, *copies, *cousins]).duplicates(np.arange(900), 0.8)
     assert (found[:300] == -1).all()
     assert (found[300:600] == np.arange(300)).mean() >= 0.99
     assert (found[600:] == -1).all()
@@ -112,13 +112,13 @@ def test_near_rows_are_found_and_others_kept() -> None:
 def test_case_and_white_space_make_no_difference_and_width_is_kept() -> None:
     text = "He has 3 apples, and buys\n  4 more of them at the market."
     found = sketched([text, text.upper().replace(" ", "\n "), text.replace("3", "5")])
-    assert found.twins(np.arange(3), 1.0).tolist() == [-1, 0, -1]
+    assert found.duplicates(np.arange(3), 1.0).tolist() == [-1, 0, -1]
 
 
 def test_short_and_chinese_texts_are_sketched_too() -> None:
     texts = ["ab", "ab ", "cd", "", "小明有三个苹果，又买了五个，现在有几个？" * 2]
     changed = texts[4][:-1] + "!"
-    found = sketched([*texts, changed]).twins(np.arange(6), 0.8)
+    found = sketched([*texts, changed]).duplicates(np.arange(6), 0.8)
     assert found.tolist() == [-1, 0, -1, -1, -1, 4]
 
 
@@ -126,7 +126,7 @@ def test_the_first_in_the_given_order_stays() -> None:
     rng = random.Random(4)
     text = sentence(rng, 100)
     found = sketched([text, text, sentence(rng, 100), text])
-    assert found.twins(np.array([3, 2, 0, 1]), 0.9).tolist() == [-1, -1, 3, 3]
+    assert found.duplicates(np.array([3, 2, 0, 1]), 0.9).tolist() == [-1, -1, 3, 3]
 
 
 def test_what_is_near_only_to_a_dropped_row_stays() -> None:
@@ -138,16 +138,16 @@ def test_what_is_near_only_to_a_dropped_row_stays() -> None:
     assert jaccard(texts[0], texts[1]) > 0.8
     assert jaccard(texts[1], texts[2]) > 0.8
     assert jaccard(texts[0], texts[2]) < 0.75
-    assert sketched(texts).twins(np.arange(3), 0.78).tolist() == [-1, 0, -1]
+    assert sketched(texts).duplicates(np.arange(3), 0.78).tolist() == [-1, 0, -1]
 
 
 def test_long_batches_are_flushed_and_count_alike(monkeypatch: pytest.MonkeyPatch) -> None:
     rng = random.Random(6)
     texts = [sentence(rng, 40) for _ in range(60)] * 2
-    expected = sketched(texts).twins(np.arange(120), 0.9)
+    expected = sketched(texts).duplicates(np.arange(120), 0.9)
     monkeypatch.setattr(near, "BATCH_BYTES", 1000)
     monkeypatch.setattr(near, "PAIRS_AT_ONCE", 7)
-    assert sketched(texts).twins(np.arange(120), 0.9).tolist() == expected.tolist()
+    assert sketched(texts).duplicates(np.arange(120), 0.9).tolist() == expected.tolist()
     assert expected.tolist() == [-1] * 60 + list(range(60))
 
 

@@ -39,7 +39,7 @@ class Choice:
     """Rows equal to an earlier one of their part."""
     near: dict[str, int]
     """Near-duplicates by part."""
-    twins: NDArray[np.int64]  # [N, 2]
+    duplicates: NDArray[np.int64]  # [N, 2]
     """Each near-duplicate, with the row that stays in its place."""
     over: dict[str, int]
     """Rows without room, by the quota that was full first (`task math`, `part general`)."""
@@ -60,14 +60,14 @@ def choose(
     order = np.concatenate([_order(survey, part, spread_seed) for part in survey.parts])
     is_repeat = np.frombuffer(survey.repeats, np.uint8)[order] == 1
     order = order[~is_repeat]
-    twins = np.zeros((0, 2), np.int64)
+    duplicates = np.zeros((0, 2), np.int64)
     if near is not None and len(order):
-        first = near.twins(order, threshold)
-        twins = np.stack([order, first], axis=1)[first >= 0]
+        first = near.duplicates(order, threshold)
+        duplicates = np.stack([order, first], axis=1)[first >= 0]
         order = order[first < 0]
-    near_counts = survey.part_of(np.sort(twins[:, 0])) if near is not None else {}
+    near_counts = survey.part_of(np.sort(duplicates[:, 0])) if near is not None else {}
     rows, over = _with_room(survey, order, limits)
-    return Choice(rows, int(is_repeat.sum()), near_counts, twins, over)
+    return Choice(rows, int(is_repeat.sum()), near_counts, duplicates, over)
 
 
 def _order(survey: Survey, part: str, spread_seed: str | None) -> NDArray[np.int64]:

@@ -14,22 +14,22 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from r1pipe.data.survey import Survey
 
-TWINS = "near-duplicates.json"
+NAME = "near-duplicates.json"
 
 
-def write_twins(folder: Path, survey: Survey, twins: Iterable[tuple[int, int]]) -> None:
+def write_duplicates(folder: Path, survey: Survey, pairs: Iterable[tuple[int, int]]) -> None:
     """Write pairs of (near-duplicate, row kept), given by their numbers."""
     found: dict[str, dict[str, tuple[str, int]]] = {}
-    for dropped, kept in twins:
+    for dropped, kept in pairs:
         part, position = survey.place_of(dropped)
         found.setdefault(part, {})[str(position)] = survey.place_of(kept)
     text = json.dumps(found, separators=(",", ":"))
-    (folder / TWINS).write_text(text + "\n", encoding="utf-8")
+    (folder / NAME).write_text(text + "\n", encoding="utf-8")
 
 
 def duplicate_of(folder: Path, part: str, position: int) -> tuple[str, int] | None:
     """Return the part and position of the row kept in a row's place; None if there is none."""
-    path = folder / TWINS
+    path = folder / NAME
     if not path.exists():
         return None
     found = json.loads(path.read_text("utf-8")).get(part, {}).get(str(position))

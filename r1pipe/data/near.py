@@ -53,7 +53,7 @@ class NearDuplicates:
             self._bands.append(band_keys(bins))
             self._waiting, self._waiting_bytes = [], 0
 
-    def twins(self, rows: NDArray[np.int64], threshold: float) -> NDArray[np.int64]:
+    def duplicates(self, rows: NDArray[np.int64], threshold: float) -> NDArray[np.int64]:
         """Return, for each of these rows in this order, the kept one before it that it is near to.
 
         -1 where there is none: that row is kept.

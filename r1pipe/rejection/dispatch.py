@@ -3,28 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
-from typing import Protocol
 
 from r1pipe.candidates.candidate import Sample
 from r1pipe.generate.failures import SamplingFailed
 from r1pipe.records import Problem
 from r1pipe.rejection.schedule import Unit
+from r1pipe.rejection.writer_process import CandidateWriterProcess
 
 SAMPLES_AT_ONCE = 32
 """Samples that go to the writer together."""
 
 
-class Recording(Protocol):
-    """The methods of a writer that dispatching calls."""
-
-    def begin(self, problems: Sequence[Problem]) -> None: ...
-    def add(self, samples: Sequence[Sample]) -> None: ...
-    def end(self) -> None: ...
-    def abandon(self) -> None: ...
-
-
 def dispatch(
-    writer: Recording,
+    writer: CandidateWriterProcess,
     units: Sequence[Unit],
     problems: Sequence[Sequence[Problem]],
     samples: Iterable[tuple[int, Sample]],
@@ -51,7 +42,10 @@ def dispatch(
 
 class _Dispatcher:
     def __init__(
-        self, writer: Recording, problems: Sequence[Sequence[Problem]], sizes: Sequence[int]
+        self,
+        writer: CandidateWriterProcess,
+        problems: Sequence[Sequence[Problem]],
+        sizes: Sequence[int],
     ) -> None:
         self.writer = writer
         self.problems = problems
