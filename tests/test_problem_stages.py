@@ -19,7 +19,8 @@ GOOD: list[Row] = [{"question": f"What is {i}+1?", "answer": str(i + 1)} for i i
 
 
 def params(**values: Any) -> StageModel:
-    return stage("problems").params(**({"seed": 1, "num_problems": 100} | values))
+    made: StageModel = stage("problems").params(**({"seed": 1, "num_problems": 100} | values))
+    return made
 
 
 def run(
