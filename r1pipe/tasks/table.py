@@ -1,4 +1,4 @@
-"""Sources of problems: `TASKS` and reasoning-gym's are synthetic; `tasks.math` reads data sets."""
+"""Synthetic sources of problems, reasoning-gym's among them; `data.problem_sets` reads files."""
 
 from __future__ import annotations
 
