@@ -65,6 +65,35 @@ class Problem:
         return cls(**values)
 
 
+@dataclass(frozen=True, slots=True)
+class Message:
+    """One turn of a conversation, as a chat template is given it."""
+
+    role: str
+    """`system`, `user` or `assistant`."""
+    content: str
+    """The text; the assistant's begins with its thought, in tags, if it has one."""
+    is_trained: bool = True
+    """Whether the turn may be trained if it is the assistant's."""
+
+
+def messages_to_json(messages: Iterable[Message]) -> str:
+    """Return a conversation as the text that a row's column `messages` holds."""
+    turns = [
+        {"role": each.role, "content": each.content} | ({} if each.is_trained else {"weight": 0})
+        for each in messages
+    ]
+    return json.dumps(turns, ensure_ascii=False, separators=(",", ":"))
+
+
+def messages_from_json(text: str) -> list[Message]:
+    """Return the conversation that `messages_to_json` wrote."""
+    return [
+        Message(turn["role"], turn["content"], turn.get("weight", 1) != 0)
+        for turn in json.loads(text)
+    ]
+
+
 @dataclass(slots=True)
 class TokenSequence:
     """Prompt and completion as token ids: what a model is trained on."""
