@@ -15,7 +15,7 @@ ROOT = Path(__file__).resolve().parent.parent
 HEAVY = ("torch", "transformers", "datasets", "vllm", "deepspeed", "sympy", "math_verify")
 FLOORS = (
     ("errors", "keys", "text", "chat", "ranks", "machine", "workers", "records"),
-    ("plugins", "stage", "verify/answers", "verify/sandbox"),
+    ("plugins", "stage", "verify/answers", "verify/sandbox", "data/files"),
     ("rows", "backends"),
     ("settings", "store", "manifest", "doctor", "verify/workers"),
     ("engine_settings", "generator_settings"),
