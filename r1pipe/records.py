@@ -105,9 +105,17 @@ class TokenSequence:
     """Number of the sequence, by which its values are found again."""
     streams: dict[str, list[float]] = field(default_factory=dict)
     """One number for each completion token, by name."""
+    trained: Sequence[bool] | None = None
+    """Which completion tokens are trained; None is all. In a conversation the completion goes from
+    its first trained turn to its last, and what others say in between is not trained."""
 
     def __len__(self) -> int:
         return len(self.prompt_ids) + len(self.completion_ids)
+
+    @property
+    def num_trained(self) -> int:
+        """The number of trained tokens."""
+        return len(self.completion_ids) if self.trained is None else sum(self.trained)
 
 
 @dataclass(slots=True)

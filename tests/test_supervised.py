@@ -146,6 +146,30 @@ def test_the_gradient_equals_that_of_a_softmax_model_in_closed_form(
     assert context.logged[0]["loss"] == pytest.approx(loss, rel=1e-6)
 
 
+@pytest.mark.parametrize("layout", ["padded", "packed"])
+def test_the_gradient_of_several_turns_is_that_of_their_tokens_alone(
+    tmp_path: Path, layout: Any
+) -> None:
+    turns = TokenSequence(
+        [2, 3], [4, 1, 5, 5, 3, 1], trained=[True, True, False, False, True, True]
+    )
+    policy = Bigram()
+    probabilities = torch.softmax(policy.lm_head.weight.detach().T, dim=1)
+    # of the pairs 3-4 4-1 1-5 5-5 5-3 3-1 the third and the fourth are not trained
+    pairs = [(3, 4), (4, 1), (5, 3), (3, 1), (2, 1)]
+    expected = torch.zeros(VOCAB, VOCAB, dtype=torch.float64)
+    for before, after in pairs:
+        expected[before] += probabilities[before] / len(pairs)
+        expected[before, after] -= 1 / len(pairs)
+    context, engine = FakeContext(tmp_path), RecordingEngine(policy)
+    sequences = [turns, TokenSequence([2], [1])]
+    train_supervised(context, engine, sequences, plan(num_epochs=1), Batching(100, layout, 1))
+    gradient = engine.seen[0][0]["lm_head.weight"]
+    torch.testing.assert_close(gradient, expected.T, rtol=1e-5, atol=1e-7)
+    loss = -sum(math.log(probabilities[b, a]) for b, a in pairs) / len(pairs)
+    assert context.logged[0]["loss"] == pytest.approx(loss, rel=1e-6)
+
+
 # ---- the loop ------------------------------------------------------------------------------------
 
 
