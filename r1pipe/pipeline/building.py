@@ -13,7 +13,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from r1pipe.errors import Interrupted
+from r1pipe.errors import Interrupted, SourceError
 from r1pipe.keys import JsonObject
 from r1pipe.launch.context import RunContext
 from r1pipe.launch.launcher import run_kind
@@ -138,6 +138,7 @@ class Builder:
         try:
             with _closing(context), using(self.manifest.plugins, node.plugins):
                 context.note(**self.predictions.note(node.name))
+                self.resolver.check_sources(node)
                 run_kind(node.kind, context, node.params, node.run, paths)
         except BaseException as error:
             is_stop = isinstance(error, Interrupted | KeyboardInterrupt)
@@ -147,8 +148,18 @@ class Builder:
                 error.add_note(f"{node.name}: the attempt is kept; go on with: {self.command}")
             raise
         noted: code.Digests = (attempt.state or {})["code"]
+        self._check_what_was_read(node, attempt, began)
         draft = self._draft(node, key, preimage, context, noted)
         return publish(self.store, attempt, draft, outputs)
+
+    def _check_what_was_read(self, node: StageNode, attempt: Attempt, began: float) -> None:
+        """Give up an attempt whose sources changed while they were read: nothing of it is sound."""
+        try:
+            self.resolver.check_sources(node)
+        except SourceError:
+            self.console.stage_finished(node.name, "failed", time.monotonic() - began, None)
+            attempt.remove()
+            raise
 
     def _folder(self, record: ActionRecord | None) -> Path | None:
         return None if record is None else self.store.artifact_dir(record.artifact_id).absolute()

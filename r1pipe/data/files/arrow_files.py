@@ -4,15 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
-from typing import IO
-
-import pyarrow as pa
-import pyarrow.parquet as pq
+from typing import IO, TYPE_CHECKING
 
 from r1pipe.data.files.layout import DataFile
 from r1pipe.data.files.record import broken
 from r1pipe.data.files.text import unreadable
 from r1pipe.records import Row
+
+if TYPE_CHECKING:
+    import pyarrow as pa  # when a file is read: plans of other stages need none of it
 
 ROWS_AT_ONCE = 256
 BUFFER_BYTES = 1 << 20
@@ -21,6 +21,8 @@ _AGAIN = "copy or write the file again"
 
 def read_parquet(file: DataFile) -> Iterator[tuple[int, Row]]:
     """Yield number and values of the rows of a Parquet file."""
+    import pyarrow.parquet as pq
+
     with _opened(file) as stream:
         # with a buffer, column chunks are read piece by piece instead of whole
         parquet = pq.ParquetFile(stream, buffer_size=BUFFER_BYTES, pre_buffer=False)
@@ -29,6 +31,8 @@ def read_parquet(file: DataFile) -> Iterator[tuple[int, Row]]:
 
 def read_arrow(file: DataFile) -> Iterator[tuple[int, Row]]:
     """Yield number and values of the rows of an Arrow file, or of a stream of batches."""
+    import pyarrow as pa
+
     with _opened(file) as stream:
         is_file = stream.read(6) == b"ARROW1"
         stream.seek(0)
@@ -42,6 +46,8 @@ def read_arrow(file: DataFile) -> Iterator[tuple[int, Row]]:
 
 @contextmanager
 def _opened(file: DataFile) -> Iterator[IO[bytes]]:
+    import pyarrow as pa
+
     try:
         with file.path.open("rb") as stream:
             if not stream.read(1):

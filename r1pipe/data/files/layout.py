@@ -37,6 +37,8 @@ SPLIT_WORDS = {
     "validation": ("validation", "valid", "val", "dev"),
     "test": ("test", "testing", "eval", "evaluation"),
 }
+DESCRIBING = ("README.md", "dataset_dict.json", "dataset_info.json", "state.json", "*/state.json")
+"""Patterns of the files that may say which other files belong together."""
 DEFAULT_SPLIT = "train"
 """Of files whose names say nothing."""
 _NO_ROWS = frozenset(
