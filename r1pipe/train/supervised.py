@@ -16,7 +16,7 @@ from r1pipe.engine_settings import TrainRun
 from r1pipe.errors import StageError
 from r1pipe.models.interfaces import LanguageModel, Tokenizer
 from r1pipe.models.policy import save_model
-from r1pipe.models.prompts import encode_completion, encode_prompt
+from r1pipe.models.prompts import after_opened, encode_completion, encode_prompt, opened_thought
 from r1pipe.records import TokenSequence
 from r1pipe.rows import read_rows
 from r1pipe.settings import EpochParams
@@ -70,11 +70,15 @@ def sequences_of(
     Raises StageError when nothing is left to train on.
     """
     sequences, too_long = [], 0
+    opened: dict[str, str] = {}  # by format: what the prompt holds of the completion
     columns = ["prompt", "format", "completion"]
     for row in islice(read_rows(folder, columns=columns), max_rows):
+        fmt = row["format"]
+        if fmt not in opened:
+            opened[fmt] = opened_thought(tokenizer, fmt)
         sequence = TokenSequence(
-            encode_prompt(tokenizer, row["prompt"], row["format"]),
-            encode_completion(tokenizer, row["completion"]),
+            encode_prompt(tokenizer, row["prompt"], fmt),
+            encode_completion(tokenizer, after_opened(row["completion"], opened[fmt], fmt)),
         )
         if len(sequence) <= max_tokens:
             sequences.append(sequence)
