@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 from chat_templates import FAMILIES, tokenizer_of
 
+from r1pipe.chat import CHAT, R1_ZERO
 from r1pipe.errors import StageError
 from r1pipe.records import Message, TokenSequence
 from r1pipe.train.conversations import TrainOn, TurnEncoder, Untrainable
@@ -219,7 +220,7 @@ def test_a_conversation_of_one_turn_is_the_row_of_a_prompt_and_a_completion(fami
     encoder = TurnEncoder(tok(family))
     for text in ("2", THOUGHT):
         turns = [PLAIN[0], Message("assistant", text)]
-        assert encoder.encode(turns, "every-turn") == [encoder.encode_row("1+1?", text, "chat")]
+        assert encoder.encode(turns, "every-turn") == [encoder.encode_row("1+1?", text, CHAT)]
 
 
 def test_turns_that_are_not_to_be_trained_are_history() -> None:
@@ -269,7 +270,7 @@ def test_blanks_that_a_template_trims_part_the_turns_and_stay_trained() -> None:
 def test_an_end_that_the_completion_has_already_is_trained_once(family: str, tail: str) -> None:
     tokenizer = tok(family)
     encoder = TurnEncoder(tokenizer)
-    fmt: Any = "r1-zero" if family == "none" else "chat"
+    fmt = R1_ZERO if family == "none" else CHAT
     end = tokenizer.eos_token
     assert encoder.completion("2" + tail.format(end, end), fmt) == encoder.completion("2", fmt)
     assert encoder.completion("2", fmt).count(tokenizer.eos_token_id) == 1
@@ -285,7 +286,7 @@ def test_an_end_that_the_completion_has_already_is_trained_once(family: str, tai
 )
 def test_what_cannot_be_trained_says_why(text: str, reason: str) -> None:
     with pytest.raises(Untrainable, match=reason):
-        TurnEncoder(tok("chatml")).completion(text, "chat")
+        TurnEncoder(tok("chatml")).completion(text, CHAT)
 
 
 def test_the_templates_own_end_is_trained_if_sampling_stops_at_it() -> None:
@@ -293,12 +294,12 @@ def test_the_templates_own_end_is_trained_if_sampling_stops_at_it() -> None:
     tokenizer.eos_token = "<|endoftext|>"
     end = tokenizer.convert_tokens_to_ids("<|im_end|>")
     # a base model: nothing stops at <|im_end|>
-    assert TurnEncoder(tokenizer).completion("2", "chat")[-1] == tokenizer.eos_token_id
+    assert TurnEncoder(tokenizer).completion("2", CHAT)[-1] == tokenizer.eos_token_id
     both = TurnEncoder(tokenizer, [end, tokenizer.eos_token_id])
-    assert both.completion("2", "chat")[-1] == end
-    assert both.completion("2", "r1-zero")[-1] == tokenizer.eos_token_id
+    assert both.completion("2", CHAT)[-1] == end
+    assert both.completion("2", R1_ZERO)[-1] == tokenizer.eos_token_id
     with pytest.raises(Untrainable, match="stands inside"):
-        both.completion("2<|endoftext|>3", "chat")
+        both.completion("2<|endoftext|>3", CHAT)
 
 
 def test_a_tokenizer_without_any_end_is_refused() -> None:
@@ -313,11 +314,11 @@ def test_a_tokenizer_without_any_end_is_refused() -> None:
 
 def test_a_model_without_a_template_trains_plain_text_and_refuses_chat() -> None:
     encoder = TurnEncoder(tok("none"))
-    sequence = encoder.encode_row("1+1?", "2", "r1-zero")
+    sequence = encoder.encode_row("1+1?", "2", R1_ZERO)
     assert tok("none").decode(sequence.completion_ids) == "2<|endoftext|>"
-    with pytest.raises(StageError, match="the model has no chat template"):
-        encoder.encode_row("1+1?", "2", "chat")
-    with pytest.raises(StageError, match="the model has no chat template"):
+    with pytest.raises(StageError, match="has no chat template"):
+        encoder.encode_row("1+1?", "2", CHAT)
+    with pytest.raises(StageError, match="has no chat template"):
         encoder.encode(LONG, "every-turn")
 
 

@@ -7,11 +7,11 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import islice
 from pathlib import Path
-from typing import TYPE_CHECKING, get_args
+from typing import TYPE_CHECKING
 
 import pyarrow.parquet as pq
 
-from r1pipe.chat import Format
+from r1pipe.chat import PRESETS, Format, as_format
 from r1pipe.data.bad_rows import MAX_BAD_FRAC, BadRows
 from r1pipe.data.files import Record, records
 from r1pipe.data.messages import BadRow
@@ -27,7 +27,7 @@ ROWS_LOOKED_AT = 100
 """Rows from the first, of which one has to have a known shape."""
 OWN = ("prompt", "format", "completion", "messages", *LABELLED)
 """Columns that are read of r1pipe's own rows."""
-MISSING: Format = "chat"
+MISSING = "chat"
 """The format of rows that do not say theirs."""
 
 
@@ -172,12 +172,10 @@ def check_gives(reader: ExampleReader, *wanted: str) -> None:
 
 def format_of(path: Path, record: Record, example: Example) -> Format:
     """Return a row's format; raises StageError for one that is unknown."""
-    if example.format is None:
-        return MISSING
-    known: dict[str, Format] = {name: name for name in get_args(Format)}
-    if isinstance(example.format, str) and example.format in known:
-        return known[example.format]
-    close = difflib.get_close_matches(str(example.format), known, 1, cutoff=0.4)
-    end = f"did you mean '{close[0]}'?" if close else f"known are {', '.join(known)}"
-    shown = str(example.format)[:40]
-    raise StageError(f"{path}: {record.place}: unknown format '{shown}'; {end}")
+    given = MISSING if example.format is None else example.format
+    try:
+        return as_format(str(given))
+    except StageError as error:
+        close = difflib.get_close_matches(str(given), PRESETS, 1, cutoff=0.4)
+        hint = f"; did you mean '{close[0]}'?" if close else ""
+        raise StageError(f"{path}: {record.place}: {error}{hint}") from None

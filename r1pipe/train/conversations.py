@@ -17,12 +17,10 @@ from functools import cached_property
 from itertools import takewhile
 from typing import Literal
 
-from jinja2 import TemplateError
-
-from r1pipe.chat import THINK_CLOSE, THINK_OPEN, Format
+from r1pipe.chat import CHAT, Format
 from r1pipe.errors import StageError
 from r1pipe.models.interfaces import Tokenizer
-from r1pipe.models.prompts import encode_prompt
+from r1pipe.models.prompts import after_opened, encode_prompt, opened_thought
 from r1pipe.records import Message, TokenSequence
 
 TrainOn = Literal["every-turn", "last-turn"]
@@ -44,10 +42,16 @@ class TurnEncoder:
                 "the tokenizer has no end-of-sequence token, so the model could never learn to"
                 " stop; set eos_token in its tokenizer_config.json"
             )
+        self._opened: dict[Format, str] = {}
         self._end_texts = [tokenizer.decode([end]) for end in sorted(self._ends)]
 
-    def encode(self, messages: Sequence[Message], train_on: TrainOn) -> list[TokenSequence]:
-        """Return the sequences of a conversation, usually one; raises Untrainable."""
+    def encode(
+        self, messages: Sequence[Message], train_on: TrainOn, fmt: Format = CHAT
+    ) -> list[TokenSequence]:
+        """Return the sequences of a conversation, usually one; raises Untrainable.
+
+        A conversation has its own system message: of a format only its tags and options count.
+        """
         turns = [
             number
             for number, each in enumerate(messages)
@@ -57,35 +61,31 @@ class TurnEncoder:
             raise Untrainable("no turn of the assistant is to be trained")
         sequences: list[TokenSequence] = []
         for number in turns if train_on == "every-turn" else turns[-1:]:
-            prompt = self.prompt(messages[:number])
-            said = self.completion(messages[number].content, "chat")
+            prompt = self.prompt(messages[:number], fmt)
+            said = self.completion(messages[number].content, fmt)
             if not sequences or not _extend(sequences[-1], prompt, said):
                 sequences.append(TokenSequence(prompt, said))
         return sequences
 
     def encode_row(self, prompt: str, completion: str, fmt: Format) -> TokenSequence:
         """Return the sequence of one prompt and its completion; raises Untrainable."""
-        if fmt != "r1-zero":
-            self._check_template()
         return TokenSequence(
             encode_prompt(self.tokenizer, prompt, fmt), self.completion(completion, fmt)
         )
 
-    def prompt(self, messages: Sequence[Message]) -> list[int]:
+    def prompt(self, messages: Sequence[Message], fmt: Format = CHAT) -> list[int]:
         """Return what the model is given before its next turn, by its chat template.
 
         A template without a place for a system message gets it before the first user's words.
         """
-        self._check_template()
+        if not self.tokenizer.chat_template:
+            return encode_prompt(self.tokenizer, messages[-1].content, fmt)  # says what to do
         try:
-            return self._rendered(messages, is_asked=True)
-        except TemplateError as error:
+            return self._rendered(messages, fmt, is_asked=True)
+        except Untrainable:
             if messages[0].role != "system" or len(messages) == 1:
-                raise Untrainable(f"the model's chat template refuses it ({error})") from None
-        try:
-            return self._rendered(_folded(messages), is_asked=True)
-        except TemplateError as error:
-            raise Untrainable(f"the model's chat template refuses it ({error})") from None
+                raise
+            return self._rendered(_folded(messages), fmt, is_asked=True)
 
     def completion(self, text: str, fmt: Format) -> list[int]:
         """Return the tokens of what the model says, with one token that ends it.
@@ -93,13 +93,14 @@ class TurnEncoder:
         An end that the text has itself is not doubled, nor is a thought's opening that the prompt
         ends with. A text without a thought, after a prompt that opens one, closes it first.
         """
-        text = self._without_end(text)
-        if fmt != "r1-zero" and self._opened:
-            text = _after(self._opened, text)
+        if fmt not in self._opened:
+            self._opened[fmt] = opened_thought(self.tokenizer, fmt)
+        text = after_opened(self._without_end(text), self._opened[fmt], fmt)
         ids = list(self.tokenizer(text, add_special_tokens=False)["input_ids"])
         if not self._ends.isdisjoint(ids):
             raise Untrainable("a token that ends a turn stands inside the completion")
-        return [*ids, self.tokenizer.eos_token_id if fmt == "r1-zero" else self._chat_end]
+        is_plain = fmt.template == "r1-zero"
+        return [*ids, self.tokenizer.eos_token_id if is_plain else self._chat_end]
 
     @cached_property
     def _chat_end(self) -> int:
@@ -107,22 +108,13 @@ class TurnEncoder:
         tokenizer's end of sequence."""
         asked = [Message("user", "a")]
         try:
-            before = self._rendered(asked, is_asked=True)
-            whole = self._rendered([*asked, Message("assistant", "b")], is_asked=False)
-        except (TemplateError, ValueError):
+            before = self._rendered(asked, CHAT, is_asked=True)
+            whole = self._rendered([*asked, Message("assistant", "b")], CHAT, is_asked=False)
+        except Untrainable:
             return self.tokenizer.eos_token_id
-        shared = len(
-            list(takewhile(lambda pair: pair[0] == pair[1], zip(before, whole, strict=False)))
-        )
-        ends = (token for token in whole[shared:] if token in self._ends)
+        same = takewhile(lambda pair: pair[0] == pair[1], zip(before, whole, strict=False))
+        ends = (token for token in whole[len(list(same)) :] if token in self._ends)
         return next(ends, self.tokenizer.eos_token_id)
-
-    @cached_property
-    def _opened(self) -> str:
-        """The opening of a thought that ends every prompt of the chat template, or nothing."""
-        text = self.tokenizer.decode(self._rendered([Message("user", "a")], is_asked=True))
-        start = text.rfind(THINK_OPEN)
-        return text[start:] if start >= 0 and text[start:].rstrip() == THINK_OPEN else ""
 
     def _without_end(self, text: str) -> str:
         """Return a text without the end tokens that it was given at its end."""
@@ -132,20 +124,19 @@ class TurnEncoder:
             raise Untrainable("the completion is only a token that ends a turn")
         return text
 
-    def _check_template(self) -> None:
-        if not self.tokenizer.chat_template:
-            raise StageError(
-                "the model has no chat template, which rows of format chat need; give it one"
-                " where it is imported, or write rows of format r1-zero"
-            )
-
-    def _rendered(self, messages: Iterable[Message], *, is_asked: bool) -> list[int]:
+    def _rendered(self, messages: Iterable[Message], fmt: Format, *, is_asked: bool) -> list[int]:
         turns = [{"role": each.role, "content": each.content} for each in messages]
-        return list(
-            self.tokenizer.apply_chat_template(
-                turns, add_generation_prompt=is_asked, tokenize=True, return_dict=False
+        try:
+            ids = self.tokenizer.apply_chat_template(
+                turns,
+                add_generation_prompt=is_asked,
+                tokenize=True,
+                return_dict=False,
+                **dict(fmt.options),
             )
-        )
+        except Exception as error:  # a template is the model's code: any error of jinja is its own
+            raise Untrainable(f"the model's chat template refuses it ({error})") from error
+        return list(ids)
 
 
 def _extend(sequence: TokenSequence, prompt: list[int], said: list[int]) -> bool:
@@ -164,13 +155,3 @@ def _folded(messages: Sequence[Message]) -> list[Message]:
     """Return messages with the system's text before the first user's."""
     system, first, *rest = messages
     return [Message(first.role, f"{system.content}\n\n{first.content}"), *rest]
-
-
-def _after(opened: str, text: str) -> str:
-    """Return a completion after a prompt that has opened its thought."""
-    if text.lstrip().startswith(THINK_OPEN):
-        rest = text.lstrip().removeprefix(THINK_OPEN)
-        return rest.removeprefix(opened.removeprefix(THINK_OPEN))
-    if THINK_CLOSE in text:
-        return text
-    return f"\n{THINK_CLOSE}\n\n{text.lstrip()}"

@@ -94,9 +94,9 @@ def _sequences_of_row(
 ) -> list[TokenSequence]:
     if [each.role for each in messages] == ["user", "assistant"] and messages[1].is_trained:
         return [encoder.encode_row(messages[0].content, messages[1].content, fmt)]
-    if fmt == "r1-zero":
+    if fmt.template == "r1-zero":
         raise Untrainable("format r1-zero has one prompt and no turns")
-    return encoder.encode(messages, train_on)
+    return encoder.encode(messages, train_on, fmt)
 
 
 def batches_of(num_rows: int, params: EpochParams) -> Iterator[list[int]]:
