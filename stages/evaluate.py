@@ -14,13 +14,13 @@ import json
 import time
 from collections.abc import Iterator, Sequence
 from functools import partial
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING
 
 from pydantic import Field
 
 from r1pipe.generator_settings import SampleRun
 from r1pipe.records import Problem, Row
-from r1pipe.settings import ModelParams
+from r1pipe.settings import FormatParam, ModelParams, Prompt, format_of
 from r1pipe.stage import Context, Input, Inputs
 
 if TYPE_CHECKING:
@@ -37,8 +37,10 @@ class Params(ModelParams):
     """Parameters that decide the report."""
 
     seed: int
-    format: Literal["r1-zero", "chat"]
-    """Prompt and completion format that the model was trained in."""
+    format: FormatParam
+    """Format that the model was trained in: `r1-zero`, `chat`, or an own one."""
+    prompt: Prompt | None = None
+    """A system message, and what follows every question."""
     num_samples: int = Field(gt=0)
     """Completions per problem."""
     temperature: float = Field(default=1.0, ge=0)
@@ -86,7 +88,8 @@ def run(context: Context, params: Params, run: Run, inputs: Inputs) -> None:
     rows = _in_order(journal.rows(), benchmarks)
     summary = {name: _summary(rows, name, params) for name in benchmarks}
     write_rows(context.output("samples"), rows)
-    report = {"benchmarks": summary, "format": params.format, "temperature": params.temperature}
+    fmt = format_of(params.format, params.prompt)
+    report = {"benchmarks": summary, "format": fmt.text, "temperature": params.temperature}
     text = json.dumps(report, indent=1, sort_keys=True)
     (context.output("report") / "summary.json").write_text(text + "\n")
     context.note(**{name: round(s["pass@1"]["value"], 4) for name, s in summary.items()})
@@ -122,13 +125,15 @@ def _verified(
     from r1pipe.tasks.general import is_helpful
     from r1pipe.verify import verify_many
     from r1pipe.verify.answers.extract import extract_answer
+    from r1pipe.verify.answers.recast import recast
 
     sampling = SamplingParams(params.temperature, params.top_p, params.max_tokens, logprobs=False)
+    fmt = format_of(params.format, params.prompt)
     groups = sample_groups(
-        generator, tokenizer, problems, params.num_samples, sampling, params.format, [params.seed]
+        generator, tokenizer, problems, params.num_samples, sampling, fmt, [params.seed]
     )
-    pairs = [(g.problem, rollout) for g in groups for rollout in g.rollouts]
-    verdicts = verify_many((problem, rollout.text) for problem, rollout in pairs)
+    found = [(g.problem, r, recast(r.text, fmt)) for g in groups for r in g.rollouts]
+    verdicts = verify_many((problem, plain) for problem, _, plain in found)
     return [
         {
             "benchmark": benchmark,
@@ -139,14 +144,14 @@ def _verified(
             "prompt": problem.prompt,
             "gold": problem.gold,
             "completion": rollout.text,
-            "extracted": extract_answer(rollout.text),
+            "extracted": extract_answer(plain),
             "verdict": str(verdict),
-            "is_helpful": verdict == "correct" and is_helpful(problem, rollout.text),
+            "is_helpful": verdict == "correct" and is_helpful(problem, plain),
             "num_tokens": len(rollout.completion_ids),
             "finish_reason": rollout.finish_reason.value,
             "seed": rollout.seed,
         }
-        for (problem, rollout), verdict in zip(pairs, verdicts, strict=True)
+        for (problem, rollout, plain), verdict in zip(found, verdicts, strict=True)
     ]
 
 
@@ -156,7 +161,8 @@ def _summary(rows: Sequence[Row], benchmark: str, params: Params) -> Row:
 
     own = [row for row in rows if row["benchmark"] == benchmark]
     tasks = sorted({row["task"] for row in own})
-    measured = partial(summarise, fmt=params.format, num_resamples=params.num_resamples)
+    fmt = format_of(params.format, params.prompt)
+    measured = partial(summarise, fmt=fmt, num_resamples=params.num_resamples)
     summary = measured(own)
     for task in tasks:
         part = measured([row for row in own if row["task"] == task])

@@ -14,11 +14,12 @@ from dataclasses import asdict, dataclass
 import numpy as np
 import numpy.typing as npt
 
-from r1pipe.chat import Format
+from r1pipe.chat import AnyFormat
 from r1pipe.keys import JsonObject
 from r1pipe.records import FinishReason, Problem, Row, Verdict
-from r1pipe.rewards.format import FORMATS
+from r1pipe.rewards.format import format_reward
 from r1pipe.rewards.language import language
+from r1pipe.verify.answers.recast import recast
 
 Array = npt.NDArray[np.float64]
 
@@ -123,7 +124,7 @@ def paired_difference(
 
 
 def summarise(
-    rows: Iterable[Row], *, seed: int = 0, fmt: Format = "chat", num_resamples: int = 2000
+    rows: Iterable[Row], *, seed: int = 0, fmt: AnyFormat = "chat", num_resamples: int = 2000
 ) -> JsonObject:
     """Return every measure of one benchmark, each as {value, low, high} over problems.
 
@@ -172,7 +173,7 @@ def by_problem(rows: Iterable[Row], column: str) -> dict[str, float]:
     return {key: sum(group) / len(group) for key, group in values.items()}
 
 
-def _measures(fewest: int, fmt: Format) -> dict[str, Callable[[list[Row]], float]]:
+def _measures(fewest: int, fmt: AnyFormat) -> dict[str, Callable[[list[Row]], float]]:
     """Return what is measured per problem, by name."""
     ks = [k for k in PASS_KS if k <= fewest]
     measures: dict[str, Callable[[list[Row]], float]] = {
@@ -185,8 +186,11 @@ def _measures(fewest: int, fmt: Format) -> dict[str, Callable[[list[Row]], float
         [row["verdict"] == Verdict.CORRECT for row in group],
         top,
     )
-    measures["format_validity"] = _mean(lambda row: FORMATS[fmt](_problem(row), row["completion"]))
-    measures["language_consistency"] = _mean(lambda row: language(_problem(row), row["completion"]))
+    validity = format_reward(fmt)
+    measures["format_validity"] = _mean(lambda row: validity(_problem(row), row["completion"]))
+    measures["language_consistency"] = _mean(
+        lambda row: language(_problem(row), recast(row["completion"], fmt))
+    )
     measures["mean_tokens"] = _mean(lambda row: float(row["num_tokens"]))
     measures["truncation_rate"] = _mean(lambda row: row["finish_reason"] == FinishReason.LENGTH)
     measures["no_answer_rate"] = _mean(lambda row: row["verdict"] == Verdict.NO_ANSWER)

@@ -45,6 +45,7 @@ class Tokenizer(Protocol):
         add_generation_prompt: bool,
         tokenize: bool,
         return_dict: bool,
+        **options: bool | int | str,
     ) -> list[int]:
         """Return the ids of a conversation in the tokenizer's chat template."""
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
 from pathlib import Path
 from types import SimpleNamespace
@@ -18,6 +19,7 @@ from transformers import (
 )
 from transformers import logging as transformers_logging
 
+from r1pipe.errors import StageError
 from r1pipe.models.interfaces import LanguageModel, Tokenizer
 
 transformers_logging.disable_progress_bar()
@@ -58,9 +60,38 @@ def new_model(  # noqa: PLR0913 - sizes of one model
 
 
 def load_tokenizer(path: Path) -> Tokenizer:
-    """Load the tokenizer of a model or tokenizer directory (never from the network)."""
-    tokenizer: Tokenizer = AutoTokenizer.from_pretrained(path, local_files_only=True)
-    return tokenizer
+    """Load the tokenizer of a model or tokenizer directory (never from the network).
+
+    An end-of-sequence token that only the model's configuration names is set. Padding, which masks
+    leave out by length, takes a token that is there. Raises StageError without any end.
+    """
+    tokenizer: Any = AutoTokenizer.from_pretrained(path, local_files_only=True)
+    if tokenizer.eos_token_id is None:
+        tokenizer.eos_token = _configured_end(path, tokenizer)
+    if tokenizer.pad_token_id is None:
+        tokenizer.pad_token = _padding(tokenizer)
+    found: Tokenizer = tokenizer
+    return found
+
+
+def _configured_end(path: Path, tokenizer: Any) -> str:
+    """Return the end-of-sequence token that a folder's configuration names."""
+    for name in ("generation_config.json", "config.json"):
+        file = path / name
+        value = json.loads(file.read_text("utf-8")).get("eos_token_id") if file.exists() else None
+        for number in value if isinstance(value, list) else [value]:
+            if isinstance(number, int) and 0 <= number < len(tokenizer):
+                return str(tokenizer.convert_ids_to_tokens(number))
+    raise StageError(
+        f"{path}: the tokenizer has no end-of-sequence token, so nothing would ever end; name one"
+        " as eos_token in its tokenizer_config.json, or import the model with params.tags: own"
+    )
+
+
+def _padding(tokenizer: Any) -> str:
+    """Return a token to pad with: one that is made for it, else the end of a sequence."""
+    added = [str(token) for token in tokenizer.added_tokens_decoder.values()]
+    return next((token for token in added if "pad" in token.lower()), str(tokenizer.eos_token))
 
 
 def load_model(
@@ -110,11 +141,14 @@ def save_model(
 
 
 def end_ids(model: LanguageModel, tokenizer: Tokenizer) -> list[int]:
-    """Return every token id that ends a completion: the tokenizer's and the generation config's."""
+    """Return every token id that ends a completion: the tokenizer's and the generation config's.
+
+    Those that the vocabulary does not have are left out.
+    """
     configured = getattr(model.generation_config, "eos_token_id", None)
     listed = configured if isinstance(configured, list) else [configured]
-    ids = {tokenizer.eos_token_id, *listed} - {None}
-    return sorted(int(i) for i in ids)
+    ids = {int(i) for i in (tokenizer.eos_token_id, *listed) if i is not None}
+    return sorted(i for i in ids if 0 <= i < len(tokenizer))
 
 
 def stored_end_ids(folder: Path, tokenizer: Tokenizer) -> list[int]:

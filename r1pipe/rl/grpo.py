@@ -27,6 +27,7 @@ from itertools import islice
 
 import torch
 
+from r1pipe.chat import Format
 from r1pipe.generate.protocol import Generator, SamplingParams
 from r1pipe.models.interfaces import LanguageModel, Tokenizer
 from r1pipe.records import FinishReason, Group, Problem, Rollout
@@ -42,6 +43,7 @@ from r1pipe.rl.rollouts import (
     sample_groups,
     score_groups,
 )
+from r1pipe.settings import format_of
 from r1pipe.stage import Context
 from r1pipe.train.batching import Batching, MicroBatch, count_loss_tokens, micro_batches
 from r1pipe.train.engine import Loss
@@ -66,6 +68,11 @@ class Grpo:
     reference: Reference | None
     reward_models: Mapping[str, RewardFn] = field(default_factory=dict)
     """Task -> reward model that takes the place of the accuracy reward."""
+
+    @property
+    def format(self) -> Format:
+        """The format of prompts and completions."""
+        return format_of(self.params.format, self.params.prompt)
 
     def train(self, problems: Sequence[Problem], general: Sequence[Problem] = ()) -> None:
         """Train the policy, rollout by rollout; `general` problems join as `preference` says.
@@ -101,11 +108,11 @@ class Grpo:
             problems,
             params.group_size,
             sampling,
-            params.format,
+            self.format,
             [params.seed, number],
             ranks=ranks,
         )
-        score_groups(groups, params.rewards, params.format, self.reward_models)  # [8]
+        score_groups(groups, params.rewards, self.format, self.reward_models)  # [8]
         assign_advantages(groups, params.advantage_std)  # [9]
         return gather_groups(ranks, problems, groups)
 

@@ -9,11 +9,10 @@ from typing import Literal, TypeAlias
 
 from pydantic import Field, model_validator
 
-from r1pipe.chat import Format
 from r1pipe.engine_settings import EngineRun, TrainRun
 from r1pipe.generator_settings import SampleRun
 from r1pipe.rewards.table import RewardName
-from r1pipe.settings import EpochParams, ModelParams, Optimizer
+from r1pipe.settings import EpochParams, FormatParam, ModelParams, Optimizer, Prompt
 from r1pipe.stage import StageModel
 
 AdvantageStd: TypeAlias = Literal["population", "none"]
@@ -37,8 +36,10 @@ class GrpoParams(ModelParams):
     """Parameters that decide the trained policy."""
 
     seed: int
-    format: Format
-    """Prompt and completion format."""
+    format: FormatParam
+    """Prompt and completion format: `r1-zero`, `chat`, or an own one."""
+    prompt: Prompt | None = None
+    """A system message, and what follows every question."""
     num_steps: int = Field(gt=0)
     """Optimizer updates."""
     problems_per_step: int = Field(gt=0)

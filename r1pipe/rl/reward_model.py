@@ -20,7 +20,7 @@ from r1pipe.engine_settings import EngineRun, TrainRun
 from r1pipe.models.interfaces import LanguageModel, Tokenizer
 from r1pipe.models.policy import freeze, load_tokenizer
 from r1pipe.models.precision import dtype_of
-from r1pipe.models.prompts import encode_completion, encode_prompt
+from r1pipe.models.prompts import after_opened, encode_completion, encode_prompt, opened_thought
 from r1pipe.records import Problem, TokenSequence
 from r1pipe.rewards.model import helpfulness_text, safety_text
 from r1pipe.rl.params import ReadBy
@@ -58,9 +58,10 @@ def encode_scored(
     tokenizer: Tokenizer, prompt: str, completion: str, reads: ReadBy
 ) -> TokenSequence:
     """Return prompt and what is read as a sequence; the score is read at the last token."""
+    opened = opened_thought(tokenizer, "chat")
     return TokenSequence(
         encode_prompt(tokenizer, prompt, "chat"),
-        encode_completion(tokenizer, scored_text(completion, reads)),
+        encode_completion(tokenizer, after_opened(scored_text(completion, reads), opened, "chat")),
     )
 
 
