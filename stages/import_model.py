@@ -4,9 +4,9 @@ Paper: arXiv:2501.12948, sections 2.2 and 2.4 (DeepSeek-V3-Base; Qwen2.5 and Lla
 
 In: `source`, a model directory or a pinned hub model. Out: `model`.
 
-By default all stays as it is: weights in their dtype, special tokens, the model's own chat template;
-the recipe's tags are text, in tokens that the model knows. `tags: own` makes them whole tokens and
-installs the recipe's template.
+By default all stays as it is: weights in their dtype, special tokens, the model's own chat
+template; the recipe's tags are text, in tokens that the model knows. `tags: own` makes them whole
+tokens and installs the recipe's template.
 
 Run it with `r1pipe stage base --profile gpu`.
 """
@@ -31,8 +31,8 @@ class Params(StageModel):
     """Parameters that decide the model."""
 
     tags: Literal["text", "own"] = "text"
-    """`text` keeps the model's tokens and chat template; `own` makes the recipe's tags whole tokens,
-    which start from the tokens of their text, and installs its template."""
+    """`text` keeps the model's tokens and chat template; `own` makes the recipe's tags whole
+    tokens, which start from the tokens of their text, and installs its template."""
     dtype: Literal["keep", "float32", "bfloat16"] = "keep"
     """Of the weights that are written; training computes as its own `precision` says."""
     add_tags: bool | None = None
@@ -40,11 +40,9 @@ class Params(StageModel):
 
     @model_validator(mode="after")
     def _says_one_thing(self) -> Params:
-        if self.add_tags is not None and self.add_tags != (self.tags == "own"):
-            if "tags" in self.model_fields_set:
-                raise ValueError(
-                    f"tags {self.tags} and add_tags {self.add_tags} disagree; keep tags"
-                )
+        is_other = self.add_tags is not None and self.add_tags != (self.tags == "own")
+        if is_other and "tags" in self.model_fields_set:
+            raise ValueError(f"tags {self.tags} and add_tags {self.add_tags} disagree; keep tags")
         return self
 
     @property
