@@ -30,6 +30,8 @@ if TYPE_CHECKING:
 MAX_SAMPLES = 5
 MAX_SAMPLE_CHARS = 600
 STEP = "step"
+APART = ("predicted", "warnings")
+"""Facts that have a section of their own."""
 
 After = Callable[["Record"], Sequence[Edge]]
 
@@ -62,7 +64,8 @@ def record_text(record: Record, store: Store) -> str:
         _section("plugins (digests)", _tree(record.preimage.get("plugins", {}))),
         _section("inputs", table_lines([(n, link_text(link)) for n, link in record.links()])),
         _section("outputs", table_lines(sorted(record.outputs.items()))),
-        _section("facts", _tree({n: v for n, v in record.facts.items() if n != "predicted"})),
+        _section("warnings", _warnings(record)),
+        _section("facts", _tree({n: v for n, v in record.facts.items() if n not in APART})),
         _section("predicted and actual", compared_lines(record, store)),
         _section("metrics", metric_lines(store.metrics(record))),
         _section("samples", sample_lines(store.samples(record))),
@@ -199,6 +202,12 @@ def _heading(record: Record, store: Store) -> str:
         ("directory", str(store.artifact_dir(record.artifact_id))),
     ]
     return "\n".join(table_lines(rows))
+
+
+def _warnings(record: Record) -> list[str]:
+    """Return what looked wrong while the stage ran, and whether it changed nothing."""
+    texts = [*record.facts.get("warnings", []), *record.unchanged()]
+    return [line for text in texts for line in visible(text, keep_lines=True).split("\n")]
 
 
 def _section(title: str, lines: Sequence[str]) -> str:

@@ -71,10 +71,11 @@ def sequences_of(
     """
     sequences, too_long = [], 0
     columns = ["prompt", "format", "completion"]
-    for row in islice(read_rows(folder, columns=columns), max_rows):
+    for number, row in enumerate(islice(read_rows(folder, columns=columns), max_rows)):
         sequence = TokenSequence(
             encode_prompt(tokenizer, row["prompt"], row["format"]),
             encode_completion(tokenizer, row["completion"]),
+            number,
         )
         if len(sequence) <= max_tokens:
             sequences.append(sequence)
