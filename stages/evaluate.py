@@ -59,6 +59,7 @@ class Run(SampleRun):
 
 def run(context: Context, params: Params, run: Run, inputs: Inputs) -> None:
     """Sample every benchmark, verify, summarise."""
+    from r1pipe.evaluation.warnings import completion_warnings
     from r1pipe.generate.backends import open_generator
     from r1pipe.generate.failures import FailedUnits
     from r1pipe.rows import read_problems, write_rows
@@ -85,6 +86,10 @@ def run(context: Context, params: Params, run: Run, inputs: Inputs) -> None:
     failed.check()
     rows = _in_order(journal.rows(), benchmarks)
     summary = {name: _summary(rows, name, params) for name in benchmarks}
+    for name in benchmarks:
+        own = [row for row in rows if row["benchmark"] == name]
+        for text in completion_warnings(own, name):
+            context.warn(text)
     write_rows(context.output("samples"), rows)
     report = {"benchmarks": summary, "format": params.format, "temperature": params.temperature}
     text = json.dumps(report, indent=1, sort_keys=True)
