@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import Any
 
 import pytest
 from store_world import QuietConsole, kind, manifest, stage, write_number
 
+from r1pipe.cli.attempt_view import attempt_json, attempt_text
 from r1pipe.cli.views import record_text
-from r1pipe.errors import Paused, StageError
+from r1pipe.errors import ArtifactError, Paused, StageError
 from r1pipe.manifest import Manifest
 from r1pipe.pipeline.run import run
 from r1pipe.store.store import Store
@@ -85,3 +87,61 @@ def test_an_output_that_is_its_input_is_said_in_the_run_and_in_show(root: Path) 
     records = {record.stage_name: record for record in Store(root).records()}
     assert f"warnings\n  {text}" in record_text(records["rl"], Store(root))
     assert "warnings" not in record_text(records["base"], Store(root))
+
+
+# ---- attempts ------------------------------------------------------------------------------------
+
+
+def failing(context: Any, params: Any, run: Any, inputs: Any) -> None:
+    context.journal("rows").append("one", [{"row": 1}])
+    context.log(1, 2, loss=0.5)
+    context.sample(completion="\x1b[2J")
+    context.warn("nothing is kept")
+    raise StageError("none was kept")
+
+
+def test_a_failed_stage_shows_its_warnings_metrics_and_samples(root: Path) -> None:
+    made = manifest(stage("only", kind(failing)))
+    with pytest.raises(StageError, match="none was kept"):
+        build(root, made)
+    store = Store(root)
+    (attempt,) = store.attempts("only")
+    text = attempt_text(store, attempt)
+    assert "not finished, and not being built" in text
+    assert "bytes of rows" in text
+    assert "warnings\n  nothing is kept" in text
+    assert "loss  0.5" in text
+    assert "completion: \\x1b[2J" in text
+    assert "\x1b" not in text
+    document = attempt_json(store, attempt)
+    assert (document["stage_name"], document["samples"]) == ("only", [{"completion": "\x1b[2J"}])
+    assert document["metrics"] == [{"step": 1, "loss": 0.5}]
+    assert store.attempts("other") == []
+
+
+def test_a_finished_stage_has_no_attempt(root: Path) -> None:
+    build(root, manifest(stage("only", kind())))
+    assert Store(root).attempts("only") == []
+
+
+def test_show_takes_the_attempt_where_there_is_no_artifact(
+    root: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("R1PIPE_STORE", str(root))
+    with pytest.raises(StageError, match="none was kept"):
+        build(root, manifest(stage("only", kind(failing))))
+    show("only")
+    assert "not finished, and not being built" in capsys.readouterr().out
+    build(root, manifest(stage("only", kind(name="failing"), number=2)))
+    show("only")
+    out = capsys.readouterr().out
+    assert "artifact" in out
+    assert "an attempt at it is not finished: r1pipe show only --attempt" in out
+    with pytest.raises(ArtifactError, match="no attempt at a stage 'x' is unfinished"):
+        show("x", attempt=True)
+
+
+def show(name: str, attempt: bool = False) -> None:
+    from r1pipe.cli.read_commands import show as command
+
+    command(name, False, None, None, attempt, Path(os.environ["R1PIPE_STORE"]), False)
