@@ -109,6 +109,12 @@ class StepContext:
     def note(self, **facts: Any) -> None:
         """Keep none."""
 
+    def warn(self, text: str) -> None:
+        """Keep none."""
+
+    def doing(self, what: str, done: int, total: int) -> None:
+        """Show none."""
+
 
 # ---- r1pipe --------------------------------------------------------------------------------------
 

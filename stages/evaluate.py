@@ -61,6 +61,7 @@ class Run(SampleRun):
 
 def run(context: Context, params: Params, run: Run, inputs: Inputs) -> None:
     """Sample every benchmark, verify, summarise."""
+    from r1pipe.evaluation.warnings import completion_warnings
     from r1pipe.generate.backends import open_generator
     from r1pipe.generate.failures import FailedUnits
     from r1pipe.rows import read_problems, write_rows
@@ -87,6 +88,10 @@ def run(context: Context, params: Params, run: Run, inputs: Inputs) -> None:
     failed.check()
     rows = _in_order(journal.rows(), benchmarks)
     summary = {name: _summary(rows, name, params) for name in benchmarks}
+    for name in benchmarks:
+        own = [row for row in rows if row["benchmark"] == name]
+        for text in completion_warnings(own, name):
+            context.warn(text)
     write_rows(context.output("samples"), rows)
     fmt = format_of(params.format, params.prompt)
     report = {"benchmarks": summary, "format": fmt.text, "temperature": params.temperature}
