@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from r1pipe.costs.work import Cost, InfoMap
     from r1pipe.rl.rollouts import RewardFn
 
-VERSION = 1
+VERSION = 2
 INPUTS = {
     "model": Input("model"),
     "problems": Input("problems"),
