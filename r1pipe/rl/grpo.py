@@ -32,7 +32,13 @@ from r1pipe.errors import Paused
 from r1pipe.generate.protocol import Generator, SamplingParams
 from r1pipe.models.interfaces import LanguageModel, Tokenizer
 from r1pipe.records import FinishReason, Group, Problem, Rollout
-from r1pipe.rl.losses import grpo_token_loss, token_weights, truncated_weights
+from r1pipe.rl.losses import (
+    MAX_LOG_RATIO,
+    grpo_token_loss,
+    log_ratio,
+    token_weights,
+    truncated_weights,
+)
 from r1pipe.rl.params import GrpoParams, StopWhen
 from r1pipe.rl.reference import Reference
 from r1pipe.rl.rollouts import (
@@ -220,14 +226,17 @@ def grpo_loss(
         kl_coef=params.kl_coef,
         weights=1.0 if limit is None else truncated_weights(old_logprobs, sampler_logprobs, limit),
     )
-    mismatch = old_logprobs - sampler_logprobs
+    mismatch = log_ratio(old_logprobs, sampler_logprobs)
     means = {
         "kl": token.kl,
         "clip_frac": token.is_clipped,
         "ratio_mean": token.ratio,
         "mismatch_kl": torch.expm1(mismatch) - mismatch,
     }
-    peaks = {"ratio_max": token.ratio, "mismatch_ratio_max": mismatch.abs().exp()}
+    peaks = {
+        "ratio_max": token.ratio,
+        "mismatch_ratio_max": mismatch.abs().clamp(max=MAX_LOG_RATIO).exp(),
+    }
     return Loss(
         (token.loss * batch.at_trained("weight")).sum(),
         sums={name: float(values.sum()) / num_tokens for name, values in means.items()},
