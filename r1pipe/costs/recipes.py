@@ -81,7 +81,7 @@ def world_tokens(mix: Mapping[str, float]) -> tuple[float, float]:
 def world_rows(params: fields.Corpus, num_rows: Range) -> RowsInfo:
     """Return rows written by the synthetic author, from the fields of `stages/corpus.py`."""
     prompt, chat = world_tokens(params.world.mix if params.world else {})
-    if params.format == "chat":
+    if params.format != "r1-zero":
         return RowsInfo(num_rows, SPREAD * prompt, SPREAD * chat)
     thought = params.thought_frac * (1 - params.unformatted_frac)
     zero = thought * max(BARE_TOKENS, chat - SUMMARY_TOKENS) + (1 - thought) * BARE_TOKENS
@@ -151,7 +151,9 @@ def preference_training(
         updates=Range(math.ceil(updates.low), math.ceil(updates.high)),
         mean_tokens=mean,
         longest=math.ceil(4 * mean),
-        micro_batch_tokens=math.ceil(run.examples_per_micro_batch * texts_per_row * mean),
+        micro_batch_tokens=min(
+            run.micro_batch_tokens, math.ceil(run.examples_per_micro_batch * texts_per_row * mean)
+        ),
     )
     return Cost({"model": model}, training=(work,))
 
