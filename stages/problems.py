@@ -156,7 +156,9 @@ def _read(params: Params, inputs: Inputs, context: Context) -> list[Problem]:
 
     path = inputs.path("source")
     rules = _rules(params, path, first_records(path))
-    problems, report = load_problems(path, rules, params.num_problems, params.seed)
+    problems, report = load_problems(
+        path, rules, params.num_problems, params.seed, context.stop_if_asked
+    )
     context.note(**report.as_note())
     return problems
 

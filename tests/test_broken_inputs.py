@@ -100,12 +100,20 @@ FOLDERS: dict[str, tuple[dict[str, bytes], str]] = {
         r"/state.json: it names 'data-00001-of-00002.arrow', which is not there; copy the whole",
     ),
     "card": ({"README.md": CARD, "a.jsonl": TWO}, "/README.md: its header cannot be read .*; corr"),
+    "unlisted": (
+        {"README.md": CARD.replace(b"[", b"\n- {config_name: a, data_files: b*}"), "a.jsonl": TWO},
+        " no file in it holds rows; put files of",
+    ),
     "shard": (
         {"a.jsonl": TWO, "b.jsonl": b"{"},
         rf"/b.jsonl: row 1: .*cut off\?\){CORRECT}",
     ),
 }
 PROBLEMS: dict[str, tuple[list[Row], str]] = {
+    "control characters": (
+        [{"text": "a", "\x1b[31mred": "b"}],
+        r" no known shape .*\(its columns: text, \\x1b\[31mred\); say which column",
+    ),
     "unknown shape": (
         [{"text": "a"}],
         r" no known shape .*\(its columns: text\); say which column",

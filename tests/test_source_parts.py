@@ -56,6 +56,16 @@ def test_a_config_and_split_give_their_rows_alone(
     assert [record.values for record in records(here)] == [{"a": value}]
 
 
+def test_a_part_stays_one_whatever_its_files_are_called(tmp_path: Path) -> None:
+    named = b"[b_test.jsonl, 'a[[]1]_train.jsonl']"
+    card = b"---\nconfigs:\n- {config_name: all, data_files: " + named + b"}\n---\n"
+    files = {"README.md": card}
+    files |= {"b_test.jsonl": lines([{"a": 1}]), "a[1]_train.jsonl": lines([{"a": 2}])}
+    node = source(place(tmp_path / "data", files), "all", "train")
+    found = [record.values for record in records(source_path(node, tmp_path))]
+    assert found == [{"a": 1}, {"a": 2}]
+
+
 def test_ids_differ_by_part_and_stay_without_one(tmp_path: Path, hub: Path) -> None:
     for path in (hub, None):
         nodes = [source(path), *(source(path, config, split) for config, split, _ in PARTS)]

@@ -9,13 +9,14 @@ from __future__ import annotations
 import random
 import re
 from array import array
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from difflib import get_close_matches
 from pathlib import Path
 
 from r1pipe.data.bad_rows import BadRows
 from r1pipe.data.files import Record, described, records
+from r1pipe.data.files.record import broken
 from r1pipe.data.problem_shapes import (
     Gold,
     ProblemColumns,
@@ -26,13 +27,14 @@ from r1pipe.data.problem_shapes import (
     lookup,
     prompt_text,
 )
-from r1pipe.errors import SourceError, StageError
+from r1pipe.errors import StageError
 from r1pipe.keys import JsonObject, digest_json
 from r1pipe.records import Problem, Row, Verdict
 from r1pipe.verify.answers.extract import boxes
 from r1pipe.verify.equivalence import MAX_GOLD_CHARS, read_gold
 from r1pipe.verify.golds import check_golds
 
+ROWS_PER_CHECK = 10_000
 OTHER_GOLD = "the same prompt as a row above, with another answer"
 NO_SELF = "the gold answer does not verify against itself"
 
@@ -113,16 +115,17 @@ def columns_of(path: Path, rows: Sequence[Record], given: ProblemColumns | None)
     known = column_names(values)
     if given is None:
         if (found := detect(values)) is None:
-            raise SourceError(
-                f"{path}: no known shape of problems (its columns: {', '.join(known)}); say which"
-                " column is what: columns: {prompt: NAME, answer: NAME, gold: column}"
+            raise broken(
+                path,
+                f"no known shape of problems (its columns: {', '.join(known)})",
+                "say which column is what: columns: {prompt: NAME, answer: NAME, gold: column}",
             )
         return found
     for name in given.used():
         if not any(is_there(row, name) for row in values):
             close = get_close_matches(name, known, 1)
             hint = f"did you mean {close[0]!r}? " if close else ""
-            raise SourceError(f"{path}: no column {name!r}; {hint}It has {', '.join(known)}")
+            raise broken(path, f"no column {name!r}", f"{hint}It has {', '.join(known)}")
     return given
 
 
@@ -143,7 +146,11 @@ def found_in(path: Path, rows: Sequence[Record], rules: Rules) -> str:
 
 
 def load_problems(
-    path: Path, rules: Rules, limit: int | None, seed: int
+    path: Path,
+    rules: Rules,
+    limit: int | None,
+    seed: int,
+    stop_if_asked: Callable[[], None] = lambda: None,
 ) -> tuple[list[Problem], LoadReport]:
     """Return the problems of a data set in its own order, and what became of every row.
 
@@ -154,7 +161,7 @@ def load_problems(
     other. Raises StageError if too many rows are unusable, or none is left.
     """
     report = LoadReport(rules.columns)
-    usable = _usable_rows(path, rules, report)
+    usable = _usable_rows(path, rules, report, stop_if_asked)
     chosen = set(_choose(usable, limit, seed))
     kept: list[Problem] = []
     places: list[Record] = []
@@ -174,10 +181,14 @@ def load_problems(
     return kept, report
 
 
-def _usable_rows(path: Path, rules: Rules, report: LoadReport) -> array[int]:
+def _usable_rows(
+    path: Path, rules: Rules, report: LoadReport, stop_if_asked: Callable[[], None]
+) -> array[int]:
     """Return the numbers of the rows that are problems; count all others."""
     usable, seen = array("q"), dict[str, str]()
     for number, record in enumerate(records(path)):
+        if number % ROWS_PER_CHECK == 0:
+            stop_if_asked()
         report.num_read += 1
         item = _read(record.values, rules)
         if item.fault:

@@ -21,7 +21,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from uuid import uuid4
 
-from r1pipe.data.files.layout import DESCRIBING, chosen_names, data_files, file_names
+from r1pipe.data.files.layout import CARD, DESCRIBING, chosen_names, data_files, file_names
 from r1pipe.errors import SourceError
 from r1pipe.keys import FileEntry, JsonObject, artifact_id, digest_file, digest_json
 from r1pipe.manifest import SourceNode
@@ -137,7 +137,10 @@ def _check_part_of_file(node: SourceNode, path: Path) -> None:
 
 
 def _view(root: Path, files: Sequence[Path], views: Path) -> Path:
-    """Return a folder of links to files, named after them; it is made once."""
+    """Return a folder of links to files, named after them; it is made once.
+
+    A card in it says that they are one split in this order, whatever their names say.
+    """
     links = {path.relative_to(root).as_posix(): str(path.absolute()) for path in files}
     folder = views / digest_json(links)[:16]
     if not folder.is_dir():
@@ -145,6 +148,8 @@ def _view(root: Path, files: Sequence[Path], views: Path) -> Path:
         for name, target in links.items():
             (draft / name).parent.mkdir(parents=True, exist_ok=True)
             (draft / name).symlink_to(target)
+        listed = [{"config_name": "default", "data_files": [glob.escape(name) for name in links]}]
+        (draft / CARD).write_text(f"---\n{json.dumps({'configs': listed})}\n---\n")
         try:
             draft.rename(folder)
         except OSError:

@@ -37,7 +37,8 @@ SPLIT_WORDS = {
     "validation": ("validation", "valid", "val", "dev"),
     "test": ("test", "testing", "eval", "evaluation"),
 }
-DESCRIBING = ("README.md", "dataset_dict.json", "dataset_info.json", "state.json", "*/state.json")
+CARD = "README.md"
+DESCRIBING = (CARD, "dataset_dict.json", "dataset_info.json", "state.json", "*/state.json")
 """Patterns of the files that may say which other files belong together."""
 DEFAULT_SPLIT = "train"
 """Of files whose names say nothing."""
@@ -45,7 +46,7 @@ _NO_ROWS = frozenset(
     {"dataset_info.json", "dataset_infos.json", "dataset_dict.json", "state.json", "package.json"}
 )
 _SHARD = re.compile(r"^data/([\w.-]+?)-\d{5}-of-\d{5}\.", re.ASCII)
-_CARD = re.compile(r"\A---\s*\n(.*?)\n---\s*(\n|\Z)", re.DOTALL)
+_CARD_HEAD = re.compile(r"\A---\s*\n(.*?)\n---\s*(\n|\Z)", re.DOTALL)
 
 
 @dataclass(frozen=True)
@@ -112,13 +113,15 @@ def chosen_names(
     if not any(files for each in listings for files in each.splits.values()):
         raise broken(root, "no file in it holds rows", f"put files of {READABLE} there")
     listing = _one_config(root, listings, config)
-    found = sorted(listing.splits)
+    found = sorted(split for split, files in listing.splits.items() if files)
+    if not found:
+        raise broken(root, f"config {config!r} has no file", "copy the whole folder")
     if split is None:
         if len(found) > 1:
             what = f"it has splits {', '.join(found)}" + (f" of {config}" if config else "")
             raise broken(root, what, f"say which: split: {_usual(found)}")
         split = found[0]
-    if split not in listing.splits:
+    if split not in found:
         _unknown(root, "split", split, found)
     return list(listing.splits[split])
 
@@ -156,7 +159,7 @@ def _listings(root: Path, names: Sequence[str]) -> list[Listing]:
     if "state.json" in names and "dataset_info.json" in names:
         return [Listing({DEFAULT_SPLIT: _saved(root, "", names)})]
     usable = [name for name in names if _is_data(name)]
-    if "README.md" in names and (card := _card_configs(root / "README.md")):
+    if CARD in names and (card := _card_configs(root / CARD)):
         return [_carded(root, entry, usable) for entry in card]
     return _listings_by_name(usable)
 
@@ -272,7 +275,7 @@ def _card_configs(path: Path) -> list[JsonObject]:
     from ruamel.yaml.error import YAMLError
 
     text = path.read_text(encoding="utf-8", errors="replace").replace("\r\n", "\n")
-    if not (found := _CARD.match(text)):
+    if not (found := _CARD_HEAD.match(text)):
         return []
     try:
         card = YAML(typ="safe").load(found[1])

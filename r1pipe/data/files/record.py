@@ -7,6 +7,7 @@ from pathlib import Path
 
 from r1pipe.errors import SourceError
 from r1pipe.records import Row
+from r1pipe.text import visible
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,4 +34,4 @@ def broken(path: Path, what: str, to_do: str, row: int | None = None) -> SourceE
     Row 0 is the header.
     """
     place = "" if row is None else f" row {row}:" if row else " header:"
-    return SourceError(f"{path}:{place} {what}; {to_do}")
+    return SourceError(visible(f"{path}:{place} {what}; {to_do}"))
