@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import os
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -10,10 +12,12 @@ import pytest
 from data_forms import lines
 from tiny import FakeContext, stage
 
+from r1pipe.cli.main import main
 from r1pipe.errors import SourceError, StageError
 from r1pipe.records import Problem, Row
 from r1pipe.rows import read_problems, write_problems
 from r1pipe.stage import Inputs, StageModel
+from r1pipe.store.store import Store
 
 GOOD: list[Row] = [{"question": f"What is {i}+1?", "answer": str(i + 1)} for i in range(60)]
 
@@ -122,3 +126,52 @@ def test_a_look_refuses_what_would_fail_later(tmp_path: Path) -> None:
         look(tmp_path, [{"text": "a"}])
     with pytest.raises(StageError, match="none of the first 2 rows is usable: 2 x the answer is a"):
         look(tmp_path, [{"question": "a", "answer": ["1", "2"]}] * 2)
+
+
+def command(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], *words: str
+) -> tuple[str, str]:
+    monkeypatch.setattr(sys, "argv", ["r1pipe", *words])
+    main()
+    said = capsys.readouterr()
+    return said.out, said.err
+
+
+def test_plan_and_run_say_what_was_found_until_there_is_nothing_to_do(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "rows.jsonl").write_bytes(lines(GOOD))
+    path, store = tmp_path / "m.yaml", str(tmp_path / "store")
+    path.write_text(
+        "r1pipe: 1\nname: m\nsources: {x: {path: rows.jsonl, as: dataset}}\n"
+        "stages: {p: {kind: problems, inputs: {source: x}, params: {seed: 1, num_problems: 9}}}\n"
+    )
+    found = "rows.jsonl (JSON lines): problems with answers: prompt in 'question'"
+    said, _ = command(monkeypatch, capsys, "plan", str(path), "--store", store)
+    assert f"\nsource x, for p: {found}" in said
+    said, _ = command(monkeypatch, capsys, "plan", str(path), "--store", store, "--json")
+    (look,) = json.loads(said)["sources"]
+    assert (look["source"], look["stage"]) == ("x", "p")
+    assert look["found"].startswith(found)
+    assert not Path(store).exists()
+    assert found in command(monkeypatch, capsys, "run", str(path), "--store", store)[1]
+    assert found not in command(monkeypatch, capsys, "run", str(path), "--store", store)[1]
+
+
+def test_a_file_replaced_under_its_old_time_gives_its_new_rows(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    data, path, store = tmp_path / "rows.jsonl", tmp_path / "m.yaml", tmp_path / "store"
+    data.write_bytes(lines([{"question": "What is 1+1?", "answer": "2"}]))
+    times = data.stat().st_atime_ns, data.stat().st_mtime_ns
+    path.write_text(
+        "r1pipe: 1\nname: m\nsources: {x: {path: rows.jsonl, as: dataset}}\n"
+        "stages: {p: {kind: problems, inputs: {source: x}, params: {seed: 1, num_problems: 9}}}\n"
+    )
+    for answer in ("2", "3"):
+        data.write_bytes(lines([{"question": "What is 1+1?", "answer": answer}]))
+        os.utime(data, ns=times)
+        command(monkeypatch, capsys, "run", str(path), "--store", str(store))
+        opened = Store(store)
+        (problem,) = read_problems(opened.output_dir(opened.resolve("p"), "problems"))
+        assert problem.gold == answer

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -145,3 +146,23 @@ def test_a_source_that_changes_under_a_run_gives_no_result(tmp_path: Path, is_la
     assert list(Store(root).records()) == []
     if is_late:
         assert not any((root / "attempts").iterdir())
+
+
+def look(tmp_path: Path, config: str, split: str) -> Path | None:
+    return path_here(source(None, config, split), tmp_path / "views")
+
+
+def test_a_part_that_may_yet_be_fetched_is_not_here_and_no_mistake(
+    tmp_path: Path, hub: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", False)
+    assert look(tmp_path, "main", "validation") is None
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
+    with pytest.raises(SourceError, match=r"no split 'validation'; there are test, train"):
+        look(tmp_path, "main", "validation")
+    files = [*FILES, "main/validation-00000-of-00001.jsonl"]
+    tree = [SimpleNamespace(path=name) for name in files]
+    monkeypatch.setattr("huggingface_hub.get_cached_repo_tree", lambda *a, **k: tree)
+    assert look(tmp_path, "main", "validation") is None
+    with pytest.raises(SourceError, match="no split 'valid'; did you mean 'validation'"):
+        look(tmp_path, "main", "valid")

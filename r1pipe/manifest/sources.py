@@ -69,7 +69,7 @@ def source_path(node: SourceNode, cache_dir: Path, views: Path | None = None) ->
     else:
         commit = _hub_commit(node, cache_dir)
         root = _fetch_snapshot(node, commit, DESCRIBING if node.part else None)
-        names = _hub_files(node, commit, root) if node.part else []
+        names = _hub_files(node, commit, root)[0] if node.part else []
     if not names:
         return root
     files = _part_of(node, root, names)
@@ -96,13 +96,16 @@ def path_here(node: SourceNode, views: Path) -> Path | None:
     if not node.part or root.is_file():
         _check_part_of_file(node, root)
         return root
+    names, is_complete = file_names(root), True
+    if node.hf is not None:
+        names, is_complete = _hub_files(node, str(node.revision), root)
     try:
-        files = _part_of(node, root, file_names(root))
+        files = _part_of(node, root, names)
     except SourceError:
-        if node.hf is not None:
-            return None  # that part may not have been fetched yet
-        raise
-    return _view(root, files, views)
+        if is_complete:
+            raise
+        return None  # that part may not have been fetched yet
+    return _view(root, files, views) if all(path.exists() for path in files) else None
 
 
 def _local_path(node: SourceNode) -> Path:
@@ -279,16 +282,19 @@ def _fetch_snapshot(node: SourceNode, commit: str, names: Sequence[str] | None =
         raise _hub_error(node, error) from error
 
 
-def _hub_files(node: SourceNode, commit: str, root: Path) -> list[str]:
-    """Return the names of a commit's files: all as last seen online, else those on this machine."""
-    from huggingface_hub import get_cached_repo_tree
+def _hub_files(node: SourceNode, commit: str, root: Path) -> tuple[list[str], bool]:
+    """Return the names of a commit's files, as last seen online, else those on this machine.
+
+    And whether there can be no others: all are known, or none can be fetched.
+    """
+    from huggingface_hub import get_cached_repo_tree, is_offline_mode
     from huggingface_hub.errors import CachedRepoTreeNotFoundError
 
     try:
         tree = get_cached_repo_tree(str(node.hf), revision=commit, repo_type=_repo_type(node))
     except CachedRepoTreeNotFoundError:
-        return file_names(root)
-    return sorted(file.path for file in tree if not file.path.startswith("."))
+        return file_names(root), is_offline_mode()
+    return sorted(file.path for file in tree if not file.path.startswith(".")), True
 
 
 def _hub_error(node: SourceNode, error: Exception) -> SourceError:

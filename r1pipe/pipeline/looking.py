@@ -33,8 +33,8 @@ def look_at_sources(manifest: Manifest, names: Iterable[str]) -> list[Look]:
         for name in names:
             try:
                 looks += _look(manifest, manifest.stages[name], Path(folder))
-            except (SourceError, StageError) as error:
-                wrong[f"{name}: {error}"] = None
+            except SourceError as error:
+                wrong[str(error)] = None
     if wrong:
         raise SourceError("\n".join(wrong))
     return looks
@@ -53,5 +53,10 @@ def _look(manifest: Manifest, node: StageNode, views: Path) -> list[Look]:
         for name, source in sources.items()
         if (path := path_here(source, views)) is not None
     }
-    found = node.kind.look(node.params, Inputs(here)) if here else {}
+    try:
+        found = node.kind.look(node.params, Inputs(here)) if here else {}
+    except (SourceError, StageError) as error:
+        names = ", ".join(f"source '{sources[name].name}'" for name in here)
+        origin = sources[next(iter(here))].origin
+        raise SourceError(f"{origin}: {names}, for {node.name}: {error}") from error
     return [Look(sources[name].name, node.name, text) for name, text in found.items()]
