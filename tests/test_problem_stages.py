@@ -132,7 +132,8 @@ def command(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], *words: str
 ) -> tuple[str, str]:
     monkeypatch.setattr(sys, "argv", ["r1pipe", *words])
-    main()
+    with pytest.raises(SystemExit, match="0"):
+        main()
     said = capsys.readouterr()
     return said.out, said.err
 
