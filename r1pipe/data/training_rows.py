@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import islice
 from pathlib import Path
@@ -16,7 +16,7 @@ from r1pipe.data.bad_rows import MAX_BAD_FRAC, BadRows
 from r1pipe.data.files import Record, records
 from r1pipe.data.messages import BadRow
 from r1pipe.data.readings import LABELLED, Example, Generations, NoneCorrect
-from r1pipe.data.shapes import Shape, ShapeName, advice, detect
+from r1pipe.data.shapes import Meaning, Shape, ShapeName, advice, detect
 from r1pipe.errors import StageError
 from r1pipe.records import TokenSequence
 
@@ -27,17 +27,17 @@ ROWS_LOOKED_AT = 100
 """Rows from the first, of which one has to have a known shape."""
 OWN = ("prompt", "format", "completion", "messages", *LABELLED)
 """Columns that are read of r1pipe's own rows."""
-MISSING = "chat"
-"""The format of rows that do not say theirs."""
 
 
 @dataclass(frozen=True)
 class Reading:
     """How a source is read; what is not said is found."""
 
-    columns: Mapping[str, str] = field(default_factory=dict)
+    columns: Mapping[Meaning, str] = field(default_factory=dict)
     shape: ShapeName | None = None
     generations: Generations = "first-correct"
+    check: Callable[[Example], object] = lambda _: None
+    """Raises BadRow for an example that the stage cannot use."""
 
 
 class ExampleReader:
@@ -59,6 +59,8 @@ class ExampleReader:
             self.num_read += 1
             try:
                 found = self.shape.examples(record.values, self.reading.generations)
+                for example in found:
+                    self.reading.check(example)
             except BadRow as reason:
                 self.bad.add(record, str(reason))
             except NoneCorrect:
@@ -141,7 +143,7 @@ def training_sequences(
     reader = ExampleReader(path)
     check_gives(reader, "rows")
     rows = (
-        (record, format_of(path, record, example), example.messages)
+        (record, checked_format(path, record, example), example.messages)
         for record, example in islice(reader.examples(), max_rows)
     )
     sequences, too_long = sequences_of(encoder, rows, max_tokens, reader.bad.add, train_on)
@@ -170,12 +172,12 @@ def check_gives(reader: ExampleReader, *wanted: str) -> None:
     )
 
 
-def format_of(path: Path, record: Record, example: Example) -> Format:
-    """Return a row's format; raises StageError for one that is unknown."""
-    given = MISSING if example.format is None else example.format
+def checked_format(path: Path, record: Record, example: Example, default: str = "chat") -> Format:
+    """Return a row's format, or the default; raises StageError for one that is unknown."""
+    given = default if example.format is None else str(example.format)
     try:
-        return as_format(str(given))
+        return as_format(given)
     except StageError as error:
-        close = difflib.get_close_matches(str(given), PRESETS, 1, cutoff=0.4)
+        close = difflib.get_close_matches(given, PRESETS, 1, cutoff=0.4)
         hint = f"; did you mean '{close[0]}'?" if close else ""
         raise StageError(f"{path}: {record.place}: {error}{hint}") from None
