@@ -77,6 +77,11 @@ def run(context: Context, params: Params, run: Run, inputs: Inputs) -> None:
         rows = list(islice(_from_solutions(inputs.path("problems"), params, rng), params.num_rows))
     else:
         rows = list(islice(_from_world(params, rng, context.name), params.num_rows))
+    if not rows:
+        raise StageError(
+            f"{context.name}: none of its problems has a worked solution, so there is nothing to"
+            " write; give problems whose data set has solutions, or params.world"
+        )
     write_rows(context.output("rows"), rows)
     context.note(num_rows=len(rows))
     for row in rows[:8]:

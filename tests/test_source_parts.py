@@ -13,7 +13,7 @@ from store_world import QuietConsole, kind, manifest, stage, write_number
 from r1pipe.data.files import records
 from r1pipe.errors import ManifestError, SourceError
 from r1pipe.manifest import Origin, SourceNode, load_manifest
-from r1pipe.manifest.sources import is_here, source_id, source_path
+from r1pipe.manifest.sources import path_here, source_id, source_path
 from r1pipe.pipeline.run import run
 from r1pipe.store.store import Store
 
@@ -51,7 +51,9 @@ def test_a_config_and_split_give_their_rows_alone(
     path = source_path(node, tmp_path)
     assert [record.values for record in records(path)] == [{"a": value}]
     assert source_path(node, tmp_path) == path
-    assert is_here(node)
+    here = path_here(node, tmp_path / "views")
+    assert here is not None
+    assert [record.values for record in records(here)] == [{"a": value}]
 
 
 def test_ids_differ_by_part_and_stay_without_one(tmp_path: Path, hub: Path) -> None:

@@ -34,14 +34,20 @@ class BadRows:
         if len(places) < MAX_PLACES:
             places.append(record.place)
 
-    def check(self, max_bad_frac: float, num_read: int, source: Path, to_do: str = "") -> None:
+    def check(
+        self,
+        max_bad_frac: float,
+        num_read: int,
+        source: Path,
+        to_do: str = "correct the rows",
+        parameter: str = "max_bad_frac",
+    ) -> None:
         """Raise StageError if more than `max_bad_frac` of the rows that were read are bad."""
         if len(self) <= max_bad_frac * num_read:
             return
-        advice = f"; {to_do}" if to_do else ""
         raise StageError(
-            f"{source}: {len(self)} of {num_read} rows cannot be used ({self.as_text()}){advice};"
-            f" correct the rows, or raise max_bad_frac (now {max_bad_frac:g})"
+            f"{source}: {len(self)} of {num_read} rows cannot be used ({self.as_text()}); {to_do},"
+            f" or raise {parameter} (now {max_bad_frac:g})"
         )
 
     def as_text(self) -> str:

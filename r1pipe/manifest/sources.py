@@ -79,14 +79,30 @@ def source_path(node: SourceNode, cache_dir: Path, views: Path | None = None) ->
     return _view(root, files, views or cache_dir / VIEWS)
 
 
-def is_here(node: SourceNode) -> bool:
-    """Return whether a source can be read without a network: a pinned hub commit, or a path."""
-    if node.hf is None:
-        return node.path is not None and node.path.exists()
-    from huggingface_hub.constants import HF_HUB_CACHE
+def path_here(node: SourceNode, views: Path) -> Path | None:
+    """Return the path of a source if it can be read without a network, else None.
 
-    folder = Path(HF_HUB_CACHE) / f"{_repo_type(node)}s--{node.hf.replace('/', '--')}"
-    return (folder / "snapshots" / str(node.revision)).is_dir()
+    A branch or tag of the hub is not followed: only a commit is known to be the one.
+    """
+    if node.hf is None:
+        root = node.path
+    else:
+        from huggingface_hub.constants import HF_HUB_CACHE
+
+        folder = Path(HF_HUB_CACHE) / f"{_repo_type(node)}s--{node.hf.replace('/', '--')}"
+        root = folder / "snapshots" / str(node.revision)
+    if root is None or not root.exists():
+        return None
+    if not node.part or root.is_file():
+        _check_part_of_file(node, root)
+        return root
+    try:
+        files = _part_of(node, root, file_names(root))
+    except SourceError:
+        if node.hf is not None:
+            return None  # that part may not have been fetched yet
+        raise
+    return _view(root, files, views)
 
 
 def _local_path(node: SourceNode) -> Path:

@@ -42,6 +42,8 @@ class Resolver:
                 node = self.manifest.sources[name]
                 self._source_ids[name] = source_id(node, self.store.sources)
             except SourceError as error:
+                if node.part and node.path is not None and node.path.exists():
+                    raise  # it is there, but has no such config or split
                 self.source_errors[name] = error
         return self._source_ids.get(name)
 

@@ -1,4 +1,4 @@
-"""Sources of problems. `TASKS` are synthetic; `tasks.math` reads real data sets."""
+"""Synthetic sources of problems; `data.problem_sets` reads published ones."""
 
 from __future__ import annotations
 

@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from itertools import islice
 from pathlib import Path
 
 from r1pipe.data.files.formats import READERS
 from r1pipe.data.files.layout import data_files
 from r1pipe.data.files.record import Record, broken
+
+FIRST_ROWS = 50
+"""Rows by which a data set's shape is found."""
 
 
 def records(path: Path, *, config: str | None = None, split: str | None = None) -> Iterator[Record]:
@@ -23,3 +27,15 @@ def records(path: Path, *, config: str | None = None, split: str | None = None) 
             yield Record(file.name, row, values)
     if not num_rows:
         raise broken(path, "there are no rows in it", "give a file with rows")
+
+
+def first_records(path: Path) -> list[Record]:
+    """Return the first rows of a file or folder."""
+    return list(islice(records(path), FIRST_ROWS))
+
+
+def described(path: Path) -> str:
+    """Say which files are read: `a.jsonl (JSON lines)`, `3 files from a.csv on (CSV)`."""
+    files = data_files(path)
+    names = files[0].name if len(files) == 1 else f"{len(files)} files from {files[0].name} on"
+    return f"{names} ({files[0].format})"
