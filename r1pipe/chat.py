@@ -24,6 +24,7 @@ from r1pipe.errors import StageError
 THINK_OPEN, THINK_CLOSE = "<think>", "</think>"
 ANSWER_OPEN, ANSWER_CLOSE = "<answer>", "</answer>"
 USER, ASSISTANT, END, PAD = "<|user|>", "<|assistant|>", "<|end|>", "<|pad|>"
+SYSTEM = "<|system|>"
 
 R1_ZERO_PASSAGE = (
     "A conversation between User and Assistant. The user asks a question, and the Assistant solves"
@@ -152,7 +153,7 @@ def render_prompt(prompt: str, fmt: AnyFormat) -> str:
     asked = fmt.question(prompt)
     if fmt.template == "r1-zero":
         return f"{fmt.system or R1_ZERO_PASSAGE} User: {asked}. Assistant:"
-    system = f"<|system|>{fmt.system}" if fmt.system else ""
+    system = f"{SYSTEM}{fmt.system}" if fmt.system else ""
     return f"{system}{USER}{asked}{ASSISTANT}"
 
 

@@ -6,7 +6,7 @@ import json
 from collections.abc import Mapping
 from pathlib import Path
 from types import SimpleNamespace
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from transformers import (
@@ -59,13 +59,13 @@ def new_model(  # noqa: PLR0913 - sizes of one model
     return model.float()
 
 
-def load_tokenizer(path: Path) -> Tokenizer:
+def load_tokenizer(path: Path, **options: Any) -> Tokenizer:
     """Load the tokenizer of a model or tokenizer directory (never from the network).
 
     An end-of-sequence token that only the model's configuration names is set. Padding, which masks
     leave out by length, takes a token that is there. Raises StageError without any end.
     """
-    tokenizer: Any = AutoTokenizer.from_pretrained(path, local_files_only=True)
+    tokenizer: Any = AutoTokenizer.from_pretrained(path, local_files_only=True, **options)
     if tokenizer.eos_token_id is None:
         tokenizer.eos_token = _configured_end(path, tokenizer)
     if tokenizer.pad_token_id is None:
@@ -97,19 +97,23 @@ def _padding(tokenizer: Any) -> str:
 def load_model(
     path: Path,
     *,
-    dtype: torch.dtype = torch.float32,
+    dtype: torch.dtype | Literal["auto"] = torch.float32,
     device: str = "cpu",
     kind: Any = AutoModelForCausalLM,
     **changes: Any,
-) -> LanguageModel:
-    """Load a model from a directory, with PyTorch's attention kernels.
+) -> Any:
+    """Load a model from a directory, with PyTorch's attention kernels if its family has them.
 
     `kind` is the class of transformers that reads it; `changes` go into its config.
     """
-    model: LanguageModel = kind.from_pretrained(
-        path, dtype=dtype, attn_implementation="sdpa", local_files_only=True, **changes
-    )
-    return model.to(device)
+    options = {"dtype": dtype, "local_files_only": True, **changes}
+    try:
+        found = kind.from_pretrained(path, attn_implementation="sdpa", **options)
+    except ValueError as error:
+        if "scaled_dot_product_attention" not in str(error):
+            raise
+        found = kind.from_pretrained(path, attn_implementation="eager", **options)
+    return found if isinstance(found, tuple) else found.to(device)
 
 
 def freeze(model: LanguageModel) -> LanguageModel:
