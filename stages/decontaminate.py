@@ -18,7 +18,7 @@ from __future__ import annotations
 
 import json
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
@@ -194,6 +194,15 @@ def _certify(context: Context, params: Params, search: _Search) -> None:
     text = json.dumps(document, indent=1, sort_keys=True, ensure_ascii=False)
     (context.output("certificate") / "certificate.json").write_text(text + "\n", encoding="utf-8")
     context.note(**facts)
+
+
+def look(params: Params, inputs: Inputs) -> Mapping[str, str]:
+    """Say what the first rows are taken for."""
+    from r1pipe.data.training_rows import own_rows_found
+
+    if "rows" not in inputs:
+        return {}
+    return {"rows": own_rows_found(inputs.path("rows"), params.columns)}
 
 
 def cost(params: Params, run: Run, inputs: InfoMap) -> Cost:

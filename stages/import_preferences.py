@@ -14,6 +14,7 @@ Run it with `r1pipe stage import-preferences`.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
 from r1pipe.data.importing import ImportParams
@@ -74,9 +75,22 @@ def run(context: Context, params: Params, run: Run, inputs: Inputs) -> None:
         if label is not None and params.good_from is None and not 0 <= label <= 1:
             raise BadRow("label is a number outside 0 to 1; set params.good_from")
 
-    makers = {"pairs": (importing.PAIR_SCHEMA, pair), "labels": (importing.LABEL_SCHEMA, labelled)}
+    makers: importing.Makers = {
+        "pairs": (importing.PAIR_SCHEMA, pair),
+        "labels": (importing.LABEL_SCHEMA, labelled),
+    }
     reading = Reading(params.columns, params.shape, check=check)
     importing.write_imported(context, path, params, reading, makers)
+
+
+def look(params: Params, inputs: Inputs) -> Mapping[str, str]:
+    """Say what the first rows are taken for."""
+    from r1pipe.data.training_rows import Reading, rows_found
+
+    reading = Reading(params.columns, params.shape)
+    if "source" not in inputs:
+        return {}
+    return {"source": rows_found(inputs.path("source"), reading, "pairs", "labels")}
 
 
 def cost(params: Params, run: Run, inputs: InfoMap) -> Cost:

@@ -14,6 +14,7 @@ Run it with `r1pipe stage import-rows`.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Literal
 
 from r1pipe.data.importing import ImportParams
@@ -78,8 +79,16 @@ def run(context: Context, params: Params, run: Run, inputs: Inputs) -> None:
         )
 
     reading = Reading(params.columns, params.shape, params.generations)
-    makers = {"rows": (importing.ROW_SCHEMA, to_row)}
+    makers: importing.Makers = {"rows": (importing.ROW_SCHEMA, to_row)}
     importing.write_imported(context, path, params, reading, makers)
+
+
+def look(params: Params, inputs: Inputs) -> Mapping[str, str]:
+    """Say what the first rows are taken for."""
+    from r1pipe.data.training_rows import Reading, rows_found
+
+    reading = Reading(params.columns, params.shape, params.generations)
+    return {"source": rows_found(inputs.path("source"), reading)} if "source" in inputs else {}
 
 
 def cost(params: Params, run: Run, inputs: InfoMap) -> Cost:

@@ -15,7 +15,7 @@ Run it with `r1pipe stage sft-data`.
 from __future__ import annotations
 
 import random
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING, Literal
 
 from pydantic import Field
@@ -200,6 +200,13 @@ def _card(params: Params, card: Card, survey: Survey, choice: Choice) -> str:
 
     settings = params.model_dump(exclude={"card"}, exclude_defaults=True)
     return data_card(card.title, survey, choice, settings, card.sources, card.licences)
+
+
+def look(params: Params, inputs: Inputs) -> Mapping[str, str]:
+    """Say what the first rows are taken for."""
+    from r1pipe.data.training_rows import own_rows_found
+
+    return {part: own_rows_found(inputs.path(part), COLUMNS) for part in PARTS if part in inputs}
 
 
 def cost(params: Params, run: Run, inputs: InfoMap) -> Cost:

@@ -6,14 +6,14 @@ import random
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Literal, TypeAlias
 
 import pyarrow as pa
 from pydantic import Field
 
 from r1pipe.data.files import Record
 from r1pipe.data.readings import Example
-from r1pipe.data.shapes import Meaning, ShapeName
+from r1pipe.data.shapes import Gives, Meaning, ShapeName
 from r1pipe.data.training_rows import ExampleReader, Reading, check_gives
 from r1pipe.errors import StageError
 from r1pipe.keys import digest_bytes, digest_json
@@ -76,6 +76,8 @@ class LeftOut:
 
 
 ToRow = Callable[[Record, Example], Row]
+Makers: TypeAlias = Mapping[Gives, tuple[pa.Schema, ToRow]]
+"""For each of what a source may give: the schema, and what makes the row of an example."""
 
 
 def write_imported(
@@ -83,12 +85,11 @@ def write_imported(
     path: Path,
     params: ImportParams,
     reading: Reading,
-    makers: Mapping[str, tuple[pa.Schema, ToRow]],
+    makers: Makers,
 ) -> None:
     """Write what a source holds as the output `rows`, and note what was left out and why.
 
-    `makers` has, for each of what the source may give (`rows`, `pairs`, `labels`), the schema and
-    the row of an example. In memory are one shard and digests of 16 bytes of all rows.
+    In memory are one shard and digests of 16 bytes of all rows.
     """
     reader = ExampleReader(path, reading)
     check_gives(reader, *makers)
