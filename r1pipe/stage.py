@@ -172,6 +172,12 @@ class Context(Protocol):
     def note(self, **facts: object) -> None:
         """Keep facts about the finished stage (counts, certificates) for `r1pipe show`."""
 
+    def warn(self, text: str) -> None:
+        """Say at once that something looks wrong, and keep it for `r1pipe show`."""
+
+    def doing(self, what: str, done: int, total: int) -> None:
+        """Show how far the work inside a step has come, such as (sampling, 48, 192)."""
+
     def checkpoint_due(self) -> bool:
         """True when it is time for a training checkpoint, or a stop was asked for."""
 

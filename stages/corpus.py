@@ -97,8 +97,9 @@ def _from_world(params: Params, rng: random.Random, name: str) -> Iterator[Row]:
         raise StageError(f"{name}: needs params.world or an input `problems`")
     world = params.world
     fmt = format_of(params.format, params.prompt)
-    noise, tasks = Noise(**params.author.model_dump()), all_tasks()
-    for problem in corpus.training_problems(world.mix, rng, world.languages, world.levels):
+    noise, tasks = Noise(**params.author.model_dump()), all_tasks(world.configs)
+    drawn = corpus.training_problems(world.mix, rng, world.languages, world.levels, world.configs)
+    for problem in drawn:
         solution = tasks[problem.task].solve(problem, rng, noise)
         yield corpus.solution_row(
             problem, solution, fmt, rng, params.thought_frac, params.unformatted_frac

@@ -32,7 +32,7 @@ from r1pipe.stage import Context, Input, Inputs, StageModel
 if TYPE_CHECKING:
     from r1pipe.costs.work import Cost, InfoMap
 
-VERSION = 1
+VERSION = 2
 INPUTS = {
     "rows": Input("rows", optional=True),
     "problems": Input("problems", optional=True),

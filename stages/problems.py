@@ -131,7 +131,7 @@ def _draw(params: Params, name: str) -> list[Problem]:
 
     if params.world is None:
         raise StageError(f"{name}: needs params.world, or an input `source`")
-    tasks = all_tasks()
+    tasks = all_tasks(params.world.configs)
     unknown = sorted({*params.world.mix, *params.judged_tasks} - set(tasks))
     if unknown:
         raise StageError(f"{name}: no task {', '.join(unknown)}; there are {', '.join(tasks)}")

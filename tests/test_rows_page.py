@@ -1,4 +1,4 @@
-"""docs/data.md, "Rows to train on": every example is run."""
+"""docs/data.md, "Rows to train on": the table, and the manifest, which is planned."""
 
 from __future__ import annotations
 
@@ -6,45 +6,28 @@ import json
 import re
 from pathlib import Path
 
-import pytest
-from chat_templates import tokenizer_of
-from test_import_rows import imported
+from test_your_data import examples
 from tiny import ROOT, save_policy
 
 from r1pipe.data.shapes import SHAPES, detect
-from r1pipe.data.training_rows import training_sequences
 from r1pipe.manifest import load_manifest
 from r1pipe.pipeline.looking import look_at_sources
 from r1pipe.records import Row
-from r1pipe.train.conversations import TurnEncoder
 
 PAGE = (ROOT / "docs" / "data.md").read_text(encoding="utf-8").partition("## Rows to train on")[2]
-EXAMPLES: dict[str, list[Row]] = {
-    name: [json.loads(line) for line in block.splitlines()]
-    for name, block in re.findall(r"^`([\w-]+)`[^\n]*\n```json\n(.*?)```", PAGE, re.M | re.S)
-}
-PREFERENCES = ("pairs", "labels")
 
 
-def test_every_shape_has_an_example_and_a_line_in_the_table() -> None:
+def test_every_shape_has_a_line_in_the_table_and_an_example_on_the_page() -> None:
     known = [shape.name for shape in SHAPES]
-    assert sorted(EXAMPLES) == sorted(known)
     assert re.findall(r"^\| `([\w-]+)` \|", PAGE, re.M) == known
+    found = [shape.name for row in examples().values() if (shape := detect(row)) is not None]
+    assert set(found) == set(known)
 
 
-@pytest.mark.parametrize("name", sorted(EXAMPLES))
-def test_an_example_is_of_its_shape_and_goes_where_the_table_says(
-    tmp_path: Path, name: str
-) -> None:
-    rows = EXAMPLES[name]
-    assert {shape.name for row in rows if (shape := detect(row)) is not None} == {name}
-    kind = "import-preferences" if name in PREFERENCES else "import-rows"
-    for row in rows:
-        assert len(imported(tmp_path, [row], kind)[0]) == 1
-    if name not in PREFERENCES:
-        encoder = TurnEncoder(tokenizer_of("chatml"))
-        found, _ = training_sequences(tmp_path / "given.jsonl", encoder, 1000)
-        assert len(found) == len(rows)
+def example(name: str) -> Row:
+    """Return the first example of a shape."""
+    rows = examples().values()
+    return next(row for row in rows if (found := detect(row)) is not None and found.name == name)
 
 
 def test_the_manifest_on_the_page_is_planned(tmp_path: Path) -> None:
@@ -54,7 +37,7 @@ def test_the_manifest_on_the_page_is_planned(tmp_path: Path) -> None:
     write = {"chats.jsonl": "messages", "answers/a.jsonl": "openr1", "pairs.jsonl": "pairs"}
     for file, name in write.items():
         (tmp_path / file).parent.mkdir(exist_ok=True)
-        (tmp_path / file).write_text(json.dumps(EXAMPLES[name][0]) + "\n")
+        (tmp_path / file).write_text(json.dumps(example(name)) + "\n")
     looks = look_at_sources(load_manifest(tmp_path / "m.yaml"), ["rows", "chat", "preferred"])
     assert [look.source for look in looks] == ["answers", "chats", "pairs"]
     assert "conversations, trained at the turns of the assistant" in looks[1].found

@@ -145,7 +145,7 @@ def test_imported_pairs_of_messages_train_a_reward_model(tmp_path: Path) -> None
     rows = context.output("rows")
     assert [row["messages"] is None for row in read_rows(rows)] == [False, True]
     assert reward_model(tmp_path, rows).notes["num_examples"] == 2
-    with pytest.raises(ArtifactError, match=r"no column completion, is_safe.*params\.objective"):
+    with pytest.raises(ArtifactError, match=r"no column completion .*params\.objective"):
         reward_model(tmp_path, rows, objective="pointwise")
 
 

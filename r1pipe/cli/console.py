@@ -73,6 +73,11 @@ def values_text(values: Mapping[str, float]) -> str:
     return "  ".join(f"{visible(name)} {format_number(values[name])}" for name in first)
 
 
+def doing_text(what: str, done: int, total: int) -> str:
+    """Return how far the work inside a step has come."""
+    return f"{what} {done:,}/{total:,}"
+
+
 def finished_text(name: str, status: str, seconds: float, artifact_id: str | None) -> str:
     """Return the line that ends a stage."""
     artifact = f"  {short_id(artifact_id)}" if artifact_id else ""
@@ -114,6 +119,11 @@ class PlainConsole:
             seconds = (now - self.started) / (step - self.first_step + 1) * (total - step)
             parts.append(f"{format_duration(seconds)} left")
         self.message("  ".join(parts))
+
+    def doing(self, stage: str, what: str, done: int, total: int) -> None:
+        if (now := time.monotonic()) - self.last_line >= LINE_EVERY_S:
+            self.last_line = now
+            self.message(f"{stage}: {doing_text(what, done, total)}")
 
     def stage_finished(
         self, name: str, status: str, seconds: float, artifact_id: str | None
@@ -168,6 +178,10 @@ class LiveConsole:
             place = f"{step}/{total}" if total else str(step)
             text = values_text(values)
             self.bar.update(self.task, completed=step, total=total, place=place, values=text)
+
+    def doing(self, stage: str, what: str, done: int, total: int) -> None:
+        if self.bar is not None and self.task is not None:
+            self.bar.update(self.task, values=doing_text(what, done, total))
 
     def stage_finished(
         self, name: str, status: str, seconds: float, artifact_id: str | None

@@ -162,7 +162,9 @@ def preference_training(
         updates=Range(math.ceil(updates.low), math.ceil(updates.high)),
         mean_tokens=mean,
         longest=math.ceil(4 * mean),
-        micro_batch_tokens=math.ceil(run.examples_per_micro_batch * texts_per_row * mean),
+        micro_batch_tokens=min(
+            run.micro_batch_tokens, math.ceil(run.examples_per_micro_batch * texts_per_row * mean)
+        ),
     )
     return Cost({"model": model}, training=(work,))
 

@@ -20,6 +20,7 @@ from transformers import (
 from transformers import logging as transformers_logging
 
 from r1pipe.errors import StageError
+from r1pipe.models.finite import check_finite
 from r1pipe.models.interfaces import LanguageModel, Tokenizer
 
 transformers_logging.disable_progress_bar()
@@ -131,8 +132,11 @@ def save_model(
     """Write a directory that transformers and vllm load as it is: weights, tokenizer, chat
     template and generation config (temperature 1, every end-of-sequence id).
 
-    `weights`, by the parameter's name, replace those of a model that is sharded.
+    `weights`, by the parameter's name, replace those of a model that is sharded. Raises StageError
+    if any of them is not finite.
     """
+    own = model.named_parameters() if weights is None else weights.items()
+    check_finite(own, f"{path}: weights")
     generation: dict[str, object] = {
         "do_sample": True,
         "temperature": 1.0,

@@ -77,13 +77,15 @@ def sequences_of(
     with the reason.
     """
     sequences, too_long = [], 0
-    for record, fmt, messages in rows:
+    for number, (record, fmt, messages) in enumerate(rows):
         try:
             made = _sequences_of_row(encoder, fmt, messages, train_on)
         except Untrainable as reason:
             skip(record, str(reason))
             continue
         fitting = [sequence for sequence in made if len(sequence) <= max_tokens]
+        for sequence in fitting:
+            sequence.index = number
         sequences.extend(fitting)
         too_long += len(made) - len(fitting)
     return sequences, too_long
