@@ -237,6 +237,11 @@ def test_preferences_are_no_rows_and_rows_no_preferences(tmp_path: Path) -> None
         imported(tmp_path, GOOD, "import-preferences")
     columns = {"prompt": "prompt", "completion": "chosen"}
     assert imported(tmp_path, [pair], columns=columns)[0][0]["completion"] == "b"
+    whole = PAIRS["ultrafeedback"][0]
+    with pytest.raises(StageError, match=r"params\.columns: \{messages: chosen\}"):
+        imported(tmp_path, [whole])
+    written, _ = imported(tmp_path, [whole], columns={"messages": "chosen"})
+    assert (written[0]["prompt"], written[0]["completion"]) == ("2+3?", "5")
 
 
 def test_an_unknown_format_names_the_row_and_the_nearest(tmp_path: Path) -> None:

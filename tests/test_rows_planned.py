@@ -6,14 +6,16 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from data_forms import lines
+from data_forms import lines, parquet
+from data_forms import place as put
 from test_import_rows import source
 from tiny import FakeContext, save_policy, stage, tokenizer
 
 from r1pipe.costs.estimate import make_estimator
-from r1pipe.costs.work import RowsInfo
+from r1pipe.costs.sources import source_info
+from r1pipe.costs.work import DatasetInfo, RowsInfo
 from r1pipe.errors import ArtifactError, SourceError, StageError
-from r1pipe.manifest import Manifest, load_manifest
+from r1pipe.manifest import Manifest, Origin, SourceNode, load_manifest
 from r1pipe.pipeline.looking import look_at_sources
 from r1pipe.records import Message, Row
 from r1pipe.rl.reward_model import encode_scored
@@ -121,6 +123,18 @@ def test_every_stage_has_a_cost_whatever_the_rows_are(tmp_path: Path, rows: list
     written = estimator.cost("import").outputs["rows"]
     assert isinstance(written, RowsInfo)
     assert written.num_rows.high == 30
+
+
+def test_the_rows_of_json_lines_and_parquet_are_counted_for_the_cost(tmp_path: Path) -> None:
+    rows: list[Row] = [{"prompt": "a", "completion": "b"}] * 7
+    forms = {"a.jsonl": lines(rows), "data/train-00000-of-00002.parquet": parquet(rows)}
+    forms["data/test-00000-of-00001.parquet"] = parquet(rows)
+    put(tmp_path, forms)
+    place = Origin("m.yaml", 1, 1)
+    parts = [("a.jsonl", None, 7), ("data", "train", 7), ("data", None, None), ("gone", None, None)]
+    for name, split, count in parts:
+        node = SourceNode("x", tmp_path / name, None, None, "dataset", place, split=split)
+        assert source_info(node)[0] == DatasetInfo(count)
 
 
 # ---- pairs of conversations train a reward model -------------------------------------------------

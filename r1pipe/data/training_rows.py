@@ -208,11 +208,14 @@ def check_gives(reader: ExampleReader, *wanted: Gives) -> None:
             " import-rows reads them. Preferences have chosen and rejected, or a label: say which"
             " columns with params.columns of a stage of kind import-preferences"
         )
-    better = "chosen" if shape.gives == "pairs" else "completion"
+    column = "completion" if shape.gives == "labels" else "chosen"
+    value = reader.first[0].values.get(column)
+    is_whole = isinstance(value, list) and len(value) > 1
+    columns = f"messages: {column}" if is_whole else f"prompt: prompt, completion: {column}"
     raise StageError(
         f"{reader.path}: these are preferences ({shape.does}), not rows to train on; a stage of"
         " kind import-preferences reads them. To train on the good answers alone, add a stage of"
-        f" kind import-rows with params.columns: {{prompt: prompt, completion: {better}}}"
+        f" kind import-rows with params.columns: {{{columns}}}"
     )
 
 
