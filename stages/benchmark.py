@@ -166,5 +166,7 @@ def cost(params: Params, run: Run, inputs: InfoMap) -> Cost:
     from r1pipe.costs.work import Cost, Info, Range
 
     seconds = Range(10, 6 * 3600) * len(params.tasks)
+    weights = inputs["model"].num_parameters * (2 if params.precision == "bfloat16" else 4)
+    held = Range(weights, 2 * weights + (3 << 30))
     assumes = ("10 s to 6 h for each task of the harness",)
-    return Cost({"report": Info()}, other_s=seconds, assumes=assumes)
+    return Cost({"report": Info()}, other_s=seconds, held_bytes=held, assumes=assumes)

@@ -68,8 +68,10 @@ def run(context: Context, params: Params, run: Run, inputs: Inputs) -> None:
         given.setdefault(model_of(label, params.models), []).append(path)
     harness = {name: merged(context.name, name, folders) for name, folders in given.items()}
     board = build(reports, params.models, before, params.seed, harness)
+    text = json.dumps(board, indent=1, sort_keys=True)
+    board = json.loads(text)  # tables have the order of the file, as `show` will have it
     out = context.output("report")
-    (out / "scoreboard.json").write_text(json.dumps(board, indent=1, sort_keys=True) + "\n")
+    (out / "scoreboard.json").write_text(text + "\n")
     (out / "scoreboard.md").write_text(render_markdown(board))
     (out / "scoreboard.txt").write_text(render_text(board))
 

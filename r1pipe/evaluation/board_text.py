@@ -51,7 +51,8 @@ def tables(board: JsonObject) -> list[BoardTable]:
                 {name: name.removeprefix(_TASK) for name in tasks if len(tasks) > 1},
             ),
         ]
-    harness: Mapping[str, JsonObject] = board.get("harness", {})
+    found: Mapping[str, JsonObject] = board["harness"]
+    harness = {name: found[name] for name in board["models"] if name in found}
     columns = _union(harness.values())
     title = "lm-evaluation-harness (value +- 1.96 standard errors)"
     made.append(_table(title, harness, {name: name for name in columns}))
@@ -113,7 +114,8 @@ def _extent(value: JsonObject | None) -> float:
 
 def _paired(board: JsonObject) -> BoardTable:
     title = "What each stage bought (paired difference, 95 % interval; * excludes zero)"
-    paired: Mapping[str, JsonObject] = board["paired"]
+    found: Mapping[str, JsonObject] = board["paired"]
+    paired = {name: found[name] for name in board["models"] if name in found}
     rows = {
         name: {
             benchmark if score == "pass@1" else f"{benchmark} {score}": difference
