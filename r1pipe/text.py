@@ -27,6 +27,19 @@ def visible(text: str, keep_lines: bool = False) -> str:
     )
 
 
+def excerpt(text: str, max_chars: int) -> str:
+    """Return text on one line, safe for a terminal; of a long one the beginning and the end.
+
+    >>> excerpt("one\\ntwo", 20), excerpt("0123456789", 6)
+    ('one\\\\ntwo', '0123 ... 89 (10 characters)')
+    """
+    if len(text) <= max_chars:
+        return visible(text)
+    end = max_chars // 3
+    head, tail = text[: max_chars - end], text[len(text) - end :]
+    return f"{visible(head)} ... {visible(tail)} ({len(text)} characters)"
+
+
 def short_id(identifier: str | None) -> str:
     """Return the first characters of an id, enough to tell ids apart."""
     return identifier[:SHORT_ID_CHARS] if identifier else "-"

@@ -14,14 +14,14 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Iterator, Sequence
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING
 
 from pydantic import Field
 
 from r1pipe.errors import StageError
 from r1pipe.generator_settings import SampleRun
 from r1pipe.records import Problem, Row
-from r1pipe.settings import ModelParams
+from r1pipe.settings import FormatParam, ModelParams, Prompt, format_of
 from r1pipe.stage import Context, Input, Inputs
 
 if TYPE_CHECKING:
@@ -38,8 +38,10 @@ class Params(ModelParams):
     """Parameters that decide the report."""
 
     seed: int
-    format: Literal["r1-zero", "chat"]
-    """Prompt and completion format that the model was trained in."""
+    format: FormatParam
+    """Format that the model was trained in: `r1-zero`, `chat`, or an own one."""
+    prompt: Prompt | None = None
+    """A system message, and what follows every question."""
     num_samples: int = Field(gt=0)
     """Completions per problem."""
     temperature: float = Field(default=1.0, ge=0)
@@ -60,6 +62,7 @@ class Run(SampleRun):
 
 def run(context: Context, params: Params, run: Run, inputs: Inputs) -> None:
     """Sample every benchmark, verify, summarise."""
+    from r1pipe.evaluation.warnings import completion_warnings
     from r1pipe.generate.backends import open_generator
     from r1pipe.generate.failures import FailedUnits
     from r1pipe.rows import read_problems, write_rows
@@ -99,8 +102,13 @@ def run(context: Context, params: Params, run: Run, inputs: Inputs) -> None:
         name: _summary(rows, name, params) | {"unusable_golds": found.to_json()}
         for name, found in golds.items()
     }
+    for name in benchmarks:
+        own = [row for row in rows if row["benchmark"] == name]
+        for text in completion_warnings(own, name):
+            context.warn(text)
     write_rows(context.output("samples"), rows)
-    report = {"benchmarks": summary, "format": params.format, "temperature": params.temperature}
+    fmt = format_of(params.format, params.prompt)
+    report = {"benchmarks": summary, "format": fmt.text, "temperature": params.temperature}
     text = json.dumps(report, indent=1, sort_keys=True)
     (context.output("report") / "summary.json").write_text(text + "\n")
     context.note(**{name: round(s["pass@1"]["value"], 4) for name, s in summary.items()})
@@ -139,13 +147,15 @@ def _verified(
     from r1pipe.tasks.general import is_helpful
     from r1pipe.verify import verify_many
     from r1pipe.verify.answers.extract import extract_answer
+    from r1pipe.verify.answers.recast import recast
 
     sampling = SamplingParams(params.temperature, params.top_p, params.max_tokens, logprobs=False)
+    fmt = format_of(params.format, params.prompt)
     groups = sample_groups(
-        generator, tokenizer, problems, params.num_samples, sampling, params.format, [params.seed]
+        generator, tokenizer, problems, params.num_samples, sampling, fmt, [params.seed]
     )
-    pairs = [(g.problem, rollout) for g in groups for rollout in g.rollouts]
-    verdicts = verify_many((problem, rollout.text) for problem, rollout in pairs)
+    found = [(g.problem, r, recast(r.text, fmt)) for g in groups for r in g.rollouts]
+    verdicts = verify_many((problem, plain) for problem, _, plain in found)
     return [
         {
             "benchmark": benchmark,
@@ -156,14 +166,14 @@ def _verified(
             "prompt": problem.prompt,
             "gold": problem.gold,
             "completion": rollout.text,
-            "extracted": extract_answer(rollout.text),
+            "extracted": extract_answer(plain),
             "verdict": str(verdict),
-            "is_helpful": verdict == "correct" and is_helpful(problem, rollout.text),
+            "is_helpful": verdict == "correct" and is_helpful(problem, plain),
             "num_tokens": len(rollout.completion_ids),
             "finish_reason": rollout.finish_reason.value,
             "seed": rollout.seed,
         }
-        for (problem, rollout), verdict in zip(pairs, verdicts, strict=True)
+        for (problem, rollout, plain), verdict in zip(found, verdicts, strict=True)
     ]
 
 
@@ -173,7 +183,8 @@ def _summary(rows: Sequence[Row], benchmark: str, params: Params) -> Row:
 
     own = [row for row in rows if row["benchmark"] == benchmark]
     tasks = sorted({row["task"] for row in own})
-    summary = summarise(own, fmt=params.format, num_resamples=params.num_resamples)
+    fmt = format_of(params.format, params.prompt)
+    summary = summarise(own, fmt=fmt, num_resamples=params.num_resamples)
     for task in tasks:
         part = [row for row in own if row["task"] == task]
         summary[f"pass@1 {task}"] = pass_at_1(part, num_resamples=params.num_resamples)

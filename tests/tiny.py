@@ -15,7 +15,7 @@ from typing import Any
 
 import torch
 
-from r1pipe.chat import Format
+from r1pipe.chat import AnyFormat
 from r1pipe.errors import Interrupted
 from r1pipe.generate.in_process import TransformersGenerator
 from r1pipe.generate.protocol import Request, Sampled, SamplingParams
@@ -47,7 +47,7 @@ INIT_STD = 0.25
 """Makes a fresh model's distribution peaked and its attention matter; otherwise all is uniform."""
 
 
-def corpus_rows(count: int, fmt: Format = "r1-zero", seed: int = 3) -> list[dict[str, Any]]:
+def corpus_rows(count: int, fmt: AnyFormat = "r1-zero", seed: int = 3) -> list[dict[str, Any]]:
     """Return rows of a perfect author."""
     rng = random.Random(seed)
     mix = {"arithmetic": 1.0, "parity": 1.0, "general": 1.0}
@@ -235,7 +235,7 @@ def update_policy(
 class ScriptedGenerator:
     """Answers each prompt with given texts, in the order of its requests; counts its calls."""
 
-    def __init__(self, answers: Mapping[str, Sequence[str]], fmt: Format) -> None:
+    def __init__(self, answers: Mapping[str, Sequence[str]], fmt: AnyFormat) -> None:
         self.answers = {
             tuple(encode_prompt(tokenizer(), p, fmt)): list(a) for p, a in answers.items()
         }
@@ -328,6 +328,8 @@ class FakeContext:
         self.logged: list[dict[str, float]] = []
         self.samples: list[dict[str, Any]] = []
         self.notes: dict[str, Any] = {}
+        self.warnings: list[str] = []
+        self.done: list[tuple[str, int, int]] = []
         self.earlier_result: Path | None = None
         self._stop_after = stop_after
         self._saves = saves
@@ -352,6 +354,12 @@ class FakeContext:
 
     def note(self, **facts: Any) -> None:
         self.notes.update(facts)
+
+    def warn(self, text: str) -> None:
+        self.warnings.append(text)
+
+    def doing(self, what: str, done: int, total: int) -> None:
+        self.done.append((what, done, total))
 
     def checkpoint_due(self) -> bool:
         return self._saves

@@ -162,6 +162,7 @@ def _result_json(manifest: "Manifest", store: "Store", result: "RunResult") -> d
             "seconds": each.seconds,
             "key": each.record.key,
             "artifact": each.record.artifact_id,
+            "warnings": [*each.record.facts.get("warnings", []), *each.record.unchanged()],
         }
         for each in result.stages.values()
     ]

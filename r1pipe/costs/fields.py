@@ -113,8 +113,8 @@ class Corpus(Protocol):
     unformatted_frac: float
 
     @property
-    def format(self) -> str:
-        """`r1-zero` or `chat`."""
+    def format(self) -> object:
+        """`r1-zero`, `chat`, or an own one."""
 
 
 class Sizes(Protocol):

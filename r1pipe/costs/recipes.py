@@ -81,7 +81,7 @@ def world_tokens(mix: Mapping[str, float]) -> tuple[float, float]:
 def world_rows(params: fields.Corpus, num_rows: Range) -> RowsInfo:
     """Return rows written by the synthetic author, from the fields of `stages/corpus.py`."""
     prompt, chat = world_tokens(params.world.mix if params.world else {})
-    if params.format == "chat":
+    if params.format != "r1-zero":
         return RowsInfo(num_rows, SPREAD * prompt, SPREAD * chat)
     thought = params.thought_frac * (1 - params.unformatted_frac)
     zero = thought * max(BARE_TOKENS, chat - SUMMARY_TOKENS) + (1 - thought) * BARE_TOKENS

@@ -14,12 +14,13 @@ from dataclasses import asdict, dataclass
 import numpy as np
 import numpy.typing as npt
 
-from r1pipe.chat import Format
+from r1pipe.chat import AnyFormat
 from r1pipe.evaluation.votes import votes
 from r1pipe.keys import JsonObject
 from r1pipe.records import FinishReason, Problem, Row, Verdict
-from r1pipe.rewards.format import FORMATS
+from r1pipe.rewards.format import format_reward
 from r1pipe.rewards.language import language
+from r1pipe.verify.answers.recast import recast
 
 Array = npt.NDArray[np.float64]
 
@@ -134,7 +135,7 @@ def paired_difference(
 
 
 def summarise(
-    rows: Iterable[Row], *, seed: int = 0, fmt: Format = "chat", num_resamples: int = 2000
+    rows: Iterable[Row], *, seed: int = 0, fmt: AnyFormat = "chat", num_resamples: int = 2000
 ) -> JsonObject:
     """Return every measure of one benchmark, each as {value, low, high} over problems.
 
@@ -207,14 +208,17 @@ def by_problem(rows: Iterable[Row], column: str) -> dict[str, float]:
     return {key: sum(group) / len(group) for key, group in values.items()}
 
 
-def _measures(fewest: int, fmt: Format) -> dict[str, Callable[[list[Row]], float]]:
+def _measures(fewest: int, fmt: AnyFormat) -> dict[str, Callable[[list[Row]], float]]:
     """Return what is measured per problem, by name."""
     measures: dict[str, Callable[[list[Row]], float]] = {
         f"pass@{k}": lambda group, k=k: pass_at_k(len(group), _num_correct(group), k)  # type: ignore[misc]
         for k in sample_counts(fewest)
     }
-    measures["format_validity"] = _mean(lambda row: FORMATS[fmt](_problem(row), row["completion"]))
-    measures["language_consistency"] = _mean(lambda row: language(_problem(row), row["completion"]))
+    validity = format_reward(fmt)
+    measures["format_validity"] = _mean(lambda row: validity(_problem(row), row["completion"]))
+    measures["language_consistency"] = _mean(
+        lambda row: language(_problem(row), recast(row["completion"], fmt))
+    )
     measures["mean_tokens"] = _mean(lambda row: float(row["num_tokens"]))
     measures["truncation_rate"] = _mean(lambda row: row["finish_reason"] == FinishReason.LENGTH)
     measures["no_answer_rate"] = _mean(lambda row: row["verdict"] == Verdict.NO_ANSWER)

@@ -15,6 +15,7 @@ from r1pipe.stage import CHECKPOINT_EVERY_S
 from r1pipe.store.checkpoints import SealedCheckpoints
 from r1pipe.store.journal import FileJournal
 from r1pipe.store.metrics import StageLog
+from r1pipe.text import visible
 
 if TYPE_CHECKING:
     from r1pipe.stage import Checkpoints, Context
@@ -22,6 +23,10 @@ if TYPE_CHECKING:
 
 Progress = Callable[[str, int, int | None, Mapping[str, float]], None]
 """Shows a stage's step, how many there are, and the step's values."""
+Doing = Callable[[str, str, int, int], None]
+"""Shows a stage's work inside a step: what it does, how much is done, and of how much."""
+MAX_WARNINGS = 20
+"""Warnings that are kept; the latest ones count."""
 
 
 class RunContext:
@@ -37,6 +42,8 @@ class RunContext:
         stopper: Stopper,
         checkpoint_every_s: float = CHECKPOINT_EVERY_S,
         previous: Path | None = None,
+        tell: Callable[[str], None] = lambda text: None,
+        doing: Doing = lambda stage, what, done, total: None,
     ) -> None:
         self.name = name
         self.input_ids = input_ids
@@ -47,6 +54,8 @@ class RunContext:
         self._previous = previous
         self._outputs = outputs
         self._progress = progress
+        self._tell = tell
+        self._doing = doing
         self._stopper = stopper
         self._checkpoint_every_s = checkpoint_every_s
         self._last_saved = time.monotonic()
@@ -100,6 +109,17 @@ class RunContext:
     def note(self, **facts: object) -> None:
         """Keep facts about the finished stage."""
         self.stage_log.note(facts)
+
+    def warn(self, text: str) -> None:
+        """Say at once that something looks wrong, and keep it among the facts."""
+        text = visible(text, keep_lines=True)
+        kept = [each for each in self.stage_log.facts.get("warnings", []) if each != text]
+        self.stage_log.note({"warnings": [*kept, text][-MAX_WARNINGS:]})
+        self._tell(f"{self.name}: warning: {text}")
+
+    def doing(self, what: str, done: int, total: int) -> None:
+        """Show how far the work inside a step has come."""
+        self._doing(self.name, what, done, total)
 
     def checkpoint_due(self) -> bool:
         """True when it is time for a training checkpoint, or a stop was asked for."""

@@ -61,6 +61,14 @@ class RankContext:
         """Keep facts about the finished stage."""
         self._tell("note", facts)
 
+    def warn(self, text: str) -> None:
+        """Say at once that something looks wrong."""
+        self._tell("warn", {"text": text})
+
+    def doing(self, what: str, done: int, total: int) -> None:
+        """Show how far rank 0's work inside a step has come."""
+        self._tell("doing", {"what": what, "done": done, "total": total})
+
     def _tell(self, what: str, values: Mapping[str, object]) -> None:
         if self.ranks.is_main:
             self._folder.add_event(what, values)

@@ -6,7 +6,7 @@ from pydantic import Field
 
 from r1pipe.candidates.quotas import Quotas
 from r1pipe.generator_settings import SampleRun
-from r1pipe.settings import Keep, ModelParams
+from r1pipe.settings import Keep, ModelParams, Prompt
 from r1pipe.stage import StageModel
 
 
@@ -36,6 +36,8 @@ class SampleParams(ModelParams):
     max_tokens: int = Field(gt=0)
     """Longest completion in tokens; R1: 32,768."""
     keep: Keep = Keep()
+    prompt: Prompt | None = None
+    """A system message, and what follows every question."""
     problems_per_unit: int = Field(default=64, gt=0)
     """Problems sampled together: what a kill costs at most."""
     adaptive: Adaptive | None = None
@@ -51,3 +53,6 @@ class CollectRun(SampleRun):
     units_at_once: int = Field(default=1, gt=0, le=7)
     """Units whose requests a generator is given together. More of them keep an engine with
     continuous batching busy while the last completions of a unit finish; a kill costs them all."""
+    stop_without_rows: int | None = Field(default=256, gt=0)
+    """Completions without a kept one after which the stage pauses; the same command samples as many
+    again. null: never."""

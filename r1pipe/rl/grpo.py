@@ -27,6 +27,8 @@ from itertools import islice
 
 import torch
 
+from r1pipe.chat import Format
+from r1pipe.errors import Paused
 from r1pipe.generate.protocol import Generator, SamplingParams
 from r1pipe.models.interfaces import LanguageModel, Tokenizer
 from r1pipe.records import FinishReason, Group, Problem, Rollout
@@ -37,7 +39,7 @@ from r1pipe.rl.losses import (
     token_weights,
     truncated_weights,
 )
-from r1pipe.rl.params import GrpoParams
+from r1pipe.rl.params import GrpoParams, StopWhen
 from r1pipe.rl.reference import Reference
 from r1pipe.rl.rollouts import (
     RewardFn,
@@ -48,6 +50,8 @@ from r1pipe.rl.rollouts import (
     sample_groups,
     score_groups,
 )
+from r1pipe.rl.watch import Watch
+from r1pipe.settings import format_of
 from r1pipe.stage import Context
 from r1pipe.train.batching import Batching, MicroBatch, count_loss_tokens, micro_batches
 from r1pipe.train.engine import Loss
@@ -72,6 +76,15 @@ class Grpo:
     reference: Reference | None
     reward_models: Mapping[str, RewardFn] = field(default_factory=dict)
     """Task -> reward model that takes the place of the accuracy reward."""
+    stop_when: StopWhen = field(default_factory=StopWhen)
+
+    def __post_init__(self) -> None:
+        self.watch = Watch(self.params, self.stop_when)
+
+    @property
+    def format(self) -> Format:
+        """The format of prompts and completions."""
+        return format_of(self.params.format, self.params.prompt)
 
     def train(self, problems: Sequence[Problem], general: Sequence[Problem] = ()) -> None:
         """Train the policy, rollout by rollout; `general` problems join as `preference` says.
@@ -89,13 +102,17 @@ class Grpo:
             self.generator.sleep()
             sampled_s = (time.perf_counter() - started) / per_rollout
             metrics: Mapping[str, float] = rollout_metrics(groups)
+            self.watch.groups = groups
             for minibatch in self.minibatches(groups, number):  # [10]
                 metrics = self.update(minibatch, metrics, sampled_s)  # [11]
                 if reference is not None and trainer.step % params.reference_refresh_steps == 0:
                     reference.refresh(trainer.engine.weights())  # [3]
             if number % 10 == 0:
                 self.keep_samples(groups, number)
+            self.look_out()
             trainer.checkpoint()
+        if not trainer.has_moved:
+            self.context.warn("the policy is unchanged: no update had a gradient")
 
     def roll_out(self, problems: Sequence[Problem], number: int) -> list[Group]:
         """Sample, reward and normalise; each rank does so for its share of the problems."""
@@ -107,11 +124,11 @@ class Grpo:
             problems,
             params.group_size,
             sampling,
-            params.format,
+            self.format,
             [params.seed, number],
             ranks=ranks,
         )
-        score_groups(groups, params.rewards, params.format, self.reward_models)  # [8]
+        score_groups(groups, params.rewards, self.format, self.reward_models)  # [8]
         assign_advantages(groups, params.advantage_std)  # [9]
         return gather_groups(ranks, problems, groups)
 
@@ -155,9 +172,22 @@ class Grpo:
             seconds=sampled_s + time.perf_counter() - started,
         )
         measures = self.trainer.update(update, metrics)
+        self.watch.take(measures | dict(metrics))
         if any("old_logprobs" in rollout.streams for rollout in rollouts):
             return metrics
         return {name: measures[name] for name in MISMATCH if name in measures} | dict(metrics)
+
+    def look_out(self) -> None:
+        """Warn of what looks wrong after a rollout; raise Paused if `run.stop_when` says so."""
+        trainer = self.trainer
+        for text in self.watch.new_warnings():
+            self.context.warn(f"step {trainer.step}: {text}")
+        reason = self.watch.reason_to_pause()
+        if reason is not None and trainer.step < self.params.num_steps:
+            trainer.save()
+            raise Paused(
+                f"{self.context.name}: paused after step {trainer.step} by run.stop_when: {reason}"
+            )
 
     def keep_samples(self, groups: Sequence[Group], number: int) -> None:
         """Keep a few completions for `r1pipe show`."""

@@ -9,11 +9,10 @@ from typing import Literal, TypeAlias
 
 from pydantic import Field, model_validator
 
-from r1pipe.chat import Format
 from r1pipe.engine_settings import EngineRun, TrainRun
 from r1pipe.generator_settings import SampleRun
 from r1pipe.rewards.table import RewardName
-from r1pipe.settings import EpochParams, ModelParams, Optimizer
+from r1pipe.settings import EpochParams, FormatParam, ModelParams, Optimizer, Prompt
 from r1pipe.stage import StageModel
 
 AdvantageStd: TypeAlias = Literal["population", "none"]
@@ -37,8 +36,10 @@ class GrpoParams(ModelParams):
     """Parameters that decide the trained policy."""
 
     seed: int
-    format: Format
-    """Prompt and completion format."""
+    format: FormatParam
+    """Prompt and completion format: `r1-zero`, `chat`, or an own one."""
+    prompt: Prompt | None = None
+    """A system message, and what follows every question."""
     num_steps: int = Field(gt=0)
     """Optimizer updates."""
     problems_per_step: int = Field(gt=0)
@@ -113,12 +114,37 @@ class GrpoParams(ModelParams):
         return self
 
 
+class StopWhen(StageModel):
+    """When a run pauses, to be looked at; the same command goes on and counts anew. None: never."""
+
+    flat_updates: int | None = Field(default=None, gt=0)
+    """Updates in a row in which every group is flat."""
+    still_updates: int | None = Field(default=None, gt=0)
+    """Updates in a row in which the format or language reward stays exactly where it is, below
+    1."""
+    truncated: float | None = Field(default=None, gt=0, le=1)
+    """Least share of the completions that are cut off at max_tokens."""
+    kl: float | None = Field(default=None, gt=0)
+    """Largest KL to the reference, in nats per token; needs a kl_coef."""
+    in_a_row: int = Field(default=5, gt=0)
+    """Updates in a row for which `truncated` or `kl` must hold."""
+
+
 class GrpoRun(TrainRun, SampleRun):
     """How it is computed."""
+
+    stop_when: StopWhen = StopWhen()
+    """When the run pauses; what looks wrong is warned of in any case."""
 
     parity_tolerance: float | None = Field(default=None, gt=0)
     """Largest mean difference of sampler and trainer log-probabilities, checked before the first
     step if vllm samples; the default is 0.001 in float32 and 0.05 in bfloat16."""
+
+    def incompatible_with(self, params: ModelParams) -> str | None:
+        """Say what to set if the engine, or a condition to stop, does not go with `params`."""
+        if isinstance(params, GrpoParams) and self.stop_when.kl is not None and not params.kl_coef:
+            return "run.stop_when.kl: there is no reference where params.kl_coef is 0; leave it out"
+        return super().incompatible_with(params)
 
 
 class RewardModelParams(EpochParams):

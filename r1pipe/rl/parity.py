@@ -103,7 +103,7 @@ def _compare(grpo: Grpo, problems: Sequence[Problem]) -> tuple[Mismatch, list[Ro
         problems,
         1,
         sampling,
-        params.format,
+        grpo.format,
         ["parity"],
         ranks=ranks,
     )

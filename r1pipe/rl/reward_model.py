@@ -20,7 +20,7 @@ from r1pipe.engine_settings import EngineRun, TrainRun
 from r1pipe.models.interfaces import LanguageModel, Tokenizer
 from r1pipe.models.policy import freeze, load_tokenizer
 from r1pipe.models.precision import dtype_of
-from r1pipe.models.prompts import encode_completion, encode_prompt
+from r1pipe.models.prompts import after_opened, encode_completion, encode_prompt, opened_thought
 from r1pipe.records import Problem, TokenSequence
 from r1pipe.rewards.model import helpfulness_text, safety_text
 from r1pipe.rl.params import ReadBy
@@ -63,8 +63,10 @@ def encode_scored(
 
 def encode_read(tokenizer: Tokenizer, prompt: str, text: str) -> TokenSequence:
     """Return prompt and the text that is read as a sequence."""
+    opened = opened_thought(tokenizer, "chat")
     return TokenSequence(
-        encode_prompt(tokenizer, prompt, "chat"), encode_completion(tokenizer, text)
+        encode_prompt(tokenizer, prompt, "chat"),
+        encode_completion(tokenizer, after_opened(text, opened, "chat")),
     )
 
 

@@ -76,8 +76,17 @@ def opened(
     with closing(generator_of(sampled, tokenizer, run, ranks.size, precision)) as generator:
         trainer = Trainer(context, engine, params.optimizer, params.num_steps, others)
         batching = batching_of(run, tokenizer.pad_token_id)
-        models = reward_models or {}
-        yield Grpo(context, params, tokenizer, batching, trainer, generator, reference, models)
+        yield Grpo(
+            context,
+            params,
+            tokenizer,
+            batching,
+            trainer,
+            generator,
+            reference,
+            reward_models or {},
+            run.stop_when,
+        )
     context.note(trained_tokens=trainer.trained_tokens)
     if reference is not None:
         reference.close()

@@ -71,7 +71,10 @@ class Engine(Forward, Protocol):
         """
 
     def step(self, learning_rate: float) -> float:
-        """Clip, update, clear the gradients; return the gradient norm before clipping."""
+        """Clip, update, clear the gradients; return the gradient norm before clipping.
+
+        If the norm is not finite, no weight changes.
+        """
 
     def writing(self, parameter: Tensor) -> AbstractContextManager[object]:
         """Give a block in which `parameter.data` is whole, and what is written into it stays."""
@@ -180,7 +183,8 @@ class TorchEngine(LocalForward):
         for group in self.optimizer.param_groups:
             group["lr"] = learning_rate
         norm = torch.nn.utils.clip_grad_norm_(self.parameters.values(), self.max_grad_norm)
-        self.optimizer.step()
+        if norm.isfinite():
+            self.optimizer.step()
         self.optimizer.zero_grad(set_to_none=True)
         return float(norm)
 
