@@ -16,7 +16,7 @@ from r1pipe.errors import StageError
 from r1pipe.generator_settings import SampleRun
 from r1pipe.keys import JsonObject
 from r1pipe.manifest import StageNode
-from r1pipe.settings import format_of
+from r1pipe.settings import FormatParam, format_of
 from r1pipe.stage import Inputs
 from r1pipe.text import format_number, visible
 
@@ -125,7 +125,8 @@ def _completions(node: StageNode, inputs: Inputs, num_problems: int) -> list[Tri
 
 def _format(node: StageNode) -> Format:
     """Return the format that a stage samples in."""
-    chosen = "r1-zero" if node.kind.kind in ZERO_KINDS else getattr(node.params, "format", "chat")
+    chosen: FormatParam = getattr(node.params, "format", "chat")
+    chosen = "r1-zero" if node.kind.kind in ZERO_KINDS else chosen
     return format_of(chosen, getattr(node.params, "prompt", None))
 
 
@@ -200,7 +201,7 @@ def _rows(node: StageNode, inputs: Inputs) -> list[Trial]:
             name=f"row {sequence.index + 1}",
             prompt=tokenizer.decode(list(sequence.prompt_ids)),
             completion="".join(_spans(tokenizer, sequence)),
-            num_tokens=sequence.num_trained(),
+            num_tokens=sequence.num_trained,
         )
         for sequence in sequences
     ]
