@@ -81,6 +81,11 @@ ROWS: dict[str, tuple[dict[str, Any], str, list[Message]]] = {
         PLAIN,
     ),
     "sharegpt": ({"conversations": [Q, A]}, "conversations", PLAIN),
+    "columns of turns": (
+        {"conversations": {"from": ["human", "gpt"], "value": ["2+3?", "5"]}},
+        "conversations",
+        PLAIN,
+    ),
     "open-thoughts": (
         {
             "system": "Be brief.",
@@ -378,6 +383,10 @@ BAD: dict[str, tuple[dict[str, Any], str]] = {
     "no messages": ({"messages": []}, "messages is empty"),
     "null messages": ({"messages": None}, "messages is null, not a list of messages"),
     "text as messages": ({"messages": "hello"}, "messages is text, not a list of messages"),
+    "uneven columns": (
+        {"messages": {"role": ["user"], "content": ["a", "b"]}},
+        "messages is a mapping, not a list of messages",
+    ),
     "number as message": ({"messages": [3]}, "messages holds a number, not a message"),
     "no role": ({"messages": [{"content": "a"}]}, "unknown role null"),
     "odd role": ({"messages": [{"role": "judge", "content": "a"}]}, "unknown role 'judge'"),
