@@ -48,6 +48,7 @@ ROWS: dict[str, tuple[dict[str, Any], str, list[Message]]] = {
     ),
     "trl messages": ({"prompt": [SYSTEM, ASK], "completion": [SAY]}, "prompt-completion", BRIEF),
     "gsm8k": ({"question": "2+3?", "answer": "5"}, "prompt-completion", PLAIN),
+    "in capitals": ({"Question": "2+3?", "Answer": "5"}, "prompt-completion", PLAIN),
     "metamath": ({"query": "2+3?", "response": "5", "type": "x"}, "prompt-completion", PLAIN),
     "ms-swift": (
         {"system": "Be brief.", "query": "2+3?", "response": "5"},
@@ -184,6 +185,11 @@ PAIRS: dict[str, tuple[dict[str, Any], list[Message], str]] = {
     "orca": (
         {"system": "Be brief.", "question": "2+3?", "chosen": "5", "rejected": "6"},
         BRIEF,
+        "6",
+    ),
+    "distilabel": (
+        {"instruction": "2+3?", "chosen_response": "5", "rejected_response": "6"},
+        PLAIN,
         "6",
     ),
     "llama-factory": (

@@ -221,10 +221,11 @@ def check_gives(reader: ExampleReader, *wanted: Gives) -> None:
             " import-rows reads them. Preferences have chosen and rejected, or a label: say which"
             " columns with params.columns of a stage of kind import-preferences"
         )
-    column = "completion" if shape.gives == "labels" else "chosen"
+    column = shape.columns.get("completion", shape.columns.get("chosen", "messages"))
     value = reader.first[0].values.get(column)
     is_whole = isinstance(value, list) and len(value) > 1
-    columns = f"messages: {column}" if is_whole else f"prompt: prompt, completion: {column}"
+    prompt = shape.columns.get("prompt", "prompt")
+    columns = f"messages: {column}" if is_whole else f"prompt: {prompt}, completion: {column}"
     raise StageError(
         f"{reader.path}: these are preferences ({shape.does}), not rows to train on; a stage of"
         " kind import-preferences reads them. To train on the good answers alone, add a stage of"
