@@ -96,7 +96,7 @@ def sequences_of(
 
 
 def _packed(sequence: TokenSequence, number: int) -> TokenSequence:
-    """Return a sequence in four bytes a token (a list takes 36): all of a data set are held."""
+    """Return a sequence in four bytes a token, where a list takes eight and its numbers more."""
     ids = sequence.prompt_ids, sequence.completion_ids
     prompt, completion = (array("i", each) for each in ids)
     return replace(sequence, prompt_ids=prompt, completion_ids=completion, index=number)
