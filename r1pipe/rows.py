@@ -16,6 +16,8 @@ from r1pipe.records import Problem, Row
 ROWS_PER_SHARD = 50_000
 BYTES_PER_SHARD = 128 << 20
 """Most bytes of rows in one shard, before compression: what a writer holds in memory."""
+SHARDS = "part-*.parquet"
+"""The names of the files of a set of rows."""
 ROWS_AT_ONCE = 1024
 IMPORT = "a stage of kind import-rows makes r1pipe's rows of other data"
 
@@ -131,7 +133,7 @@ def count_rows(folder: Path) -> int:
 
 def shards_of(folder: Path) -> list[Path]:
     """Return the Parquet files of a folder in order, or raise ArtifactError."""
-    shards = sorted(folder.glob("part-*.parquet"))
+    shards = sorted(folder.glob(SHARDS))
     if not shards:
         raise ArtifactError(f"{folder}: no part-*.parquet here, as r1pipe writes rows; {IMPORT}")
     return shards

@@ -14,7 +14,7 @@ Run it with `r1pipe stage import-preferences`.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING
 
 from r1pipe.data.importing import ImportParams
@@ -22,6 +22,9 @@ from r1pipe.stage import Context, Input, Inputs, StageModel
 
 if TYPE_CHECKING:
     from r1pipe.costs.work import Cost, InfoMap
+    from r1pipe.data.files import Record
+    from r1pipe.data.readings import Example
+    from r1pipe.records import Row
 
 VERSION = 1
 INPUTS = {"source": Input(("dataset", "rows"))}
@@ -42,52 +45,45 @@ class Run(StageModel):
 def run(context: Context, params: Params, run: Run, inputs: Inputs) -> None:
     """Read every row, leave out what is bad or a repeat, and write the rest in its order."""
     from r1pipe.data import importing
-    from r1pipe.data.files import Record
-    from r1pipe.data.messages import BadRow
-    from r1pipe.data.readings import Example
     from r1pipe.data.training_rows import Reading
-    from r1pipe.records import Row
 
     path = inputs.path("source")
 
-    def base(record: Record, example: Example) -> Row:
-        before = example.messages[:-1]
-        prompt = importing.prompt_text(before)
-        return {
-            "problem_id": importing.problem_id("preference", prompt),
-            "prompt": prompt,
-            "messages": importing.context_json(before),
-            "source": importing.place_of(path, record),
-        }
-
     def pair(record: Record, example: Example) -> Row:
         answers = {"chosen": example.messages[-1].content, "rejected": example.rejected}
-        return base(record, example) | answers
+        return importing.asked(path, record, example) | answers
 
     def labelled(record: Record, example: Example) -> Row:
         label = float(example.label or 0.0)
         is_safe = label if params.good_from is None else float(label >= params.good_from)
         rated = {"completion": example.messages[-1].content, "is_safe": is_safe}
-        return base(record, example) | rated
+        return importing.asked(path, record, example) | rated
+
+    makers: importing.Makers = {
+        "pairs": (importing.PAIR_SCHEMA, pair),
+        "labels": (importing.LABEL_SCHEMA, labelled),
+    }
+    reading = Reading(params.columns, params.shape, check=_check(params))
+    importing.write_imported(context, path, params, reading, makers)
+
+
+def _check(params: Params) -> Callable[[Example], None]:
+    """Return what refuses a rating that is none without `good_from`."""
+    from r1pipe.data.messages import BadRow
 
     def check(example: Example) -> None:
         label = example.label
         if label is not None and params.good_from is None and not 0 <= label <= 1:
             raise BadRow("label is a number outside 0 to 1; set params.good_from")
 
-    makers: importing.Makers = {
-        "pairs": (importing.PAIR_SCHEMA, pair),
-        "labels": (importing.LABEL_SCHEMA, labelled),
-    }
-    reading = Reading(params.columns, params.shape, check=check)
-    importing.write_imported(context, path, params, reading, makers)
+    return check
 
 
 def look(params: Params, inputs: Inputs) -> Mapping[str, str]:
     """Say what the first rows are taken for."""
     from r1pipe.data.training_rows import Reading, rows_found
 
-    reading = Reading(params.columns, params.shape)
+    reading = Reading(params.columns, params.shape, check=_check(params))
     if "source" not in inputs:
         return {}
     return {"source": rows_found(inputs.path("source"), reading, "pairs", "labels")}

@@ -23,6 +23,9 @@ from r1pipe.stage import Context, Input, Inputs, StageModel
 
 if TYPE_CHECKING:
     from r1pipe.costs.work import Cost, InfoMap
+    from r1pipe.data.files import Record
+    from r1pipe.data.readings import Example
+    from r1pipe.records import Row
 
 VERSION = 1
 INPUTS = {"source": Input(("dataset", "rows"))}
@@ -51,10 +54,8 @@ class Run(StageModel):
 def run(context: Context, params: Params, run: Run, inputs: Inputs) -> None:
     """Read every row, leave out what is bad or a repeat, and write the rest in its order."""
     from r1pipe.data import importing
-    from r1pipe.data.files import Record
-    from r1pipe.data.readings import Example
     from r1pipe.data.training_rows import Reading, checked_format
-    from r1pipe.records import Row, messages_to_json
+    from r1pipe.records import messages_to_json
 
     path, default = inputs.path("source"), format_of(params.format, params.prompt).text
 

@@ -71,11 +71,9 @@ def others(annotation: Any, value: Any) -> Iterator[Any]:  # noqa: C901 - one ca
         if table:
             first = next(iter(table))
             yield from (table | {first: one} for one in others(arguments[1], table[first]))
-        yield from (
-            {**table, name: one}
-            for name in ("x", "arithmetic")
-            for one in others(arguments[1], None)
-        )
+        is_given = typing.get_origin(arguments[0]) is Literal
+        names = typing.get_args(arguments[0])[:2] if is_given else ("x", "arithmetic")
+        yield from ({**table, name: one} for name in names for one in others(arguments[1], None))
     elif _is_model(annotation) and not isinstance(value, dict):
         yield from ({}, *filled(annotation))
 

@@ -173,6 +173,23 @@ def test_a_prompt_of_several_turns_is_scored_as_the_template_shows_it() -> None:
     assert encode_scored(tokenizer(), turns[:1], "2", "completion") == plain
 
 
+def test_folders_of_others_may_have_r1pipes_file_names(tmp_path: Path) -> None:
+    put(tmp_path / "own", {"part-00000-c000.parquet": parquet([{"messages": [ASK, SAY]}])})
+    assert found(tmp_path, None, "sft").startswith("part-00000-c000.parquet (Parquet): conversat")
+    (tmp_path / "own" / "part-00000-c000.parquet").write_bytes(b"PAR1 and no more")
+    with pytest.raises(SourceError, match=r"part-00000-c000\.parquet"):
+        found(tmp_path, None, "sft")
+
+
+def test_a_cut_shard_of_r1pipe_is_told(tmp_path: Path) -> None:
+    row = {"prompt": "a", "completion": "b", "format": "chat"}
+    write_rows(tmp_path / "own", [row] * 4, rows_per_shard=2)
+    second = tmp_path / "own" / "part-00001.parquet"
+    second.write_bytes(second.read_bytes()[:-20])
+    with pytest.raises(SourceError, match=r"part-00001\.parquet: it cannot be read after row 0"):
+        found(tmp_path, None, "sft")
+
+
 def test_missing_files_are_told_as_any_other(tmp_path: Path) -> None:
     (tmp_path / "own").mkdir()
     with pytest.raises(SourceError, match=r"no file in it holds rows"):

@@ -48,6 +48,7 @@ ROWS: dict[str, tuple[dict[str, Any], str, list[Message]]] = {
     ),
     "trl messages": ({"prompt": [SYSTEM, ASK], "completion": [SAY]}, "prompt-completion", BRIEF),
     "gsm8k": ({"question": "2+3?", "answer": "5"}, "prompt-completion", PLAIN),
+    "in capitals": ({"Question": "2+3?", "Answer": "5"}, "prompt-completion", PLAIN),
     "metamath": ({"query": "2+3?", "response": "5", "type": "x"}, "prompt-completion", PLAIN),
     "ms-swift": (
         {"system": "Be brief.", "query": "2+3?", "response": "5"},
@@ -81,6 +82,11 @@ ROWS: dict[str, tuple[dict[str, Any], str, list[Message]]] = {
         PLAIN,
     ),
     "sharegpt": ({"conversations": [Q, A]}, "conversations", PLAIN),
+    "columns of turns": (
+        {"conversations": {"from": ["human", "gpt"], "value": ["2+3?", "5"]}},
+        "conversations",
+        PLAIN,
+    ),
     "open-thoughts": (
         {
             "system": "Be brief.",
@@ -179,6 +185,11 @@ PAIRS: dict[str, tuple[dict[str, Any], list[Message], str]] = {
     "orca": (
         {"system": "Be brief.", "question": "2+3?", "chosen": "5", "rejected": "6"},
         BRIEF,
+        "6",
+    ),
+    "distilabel": (
+        {"instruction": "2+3?", "chosen_response": "5", "rejected_response": "6"},
+        PLAIN,
         "6",
     ),
     "llama-factory": (
@@ -378,6 +389,10 @@ BAD: dict[str, tuple[dict[str, Any], str]] = {
     "no messages": ({"messages": []}, "messages is empty"),
     "null messages": ({"messages": None}, "messages is null, not a list of messages"),
     "text as messages": ({"messages": "hello"}, "messages is text, not a list of messages"),
+    "uneven columns": (
+        {"messages": {"role": ["user"], "content": ["a", "b"]}},
+        "messages is a mapping, not a list of messages",
+    ),
     "number as message": ({"messages": [3]}, "messages holds a number, not a message"),
     "no role": ({"messages": [{"content": "a"}]}, "unknown role null"),
     "odd role": ({"messages": [{"role": "judge", "content": "a"}]}, "unknown role 'judge'"),

@@ -15,6 +15,7 @@ from tiny import (
     FakeContext,
     assert_same_weights,
     corpus_rows,
+    listed,
     model,
     save_policy,
     stage,
@@ -301,7 +302,7 @@ def sequences(folder: Path, max_tokens: int) -> tuple[list[TokenSequence], int]:
     found, facts = training_sequences(folder, TurnEncoder(tokenizer()), max_tokens)
     too_long = facts["too_long"]
     assert isinstance(too_long, int)
-    return found, too_long
+    return list(map(listed, found)), too_long
 
 
 def test_rows_that_are_too_long_are_dropped_and_counted(tmp_path: Path) -> None:
@@ -330,8 +331,9 @@ def test_a_row_is_its_prompt_and_its_completion_as_before(tmp_path: Path, fmt: A
         TokenSequence(
             encode_prompt(tokenizer(), row["prompt"], fmt),
             encode_completion(tokenizer(), row["completion"]),
+            number,
         )
-        for row in data
+        for number, row in enumerate(data)
     ]
 
 

@@ -101,6 +101,13 @@ def problems(count: int, seed: int = 5, **meta: Any) -> list[Problem]:
     return [replace(p, meta={**p.meta, **meta}) for p in drawn]
 
 
+def listed(sequence: TokenSequence) -> TokenSequence:
+    """Return a sequence with its tokens in lists, to compare."""
+    ids = sequence.prompt_ids, sequence.completion_ids
+    prompt, completion = map(list, ids)
+    return replace(sequence, prompt_ids=prompt, completion_ids=completion)
+
+
 def rollout(
     prompt_ids: Sequence[int],
     token_ids: Sequence[int],

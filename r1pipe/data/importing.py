@@ -188,6 +188,13 @@ def place_of(path: Path, record: Record) -> str:
     return record.place if path.is_dir() else str(record.row)
 
 
-def context_json(before: list[Message]) -> str | None:
-    """Return what comes before an answer, if it is more than the prompt."""
-    return None if is_plain(before) else messages_to_json(before)
+def asked(path: Path, record: Record, example: Example) -> Row:
+    """Return what a row of preferences has beside its answers."""
+    before = example.messages[:-1]
+    prompt = prompt_text(before)
+    return {
+        "problem_id": problem_id("preference", prompt),
+        "prompt": prompt,
+        "messages": None if is_plain(before) else messages_to_json(before),
+        "source": place_of(path, record),
+    }

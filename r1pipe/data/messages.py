@@ -141,11 +141,21 @@ def read_messages(value: object, name: str) -> list[Message]:
             value = json.loads(value)
         except ValueError:
             raise BadRow(f"{name} is text, not a list of messages") from None
+    if isinstance(value, Mapping) and value:
+        value = _transposed(value)
     if not isinstance(value, Sequence) or isinstance(value, (str, bytes, bytearray)):
         raise BadRow(f"{name} is {kind_of(value)}, not a list of messages")
     if not value:
         raise BadRow(f"{name} is empty")
     return _joined(_message(each, name) for each in value)
+
+
+def _transposed(value: Mapping[str, object]) -> object:
+    """Return a mapping of lists, as older files hold a list of messages, as that list."""
+    columns = [column for column in value.values() if isinstance(column, list)]
+    if len(columns) < len(value) or len({len(column) for column in columns}) != 1:
+        return value
+    return [dict(zip(value, turn, strict=True)) for turn in zip(*columns, strict=True)]
 
 
 def with_system(messages: list[Message], system: object, tools: object = None) -> list[Message]:

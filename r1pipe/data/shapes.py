@@ -86,15 +86,16 @@ def detect(
 ) -> Shape | None:
     """Return the shape of a row, or None if it has none that is known or more than one reading.
 
-    `columns` says which column means what ({prompt: question, completion: answer}), and then no
-    others count; `name` asks for one shape in place of the first that fits.
+    Names of columns are taken in any case. `columns` says which column means what ({prompt:
+    question, completion: answer}), and then no others count; `name` asks for one shape in place of
+    the first that fits.
     """
     given = {str(meaning): column for meaning, column in (columns or {}).items()}
-    names = given or values
+    given = given or {column.lower(): column for column in reversed(values)}
     for each in SHAPES:
-        if name in (None, each.name) and (found := each.find(names)) is not None:
-            does = each.does.format(**{key: f"'{given.get(c, c)}'" for key, c in found.items()})
-            meant = {key: given.get(column, column) for key, column in found.items()}
+        if name in (None, each.name) and (found := each.find(given)) is not None:
+            meant = {meaning: given[known] for meaning, known in found.items()}
+            does = each.does.format(**{key: f"'{column}'" for key, column in meant.items()})
             return Shape(each.name, does, each.gives, meant, each.read)
     return None
 
@@ -159,9 +160,11 @@ def _find_openr1(names: Collection[str]) -> dict[str, str] | None:
 
 
 def _find_pairs(names: Collection[str]) -> dict[str, str] | None:
-    if "chosen" not in names or "rejected" not in names:
+    chosen = _one_of(names, ("chosen", "chosen_response"))
+    rejected = _one_of(names, ("rejected", "rejected_response"))
+    if chosen is None or rejected is None:
         return None
-    found = {"chosen": "chosen", "rejected": "rejected"}
+    found = {"chosen": chosen, "rejected": rejected}
     known = ("prompt", "question", "query", "problem", "instruction", "messages", "conversations")
     prompt = next((name for name in known if name in names), None)
     if prompt is not None:

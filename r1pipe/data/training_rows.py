@@ -5,22 +5,25 @@ from __future__ import annotations
 import difflib
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import pyarrow as pa
 import pyarrow.parquet as pq
 
 from r1pipe.chat import PRESETS, Format, as_format
 from r1pipe.data.bad_rows import MAX_BAD_FRAC, BadRows
 from r1pipe.data.files import Record, described, records
 from r1pipe.data.files.reading import FIRST_ROWS
+from r1pipe.data.files.record import broken
 from r1pipe.data.messages import BadRow
 from r1pipe.data.readings import LABELLED, Example, Generations, NoneCorrect
 from r1pipe.data.shapes import Gives, Meaning, Shape, ShapeName, advice, detect
 from r1pipe.errors import ArtifactError, StageError
 from r1pipe.records import TokenSequence
-from r1pipe.rows import check_columns, count_rows
+from r1pipe.rows import SHARDS, check_columns, count_rows, schema_of, shards_of
 
 if TYPE_CHECKING:
     from r1pipe.train.conversations import TrainOn, TurnEncoder
@@ -84,7 +87,7 @@ class ExampleReader:
         first = f"the first {count} rows are usable"
         if bad:
             first = f"of the first {count} rows {count - len(bad)} are usable: {bad.as_text()}"
-        files = "r1pipe's Parquet" if self._shards() else described(self.path)
+        files = "r1pipe's Parquet" if self._is_own else described(self.path)
         return f"{files}: {self.shape.does}; {first}"
 
     def check(self, max_bad_frac: float) -> None:
@@ -99,14 +102,22 @@ class ExampleReader:
         return facts | none | self.bad.as_note()
 
     def _records(self) -> Iterator[Record]:
-        shards = self._shards()
-        if not shards:
+        if not self._is_own:
             yield from records(self.path)
-        for shard in shards:
+            return
+        for shard in shards_of(self.path):
             yield from _records_of_shard(shard)
 
-    def _shards(self) -> list[Path]:
-        return sorted(self.path.glob("part-*.parquet"))
+    @cached_property
+    def _is_own(self) -> bool:
+        """Whether a folder has rows as r1pipe writes them, with other files beside them or not."""
+        if self.reading.columns or self.reading.shape or not list(self.path.glob(SHARDS)):
+            return False
+        try:
+            names = schema_of(self.path).names
+        except (OSError, pa.ArrowInvalid):  # told by whatever reads the files of others
+            return False
+        return all(name in names for name in OWN[:3])
 
     def _found(self, first: Sequence[Record]) -> Shape:
         """Return the shape of the first row that has one."""
@@ -135,16 +146,18 @@ class ExampleReader:
 
 
 def _records_of_shard(shard: Path) -> Iterator[Record]:
-    """Yield the rows of one shard as r1pipe writes it; of its own shape only what is needed."""
-    file = pq.ParquetFile(shard)
-    names = file.schema_arrow.names
-    is_own = all(name in names for name in OWN[:3])
-    columns = [name for name in OWN if name in names] if is_own else None
+    """Yield the rows of one shard as r1pipe writes it, with the columns that are needed."""
     row = 0
-    for batch in file.iter_batches(1024, columns=columns):
-        for values in batch.to_pylist():
-            row += 1
-            yield Record(shard.name, row, values)
+    try:
+        file = pq.ParquetFile(shard)
+        columns = [name for name in OWN if name in file.schema_arrow.names]
+        for batch in file.iter_batches(1024, columns=columns):
+            for values in batch.to_pylist():
+                row += 1
+                yield Record(shard.name, row, values)
+    except (OSError, pa.ArrowInvalid) as error:
+        what = f"it cannot be read after row {row} ({error})"
+        raise broken(shard, what, "copy it again, or run what made it") from error
 
 
 def rows_found(path: Path, reading: Reading | None = None, *wanted: Gives) -> str:
@@ -160,7 +173,7 @@ def rows_found(path: Path, reading: Reading | None = None, *wanted: Gives) -> st
 def own_rows_found(path: Path, columns: Iterable[str], kind: str = "import-rows") -> str:
     """Say how many of r1pipe's own rows a source has; raise StageError for any others."""
     advice = f"put a stage of kind {kind} between the source and this one, and read its rows"
-    if not list(path.glob("part-*.parquet")):
+    if not list(path.glob(SHARDS)):
         raise StageError(f"{path}: these are not rows as r1pipe writes them; {advice}")
     try:
         check_columns(path, columns, advice)
@@ -208,10 +221,11 @@ def check_gives(reader: ExampleReader, *wanted: Gives) -> None:
             " import-rows reads them. Preferences have chosen and rejected, or a label: say which"
             " columns with params.columns of a stage of kind import-preferences"
         )
-    column = "completion" if shape.gives == "labels" else "chosen"
+    column = shape.columns.get("completion", shape.columns.get("chosen", "messages"))
     value = reader.first[0].values.get(column)
     is_whole = isinstance(value, list) and len(value) > 1
-    columns = f"messages: {column}" if is_whole else f"prompt: prompt, completion: {column}"
+    prompt = shape.columns.get("prompt", "prompt")
+    columns = f"messages: {column}" if is_whole else f"prompt: {prompt}, completion: {column}"
     raise StageError(
         f"{reader.path}: these are preferences ({shape.does}), not rows to train on; a stage of"
         " kind import-preferences reads them. To train on the good answers alone, add a stage of"

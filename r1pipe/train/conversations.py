@@ -43,6 +43,7 @@ class TurnEncoder:
                 "the tokenizer has no end-of-sequence token, so the model could never learn to"
                 " stop; set eos_token in its tokenizer_config.json"
             )
+        self._end = min(self._ends) if tokenizer.eos_token_id is None else tokenizer.eos_token_id
         self._opened: dict[Format, str] = {}
         self._end_texts = [tokenizer.decode([end]) for end in sorted(self._ends)]
 
@@ -103,7 +104,7 @@ class TurnEncoder:
         if not self._ends.isdisjoint(ids):
             raise Untrainable("a token that ends a turn stands inside the completion")
         is_plain = fmt.template == "r1-zero"
-        return [*ids, self.tokenizer.eos_token_id if is_plain else self._chat_end]
+        return [*ids, self._end if is_plain else self._chat_end]
 
     @cached_property
     def _chat_end(self) -> int:
@@ -114,10 +115,10 @@ class TurnEncoder:
             before = self._rendered(asked, CHAT, is_asked=True)
             whole = self._rendered([*asked, Message("assistant", "b")], CHAT, is_asked=False)
         except Untrainable:
-            return self.tokenizer.eos_token_id
+            return self._end
         same = takewhile(lambda pair: pair[0] == pair[1], zip(before, whole, strict=False))
         ends = (token for token in whole[len(list(same)) :] if token in self._ends)
-        return next(ends, self.tokenizer.eos_token_id)
+        return next(ends, self._end)
 
     def _without_end(self, text: str) -> str:
         """Return a text without the end tokens that it was given at its end."""
