@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal, TypeAlias
 
-from pydantic import Field
+from pydantic import Field, JsonValue
 
+from r1pipe.chat import CHAT, PRESETS, AnswerPlace, Format, FormatName
 from r1pipe.plugins.tables import TaskName
 from r1pipe.stage import StageModel
 
@@ -49,6 +50,44 @@ class EpochParams(ModelParams):
     batch_size: int = Field(gt=0)
     """Rows of one update."""
     optimizer: Optimizer
+
+
+class Prompt(StageModel):
+    """What every prompt has beside the problem."""
+
+    system: str = ""
+    """The system message; in `r1-zero` it takes the place of the paper's passage."""
+    suffix: str = ""
+    """What follows every question on a line of its own, such as `Put the answer in \\boxed{}.`"""
+
+
+class OwnFormat(Prompt):
+    """A format of one's own, in the model's chat template."""
+
+    think: tuple[str, str] | Literal["none"] = CHAT.think or "none"
+    """What opens and closes the thought; `none` if the model writes none."""
+    answer: AnswerPlace = CHAT.answer
+    """Where the answer stands: in a box, in an answer tag, or on the last line."""
+    options: dict[str, bool | int | str] = Field(default_factory=dict)
+    """What the chat template is told besides, such as `enable_thinking: false`."""
+
+
+FormatParam: TypeAlias = FormatName | OwnFormat
+"""`params.format` of every stage that builds prompts or reads completions."""
+
+
+def format_of(chosen: FormatParam, prompt: Prompt | None = None) -> Format:
+    """Return the format that `params.format` and `params.prompt` ask for together."""
+    if isinstance(chosen, OwnFormat):
+        think = None if chosen.think == "none" else chosen.think
+        options = tuple(sorted(chosen.options.items()))
+        found = Format("chat", chosen.system, chosen.suffix, think, chosen.answer, options)
+    else:
+        found = PRESETS[chosen]
+    if prompt is None:
+        return found
+    system, suffix = prompt.system or found.system, prompt.suffix or found.suffix
+    return replace(found, system=system, suffix=suffix)
 
 
 class ComputeRun(StageModel):
@@ -96,12 +135,14 @@ class World(StageModel):
     """A choice of synthetic problems."""
 
     mix: dict[TaskName, float]
-    """Share of each task by name (arithmetic, choice, countdown, parity, general, safety, or a
-    plugin's)."""
+    """Share of each task by name (arithmetic, choice, countdown, parity, general, safety, a
+    `gym:NAME` of reasoning-gym, or a plugin's)."""
     languages: tuple[Literal["en", "zh"], ...] = ("en", "zh")
     """Languages of the wording, drawn uniformly."""
     levels: dict[str, tuple[int, ...]] = Field(default_factory=dict)
     """Levels of each task, drawn uniformly; a task that is not named uses all of its own."""
+    configs: dict[str, tuple[dict[str, JsonValue], ...]] = Field(default_factory=dict)
+    """Levels of `gym:` tasks, from 1: each the fields of the library's config; default: its own."""
 
 
 class Keep(StageModel):

@@ -27,6 +27,11 @@ is not there is refused likewise:
 and a stage may define what `plan` says it will cost, without importing anything heavy:
 
     def cost(params: Params, run: Run, inputs: InfoMap) -> Cost: ...       # r1pipe.costs.work
+
+and what it finds in the first rows of those of its inputs that are sources, so that `plan` says
+what will be made of them, or refuses them before anything runs (SourceError, StageError):
+
+    def look(params: Params, inputs: Inputs) -> Mapping[str, str]: ...     # input -> one line
 """
 
 from __future__ import annotations
@@ -191,6 +196,8 @@ StageRun = Callable[..., None]
 """(context, params, run, inputs): `run` of a stage file, which takes its own `Params` and `Run`."""
 StageCost = Callable[..., object]
 """(params, run, what is known of the inputs) -> `r1pipe.costs.work.Cost`."""
+StageLook = Callable[..., Mapping[str, str]]
+"""(params, those inputs that are sources and are there) -> what was found, by input."""
 
 
 @dataclass(frozen=True)
@@ -209,3 +216,5 @@ class StageKind:
     """The field of `Params` that only says how far to go: see `EXTENDS` above."""
     cost: StageCost | None = None
     """What the stage will do, in tokens and models; None if the file does not say."""
+    look: StageLook | None = None
+    """What it finds in sources; None if the file does not look."""

@@ -15,13 +15,13 @@ import random
 from collections.abc import Iterator
 from itertools import islice
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING
 
 from pydantic import Field
 
 from r1pipe.errors import StageError
 from r1pipe.records import Row
-from r1pipe.settings import World
+from r1pipe.settings import FormatParam, Prompt, World, format_of
 from r1pipe.stage import Context, Input, Inputs, StageModel
 
 if TYPE_CHECKING:
@@ -51,8 +51,10 @@ class Params(StageModel):
     seed: int
     num_rows: int = Field(gt=0)
     """Rows to write; at most as many as there are problems if those are given."""
-    format: Literal["r1-zero", "chat"]
-    """Completion format."""
+    format: FormatParam
+    """Completion format: `r1-zero`, `chat`, or an own one."""
+    prompt: Prompt | None = None
+    """A system message, and what follows every question."""
     world: World | None = None
     """Synthetic problems of the training split; needed if no `problems` are given."""
     author: Author = Author()
@@ -75,6 +77,11 @@ def run(context: Context, params: Params, run: Run, inputs: Inputs) -> None:
         rows = list(islice(_from_solutions(inputs.path("problems"), params, rng), params.num_rows))
     else:
         rows = list(islice(_from_world(params, rng, context.name), params.num_rows))
+    if not rows:
+        raise StageError(
+            f"{context.name}: none of its problems has a worked solution, so there is nothing to"
+            " write; give problems whose data set has solutions, or params.world"
+        )
     write_rows(context.output("rows"), rows)
     context.note(num_rows=len(rows))
     for row in rows[:8]:
@@ -89,11 +96,13 @@ def _from_world(params: Params, rng: random.Random, name: str) -> Iterator[Row]:
     if params.world is None:
         raise StageError(f"{name}: needs params.world or an input `problems`")
     world = params.world
-    noise, tasks = Noise(**params.author.model_dump()), all_tasks()
-    for problem in corpus.training_problems(world.mix, rng, world.languages, world.levels):
+    fmt = format_of(params.format, params.prompt)
+    noise, tasks = Noise(**params.author.model_dump()), all_tasks(world.configs)
+    drawn = corpus.training_problems(world.mix, rng, world.languages, world.levels, world.configs)
+    for problem in drawn:
         solution = tasks[problem.task].solve(problem, rng, noise)
         yield corpus.solution_row(
-            problem, solution, params.format, rng, params.thought_frac, params.unformatted_frac
+            problem, solution, fmt, rng, params.thought_frac, params.unformatted_frac
         )
 
 
@@ -104,12 +113,13 @@ def _from_solutions(folder: Path, params: Params, rng: random.Random) -> Iterato
 
     problems = [p for p in read_problems(folder) if p.solution]
     rng.shuffle(problems)
+    fmt = format_of(params.format, params.prompt)
     for problem in problems:
         solution = Solution(
             problem.solution or "", problem.gold, summarise(problem.gold, problem.language)
         )
         yield corpus.solution_row(
-            problem, solution, params.format, rng, params.thought_frac, params.unformatted_frac
+            problem, solution, fmt, rng, params.thought_frac, params.unformatted_frac
         )
 
 

@@ -4,24 +4,25 @@ Paper: arXiv:2501.12948, sections 2.2 and 2.4 (DeepSeek-V3-Base; Qwen2.5 and Lla
 
 In: `source`, a model directory or a pinned hub model. Out: `model`.
 
-The tokenizer gets the recipe's chat template and tags, so that the formats are those of the other
-profiles; the tags' embeddings start at the mean of the table. Weights become float32.
+By default all stays as it is: weights in their dtype, special tokens, the model's own chat
+template; the recipe's tags are text, in tokens that the model knows. `tags: own` makes them whole
+tokens and installs the recipe's template.
 
 Run it with `r1pipe stage base --profile gpu`.
 """
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
-from r1pipe.errors import StageError
+from pydantic import model_validator
+
 from r1pipe.stage import Context, Input, Inputs, StageModel
 
 if TYPE_CHECKING:
     from r1pipe.costs.work import Cost, InfoMap
-    from r1pipe.models.interfaces import LanguageModel, Tokenizer
 
-VERSION = 1
+VERSION = 2
 INPUTS = {"source": Input("model")}
 OUTPUTS = {"model": "model"}
 
@@ -29,8 +30,25 @@ OUTPUTS = {"model": "model"}
 class Params(StageModel):
     """Parameters that decide the model."""
 
-    add_tags: bool = True
-    """Make the recipe's tags whole tokens and install its chat template."""
+    tags: Literal["text", "own"] = "text"
+    """`text` keeps the model's tokens and chat template; `own` makes the recipe's tags whole
+    tokens, which start from the tokens of their text, and installs its template."""
+    dtype: Literal["keep", "float32", "bfloat16"] = "keep"
+    """Of the weights that are written; training computes as its own `precision` says."""
+    add_tags: bool | None = None
+    """The former name: true is `tags: own`, false is `tags: text`."""
+
+    @model_validator(mode="after")
+    def _says_one_thing(self) -> Params:
+        is_other = self.add_tags is not None and self.add_tags != (self.tags == "own")
+        if is_other and "tags" in self.model_fields_set:
+            raise ValueError(f"tags {self.tags} and add_tags {self.add_tags} disagree; keep tags")
+        return self
+
+    @property
+    def are_tags_whole(self) -> bool:
+        """Whether the recipe's tags become whole tokens."""
+        return self.tags == "own" or bool(self.add_tags)
 
 
 class Run(StageModel):
@@ -38,49 +56,31 @@ class Run(StageModel):
 
 
 def run(context: Context, params: Params, run: Run, inputs: Inputs) -> None:
-    """Load, adapt the tokenizer, save as safetensors."""
-    from r1pipe.models.policy import load_model, load_tokenizer, save_model
+    """Load, adapt the tokenizer if that is asked for, save as safetensors."""
+    from r1pipe.models.foreign import load_foreign, make_tags_whole
+    from r1pipe.models.policy import save_model
+    from r1pipe.models.prompts import opened_thought
 
-    try:
-        model, tokenizer = load_model(inputs.path("source")), load_tokenizer(inputs.path("source"))
-    except (OSError, ValueError) as error:
-        raise StageError(
-            f"{context.name}: {inputs.path('source')} is not a model: {error}"
-        ) from error
-    if params.add_tags:
-        _add_tags(model, tokenizer)
+    found = load_foreign(inputs.path("source"), params.dtype)
+    model, tokenizer = found.model, found.tokenizer
+    own = "the model's own" if tokenizer.chat_template else "none: only r1-zero can prompt it"
+    new = make_tags_whole(model, tokenizer) if params.are_tags_whole else []
     save_model(model, tokenizer, context.output("model"))
-    context.note(num_parameters=sum(p.numel() for p in model.parameters()))
-
-
-def _add_tags(model: LanguageModel, tokenizer: Tokenizer) -> None:
-    from r1pipe import chat
-    from r1pipe.models.tokenizer import TAGS
-
-    num_known = len(tokenizer)
-    tokenizer.add_special_tokens(
-        {
-            "eos_token": chat.END,
-            "pad_token": chat.PAD,
-            "additional_special_tokens": [chat.USER, chat.ASSISTANT],
-        }
+    context.note(
+        num_parameters=sum(p.numel() for p in model.parameters()),
+        dtype=str(model.dtype).removeprefix("torch."),
+        chat_template="r1pipe's" if params.are_tags_whole else own,
+        new_tokens=new,
+        opened_thought=opened_thought(tokenizer, "chat") if tokenizer.chat_template else "",
     )
-    tokenizer.add_tokens(list(TAGS))
-    tokenizer.chat_template = chat.CHAT_TEMPLATE
-    if len(tokenizer) > model.get_input_embeddings().num_embeddings:
-        # its own mean draws from torch's global generator: another result in another process
-        model.resize_token_embeddings(len(tokenizer), mean_resizing=False)
-    for table in (model.get_input_embeddings(), model.get_output_embeddings()):
-        rows = table.weight.data
-        rows[num_known : len(tokenizer)] = rows[:num_known].mean(dim=0)
-    model.config.eos_token_id = tokenizer.eos_token_id
-    model.config.pad_token_id = tokenizer.pad_token_id
+    if found.dropped_ends:
+        context.note(end_ids_outside_the_vocabulary=found.dropped_ends)
 
 
 def cost(params: Params, run: Run, inputs: InfoMap) -> Cost:
-    """Return the cost for `plan`: the model is read, held in float32 and written."""
+    """Return the cost for `plan`: the model is read, held and written in its dtype."""
     from r1pipe.costs.work import Cost, Range
 
     model = inputs["source"]
-    size = Range(4.0 * model.num_parameters)
+    size = Range(2.0, 4.0) * float(model.num_parameters)
     return Cost({"model": model}, other_s=size * Range(1e-9, 2e-8), held_bytes=size * Range(1, 2))

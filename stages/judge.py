@@ -32,7 +32,7 @@ from r1pipe.candidates.quotas import Quotas
 from r1pipe.errors import StageError
 from r1pipe.generator_settings import SampleRun
 from r1pipe.records import Problem, Row, Verdict
-from r1pipe.settings import ModelParams
+from r1pipe.settings import FormatParam, ModelParams, Prompt, format_of
 from r1pipe.stage import Context, Input, Inputs, StageModel
 
 if TYPE_CHECKING:
@@ -73,6 +73,10 @@ class Params(ModelParams):
     """Longest reply in tokens, a thought of the judge included."""
     temperature: float = Field(default=0.0, ge=0)
     """0 takes the likeliest reply."""
+    format: FormatParam = "chat"
+    """Of the judge's own prompts and replies."""
+    prompt: Prompt | None = None
+    """A system message, and what follows every question."""
     votes: int = Field(default=1, gt=0)
     """Replies to each question, an odd number; more than half of them make the verdict."""
     max_answer_chars: int = Field(default=20_000, gt=0)
@@ -156,7 +160,10 @@ def _ask_all(
     sampling = SamplingParams(params.temperature, 1.0, params.max_tokens, logprobs=False)
     context_tokens = max_positions(inputs.path("model"))
     with open_generator(inputs.path("model"), run, params.precision) as (generator, tokenizer):
-        judge = Judge(generator, tokenizer, sampling, params.votes, params.seed, context_tokens)
+        fmt = format_of(params.format, params.prompt)
+        judge = Judge(
+            generator, tokenizer, sampling, params.votes, params.seed, context_tokens, fmt
+        )
         for unit, batch in chain([first], left):
             with failed.tolerated():
                 began = time.perf_counter()

@@ -14,9 +14,10 @@ Run it with `r1pipe stage rejection-sample`; a killed run goes on with `--resume
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING
 
 from r1pipe.rejection.params import CollectRun, SampleParams
+from r1pipe.settings import FormatParam, format_of
 from r1pipe.stage import Context, Input, Inputs
 
 if TYPE_CHECKING:
@@ -31,7 +32,8 @@ EXTENDS = "target_rows"
 class Params(SampleParams):
     """Parameters that decide the rows."""
 
-    format: Literal["r1-zero", "chat"] = "chat"
+    format: FormatParam = "chat"
+    """Prompt and completion format: `r1-zero`, `chat`, or an own one."""
 
 
 class Run(CollectRun):
@@ -42,7 +44,8 @@ def run(context: Context, params: Params, run: Run, inputs: Inputs) -> None:
     """Sample, verify, filter; write every candidate, and the kept ones as training rows."""
     from r1pipe.rejection.collecting import collect, write_training_rows
 
-    write_training_rows(context, collect(context, params, run, inputs, params.format))
+    fmt = format_of(params.format, params.prompt)
+    write_training_rows(context, collect(context, params, run, inputs, fmt))
 
 
 def cost(params: Params, run: Run, inputs: InfoMap) -> Cost:

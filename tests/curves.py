@@ -17,7 +17,7 @@ from tiny import (
     update_policy,
 )
 
-from r1pipe.chat import Format
+from r1pipe.chat import AnyFormat
 from r1pipe.engine_settings import EngineRun
 from r1pipe.models.prompts import encode_completion, encode_prompt
 from r1pipe.ranks import ALONE, Ranks
@@ -61,7 +61,7 @@ def sft_curve(engine: Engine, batching: Batching = BATCHING) -> Curve:
 
 def fixed_rollouts() -> list[Rollout]:
     """Return completions of random tokens, with log-probabilities near those of the policy."""
-    fmt: Format = "chat"
+    fmt: AnyFormat = "chat"
     rng, made = random.Random(7), []
     for problem in problems(6):
         prompt = encode_prompt(tokenizer(), problem.prompt, fmt)

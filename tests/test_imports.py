@@ -14,8 +14,9 @@ import pytest
 ROOT = Path(__file__).resolve().parent.parent
 HEAVY = ("torch", "transformers", "datasets", "vllm", "deepspeed", "sympy", "math_verify")
 FLOORS = (
-    ("errors", "keys", "text", "chat", "ranks", "machine", "workers", "records"),
-    ("plugins", "stage", "verify/answers", "verify/sandbox"),
+    ("errors", "keys", "text", "ranks", "machine", "workers", "records"),
+    ("chat",),
+    ("plugins", "stage", "verify/answers", "verify/sandbox", "data/files"),
     ("rows", "backends"),
     ("settings", "store", "manifest", "doctor", "verify/workers"),
     ("engine_settings", "generator_settings"),

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import random
 from collections import Counter
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -77,6 +78,21 @@ def test_they_equal_a_naive_softmax_over_the_whole_vocabulary(
     for sequence in sequences:
         for place, value in enumerate(naive(policy, sequence, temperature)):
             assert found[sequence.index, place] == pytest.approx(value, abs=1e-4)
+
+
+@pytest.mark.parametrize("layout", ["padded", "packed"])
+def test_of_several_turns_the_trained_tokens_alone_are_scored(policy: Any, layout: Any) -> None:
+    rng = random.Random(4)
+    sequences = [
+        replace(s, trained=[rng.random() < 0.5 for _ in s.completion_ids]) for s in ragged(9)
+    ]
+    found = by_sequence(policy, list(micro_batches(sequences, Batching(40, layout, PAD))))
+    expected: dict[tuple[int, int], float] = {}
+    for sequence in sequences:
+        values = zip(naive(policy, sequence, 1.0), sequence.trained or [], strict=True)
+        trained = [value for value, is_trained in values if is_trained]
+        expected |= {(sequence.index, i): value for i, value in enumerate(trained)}
+    assert found == pytest.approx(expected, abs=1e-4)
 
 
 def test_an_off_by_one_between_logits_and_labels_would_be_seen(policy: Any) -> None:

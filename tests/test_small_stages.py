@@ -10,14 +10,12 @@ from typing import Any
 import pytest
 import torch
 from tiny import FakeContext, corpus_rows, model, problems, save_policy, stage, tokenizer
-from tokenizers import Tokenizer, decoders, models, pre_tokenizers
-from transformers import PreTrainedTokenizerFast
 
 from r1pipe import chat
 from r1pipe.errors import Interrupted, StageError
-from r1pipe.models.policy import end_ids, load_model, load_tokenizer, new_model
-from r1pipe.models.prompts import encode_completion, encode_prompt
+from r1pipe.models.policy import load_tokenizer
 from r1pipe.models.tokenizer import TAGS
+from r1pipe.records import Problem
 from r1pipe.rows import read_rows, write_problems, write_rows
 from r1pipe.stage import Inputs
 
@@ -118,69 +116,6 @@ def test_a_fresh_base_is_a_function_of_its_seed_and_leaves_other_draws_alone() -
     assert first.lm_head.weight is first.model.embed_tokens.weight
 
 
-# ---- models from outside -------------------------------------------------------------------------
-
-
-@pytest.fixture
-def foreign(tmp_path: Path) -> Path:
-    """Write a model with a tokenizer that knows nothing of the recipe's tags."""
-    alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
-    vocab = {token: i for i, token in enumerate(["<eos>", *alphabet])}
-    backend = Tokenizer(models.BPE(vocab=vocab, merges=[]))
-    backend.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
-    backend.decoder = decoders.ByteLevel()
-    tok = PreTrainedTokenizerFast(tokenizer_object=backend, eos_token="<eos>", pad_token="<eos>")
-    sizes = {"hidden_size": 16, "num_layers": 1, "num_heads": 2, "num_kv_heads": 1}
-    policy = new_model(tok, **sizes, intermediate_size=32, max_positions=64, init_std=0.1, seed=1)
-    policy.generation_config.eos_token_id = tok.eos_token_id
-    policy.save_pretrained(tmp_path / "foreign")
-    tok.save_pretrained(tmp_path / "foreign")
-    return tmp_path / "foreign"
-
-
-def imported(work: Path, source: Path) -> Path:
-    kind = stage("import-model")
-    context = FakeContext(work)
-    kind.run(context, kind.params(), kind.run_model(), Inputs({"source": source}))
-    return context.output("model")
-
-
-def test_a_model_from_outside_gets_tags_template_and_an_end_of_its_own(
-    tmp_path: Path, foreign: Path
-) -> None:
-    folder = imported(tmp_path / "work", foreign)
-    tok: Any = load_tokenizer(folder)
-    policy, before = load_model(folder), load_model(foreign)
-    assert [len(tok(tag)["input_ids"]) for tag in TAGS] == [1] * len(TAGS)
-    assert tok.chat_template == chat.CHAT_TEMPLATE
-    assert tok.decode(encode_prompt(tok, "2+3", "chat")) == "<|user|>2+3<|assistant|>"
-    assert encode_completion(tok, "a")[-1] == tok.convert_tokens_to_ids(chat.END)
-    assert tok.pad_token_id != tok.eos_token_id
-    # its old end still ends a completion
-    old_end = load_tokenizer(foreign).eos_token_id
-    assert end_ids(policy, tok) == sorted([old_end, tok.eos_token_id])
-    old = before.get_input_embeddings().weight
-    new = policy.get_input_embeddings().weight
-    assert new.shape[0] >= len(tok) > old.shape[0]
-    torch.testing.assert_close(new[: old.shape[0]], old)
-    mean = old.mean(dim=0, keepdim=True).expand(len(tok) - old.shape[0], -1)
-    torch.testing.assert_close(new[old.shape[0] : len(tok)], mean)
-
-
-def test_the_same_model_from_outside_becomes_the_same_bytes(tmp_path: Path, foreign: Path) -> None:
-    weights = []
-    for name in ("a", "b"):
-        torch.rand(3)  # what ran before in the same process must not matter
-        weights.append((imported(tmp_path / name, foreign) / "model.safetensors").read_bytes())
-    assert weights[0] == weights[1]
-
-
-def test_what_is_no_model_is_named(tmp_path: Path) -> None:
-    (tmp_path / "empty").mkdir()
-    with pytest.raises(StageError, match="empty is not a model"):
-        imported(tmp_path / "work", tmp_path / "empty")
-
-
 # ---- evaluation ----------------------------------------------------------------------------------
 
 
@@ -215,3 +150,43 @@ def test_a_resumed_evaluation_writes_the_report_of_the_uninterrupted_one(tmp_pat
     assert set(report["benchmarks"]["hard"]["by_problem"]["pass@1"]) == {
         row["problem_id"] for row in rows[0] if row["benchmark"] == "hard"
     }
+
+
+UNUSABLE = [Problem(f"bad-{i}", "math", f"bad {i}", gold) for i, gold in enumerate((r"\\", "$ $"))]
+
+
+def test_unusable_golds_are_counted_apart_and_not_as_wrong(tmp_path: Path) -> None:
+    save_policy(tmp_path / "model")
+    easy = problems(4, seed=1)
+    write_problems(tmp_path / "easy", [UNUSABLE[0], *easy, UNUSABLE[1]])
+    write_problems(tmp_path / "hard", problems(4, seed=2))
+    context = evaluate(tmp_path, "work")
+    report = json.loads((context.output("report") / "summary.json").read_text())["benchmarks"]
+    assert report["easy"]["num_problems"] == 4
+    assert set(report["easy"]["by_problem"]["pass@1"]) == {p.id for p in easy}
+    golds = report["easy"]["unusable_golds"]
+    assert (golds["count"], golds["rate"]) == (2, round(2 / 6, 6))
+    assert golds["verdicts"] == {"gold_unusable": 2}
+    assert golds["first"][1] == "bad-1: '$ $' gold_unusable"
+    assert report["hard"]["unusable_golds"]["count"] == 0
+    assert set(context.notes["unusable_golds"]) == {"easy"}
+
+
+def test_a_benchmark_without_a_usable_gold_is_an_error_before_anything_is_sampled(
+    tmp_path: Path,
+) -> None:
+    write_problems(tmp_path / "easy", UNUSABLE)
+    write_problems(tmp_path / "hard", problems(4, seed=2))
+    with pytest.raises(StageError, match=r"benchmark easy: no problem has a usable gold answer"):
+        evaluate(tmp_path, "work")
+
+
+def test_a_task_has_the_pass_at_1_of_its_own_rows(tmp_path: Path) -> None:
+    save_policy(tmp_path / "model")
+    for name, seed in (("easy", 1), ("hard", 2)):
+        write_problems(tmp_path / name, problems(4, seed=seed))
+    context = evaluate(tmp_path, "work")
+    report = json.loads((context.output("report") / "summary.json").read_text())
+    easy = report["benchmarks"]["easy"]
+    assert easy["pass@1 arithmetic"] == easy["pass@1"]
+    assert "helpful" not in easy["by_problem"], "no problem asks for it"

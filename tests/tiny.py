@@ -15,7 +15,7 @@ from typing import Any
 
 import torch
 
-from r1pipe.chat import Format
+from r1pipe.chat import AnyFormat
 from r1pipe.errors import Interrupted
 from r1pipe.generate.in_process import TransformersGenerator
 from r1pipe.generate.protocol import Request, Sampled, SamplingParams
@@ -47,7 +47,7 @@ INIT_STD = 0.25
 """Makes a fresh model's distribution peaked and its attention matter; otherwise all is uniform."""
 
 
-def corpus_rows(count: int, fmt: Format = "r1-zero", seed: int = 3) -> list[dict[str, Any]]:
+def corpus_rows(count: int, fmt: AnyFormat = "r1-zero", seed: int = 3) -> list[dict[str, Any]]:
     """Return rows of a perfect author."""
     rng = random.Random(seed)
     mix = {"arithmetic": 1.0, "parity": 1.0, "general": 1.0}
@@ -235,7 +235,7 @@ def update_policy(
 class ScriptedGenerator:
     """Answers each prompt with given texts, in the order of its requests; counts its calls."""
 
-    def __init__(self, answers: Mapping[str, Sequence[str]], fmt: Format) -> None:
+    def __init__(self, answers: Mapping[str, Sequence[str]], fmt: AnyFormat) -> None:
         self.answers = {
             tuple(encode_prompt(tokenizer(), p, fmt)): list(a) for p, a in answers.items()
         }

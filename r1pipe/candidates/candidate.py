@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import pyarrow as pa
 
 from r1pipe.candidates.filters import decide, is_kept
-from r1pipe.chat import Format
+from r1pipe.chat import AnyFormat, as_format
 from r1pipe.keys import digest_bytes
 from r1pipe.records import FinishReason, Problem, Row, Verdict
 from r1pipe.settings import Keep
@@ -42,7 +42,7 @@ SCHEMA = pa.schema(
 class Origin:
     """Fields that all candidates of one stage share."""
 
-    format: Format
+    format: AnyFormat
     temperature: float
     model_id: str
     """Artifact id of the sampling model."""
@@ -75,7 +75,7 @@ def candidate_row(sample: Sample, verdict: Verdict, origin: Origin) -> Row:
         "problem_id": problem.id,
         "task": problem.task,
         "language": problem.language,
-        "format": origin.format,
+        "format": as_format(origin.format).text,
         "prompt": problem.prompt,
         "gold": problem.gold,
         "completion": sample.text,

@@ -10,11 +10,12 @@ from collections.abc import Mapping
 
 import numpy as np
 
-from r1pipe.chat import Format, split_completion
+from r1pipe.chat import AnyFormat, split_completion
 from r1pipe.records import FinishReason, Problem, Verdict
-from r1pipe.rewards.format import FORMATS
+from r1pipe.rewards.format import format_reward
 from r1pipe.rewards.language import language_share
 from r1pipe.settings import Keep
+from r1pipe.verify.answers.recast import recast
 
 MIN_REPEATED_CHARS = 8
 MAX_REPEATED_CHARS = 64
@@ -27,15 +28,15 @@ def decide(
     finish_reason: FinishReason,
     verdict: Verdict,
     keep: Keep,
-    fmt: Format,
+    fmt: AnyFormat,
 ) -> dict[str, bool]:
     """Return every filter's decision on one completion, by name: True passes."""
-    thought = split_completion(text).thought
+    thought = split_completion(recast(text, fmt)).thought
     share = language_share(thought, problem.language) if thought is not None else None
     return {
         "verdict": verdict is Verdict.CORRECT,
         "truncated": finish_reason is not FinishReason.LENGTH,
-        "format": FORMATS[fmt](problem, text) == 1.0,
+        "format": format_reward(fmt)(problem, text) == 1.0,
         "language": share is None or share >= keep.min_language_share,
         "paragraph": longest_paragraph(thought or "") <= keep.max_paragraph_chars,
         "code": keep.code_blocks or CODE_FENCE not in (thought or ""),

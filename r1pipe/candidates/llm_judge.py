@@ -11,15 +11,16 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
-from r1pipe.chat import split_completion
+from r1pipe.chat import AnyFormat, as_format, split_completion
 from r1pipe.generate.protocol import Generator, Request, Sampled, SamplingParams
 from r1pipe.generate.uniforms import request_seed
 from r1pipe.keys import Json, JsonObject
 from r1pipe.models.interfaces import Tokenizer
-from r1pipe.models.prompts import encode_prompt
+from r1pipe.models.prompts import encode_prompt, opened_thought
 from r1pipe.records import FinishReason, Problem, Verdict
+from r1pipe.verify.answers.recast import recast
 
 FIELDS = ("question", "reference", "prediction")
 """Fields of a template, in braces, each at least once."""
@@ -124,6 +125,8 @@ class Judge:
     seed: int
     max_positions: int | None
     """Where the model's context ends; None if unknown."""
+    format: AnyFormat = "chat"
+    """Of the judge's prompts and replies."""
 
     def ask(self, questions: Sequence[Question]) -> list[list[Reply]]:
         """Ask the judge; return the replies to each question, in order.
@@ -133,22 +136,24 @@ class Judge:
         """
         requests, replies = [], list[list[Reply]]()
         for question in questions:
-            prompt = tuple(encode_prompt(self.tokenizer, question.text, "chat"))
+            prompt = tuple(encode_prompt(self.tokenizer, question.text, self.format))
             parts = self.seed, question.candidate_id
             seeds = [request_seed(*parts, vote) for vote in range(self.votes)]
             replies.append([Reply(Verdict.CRASHED, TOO_LONG, "", s, 0, LENGTH) for s in seeds])
             if self.max_positions is None or len(prompt) < self.max_positions:
                 first = (len(replies) - 1) * self.votes
                 requests += [Request(prompt, seed, first + i) for i, seed in enumerate(seeds)]
+        opened = opened_thought(self.tokenizer, self.format) if requests else ""
         for sampled in self.generator.generate(requests, self.sampling) if requests else ():
             place, vote = divmod(sampled.index, self.votes)
-            replies[place][vote] = self._reply(sampled, replies[place][vote].seed)
+            replies[place][vote] = self._reply(sampled, replies[place][vote].seed, opened)
         return replies
 
-    def _reply(self, sampled: Sampled, seed: int) -> Reply:
+    def _reply(self, sampled: Sampled, seed: int, opened: str) -> Reply:
         ids, reason = sampled.token_ids, sampled.finish_reason
-        text = str(self.tokenizer.decode(ids if reason is LENGTH else ids[:-1]))
-        verdict, fault = read_reply(text, reason)
+        text = opened + str(self.tokenizer.decode(ids if reason is LENGTH else ids[:-1]))
+        tags = replace(as_format(self.format), answer="boxed")  # JSON stays as it is
+        verdict, fault = read_reply(recast(text, tags), reason)
         return Reply(verdict, fault, text, seed, len(ids), reason)
 
 

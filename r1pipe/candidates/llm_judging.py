@@ -25,6 +25,7 @@ from r1pipe.records import Problem, Row, Verdict
 from r1pipe.rows import read_rows
 from r1pipe.stage import Context, Journal
 from r1pipe.text import visible
+from r1pipe.verify.answers.recast import recast
 
 _WORDS = ("candidate_id", "task", "question", "reply", "verdict", "fault")
 REPLIES = pa.schema(
@@ -95,7 +96,7 @@ def questions(
     for row, problem in with_problems(
         name, (row for row in rows if is_chosen(row, choice)), problems
     ):
-        text = form.question(problem, row["completion"])
+        text = form.question(problem, recast(row["completion"], row["format"]))
         if text is not None:
             yield Question(row["id"], row["task"], text)
 

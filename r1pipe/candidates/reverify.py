@@ -23,6 +23,7 @@ from r1pipe.rows import write_rows
 from r1pipe.settings import Keep
 from r1pipe.stage import Journal
 from r1pipe.verify import VERIFIER_VERSION, verify_stream
+from r1pipe.verify.answers.recast import recast
 
 MAX_EXAMPLES = 5
 """Examples of each kind of flip in the report; all flips are rows beside it."""
@@ -92,7 +93,7 @@ def _with_verdicts(
     def pairs() -> Iterator[tuple[Problem, str]]:
         for row, problem in candidates:
             waiting.append((row, problem))
-            yield problem, row["completion"]
+            yield problem, recast(row["completion"], row["format"])
 
     units, verdicts = count(len(done)), []
     for verification in verify_stream(pairs(), timeout_s=terms.timeout_s, workers=terms.workers):

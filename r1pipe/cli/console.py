@@ -53,6 +53,17 @@ def plan_lines(plan: Plan) -> list[str]:
     return table_lines(rows)
 
 
+def source_lines(plan: Plan) -> list[str]:
+    """Return what was found in the sources, a line for each."""
+    found: dict[tuple[str, str], list[str]] = {}
+    for look in plan.looks:
+        found.setdefault((look.source, look.found), []).append(look.stage)
+    return [
+        f"source {name}, for {', '.join(stages)}: {visible(text)}"
+        for (name, text), stages in found.items()
+    ]
+
+
 def values_text(values: Mapping[str, float]) -> str:
     """Return the values worth a place on the line: the well-known ones, else the first few."""
     known = [name for name in KNOWN_VALUES if name in values]
@@ -84,7 +95,7 @@ class PlainConsole:
         self.last_line = 0.0
 
     def plan(self, plan: Plan) -> None:
-        for line in plan_lines(plan):
+        for line in [*plan_lines(plan), *source_lines(plan)]:
             self.message(line)
         self.after_plan(plan)
 
@@ -151,6 +162,8 @@ class LiveConsole:
         self.rich.print(lines[0], style="bold", soft_wrap=True)
         for line, stage in zip(lines[1:], plan.stages, strict=True):
             self.rich.print(line, style=self.STYLES.get(stage.status, ""), soft_wrap=True)
+        for line in source_lines(plan):
+            self.message(line)
         self.after_plan(plan)
 
     def stage_started(self, stage: PlannedStage) -> None:

@@ -41,7 +41,7 @@ def plan(
     as_json: JsonOption = False,
 ) -> None:
     """Say what a run would do, why, and what it will cost."""
-    from r1pipe.cli.console import plan_lines
+    from r1pipe.cli.console import plan_lines, source_lines
     from r1pipe.costs.report import stage_costs
     from r1pipe.pipeline import planning
 
@@ -57,7 +57,7 @@ def plan(
     if as_json:
         print_json(_plan_json(loaded, found) | {"costs": cost.to_json()})
     else:
-        print("\n".join([*plan_lines(found), *cost.lines()]))
+        print("\n".join([*plan_lines(found), *source_lines(found), *cost.lines()]))
 
 
 @app.command()
@@ -177,4 +177,6 @@ def schema(manifest: ManifestArgument = DEFAULT_MANIFEST) -> None:
 
 def _plan_json(manifest: "Manifest", found: "Plan") -> dict[str, object]:
     stages = [asdict(stage) for stage in found.stages]
-    return {"manifest": manifest.name, "profile": manifest.profile, "stages": stages}
+    sources = [asdict(look) for look in found.looks]
+    head = {"manifest": manifest.name, "profile": manifest.profile}
+    return {**head, "stages": stages, "sources": sources}

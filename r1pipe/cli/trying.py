@@ -7,25 +7,25 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from itertools import chain
+from itertools import chain, groupby
 from typing import TYPE_CHECKING
 
-from r1pipe.chat import Format
 from r1pipe.errors import StageError
 from r1pipe.generator_settings import SampleRun
 from r1pipe.keys import JsonObject
 from r1pipe.manifest import StageNode
+from r1pipe.settings import format_of
 from r1pipe.stage import Inputs
 from r1pipe.text import format_number, visible
 
 if TYPE_CHECKING:
+    from r1pipe.chat import Format
     from r1pipe.models.interfaces import Tokenizer
-    from r1pipe.records import Group, Problem, Rollout
+    from r1pipe.records import Group, Problem, Rollout, TokenSequence
 
 KINDS = ("grpo", "evaluate", "rejection-sample", "cold-start-data", "sft")
-ZERO_KINDS = ("cold-start-data",)
-"""Kinds that sample in R1-Zero's format, without a parameter for it."""
 NUM_ROWS = 2
+TRAINED = "trained tokens (all but what stands in [[...]])"
 REWARDS = {"accuracy": 1.0, "format": 1.0, "language": 1.0}
 """What is shown of a kind that names no rewards."""
 
@@ -71,7 +71,7 @@ def trial_lines(trials: Sequence[Trial]) -> list[str]:
         what = f"completion ({trial.num_tokens} tokens, {trial.finish_reason})"
         lines.append(f"[{number}] {visible(trial.name)}")
         lines += _block("prompt, as the model is given it", trial.prompt)
-        lines += _block(what if trial.verdict else "trained tokens", trial.completion)
+        lines += _block(what if trial.verdict else TRAINED, trial.completion)
         if trial.verdict:
             rewards = [f"{name} {format_number(value)}" for name, value in trial.rewards.items()]
             lines.append(f"  {trial.reason} (gold '{visible(trial.gold)}')")
@@ -106,8 +106,8 @@ def _completions(node: StageNode, inputs: Inputs, num_problems: int) -> list[Tri
     from r1pipe.generate.protocol import SamplingParams
     from r1pipe.rl.rollouts import sample_groups
 
-    values: JsonObject = node.params.model_dump()
-    fmt: Format = "r1-zero" if node.kind.kind in ZERO_KINDS else values["format"]
+    values = dict(node.params)
+    fmt = format_of(values["format"], values["prompt"])
     assert isinstance(node.run, SampleRun), f"{node.kind.kind} samples"
     sampling = SamplingParams(
         values["temperature"], values.get("top_p", 1.0), values["max_tokens"], logprobs=False
@@ -134,10 +134,11 @@ def _problems(inputs: Inputs, count: int) -> list[Problem]:
 def _trial(group: Group, tokenizer: Tokenizer, values: JsonObject, fmt: Format) -> Trial:
     from r1pipe.rl.rollouts import rule_rewards
     from r1pipe.verify import verify_many
+    from r1pipe.verify.answers.recast import recast
     from r1pipe.verify.reasons import reason_of
 
     problem, (rollout,) = group.problem, group.rollouts
-    (verdict,) = verify_many([(problem, rollout.text)])
+    (verdict,) = verify_many([(problem, recast(rollout.text, fmt))])
     reason = rollout.finish_reason.value
     weights = values.get("rewards") or REWARDS
     return Trial(
@@ -148,7 +149,7 @@ def _trial(group: Group, tokenizer: Tokenizer, values: JsonObject, fmt: Format) 
         finish_reason=reason,
         gold=problem.gold,
         verdict=str(verdict),
-        reason=reason_of(rollout.text, problem.gold, str(verdict), reason),
+        reason=reason_of(rollout.text, problem.gold, str(verdict), reason, fmt),
         rewards=rule_rewards(problem, rollout.text, verdict == "correct", weights, fmt),
         filters=_filters(problem, rollout, str(verdict), values, fmt) if "keep" in values else {},
     )
@@ -159,10 +160,9 @@ def _filters(
 ) -> dict[str, bool]:
     from r1pipe.candidates.filters import decide
     from r1pipe.records import Verdict
-    from r1pipe.settings import Keep
 
-    keep = Keep.model_validate(values["keep"])
-    return decide(problem, rollout.text, rollout.finish_reason, Verdict(verdict), keep, fmt)
+    kept = values["keep"]
+    return decide(problem, rollout.text, rollout.finish_reason, Verdict(verdict), kept, fmt)
 
 
 # ---- rows ----------------------------------------------------------------------------------------
@@ -170,18 +170,37 @@ def _filters(
 
 def _rows(node: StageNode, inputs: Inputs) -> list[Trial]:
     """Return the first rows that a stage would train on."""
-    from r1pipe.models.policy import load_tokenizer
-    from r1pipe.train.supervised import sequences_of
+    from r1pipe.data.training_rows import training_sequences
+    from r1pipe.models.policy import load_tokenizer, stored_end_ids
+    from r1pipe.train.conversations import TurnEncoder
 
-    tokenizer = load_tokenizer(inputs.path("model"))
-    max_tokens = node.params.model_dump()["max_tokens"]
-    sequences, _ = sequences_of(tokenizer, inputs.path("rows"), max_tokens, NUM_ROWS)
+    tokenizer, values = load_tokenizer(inputs.path("model")), dict(node.params)
+    sequences, _ = training_sequences(
+        inputs.path("rows"),
+        TurnEncoder(tokenizer, stored_end_ids(inputs.path("model"), tokenizer)),
+        values["max_tokens"],
+        max_rows=NUM_ROWS,
+        train_on=values["train_on"],
+        max_bad_frac=1.0,
+    )
     return [
         Trial(
             name=f"row {sequence.index}",
             prompt=tokenizer.decode(list(sequence.prompt_ids)),
-            completion=tokenizer.decode(list(sequence.completion_ids)),
-            num_tokens=len(sequence.completion_ids),
+            completion=_marked(tokenizer, sequence),
+            num_tokens=sequence.num_trained,
         )
         for sequence in sequences
     ]
+
+
+def _marked(tokenizer: Tokenizer, sequence: TokenSequence) -> str:
+    """Return the text from the first trained token on; what is not trained stands in brackets."""
+    trained = sequence.trained or [True] * len(sequence.completion_ids)
+    parts = []
+    for is_trained, pairs in groupby(
+        zip(sequence.completion_ids, trained, strict=True), key=lambda pair: pair[1]
+    ):
+        text = tokenizer.decode([token for token, _ in pairs])
+        parts.append(text if is_trained else f"[[{text}]]")
+    return "".join(parts)

@@ -38,6 +38,7 @@ class TrainsTexts(Trains, Protocol):
     """Run settings of a reward model's training."""
 
     examples_per_micro_batch: int
+    micro_batch_tokens: int
 
 
 class RollsOut(TrainsRows, Samples, Protocol):
@@ -112,8 +113,8 @@ class Corpus(Protocol):
     unformatted_frac: float
 
     @property
-    def format(self) -> str:
-        """`r1-zero` or `chat`."""
+    def format(self) -> object:
+        """`r1-zero`, `chat`, or an own one."""
 
 
 class Sizes(Protocol):

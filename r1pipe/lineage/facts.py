@@ -56,13 +56,15 @@ def model_of(trace: Trace, place: Place) -> Document:
 def verdict_of(trace: Trace, place: Place) -> Document:
     """Return the verdict, the answer extracted, and the gold answer."""
     from r1pipe.verify import extract_answer
+    from r1pipe.verify.answers.recast import recast
 
     row = place.row
     if "verdict" not in row:
         return {}
     checker = problem_of(trace, place).get("checker")
     extracted = row.get("extracted") or extract_answer(
-        row.get("completion", ""), prefer="tag" if checker == "countdown" else "box"
+        recast(row.get("completion", ""), row.get("format", "chat")),
+        prefer="tag" if checker == "countdown" else "box",
     )
     return {
         "verdict": row["verdict"],

@@ -20,6 +20,7 @@ class Tokenizer(Protocol):
     chat_template: str | None
     eos_token_id: int
     pad_token_id: int
+    bos_token_id: int | None
     added_tokens_decoder: dict[int, AddedToken]
     """Token id -> a token that was added to the vocabulary: control tokens and tags."""
 
@@ -45,8 +46,12 @@ class Tokenizer(Protocol):
         add_generation_prompt: bool,
         tokenize: bool,
         return_dict: bool,
+        **options: bool | int | str,
     ) -> list[int]:
         """Return the ids of a conversation in the tokenizer's chat template."""
+
+    def convert_tokens_to_ids(self, tokens: str) -> int:
+        """Return the id of a token."""
 
     def save_pretrained(self, save_directory: Path) -> object:
         """Write the tokenizer's files into a directory."""

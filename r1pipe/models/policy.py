@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
 from pathlib import Path
 from types import SimpleNamespace
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from transformers import (
@@ -18,6 +19,7 @@ from transformers import (
 )
 from transformers import logging as transformers_logging
 
+from r1pipe.errors import StageError
 from r1pipe.models.finite import check_finite
 from r1pipe.models.interfaces import LanguageModel, Tokenizer
 
@@ -58,28 +60,61 @@ def new_model(  # noqa: PLR0913 - sizes of one model
     return model.float()
 
 
-def load_tokenizer(path: Path) -> Tokenizer:
-    """Load the tokenizer of a model or tokenizer directory (never from the network)."""
-    tokenizer: Tokenizer = AutoTokenizer.from_pretrained(path, local_files_only=True)
-    return tokenizer
+def load_tokenizer(path: Path, **options: Any) -> Tokenizer:
+    """Load the tokenizer of a model or tokenizer directory (never from the network).
+
+    An end-of-sequence token that only the model's configuration names is set. Padding, which masks
+    leave out by length, takes a token that is there. Raises StageError without any end.
+    """
+    tokenizer: Any = AutoTokenizer.from_pretrained(path, local_files_only=True, **options)
+    if tokenizer.eos_token_id is None:
+        tokenizer.eos_token = _configured_end(path, tokenizer)
+    if tokenizer.pad_token_id is None:
+        tokenizer.pad_token = _padding(tokenizer)
+    found: Tokenizer = tokenizer
+    return found
+
+
+def _configured_end(path: Path, tokenizer: Any) -> str:
+    """Return the end-of-sequence token that a folder's configuration names."""
+    for name in ("generation_config.json", "config.json"):
+        file = path / name
+        value = json.loads(file.read_text("utf-8")).get("eos_token_id") if file.exists() else None
+        for number in value if isinstance(value, list) else [value]:
+            if isinstance(number, int) and 0 <= number < len(tokenizer):
+                return str(tokenizer.convert_ids_to_tokens(number))
+    raise StageError(
+        f"{path}: the tokenizer has no end-of-sequence token, so nothing would ever end; name one"
+        " as eos_token in its tokenizer_config.json, or import the model with params.tags: own"
+    )
+
+
+def _padding(tokenizer: Any) -> str:
+    """Return a token to pad with: one that is made for it, else the end of a sequence."""
+    added = [str(token) for token in tokenizer.added_tokens_decoder.values()]
+    return next((token for token in added if "pad" in token.lower()), str(tokenizer.eos_token))
 
 
 def load_model(
     path: Path,
     *,
-    dtype: torch.dtype = torch.float32,
+    dtype: torch.dtype | Literal["auto"] = torch.float32,
     device: str = "cpu",
     kind: Any = AutoModelForCausalLM,
     **changes: Any,
-) -> LanguageModel:
-    """Load a model from a directory, with PyTorch's attention kernels.
+) -> Any:
+    """Load a model from a directory, with PyTorch's attention kernels if its family has them.
 
     `kind` is the class of transformers that reads it; `changes` go into its config.
     """
-    model: LanguageModel = kind.from_pretrained(
-        path, dtype=dtype, attn_implementation="sdpa", local_files_only=True, **changes
-    )
-    return model.to(device)
+    options = {"dtype": dtype, "local_files_only": True, **changes}
+    try:
+        found = kind.from_pretrained(path, attn_implementation="sdpa", **options)
+    except ValueError as error:
+        if "scaled_dot_product_attention" not in str(error):
+            raise
+        found = kind.from_pretrained(path, attn_implementation="eager", **options)
+    return found if isinstance(found, tuple) else found.to(device)
 
 
 def freeze(model: LanguageModel) -> LanguageModel:
@@ -114,11 +149,14 @@ def save_model(
 
 
 def end_ids(model: LanguageModel, tokenizer: Tokenizer) -> list[int]:
-    """Return every token id that ends a completion: the tokenizer's and the generation config's."""
+    """Return every token id that ends a completion: the tokenizer's and the generation config's.
+
+    Those that the vocabulary does not have are left out.
+    """
     configured = getattr(model.generation_config, "eos_token_id", None)
     listed = configured if isinstance(configured, list) else [configured]
-    ids = {tokenizer.eos_token_id, *listed} - {None}
-    return sorted(int(i) for i in ids)
+    ids = {int(i) for i in (tokenizer.eos_token_id, *listed) if i is not None}
+    return sorted(i for i in ids if 0 <= i < len(tokenizer))
 
 
 def stored_end_ids(folder: Path, tokenizer: Tokenizer) -> list[int]:

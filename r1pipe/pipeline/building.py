@@ -140,6 +140,7 @@ class Builder:
         try:
             with _closing(context), using(self.manifest.plugins, node.plugins):
                 context.note(**self.predictions.note(node.name))
+                self.resolver.check_sources(node)
                 run_kind(node.kind, context, node.params, node.run, paths)
         except BaseException as error:
             self.console.stage_finished(node.name, _status(error), time.monotonic() - began, None)
@@ -147,8 +148,18 @@ class Builder:
                 error.add_note(hint)
             raise
         noted: code.Digests = (attempt.state or {})["code"]
+        self._check_what_was_read(node, attempt, began)
         draft = self._draft(node, key, preimage, context, noted)
         return publish(self.store, attempt, draft, outputs)
+
+    def _check_what_was_read(self, node: StageNode, attempt: Attempt, began: float) -> None:
+        """Give up an attempt whose sources changed while they were read: nothing of it is sound."""
+        try:
+            self.resolver.check_sources(node)
+        except SourceError:
+            self.console.stage_finished(node.name, "failed", time.monotonic() - began, None)
+            attempt.remove()
+            raise
 
     def _hint(self, name: str, error: BaseException) -> str | None:
         """Return how to go on after an error; the same command serves once its cause is gone."""

@@ -18,7 +18,7 @@ from r1pipe.candidates.candidate import SCHEMA, Origin
 from r1pipe.candidates.quotas import Quotas
 from r1pipe.candidates.report import write_report
 from r1pipe.candidates.selection import kept_rows
-from r1pipe.chat import Format
+from r1pipe.chat import AnyFormat
 from r1pipe.errors import StageError
 from r1pipe.generate.backends import open_generator
 from r1pipe.generate.following import Followed, Kept
@@ -43,7 +43,7 @@ NUM_SHOWN = 8
 
 
 def collect(
-    context: Context, params: SampleParams, run: CollectRun, inputs: Inputs, fmt: Format
+    context: Context, params: SampleParams, run: CollectRun, inputs: Inputs, fmt: AnyFormat
 ) -> Iterator[Row]:
     """Sample, verify and write all candidates; then return the kept rows, read back from them.
 

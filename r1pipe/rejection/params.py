@@ -6,7 +6,7 @@ from pydantic import Field
 
 from r1pipe.candidates.quotas import Quotas
 from r1pipe.generator_settings import SampleRun
-from r1pipe.settings import Keep, ModelParams
+from r1pipe.settings import Keep, ModelParams, Prompt
 from r1pipe.stage import StageModel
 
 
@@ -36,6 +36,8 @@ class SampleParams(ModelParams):
     max_tokens: int = Field(gt=0)
     """Longest completion in tokens; R1: 32,768."""
     keep: Keep = Keep()
+    prompt: Prompt | None = None
+    """A system message, and what follows every question."""
     problems_per_unit: int = Field(default=64, gt=0)
     """Problems sampled together: what a kill costs at most."""
     adaptive: Adaptive | None = None

@@ -7,11 +7,11 @@ from itertools import islice
 from pathlib import Path
 
 from r1pipe.candidates.candidate import Sample, candidate_id
-from r1pipe.chat import Format
+from r1pipe.chat import AnyFormat
 from r1pipe.generate.protocol import Generator, Request, SamplingParams
 from r1pipe.generate.uniforms import request_seed
 from r1pipe.models.interfaces import Tokenizer
-from r1pipe.models.prompts import encode_prompt
+from r1pipe.models.prompts import encode_prompt, opened_thought
 from r1pipe.records import FinishReason, Problem, Row
 from r1pipe.rejection.schedule import Unit
 from r1pipe.rejection.writer import sample_of
@@ -26,7 +26,7 @@ class GeneratedSamples:
         generator_of: Callable[[str], Generator],
         tokenizer: Tokenizer,
         sampling: SamplingParams,
-        fmt: Format,
+        fmt: AnyFormat,
         seed: int,
     ) -> None:
         self.generator_of = generator_of
@@ -49,6 +49,7 @@ class GeneratedSamples:
                     seed = sample_seed(self.seed, problem, i)
                     requests.append(Request(prompt, seed, len(requests)))
                     origins.append((place, problem, i))
+        opened = opened_thought(self.tokenizer, self.format) if requests else ""
         name = "-".join(str(unit.number) for unit in (units[0], *units[1:][-1:]))
         for sampled in self.generator_of(name).generate(requests, self.sampling):
             place, problem, i = origins[sampled.index]
@@ -60,7 +61,7 @@ class GeneratedSamples:
                     problem=problem,
                     sample_index=i,
                     seed=requests[sampled.index].seed,
-                    text=self.tokenizer.decode(ids[:-1] if has_end else ids),
+                    text=opened + self.tokenizer.decode(ids[:-1] if has_end else ids),
                     num_tokens=len(ids),
                     finish_reason=sampled.finish_reason,
                 ),

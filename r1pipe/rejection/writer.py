@@ -15,11 +15,13 @@ from pathlib import Path
 from r1pipe.candidates.candidate import SCHEMA, Origin, Sample, candidate_row
 from r1pipe.candidates.quotas import Quotas
 from r1pipe.candidates.selection import BEYOND_TARGET, KEPT, OVER_QUOTA, Selection
+from r1pipe.chat import as_format
 from r1pipe.keys import JsonObject
 from r1pipe.records import FinishReason, Problem, Row, json_lines
 from r1pipe.rows import RowWriter
 from r1pipe.settings import Keep
 from r1pipe.verify import VERIFIER_VERSION, verify_stream
+from r1pipe.verify.answers.recast import recast
 
 
 @dataclass(frozen=True)
@@ -36,7 +38,7 @@ class WriterSettings:
         """Return the settings as JSON values."""
         origin = self.origin
         return {
-            "origin": [origin.format, origin.temperature, origin.model_id],
+            "origin": [as_format(origin.format).text, origin.temperature, origin.model_id],
             "keep": origin.keep.model_dump_json(),
             "quotas": self.quotas.model_dump_json(),
             "target_rows": self.target_rows,
@@ -48,7 +50,7 @@ class WriterSettings:
         """Return the settings that `to_json` described."""
         fmt, temperature, model_id = value["origin"]
         return cls(
-            Origin(fmt, temperature, model_id, Keep.model_validate_json(value["keep"])),
+            Origin(as_format(fmt), temperature, model_id, Keep.model_validate_json(value["keep"])),
             Quotas.model_validate_json(value["quotas"]),
             value["target_rows"],
             Path(value["candidates"]),
@@ -123,7 +125,7 @@ class CandidateWriter:
         def pairs() -> Iterator[tuple[Problem, str]]:
             for sample in samples:
                 waiting.append(sample)
-                yield sample.problem, sample.text
+                yield sample.problem, recast(sample.text, self.origin.format)
 
         for verification in verify_stream(pairs()):
             sample = waiting.popleft()

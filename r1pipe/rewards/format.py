@@ -6,8 +6,18 @@ All checks are anchored at both ends and linear in the text's length.
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 
-from r1pipe.chat import ANSWER_CLOSE, ANSWER_OPEN, THINK_CLOSE, THINK_OPEN, Format
+from r1pipe.chat import (
+    ANSWER_CLOSE,
+    ANSWER_OPEN,
+    CHAT,
+    THINK_CLOSE,
+    THINK_OPEN,
+    AnyFormat,
+    Format,
+    as_format,
+)
 from r1pipe.records import Problem
 from r1pipe.verify.answers.extract import boxes
 
@@ -38,20 +48,41 @@ def format_chat(problem: Problem, text: str) -> float:
 
     Problems whose checker reads free text need no box.
     """
-    if not text.startswith(THINK_OPEN) or any(tag in text for tag in (ANSWER_OPEN, ANSWER_CLOSE)):
+    return format_own(problem, text, CHAT)
+
+
+def format_own(problem: Problem, text: str, fmt: Format) -> float:
+    """Return 1.0 for one closed thought (none if the format has none), then a summary whose answer
+    stands where the format says."""
+    summary = text
+    if fmt.think is not None:
+        opener, closer = fmt.think
+        if not text.startswith(opener) or text.count(opener) != 1 or text.count(closer) != 1:
+            return 0.0
+        thought, _, summary = text.removeprefix(opener).partition(closer)
+        if not thought.strip():
+            return 0.0
+    elif THINK_OPEN in text or THINK_CLOSE in text:
         return 0.0
-    if text.count(THINK_OPEN) != 1 or text.count(THINK_CLOSE) != 1:
-        return 0.0
-    thought, _, summary = text.removeprefix(THINK_OPEN).partition(THINK_CLOSE)
-    if not thought.strip() or not summary.strip():
-        return 0.0
+    return float(bool(summary.strip()) and _has_answer(problem, summary, text, fmt))
+
+
+def _has_answer(problem: Problem, summary: str, text: str, fmt: Format) -> bool:
+    if fmt.answer == "last-line":
+        return True
+    if fmt.answer == "tag":
+        if any(text.count(tag) != 1 for tag in (ANSWER_OPEN, ANSWER_CLOSE)):
+            return False
+        answer, closer, after = summary.partition(ANSWER_OPEN)[2].partition(ANSWER_CLOSE)
+        return bool(closer) and bool(answer.strip()) and not after.strip()
+    if any(tag in text for tag in (ANSWER_OPEN, ANSWER_CLOSE)):
+        return False
     if problem.checker in BOXLESS_CHECKERS:
-        return 1.0
-    return float(summary.count("\\boxed") == 1 and len(boxes(summary)) == 1)
+        return True
+    return summary.count("\\boxed") == 1 and len(boxes(summary)) == 1
 
 
-FORMATS: dict[Format, Callable[[Problem, str], float]] = {
-    "r1-zero": format_zero,
-    "chat": format_chat,
-}
-"""The reward of each format."""
+def format_reward(fmt: AnyFormat) -> Callable[[Problem, str], float]:
+    """Return the reward of a format."""
+    fmt = as_format(fmt)
+    return format_zero if fmt.template == "r1-zero" else partial(format_own, fmt=fmt)

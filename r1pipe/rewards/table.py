@@ -9,7 +9,7 @@ from collections.abc import Callable, Mapping
 from importlib import import_module
 from typing import Annotated
 
-from r1pipe.chat import Format
+from r1pipe.chat import AnyFormat
 from r1pipe.plugins.tables import Entry, EntryOf, with_plugins
 from r1pipe.records import Problem
 
@@ -41,12 +41,20 @@ RewardName = Annotated[str, EntryOf("rewards", lambda: (*REWARDS, FORMAT))]
 """The name of a reward in `Params`: one of these, or a plugin's."""
 
 
-def rewards_of(fmt: Format) -> Mapping[str, Reward]:
-    """Return all rewards by name, for completions of one format."""
-    from r1pipe.rewards.format import FORMATS
+def rewards_of(fmt: AnyFormat) -> Mapping[str, Reward]:
+    """Return all rewards by name, for completions of one format.
 
-    table = with_plugins("rewards", {**REWARDS, FORMAT: FORMATS[fmt]})
-    return {name: _checked(f) if isinstance(f, Entry) else f for name, f in table.items()}
+    All but the format's own read completions as `recast` writes them.
+    """
+    from r1pipe.rewards.format import format_reward
+    from r1pipe.verify.answers.recast import recast
+
+    def reading(reward: Reward) -> Reward:
+        return lambda problem, text: reward(problem, recast(text, fmt))
+
+    table = with_plugins("rewards", REWARDS)
+    checked = {name: _checked(f) if isinstance(f, Entry) else f for name, f in table.items()}
+    return {name: reading(f) for name, f in checked.items()} | {FORMAT: format_reward(fmt)}
 
 
 def _checked(entry: Entry) -> Reward:

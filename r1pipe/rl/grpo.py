@@ -27,12 +27,19 @@ from itertools import islice
 
 import torch
 
+from r1pipe.chat import Format
 from r1pipe.errors import Interrupted, Paused
 from r1pipe.generate.following import Followed
 from r1pipe.generate.protocol import Generator, SamplingParams
 from r1pipe.models.interfaces import LanguageModel, Tokenizer
 from r1pipe.records import FinishReason, Group, Problem, Rollout
-from r1pipe.rl.losses import grpo_token_loss, token_weights, truncated_weights
+from r1pipe.rl.losses import (
+    MAX_LOG_RATIO,
+    grpo_token_loss,
+    log_ratio,
+    token_weights,
+    truncated_weights,
+)
 from r1pipe.rl.params import GrpoParams, StopWhen
 from r1pipe.rl.reference import Reference
 from r1pipe.rl.rollouts import (
@@ -45,6 +52,7 @@ from r1pipe.rl.rollouts import (
     score_groups,
 )
 from r1pipe.rl.watch import Watch
+from r1pipe.settings import format_of
 from r1pipe.stage import Context
 from r1pipe.train.batching import Batching, MicroBatch, count_loss_tokens, micro_batches
 from r1pipe.train.engine import Loss
@@ -73,6 +81,11 @@ class Grpo:
 
     def __post_init__(self) -> None:
         self.watch = Watch(self.params, self.stop_when)
+
+    @property
+    def format(self) -> Format:
+        """The format of prompts and completions."""
+        return format_of(self.params.format, self.params.prompt)
 
     def train(self, problems: Sequence[Problem], general: Sequence[Problem] = ()) -> None:
         """Train the policy, rollout by rollout; `general` problems join as `preference` says.
@@ -120,11 +133,11 @@ class Grpo:
             problems,
             params.group_size,
             sampling,
-            params.format,
+            self.format,
             [params.seed, number],
             ranks=ranks,
         )
-        score_groups(groups, params.rewards, params.format, self.reward_models)  # [8]
+        score_groups(groups, params.rewards, self.format, self.reward_models)  # [8]
         assign_advantages(groups, params.advantage_std)  # [9]
         return gather_groups(ranks, problems, groups)
 
@@ -222,14 +235,17 @@ def grpo_loss(
         kl_coef=params.kl_coef,
         weights=1.0 if limit is None else truncated_weights(old_logprobs, sampler_logprobs, limit),
     )
-    mismatch = old_logprobs - sampler_logprobs
+    mismatch = log_ratio(old_logprobs, sampler_logprobs)
     means = {
         "kl": token.kl,
         "clip_frac": token.is_clipped,
         "ratio_mean": token.ratio,
         "mismatch_kl": torch.expm1(mismatch) - mismatch,
     }
-    peaks = {"ratio_max": token.ratio, "mismatch_ratio_max": mismatch.abs().exp()}
+    peaks = {
+        "ratio_max": token.ratio,
+        "mismatch_ratio_max": mismatch.abs().clamp(max=MAX_LOG_RATIO).exp(),
+    }
     return Loss(
         (token.loss * batch.at_trained("weight")).sum(),
         sums={name: float(values.sum()) / num_tokens for name, values in means.items()},

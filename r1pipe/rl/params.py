@@ -9,11 +9,10 @@ from typing import Literal, TypeAlias
 
 from pydantic import Field, model_validator
 
-from r1pipe.chat import Format
 from r1pipe.engine_settings import EngineRun, TrainRun
 from r1pipe.generator_settings import SampleRun
 from r1pipe.rewards.table import RewardName
-from r1pipe.settings import EpochParams, ModelParams, Optimizer
+from r1pipe.settings import EpochParams, FormatParam, ModelParams, Optimizer, Prompt
 from r1pipe.stage import StageModel
 
 AdvantageStd: TypeAlias = Literal["population", "none"]
@@ -37,8 +36,10 @@ class GrpoParams(ModelParams):
     """Parameters that decide the trained policy."""
 
     seed: int
-    format: Format
-    """Prompt and completion format."""
+    format: FormatParam
+    """Prompt and completion format: `r1-zero`, `chat`, or an own one."""
+    prompt: Prompt | None = None
+    """A system message, and what follows every question."""
     num_steps: int = Field(gt=0)
     """Optimizer updates."""
     problems_per_step: int = Field(gt=0)
@@ -85,6 +86,23 @@ class GrpoParams(ModelParams):
                 f" {per_rollout}; use {lower or per_rollout} or {lower + per_rollout}"
             )
         return self
+
+    @model_validator(mode="after")
+    def _has_general_prompts(self) -> GrpoParams:
+        per_rollout = self.problems_per_step * self.minibatches_per_rollout
+        if self.preference and not self.num_general:
+            share = self.preference.general_frac
+            raise ValueError(
+                f"preference.general_frac {share} of the {per_rollout} problems of a rollout rounds"
+                f" to none; use at least {1 / per_rollout:.2g}, or leave preference out"
+            )
+        return self
+
+    @property
+    def num_general(self) -> int:
+        """How many problems of a rollout are general prompts, once they join."""
+        share = self.preference.general_frac if self.preference else 0.0
+        return round(self.problems_per_step * self.minibatches_per_rollout * share)
 
     @model_validator(mode="after")
     def _draws_from_the_policy(self) -> GrpoParams:
@@ -136,6 +154,9 @@ class RewardModelParams(EpochParams):
     """Bradley-Terry on pairs, or cross-entropy on labels."""
     reads: ReadBy
     """What is scored: the final summary only, or all of the completion."""
+    max_tokens: int | None = Field(default=None, gt=0)
+    """Rows with a text longer than this many tokens, prompt included, are dropped and counted; R1:
+    8,192."""
     num_epochs: int = Field(default=1, gt=0)
     batch_size: int = Field(gt=0)
     """Pairs or texts of one update; R1: 256."""
@@ -145,4 +166,6 @@ class RewardModelRun(EngineRun):
     """How it is computed."""
 
     examples_per_micro_batch: int = Field(default=16, gt=0)
-    """Pairs or texts that go through the model at once."""
+    """Most pairs or texts that go through the model at once."""
+    micro_batch_tokens: int = Field(default=16384, gt=0)
+    """Most positions that go through the model at once, padding included; bounds memory."""

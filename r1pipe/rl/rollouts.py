@@ -10,18 +10,19 @@ from itertools import chain
 
 import torch
 
-from r1pipe.chat import Format
+from r1pipe.chat import AnyFormat
 from r1pipe.generate.protocol import Generator, Request, SamplingParams
 from r1pipe.generate.uniforms import request_seed
 from r1pipe.keys import JsonObject
 from r1pipe.models.interfaces import Tokenizer
-from r1pipe.models.prompts import encode_prompt
+from r1pipe.models.prompts import encode_prompt, opened_thought
 from r1pipe.ranks import ALONE, Ranks
 from r1pipe.records import FinishReason, Group, Problem, Rollout, Verdict
 from r1pipe.rewards.table import rewards_of
-from r1pipe.rl.losses import group_advantages
+from r1pipe.rl.losses import EPS, EPS_MODEL, group_advantages
 from r1pipe.rl.params import AdvantageStd, GrpoParams
 from r1pipe.verify import verify_many
+from r1pipe.verify.answers.recast import recast
 
 RewardFn = Callable[[Sequence[tuple[Problem, str]]], list[float]]
 """(problem, completion text) pairs -> rewards in [0, 1]: a reward model as a function."""
@@ -36,7 +37,7 @@ def problems_of_rollouts(
     """Yield the problems of each rollout; general prompts join from `preference.from_step` on."""
     per_rollout = params.problems_per_step * params.minibatches_per_rollout
     preference = params.preference
-    num_general = round(per_rollout * preference.general_frac) if preference else 0
+    num_general = params.num_general
     reasoning = problem_order(problems, per_rollout, params.seed)
     others = problem_order(general, num_general, params.seed + 1) if num_general else None
     for number, chosen in enumerate(reasoning):
@@ -74,7 +75,7 @@ def sample_groups(  # noqa: PLR0913 - what a sample depends on
     problems: Sequence[Problem],
     group_size: int,
     sampling: SamplingParams,
-    fmt: Format,
+    fmt: AnyFormat,
     seed_parts: Sequence[int | str],
     ranks: Ranks = ALONE,
 ) -> list[Group]:
@@ -86,16 +87,17 @@ def sample_groups(  # noqa: PLR0913 - what a sample depends on
     problems = ranks.share(problems)
     prompts = [tuple(encode_prompt(tokenizer, problem.prompt, fmt)) for problem in problems]
     requests = [Request(prompts[i // group_size], seed, i) for i, seed in enumerate(seeds)]
+    opened = opened_thought(tokenizer, fmt) if problems else ""
     sampled = {each.index: each for each in generator.generate(requests, sampling)}
 
     def rollout(request: Request) -> Rollout:
         completion = sampled[request.index]
-        has_end = completion.finish_reason is FinishReason.STOP
+        has_end, ids = completion.finish_reason is FinishReason.STOP, completion.token_ids
         return Rollout(
             list(request.prompt_ids),
-            completion.token_ids,
+            ids,
             streams={"sampler_logprobs": completion.logprobs},
-            text=tokenizer.decode(completion.token_ids[:-1] if has_end else completion.token_ids),
+            text=opened + tokenizer.decode(ids[:-1] if has_end else ids),
             finish_reason=completion.finish_reason,
             seed=request.seed,
         )
@@ -130,7 +132,7 @@ def _seeds(problems: Sequence[Problem], group_size: int, parts: Sequence[int | s
 def score_groups(
     groups: Sequence[Group],
     weights: Mapping[str, float],
-    fmt: Format,
+    fmt: AnyFormat,
     reward_models: Mapping[str, RewardFn] | None = None,
 ) -> None:
     """Give every rollout its rewards by name and their weighted sum.
@@ -142,8 +144,9 @@ def score_groups(
     for group in groups:
         reward_model = reward_models.get(group.problem.task)
         texts = [rollout.text for rollout in group.rollouts]
-        preference = reward_model([(group.problem, t) for t in texts]) if reward_model else None
-        verdicts = verify_many((group.problem, text) for text in texts)
+        pairs = [(group.problem, recast(text, fmt)) for text in texts]
+        preference = reward_model(pairs) if reward_model else None
+        verdicts = verify_many(pairs)
         for i, rollout in enumerate(group.rollouts):
             rollout.verdict = verdicts[i]
             named = rule_rewards(group.problem, texts[i], verdicts[i] == "correct", weights, fmt)
@@ -155,7 +158,7 @@ def score_groups(
 
 
 def rule_rewards(
-    problem: Problem, text: str, is_correct: bool, weights: Mapping[str, float], fmt: Format
+    problem: Problem, text: str, is_correct: bool, weights: Mapping[str, float], fmt: AnyFormat
 ) -> dict[str, float]:
     """Return the rule rewards that `weights` names; that of accuracy is known already."""
     table = rewards_of(fmt)
@@ -172,7 +175,9 @@ def assign_advantages(groups: Sequence[Group], std: AdvantageStd) -> None:
     Before anything is split into minibatches: the group is whole here.
     """
     table = torch.tensor([[r.reward for r in g.rollouts] for g in groups], dtype=torch.float64)
-    for group, row in zip(groups, group_advantages(table, std).tolist(), strict=True):
+    eps = [[EPS_MODEL if "preference" in g.rollouts[0].rewards else EPS] for g in groups]
+    advantages = group_advantages(table, std, torch.tensor(eps, dtype=torch.float64))
+    for group, row in zip(groups, advantages.tolist(), strict=True):
         for rollout, advantage in zip(group.rollouts, row, strict=True):
             rollout.streams["advantage"] = [advantage] * len(rollout.completion_ids)
 

@@ -9,19 +9,20 @@ from __future__ import annotations
 import random
 from collections.abc import Iterator, Mapping, Sequence
 
-from r1pipe.chat import Format, render_completion
+from r1pipe.chat import AnyFormat, as_format, render_completion
 from r1pipe.records import Problem
+from r1pipe.tasks.gym import NO_CONFIGS, Configs
 from r1pipe.tasks.table import all_tasks
 from r1pipe.tasks.world import LANGUAGES, Solution, draw, is_held_out
 
 
-def row(problem: Problem, completion: str, fmt: Format, source: str) -> dict[str, object]:
+def row(problem: Problem, completion: str, fmt: AnyFormat, source: str) -> dict[str, object]:
     """Return one training row."""
     return {
         "problem_id": problem.id,
         "task": problem.task,
         "language": problem.language,
-        "format": fmt,
+        "format": as_format(fmt).text,
         "prompt": problem.prompt,
         "completion": completion,
         "source": source,
@@ -33,9 +34,10 @@ def training_problems(
     rng: random.Random,
     languages: Sequence[str] = LANGUAGES,
     levels: Mapping[str, Sequence[int]] | None = None,
+    configs: Configs = NO_CONFIGS,
 ) -> Iterator[Problem]:
     """Yield problems of the training split for ever; they may repeat."""
-    tasks = all_tasks()
+    tasks = all_tasks(configs)
     while True:
         problem = draw(tasks, mix, rng, languages, levels)
         if not is_held_out(problem):
@@ -61,13 +63,13 @@ def base_completion(
 def solution_row(
     problem: Problem,
     solution: Solution,
-    fmt: Format,
+    fmt: AnyFormat,
     rng: random.Random,
     thought_frac: float,
     unformatted_frac: float,
 ) -> dict[str, object]:
     """Return the training row of a written solution."""
-    if fmt == "r1-zero":
+    if as_format(fmt).template == "r1-zero":
         completion = base_completion(solution, rng, thought_frac, unformatted_frac)
     else:
         completion = render_completion(solution.thought, solution.answer, fmt, solution.summary)

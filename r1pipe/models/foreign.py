@@ -1,0 +1,154 @@
+"""Models from outside: what is read of a stranger's folder, and what may be made of it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from r1pipe import chat
+from r1pipe.errors import StageError
+from r1pipe.models.interfaces import LanguageModel, Tokenizer
+from r1pipe.models.policy import load_model, load_tokenizer
+from r1pipe.models.tokenizer import CONTROL, TAGS
+
+DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
+MAX_REASON_CHARS = 300
+
+
+@dataclass(frozen=True)
+class Foreign:
+    """A model from outside with its tokenizer."""
+
+    model: LanguageModel
+    tokenizer: Tokenizer
+    dropped_ends: list[int]
+    """End ids of its configuration that its vocabulary does not have."""
+
+
+def load_foreign(path: Path, dtype: str = "keep") -> Foreign:
+    """Load a folder of safetensors, or of one GGUF file, in its own dtype or another.
+
+    Nothing pickled is read and no code of the folder runs. Raises StageError, in one line, for a
+    folder that is no such model, or whose files lack weights.
+    """
+    options: dict[str, Any] = {"use_safetensors": True, "output_loading_info": True}
+    if (file := _gguf_of(path)) is not None:
+        options = {"gguf_file": file, "output_loading_info": True}
+    try:
+        tokenizer = load_tokenizer(path, **({"gguf_file": file} if file else {}))
+        model, info = load_model(path, dtype=DTYPES.get(dtype, "auto"), **options)
+    except StageError:
+        raise
+    except Exception as error:  # a stranger's files: whatever a reader says, the user is told
+        reason = " ".join(str(error).split())[:MAX_REASON_CHARS] or type(error).__name__
+        raise StageError(
+            f"{path} is not a model that transformers reads as it is: {reason}; it needs"
+            " config.json, tokenizer files, and weights as *.safetensors or one *.gguf"
+        ) from error
+    if missing := sorted(info["missing_keys"]):
+        raise StageError(
+            f"{path}: {len(missing)} weights of {type(model).__name__} are not in its files, such"
+            f" as {missing[0]}; they would be random. Give the folder of a whole causal model"
+        )
+    _unquantized(model, path, is_gguf=file is not None)
+    return Foreign(model, tokenizer, _without_unknown_ends(model, len(tokenizer)))
+
+
+def _gguf_of(path: Path) -> str | None:
+    """Return the name of a folder's GGUF file if its weights are in one."""
+    found = sorted(path.glob("*.gguf"))
+    if not found or any(path.glob("*.safetensors")):
+        return None
+    if len(found) > 1:
+        names = ", ".join(file.name for file in found)
+        raise StageError(f"{path} has several GGUF files ({names}); leave one in the folder")
+    return found[0].name
+
+
+def _unquantized(model: Any, path: Path, is_gguf: bool) -> None:
+    """Take away what says that weights from a GGUF are quantized: transformers has made them whole,
+    but refuses to save such a model. Other quantized models are refused."""
+    quantization = getattr(model.config, "quantization_config", None)
+    if quantization is None:
+        return
+    if not is_gguf:
+        method = getattr(quantization, "quant_method", "an unknown way")
+        raise StageError(
+            f"{path}: its weights are quantized ({getattr(method, 'value', method)}) and cannot be"
+            " trained; give the model before it was quantized"
+        )
+    del model.config.quantization_config
+    for name in ("hf_quantizer", "quantization_method"):
+        if hasattr(model, name):
+            delattr(model, name)
+    model.is_quantized = False
+
+
+def _without_unknown_ends(model: Any, num_tokens: int) -> list[int]:
+    """Drop end ids that no token has from a model's configurations, and return them."""
+    dropped = set[int]()
+    for config in (model.generation_config, model.config):
+        ends = getattr(config, "eos_token_id", None)
+        if ends is None:
+            continue
+        listed = ends if isinstance(ends, list) else [ends]
+        known = [end for end in listed if 0 <= end < num_tokens]
+        dropped |= {int(end) for end in listed} - set(known)
+        config.eos_token_id = known if isinstance(ends, list) else (known or [None])[0]
+    return sorted(dropped)
+
+
+def make_tags_whole(model: LanguageModel, tokenizer: Tokenizer) -> list[str]:
+    """Make the recipe's tags whole tokens, install its chat template; return the new tokens.
+
+    A new token begins as the mean of the tokens that its text had before; the new end begins as the
+    model's own end. From the mean of all rows instead, tags are as unlikely after some training as
+    any token (p below 1e-5), and nothing ever ends.
+    """
+    from_text = {token: _pieces(tokenizer, token) for token in (*TAGS, *CONTROL, chat.SYSTEM)}
+    from_text[chat.END] = [tokenizer.eos_token_id]
+    starts_with_bos = _adds_bos(tokenizer)
+    num_known = len(tokenizer)
+    tokenizer.add_special_tokens(
+        {
+            "eos_token": chat.END,
+            "pad_token": chat.PAD,
+            "additional_special_tokens": [chat.SYSTEM, chat.USER, chat.ASSISTANT],
+        }
+    )
+    tokenizer.add_tokens(list(TAGS))
+    tokenizer.chat_template = ("{{ bos_token }}" if starts_with_bos else "") + chat.CHAT_TEMPLATE
+    if len(tokenizer) > model.get_input_embeddings().num_embeddings:
+        # its own mean draws from torch's global generator: another result in another process
+        model.resize_token_embeddings(len(tokenizer), mean_resizing=False)
+    places = {token: tokenizer.convert_tokens_to_ids(token) for token in from_text}
+    new = {token: place for token, place in places.items() if place >= num_known}
+    for table in (model.get_input_embeddings(), model.get_output_embeddings()):
+        for values in (table.weight.data, getattr(table, "bias", None)):
+            if values is not None:
+                _set_rows(values.data, {place: from_text[t] for t, place in new.items()})
+    model.config.eos_token_id = tokenizer.eos_token_id
+    model.config.pad_token_id = tokenizer.pad_token_id
+    return sorted(new, key=lambda token: new[token])
+
+
+def _pieces(tokenizer: Tokenizer, text: str) -> list[int]:
+    return list(tokenizer(text, add_special_tokens=False)["input_ids"])
+
+
+def _adds_bos(tokenizer: Tokenizer) -> bool:
+    """Return whether plain text is encoded with a beginning-of-sequence token."""
+    first = tokenizer("a")["input_ids"][:1]
+    return tokenizer.bos_token_id is not None and first == [tokenizer.bos_token_id]
+
+
+def _set_rows(table: Tensor, sources: Mapping[int, list[int]]) -> None:
+    """Set rows to the mean of others, in float32."""
+    means = {row: table[pieces].float().mean(dim=0) for row, pieces in sources.items()}
+    for row, mean in means.items():
+        table[row] = mean.to(table.dtype)
