@@ -117,15 +117,16 @@ def table_lines(rows: Sequence[Sequence[str]]) -> list[str]:
     """Return rows as aligned columns, two spaces apart."""
     if not rows:
         return []
-    widths = [max(_width(row[column]) for row in rows) for column in range(len(rows[0]))]
+    widths = [max(display_width(row[column]) for row in rows) for column in range(len(rows[0]))]
     return [
         "  ".join(
-            cell + " " * (width - _width(cell)) for cell, width in zip(row, widths, strict=True)
+            cell + " " * (width - display_width(cell))
+            for cell, width in zip(row, widths, strict=True)
         ).rstrip()
         for row in rows
     ]
 
 
-def _width(text: str) -> int:
+def display_width(text: str) -> int:
     """Return how many columns a text takes: Chinese characters take two."""
     return sum(2 if unicodedata.east_asian_width(char) in "WF" else 1 for char in text)

@@ -40,7 +40,8 @@ Run = RewardModelRun
 
 def run(context: Context, params: Params, run: Run, inputs: Inputs) -> None:
     """Train backbone and head on the preference rows."""
-    from r1pipe.models.policy import load_tokenizer
+    from r1pipe.models.policy import in_dtype, load_tokenizer, say_dtype
+    from r1pipe.models.precision import dtype_of
     from r1pipe.rl.preference import train_reward_model
     from r1pipe.rl.reward_model import new_reward_model
     from r1pipe.rows import check_columns, read_rows
@@ -65,8 +66,12 @@ def run(context: Context, params: Params, run: Run, inputs: Inputs) -> None:
     weights = engine.consolidated()
     if weights is not None:
         out = context.output("model")
+        dtype = dtype_of(params.precision)
+        weights = in_dtype(model, weights, dtype)
         model.save_pretrained(out, safe_serialization=True, state_dict=weights)
         tokenizer.save_pretrained(out)
+        if dtype is not model.dtype:
+            say_dtype(out, dtype)
     engine.close()
     context.note(num_examples=len(examples), too_long=len(rows) - len(kept))
 

@@ -271,14 +271,14 @@ def test_micro_batches_are_bounded_by_examples_and_by_positions() -> None:
 def pointwise(tmp_path: Path, policy: Path, rows: list[dict[str, Any]], **more: Any) -> FakeContext:
     write_rows(tmp_path / "rows", rows, schema=None)
     kind, context = stage("reward-model"), FakeContext(tmp_path / "work")
-    values = {"seed": 1, "objective": "pointwise", "reads": "completion", "batch_size": 2}
-    params = kind.params(**values, optimizer={"lr": 1e-3}, **more)
+    values: dict[str, Any] = {"seed": 1, "objective": "pointwise", "reads": "completion"}
+    params = kind.params(**values, batch_size=2, optimizer={"lr": 1e-3}, **more)
     inputs = Inputs({"model": policy, "rows": tmp_path / "rows"})
     kind.run(context, params, kind.run_model(), inputs)
     return context
 
 
-SAFE: dict[str, object] = {"prompt": "cat?", "completion": HELPFUL, "is_safe": True}
+SAFE: dict[str, Any] = {"prompt": "cat?", "completion": HELPFUL, "is_safe": True}
 
 
 @pytest.mark.parametrize("label", [None, 2, "yes"])

@@ -74,8 +74,7 @@ def test_training_on_rows_shows_which_tokens_are_trained(tmp_path: Path) -> None
         "<|user|>1 + 1<|assistant|>",
     ]
     assert found[1].completion == "it is 1<|end|>"
-    title = "trained tokens (all but what stands in [[...]])"
-    assert f"  {title}\n  | it is 1<|end|>" in "\n".join(trial_lines(found))
+    assert "  trained tokens\n  | it is 1<|end|>" in "\n".join(trial_lines(found))
 
 
 def test_turns_of_others_are_marked_as_not_trained(tmp_path: Path) -> None:
@@ -87,7 +86,7 @@ def test_turns_of_others_are_marked_as_not_trained(tmp_path: Path) -> None:
     chosen = node("sft", seed=1, num_epochs=1, batch_size=1, max_tokens=64, optimizer=optimizer)
     (trial,) = trials_of(chosen, inputs, 8)
     assert trial.prompt == "<|user|>a<|assistant|>"
-    assert trial.completion == "b<|end|>[[<|user|>c<|assistant|>]]d<|end|>"
+    assert trial.completion == "b<|end|>[[not trained: <|user|>c<|assistant|>]]d<|end|>"
 
 
 def test_text_of_a_model_cannot_move_the_cursor() -> None:

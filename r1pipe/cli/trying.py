@@ -5,27 +5,29 @@ Nothing is written. The library is imported inside the functions: they load a mo
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from itertools import chain, groupby
+from operator import itemgetter
 from typing import TYPE_CHECKING
 
+from r1pipe.chat import Format
 from r1pipe.errors import StageError
 from r1pipe.generator_settings import SampleRun
 from r1pipe.keys import JsonObject
 from r1pipe.manifest import StageNode
-from r1pipe.settings import format_of
+from r1pipe.settings import FormatParam, format_of
 from r1pipe.stage import Inputs
 from r1pipe.text import format_number, visible
 
 if TYPE_CHECKING:
-    from r1pipe.chat import Format
     from r1pipe.models.interfaces import Tokenizer
     from r1pipe.records import Group, Problem, Rollout, TokenSequence
 
 KINDS = ("grpo", "evaluate", "rejection-sample", "cold-start-data", "sft")
+ZERO_KINDS = ("cold-start-data",)
+"""Kinds that sample in R1-Zero's format, without a parameter for it."""
 NUM_ROWS = 2
-TRAINED = "trained tokens (all but what stands in [[...]])"
 REWARDS = {"accuracy": 1.0, "format": 1.0, "language": 1.0}
 """What is shown of a kind that names no rewards."""
 
@@ -71,7 +73,7 @@ def trial_lines(trials: Sequence[Trial]) -> list[str]:
         what = f"completion ({trial.num_tokens} tokens, {trial.finish_reason})"
         lines.append(f"[{number}] {visible(trial.name)}")
         lines += _block("prompt, as the model is given it", trial.prompt)
-        lines += _block(what if trial.verdict else TRAINED, trial.completion)
+        lines += _block(what if trial.verdict else "trained tokens", trial.completion)
         if trial.verdict:
             rewards = [f"{name} {format_number(value)}" for name, value in trial.rewards.items()]
             lines.append(f"  {trial.reason} (gold '{visible(trial.gold)}')")
@@ -106,8 +108,8 @@ def _completions(node: StageNode, inputs: Inputs, num_problems: int) -> list[Tri
     from r1pipe.generate.protocol import SamplingParams
     from r1pipe.rl.rollouts import sample_groups
 
-    values = dict(node.params)
-    fmt = format_of(values["format"], values["prompt"])
+    values: JsonObject = node.params.model_dump()
+    fmt = _format(node)
     assert isinstance(node.run, SampleRun), f"{node.kind.kind} samples"
     sampling = SamplingParams(
         values["temperature"], values.get("top_p", 1.0), values["max_tokens"], logprobs=False
@@ -119,6 +121,13 @@ def _completions(node: StageNode, inputs: Inputs, num_problems: int) -> list[Tri
             generator, tokenizer, problems, 1, sampling, fmt, [values["seed"], "try"]
         )
         return [_trial(group, tokenizer, values, fmt) for group in groups]
+
+
+def _format(node: StageNode) -> Format:
+    """Return the format that a stage samples in."""
+    chosen: FormatParam = getattr(node.params, "format", "chat")
+    chosen = "r1-zero" if node.kind.kind in ZERO_KINDS else chosen
+    return format_of(chosen, getattr(node.params, "prompt", None))
 
 
 def _problems(inputs: Inputs, count: int) -> list[Problem]:
@@ -138,7 +147,8 @@ def _trial(group: Group, tokenizer: Tokenizer, values: JsonObject, fmt: Format) 
     from r1pipe.verify.reasons import reason_of
 
     problem, (rollout,) = group.problem, group.rollouts
-    (verdict,) = verify_many([(problem, recast(rollout.text, fmt))])
+    plain = recast(rollout.text, fmt)
+    (verdict,) = verify_many([(problem, plain)])
     reason = rollout.finish_reason.value
     weights = values.get("rewards") or REWARDS
     return Trial(
@@ -149,7 +159,7 @@ def _trial(group: Group, tokenizer: Tokenizer, values: JsonObject, fmt: Format) 
         finish_reason=reason,
         gold=problem.gold,
         verdict=str(verdict),
-        reason=reason_of(rollout.text, problem.gold, str(verdict), reason, fmt),
+        reason=reason_of(plain, problem.gold, str(verdict), reason),
         rewards=rule_rewards(problem, rollout.text, verdict == "correct", weights, fmt),
         filters=_filters(problem, rollout, str(verdict), values, fmt) if "keep" in values else {},
     )
@@ -160,9 +170,10 @@ def _filters(
 ) -> dict[str, bool]:
     from r1pipe.candidates.filters import decide
     from r1pipe.records import Verdict
+    from r1pipe.settings import Keep
 
-    kept = values["keep"]
-    return decide(problem, rollout.text, rollout.finish_reason, Verdict(verdict), kept, fmt)
+    keep = Keep.model_validate(values["keep"])
+    return decide(problem, rollout.text, rollout.finish_reason, Verdict(verdict), keep, fmt)
 
 
 # ---- rows ----------------------------------------------------------------------------------------
@@ -174,10 +185,12 @@ def _rows(node: StageNode, inputs: Inputs) -> list[Trial]:
     from r1pipe.models.policy import load_tokenizer, stored_end_ids
     from r1pipe.train.conversations import TurnEncoder
 
-    tokenizer, values = load_tokenizer(inputs.path("model")), dict(node.params)
+    folder = inputs.path("model")
+    tokenizer = load_tokenizer(folder)
+    values: JsonObject = node.params.model_dump()
     sequences, _ = training_sequences(
         inputs.path("rows"),
-        TurnEncoder(tokenizer, stored_end_ids(inputs.path("model"), tokenizer)),
+        TurnEncoder(tokenizer, stored_end_ids(folder, tokenizer)),
         values["max_tokens"],
         max_rows=NUM_ROWS,
         train_on=values["train_on"],
@@ -185,22 +198,20 @@ def _rows(node: StageNode, inputs: Inputs) -> list[Trial]:
     )
     return [
         Trial(
-            name=f"row {sequence.index}",
+            name=f"row {sequence.index + 1}",
             prompt=tokenizer.decode(list(sequence.prompt_ids)),
-            completion=_marked(tokenizer, sequence),
+            completion="".join(_spans(tokenizer, sequence)),
             num_tokens=sequence.num_trained,
         )
         for sequence in sequences
     ]
 
 
-def _marked(tokenizer: Tokenizer, sequence: TokenSequence) -> str:
-    """Return the text from the first trained token on; what is not trained stands in brackets."""
+def _spans(tokenizer: Tokenizer, sequence: TokenSequence) -> Iterator[str]:
+    """Yield the completion's text; what is not trained in between is in double brackets."""
     trained = sequence.trained or [True] * len(sequence.completion_ids)
-    parts = []
     for is_trained, pairs in groupby(
-        zip(sequence.completion_ids, trained, strict=True), key=lambda pair: pair[1]
+        zip(trained, sequence.completion_ids, strict=True), itemgetter(0)
     ):
-        text = tokenizer.decode([token for token, _ in pairs])
-        parts.append(text if is_trained else f"[[{text}]]")
-    return "".join(parts)
+        text = tokenizer.decode([token for _, token in pairs])
+        yield text if is_trained else f"[[not trained: {text}]]"

@@ -6,11 +6,13 @@ Text that a model wrote is shown with its control characters written out, never 
 from __future__ import annotations
 
 import json
+import shutil
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict
 from typing import TYPE_CHECKING
 
+from r1pipe.cli.scores_view import score_lines
 from r1pipe.costs.report import actual_values, compared_lines
 from r1pipe.lineage.records import Edge, Lineage, Node, link_text
 from r1pipe.text import (
@@ -61,6 +63,7 @@ def record_text(record: Record, store: Store) -> str:
     warnings = [*record.facts.get("warnings", []), *record.unchanged()]
     sections = [
         _heading(record, store),
+        "\n".join(score_lines(record, store, shutil.get_terminal_size((160, 24)).columns)),
         section("params (those that differ from their default)", _tree(record.preimage["params"])),
         section("plugins (digests)", _tree(record.preimage.get("plugins", {}))),
         section("inputs", table_lines([(n, link_text(link)) for n, link in record.links()])),

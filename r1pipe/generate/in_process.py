@@ -169,7 +169,7 @@ class TransformersGenerator:
 
     def load_weights(self, tensors: Weights) -> None:
         """Copy weights by name; nothing to do for tensors that are the model's own."""
-        own = dict(self.model.named_parameters())
+        own = {**dict(self.model.named_parameters()), **dict(self.model.named_buffers())}
         with torch.no_grad():
             for name, tensor in tensors:
                 if own[name] is not tensor:

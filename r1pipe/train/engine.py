@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from r1pipe.models.interfaces import LanguageModel
+from r1pipe.models.policy import persistent_buffers
 from r1pipe.models.precision import computing
 from r1pipe.settings import Precision
 from r1pipe.train.batching import MicroBatch
@@ -80,13 +81,15 @@ class Engine(Forward, Protocol):
         """Give a block in which `parameter.data` is whole, and what is written into it stays."""
 
     def weights(self) -> Iterator[tuple[str, Tensor]]:
-        """Yield every trained parameter, whole, by name; each one is valid until the next.
+        """Yield every trained parameter, whole, by name, then the buffers that files hold; each one
+        is valid until the next.
 
         All ranks must go through all of them.
         """
 
     def consolidated(self) -> dict[str, Tensor] | None:
-        """Return the float32 weights on the CPU, by name; None on ranks other than 0."""
+        """Return the float32 weights on the CPU, and the buffers that files hold, by name; None on
+        ranks other than 0."""
 
     def save(self, folder: Path) -> None:
         """Write weights and optimizer state, exactly, into an existing folder."""
@@ -194,10 +197,11 @@ class TorchEngine(LocalForward):
     def weights(self) -> Iterator[tuple[str, Tensor]]:
         """Yield every trained parameter by name: the parameter itself."""
         yield from self.parameters.items()
+        yield from persistent_buffers(self.model).items()
 
     def consolidated(self) -> dict[str, Tensor] | None:
         """Return the weights on the CPU, by name."""
-        return {name: p.detach().cpu() for name, p in self.parameters.items()}
+        return {name: tensor.detach().cpu() for name, tensor in self.weights()}
 
     def save(self, folder: Path) -> None:
         """Write weights and optimizer state, exactly, into an existing folder."""

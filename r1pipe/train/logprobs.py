@@ -5,8 +5,9 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Callable, Iterator, Sequence
-from functools import partial
+from functools import lru_cache, partial
 from typing import Any
 
 import torch
@@ -27,6 +28,10 @@ BLOCK = 1 << 18
 """Logits that are gone through at once on a CPU: 1 MiB."""
 
 
+OPTIONAL = ("position_ids", "attention_mask")
+"""What a backbone is given if it takes it."""
+
+
 def token_logprobs(model: LanguageModel, batch: MicroBatch, temperature: float = 1.0) -> Tensor:
     """Return the log-probability of every trained token, in row order.  -> [N]
 
@@ -42,10 +47,9 @@ def token_logprobs(model: LanguageModel, batch: MicroBatch, temperature: float =
     targets = batch.input_ids[:, 1:][predicts]  # [N]
 
     def score(states: Tensor, targets: Tensor) -> Tensor:
-        logits = model.lm_head(states).float()
-        return gather_logprobs(logits, targets, temperature)
+        return gather_logprobs(logits_of(model, states).float(), targets, temperature)
 
-    rows = max(1, MAX_LOGITS // model.lm_head.out_features)
+    rows = max(1, MAX_LOGITS // vocabulary(model))
     count = max(len(targets), batch.most_targets)
     if count <= rows:
         return score(states, targets)
@@ -89,8 +93,78 @@ def hidden_states(model: LanguageModel, batch: MicroBatch) -> Tensor:
         }
     elif batch.attention_mask is None and is_attending(model):
         inputs["blocks"] = blocks_of(batch.position_ids)
-    hidden: Tensor = model.model(**inputs, use_cache=False).last_hidden_state
+    backbone = getattr(model, backbone_name(model))
+    known = _named(type(backbone).forward)
+    given = {n: value for n, value in inputs.items() if n in known or n not in OPTIONAL}
+    hidden: Tensor = backbone(**given, use_cache=False).last_hidden_state
     return hidden
+
+
+def backbone_name(model: LanguageModel) -> str:
+    """Return under which name a model has its backbone, which gives the last hidden states."""
+    prefix = model.base_model_prefix
+    return prefix if prefix in model._modules else "model"
+
+
+@lru_cache(maxsize=64)
+def _named(forward: Callable[..., object]) -> frozenset[str]:
+    """Return the names of a backbone's inputs: some families count positions by themselves."""
+    return frozenset(inspect.signature(forward).parameters)
+
+
+def logits_of(model: LanguageModel, states: Tensor) -> Tensor:
+    """Return the logits of last hidden states.  [N, H] -> [N, V]
+
+    The family's own forward computes them, since some scale or cap what the head gives; its
+    backbone is replaced by one that has run already.
+    """
+    output = type(model).forward(_Headed(model, states[None]), use_cache=False)
+    logits: Tensor = output.logits[0]
+    return logits
+
+
+class _Headed:
+    """A model whose backbone gives the hidden states that it is made with."""
+
+    def __init__(self, model: LanguageModel, states: Tensor) -> None:
+        self._model, self._states = model, states
+
+    def __getattr__(self, name: str) -> Any:
+        found = getattr(self._model, name)
+        return _Ran(found, self._states) if name == backbone_name(self._model) else found
+
+
+class _Ran:
+    """A backbone that has run, and whatever it holds."""
+
+    def __init__(self, backbone: Any, states: Tensor) -> None:
+        self._backbone, self._states = backbone, states
+
+    def __call__(self, *inputs: object, **named: object) -> _Output:
+        return _Output([self._states])
+
+    def __getattr__(self, name: str) -> Any:
+        found = getattr(self._backbone, name)
+        return _Ran(found, self._states) if isinstance(found, torch.nn.Module) else found
+
+
+class _Output(tuple[Tensor, ...]):
+    """What a backbone gives, as a tuple or by name: hidden states and nothing else."""
+
+    __slots__ = ()
+
+    @property
+    def last_hidden_state(self) -> Tensor:
+        return self[0]
+
+    def __getattr__(self, name: str) -> None:
+        return None
+
+
+def vocabulary(model: LanguageModel) -> int:
+    """Return how many logits a position has."""
+    head = model.get_output_embeddings()
+    return int(getattr(head, "out_features", 0) or model.config.get_text_config().vocab_size)
 
 
 def gather_logprobs(logits: Tensor, targets: Tensor, temperature: float = 1.0) -> Tensor:
