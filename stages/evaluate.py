@@ -105,12 +105,12 @@ def run(context: Context, params: Params, run: Run, inputs: Inputs) -> None:
         name: _summary(rows, name, params) | {"unusable_golds": found.to_json()}
         for name, found in golds.items()
     }
+    fmt = format_of(params.format, params.prompt)
     for name in benchmarks:
         own = [row for row in rows if row["benchmark"] == name]
-        for text in completion_warnings(own, name):
+        for text in completion_warnings(own, name, fmt):
             context.warn(text)
     write_rows(context.output("samples"), rows)
-    fmt = format_of(params.format, params.prompt)
     report = {"benchmarks": summary, "format": fmt.text, "temperature": params.temperature}
     text = json.dumps(report, indent=1, sort_keys=True)
     (context.output("report") / "summary.json").write_text(text + "\n")

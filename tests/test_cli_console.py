@@ -77,6 +77,33 @@ def test_a_stage_without_a_known_end_shows_its_step(clock: Clock) -> None:
     assert stream.getvalue().splitlines()[1] == "zero: step 7  anything 3.142"
 
 
+def test_a_finished_stage_says_what_came_out_and_a_hit_nothing_of_the_one_before() -> None:
+    stream = io.StringIO()
+    plain = PlainConsole(stream)
+    plain.plan(Plan([PlannedStage("base", "pretrain", "run"), STAGE]))
+    plain.stage_started(STAGE)
+    plain.progress("zero", 3, 3, {"loss": 0.25, "reward": 1.5, "kl": 0.1, "tokens_per_s": 9.0})
+    plain.stage_finished("zero", "done", 75, "ab" * 32)
+    plain.stage_finished("base", "done", 1, "cd" * 32)
+    *_, started, _, done, other = stream.getvalue().splitlines()
+    assert started == "zero: starts (grpo), stage 2 of 2"
+    assert done == "zero: done in 1 min 15 s  abababab  loss 0.25  reward 1.5"
+    assert other == "base: done in 1.0 s  cdcdcdcd"
+
+
+def test_work_inside_a_step_is_shown_now_and_then(clock: Clock) -> None:
+    stream = io.StringIO()
+    plain = PlainConsole(stream)
+    plain.stage_started(STAGE)
+    for number in range(4):
+        clock.now += 3
+        plain.doing("zero", "sampling", 48 * number, 1920)
+    assert stream.getvalue().splitlines()[1:] == [
+        "zero: sampling 48/1,920  6.0 s",
+        "zero: sampling 144/1,920  12.0 s",
+    ]
+
+
 def test_well_known_values_come_first_and_named() -> None:
     values = {"kl": 0.1, "tokens_per_s": 12345.6, "pass_rate": 0.41239, "reward": 1}
     assert values_text(values) == "reward 1  pass rate 0.4124  12,346 tokens/s"
@@ -103,12 +130,15 @@ def test_a_terminal_gets_a_live_bar_and_then_the_line_of_the_finished_stage() ->
     live.stage_started(STAGE)
     live.progress("zero", 3, 10, {"reward": 0.25, "[bold]": 1.0})
     live.bar.refresh()  # type: ignore[union-attr]
+    live.doing("zero", "sampling", 48, 192)
+    live.bar.refresh()  # type: ignore[union-attr]
     live.stage_finished("zero", "done", 75, "ab" * 32)
     live.message("[red]not markup[/red]")
     live.close()
     text = re.sub(r"\x1b\[[0-9;?]*[a-zA-Z]", "", stream.getvalue())
     assert "3/10 reward 0.25" in text
-    assert "zero: done in 1 min 15 s  abababab" in text
+    assert "sampling 48/192" in text
+    assert "zero: done in 1 min 15 s  abababab  reward 0.25" in text
     assert "[red]not markup[/red]" in text
     assert stream.getvalue().endswith("\n")
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -74,6 +75,18 @@ def test_training_on_rows_shows_which_tokens_are_trained(tmp_path: Path) -> None
     ]
     assert found[1].completion == "it is 1<|end|>"
     assert "  trained tokens\n  | it is 1<|end|>" in "\n".join(trial_lines(found))
+
+
+def test_turns_of_others_are_marked_as_not_trained(tmp_path: Path) -> None:
+    said = [("user", "a"), ("assistant", "b"), ("user", "c"), ("assistant", "d")]
+    messages = [{"role": role, "content": text} for role, text in said]
+    (tmp_path / "rows.jsonl").write_text(json.dumps({"messages": messages}) + "\n")
+    inputs = Inputs({"model": save_policy(tmp_path / "model"), "rows": tmp_path / "rows.jsonl"})
+    optimizer: Any = {"lr": 1e-3}
+    chosen = node("sft", seed=1, num_epochs=1, batch_size=1, max_tokens=64, optimizer=optimizer)
+    (trial,) = trials_of(chosen, inputs, 8)
+    assert trial.prompt == "<|user|>a<|assistant|>"
+    assert trial.completion == "b<|end|>[[not trained: <|user|>c<|assistant|>]]d<|end|>"
 
 
 def test_text_of_a_model_cannot_move_the_cursor() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 import time
 from collections.abc import Iterator
 from typing import Any
@@ -21,7 +22,7 @@ from tiny import (
 
 from r1pipe.generate.protocol import Request, SamplingParams
 from r1pipe.train.batching import Batching
-from r1pipe.train.engine import TorchEngine
+from r1pipe.train.engine import TorchEngine, add_gradients
 from r1pipe.workers import in_order, num_workers
 
 PAD = tokenizer().pad_token_id
@@ -52,6 +53,50 @@ def test_no_more_items_are_taken_than_are_computed_and_waited_for() -> None:
     assert next(results) == 0
     assert len(taken) <= 5  # two computed, two waiting, one in hand
     results.close()
+
+
+class Gradients:
+    """Something large, of which there must be few at any time."""
+
+    alive = 0
+
+    def __init__(self) -> None:
+        Gradients.alive += 1
+
+    def __del__(self) -> None:
+        Gradients.alive -= 1
+
+
+def test_no_more_results_are_there_than_may_be_ahead_and_the_one_that_is_taken() -> None:
+    most = 0
+    for result in in_order(lambda _: Gradients(), range(40), 2, ahead=2):
+        time.sleep(0.002)  # the workers have all the time to run ahead
+        most = max(most, Gradients.alive)
+        del result
+    assert most <= 3
+    assert Gradients.alive == 0
+
+
+@pytest.mark.parametrize("stop", ["error", "close"])
+def test_what_is_under_way_is_told_when_nobody_waits_for_it_any_more(stop: str) -> None:
+    is_abandoned = threading.Event()
+
+    def work(item: int) -> int:
+        if item:
+            assert is_abandoned.wait(60), "or it would wait for the others for ever"
+        if item == 0 and stop == "error":
+            raise ValueError("the first")
+        return item
+
+    results = in_order(work, range(3), 2, is_abandoned.set)
+    if stop == "error":
+        with pytest.raises(ValueError, match="the first"):
+            next(results)
+    else:
+        work_of_first = next(results)
+        assert work_of_first == 0
+        results.close()
+    assert is_abandoned.is_set()
 
 
 @pytest.mark.parametrize("workers", [1, 2])
@@ -113,3 +158,17 @@ def test_samples_are_bit_for_bit_the_same_with_any_number_of_workers() -> None:
     assert len(alone) == 48
     assert len({tuple(s.token_ids) for s in alone}) > 20
     assert sample(3) == alone
+
+
+def test_gradients_of_one_memory_are_added_to_each_of_their_parameters() -> None:
+    # What autograd gives two parameters may be one tensor, or one number spread over all places.
+    one, two = (torch.zeros(3, requires_grad=True) for _ in range(2))
+    shared, own = torch.tensor(0.1).expand(3), set[int]()
+    for part in (0.7, 0.2, 0.05):
+        add_gradients([one, two], [shared, shared], own)
+        add_gradients([one, two], [torch.full((3,), part), None], own)
+    assert one.grad is not None
+    assert two.grad is not None
+    assert one.grad.tolist() == pytest.approx([1.25] * 3)
+    assert two.grad.tolist() == pytest.approx([0.3] * 3)
+    assert shared.tolist() == pytest.approx([0.1] * 3)

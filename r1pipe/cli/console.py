@@ -27,6 +27,8 @@ KNOWN_VALUES = {
     "target_tokens": "{} tokens to go",
     "tokens_per_s": "{} tokens/s",
 }
+RESULTS = ("loss", "reward", "pass_rate", "kept")
+"""Those of them that say how a stage ended."""
 MAX_VALUES = 4
 WIDE = 100
 """Columns of a terminal on which the bar is drawn at full length."""
@@ -78,10 +80,35 @@ def doing_text(what: str, done: int, total: int) -> str:
     return f"{what} {done:,}/{total:,}"
 
 
-def finished_text(name: str, status: str, seconds: float, artifact_id: str | None) -> str:
-    """Return the line that ends a stage."""
-    artifact = f"  {short_id(artifact_id)}" if artifact_id else ""
-    return f"{name}: {status} in {format_duration(seconds)}{artifact}"
+def finished_text(
+    name: str,
+    status: str,
+    seconds: float,
+    artifact_id: str | None,
+    values: Mapping[str, float] | None = None,
+) -> str:
+    """Return the line that ends a stage; `values` are those of its last step."""
+    parts = [f"{name}: {status} in {format_duration(seconds)}"]
+    parts += [short_id(artifact_id)] if artifact_id else []
+    results = {key: value for key, value in (values or {}).items() if key in RESULTS}
+    parts += [values_text(results)] if results and status == "done" else []
+    return "  ".join(parts)
+
+
+class Places:
+    """Which of a plan's stages each one is."""
+
+    def __init__(self) -> None:
+        self._numbers: dict[str, int] = {}
+
+    def take(self, plan: Plan) -> None:
+        """Number the stages of a plan."""
+        self._numbers = {stage.name: place for place, stage in enumerate(plan.stages, start=1)}
+
+    def text(self, name: str) -> str:
+        """Return a stage's place, such as `9 of 34`; nothing if it is alone or not planned."""
+        count = len(self._numbers)
+        return f"{self._numbers[name]} of {count}" if name in self._numbers and count > 1 else ""
 
 
 class PlainConsole:
@@ -93,22 +120,26 @@ class PlainConsole:
         self.started = 0.0
         self.first_step = 0
         self.last_line = 0.0
+        self.places = Places()
+        self.values: Mapping[str, float] = {}
 
     def plan(self, plan: Plan) -> None:
+        self.places.take(plan)
         for line in [*plan_lines(plan), *source_lines(plan)]:
             self.message(line)
         self.after_plan(plan)
 
     def stage_started(self, stage: PlannedStage) -> None:
         self.started = self.last_line = time.monotonic()
-        self.first_step = 0
+        self.first_step, self.values = 0, {}
         verb = "resumes" if stage.status == "resume" else "starts"
-        self.message(f"{stage.name}: {verb} ({stage.kind})")
+        place = f", stage {text}" if (text := self.places.text(stage.name)) else ""
+        self.message(f"{stage.name}: {verb} ({stage.kind}){place}")
 
     def progress(
         self, stage: str, step: int, total: int | None, values: Mapping[str, float]
     ) -> None:
-        now = time.monotonic()
+        now, self.values = time.monotonic(), values
         self.first_step = self.first_step or step
         if now - self.last_line < LINE_EVERY_S and step != total:
             return
@@ -129,7 +160,8 @@ class PlainConsole:
     def stage_finished(
         self, name: str, status: str, seconds: float, artifact_id: str | None
     ) -> None:
-        self.message(finished_text(name, status, seconds, artifact_id))
+        self.message(finished_text(name, status, seconds, artifact_id, self.values))
+        self.values = {}
 
     def message(self, text: str) -> None:
         print(text, file=self.stream, flush=True)
@@ -156,8 +188,11 @@ class LiveConsole:
         self.after_plan = after_plan
         self.bar: Progress | None = None
         self.task: TaskID | None = None
+        self.places = Places()
+        self.values: Mapping[str, float] = {}
 
     def plan(self, plan: Plan) -> None:
+        self.places.take(plan)
         lines = plan_lines(plan)
         self.rich.print(lines[0], style="bold", soft_wrap=True)
         for line, stage in zip(lines[1:], plan.stages, strict=True):
@@ -169,12 +204,15 @@ class LiveConsole:
     def stage_started(self, stage: PlannedStage) -> None:
         self._stop_bar()
         self.bar = _make_bar(self.rich)
-        self.task = self.bar.add_task(stage.name, total=None, place="", values="")
+        self.values = {}
+        place = f" ({text})" if (text := self.places.text(stage.name)) else ""
+        self.task = self.bar.add_task(f"{stage.name}{place}", total=None, place="", values="")
         self.bar.start()
 
     def progress(
         self, stage: str, step: int, total: int | None, values: Mapping[str, float]
     ) -> None:
+        self.values = values
         if self.bar is not None and self.task is not None:
             place = f"{step}/{total}" if total else str(step)
             text = values_text(values)
@@ -188,7 +226,8 @@ class LiveConsole:
         self, name: str, status: str, seconds: float, artifact_id: str | None
     ) -> None:
         self._stop_bar()
-        self.message(finished_text(name, status, seconds, artifact_id))
+        self.message(finished_text(name, status, seconds, artifact_id, self.values))
+        self.values = {}
 
     def message(self, text: str) -> None:
         self.rich.print(text, soft_wrap=True)

@@ -83,7 +83,9 @@ class Fruitless:
 def verdicts_of(row: JsonObject) -> str:
     """Return the reason of a candidate's verdict and what each filter decided."""
     decisions: dict[str, bool] = json.loads(row["filters"])
-    reason = reason_of(row["completion"], row["gold"], row["verdict"], row["finish_reason"])
+    reason = reason_of(
+        row["completion"], row["gold"], row["verdict"], row["finish_reason"], row["format"]
+    )
     dropped = ", ".join(name for name, passed in decisions.items() if not passed)
     passed = ", ".join(name for name, passed in decisions.items() if passed)
     return f"{reason}; dropped by {dropped or 'none'}; passed {passed or 'none'}"

@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 
 from r1pipe.records import FinishReason, Group, Problem, Rollout
 from r1pipe.rl.params import GrpoParams, StopWhen
+from r1pipe.settings import format_of
 from r1pipe.verify.reasons import example_lines, reason_of
 
 WARN_WHEN = StopWhen(flat_updates=5, still_updates=20, truncated=0.95, kl=2.0)
@@ -155,7 +156,11 @@ class Watch:
             return ""
         problem, rollout = min(self._pairs(), key=place)
         reason = reason_of(
-            rollout.text, problem.gold, str(rollout.verdict), rollout.finish_reason.value
+            rollout.text,
+            problem.gold,
+            str(rollout.verdict),
+            rollout.finish_reason.value,
+            format_of(self.params.format, self.params.prompt),
         )
         return "\n".join([" An example:", *example_lines(problem.prompt, rollout.text, reason)])
 

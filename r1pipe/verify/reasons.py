@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
-from r1pipe.chat import split_completion
+from r1pipe.chat import CHAT, AnyFormat, split_completion
 from r1pipe.records import FinishReason, Verdict
 from r1pipe.text import excerpt
 from r1pipe.verify.answers.extract import extract_answer
+from r1pipe.verify.answers.recast import recast
 
 MAX_ANSWER_CHARS = 60
 MAX_PROMPT_CHARS = 160
 MAX_COMPLETION_CHARS = 320
 
 
-def reason_of(text: str, gold: str, verdict: str, finish_reason: str) -> str:
+def reason_of(text: str, gold: str, verdict: str, finish_reason: str, fmt: AnyFormat = CHAT) -> str:
     """Return the verdict with what decided it: the answer that was read, or why there is none."""
+    text = recast(text, fmt)
     if verdict == Verdict.NO_ANSWER:
         return f"no answer: {why_no_answer(text, finish_reason)}"
     answer = extract_answer(text)
