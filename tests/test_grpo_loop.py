@@ -294,6 +294,7 @@ def test_problems_with_unusable_golds_are_left_out_and_counted(tmp_path: Path) -
     context, good = FakeContext(tmp_path), problems(3)
     assert usable_problems(context, "problems", [BAD, *good], ()) == good
     noted = context.notes["unusable_golds"]["problems"]
+    assert context.warnings[0].startswith("problems: 1 of 4 gold answers do not verify")
     assert (noted["count"], noted["rate"], noted["verdicts"]) == (1, 0.25, {"gold_unusable": 1})
     assert noted["first"] == [r"bad: '\\\\' gold_unusable"]
 
