@@ -181,6 +181,13 @@ class Context(Protocol):
     def checkpoint_due(self) -> bool:
         """True when it is time for a training checkpoint, or a stop was asked for."""
 
+    def interruptible(self) -> AbstractContextManager[None]:
+        """Give a block that raises `Interrupted` as soon as SIGTERM or Ctrl-C comes.
+
+        What it does must be worth nothing unless it ends: waiting for completions, for example. In
+        a stage of several processes it is not left early.
+        """
+
     def stop_if_asked(self) -> None:
         """Raise `Interrupted` when SIGTERM or Ctrl-C came. Call it where nothing can be lost."""
 

@@ -66,7 +66,13 @@ def run(context: Context, params: Params, run: Run, inputs: Inputs) -> None:
     from r1pipe.evaluation.warnings import completion_warnings
     from r1pipe.generate.backends import open_generator
     from r1pipe.generate.failures import FailedUnits
+<<<<<<< HEAD
     from r1pipe.rows import write_rows
+=======
+    from r1pipe.generate.following import Followed, Kept
+    from r1pipe.rows import read_problems, write_rows
+    from r1pipe.verify.golds import check_golds
+>>>>>>> main
 
     journal = context.journal("samples")
     done = journal.done()
@@ -80,7 +86,9 @@ def run(context: Context, params: Params, run: Run, inputs: Inputs) -> None:
                 continue
             with failed.tolerated():
                 started = time.perf_counter()
-                rows = _verified(generator, tokenizer, name, problems, params)
+                kept = Kept(context.journal("batches"), str(number), run.max_batch)
+                followed = Followed(generator, context, kept)
+                rows = _verified(followed, tokenizer, name, problems, params)
                 journal.append(str(number), rows)
                 right = sum(row["verdict"] == "correct" for row in rows) / len(rows)
                 speed = sum(row["num_tokens"] for row in rows) / (time.perf_counter() - started)

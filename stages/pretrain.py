@@ -12,6 +12,7 @@ Run it with `r1pipe stage base`.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
 from pydantic import Field
@@ -72,6 +73,13 @@ def run(context: Context, params: Params, run: Run, inputs: Inputs) -> None:
     )
     context.note(**facts)
     fit(context, model.to(run.device), tokenizer, sequences, params, run)
+
+
+def look(params: Params, inputs: Inputs) -> Mapping[str, str]:
+    """Say what the first rows are taken for."""
+    from r1pipe.data.training_rows import rows_found
+
+    return {"rows": rows_found(inputs.path("rows"))} if "rows" in inputs else {}
 
 
 def cost(params: Params, run: Run, inputs: InfoMap) -> Cost:

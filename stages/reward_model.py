@@ -11,12 +11,12 @@ Run it with `r1pipe stage helpful-rm`, `r1pipe stage safety-rm`.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from r1pipe.errors import StageError
-from r1pipe.records import Row
+from r1pipe.records import Row, messages_from_json
 from r1pipe.rl.params import RewardModelParams, RewardModelRun
 from r1pipe.stage import Context, Input, Inputs
 from r1pipe.text import visible
@@ -29,6 +29,9 @@ if TYPE_CHECKING:
 VERSION = 1
 INPUTS = {"model": Input("model"), "rows": Input("rows")}
 OUTPUTS = {"model": "model"}
+COLUMNS = {"pairwise": ("chosen", "rejected"), "pointwise": ("completion",)}
+"""What each objective reads beside the prompt."""
+ADVICE = "set params.objective, or make the rows by a stage of kind import-preferences"
 
 
 Params = RewardModelParams
@@ -37,15 +40,17 @@ Run = RewardModelRun
 
 def run(context: Context, params: Params, run: Run, inputs: Inputs) -> None:
     """Train backbone and head on the preference rows."""
-    from r1pipe.models.policy import load_tokenizer
+    from r1pipe.models.policy import in_dtype, load_tokenizer, say_dtype
+    from r1pipe.models.precision import dtype_of
     from r1pipe.rl.preference import train_reward_model
     from r1pipe.rl.reward_model import new_reward_model
-    from r1pipe.rows import read_rows
+    from r1pipe.rows import check_columns, read_rows
     from r1pipe.train.backends import make_engine
 
     tokenizer = load_tokenizer(inputs.path("model"))
     model = new_reward_model(inputs.path("model"), params.seed, run, params.precision)
     engine = make_engine(model, params.optimizer, run, context.ranks, params.precision)
+    check_columns(inputs.path("rows"), ("prompt", *COLUMNS[params.objective]), ADVICE)
     rows = list(read_rows(inputs.path("rows")))
     labels = _labels(rows, inputs.path("rows")) if params.objective == "pointwise" else []
     encoded = list(_examples(rows, tokenizer, params))
@@ -61,8 +66,12 @@ def run(context: Context, params: Params, run: Run, inputs: Inputs) -> None:
     weights = engine.consolidated()
     if weights is not None:
         out = context.output("model")
+        dtype = dtype_of(params.precision)
+        weights = in_dtype(model, weights, dtype)
         model.save_pretrained(out, safe_serialization=True, state_dict=weights)
         tokenizer.save_pretrained(out)
+        if dtype is not model.dtype:
+            say_dtype(out, dtype)
     engine.close()
     context.note(num_examples=len(examples), too_long=len(rows) - len(kept))
 
@@ -87,10 +96,26 @@ def _examples(
     rows: list[Row], tokenizer: Tokenizer, params: Params
 ) -> Iterator[tuple[TokenSequence, ...]]:
     from r1pipe.rl.reward_model import encode_scored
+    from r1pipe.train.conversations import Untrainable
 
     names = ("chosen", "rejected") if params.objective == "pairwise" else ("completion",)
-    for row in rows:
-        yield tuple(encode_scored(tokenizer, row["prompt"], row[n], params.reads) for n in names)
+    for number, row in enumerate(rows):
+        turns = row.get("messages")
+        prompt = row["prompt"] if turns is None else messages_from_json(turns)
+        try:
+            yield tuple(encode_scored(tokenizer, prompt, row[n], params.reads) for n in names)
+        except Untrainable as error:
+            raise StageError(f"row {number} cannot be trained: {error}") from None
+
+
+def look(params: Params, inputs: Inputs) -> Mapping[str, str]:
+    """Say what the first rows are taken for."""
+    from r1pipe.data.training_rows import own_rows_found
+
+    if "rows" not in inputs:
+        return {}
+    columns = ("prompt", *COLUMNS[params.objective])
+    return {"rows": own_rows_found(inputs.path("rows"), columns, "import-preferences")}
 
 
 def cost(params: Params, run: Run, inputs: InfoMap) -> Cost:

@@ -11,6 +11,7 @@ Run it with `r1pipe stage cold-start-sft`, `r1pipe stage second-sft`, `r1pipe st
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Literal
 
 from pydantic import Field
@@ -66,6 +67,13 @@ def run(context: Context, params: Params, run: Run, inputs: Inputs) -> None:
     context.note(**facts)
     model = load_trained(inputs.path("model"), run, params.precision)
     fit(context, model, tokenizer, sequences, params, run)
+
+
+def look(params: Params, inputs: Inputs) -> Mapping[str, str]:
+    """Say what the first rows are taken for."""
+    from r1pipe.data.training_rows import rows_found
+
+    return {"rows": rows_found(inputs.path("rows"))} if "rows" in inputs else {}
 
 
 def cost(params: Params, run: Run, inputs: InfoMap) -> Cost:

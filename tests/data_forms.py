@@ -43,8 +43,13 @@ def arrow(rows: Sequence[Row], is_stream: bool = True) -> bytes:
 
 def parquet(rows: Sequence[Row]) -> bytes:
     """Return a Parquet file."""
+    return parquet_of(pa.Table.from_pylist(list(rows)))
+
+
+def parquet_of(table: pa.Table) -> bytes:
+    """Return a table as a Parquet file."""
     sink = pa.BufferOutputStream()
-    pq.write_table(pa.Table.from_pylist(list(rows)), sink)
+    pq.write_table(table, sink)
     return bytes(sink.getvalue())
 
 

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 from chat_templates import FAMILIES, tokenizer_of
 
-from r1pipe.chat import CHAT, R1_ZERO
+from r1pipe.chat import CHAT, R1_ZERO, Format
 from r1pipe.errors import StageError
 from r1pipe.records import Message, TokenSequence
 from r1pipe.train.conversations import TrainOn, TurnEncoder, Untrainable
@@ -239,6 +239,19 @@ def test_turns_that_are_not_to_be_trained_are_history() -> None:
     ]
     with pytest.raises(Untrainable, match="no turn of the assistant is to be trained"):
         encode("chatml", [PLAIN[0], first])
+
+
+def test_a_formats_system_message_and_suffix_are_in_every_prompt() -> None:
+    fmt = Format(system="Be kind.", suffix="Box it.")
+    (runs,) = shown("chatml", TurnEncoder(tok("chatml")).encode(THOUGHTFUL, "every-turn", fmt))
+    assert runs[0][0] == (
+        IM.format("system", "Be kind.")
+        + IM.format("user", "1+1?\nBox it.")
+        + "<|im_start|>assistant\n"
+    )
+    assert runs[2][0] == "\n" + IM.format("user", "+1?\nBox it.") + "<|im_start|>assistant\n"
+    own = TurnEncoder(tok("chatml")).encode(LONG, "every-turn", fmt)
+    assert shown("chatml", own)[0][0][0].startswith(IM.format("system", "Be brief."))
 
 
 def test_results_of_tools_are_history_in_which_qwen_3_keeps_the_thought() -> None:

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import math
-from typing import Any
+from typing import Any, get_args
 
 import pytest
 
 from r1pipe.data.messages import BadRow
 from r1pipe.data.readings import Example, Generations, NoneCorrect
-from r1pipe.data.shapes import SHAPES, advice, detect, meanings
+from r1pipe.data.shapes import SHAPES, Meaning, advice, detect
 from r1pipe.records import Message, messages_from_json, messages_to_json
 
 ASK, SAY = {"role": "user", "content": "2+3?"}, {"role": "assistant", "content": "5"}
@@ -273,13 +273,13 @@ def test_two_columns_that_may_be_the_answer_are_no_shape_and_the_advice_says_whi
 
 def test_every_meaning_that_columns_take_is_one_that_a_shape_reads() -> None:
     used: set[str] = set()
-    for name in meanings():
+    for name in get_args(Meaning):
         for partner in ("", "prompt", "completion", "messages", "instruction", "chosen"):
             for third in ("", "completion", "prompt", "format", "rejected"):
-                names = {each: each for each in (name, partner, third) if each}
+                names: dict[Any, str] = {n: n for n in (name, partner, third) if n}
                 found = detect({}, names)
                 used |= set(found.columns.values()) if found else set()
-    assert set(meanings()) <= used
+    assert set(get_args(Meaning)) <= used
 
 
 # ---- generations with flags ----------------------------------------------------------------------

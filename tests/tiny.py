@@ -6,7 +6,7 @@ import json
 import random
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import replace
 from functools import lru_cache
 from itertools import islice
@@ -363,6 +363,9 @@ class FakeContext:
 
     def checkpoint_due(self) -> bool:
         return self._saves
+
+    def interruptible(self) -> AbstractContextManager[None]:
+        return nullcontext()
 
     def stop_if_asked(self) -> None:
         self._stops += 1

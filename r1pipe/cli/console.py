@@ -123,7 +123,8 @@ class PlainConsole:
     def doing(self, stage: str, what: str, done: int, total: int) -> None:
         if (now := time.monotonic()) - self.last_line >= LINE_EVERY_S:
             self.last_line = now
-            self.message(f"{stage}: {doing_text(what, done, total)}")
+            spent = format_duration(now - self.started)
+            self.message(f"{stage}: {doing_text(what, done, total)}  {spent}")
 
     def stage_finished(
         self, name: str, status: str, seconds: float, artifact_id: str | None

@@ -12,6 +12,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
 from r1pipe.costs import fields
+from r1pipe.costs.sources import REAL_COMPLETION, REAL_PROMPT, UNKNOWN_ROWS
 from r1pipe.costs.work import (
     Cost,
     DatasetInfo,
@@ -115,6 +116,16 @@ def dataset_problems(data: DatasetInfo, wanted: int) -> ProblemsInfo:
     """Return the problems of a data set from outside, at most as many as are wanted."""
     count = wanted if data.num_rows is None else min(wanted, data.num_rows)
     return ProblemsInfo(Range(0.9 * count, count), REAL_PROMPT_TOKENS, None)
+
+
+def imported_rows(data: DatasetInfo | RowsInfo, wanted: int | None) -> RowsInfo:
+    """Return the rows of a data set from outside, at most as many as are wanted."""
+    if isinstance(data, RowsInfo):
+        return data if wanted is None else replace(data, num_rows=data.num_rows.at_most(wanted))
+    count = UNKNOWN_ROWS if data.num_rows is None else Range(data.num_rows)
+    if wanted is not None:
+        count = count.at_most(wanted)
+    return RowsInfo(count, REAL_PROMPT, REAL_COMPLETION)
 
 
 def training_place(params: fields.Computes, run: fields.Trains) -> Placement:

@@ -28,6 +28,23 @@ ShapeName = Literal[
     "alpaca",
     "prompt-completion",
 ]
+Meaning = Literal[
+    "prompt",
+    "completion",
+    "thought",
+    "system",
+    "messages",
+    "tools",
+    "format",
+    "instruction",
+    "input",
+    "history",
+    "generations",
+    "chosen",
+    "rejected",
+    "label",
+]
+"""What a column may mean."""
 
 PROMPTS = ("prompt", "question", "query", "problem", "instruction", "input")
 COMPLETIONS = (
@@ -65,14 +82,14 @@ class Shape:
 
 
 def detect(
-    values: Row, columns: Mapping[str, str] | None = None, name: ShapeName | None = None
+    values: Row, columns: Mapping[Meaning, str] | None = None, name: ShapeName | None = None
 ) -> Shape | None:
     """Return the shape of a row, or None if it has none that is known or more than one reading.
 
     `columns` says which column means what ({prompt: question, completion: answer}), and then no
     others count; `name` asks for one shape in place of the first that fits.
     """
-    given = dict(columns or {})
+    given = {str(meaning): column for meaning, column in (columns or {}).items()}
     names = given or values
     for each in SHAPES:
         if name in (None, each.name) and (found := each.find(names)) is not None:
@@ -80,12 +97,6 @@ def detect(
             meant = {key: given.get(column, column) for key, column in found.items()}
             return Shape(each.name, does, each.gives, meant, each.read)
     return None
-
-
-def meanings() -> list[str]:
-    """Return what a column may mean: the names that `columns` takes."""
-    turns = ["prompt", "completion", "thought", "system", "messages", "tools", "format"]
-    return [*turns, "instruction", "input", "history", "generations", "chosen", "rejected", "label"]
 
 
 def advice(values: Row) -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -125,6 +126,10 @@ class RunContext:
         """True when it is time for a training checkpoint, or a stop was asked for."""
         is_time = time.monotonic() - self._last_saved >= self._checkpoint_every_s
         return is_time or self._stopper.is_asked
+
+    def interruptible(self) -> AbstractContextManager[None]:
+        """Give a block that raises `Interrupted` as soon as SIGTERM or Ctrl-C comes."""
+        return self._stopper.at_once()
 
     def stop_if_asked(self) -> None:
         """Raise `Interrupted` when SIGTERM or Ctrl-C came."""

@@ -117,6 +117,36 @@ def load_model(
     return found if isinstance(found, tuple) else found.to(device)
 
 
+def without_randomness(model: LanguageModel) -> LanguageModel:
+    """Return the model with every dropout and router jitter at 0, in its config too.
+
+    In the trainer they would make other probabilities than the sampler's, from a random state that
+    no seed of a stage decides.
+    """
+    configs = {id(c): c for c in (model.config, model.config.get_text_config())}
+    for holder in (*configs.values(), *model.modules()):
+        is_dropout = isinstance(holder, torch.nn.Dropout)
+        for name, value in list(vars(holder).items()):
+            is_rate = "drop" in name or "jitter" in name or (is_dropout and name == "p")
+            if is_rate and isinstance(value, float) and value > 0:
+                setattr(holder, name, 0.0)
+    return model
+
+
+def persistent_buffers(model: LanguageModel) -> dict[str, torch.Tensor]:
+    """Return what a model's files hold beside its parameters, by name: biases of routers."""
+    stored = model.state_dict().keys()
+    return {name: buffer for name, buffer in model.named_buffers() if name in stored}
+
+
+def in_dtype(
+    model: LanguageModel, weights: Mapping[str, torch.Tensor], dtype: torch.dtype
+) -> dict[str, torch.Tensor]:
+    """Return a model's weights, by name, in a dtype; its buffers stay as they are."""
+    kept = persistent_buffers(model)
+    return {name: w if name in kept else w.to(dtype) for name, w in weights.items()}
+
+
 def freeze(model: LanguageModel) -> LanguageModel:
     """Return the model in evaluation mode and without gradients (a reference)."""
     model.requires_grad_(False)
@@ -128,13 +158,16 @@ def save_model(
     tokenizer: Tokenizer,
     path: Path,
     weights: Mapping[str, torch.Tensor] | None = None,
+    dtype: torch.dtype | None = None,
 ) -> None:
     """Write a directory that transformers and vllm load as it is: weights, tokenizer, chat
     template and generation config (temperature 1, every end-of-sequence id).
 
-    `weights`, by the parameter's name, replace those of a model that is sharded. Raises StageError
-    if any of them is not finite.
+    `weights`, by name, replace those of a model that is sharded. Floating ones are written in
+    `dtype` if it is given; buffers stay in their own. Raises StageError if any is not finite.
     """
+    if weights is not None and dtype is not None:
+        weights = in_dtype(model, weights, dtype)
     own = model.named_parameters() if weights is None else weights.items()
     check_finite(own, f"{path}: weights")
     generation: dict[str, object] = {
@@ -146,6 +179,16 @@ def save_model(
     model.generation_config = GenerationConfig(**generation)
     model.save_pretrained(path, safe_serialization=True, state_dict=weights)
     tokenizer.save_pretrained(path)
+    if weights is not None and dtype is not None and dtype is not model.dtype:
+        say_dtype(path, dtype)
+
+
+def say_dtype(folder: Path, dtype: torch.dtype) -> None:
+    """Correct the dtype in a config.json, which transformers took from the model in memory."""
+    path = folder / "config.json"
+    config = json.loads(path.read_text("utf-8"))
+    config["dtype"] = str(dtype).removeprefix("torch.")
+    path.write_text(json.dumps(config, indent=2, sort_keys=True) + "\n", "utf-8")
 
 
 def end_ids(model: LanguageModel, tokenizer: Tokenizer) -> list[int]:

@@ -28,7 +28,8 @@ from itertools import islice
 import torch
 
 from r1pipe.chat import Format
-from r1pipe.errors import Paused
+from r1pipe.errors import Interrupted, Paused
+from r1pipe.generate.following import Followed
 from r1pipe.generate.protocol import Generator, SamplingParams
 from r1pipe.models.interfaces import LanguageModel, Tokenizer
 from r1pipe.records import FinishReason, Group, Problem, Rollout
@@ -98,7 +99,7 @@ class Grpo:
         for number, chosen in enumerate(islice(order, done, count), start=done):  # [4] [5]
             started = time.perf_counter()
             self.generator.load_weights(trainer.engine.weights())  # [6]
-            groups = self.roll_out(chosen, number)  # [7] [8] [9]
+            groups = self.roll_out_or_stop(chosen, number)  # [7] [8] [9]
             self.generator.sleep()
             sampled_s = (time.perf_counter() - started) / per_rollout
             metrics: Mapping[str, float] = rollout_metrics(groups)
@@ -114,12 +115,20 @@ class Grpo:
         if not trainer.has_moved:
             self.context.warn("the policy is unchanged: no update had a gradient")
 
+    def roll_out_or_stop(self, problems: Sequence[Problem], number: int) -> list[Group]:
+        """Roll out; if that is interrupted, save first what the updates before it have done."""
+        try:
+            return self.roll_out(problems, number)
+        except Interrupted:
+            self.trainer.save_once()
+            raise
+
     def roll_out(self, problems: Sequence[Problem], number: int) -> list[Group]:
         """Sample, reward and normalise; each rank does so for its share of the problems."""
         params, ranks = self.params, self.context.ranks
         sampling = SamplingParams(params.temperature, params.top_p, params.max_tokens)
         groups = sample_groups(  # [7]
-            self.generator,
+            Followed(self.generator, self.context),
             self.tokenizer,
             problems,
             params.group_size,

@@ -69,6 +69,8 @@ class Reference:
         """Become the policy of these weights, by the parameter's name."""
         own = dict(self.model.named_parameters())
         for name, tensor in weights:
+            if name not in own:
+                continue  # a buffer, which training does not move
             with self._writing(own[name]):
                 own[name].data.copy_(tensor.detach())
 

@@ -21,13 +21,14 @@ from r1pipe.models.interfaces import LanguageModel, Tokenizer
 from r1pipe.models.policy import freeze, load_tokenizer
 from r1pipe.models.precision import dtype_of
 from r1pipe.models.prompts import after_opened, encode_completion, encode_prompt, opened_thought
-from r1pipe.records import Problem, TokenSequence
+from r1pipe.records import Message, Problem, TokenSequence
 from r1pipe.rewards.model import helpfulness_text, safety_text
 from r1pipe.rl.params import ReadBy
 from r1pipe.rl.rollouts import RewardFn
 from r1pipe.settings import Precision
 from r1pipe.train.backends import load_trained
 from r1pipe.train.batching import MicroBatch, batching_of, micro_batches
+from r1pipe.train.conversations import TurnEncoder
 from r1pipe.train.logprobs import hidden_states
 from r1pipe.train.sequence_parallel import add_over_shards
 from r1pipe.workers import in_order
@@ -55,17 +56,22 @@ def scored_text(completion: str, reads: ReadBy) -> str:
 
 
 def encode_scored(
-    tokenizer: Tokenizer, prompt: str, completion: str, reads: ReadBy
+    tokenizer: Tokenizer, prompt: str | Sequence[Message], completion: str, reads: ReadBy
 ) -> TokenSequence:
-    """Return prompt and what is read as a sequence; the score is read at the last token."""
+    """Return prompt and what is read as a sequence; the score is read at the last token.
+
+    A prompt of several turns may raise `Untrainable`.
+    """
     return encode_read(tokenizer, prompt, scored_text(completion, reads))
 
 
-def encode_read(tokenizer: Tokenizer, prompt: str, text: str) -> TokenSequence:
+def encode_read(tokenizer: Tokenizer, prompt: str | Sequence[Message], text: str) -> TokenSequence:
     """Return prompt and the text that is read as a sequence."""
     opened = opened_thought(tokenizer, "chat")
     return TokenSequence(
-        encode_prompt(tokenizer, prompt, "chat"),
+        encode_prompt(tokenizer, prompt, "chat")
+        if isinstance(prompt, str)
+        else TurnEncoder(tokenizer).prompt(prompt),
         encode_completion(tokenizer, after_opened(text, opened, "chat")),
     )
 

@@ -23,6 +23,7 @@ from r1pipe.text import visible
 from r1pipe.train.backends import make_engine, shards_weights
 from r1pipe.train.batching import batching_of
 from r1pipe.train.loop import Trainer
+from r1pipe.train.own_forward import check_forward
 from r1pipe.train.supervised import finish
 from r1pipe.verify.golds import check_golds
 
@@ -73,10 +74,11 @@ def opened(
     reference = make_reference(model, run, ranks, precision) if params.kl_coef else None
     sampled = sampled_model(model, run, precision)
     engine = make_engine(model, params.optimizer, run, ranks, precision)
+    batching = batching_of(run, tokenizer.pad_token_id)
+    check_forward(engine, model, batching, precision)
     others = [] if reference is None else [reference]
     with closing(generator_of(sampled, tokenizer, run, ranks.size, precision)) as generator:
         trainer = Trainer(context, engine, params.optimizer, params.num_steps, others)
-        batching = batching_of(run, tokenizer.pad_token_id)
         yield Grpo(
             context,
             params,
@@ -91,7 +93,7 @@ def opened(
     context.note(trained_tokens=trainer.trained_tokens)
     if reference is not None:
         reference.close()
-    finish(context, engine, tokenizer)
+    finish(context, engine, tokenizer, precision)
 
 
 def sampled_model(model: LanguageModel, run: GrpoRun, precision: Precision) -> LanguageModel:

@@ -11,6 +11,7 @@ from transformers import AutoModelForCausalLM
 from r1pipe.engine_settings import EngineRun
 from r1pipe.errors import StageError
 from r1pipe.models.interfaces import LanguageModel
+from r1pipe.models.policy import without_randomness
 from r1pipe.ranks import ALONE, Ranks
 from r1pipe.settings import Optimizer, Precision
 from r1pipe.train.engine import Engine
@@ -42,8 +43,9 @@ def load_trained(
     **options: Any,
 ) -> Any:
     """Return the model of a folder as the engine of `run` takes it: in float32 on its
-    device, or sharded for ZeRO-3 (`r1pipe.train.sharded.load_sharded`)."""
-    return _backend(run).load(folder, kind, precision, run.device, **options)
+    device, without dropout, or sharded for ZeRO-3 (`r1pipe.train.sharded.load_sharded`)."""
+    model = _backend(run).load(folder, kind, precision, run.device, **options)
+    return without_randomness(model)
 
 
 def shards_weights(run: EngineRun) -> bool:

@@ -13,6 +13,7 @@ No template is asked which tokens are the assistant's: most say nothing about it
 from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Sequence
+from dataclasses import replace
 from functools import cached_property
 from itertools import takewhile
 from typing import Literal
@@ -50,8 +51,10 @@ class TurnEncoder:
     ) -> list[TokenSequence]:
         """Return the sequences of a conversation, usually one; raises Untrainable.
 
-        A conversation has its own system message: of a format only its tags and options count.
+        A format's system message is for conversations without one; its suffix follows every
+        question.
         """
+        messages = _as_asked(messages, fmt)
         turns = [
             number
             for number, each in enumerate(messages)
@@ -149,6 +152,18 @@ def _extend(sequence: TokenSequence, prompt: list[int], said: list[int]) -> bool
     sequence.completion_ids = [*sequence.completion_ids, *between, *said]
     sequence.trained = [*trained, *[False] * len(between), *[True] * len(said)]
     return True
+
+
+def _as_asked(messages: Sequence[Message], fmt: Format) -> Sequence[Message]:
+    """Return messages with what the format says in every prompt."""
+    if fmt.system and messages[0].role != "system":
+        messages = [Message("system", fmt.system), *messages]
+    if not fmt.suffix:
+        return messages
+    return [
+        replace(each, content=fmt.question(each.content)) if each.role == "user" else each
+        for each in messages
+    ]
 
 
 def _folded(messages: Sequence[Message]) -> list[Message]:

@@ -18,6 +18,7 @@ import torch
 from torch import Tensor
 
 from r1pipe.models.interfaces import LanguageModel
+from r1pipe.models.policy import persistent_buffers
 from r1pipe.ranks import Ranks
 from r1pipe.settings import Precision
 from r1pipe.train.batching import MicroBatch
@@ -134,6 +135,7 @@ class DeepSpeedEngine:
         for name, parameter in self.parameters.items():
             with self._whole(parameter):
                 yield name, parameter.data.clone() if self.stage == 3 else parameter
+        yield from persistent_buffers(self.model).items()
 
     def consolidated(self) -> dict[str, Tensor] | None:
         """Return the float32 weights in this process's memory on rank 0, None elsewhere."""
@@ -142,7 +144,10 @@ class DeepSpeedEngine:
             weight = self._master(parameter)
             if self.ranks.is_main:
                 found[name] = weight.detach().to("cpu", copy=True)
-        return found if self.ranks.is_main else None
+        if not self.ranks.is_main:
+            return None
+        buffers = persistent_buffers(self.model)
+        return found | {name: b.detach().to("cpu", copy=True) for name, b in buffers.items()}
 
     def save(self, folder: Path) -> None:
         """Write weights and optimizer state, exactly, into an existing folder, by ranks."""

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from r1pipe.models.interfaces import LanguageModel
+from r1pipe.models.policy import persistent_buffers
 from r1pipe.models.precision import computing
 from r1pipe.settings import Precision
 from r1pipe.train.batching import MicroBatch
@@ -80,13 +81,15 @@ class Engine(Forward, Protocol):
         """Give a block in which `parameter.data` is whole, and what is written into it stays."""
 
     def weights(self) -> Iterator[tuple[str, Tensor]]:
-        """Yield every trained parameter, whole, by name; each one is valid until the next.
+        """Yield every trained parameter, whole, by name, then the buffers that files hold; each one
+        is valid until the next.
 
         All ranks must go through all of them.
         """
 
     def consolidated(self) -> dict[str, Tensor] | None:
-        """Return the float32 weights on the CPU, by name; None on ranks other than 0."""
+        """Return the float32 weights on the CPU, and the buffers that files hold, by name; None on
+        ranks other than 0."""
 
     def save(self, folder: Path) -> None:
         """Write weights and optimizer state, exactly, into an existing folder."""
@@ -150,7 +153,7 @@ class TorchEngine(LocalForward):
 
         Threads compute them; they are added in the order of the micro-batches, here.
         """
-        totals = {"loss": 0.0}
+        totals, own = {"loss": 0.0}, set[int]()
         trained = list(self.parameters.values())
         device = trained[0].device
 
@@ -170,12 +173,11 @@ class TorchEngine(LocalForward):
         compute = differentiate if self.workers > 1 else backward
         everyone = list(batches)
         with attending(self.model, everyone):
-            for part, gradients in in_order(compute, everyone, self.workers):
-                for parameter, gradient in zip(trained, gradients, strict=False):
-                    if gradient is not None:
-                        before = parameter.grad
-                        parameter.grad = gradient if before is None else before + gradient
+            # no gradients wait to be taken but those being computed: each set is a model's size
+            for part, gradients in in_order(compute, everyone, self.workers, ahead=self.workers):
+                add_gradients(trained, gradients, own)
                 add_up(totals, part.measures())
+                del part, gradients
         return totals
 
     def step(self, learning_rate: float) -> float:
@@ -195,10 +197,11 @@ class TorchEngine(LocalForward):
     def weights(self) -> Iterator[tuple[str, Tensor]]:
         """Yield every trained parameter by name: the parameter itself."""
         yield from self.parameters.items()
+        yield from persistent_buffers(self.model).items()
 
     def consolidated(self) -> dict[str, Tensor] | None:
         """Return the weights on the CPU, by name."""
-        return {name: p.detach().cpu() for name, p in self.parameters.items()}
+        return {name: tensor.detach().cpu() for name, tensor in self.weights()}
 
     def save(self, folder: Path) -> None:
         """Write weights and optimizer state, exactly, into an existing folder."""
@@ -222,6 +225,26 @@ class TorchEngine(LocalForward):
 
     def close(self) -> None:
         """Nothing runs beside this process."""
+
+
+def add_gradients(
+    parameters: Sequence[Tensor], gradients: Sequence[Tensor | None], own: set[int]
+) -> None:
+    """Add gradients (none at all if the backward pass has added them) to those of a step.
+
+    `own` has the places of the parameters whose sum is in memory of its own; it grows. The first
+    gradient of a parameter may share its memory with another one's.
+    """
+    for place, (parameter, gradient) in enumerate(zip(parameters, gradients, strict=False)):
+        if gradient is None:
+            continue
+        if parameter.grad is None:
+            parameter.grad = gradient
+        elif place in own:
+            parameter.grad += gradient
+        else:
+            parameter.grad = parameter.grad + gradient
+            own.add(place)
 
 
 def add_up(totals: dict[str, float], part: Measures) -> None:

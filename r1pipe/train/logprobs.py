@@ -5,8 +5,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from functools import partial
+import inspect
+from collections.abc import Callable, Iterator, Sequence
+from functools import lru_cache, partial
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -20,6 +22,14 @@ from r1pipe.train.packed import blocks_of, is_attending
 
 MAX_LOGITS = 1 << 26
 """Most logits that are in memory at once: 256 MiB in float32, and as much for their gradient."""
+LARGE_LOGITS = 1 << 22
+"""Logits from which their memory counts."""
+BLOCK = 1 << 18
+"""Logits that are gone through at once on a CPU: 1 MiB."""
+
+
+OPTIONAL = ("position_ids", "attention_mask")
+"""What a backbone is given if it takes it."""
 
 
 def token_logprobs(model: LanguageModel, batch: MicroBatch, temperature: float = 1.0) -> Tensor:
@@ -37,10 +47,9 @@ def token_logprobs(model: LanguageModel, batch: MicroBatch, temperature: float =
     targets = batch.input_ids[:, 1:][predicts]  # [N]
 
     def score(states: Tensor, targets: Tensor) -> Tensor:
-        logits = model.lm_head(states).float()
-        return gather_logprobs(logits if temperature == 1.0 else logits / temperature, targets)
+        return gather_logprobs(logits_of(model, states).float(), targets, temperature)
 
-    rows = max(1, MAX_LOGITS // model.lm_head.out_features)
+    rows = max(1, MAX_LOGITS // vocabulary(model))
     count = max(len(targets), batch.most_targets)
     if count <= rows:
         return score(states, targets)
@@ -84,10 +93,119 @@ def hidden_states(model: LanguageModel, batch: MicroBatch) -> Tensor:
         }
     elif batch.attention_mask is None and is_attending(model):
         inputs["blocks"] = blocks_of(batch.position_ids)
-    hidden: Tensor = model.model(**inputs, use_cache=False).last_hidden_state
+    backbone = getattr(model, backbone_name(model))
+    known = _named(type(backbone).forward)
+    given = {n: value for n, value in inputs.items() if n in known or n not in OPTIONAL}
+    hidden: Tensor = backbone(**given, use_cache=False).last_hidden_state
     return hidden
 
 
-def gather_logprobs(logits: Tensor, targets: Tensor) -> Tensor:
-    """Return log softmax(logits)[target] for each row.  [N, V], [N] -> [N]"""
-    return -torch.nn.functional.cross_entropy(logits, targets, reduction="none")
+def backbone_name(model: LanguageModel) -> str:
+    """Return under which name a model has its backbone, which gives the last hidden states."""
+    prefix = model.base_model_prefix
+    return prefix if prefix in model._modules else "model"
+
+
+@lru_cache(maxsize=64)
+def _named(forward: Callable[..., object]) -> frozenset[str]:
+    """Return the names of a backbone's inputs: some families count positions by themselves."""
+    return frozenset(inspect.signature(forward).parameters)
+
+
+def logits_of(model: LanguageModel, states: Tensor) -> Tensor:
+    """Return the logits of last hidden states.  [N, H] -> [N, V]
+
+    The family's own forward computes them, since some scale or cap what the head gives; its
+    backbone is replaced by one that has run already.
+    """
+    output = type(model).forward(_Headed(model, states[None]), use_cache=False)
+    logits: Tensor = output.logits[0]
+    return logits
+
+
+class _Headed:
+    """A model whose backbone gives the hidden states that it is made with."""
+
+    def __init__(self, model: LanguageModel, states: Tensor) -> None:
+        self._model, self._states = model, states
+
+    def __getattr__(self, name: str) -> Any:
+        found = getattr(self._model, name)
+        return _Ran(found, self._states) if name == backbone_name(self._model) else found
+
+
+class _Ran:
+    """A backbone that has run, and whatever it holds."""
+
+    def __init__(self, backbone: Any, states: Tensor) -> None:
+        self._backbone, self._states = backbone, states
+
+    def __call__(self, *inputs: object, **named: object) -> _Output:
+        return _Output([self._states])
+
+    def __getattr__(self, name: str) -> Any:
+        found = getattr(self._backbone, name)
+        return _Ran(found, self._states) if isinstance(found, torch.nn.Module) else found
+
+
+class _Output(tuple[Tensor, ...]):
+    """What a backbone gives, as a tuple or by name: hidden states and nothing else."""
+
+    __slots__ = ()
+
+    @property
+    def last_hidden_state(self) -> Tensor:
+        return self[0]
+
+    def __getattr__(self, name: str) -> None:
+        return None
+
+
+def vocabulary(model: LanguageModel) -> int:
+    """Return how many logits a position has."""
+    head = model.get_output_embeddings()
+    return int(getattr(head, "out_features", 0) or model.config.get_text_config().vocab_size)
+
+
+def gather_logprobs(logits: Tensor, targets: Tensor, temperature: float = 1.0) -> Tensor:
+    """Return log softmax(logits / temperature)[target] for each row.  [N, V], [N] -> [N]
+
+    Large logits are gone through by blocks, and their memory becomes that of their gradient: the
+    usual way takes three times as much.
+    """
+    if logits.numel() >= LARGE_LOGITS:
+        apply: Callable[..., Tensor] = _LargeLogprobs.apply
+        return apply(logits, targets, temperature)
+    scaled = logits if temperature == 1.0 else logits / temperature
+    return -torch.nn.functional.cross_entropy(scaled, targets, reduction="none")
+
+
+class _LargeLogprobs(torch.autograd.Function):
+    """`gather_logprobs` without copies; d/dx_v = ([v is the target] - softmax(x / t)_v) / t."""
+
+    @staticmethod
+    def forward(ctx: Any, logits: Tensor, targets: Tensor, temperature: float) -> Tensor:
+        totals, chosen = logits.new_empty(len(targets)), logits.new_empty(len(targets))
+        for rows in _blocks(logits):
+            block = logits[rows] / temperature
+            totals[rows] = torch.logsumexp(block, dim=1)
+            chosen[rows] = block.gather(1, targets[rows, None])[:, 0]
+        ctx.save_for_backward(logits, targets, totals)
+        ctx.temperature = temperature
+        return chosen - totals
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, None, None]:
+        logits, targets, totals = ctx.saved_tensors
+        scale = gradients[0] / ctx.temperature
+        for rows in _blocks(logits):
+            block = logits[rows]
+            block.div_(ctx.temperature).sub_(totals[rows, None]).exp_().mul_(-scale[rows, None])
+            block.scatter_add_(1, targets[rows, None], scale[rows, None])
+        return logits, None, None
+
+
+def _blocks(logits: Tensor) -> Iterator[slice]:
+    """Yield slices of rows that a cache holds, or that are worth a kernel."""
+    size = max(1, (BLOCK if logits.device.type == "cpu" else MAX_LOGITS) // logits.shape[1])
+    return (slice(start, start + size) for start in range(0, len(logits), size))

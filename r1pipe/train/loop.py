@@ -125,6 +125,12 @@ class Trainer:
             self.save()
         self._context.stop_if_asked()
 
+    def save_once(self) -> None:
+        """Save unless the newest checkpoint is of this step, or no step was made."""
+        latest = self._context.checkpoints.latest()
+        if self.step > (0 if latest is None else latest[0]):
+            self.save()
+
     def save(self) -> None:
         """Save the training as it is between two updates."""
         with self._context.checkpoints.saving(self.step) as folder:

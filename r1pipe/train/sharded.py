@@ -24,6 +24,7 @@ from transformers import AutoConfig, GenerationConfig
 
 from r1pipe.engine_settings import EngineSettings
 from r1pipe.models.interfaces import LanguageModel
+from r1pipe.models.policy import persistent_buffers
 from r1pipe.models.precision import dtype_of
 from r1pipe.ranks import Ranks
 from r1pipe.settings import Precision
@@ -125,6 +126,9 @@ def _fill(
                 raise _OtherNames(f"no file has {name}")
         elif files.shape(name) != tuple(parameter.shape):
             raise _OtherNames(f"{name} has another shape in its file")
+    for name, buffer in persistent_buffers(model).items():
+        if files.shape(name) == tuple(buffer.shape):
+            buffer.copy_(files.read(name))
     zero = config_of(settings, precision)
     is_reader = dist.get_rank() == 0
     for name, empty in named.items():

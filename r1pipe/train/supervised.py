@@ -16,8 +16,9 @@ from r1pipe.data.files import Record
 from r1pipe.engine_settings import TrainRun
 from r1pipe.models.interfaces import LanguageModel, Tokenizer
 from r1pipe.models.policy import save_model
+from r1pipe.models.precision import dtype_of
 from r1pipe.records import Message, TokenSequence
-from r1pipe.settings import EpochParams
+from r1pipe.settings import EpochParams, Precision
 from r1pipe.stage import Context
 from r1pipe.train.backends import make_engine
 from r1pipe.train.batching import (
@@ -31,6 +32,7 @@ from r1pipe.train.conversations import TrainOn, TurnEncoder, Untrainable
 from r1pipe.train.engine import Engine, Loss
 from r1pipe.train.logprobs import token_logprobs
 from r1pipe.train.loop import Trainer, Update
+from r1pipe.train.own_forward import check_forward
 
 TrainingRow: TypeAlias = tuple[Record, Format, Sequence[Message]]
 """A row with its place, its format, and its conversation; the answer comes last."""
@@ -52,15 +54,17 @@ def fit(
     )
     engine = make_engine(model, params.optimizer, run, context.ranks, params.precision)
     batching = batching_of(run, tokenizer.pad_token_id)
+    check_forward(engine, model, batching, params.precision)
     train_supervised(context, engine, sequences, params, batching)
-    finish(context, engine, tokenizer)
+    finish(context, engine, tokenizer, params.precision)
 
 
-def finish(context: Context, engine: Engine, tokenizer: Tokenizer) -> None:
-    """Write the trained model as the stage's output and close its engine."""
+def finish(context: Context, engine: Engine, tokenizer: Tokenizer, precision: Precision) -> None:
+    """Write the trained model in the precision's dtype, as the stage's output; close its engine."""
     weights = engine.consolidated()
     if weights is not None:
-        save_model(engine.model, tokenizer, context.output("model"), weights)
+        folder = context.output("model")
+        save_model(engine.model, tokenizer, folder, weights, dtype_of(precision))
     engine.close()
 
 
