@@ -66,13 +66,8 @@ def run(context: Context, params: Params, run: Run, inputs: Inputs) -> None:
     from r1pipe.evaluation.warnings import completion_warnings
     from r1pipe.generate.backends import open_generator
     from r1pipe.generate.failures import FailedUnits
-<<<<<<< HEAD
-    from r1pipe.rows import write_rows
-=======
     from r1pipe.generate.following import Followed, Kept
-    from r1pipe.rows import read_problems, write_rows
-    from r1pipe.verify.golds import check_golds
->>>>>>> main
+    from r1pipe.rows import write_rows
 
     journal = context.journal("samples")
     done = journal.done()
