@@ -307,6 +307,9 @@ def test_where_all_golds_are_usable_nothing_is_noted(tmp_path: Path) -> None:
 
 def test_a_task_that_a_model_rewards_needs_no_gold(tmp_path: Path) -> None:
     assert usable_problems(FakeContext(tmp_path), "problems", [BAD], ("arithmetic",)) == [BAD]
+    other = Problem("bad", "math", "bad", BAD.gold)  # but for its task the same
+    kept = usable_problems(FakeContext(tmp_path), "problems", [BAD, other], ("arithmetic",))
+    assert kept == [BAD]
 
 
 def test_no_usable_gold_stops_the_stage_before_a_model_is_loaded(tmp_path: Path) -> None:
