@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from r1pipe.costs.work import Cost, InfoMap
     from r1pipe.generate.protocol import Generator
     from r1pipe.models.interfaces import Tokenizer
+    from r1pipe.verify.golds import GoldReport
 
 VERSION = 3
 INPUTS = {"model": Input("model"), "problems": Input("problems", many=True)}
@@ -66,22 +67,11 @@ def run(context: Context, params: Params, run: Run, inputs: Inputs) -> None:
     from r1pipe.generate.backends import open_generator
     from r1pipe.generate.failures import FailedUnits
     from r1pipe.generate.following import Followed, Kept
-    from r1pipe.rows import read_problems, write_rows
-    from r1pipe.verify.golds import check_golds
+    from r1pipe.rows import write_rows
 
     journal = context.journal("samples")
     done = journal.done()
-    golds = {
-        name: check_golds(read_problems(path), max_unusable_frac=1.0)
-        for name, path in sorted(inputs.paths("problems").items())
-    }
-    for name, found in golds.items():
-        if not found.usable:
-            raise StageError(
-                f"{context.name}: benchmark {name}: no problem has a usable gold answer (first:"
-                f" {next(iter(found.first()), 'there is no problem')}); correct them, or choose"
-                " another checker"
-            )
+    golds = _golds(context, inputs)
     benchmarks = {name: found.usable for name, found in golds.items()}
     units = list(_units(benchmarks, params.problems_per_unit))
     failed = FailedUnits()
@@ -115,11 +105,35 @@ def run(context: Context, params: Params, run: Run, inputs: Inputs) -> None:
     text = json.dumps(report, indent=1, sort_keys=True)
     (context.output("report") / "summary.json").write_text(text + "\n")
     context.note(**{name: round(s["pass@1"]["value"], 4) for name, s in summary.items()})
+    for row in rows[:: max(1, len(rows) // 8)]:
+        context.sample(prompt=row["prompt"], completion=row["completion"], verdict=row["verdict"])
+
+
+def _golds(context: Context, inputs: Inputs) -> dict[str, GoldReport]:
+    """Return the problems of every benchmark, those with unusable gold answers set aside.
+
+    Raises StageError if a benchmark has no other.
+    """
+    from r1pipe.rows import read_problems
+    from r1pipe.verify.golds import check_golds
+
+    golds = {
+        name: check_golds(read_problems(path), max_unusable_frac=1.0)
+        for name, path in sorted(inputs.paths("problems").items())
+    }
+    for name, found in golds.items():
+        if not found.usable:
+            raise StageError(
+                f"{context.name}: benchmark {name}: no problem has a usable gold answer (first:"
+                f" {next(iter(found.first()), 'there is no problem')}); correct them, or choose"
+                " another checker"
+            )
+        if found.quarantined:
+            context.warn(f"benchmark {name}: {found.warning()}")
     set_aside = {name: found.to_json() for name, found in golds.items() if found.quarantined}
     if set_aside:
         context.note(unusable_golds=set_aside)
-    for row in rows[:: max(1, len(rows) // 8)]:
-        context.sample(prompt=row["prompt"], completion=row["completion"], verdict=row["verdict"])
+    return golds
 
 
 def _units(

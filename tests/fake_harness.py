@@ -25,7 +25,7 @@ if task == "gone":
     print("ConnectionError: Couldn't reach the Hub", file=sys.stderr)
     sys.exit(1)
 if task == "sleep":
-    time.sleep(60)
+    time.sleep(3600)
 if task == "nowhere":
     print("ValueError: Tasks not found: nowhere", file=sys.stderr)
     sys.exit(1)

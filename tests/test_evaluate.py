@@ -5,12 +5,14 @@ from __future__ import annotations
 import itertools
 import math
 import random
+from concurrent.futures import Future
 from statistics import NormalDist
 from typing import Any
 
 import numpy as np
 import pytest
 
+from r1pipe.evaluation import votes as vote_module
 from r1pipe.evaluation.metrics import (
     bootstrap_interval,
     maj_at_k,
@@ -174,6 +176,39 @@ def test_an_answer_that_ran_out_of_time_is_compared_with_none() -> None:
         (Verdict.TIMEOUT, "9^{9^9}"), (Verdict.WRONG, "4"), (Verdict.TIMEOUT, "9^{9^9}")
     )]  # fmt: skip
     assert votes(group) == [1, 2, 1]
+
+
+def test_the_pairs_for_algebra_are_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked = []
+
+    class Pool:
+        def submit(self, gold: str, answer: str, limit_s: float) -> Future[Verdict]:
+            asked.append((gold, answer))
+            future: Future[Verdict] = Future()
+            future.set_result(Verdict.TIMEOUT if len(asked) == 1 else Verdict.WRONG)
+            return future
+
+    monkeypatch.setattr(vote_module, "shared_pool", Pool)
+    found = classes(*[rf"\sqrt{{{i}}}+x" for i in range(64)])
+    assert len(set(found)) == 64
+    assert len(asked) == vote_module.MAX_PAIRS
+    slow = asked[0][0]
+    assert [gold for gold, _ in asked].count(slow) == 1, "what ran out of time is not asked again"
+
+
+def test_algebra_that_fails_again_and_again_is_given_up(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked = []
+
+    class Pool:
+        def submit(self, gold: str, answer: str, limit_s: float) -> Future[Verdict]:
+            asked.append((gold, answer))
+            future: Future[Verdict] = Future()
+            future.set_result(Verdict.TIMEOUT)
+            return future
+
+    monkeypatch.setattr(vote_module, "shared_pool", Pool)
+    assert len(set(classes(*[rf"\sqrt{{{i}}}+x" for i in range(64)]))) == 64
+    assert len(asked) == vote_module.MAX_FAILED, "each answer meets one class: others are gone"
 
 
 def test_classes_are_those_of_comparing_every_pair() -> None:

@@ -294,6 +294,7 @@ def test_problems_with_unusable_golds_are_left_out_and_counted(tmp_path: Path) -
     context, good = FakeContext(tmp_path), problems(3)
     assert usable_problems(context, "problems", [BAD, *good], ()) == good
     noted = context.notes["unusable_golds"]["problems"]
+    assert context.warnings[0].startswith("problems: 1 of 4 gold answers do not verify")
     assert (noted["count"], noted["rate"], noted["verdicts"]) == (1, 0.25, {"gold_unusable": 1})
     assert noted["first"] == [r"bad: '\\\\' gold_unusable"]
 
@@ -306,6 +307,9 @@ def test_where_all_golds_are_usable_nothing_is_noted(tmp_path: Path) -> None:
 
 def test_a_task_that_a_model_rewards_needs_no_gold(tmp_path: Path) -> None:
     assert usable_problems(FakeContext(tmp_path), "problems", [BAD], ("arithmetic",)) == [BAD]
+    other = Problem("bad", "math", "bad", BAD.gold)  # but for its task the same
+    kept = usable_problems(FakeContext(tmp_path), "problems", [BAD, other], ("arithmetic",))
+    assert kept == [BAD]
 
 
 def test_no_usable_gold_stops_the_stage_before_a_model_is_loaded(tmp_path: Path) -> None:

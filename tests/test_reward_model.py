@@ -283,7 +283,7 @@ SAFE: dict[str, Any] = {"prompt": "cat?", "completion": HELPFUL, "is_safe": True
 
 @pytest.mark.parametrize("label", [None, 2, "yes"])
 def test_a_missing_label_is_an_error_not_safe(tmp_path: Path, policy: Path, label: Any) -> None:
-    bad: dict[str, object] = {"prompt": "cat?", "completion": HELPFUL}
+    bad: dict[str, Any] = {"prompt": "cat?", "completion": HELPFUL}
     rows = [{**bad, "is_safe": "yes"}] if label == "yes" else [SAFE, {**bad, "is_safe": label}]
     if label == 2:
         rows[0] = {**SAFE, "is_safe": 1}

@@ -170,6 +170,9 @@ def test_unusable_golds_are_counted_apart_and_not_as_wrong(tmp_path: Path) -> No
     assert golds["first"][1] == "bad-1: '$ $' gold_unusable"
     assert report["hard"]["unusable_golds"]["count"] == 0
     assert set(context.notes["unusable_golds"]) == {"easy"}
+    assert context.warnings[0].startswith(
+        "benchmark easy: 2 of 6 gold answers do not verify against themselves and are left out"
+    )
 
 
 def test_a_benchmark_without_a_usable_gold_is_an_error_before_anything_is_sampled(

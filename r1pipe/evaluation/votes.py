@@ -16,6 +16,9 @@ from r1pipe.verify.workers.pool import DEFAULT_LIMIT_S, shared_pool
 
 MAX_ALGEBRA = 8
 """Classes that one answer is compared with by algebra; each is a pair in the pool, in parallel."""
+MAX_PAIRS, MAX_FAILED = 128, 4
+"""Pairs of one problem for algebra, and those that may run out of time or crash; after that answers
+vote as they are written."""
 RIGHT = 0
 """The class of the right answers."""
 
@@ -52,6 +55,7 @@ class _Classes:
         self.firsts: dict[int, tuple[str, bool]] = {}
         """Class -> its first answer, and whether that has a value in `by_value`."""
         self.count = RIGHT + 1
+        self.num_pairs = self.num_failed = 0
 
     def of(self, text: str | None, *, is_alone: bool) -> int | None:
         """Return the class of an answer, a new one if it equals none before."""
@@ -100,7 +104,8 @@ class _Classes:
                 return number
             if is_same is None and self.checker == "math":
                 undecided.append(number)
-        return self._equal_by_algebra(text, undecided[:MAX_ALGEBRA])
+        left = 0 if self.num_failed >= MAX_FAILED else MAX_PAIRS - self.num_pairs
+        return self._equal_by_algebra(text, undecided[: min(MAX_ALGEBRA, left)])
 
     def _equal_by_algebra(self, text: str, numbers: Sequence[int]) -> int | None:
         """Ask the pool; a class that takes too long is not asked about again."""
@@ -108,8 +113,10 @@ class _Classes:
             number: shared_pool().submit(self.firsts[number][0], text, self.timeout_s)
             for number in numbers
         }
+        self.num_pairs += len(numbers)
         verdicts = {number: promise.result() for number, promise in promises.items()}
         for number, verdict in verdicts.items():
             if verdict in _FAILED:
                 del self.firsts[number]
+                self.num_failed += 1
         return next((n for n, verdict in verdicts.items() if verdict == Verdict.CORRECT), None)

@@ -37,17 +37,18 @@ def usable_problems(
     Tasks of `judged` are rewarded by a model, which reads no gold answer. All ranks return the
     same. Raises StageError if none is left.
     """
-    found: dict[str, object] = {}
+    found, said = dict[str, object](), ""
     bad: list[list[str]] = []
     if context.ranks.is_main:
         read = [problem for problem in problems if problem.task not in judged]
         report = check_golds(read, max_unusable_frac=1.0)
         bad = [[p.id, p.prompt, p.gold] for p, _ in report.quarantined]
-        found = report.to_json()
+        found, said = report.to_json(), report.warning() if bad else ""
     bad = context.ranks.agree(bad)
     if not bad:
         return list(problems)
     context.note(unusable_golds={name: found})
+    context.warn(f"{name}: {said}")
     left_out = set(map(tuple, bad))
     usable = [p for p in problems if p.task in judged or (p.id, p.prompt, p.gold) not in left_out]
     if not usable:

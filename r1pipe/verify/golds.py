@@ -39,6 +39,14 @@ class GoldReport:
         some = self.quarantined[:MAX_NAMED]
         return [f"{visible(p.id)}: {visible(repr(p.gold[:80]))} {verdict}" for p, verdict in some]
 
+    def warning(self) -> str:
+        """Return what a stage says of the problems that it set aside."""
+        count = len(self.quarantined)
+        return (
+            f"{count} of {count + len(self.usable)} gold answers do not verify against themselves"
+            f" and are left out (first: {self.first()[0]})"
+        )
+
     def to_json(self) -> dict[str, object]:
         """Return what a stage notes of the problems that it set aside."""
         counts, rate = self.counts(), round(self.rate, 6)
