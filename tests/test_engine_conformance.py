@@ -315,3 +315,18 @@ def test_flash_attention_is_refused_in_float32() -> None:
     run = EngineRun(engine=TorchSettings(attention="flash"))
     with pytest.raises(StageError, match="flash computes only in bfloat16"):
         make_engine(model(), OPTIMIZER, run)
+
+
+def test_buffers_that_files_hold_are_among_the_weights(new_engine: Opened) -> None:
+    policy = model()
+    bias = torch.full((3,), 0.3)
+    policy.model.register_buffer("router_bias", bias.clone())
+    policy.model.register_buffer("frequencies", bias.clone(), persistent=False)
+    engine = new_engine(policy)
+    engine.accumulate(list(batches()), loss)
+    engine.step(0.1)
+    found, saved = dict(engine.weights()), engine.consolidated()
+    assert saved is not None
+    for weights in (found, saved):
+        assert torch.equal(weights["model.router_bias"].cpu(), bias)
+        assert "model.frequencies" not in weights

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 import torch
@@ -17,6 +18,7 @@ from torch import Tensor
 from transformers import DynamicCache
 
 from r1pipe.generate.protocol import Request, Sampled, SamplingParams, Weights
+from r1pipe.generate.room import check_room, room_of
 from r1pipe.generate.uniforms import uniforms
 from r1pipe.models.interfaces import LanguageModel
 from r1pipe.models.precision import computing
@@ -53,9 +55,15 @@ class TransformersGenerator:
         self.max_batch = max_batch
         self.workers = workers
         self.precision = precision
+        self.context = context_of(model.config)
 
     def generate(self, requests: Sequence[Request], sampling: SamplingParams) -> Iterator[Sampled]:
-        """Yield every request's completion, batch by batch (prompts of like length together)."""
+        """Yield every request's completion, batch by batch (prompts of like length together).
+
+        A completion ends at the latest where the model's context does; a prompt that fills it is a
+        StageError.
+        """
+        check_room(requests, self.context)
         ordered = sorted(requests, key=lambda r: (len(r.prompt_ids), r.prompt_ids, r.index))
         was_training = self.model.training
         self.model.eval()
@@ -81,7 +89,7 @@ class TransformersGenerator:
         for step in range(sampling.max_tokens):
             seeds = np.array([rows[r].request.seed for r in active], dtype=np.uint64)
             tokens, logprobs = choose_tokens(logits, uniforms(seeds, step), sampling)
-            running = self._record(rows, active, tokens, logprobs, finished)
+            running = self._record(rows, active, tokens, logprobs, finished, sampling.max_tokens)
             if not running or step + 1 == sampling.max_tokens:
                 break
             if len(running) < DROP_ENDED_BELOW * len(active):
@@ -98,6 +106,8 @@ class TransformersGenerator:
                 use_cache=True,
             )
             logits, positions = output.logits[:, -1].float(), positions + 1
+            if self.context is not None:  # of rows that have ended, but are still in the batch
+                positions = positions.clamp(max=self.context - 1)
         ended = {s.index for s in finished}
         finished.extend(
             Sampled(row.request.index, row.token_ids, row.logprobs, FinishReason.LENGTH)
@@ -113,6 +123,7 @@ class TransformersGenerator:
         tokens: Tensor,
         logprobs: Tensor,
         finished: list[Sampled],
+        max_tokens: int,
     ) -> list[int]:
         """Append one token to every running row; return the places in `active` still running."""
         running = []
@@ -121,13 +132,15 @@ class TransformersGenerator:
             row = rows[number]
             if row.token_ids and row.token_ids[-1] in self.end_ids:
                 continue  # ended, but not yet dropped from the batch
+            if len(row.token_ids) >= room_of(row.request, max_tokens, self.context):
+                continue
             row.token_ids.append(token)
             row.logprobs.append(logprob)
             if token in self.end_ids:
                 finished.append(
                     Sampled(row.request.index, row.token_ids, row.logprobs, FinishReason.STOP)
                 )
-            else:
+            elif len(row.token_ids) < room_of(row.request, max_tokens, self.context):
                 running.append(place)
         return running
 
@@ -169,6 +182,12 @@ class TransformersGenerator:
 
     def close(self) -> None:
         """The model belongs to the caller."""
+
+
+def context_of(config: Any) -> int | None:
+    """Return how many positions a model has; None if they do not end."""
+    found = getattr(config.get_text_config(), "max_position_embeddings", None)
+    return found if isinstance(found, int) and found > 0 else None
 
 
 def choose_tokens(
