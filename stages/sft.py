@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 from pydantic import Field
 
 from r1pipe.engine_settings import TrainRun
-from r1pipe.settings import EpochParams
+from r1pipe.settings import AdapterParams, EpochParams
 from r1pipe.stage import Context, Input, Inputs
 
 if TYPE_CHECKING:
@@ -26,7 +26,7 @@ INPUTS = {"model": Input("model"), "rows": Input("rows")}
 OUTPUTS = {"model": "model"}
 
 
-class Params(EpochParams):
+class Params(EpochParams, AdapterParams):
     """Parameters that decide the model."""
 
     num_epochs: int = Field(gt=0)
@@ -43,11 +43,15 @@ class Run(TrainRun):
 
 def run(context: Context, params: Params, run: Run, inputs: Inputs) -> None:
     """Minimise the negative log-likelihood of the completions, end-of-sequence included."""
+
+    from r1pipe.models.adapters import add_adapter
     from r1pipe.models.policy import load_tokenizer
     from r1pipe.train.backends import load_trained
     from r1pipe.train.supervised import fit, sequences_of
 
     model = load_trained(inputs.path("model"), run, params.precision)
+    if params.adapter is not None:
+        add_adapter(model, params.adapter, params.seed, params.precision)
     tokenizer = load_tokenizer(inputs.path("model"))
     sequences, too_long = sequences_of(tokenizer, inputs.path("rows"), params.max_tokens)
     context.note(too_long=too_long)

@@ -20,6 +20,7 @@ from transformers import DynamicCache
 from r1pipe.generate.protocol import Request, Sampled, SamplingParams, Weights
 from r1pipe.generate.room import check_room, room_of
 from r1pipe.generate.uniforms import uniforms
+from r1pipe.models.adapters import is_adapted
 from r1pipe.models.interfaces import LanguageModel
 from r1pipe.models.precision import computing
 from r1pipe.records import FinishReason
@@ -171,6 +172,8 @@ class TransformersGenerator:
 
     def load_weights(self, tensors: Weights) -> None:
         """Copy weights by name; nothing to do for tensors that are the model's own."""
+        if is_adapted(self.model):
+            return  # it is the trained model itself
         own = {**dict(self.model.named_parameters()), **dict(self.model.named_buffers())}
         with torch.no_grad():
             for name, tensor in tensors:

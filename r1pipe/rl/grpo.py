@@ -31,6 +31,7 @@ from r1pipe.chat import Format
 from r1pipe.generate.protocol import Generator, SamplingParams
 from r1pipe.models.interfaces import LanguageModel, Tokenizer
 from r1pipe.records import FinishReason, Group, Problem, Rollout
+from r1pipe.rl.adapter_reference import AdapterReference
 from r1pipe.rl.losses import grpo_token_loss, token_weights, truncated_weights
 from r1pipe.rl.params import GrpoParams
 from r1pipe.rl.reference import Reference
@@ -65,7 +66,7 @@ class Grpo:
     batching: Batching
     trainer: Trainer
     generator: Generator
-    reference: Reference | None
+    reference: Reference | AdapterReference | None
     reward_models: Mapping[str, RewardFn] = field(default_factory=dict)
     """Task -> reward model that takes the place of the accuracy reward."""
 
