@@ -56,6 +56,12 @@ class QuietContext:
     def sample(self, **row: Any) -> None:
         return
 
+    def warn(self, text: str) -> None:
+        return
+
+    def doing(self, what: str, done: int, total: int) -> None:
+        return
+
     def stop_if_asked(self) -> None:
         return
 

@@ -46,7 +46,7 @@ class Steps:
     def __init__(self, candidates: int, root: Path) -> None:
         self.clock, self.root, self.canned = Clock(), root, Canned()
         self.source = GeneratedSamples(
-            self.canned, self.canned.tokenizer, SamplingParams(), "chat", 1
+            lambda units: self.canned, self.canned.tokenizer, SamplingParams(), "chat", 1
         )
         self.origin = Origin("chat", 1.0, "m" * 64, Keep())
         self.selection = Selection(Quotas(), candidates)

@@ -10,6 +10,7 @@ was not trained on. `mean of all rows` is what import-model did before version 2
 from __future__ import annotations
 
 import sys
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -21,8 +22,9 @@ from r1pipe.models.interfaces import LanguageModel, Tokenizer
 from r1pipe.models.prompts import encode_completion, encode_prompt
 from r1pipe.records import TokenSequence
 from r1pipe.train.batching import one_batch
-from r1pipe.train.engine import Loss, TorchEngine
+from r1pipe.train.engine import TorchEngine
 from r1pipe.train.logprobs import token_logprobs
+from r1pipe.train.supervised import negative_log_likelihood
 
 UPDATES, ROWS, RATE = 6, 4, 1e-4
 
@@ -45,9 +47,8 @@ def train(model: LanguageModel, tokenizer: Tokenizer) -> float:
         rows = [row(step * ROWS + i, tokenizer) for i in range(ROWS)]
         count = sum(len(each.completion_ids) for each in rows)
         batch = one_batch(rows, tokenizer.pad_token_id)
-        measures = engine.accumulate(
-            [batch], lambda policy, b, n=count: Loss(-token_logprobs(policy, b).sum() / n)
-        )
+        loss = partial(negative_log_likelihood, num_tokens=count)
+        measures = engine.accumulate([batch], loss)
         engine.step(RATE)
         found = measures["loss"]
     return found

@@ -8,6 +8,8 @@ rollout; SFT: 64 rows of 20 to 90 tokens. `--peer` is the interpreter of an envi
 sides are processes that take turns, step by step, so other work on the machine slows all alike;
 seconds are those of the clock and those of the processor. Matrix products of 1024 x 1024 take
 turns with them: their rate is the arithmetic limit. Prints the tables of docs/performance.md;
+with TRAINERS_MODEL=FOLDER the model is that of a folder, in steps of 4 prompts in groups of 8 and
+of 8 rows of 60 to 240 tokens; a plain loop and `generate` of transformers join the sides.
 `--set 'grpo best:TRL={"bf16": true}'` changes the settings of a side, to look for better ones.
 """
 
@@ -27,12 +29,13 @@ from pathlib import Path
 from typing import Any
 
 import trainers_work as work
-from trainers_data import KL_COEF, write_model
+from trainers_data import KL_COEF, MODEL, write_model
 
 from r1pipe.launch.process import prepare_process
 
 WARM_UP = 1
 OURS, PEER, LIMIT = "r1pipe", "TRL", "gemm"
+PLAIN, GENERATE = "plain", "generate"
 MEAN_CHARS = 100.0
 """About the median of a fresh model's completions; the length reward is centred on it."""
 # PyTorch's fused attention is slow backwards in bfloat16 on a CPU
@@ -61,6 +64,20 @@ COMPARISONS: dict[str, dict[str, dict[str, Any]]] = {
         LIMIT: {"bf16": True},
     },
 }
+BFLOAT16 = {"precision": "bfloat16", "engine": {"attention": "eager"}}
+OF_A_MODEL: dict[str, dict[str, dict[str, Any]]] = {
+    "sample float32": {OURS: {"precision": "float32"}, GENERATE: {"precision": "float32"}},
+    "sample bfloat16": {OURS: {"precision": "bfloat16"}, GENERATE: {"precision": "bfloat16"}},
+    "sft float32": {OURS: {}, PEER: {}, PLAIN: {"bf16": False}},
+    "sft bfloat16": {OURS: BFLOAT16, PEER: {"bf16": True, **EAGER_PEER}, PLAIN: {"bf16": True}},
+    "grpo float32": {OURS: {"kl_coef": 0.0}, PEER: {"kl_coef": 0.0}},
+    "grpo bfloat16": {
+        OURS: {"kl_coef": 0.0, **BFLOAT16},
+        PEER: {"kl_coef": 0.0, "bf16": True, **EAGER_PEER},
+    },
+}
+if MODEL is not None:
+    COMPARISONS = OF_A_MODEL
 
 
 @dataclass
@@ -133,7 +150,7 @@ def compare(name: str, folder: Path, chosen: argparse.Namespace, has_peer: bool)
         sides[who] = start(name, who, folder, dict(options), python)
     for side in sides.values():
         side.answer()
-    rounds = chosen.rounds * (2 if name.startswith("sft") else 1)
+    rounds = chosen.rounds * (2 if name.startswith("sft") and MODEL is None else 1)
     for _ in range(WARM_UP + rounds):
         for side in sides.values():
             side.step()
@@ -143,39 +160,50 @@ def compare(name: str, folder: Path, chosen: argparse.Namespace, has_peer: bool)
 
 
 def report(name: str, sides: dict[str, Side], model: Path) -> None:
-    """Print a comparison: speeds, their ratio, and where our seconds go."""
+    """Print a comparison: speeds, their ratios, and where our seconds go."""
     load = work.load_of(name, model, sides[OURS].steps[WARM_UP:])
     unit = "samples/s" if name.startswith("grpo") else "tokens/s"
     print(f"\n### {name}\n")
-    print(f"| | {unit} | wall s a step | cpu s a step | tokens a completion | flat groups |")
-    print("|---|---|---|---|---|---|")
-    for who in (w for w in (OURS, PEER) if w in sides):
-        side = sides[who]
-        wall, cpu = side.median("wall"), side.median("cpu")
-        tokens, flat = side.mean_fact("completion_tokens"), side.mean_fact("flat_group_frac")
-        figures = f"{load.units / wall:.1f} | {wall:.2f} | {cpu:.2f} | {tokens:.1f} | {flat:.2f}"
-        print(f"| {who} | {figures} |")
-    if PEER in sides:
-        print_ratio(sides)
-    gflop = sides[LIMIT].steps[-1]["facts"]["gflop"]
-    per_cpu, per_wall = (gflop / sides[LIMIT].median(clock) for clock in ("cpu", "wall"))
-    print(f"matrix products: {per_cpu:.0f} GFLOP a cpu second, {per_wall:.0f} a second\n")
-    work.print_parts(sides[OURS].steps[WARM_UP:], load, per_cpu)
+    print(f"| | {unit} | wall s a step | cpu s a step | peak MiB | tokens | flat groups |")
+    print("|---|---|---|---|---|---|---|")
+    for who, side in sides.items():
+        if who == LIMIT:
+            continue
+        wall, cpu, peak = side.median("wall"), side.median("cpu"), side.steps[-1]["peak_mib"]
+        units = side.mean_fact("tokens") or load.units
+        tokens = side.mean_fact("completion_tokens")
+        figures = f"{units / wall:.1f} | {wall:.2f} | {cpu:.2f} | {peak:.0f} | {tokens:.1f}"
+        print(f"| {who} | {figures} | {side.mean_fact('flat_group_frac'):.2f} |")
+    for who in sides:
+        if who not in (OURS, LIMIT):
+            print_ratio(sides, who)
+    if LIMIT in sides:
+        gflop = sides[LIMIT].steps[-1]["facts"]["gflop"]
+        per_cpu, per_wall = (gflop / sides[LIMIT].median(clock) for clock in ("cpu", "wall"))
+        print(f"matrix products: {per_cpu:.0f} GFLOP a cpu second, {per_wall:.0f} a second\n")
+        work.print_parts(sides[OURS].steps[WARM_UP:], load, per_cpu)
 
 
-def print_ratio(sides: dict[str, Side]) -> None:
+def print_ratio(sides: dict[str, Side], peer: str) -> None:
     """Print how much faster r1pipe is, round by round and in the middle, and what both computed."""
+
+    def cost(step: dict[str, Any], clock: str) -> float:
+        return float(step[clock] / step["facts"].get("tokens", 1.0))
+
     for clock, said in (("wall", "by the clock"), ("cpu", "by processor time")):
-        pairs = zip(sides[PEER].steps[WARM_UP:], sides[OURS].steps[WARM_UP:], strict=True)
-        rounds = [theirs[clock] / ours[clock] for theirs, ours in pairs]
-        middle = sides[PEER].median(clock) / sides[OURS].median(clock)
-        print(f"\nr1pipe over TRL {said}: {middle:.2f} ({min(rounds):.2f} to {max(rounds):.2f})")
-    for who in (OURS, PEER):
+        theirs, ours = (
+            [cost(step, clock) for step in sides[who].steps[WARM_UP:]] for who in (peer, OURS)
+        )
+        rounds = [a / b for a, b in zip(theirs, ours, strict=True)]
+        middle = statistics.median(theirs) / statistics.median(ours)
+        print(f"\nr1pipe over {peer} {said}: {middle:.2f} ({min(rounds):.2f} to {max(rounds):.2f})")
+    for who in (OURS, peer):
         losses = [step["facts"].get("loss", 0.0) for step in sides[who].steps]
-        print(f"losses of {who}: {' '.join(f'{loss:.5f}' for loss in losses[:4])}")
-    theirs = [s["parts"].get("generation", [0, 0])[1] for s in sides[PEER].steps[WARM_UP:]]
-    if any(theirs):
-        print(f"generation of TRL: {statistics.median(theirs):.2f} cpu s")
+        if any(losses):
+            print(f"losses of {who}: {' '.join(f'{loss:.5f}' for loss in losses[:4])}")
+    spent = [s["parts"].get("generation", [0, 0])[1] for s in sides[peer].steps[WARM_UP:]]
+    if any(spent):
+        print(f"generation of {peer}: {statistics.median(spent):.2f} cpu s")
 
 
 def has_trl(python: str) -> str | None:

@@ -2,13 +2,22 @@
 
 from __future__ import annotations
 
+import os
 import random
 from pathlib import Path
 from typing import Any
 
-GROUP_SIZE, NUM_PROMPTS, MAX_TOKENS = 8, 32, 64
-BATCH_SIZE, ROW_TOKENS, PROMPT_TOKENS = 64, (20, 90), 9
-MAX_STEPS, SEED, LEARNING_RATE, KL_COEF = 24, 17, 1e-4, 0.001
+MODEL = os.environ.get("TRAINERS_MODEL")
+"""Folder of a model of one's own, whose steps are smaller in number and longer in tokens."""
+if MODEL is None:
+    GROUP_SIZE, NUM_PROMPTS, MAX_TOKENS = 8, 32, 64
+    BATCH_SIZE, ROW_TOKENS, PROMPT_TOKENS = 64, (20, 90), 9
+    MAX_STEPS = 24
+else:
+    GROUP_SIZE, NUM_PROMPTS, MAX_TOKENS = 8, 4, 64
+    BATCH_SIZE, ROW_TOKENS, PROMPT_TOKENS = 8, (60, 240), 40
+    MAX_STEPS = 12
+SEED, LEARNING_RATE, KL_COEF = 17, 1e-4, 0.001
 SHAPE: dict[str, Any] = {
     "hidden_size": 192,
     "num_layers": 5,
@@ -25,8 +34,11 @@ CHARS_FRAC = 0.9
 
 
 def write_model(folder: Path) -> int:
-    """Write a Qwen3 with a tokenizer; return the number of its parameters."""
+    """Write a Qwen3 with a tokenizer, or copy the model given; return its parameters' number."""
     from itertools import islice
+
+    if MODEL is not None:
+        return copy_model(Path(MODEL), folder)
 
     from r1pipe.models.policy import new_model, save_model
     from r1pipe.models.tokenizer import train_tokenizer
@@ -45,6 +57,15 @@ def write_model(folder: Path) -> int:
     )
     model = new_model(tokenizer, **SHAPE)
     save_model(model, tokenizer, folder)
+    return sum(p.numel() for p in model.parameters())
+
+
+def copy_model(source: Path, folder: Path) -> int:
+    """Copy a model and its tokenizer, in float32; return the number of its parameters."""
+    from r1pipe.models.policy import load_model, load_tokenizer, save_model
+
+    model = load_model(source)
+    save_model(model, load_tokenizer(source), folder)
     return sum(p.numel() for p in model.parameters())
 
 

@@ -63,6 +63,8 @@ def shape_of(folder: Path) -> Shape:
 
 def load_of(name: str, folder: Path, steps: list[dict[str, Any]]) -> Load:
     """Return the work of a step of a comparison, by what its steps sampled and trained."""
+    if name.startswith("sample"):
+        return Load(0.0, {})
     shape = shape_of(folder)
     if name.startswith("sft"):
         length = sum(ROW_TOKENS) / 2

@@ -1,5 +1,5 @@
 """`python -m r1pipe` is the command line, too."""
 
-from r1pipe.cli.main import main
+from r1pipe.cli.main import command
 
-main()
+command()

@@ -20,6 +20,12 @@ class StageError(R1PipeError):
     """A stage cannot do its work with the inputs and parameters that it was given."""
 
 
+class Paused(R1PipeError):  # noqa: N818 - nothing failed
+    """A stage stopped itself by a condition of its `run`; its attempt can be resumed."""
+
+    exit_code = 4
+
+
 class ManifestError(R1PipeError):
     """A manifest, profile or override is wrong; `mistakes` holds all that was found."""
 

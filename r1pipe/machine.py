@@ -20,6 +20,7 @@ CPUINFO = Path("/proc/cpuinfo")
 NVIDIA_SMI = "nvidia-smi"
 NVIDIA_TIMEOUT_S = 20.0
 MIB = 1 << 20
+BFLOAT16_FLAGS = frozenset({"avx512_bf16", "amx_bf16", "bf16"})
 
 
 @dataclass(frozen=True)
@@ -40,11 +41,20 @@ class Machine:
     cores: int
     memory_bytes: int
     gpus: tuple[Gpu, ...] = ()
+    has_bfloat16: bool = False
+    """Whether the processor multiplies in bfloat16."""
 
 
 def read_machine() -> Machine:
     """Return what this machine has."""
-    return Machine(platform.node(), cpu_name(), usable_cores(), total_memory(), read_gpus())
+    return Machine(
+        platform.node(),
+        cpu_name(),
+        usable_cores(),
+        total_memory(),
+        read_gpus(),
+        has_bfloat16_units(),
+    )
 
 
 def cpu_name() -> str:
@@ -55,6 +65,16 @@ def cpu_name() -> str:
             if name.strip() == "model name":
                 return value.strip()
     return platform.processor() or platform.machine()
+
+
+def has_bfloat16_units() -> bool:
+    """Return whether the processor says that it multiplies in bfloat16 (x86 or ARM)."""
+    with suppress(OSError):
+        for line in CPUINFO.read_text(encoding="utf-8", errors="replace").splitlines():
+            name, _, value = line.partition(":")
+            if name.strip() in ("flags", "Features"):
+                return not BFLOAT16_FLAGS.isdisjoint(value.split())
+    return False
 
 
 def usable_cores() -> int:

@@ -65,6 +65,35 @@ class Problem:
         return cls(**values)
 
 
+@dataclass(frozen=True, slots=True)
+class Message:
+    """One turn of a conversation, as a chat template is given it."""
+
+    role: str
+    """`system`, `user` or `assistant`."""
+    content: str
+    """The text; the assistant's begins with its thought, in tags, if it has one."""
+    is_trained: bool = True
+    """Whether the turn may be trained if it is the assistant's."""
+
+
+def messages_to_json(messages: Iterable[Message]) -> str:
+    """Return a conversation as the text that a row's column `messages` holds."""
+    turns = [
+        {"role": each.role, "content": each.content} | ({} if each.is_trained else {"weight": 0})
+        for each in messages
+    ]
+    return json.dumps(turns, ensure_ascii=False, separators=(",", ":"))
+
+
+def messages_from_json(text: str) -> list[Message]:
+    """Return the conversation that `messages_to_json` wrote."""
+    return [
+        Message(turn["role"], turn["content"], turn.get("weight", 1) != 0)
+        for turn in json.loads(text)
+    ]
+
+
 @dataclass(slots=True)
 class TokenSequence:
     """Prompt and completion as token ids: what a model is trained on."""
@@ -76,9 +105,17 @@ class TokenSequence:
     """Number of the sequence, by which its values are found again."""
     streams: dict[str, list[float]] = field(default_factory=dict)
     """One number for each completion token, by name."""
+    trained: Sequence[bool] | None = None
+    """Which completion tokens are trained; None is all. In a conversation the completion goes from
+    its first trained turn to its last, and what others say in between is not trained."""
 
     def __len__(self) -> int:
         return len(self.prompt_ids) + len(self.completion_ids)
+
+    @property
+    def num_trained(self) -> int:
+        """The number of trained tokens."""
+        return len(self.completion_ids) if self.trained is None else sum(self.trained)
 
 
 @dataclass(slots=True)

@@ -17,6 +17,7 @@ ROWS_PER_SHARD = 50_000
 BYTES_PER_SHARD = 128 << 20
 """Most bytes of rows in one shard, before compression: what a writer holds in memory."""
 ROWS_AT_ONCE = 1024
+IMPORT = "a stage of kind import-rows makes r1pipe's rows of other data"
 
 
 class RowWriter:
@@ -113,8 +114,10 @@ def read_rows(
     """Yield the rows of a folder written by `write_rows`, in order, one batch in memory.
 
     `only` names a column of booleans: rows in which it is false are left out. Raises ArtifactError
-    when the folder holds no Parquet file.
+    when the folder holds no Parquet file, or none of these columns.
     """
+    if columns is not None:
+        check_columns(folder, columns)
     for shard in shards_of(folder):
         for batch in pq.ParquetFile(shard).iter_batches(ROWS_AT_ONCE, columns=columns):
             chosen = batch if only is None else batch.filter(batch.column(only))
@@ -130,8 +133,18 @@ def shards_of(folder: Path) -> list[Path]:
     """Return the Parquet files of a folder in order, or raise ArtifactError."""
     shards = sorted(folder.glob("part-*.parquet"))
     if not shards:
-        raise ArtifactError(f"{folder}: no part-*.parquet here; was this artifact made by r1pipe?")
+        raise ArtifactError(f"{folder}: no part-*.parquet here, as r1pipe writes rows; {IMPORT}")
     return shards
+
+
+def check_columns(folder: Path, columns: Iterable[str], advice: str = "") -> None:
+    """Raise ArtifactError if a folder's rows lack a column."""
+    names = schema_of(folder).names
+    if missing := [name for name in columns if name not in names]:
+        raise ArtifactError(
+            f"{folder}: its rows have no column {', '.join(missing)} (they have"
+            f" {', '.join(names)}); {advice or IMPORT}"
+        )
 
 
 def schema_of(folder: Path) -> pa.Schema:

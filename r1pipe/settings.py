@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from typing import Literal, TypeAlias
 
-from pydantic import Field
+from pydantic import Field, JsonValue
 
 from r1pipe.chat import CHAT, PRESETS, AnswerPlace, Format, FormatName
 from r1pipe.plugins.tables import TaskName
@@ -155,12 +155,14 @@ class World(StageModel):
     """A choice of synthetic problems."""
 
     mix: dict[TaskName, float]
-    """Share of each task by name (arithmetic, choice, countdown, parity, general, safety, or a
-    plugin's)."""
+    """Share of each task by name (arithmetic, choice, countdown, parity, general, safety, a
+    `gym:NAME` of reasoning-gym, or a plugin's)."""
     languages: tuple[Literal["en", "zh"], ...] = ("en", "zh")
     """Languages of the wording, drawn uniformly."""
     levels: dict[str, tuple[int, ...]] = Field(default_factory=dict)
     """Levels of each task, drawn uniformly; a task that is not named uses all of its own."""
+    configs: dict[str, tuple[dict[str, JsonValue], ...]] = Field(default_factory=dict)
+    """Levels of `gym:` tasks, from 1: each the fields of the library's config; default: its own."""
 
 
 class Keep(StageModel):

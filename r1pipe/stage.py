@@ -27,6 +27,11 @@ is not there is refused likewise:
 and a stage may define what `plan` says it will cost, without importing anything heavy:
 
     def cost(params: Params, run: Run, inputs: InfoMap) -> Cost: ...       # r1pipe.costs.work
+
+and what it finds in the first rows of those of its inputs that are sources, so that `plan` says
+what will be made of them, or refuses them before anything runs (SourceError, StageError):
+
+    def look(params: Params, inputs: Inputs) -> Mapping[str, str]: ...     # input -> one line
 """
 
 from __future__ import annotations
@@ -167,8 +172,21 @@ class Context(Protocol):
     def note(self, **facts: object) -> None:
         """Keep facts about the finished stage (counts, certificates) for `r1pipe show`."""
 
+    def warn(self, text: str) -> None:
+        """Say at once that something looks wrong, and keep it for `r1pipe show`."""
+
+    def doing(self, what: str, done: int, total: int) -> None:
+        """Show how far the work inside a step has come, such as (sampling, 48, 192)."""
+
     def checkpoint_due(self) -> bool:
         """True when it is time for a training checkpoint, or a stop was asked for."""
+
+    def interruptible(self) -> AbstractContextManager[None]:
+        """Give a block that raises `Interrupted` as soon as SIGTERM or Ctrl-C comes.
+
+        What it does must be worth nothing unless it ends: waiting for completions, for example. In
+        a stage of several processes it is not left early.
+        """
 
     def stop_if_asked(self) -> None:
         """Raise `Interrupted` when SIGTERM or Ctrl-C came. Call it where nothing can be lost."""
@@ -178,6 +196,8 @@ StageRun = Callable[..., None]
 """(context, params, run, inputs): `run` of a stage file, which takes its own `Params` and `Run`."""
 StageCost = Callable[..., object]
 """(params, run, what is known of the inputs) -> `r1pipe.costs.work.Cost`."""
+StageLook = Callable[..., Mapping[str, str]]
+"""(params, those inputs that are sources and are there) -> what was found, by input."""
 
 
 @dataclass(frozen=True)
@@ -196,3 +216,5 @@ class StageKind:
     """The field of `Params` that only says how far to go: see `EXTENDS` above."""
     cost: StageCost | None = None
     """What the stage will do, in tokens and models; None if the file does not say."""
+    look: StageLook | None = None
+    """What it finds in sources; None if the file does not look."""

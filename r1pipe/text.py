@@ -27,6 +27,19 @@ def visible(text: str, keep_lines: bool = False) -> str:
     )
 
 
+def excerpt(text: str, max_chars: int) -> str:
+    """Return text on one line, safe for a terminal; of a long one the beginning and the end.
+
+    >>> excerpt("one\\ntwo", 20), excerpt("0123456789", 6)
+    ('one\\\\ntwo', '0123 ... 89 (10 characters)')
+    """
+    if len(text) <= max_chars:
+        return visible(text)
+    end = max_chars // 3
+    head, tail = text[: max_chars - end], text[len(text) - end :]
+    return f"{visible(head)} ... {visible(tail)} ({len(text)} characters)"
+
+
 def short_id(identifier: str | None) -> str:
     """Return the first characters of an id, enough to tell ids apart."""
     return identifier[:SHORT_ID_CHARS] if identifier else "-"
@@ -104,15 +117,16 @@ def table_lines(rows: Sequence[Sequence[str]]) -> list[str]:
     """Return rows as aligned columns, two spaces apart."""
     if not rows:
         return []
-    widths = [max(_width(row[column]) for row in rows) for column in range(len(rows[0]))]
+    widths = [max(display_width(row[column]) for row in rows) for column in range(len(rows[0]))]
     return [
         "  ".join(
-            cell + " " * (width - _width(cell)) for cell, width in zip(row, widths, strict=True)
+            cell + " " * (width - display_width(cell))
+            for cell, width in zip(row, widths, strict=True)
         ).rstrip()
         for row in rows
     ]
 
 
-def _width(text: str) -> int:
+def display_width(text: str) -> int:
     """Return how many columns a text takes: Chinese characters take two."""
     return sum(2 if unicodedata.east_asian_width(char) in "WF" else 1 for char in text)

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import os
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Generator, Iterable
 from concurrent.futures import Future, ThreadPoolExecutor, wait
 from functools import cache
 from typing import TypeVar
@@ -29,25 +29,36 @@ def num_workers(requested: int | None, device: str) -> int:
 
 
 def in_order(
-    function: Callable[[Item], Result], items: Iterable[Item], workers: int
-) -> Iterator[Result]:
+    function: Callable[[Item], Result],
+    items: Iterable[Item],
+    workers: int,
+    abandon: Callable[[], None] = lambda: None,
+    ahead: int | None = None,
+) -> Generator[Result, None, None]:
     """Yield `function(item)` for every item, in their order, computed by `workers` threads.
 
-    At most one result for each worker waits to be taken, so memory is bounded. The first error
-    raised by `function` is raised here, after what had begun by then.
+    At most `ahead` items (by default two for each worker) are begun and not taken, so memory is
+    bounded. The first error raised by `function` is raised here, after what had begun by then;
+    `abandon` is called before that is waited for.
     """
     if workers == 1:
         yield from map(function, items)
         return
     waiting: deque[Future[Result]] = deque()
+    ready: list[Result] = []  # none stays in this frame: it may be large
     threads = _pool(workers)
     try:
         for item in items:
-            if len(waiting) == 2 * workers:
-                yield waiting.popleft().result()
+            if len(waiting) == (ahead or 2 * workers):
+                ready.append(waiting.popleft().result())
             waiting.append(threads.submit(function, item))
+            if ready:
+                yield ready.pop()
         while waiting:
             yield waiting.popleft().result()
+    except BaseException:
+        abandon()
+        raise
     finally:
         for future in waiting:
             future.cancel()

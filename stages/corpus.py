@@ -77,6 +77,11 @@ def run(context: Context, params: Params, run: Run, inputs: Inputs) -> None:
         rows = list(islice(_from_solutions(inputs.path("problems"), params, rng), params.num_rows))
     else:
         rows = list(islice(_from_world(params, rng, context.name), params.num_rows))
+    if not rows:
+        raise StageError(
+            f"{context.name}: none of its problems has a worked solution, so there is nothing to"
+            " write; give problems whose data set has solutions, or params.world"
+        )
     write_rows(context.output("rows"), rows)
     context.note(num_rows=len(rows))
     for row in rows[:8]:
@@ -92,8 +97,9 @@ def _from_world(params: Params, rng: random.Random, name: str) -> Iterator[Row]:
         raise StageError(f"{name}: needs params.world or an input `problems`")
     world = params.world
     fmt = format_of(params.format, params.prompt)
-    noise, tasks = Noise(**params.author.model_dump()), all_tasks()
-    for problem in corpus.training_problems(world.mix, rng, world.languages, world.levels):
+    noise, tasks = Noise(**params.author.model_dump()), all_tasks(world.configs)
+    drawn = corpus.training_problems(world.mix, rng, world.languages, world.levels, world.configs)
+    for problem in drawn:
         solution = tasks[problem.task].solve(problem, rng, noise)
         yield corpus.solution_row(
             problem, solution, fmt, rng, params.thought_frac, params.unformatted_frac

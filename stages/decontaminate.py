@@ -18,7 +18,7 @@ from __future__ import annotations
 
 import json
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
@@ -32,7 +32,7 @@ from r1pipe.stage import Context, Input, Inputs, StageModel
 if TYPE_CHECKING:
     from r1pipe.costs.work import Cost, InfoMap
 
-VERSION = 1
+VERSION = 2
 INPUTS = {
     "rows": Input("rows", optional=True),
     "problems": Input("problems", optional=True),
@@ -71,7 +71,7 @@ class Run(StageModel):
 
 def run(context: Context, params: Params, run: Run, inputs: Inputs) -> None:
     """Write every overlap as a pair, then what has none, then the certificate."""
-    from r1pipe.rows import read_rows, write_rows
+    from r1pipe.rows import read_rows, schema_of, write_rows
 
     given = [name for name in DATA if name in inputs]
     if not given:
@@ -83,7 +83,9 @@ def run(context: Context, params: Params, run: Run, inputs: Inputs) -> None:
         search.check_share(name)
         rows = enumerate(read_rows(inputs.path(name)) if name in given else ())
         clean = (row for position, row in rows if position not in search.removed[name])
-        write_rows(context.output(name), clean)
+        schema = schema_of(inputs.path(name)) if name in given else None
+        has_turns = schema is not None and "messages" in schema.names  # null in a whole shard
+        write_rows(context.output(name), clean, schema if has_turns else None)
     _certify(context, params, search)
 
 
@@ -192,6 +194,15 @@ def _certify(context: Context, params: Params, search: _Search) -> None:
     text = json.dumps(document, indent=1, sort_keys=True, ensure_ascii=False)
     (context.output("certificate") / "certificate.json").write_text(text + "\n", encoding="utf-8")
     context.note(**facts)
+
+
+def look(params: Params, inputs: Inputs) -> Mapping[str, str]:
+    """Say what the first rows are taken for."""
+    from r1pipe.data.training_rows import own_rows_found
+
+    if "rows" not in inputs:
+        return {}
+    return {"rows": own_rows_found(inputs.path("rows"), params.columns)}
 
 
 def cost(params: Params, run: Run, inputs: InfoMap) -> Cost:

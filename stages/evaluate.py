@@ -1,9 +1,10 @@
 """Evaluate one model: pass@k, maj@k, format, language, length, with bootstrap intervals.
 
 Paper: arXiv:2501.12948, section 3 (pass@1 is the mean over k samples; temperature 0.6 and top-p
-0.95 for large models; greedy decoding is discouraged).
+0.95 for large models; greedy decoding is discouraged; cons@64 is maj@64).
 
 In: `model`, `problems` by benchmark name. Out: `report` (summary.json) and `samples` (all rows).
+Problems whose gold answer does not verify against itself are not sampled; the report counts them.
 
 Run it with `r1pipe stage eval-r1`.
 """
@@ -13,11 +14,11 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Iterator, Sequence
-from functools import partial
 from typing import TYPE_CHECKING
 
 from pydantic import Field
 
+from r1pipe.errors import StageError
 from r1pipe.generator_settings import SampleRun
 from r1pipe.records import Problem, Row
 from r1pipe.settings import FormatParam, ModelParams, Prompt, format_of
@@ -28,7 +29,7 @@ if TYPE_CHECKING:
     from r1pipe.generate.protocol import Generator
     from r1pipe.models.interfaces import Tokenizer
 
-VERSION = 2
+VERSION = 3
 INPUTS = {"model": Input("model"), "problems": Input("problems", many=True)}
 OUTPUTS = {"report": "report", "samples": "rows"}
 
@@ -61,15 +62,27 @@ class Run(SampleRun):
 
 def run(context: Context, params: Params, run: Run, inputs: Inputs) -> None:
     """Sample every benchmark, verify, summarise."""
+    from r1pipe.evaluation.warnings import completion_warnings
     from r1pipe.generate.backends import open_generator
     from r1pipe.generate.failures import FailedUnits
+    from r1pipe.generate.following import Followed, Kept
     from r1pipe.rows import read_problems, write_rows
+    from r1pipe.verify.golds import check_golds
 
     journal = context.journal("samples")
     done = journal.done()
-    benchmarks = {
-        name: read_problems(path) for name, path in sorted(inputs.paths("problems").items())
+    golds = {
+        name: check_golds(read_problems(path), max_unusable_frac=1.0)
+        for name, path in sorted(inputs.paths("problems").items())
     }
+    for name, found in golds.items():
+        if not found.usable:
+            raise StageError(
+                f"{context.name}: benchmark {name}: no problem has a usable gold answer (first:"
+                f" {next(iter(found.first()), 'there is no problem')}); correct them, or choose"
+                " another checker"
+            )
+    benchmarks = {name: found.usable for name, found in golds.items()}
     units = list(_units(benchmarks, params.problems_per_unit))
     failed = FailedUnits()
     with open_generator(inputs.path("model"), run, params.precision) as (generator, tokenizer):
@@ -78,7 +91,9 @@ def run(context: Context, params: Params, run: Run, inputs: Inputs) -> None:
                 continue
             with failed.tolerated():
                 started = time.perf_counter()
-                rows = _verified(generator, tokenizer, name, problems, params)
+                kept = Kept(context.journal("batches"), str(number), run.max_batch)
+                followed = Followed(generator, context, kept)
+                rows = _verified(followed, tokenizer, name, problems, params)
                 journal.append(str(number), rows)
                 right = sum(row["verdict"] == "correct" for row in rows) / len(rows)
                 speed = sum(row["num_tokens"] for row in rows) / (time.perf_counter() - started)
@@ -86,13 +101,23 @@ def run(context: Context, params: Params, run: Run, inputs: Inputs) -> None:
             context.stop_if_asked()
     failed.check()
     rows = _in_order(journal.rows(), benchmarks)
-    summary = {name: _summary(rows, name, params) for name in benchmarks}
+    summary = {
+        name: _summary(rows, name, params) | {"unusable_golds": found.to_json()}
+        for name, found in golds.items()
+    }
+    for name in benchmarks:
+        own = [row for row in rows if row["benchmark"] == name]
+        for text in completion_warnings(own, name):
+            context.warn(text)
     write_rows(context.output("samples"), rows)
     fmt = format_of(params.format, params.prompt)
     report = {"benchmarks": summary, "format": fmt.text, "temperature": params.temperature}
     text = json.dumps(report, indent=1, sort_keys=True)
     (context.output("report") / "summary.json").write_text(text + "\n")
     context.note(**{name: round(s["pass@1"]["value"], 4) for name, s in summary.items()})
+    set_aside = {name: found.to_json() for name, found in golds.items() if found.quarantined}
+    if set_aside:
+        context.note(unusable_golds=set_aside)
     for row in rows[:: max(1, len(rows) // 8)]:
         context.sample(prompt=row["prompt"], completion=row["completion"], verdict=row["verdict"])
 
@@ -157,20 +182,18 @@ def _verified(
 
 def _summary(rows: Sequence[Row], benchmark: str, params: Params) -> Row:
     """Return one benchmark's measures, each task's pass@1, and every problem's mean scores."""
-    from r1pipe.evaluation.metrics import by_problem, pass_by_problem, summarise
+    from r1pipe.evaluation.metrics import by_problem, pass_at_1, pass_by_problem, summarise
 
     own = [row for row in rows if row["benchmark"] == benchmark]
     tasks = sorted({row["task"] for row in own})
     fmt = format_of(params.format, params.prompt)
-    measured = partial(summarise, fmt=fmt, num_resamples=params.num_resamples)
-    summary = measured(own)
+    summary = summarise(own, fmt=fmt, num_resamples=params.num_resamples)
     for task in tasks:
-        part = measured([row for row in own if row["task"] == task])
-        summary[f"pass@1 {task}"] = part["pass@1"]
-    summary["by_problem"] = {
-        "pass@1": pass_by_problem(own),
-        "helpful": by_problem(own, "is_helpful"),
-    }
+        part = [row for row in own if row["task"] == task]
+        summary[f"pass@1 {task}"] = pass_at_1(part, num_resamples=params.num_resamples)
+    summary["by_problem"] = {"pass@1": pass_by_problem(own)}
+    if "general" in tasks or any(row["is_helpful"] for row in own):
+        summary["by_problem"]["helpful"] = by_problem(own, "is_helpful")
     return summary
 
 

@@ -4,7 +4,8 @@ Paper: arXiv:2402.03300, section 4.1 (the algorithm); arXiv:2501.12948, sections
 2.3.2 (reasoning RL, with the language reward) and 2.3.4 (alignment RL).
 
 In: `model`, `problems`; optionally `general` problems and the reward models `helpful` and `safety`.
-Out: `model`, a Hugging Face directory.
+Out: `model`, a Hugging Face directory. Problems whose gold answer does not verify against itself
+are left out and counted.
 
 Departures: the ratio is per token (DeepSeekMath, Eq. 3); problems, not single completions, are
 drawn per rollout, and the minibatches split its completions at random; a preference reward is the
@@ -25,7 +26,7 @@ if TYPE_CHECKING:
     from r1pipe.costs.work import Cost, InfoMap
     from r1pipe.rl.rollouts import RewardFn
 
-VERSION = 1
+VERSION = 2
 INPUTS = {
     "model": Input("model"),
     "problems": Input("problems"),
@@ -34,6 +35,8 @@ INPUTS = {
     "safety": Input("model", optional=True),
 }
 OUTPUTS = {"model": "model"}
+JUDGED = ("general", "safety")
+"""Tasks whose reward models take the place of the accuracy reward."""
 
 
 Params = GrpoParams
@@ -44,16 +47,19 @@ def run(context: Context, params: Params, run: Run, inputs: Inputs) -> None:
     """Train the policy, rollout by rollout; `r1pipe.rl.grpo` is the algorithm."""
     from r1pipe.models.adapters import add_adapter
     from r1pipe.models.policy import load_tokenizer
-    from r1pipe.rl.setup import check_sampler, opened
+    from r1pipe.rl.setup import check_sampler, opened, usable_problems
     from r1pipe.rows import read_problems
     from r1pipe.train.backends import load_trained
 
+    problems = read_problems(inputs.path("problems"))
+    if params.rewards.get("accuracy"):
+        judged = JUDGED if params.preference else ()
+        problems = usable_problems(context, "problems", problems, judged)
     reward_models = _reward_models(params, run, inputs, context.name)
     model = load_trained(inputs.path("model"), run, params.precision)
     if params.adapter is not None:
         add_adapter(model, params.adapter, params.seed, params.precision)
     tokenizer = load_tokenizer(inputs.path("model"))
-    problems = read_problems(inputs.path("problems"))
     general = read_problems(inputs.path("general")) if params.preference else []
     with opened(context, model, tokenizer, params, run, reward_models) as grpo:
         check_sampler(grpo, problems, run)

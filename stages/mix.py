@@ -15,7 +15,7 @@ Run it with `r1pipe stage sft-data`.
 from __future__ import annotations
 
 import random
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING, Literal
 
 from pydantic import Field
@@ -98,8 +98,8 @@ class Run(StageModel):
 def run(context: Context, params: Params, run: Run, inputs: Inputs) -> None:
     """Take each part up to its quotas, then shuffle them together."""
     from r1pipe.data.duplicates import write_duplicates
-    from r1pipe.data.shuffle import rows_in_order
-    from r1pipe.rows import write_rows
+    from r1pipe.data.shuffle import TURNS, rows_in_order, schema_with_turns
+    from r1pipe.rows import schema_of, write_rows
 
     survey, choice = _choose(context, params, inputs)
     rows = choice.rows.tolist()
@@ -108,8 +108,10 @@ def run(context: Context, params: Params, run: Run, inputs: Inputs) -> None:
     random.Random(f"mix:{params.seed}").shuffle(rows)
     parts, out = {part: inputs.path(part) for part in PARTS}, context.output("rows")
     num_chars = survey.num_chars(choice.rows)
-    ordered = rows_in_order(parts, COLUMNS, survey.parts, rows, num_chars, out / "spill")
-    write_rows(out, _watched(ordered, context))
+    has_turns = any(TURNS in schema_of(path).names for path in parts.values())
+    columns = [*COLUMNS, TURNS] if has_turns else COLUMNS
+    ordered = rows_in_order(parts, columns, survey.parts, rows, num_chars, out / "spill")
+    write_rows(out, _watched(ordered, context), schema_with_turns(columns) if has_turns else None)
     _tell(context, params, survey, choice)
     if params.near_duplicates is not None:
         write_duplicates(out, survey, choice.duplicates.tolist())
@@ -198,6 +200,13 @@ def _card(params: Params, card: Card, survey: Survey, choice: Choice) -> str:
 
     settings = params.model_dump(exclude={"card"}, exclude_defaults=True)
     return data_card(card.title, survey, choice, settings, card.sources, card.licences)
+
+
+def look(params: Params, inputs: Inputs) -> Mapping[str, str]:
+    """Say what the first rows are taken for."""
+    from r1pipe.data.training_rows import own_rows_found
+
+    return {part: own_rows_found(inputs.path(part), COLUMNS) for part in PARTS if part in inputs}
 
 
 def cost(params: Params, run: Run, inputs: InfoMap) -> Cost:

@@ -12,6 +12,7 @@ Run it with `r1pipe stage base`.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
 from pydantic import Field
@@ -59,15 +60,26 @@ class Run(TrainRun):
 
 def run(context: Context, params: Params, run: Run, inputs: Inputs) -> None:
     """Initialise from the seed and train on the rows."""
+    from r1pipe.data.training_rows import training_sequences
     from r1pipe.models.policy import load_tokenizer, new_model
-    from r1pipe.train.supervised import fit, sequences_of
+    from r1pipe.train.conversations import TurnEncoder
+    from r1pipe.train.supervised import fit
 
     tokenizer = load_tokenizer(inputs.path("tokenizer"))
     model = new_model(tokenizer, seed=params.seed, **params.architecture.model_dump())
     longest = params.architecture.max_positions
-    sequences, too_long = sequences_of(tokenizer, inputs.path("rows"), longest, params.max_rows)
-    context.note(too_long=too_long)
+    sequences, facts = training_sequences(
+        inputs.path("rows"), TurnEncoder(tokenizer), longest, max_rows=params.max_rows
+    )
+    context.note(**facts)
     fit(context, model.to(run.device), tokenizer, sequences, params, run)
+
+
+def look(params: Params, inputs: Inputs) -> Mapping[str, str]:
+    """Say what the first rows are taken for."""
+    from r1pipe.data.training_rows import rows_found
+
+    return {"rows": rows_found(inputs.path("rows"))} if "rows" in inputs else {}
 
 
 def cost(params: Params, run: Run, inputs: InfoMap) -> Cost:

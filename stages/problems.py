@@ -13,10 +13,12 @@ Run it with `r1pipe stage problems`.
 
 from __future__ import annotations
 
-from dataclasses import asdict, replace
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from r1pipe.errors import StageError
 from r1pipe.plugins.tables import EntryOf
@@ -26,6 +28,8 @@ from r1pipe.stage import Context, Input, Inputs, StageModel
 
 if TYPE_CHECKING:
     from r1pipe.costs.work import Cost, InfoMap
+    from r1pipe.data.files import Record
+    from r1pipe.data.problem_sets import Rules
 
 VERSION = 1
 INPUTS = {
@@ -36,14 +40,19 @@ OUTPUTS = {"problems": "problems"}
 
 
 class Columns(StageModel):
-    """How to read a data set of mathematics problems."""
+    """How to read a data set of problems; what is left out is found from its first rows.
 
-    prompt: str
-    """Column of the question."""
-    answer: str
+    A name may lead into an object: `reward_model.ground_truth`.
+    """
+
+    prompt: str | None = None
+    """Column of the question: a text, or a conversation's system and user turns."""
+    answer: str | None = None
     """Column of the answer or worked solution."""
-    gold: Literal["hash", "boxed", "column"]
+    gold: Literal["hash", "boxed", "column"] | None = None
     """Where the gold answer is: after `####`, in the last box, or the column itself."""
+    solution: str | None = None
+    """Column of a worked solution, if `answer` has the answer alone."""
     language: str = "en"
     """Language of the questions (ISO 639-1)."""
     checked_by: Annotated[str, EntryOf("checkers", lambda: ("rule", "judge"))] = "rule"
@@ -53,6 +62,17 @@ class Columns(StageModel):
     """The problems' task in rows, quotas and reports."""
     max_unusable_frac: float = Field(default=0.02, ge=0, le=1)
     """Share of gold answers that may be unusable; more than that stops the stage."""
+    rules: Literal[2] = 2
+    """Raised when a data set's rows are read in another way: it is in the key."""
+
+    @model_validator(mode="after")
+    def _is_whole(self) -> Columns:
+        told = (self.prompt, self.answer, self.gold)
+        if any(told) and not all(told):
+            raise ValueError("give prompt, answer and gold together, or none of them to find them")
+        if self.solution is not None and not all(told):
+            raise ValueError("'solution' goes with prompt, answer and gold")
+        return self
 
 
 class Params(StageModel):
@@ -68,7 +88,10 @@ class Params(StageModel):
     judged_tasks: tuple[str, ...] = ()
     """Tasks of the world whose answers are left to an LLM judge."""
     columns: Columns | None = None
-    """How to read `source`."""
+    """How to read `source`; found from its first rows if it is left out."""
+    max_bad_frac: float = Field(default=0.01, ge=0, le=1)
+    """Share of a data set's rows that may be unusable for another reason than the gold answer: no
+    prompt, or a prompt that came before with another answer."""
     ngram: int = Field(default=10, gt=0)
     """Words of the overlap test against `held_out` (DeepSeekMath 2.1: 10)."""
 
@@ -91,6 +114,11 @@ def run(context: Context, params: Params, run: Run, inputs: Inputs) -> None:
         shared = {hit.train_index for hit in hits}
         problems = [p for i, p in enumerate(problems) if i not in shared]
         context.note(overlaps_removed=len(shared), held_out=len(held_out))
+        if not problems:
+            raise StageError(
+                f"{context.name}: every problem shares {params.ngram} words in a row with one of"
+                " 'held_out'; give other problems, or raise ngram"
+            )
     write_problems(context.output("problems"), problems)
     context.note(num_problems=len(problems))
     for problem in problems[:8]:
@@ -102,8 +130,8 @@ def _draw(params: Params, name: str) -> list[Problem]:
     from r1pipe.tasks.world import sample_problems
 
     if params.world is None:
-        raise StageError(f"{name}: needs params.world, or an input `source` with params.columns")
-    tasks = all_tasks()
+        raise StageError(f"{name}: needs params.world, or an input `source`")
+    tasks = all_tasks(params.world.configs)
     unknown = sorted({*params.world.mix, *params.judged_tasks} - set(tasks))
     if unknown:
         raise StageError(f"{name}: no task {', '.join(unknown)}; there are {', '.join(tasks)}")
@@ -123,28 +151,45 @@ def _draw(params: Params, name: str) -> list[Problem]:
 
 
 def _read(params: Params, inputs: Inputs, context: Context) -> list[Problem]:
-    from r1pipe.tasks.math import load_math
+    from r1pipe.data.files import first_records
+    from r1pipe.data.problem_sets import load_problems
 
-    if params.columns is None:
-        raise StageError(f"{context.name}: an input `source` needs params.columns")
-    columns = params.columns
-    problems = load_math(
-        inputs.path("source"),
-        split=None,
-        prompt_column=columns.prompt,
-        answer_column=columns.answer,
-        gold=columns.gold,
+    path = inputs.path("source")
+    rules = _rules(params, path, first_records(path))
+    problems, report = load_problems(path, rules, params.num_problems, params.seed)
+    context.note(**report.as_note())
+    return problems
+
+
+def _rules(params: Params, path: Path, rows: Sequence[Record]) -> Rules:
+    """Return how the data set is read: as the parameters say, or as its first rows show."""
+    from r1pipe.data.problem_sets import Rules, columns_of
+    from r1pipe.data.problem_shapes import ProblemColumns
+
+    columns, given = params.columns or Columns(), None
+    if columns.prompt and columns.answer and columns.gold:
+        names = (columns.prompt, columns.answer, columns.gold, columns.solution)
+        given = ProblemColumns("columns as told", *names)
+    return Rules(
+        columns=columns_of(path, rows, given),
         language=columns.language,
         task=columns.task,
-        is_judged=columns.checked_by != "rule",
-        limit=params.num_problems,
-        seed=params.seed,
+        checked_by=columns.checked_by,
+        max_bad_frac=params.max_bad_frac,
         max_unusable_frac=columns.max_unusable_frac,
     )
-    context.note(**asdict(problems.report))
-    if columns.checked_by in ("rule", "judge"):
-        return problems
-    return [replace(problem, checker=columns.checked_by) for problem in problems]
+
+
+def look(params: Params, inputs: Inputs) -> Mapping[str, str]:
+    """Say what the first rows of the data set are taken for."""
+    from r1pipe.data.files import first_records
+    from r1pipe.data.problem_sets import found_in
+
+    if "source" not in inputs:
+        return {}
+    path = inputs.path("source")
+    rows = first_records(path)
+    return {"source": found_in(path, rows, _rules(params, path, rows))}
 
 
 def cost(params: Params, run: Run, inputs: InfoMap) -> Cost:

@@ -2,7 +2,9 @@
 
 Paper: arXiv:2501.12948v2, Table 3 (R1-Zero, Dev1, Dev2, Dev3, R1 side by side).
 
-In: `reports` by model name. Out: `report` (scoreboard.json, scoreboard.md, scoreboard.txt).
+In: `reports` by model name, of evaluate or benchmark stages; optionally `benchmarks`, reports of
+further benchmark stages by MODEL or MODEL-SOMETHING. Out: `report` (scoreboard.json, scoreboard.md,
+scoreboard.txt). Every benchmark of every report is shown.
 
 Run it with `r1pipe stage scoreboard`.
 """
@@ -19,8 +21,11 @@ from r1pipe.stage import Context, Input, Inputs, StageModel
 if TYPE_CHECKING:
     from r1pipe.costs.work import Cost, InfoMap
 
-VERSION = 1
-INPUTS = {"reports": Input("report", many=True)}
+VERSION = 2
+INPUTS = {
+    "reports": Input("report", many=True),
+    "benchmarks": Input("report", many=True, optional=True),
+}
 OUTPUTS = {"report": "report"}
 
 
@@ -47,16 +52,26 @@ class Run(StageModel):
 
 def run(context: Context, params: Params, run: Run, inputs: Inputs) -> None:
     """Read the reports, compare each model with the one before, write the table."""
-    from r1pipe.evaluation.scoreboard import build, render_markdown, render_text
+    from r1pipe.evaluation.board_text import render_markdown, render_text
+    from r1pipe.evaluation.harness import HARNESS_FILE, merged
+    from r1pipe.evaluation.scoreboard import build, model_of
 
     before = {name: params.before[name] for name in params.models if name in params.before}
+    paths = inputs.paths("reports")
     reports = {
         name: json.loads((path / "summary.json").read_text())
-        for name, path in inputs.paths("reports").items()
+        for name, path in paths.items()
+        if not (path / HARNESS_FILE).exists()
     }
-    board = build(reports, params.models, before, params.seed)
+    given = {name: [path] for name, path in paths.items() if name not in reports}
+    for label, path in inputs.paths("benchmarks").items():
+        given.setdefault(model_of(label, params.models), []).append(path)
+    harness = {name: merged(context.name, name, folders) for name, folders in given.items()}
+    board = build(reports, params.models, before, params.seed, harness)
+    text = json.dumps(board, indent=1, sort_keys=True)
+    board = json.loads(text)  # tables have the order of the file, as `show` will have it
     out = context.output("report")
-    (out / "scoreboard.json").write_text(json.dumps(board, indent=1, sort_keys=True) + "\n")
+    (out / "scoreboard.json").write_text(text + "\n")
     (out / "scoreboard.md").write_text(render_markdown(board))
     (out / "scoreboard.txt").write_text(render_text(board))
 

@@ -3,14 +3,16 @@
 Paper: arXiv:2501.12948, sections 2.3.1 (cold start), 2.3.3 (800k rows; it restarts from the base
 model, not from the RL checkpoint) and 2.4 (distillation: only SFT, no RL).
 
-In: `model` (the base), `rows`. Out: `model`.
+In: `model` (the base), `rows` (r1pipe's own, or a source of any shape that `import-rows` knows).
+Out: `model`.
 
 Run it with `r1pipe stage cold-start-sft`, `r1pipe stage second-sft`, `r1pipe stage distil`.
 """
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Literal
 
 from pydantic import Field
 
@@ -35,6 +37,10 @@ class Params(EpochParams, AdapterParams):
     """Rows of one update; R1: 128, distillation 64."""
     max_tokens: int = Field(gt=0)
     """Rows longer than this many tokens are dropped and counted; R1: 32,768."""
+    train_on: Literal["every-turn", "last-turn"] = "every-turn"
+    """Which turns of the assistant are trained in a conversation."""
+    max_bad_frac: float = Field(default=0.01, ge=0, le=1)
+    """Share of rows that may be empty, null or not text; more than that stops the stage."""
 
 
 class Run(TrainRun):
@@ -42,20 +48,35 @@ class Run(TrainRun):
 
 
 def run(context: Context, params: Params, run: Run, inputs: Inputs) -> None:
-    """Minimise the negative log-likelihood of the completions, end-of-sequence included."""
-
+    """Minimise the negative log-likelihood of what the assistant says, its ends included."""
+    from r1pipe.data.training_rows import training_sequences
     from r1pipe.models.adapters import add_adapter
-    from r1pipe.models.policy import load_tokenizer
+    from r1pipe.models.policy import load_tokenizer, stored_end_ids
     from r1pipe.train.backends import load_trained
-    from r1pipe.train.supervised import fit, sequences_of
+    from r1pipe.train.conversations import TurnEncoder
+    from r1pipe.train.supervised import fit
 
+    tokenizer = load_tokenizer(inputs.path("model"))
+    encoder = TurnEncoder(tokenizer, stored_end_ids(inputs.path("model"), tokenizer))
+    sequences, facts = training_sequences(
+        inputs.path("rows"),
+        encoder,
+        params.max_tokens,
+        train_on=params.train_on,
+        max_bad_frac=params.max_bad_frac,
+    )
+    context.note(**facts)
     model = load_trained(inputs.path("model"), run, params.precision)
     if params.adapter is not None:
         add_adapter(model, params.adapter, params.seed, params.precision)
-    tokenizer = load_tokenizer(inputs.path("model"))
-    sequences, too_long = sequences_of(tokenizer, inputs.path("rows"), params.max_tokens)
-    context.note(too_long=too_long)
     fit(context, model, tokenizer, sequences, params, run)
+
+
+def look(params: Params, inputs: Inputs) -> Mapping[str, str]:
+    """Say what the first rows are taken for."""
+    from r1pipe.data.training_rows import rows_found
+
+    return {"rows": rows_found(inputs.path("rows"))} if "rows" in inputs else {}
 
 
 def cost(params: Params, run: Run, inputs: InfoMap) -> Cost:

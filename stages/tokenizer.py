@@ -25,6 +25,7 @@ VERSION = 1
 INPUTS = {"rows": Input("rows", many=True)}
 OUTPUTS = {"tokenizer": "tokenizer"}
 BYTES_AND_TAGS = 256 + 9
+COLUMNS = ("prompt", "format", "completion", "language")
 
 
 class Params(StageModel):
@@ -55,7 +56,7 @@ def _texts(folders: Mapping[str, Path], max_rows: int) -> Iterator[str]:
     from r1pipe.tasks.world import summarise
 
     for label in sorted(folders):
-        for row in islice(read_rows(folders[label]), max_rows):
+        for row in islice(read_rows(folders[label], COLUMNS), max_rows):
             yield render_prompt(row["prompt"], row["format"]).replace(R1_ZERO_PASSAGE, "")
             yield row["completion"]
             yield summarise("0", row["language"])

@@ -83,7 +83,8 @@ def sample(
     }  # fmt: skip
     context = context or FakeContext(tmp_path / "work")
     inputs = {"model": tmp_path / "model", "problems": tmp_path / "problems"}
-    run = chosen.run_model(units_at_once=values.pop("units_at_once", 1))
+    names = ("units_at_once", "stop_without_rows")
+    run = chosen.run_model(**{name: values.pop(name) for name in names if name in values})
     params = chosen.params.model_validate_json(json.dumps(values))
     chosen.run(context, params, run, Inputs(inputs))
     return context

@@ -54,6 +54,9 @@ class QuietConsole:
     ) -> None:
         return
 
+    def doing(self, stage: str, what: str, done: int, total: int) -> None:
+        return
+
     def stage_finished(
         self, name: str, status: str, seconds: float, artifact_id: str | None
     ) -> None:

@@ -54,6 +54,25 @@ def test_each_row_is_a_group_of_its_own() -> None:
     torch.testing.assert_close(group_advantages(both)[0], group_advantages(group(4))[0])
 
 
+def test_rounding_of_a_reward_model_makes_no_whole_advantage() -> None:
+    # one ulp of float32 near 0.5 in a group of sixteen: std = ulp * sqrt(15)/16 = 1.44e-8
+    ulp = 2**-24
+    rewards = [0.5 + ulp] + [0.5] * 15
+    groups = []
+    for name in ("accuracy", "preference"):
+        rollouts = [rollout([1], [2]) for _ in rewards]
+        for made, reward in zip(rollouts, rewards, strict=True):
+            made.reward, made.rewards = reward, {name: reward}
+        groups.append(Group(Problem("p", "t", "?", "a"), rollouts))
+    assign_advantages(groups, "population")
+    std = ulp * math.sqrt(15) / 16
+    rule, model = (advantage_of(g.rollouts[0]) for g in groups)
+    assert rule == pytest.approx(ulp * 15 / 16 / (std + 1e-8), rel=1e-6)
+    assert rule > 2
+    assert model == pytest.approx(ulp * 15 / 16 / (std + 1e-6), rel=1e-6)
+    assert model < 0.06
+
+
 def test_rewards_in_float32_are_refused() -> None:
     with pytest.raises(AssertionError, match="rewards must be float64"):
         group_advantages(group(4).float())

@@ -61,6 +61,46 @@ def test_an_end_token_inside_the_prompt_is_not_trained() -> None:
     assert batch.loss_mask.long().tolist() == [[0, 0, 0, 1, 1]]
 
 
+def turns(count: int, seed: int = 0) -> list[TokenSequence]:
+    """Return sequences of which some completion tokens are trained, the last one always."""
+    rng = random.Random(seed)
+    return [
+        replace(s, trained=[rng.random() < 0.5 for _ in s.completion_ids[1:]] + [True])
+        for s in ragged(count, seed)
+    ]
+
+
+def test_of_a_completion_of_several_turns_only_the_trained_tokens_are_in_the_mask() -> None:
+    sequence = TokenSequence(
+        [5, 6], [7, EOS, 5, 6, 8, EOS], trained=[True, True, False, False] + [True] * 2
+    )
+    batch = one_batch([sequence, TokenSequence([5], [7, EOS])], PAD)
+    assert batch.loss_mask.long().tolist() == [[0, 0, 1, 1, 0, 0, 1, 1], [0, 1, 1] + [0] * 5]
+    assert batch.attention_mask is not None
+    assert batch.attention_mask[0].all()
+    assert count_loss_tokens([sequence, TokenSequence([5], [7, EOS])]) == 4 + 2
+
+
+@pytest.mark.parametrize("layout", ["padded", "packed"])
+@pytest.mark.parametrize("micro_batch_tokens", [1, 24, 1000])
+def test_the_trained_tokens_of_turns_are_the_same_in_every_layout(
+    layout: Layout, micro_batch_tokens: int
+) -> None:
+    sequences = turns(23)
+    expected = sorted(
+        (s.index, place, token)
+        for s in sequences
+        for place, token in enumerate(s.completion_ids, start=len(s.prompt_ids))
+        if s.trained is not None and s.trained[place - len(s.prompt_ids)]
+    )
+    found = []
+    for batch in micro_batches(sequences, Batching(micro_batch_tokens, layout, PAD)):
+        trained = (batch.sequence_index, batch.position_ids, batch.input_ids)
+        found += list(zip(*(each[batch.loss_mask].tolist() for each in trained), strict=True))
+    assert sorted(found) == expected
+    assert len(found) == count_loss_tokens(sequences)
+
+
 def test_a_row_of_the_data_trains_its_completion_and_one_end_token() -> None:
     tok = tokenizer()
     sequence = TokenSequence(

@@ -114,6 +114,30 @@ def test_show_lists_all_and_one_with_text_made_harmless(project: Path, r1pipe: R
     assert curve.split() == ["pass_rate", "0.25", "0.75", "0.25", "0.75", "\u2581\u2585\u2588"]
 
 
+def test_show_has_the_scoreboard_in_the_width_of_the_terminal(
+    project: Path, r1pipe: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    value = {"value": 0.5, "low": 0.4, "high": 0.6}
+    names = ["easy", "hard", "aime"]
+    board = {
+        "models": ["base"],
+        "values": {"base": {name: {"pass@1": value} for name in names}},
+        "rough": {},
+        "harness": {},
+        "paired": {},
+    }
+    path = project / "stages" / "scoreboard.py"
+    path.write_text(path.read_text().replace('"{}"', repr(json.dumps(board))))
+    monkeypatch.setenv("COLUMNS", "60")
+    _, out, _ = r1pipe("run", SMALL)
+    shown = r1pipe("show", "scores")[1]
+    assert out.strip() in shown, "the run ends with the same board"
+    assert "  model           easy           hard           aime\n" in shown
+    assert "  base   0.500 +-0.100  0.500 +-0.100  0.500 +-0.100\n" in shown
+    monkeypatch.setenv("COLUMNS", "40")
+    assert "  model           easy           hard\n" in r1pipe("show", "scores")[1]
+
+
 def test_show_one_as_json_has_everything(project: Path, r1pipe: Run) -> None:
     r1pipe("run", SMALL)
     document = json.loads(r1pipe("show", "numbers", "--json")[1])

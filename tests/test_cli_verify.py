@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
 from pathlib import Path
 
 from typer.testing import CliRunner
@@ -37,3 +39,33 @@ def test_verify_without_an_answer_says_what_to_give() -> None:
     done = CliRunner().invoke(app, ["verify", "5"])
     assert done.exit_code == 2
     assert "GOLD and ANSWER" in done.output
+
+
+def verify_file(path: Path, data: bytes) -> tuple[int, str]:
+    path.write_bytes(data)
+    done = subprocess.run(
+        [sys.executable, "-m", "r1pipe", "verify", "--file", str(path)],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert "Traceback" not in done.stderr
+    return done.returncode, done.stdout + done.stderr
+
+
+CASE = '{"gold": "5", "completion": "caf\u00e9 \\\\boxed{5}"}\n'
+
+
+def test_a_file_of_cases_may_have_a_byte_order_mark_and_is_utf_8(tmp_path: Path) -> None:
+    code, said = verify_file(tmp_path / "a.jsonl", b"\xef\xbb\xbf" + CASE.encode())
+    assert (code, json.loads(said)["verdict"]) == (0, "correct")
+    code, said = verify_file(tmp_path / "b.jsonl", CASE.encode("latin-1"))
+    assert code == 7
+    assert "b.jsonl: row 1: byte 0xe9 (number 33 of the row) is not UTF-8; save it as" in said
+
+
+def test_a_misspelt_task_of_a_case_is_refused(tmp_path: Path) -> None:
+    case = '{"gold": "6", "completion": "6", "task": "coutdown"}'
+    code, said = verify_file(tmp_path / "a.jsonl", case.encode())
+    assert code == 1
+    assert "a.jsonl:1: unknown task 'coutdown'; did you mean 'countdown'?" in said

@@ -63,6 +63,16 @@ def test_sums_are_not_all_alike_when_numbers_are_masked() -> None:
     assert found(sums[0], "plain", [sums[0]]) == [0]
 
 
+@pytest.mark.parametrize(("ngram", "words_around"), [(5, 3), (6, 4), (10, 6), (13, 8)])
+def test_six_of_ten_words_of_a_masked_ngram_are_no_numbers(ngram: int, words_around: int) -> None:
+    for content in (words_around - 1, words_around):
+        text = " ".join(["apples", "cost", "plus", "pears", "and", "figs", "or", "nuts"][:content])
+        signs = " + 3" * ngram  # more masks and signs than the n-gram has room for
+        held_out, copy = f"{text} = 4{signs}", f"{text} = 7{signs.replace('3', '5')}"
+        index = OverlapIndex([held_out], ngram, ("masked",))
+        assert bool(index.matches(copy)) == (content == words_around)
+
+
 def test_a_masked_text_without_numbers_is_left_to_the_plain_rule() -> None:
     text = "who wrote the play that is about a prince of denmark"
     assert found(text, "masked", [text]) == []

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import math
 import sys
 from collections.abc import Iterator
 from importlib.util import find_spec
@@ -165,6 +166,23 @@ def test_the_weights_it_yields_are_those_it_trains(new_engine: Opened) -> None:
     for name, tensor in after.items():
         assert torch.equal(tensor, saved[name]), name
         assert not torch.equal(tensor, before[name]), name
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+def test_a_gradient_that_is_not_finite_changes_no_weight_and_the_norm_says_so(
+    new_engine: Opened, value: float
+) -> None:
+    def broken(policy: Any, batch: MicroBatch) -> Loss:
+        logprobs = token_logprobs(policy, batch)
+        return Loss((logprobs * torch.where(torch.arange(len(logprobs)) == 3, value, 1.0)).sum())
+
+    engine = new_engine(model())
+    steps(engine, RATES[:1])
+    before = weights_of(engine)
+    engine.accumulate(batches(), broken)
+    assert not math.isfinite(engine.step(1e-2))
+    for name, tensor in weights_of(engine).items():
+        assert torch.equal(tensor, before[name]), name
 
 
 def test_a_checkpoint_continues_exactly(new_engine: Opened, tmp_path: Path) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import math
+import random
 from statistics import NormalDist
 from typing import Any
 
@@ -16,8 +17,10 @@ from r1pipe.evaluation.metrics import (
     paired_difference,
     pass_at_k,
     pass_by_problem,
+    sample_counts,
     summarise,
 )
+from r1pipe.evaluation.votes import votes
 from r1pipe.records import Verdict
 
 
@@ -115,6 +118,95 @@ def test_results_without_a_shared_problem_cannot_be_compared() -> None:
         paired_difference({"a": 1.0}, {"b": 1.0})
 
 
+def classes(
+    *answers: str | None, right: tuple[str, ...] = (), checker: str = "math"
+) -> list[int | None]:
+    """Return the classes of answers, of which those in `right` were verified as correct."""
+    group = [
+        row("p", Verdict.CORRECT if a in right else Verdict.WRONG, "", a, checker=checker)
+        for a in answers
+    ]
+    return votes(group)
+
+
+def test_a_half_in_three_spellings_outvotes_two_threes() -> None:
+    answers = ["1/2", "3", r"\frac{1}{2}", "3", "0.5"]
+    halves = ("1/2", r"\frac{1}{2}", "0.5")
+    assert classes(*answers, right=halves) == [0, 1, 0, 1, 0]
+    is_right = [answer in halves for answer in answers]
+    assert maj_at_k(classes(*answers, right=halves), is_right, 5) == 1.0
+    assert maj_at_k(answers, is_right, 5) == 0.0, "as they are written the threes win"
+
+
+def test_wrong_answers_in_three_spellings_outvote_two_right_ones() -> None:
+    answers = ["1/2", "3", r"\frac{1}{2}", "3", "0.5"]
+    found = classes(*answers, right=("3",))
+    assert found == [1, 0, 1, 0, 1]
+    assert maj_at_k(found, [answer == "3" for answer in answers], 5) == 0.0
+
+
+EQUAL = [
+    ("math", [r"2\sqrt{2}", r"\sqrt{8}", "3"], [1, 1, 2]),  # by algebra
+    ("math", ["(1,2)", "(1, 2)", "(2,1)"], [1, 1, 2]),
+    ("math", ["50\\%", "1/2", "0.50"], [1, 1, 1]),
+    ("number", ["1,000", "1000", "1000.0", "x"], [1, 1, 1, 2]),
+    ("choice", ["(B)", "B", "b) it is", "C"], [1, 1, 1, 2]),
+    ("word", ["Paris", "paris.", "Rome"], [1, 1, 2]),
+    ("countdown", ["1+2", "2+1", "1+2"], [1, 2, 1]),  # right in many ways: as written
+    ("math", ["3", None, "3.0"], [1, None, 1]),
+    ("math", ["1" * 301, "1" * 301, "2"], [1, 1, 2]),
+]
+
+
+@pytest.mark.parametrize(("checker", "answers", "expected"), EQUAL)
+def test_votes_are_classes_of_equal_answers(
+    checker: str, answers: list[str | None], expected: list[int | None]
+) -> None:
+    assert classes(*answers, checker=checker) == expected
+
+
+def test_right_expressions_of_countdown_are_different_votes() -> None:
+    assert classes("1+2", "2+1", right=("1+2", "2+1"), checker="countdown") == [1, 2]
+
+
+def test_an_answer_that_ran_out_of_time_is_compared_with_none() -> None:
+    group = [row("p", v, "", a, checker="math") for v, a in (
+        (Verdict.TIMEOUT, "9^{9^9}"), (Verdict.WRONG, "4"), (Verdict.TIMEOUT, "9^{9^9}")
+    )]  # fmt: skip
+    assert votes(group) == [1, 2, 1]
+
+
+def test_classes_are_those_of_comparing_every_pair() -> None:
+    rng = random.Random(4)
+    spellings = [["1/2", "0.5", r"\frac12"], ["3", "3.0", "6/2"], [r"\sqrt{2}"], ["x+1", "1+x"]]
+    flat = [(value, text) for value, texts in enumerate(spellings) for text in texts]
+    for _ in range(6):
+        drawn = rng.choices(flat, k=24)
+        found = classes(*[text for _, text in drawn])
+        for (a, left), (b, right) in itertools.combinations(
+            zip([v for v, _ in drawn], found, strict=True), 2
+        ):
+            assert (a == b) == (left == right)
+
+
+def test_the_majority_of_64_samples_counts() -> None:
+    # 8 wrong ones come first: maj@8 is wrong, maj@64 right
+    rows = [row("p", Verdict.WRONG, "", "7")] * 8 + [row("p", Verdict.CORRECT, "", "5")] * 56
+    summary = summarise(rows)
+    assert [k for k in summary if k.startswith("maj@")] == [f"maj@{2**i}" for i in range(7)]
+    values = {k: summary[f"maj@{k}"]["value"] for k in (1, 8, 16, 32, 64)}
+    assert values == {1: 0.0, 8: 0.0, 16: 0.5, 32: 1.0, 64: 1.0}
+    # of all choices of 8 one has no right sample
+    assert summary["pass@8"]["value"] == pytest.approx(1 - 1 / math.comb(64, 8))
+    assert summary["pass@64"]["value"] == 1.0
+
+
+def test_k_goes_up_to_the_samples_of_every_problem() -> None:
+    assert sample_counts(1) == [1]
+    assert sample_counts(2) == [1, 2]
+    assert sample_counts(12) == [1, 2, 4, 8, 12]
+
+
 def row(
     problem: str, verdict: Verdict, text: str, extracted: str | None, **more: Any
 ) -> dict[str, Any]:
@@ -153,6 +245,8 @@ def test_a_summary_by_hand() -> None:
     assert summary["pass@2"]["value"] == pytest.approx((5 / 6 + 1 / 2) / 2)
     assert summary["pass@4"]["value"] == 1.0
     assert "pass@8" not in summary
+    assert summary["is_interval_rough"]
+    assert summary["maj@1"]["value"] == pytest.approx(0.5)  # a: 5; b: 7
     assert summary["maj@4"]["value"] == pytest.approx(0.5)  # a: 5 wins; b: 7 wins
     assert summary["format_validity"]["value"] == pytest.approx((3 / 4 + 3 / 4) / 2)
     # a: 1, 1, 1, no thought; b: 1, one of two, 1, 1

@@ -11,6 +11,7 @@ import pytest
 from tiny import ScriptedGenerator, grpo_params, problems, stage, tokenizer
 
 from r1pipe.chat import CHAT, CHAT_TEMPLATE, R1_ZERO, Format, as_format, render_completion
+from r1pipe.data.training_rows import training_sequences
 from r1pipe.errors import StageError
 from r1pipe.generate.protocol import SamplingParams
 from r1pipe.manifest.nodes import params_without_defaults
@@ -21,7 +22,7 @@ from r1pipe.rewards.table import rewards_of
 from r1pipe.rl.rollouts import sample_groups, score_groups
 from r1pipe.rows import write_rows
 from r1pipe.settings import OwnFormat, Prompt, format_of
-from r1pipe.train.supervised import sequences_of
+from r1pipe.train.conversations import TurnEncoder
 from r1pipe.verify import verify
 from r1pipe.verify.answers.extract import extract_answer
 from r1pipe.verify.answers.recast import recast
@@ -159,7 +160,7 @@ def test_rows_are_trained_token_by_token_as_they_were_sampled(tmp_path: Path) ->
     said = "<think>\n2*3=6\n</think>\n\n\\boxed{6}"
     row = {"prompt": "2*3", "format": "chat", "completion": said}
     write_rows(tmp_path / "rows", [row])
-    ((sequence,), _) = sequences_of(tok, tmp_path / "rows", 400)
+    ((sequence,), _) = training_sequences(tmp_path / "rows", TurnEncoder(tok), 400)
     whole = [*sequence.prompt_ids, *sequence.completion_ids]
     assert tok.decode(whole) == f"<|user|>2*3<|assistant|>{said}<|end|>"
     assert list(sequence.completion_ids) == encode_completion(tok, said[len("<think>\n") :])

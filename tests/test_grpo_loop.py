@@ -29,7 +29,8 @@ from r1pipe.records import FinishReason, Group, Problem
 from r1pipe.rl import setup
 from r1pipe.rl.grpo import trained_rollouts, with_gradient
 from r1pipe.rl.rollouts import problems_of_rollouts, rollout_metrics
-from r1pipe.rl.setup import opened
+from r1pipe.rl.setup import opened, usable_problems
+from r1pipe.rows import write_problems
 from r1pipe.stage import Inputs
 from r1pipe.train.backends import make_engine
 
@@ -284,3 +285,32 @@ def test_copying_the_policy_for_the_reference_leaves_it_trainable(tmp_path: Path
     with pytest.raises(AssertionError, match="differs"):
         assert_same_weights(policy, before)
     assert all(p.requires_grad for p in policy.parameters())
+
+
+BAD = Problem("bad", "arithmetic", "bad", r"\\")
+
+
+def test_problems_with_unusable_golds_are_left_out_and_counted(tmp_path: Path) -> None:
+    context, good = FakeContext(tmp_path), problems(3)
+    assert usable_problems(context, "problems", [BAD, *good], ()) == good
+    noted = context.notes["unusable_golds"]["problems"]
+    assert (noted["count"], noted["rate"], noted["verdicts"]) == (1, 0.25, {"gold_unusable": 1})
+    assert noted["first"] == [r"bad: '\\\\' gold_unusable"]
+
+
+def test_where_all_golds_are_usable_nothing_is_noted(tmp_path: Path) -> None:
+    context, good = FakeContext(tmp_path), problems(3)
+    assert usable_problems(context, "problems", good, ()) == good
+    assert context.notes == {}
+
+
+def test_a_task_that_a_model_rewards_needs_no_gold(tmp_path: Path) -> None:
+    assert usable_problems(FakeContext(tmp_path), "problems", [BAD], ("arithmetic",)) == [BAD]
+
+
+def test_no_usable_gold_stops_the_stage_before_a_model_is_loaded(tmp_path: Path) -> None:
+    write_problems(tmp_path / "problems", [BAD, BAD])
+    kind, inputs = stage("grpo"), Inputs({"model": tmp_path, "problems": tmp_path / "problems"})
+    chosen = grpo_params(rewards={"accuracy": 1.0})
+    with pytest.raises(StageError, match=r"tested: problems: no problem has a usable gold"):
+        kind.run(FakeContext(tmp_path / "work"), chosen, kind.run_model(), inputs)

@@ -63,6 +63,31 @@ def test_k3_is_worked_by_hand(d: float, kl: float) -> None:
     assert {0.0: 0.0, LN2: 0.3069, -LN2: 0.1931}[d] == pytest.approx(kl, abs=5e-5)
 
 
+@pytest.mark.parametrize("advantage", [-1.0, 0.0, 1.0])
+@pytest.mark.parametrize("gap", [-math.inf, -200.0, 200.0, math.inf])
+def test_a_token_of_no_probability_leaves_loss_and_gradient_finite(
+    gap: float, advantage: float
+) -> None:
+    # in float32 exp(89) is infinite, and infinity times an advantage of zero is no number
+    policy = torch.tensor([-1.0, -2.0], requires_grad=True)
+    others = torch.tensor([-1.0 - gap, -2.0])
+    token = grpo_token_loss(
+        policy,
+        others,
+        others,
+        torch.tensor([advantage, advantage]),
+        clip_low=10.0,
+        clip_high=10.0,
+        kl_coef=0.0 if gap < -1e9 else 0.001,
+    )
+    token.loss.sum().backward()
+    assert policy.grad is not None
+    assert torch.isfinite(policy.grad).all()
+    assert policy.grad[1].item() == pytest.approx(-advantage)  # the other token is untouched
+    if math.isfinite(gap):
+        assert torch.isfinite(token.loss).all()
+
+
 def test_k3_is_never_negative() -> None:
     d = torch.linspace(-8, 8, 401, dtype=torch.float64)
     assert k3_kl(torch.zeros_like(d), d).min().item() >= 0.0

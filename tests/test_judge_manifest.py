@@ -300,8 +300,7 @@ def test_tasks_of_the_world_can_be_left_to_the_judge(tmp_path: Path) -> None:
     assert [(p.id, p.gold) for p in left] == [(p.id, p.gold) for p in ruled]
 
 
-def test_a_data_set_of_questions_with_answers_in_words(tmp_path: Path, monkeypatch: Any) -> None:
-    monkeypatch.setattr("datasets.config.HF_DATASETS_CACHE", tmp_path / "cache")
+def test_a_data_set_of_questions_with_answers_in_words(tmp_path: Path) -> None:
     path, long = tmp_path / "law.jsonl", "The guardian. " * 200
     rows = [{"q": "Who may sign?", "a": long}, {"q": "When?", "a": " "}]
     path.write_text("".join(json.dumps(row) + "\n" for row in rows))

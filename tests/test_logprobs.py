@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import random
 from collections import Counter
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -79,6 +80,21 @@ def test_they_equal_a_naive_softmax_over_the_whole_vocabulary(
             assert found[sequence.index, place] == pytest.approx(value, abs=1e-4)
 
 
+@pytest.mark.parametrize("layout", ["padded", "packed"])
+def test_of_several_turns_the_trained_tokens_alone_are_scored(policy: Any, layout: Any) -> None:
+    rng = random.Random(4)
+    sequences = [
+        replace(s, trained=[rng.random() < 0.5 for _ in s.completion_ids]) for s in ragged(9)
+    ]
+    found = by_sequence(policy, list(micro_batches(sequences, Batching(40, layout, PAD))))
+    expected: dict[tuple[int, int], float] = {}
+    for sequence in sequences:
+        values = zip(naive(policy, sequence, 1.0), sequence.trained or [], strict=True)
+        trained = [value for value, is_trained in values if is_trained]
+        expected |= {(sequence.index, i): value for i, value in enumerate(trained)}
+    assert found == pytest.approx(expected, abs=1e-4)
+
+
 def test_an_off_by_one_between_logits_and_labels_would_be_seen(policy: Any) -> None:
     sequence = TokenSequence([9, 30, 41], [52, 63, 74, 85], 0)
     right = naive(policy, sequence, 1.0)
@@ -99,6 +115,41 @@ def test_the_temperature_divides_the_logits(policy: Any) -> None:
     warm = by_sequence(policy, [one_batch(sequences, PAD)], 0.7)
     cold = by_sequence(policy, [one_batch(sequences, PAD)], 1.0)
     assert max(abs(warm[key] - cold[key]) for key in warm) > 0.1
+
+
+@pytest.mark.parametrize("temperature", [1.0, 0.7])
+@pytest.mark.parametrize("block", [3, 10, 1 << 18])
+def test_large_logits_give_what_small_ones_give_and_their_gradient(
+    monkeypatch: pytest.MonkeyPatch, temperature: float, block: int
+) -> None:
+    draw = torch.Generator().manual_seed(3)
+    values = torch.randn(7, 5, generator=draw, dtype=torch.float64) * 4
+    targets, weights = torch.tensor([0, 1, 2, 3, 4, 0, 2]), torch.linspace(-1.0, 2.0, 7).double()
+    small = values.clone().requires_grad_()
+    expected = torch.log_softmax(small / temperature, dim=1).gather(1, targets[:, None])[:, 0]
+    (expected * weights).sum().backward()
+    monkeypatch.setattr(logprobs, "LARGE_LOGITS", 35)
+    monkeypatch.setattr(logprobs, "BLOCK", block)
+    leaf = values.clone().requires_grad_()
+    found = gather_logprobs(leaf * 1.0, targets, temperature)
+    (found * weights).sum().backward()
+    assert small.grad is not None
+    assert leaf.grad is not None
+    assert torch.allclose(found, expected, rtol=1e-12)
+    assert torch.allclose(leaf.grad, small.grad, rtol=1e-10, atol=1e-15)
+    with torch.no_grad():
+        assert torch.allclose(gather_logprobs(values, targets, temperature), expected, rtol=1e-12)
+
+
+def test_large_logits_that_another_gradient_needs_are_an_error_and_not_a_wrong_gradient(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(logprobs, "LARGE_LOGITS", 0)
+    leaf = torch.zeros(2, 3, requires_grad=True)
+    logits = leaf.tanh()  # whose gradient reads its output
+    value = gather_logprobs(logits, torch.tensor([0, 1])).sum()
+    with pytest.raises(RuntimeError, match="modified by an inplace operation"):
+        value.backward()
 
 
 @pytest.mark.parametrize("max_tokens", [20, 40, 10_000])

@@ -88,6 +88,9 @@ PLACES = [(number, path) for number in (0, 1) for path in places(DOCUMENTS[numbe
 @example((1, ("profiles", "tiny", "stages")), {"more": {"each": {"c": {}, "a": None}}, "more-b": 1})
 @example((1, ("profiles", "tiny", "stages")), {"more": None, "few": {"each": {"x": {}}}})
 @example((1, ("targets",)), ["more", {"a": 1}])
+@example((1, ("profiles", "tiniest")), "$params.seed")
+@example((1, ("profiles", "tiniest", "defaults")), "$params.seed")
+@example((1, ("targets",)), "$params.seed")
 def test_any_value_anywhere_is_answered(
     root: Path, place: tuple[int, tuple[Any, ...]], value: Any
 ) -> None:

@@ -112,3 +112,38 @@ def test_a_shared_parameter_may_hold_any_value_and_not_refer_on(project: Path) -
     assert wrong == [
         "small.yaml:4:27: '$params.levels' is '$params.seed', which refers further; give its value"
     ]
+
+
+ANOTHER_KIND = """stages:
+  joined: {kind: numbers, params: {count: 3}}
+  scores: null
+"""
+
+
+def test_a_stage_of_another_kind_has_nothing_of_the_profiles_below(project: Path) -> None:
+    """Neither in the profile that is chosen nor in the others: they spoke of the kind before."""
+    words = "stages: {joined: {params: {keep: {max_chars: 5}}, run: {workers: 4}}}"
+    write_manifest(project, f"{MANIFEST.rstrip()}\n  big: {{{words}}}\n")
+    path = extend(project, ANOTHER_KIND)
+    params: Any = load_manifest(path).stages["joined"].params
+    run: Any = load_manifest(path, profile="big").stages["joined"].run
+    assert (params.count, run.workers) == (3, 1)
+
+
+def test_what_the_manifest_itself_says_in_a_profile_of_such_a_stage_holds(project: Path) -> None:
+    words = "{params: {keep: {max_chars: 5}}}"
+    write_manifest(project, f"{MANIFEST.rstrip()}\n  big: {{stages: {{joined: {words}}}}}\n")
+    own = "profiles: {big: {stages: {joined: {params: {count: 4}}}}}\n"
+    params: Any = load_manifest(extend(project, ANOTHER_KIND + own), profile="big").stages["joined"]
+    assert params.params.count == 4
+    wrong = "profiles: {big: {stages: {joined: {params: {coun: 4}}}}}\n"
+    (found,) = mistakes_of(extend(project, ANOTHER_KIND + wrong))
+    assert found.startswith("other.yaml:7:")
+    assert "unknown key 'coun'" in found
+
+
+def test_a_profile_below_that_gives_the_stage_a_kind_itself_holds(project: Path) -> None:
+    words = "{kind: numbers, params: {count: 9}}"
+    write_manifest(project, f"{MANIFEST.rstrip()}\n  big: {{stages: {{joined: {words}}}}}\n")
+    params: Any = load_manifest(extend(project, ANOTHER_KIND), profile="big").stages["joined"]
+    assert params.params.count == 9

@@ -87,6 +87,17 @@ def test_the_example_of_the_docs_is_what_it_says(tmp_path: Path) -> None:
     assert quick.stages["eval-small"].key_params()["num_samples"] == 1
 
 
+def test_the_harness_of_the_docs_is_read(tmp_path: Path) -> None:
+    made = load_manifest(example("harness", tmp_path))
+    assert list(made.stages) == ["bench-mmlu", "bench-own", "scoreboard"]
+    assert made.stages["bench-mmlu"].key_params() == {
+        "tasks": ["mmlu"],
+        "harness_version": "0.4.13",
+        "num_fewshot": 5,
+        "apply_chat_template": True,
+    }
+
+
 def test_the_ablation_of_the_docs_changes_one_reward(tmp_path: Path) -> None:
     ablation = load_manifest(example("no-format", tmp_path))
     assert list(ablation.stages)[-3:] == ["eval-base", "eval-zero", "scoreboard"]

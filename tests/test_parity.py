@@ -174,6 +174,13 @@ def test_mismatch_by_hand() -> None:
     assert found.ratio_max == pytest.approx(2.0)
 
 
+def test_a_sampler_that_is_far_off_gives_a_number_and_no_overflow() -> None:
+    found = mismatch([rollout([1], [2], [-1000.0])], [[-1.0]])
+    assert found.mean == 999.0
+    assert found.ratio_max == pytest.approx(math.exp(60))
+    assert found.kl == pytest.approx(math.exp(60))
+
+
 # ---- truncated importance sampling ---------------------------------------------------------------
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import random
 from pathlib import Path
 from typing import Any
 
@@ -13,9 +14,9 @@ from transformers import AutoModelForSequenceClassification
 
 from r1pipe.chat import render_completion
 from r1pipe.engine_settings import TrainRun
-from r1pipe.errors import Interrupted
+from r1pipe.errors import Interrupted, StageError
 from r1pipe.records import Problem, TokenSequence
-from r1pipe.rl.preference import pairwise_loss, pointwise_loss
+from r1pipe.rl.preference import _batches, pairwise_loss, pointwise_loss
 from r1pipe.rl.reward_model import (
     encode_scored,
     new_reward_model,
@@ -23,7 +24,7 @@ from r1pipe.rl.reward_model import (
     scored_text,
     scores,
 )
-from r1pipe.rows import read_rows
+from r1pipe.rows import read_rows, write_rows
 from r1pipe.stage import Inputs
 from r1pipe.train.batching import one_batch
 
@@ -121,6 +122,21 @@ def test_rewards_come_back_in_the_order_of_the_question(saved: Path) -> None:
     alone = [score([(PROBLEM, text)])[0] for text in texts]
     assert together == pytest.approx(alone, abs=1e-5)
     assert len({round(value, 5) for value in alone}) == 5
+
+
+def test_equal_texts_earn_equal_rewards_wherever_their_group_is_cut(saved: Path) -> None:
+    score = reward_function(saved, "summary", TrainRun(micro_batch_tokens=60))
+    rng = random.Random(0)
+    for _ in range(8):
+        texts = [
+            render_completion("t" * rng.randrange(9), "", "chat", "b" * rng.choice([1, 9, 30]))
+            for _ in range(16)
+        ]
+        rewards = score([(PROBLEM, text) for text in texts])
+        by_summary: dict[str, set[float]] = {}
+        for text, reward in zip(texts, rewards, strict=True):
+            by_summary.setdefault(scored_text(text, "summary"), set()).add(reward)
+        assert {len(values) for values in by_summary.values()} == {1}
 
 
 def test_padding_does_not_change_a_score(reward_model: Any) -> None:
@@ -235,6 +251,62 @@ def test_a_resumed_reward_model_is_exactly_the_uninterrupted_one(
     assert whole.notes["trained_tokens"] == 4 * sum(map(len, texts))
     assert resumed.notes["trained_tokens"] == whole.notes["trained_tokens"]
     assert_same_weights(load(resumed), load(whole))
+
+
+def test_micro_batches_are_bounded_by_examples_and_by_positions() -> None:
+    texts = [(TokenSequence([1], [2] * n), TokenSequence([1], [3])) for n in (3, 3, 3, 9, 3)]
+    kind = stage("reward-model")
+    for limits, rows in (
+        ({"examples_per_micro_batch": 2}, [[0, 1], [2, 3], [4]]),
+        # two rows of 4, 4, 4 positions: 8, 16, 24; with the long one 80 of rows of 10
+        ({"micro_batch_tokens": 24}, [[0, 1, 2], [3], [4]]),
+        ({"micro_batch_tokens": 40}, [[0, 1, 2], [3, 4]]),
+        ({"micro_batch_tokens": 1}, [[0], [1], [2], [3], [4]]),
+    ):
+        batches = list(_batches(texts, range(5), kind.run_model(**limits), PAD))
+        found = [batch.sequence_index[:, 0].tolist() for batch in batches]
+        assert found == [[row for row in some for _ in range(2)] for some in rows]
+
+
+def pointwise(tmp_path: Path, policy: Path, rows: list[dict[str, Any]], **more: Any) -> FakeContext:
+    write_rows(tmp_path / "rows", rows, schema=None)
+    kind, context = stage("reward-model"), FakeContext(tmp_path / "work")
+    values: dict[str, Any] = {"seed": 1, "objective": "pointwise", "reads": "completion"}
+    params = kind.params(**values, batch_size=2, optimizer={"lr": 1e-3}, **more)
+    inputs = Inputs({"model": policy, "rows": tmp_path / "rows"})
+    kind.run(context, params, kind.run_model(), inputs)
+    return context
+
+
+SAFE: dict[str, Any] = {"prompt": "cat?", "completion": HELPFUL, "is_safe": True}
+
+
+@pytest.mark.parametrize("label", [None, 2, "yes"])
+def test_a_missing_label_is_an_error_not_safe(tmp_path: Path, policy: Path, label: Any) -> None:
+    bad: dict[str, object] = {"prompt": "cat?", "completion": HELPFUL}
+    rows = [{**bad, "is_safe": "yes"}] if label == "yes" else [SAFE, {**bad, "is_safe": label}]
+    if label == 2:
+        rows[0] = {**SAFE, "is_safe": 1}
+    with pytest.raises(StageError, match=r"rows: row [12]: the label is_safe is .*true or false"):
+        pointwise(tmp_path, policy, rows)
+
+
+def test_rows_without_the_column_of_labels_are_refused(tmp_path: Path, policy: Path) -> None:
+    with pytest.raises(StageError, match=r"row 1: the label is_safe is None"):
+        pointwise(tmp_path, policy, [{"prompt": "cat?", "completion": HELPFUL}])
+
+
+def test_long_texts_are_dropped_with_their_labels_and_counted(tmp_path: Path, policy: Path) -> None:
+    size = len(encode_scored(tokenizer(), "cat?", HELPFUL, "completion"))
+    long = {**SAFE, "completion": HELPFUL + " more", "is_safe": False}
+    rows = [long, SAFE, long, SAFE]
+    context = pointwise(tmp_path / "some", policy, rows, max_tokens=size)
+    assert (context.notes["num_examples"], context.notes["too_long"]) == (2, 2)
+    first = context.logged[0]["loss"]
+    plain = pointwise(tmp_path / "plain", policy, [SAFE, SAFE])
+    assert first == plain.logged[0]["loss"], "the labels are those of the rows that are left"
+    with pytest.raises(StageError, match=r"no row to train on \(4 rows, all with texts over"):
+        pointwise(tmp_path / "none", policy, rows, max_tokens=3)
 
 
 # ---- the data ------------------------------------------------------------------------------------

@@ -163,7 +163,27 @@ SHARES = [
     ("これは数", "ja", 1.0),  # kana and kanji
     ("これは数", "zh", 1 / 4),  # kana is not Chinese
     ("it's fine", "en", 1.0),
+    ("نجمع اثنين and", "en", 1 / 3),
+    ("نجمع اثنين and", "ar", 2 / 3),
+    ("שתיים ושלוש", "he", 1.0),
+    ("दो और तीन", "hi", 1.0),  # vowel signs are part of a word
+    ("เราบวก so", "th", 1 / 2),
+    ("และ" * 4, "en", 0.0),  # without spaces: two words of six letters, none English
+    ("δύο και τρία, so", "el", 3 / 4),
+    ("ორს and სამს", "en", 1 / 3),  # a script that no language here is told by
+    ("x² + αβ <= ½ µ ℝ 𝑥𝑦 Ⅳ", "en", None),  # signs, and products of variables
 ]
+
+
+@pytest.mark.parametrize(
+    "thought",
+    ["نجمع اثنين", "เราบวกสอง", "हम दो", "προσθέτουμε δύο", "שתיים ושלוש", "мы складываем",
+     "ჩვენ ორს", "আমরা দুই", "நாம் இரண்டு", "យើងបូក", "ሁለት እና"],
+)  # fmt: skip
+def test_a_thought_in_another_script_is_not_one_without_words(thought: str) -> None:
+    text = f"<think>{thought} 2+3=5</think> 5"
+    assert REWARDS["language"](problem("en"), text) == 0.0
+    assert REWARDS["language"](problem("zh"), text) == 0.0
 
 
 @pytest.mark.parametrize(("thought", "language", "share"), SHARES)

@@ -108,6 +108,13 @@ def test_updates_that_are_no_whole_rollouts_are_refused() -> None:
     assert grpo_params(num_steps=1696, minibatches_per_rollout=16).num_steps == 1696
 
 
+def test_a_share_of_general_prompts_that_rounds_to_none_is_refused() -> None:
+    share = {"from_step": 0, "general_frac": 0.01}
+    with pytest.raises(ValueError, match=r"general_frac 0.01 of the 8 problems .* at least 0.12"):
+        grpo_params(problems_per_step=4, minibatches_per_rollout=2, preference=share)
+    assert grpo_params(problems_per_step=100, preference=share, num_steps=2).num_general == 2
+
+
 # ---- rewards -------------------------------------------------------------------------------------
 
 

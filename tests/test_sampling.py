@@ -11,12 +11,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from sampling_world import BySample, english, half_right, right, sample, table, wrong
+from sampling_world import BySample, english, files, half_right, right, sample, table, wrong
 from tiny import FakeContext, ScriptedGenerator, problems, tokenizer
 
 from r1pipe.candidates.selection import SELECTION
 from r1pipe.chat import boxed
-from r1pipe.errors import StageError
+from r1pipe.errors import Paused, StageError
 from r1pipe.generate.protocol import Request
 from r1pipe.records import Problem
 from r1pipe.rejection import collecting
@@ -109,8 +109,59 @@ def test_the_kept_rows_are_the_first_of_each_text_up_to_the_target(
 def test_nothing_kept_is_an_error_that_says_what_to_do(tmp_path: Path, monkeypatch: Any) -> None:
     asked = english(2)
     script = BySample({p.prompt: [wrong(p)] * 2 for p in asked}, asked, 3)
-    with pytest.raises(StageError, match="none of 4 completions was kept; see the filters"):
-        sample(tmp_path, script, asked, monkeypatch)
+    said = r"none of 4 completions was kept \(4 wrong\)\.\nDropped by filter: verdict 4\. Some"
+    context = FakeContext(tmp_path / "work")
+    with pytest.raises(StageError, match=said) as caught:
+        sample(tmp_path, script, asked, monkeypatch, context=context)
+    assert "Take easier problems" in str(caught.value)
+    assert len(context.samples) == 3
+
+
+def test_sampling_in_vain_pauses_after_the_unit_with_the_verdict_of_every_filter(
+    tmp_path: Path, monkeypatch: Any
+) -> None:
+    asked = english(10)
+    odd = "```\n\x1b[2J[red]"  # no thought, no box, and it would clear the screen
+    script = BySample({p.prompt: [wrong(p), odd] for p in asked}, asked, 3)
+    context = FakeContext(tmp_path / "work")
+    with pytest.raises(Paused) as caught:
+        sample(tmp_path, script, asked, monkeypatch, context=context, stop_without_rows=8)
+    assert script.units == [4, 4]
+    text = str(caught.value)
+    assert "none of 8 completions was kept (4 wrong, 4 no_answer)." in text
+    assert "Dropped by filter: verdict 8, format 4." in text
+    assert text.count("  completion: ") == 3
+    assert "completion: ```\\n\\x1b[2J[red]\n" in text
+    passed = "passed code, language, paragraph, repetition, truncated"
+    no_answer = "no answer: there is no box, answer tag or final phrase"
+    assert f"  {no_answer}; dropped by format, verdict; {passed}" in text
+    answers = [f"  wrong: '{int(p.gold) + 1}', not '{p.gold}'; dropped by verdict;" for p in asked]
+    assert any(answer in text for answer in answers)
+    assert [row["decided"].split(":")[0] for row in context.samples] == text_reasons(text)
+
+
+def text_reasons(text: str) -> list[str]:
+    lines = text.splitlines()
+    return [lines[i + 1].strip().split(":")[0] for i, t in enumerate(lines) if "completion:" in t]
+
+
+def test_a_paused_sampling_goes_on_for_as_many_again_and_ends_as_one_without_a_pause(
+    tmp_path: Path, monkeypatch: Any
+) -> None:
+    asked = english(10)
+    texts = {p.prompt: [wrong(p), wrong(p)] for p in asked[:8]}
+    texts |= {p.prompt: [right(p), wrong(p)] for p in asked[8:]}
+    script, context = BySample(texts, asked, 3), FakeContext(tmp_path / "work")
+    for _ in range(2):  # units of 4: the second start replays two of them and samples two
+        with pytest.raises(Paused, match="the same command samples as many again"):
+            sample(tmp_path, script, asked, monkeypatch, context=context, stop_without_rows=8)
+    assert script.units == [4] * 4
+    sample(tmp_path, script, asked, monkeypatch, context=context, stop_without_rows=8)
+    assert script.units == [4] * 5
+    whole = BySample(texts, asked, 3)
+    other = FakeContext(tmp_path / "whole")
+    sample(tmp_path, whole, asked, monkeypatch, context=other, stop_without_rows=None)
+    assert files(context) == files(other)
 
 
 def test_a_generator_that_loses_a_completion_fails_the_stage(

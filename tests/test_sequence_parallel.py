@@ -201,10 +201,14 @@ def left_padded(batch: MicroBatch) -> MicroBatch:
 
 def layouts() -> dict[str, list[MicroBatch]]:
     sequences = ragged(7)
-    batches = {
+    batches: dict[str, list[MicroBatch]] = {
         layout: list(micro_batches(sequences, Batching(45, layout, PAD)))
         for layout in ("padded", "packed")
     }
+    turns = [
+        replace(s, trained=[i % 3 > 0 for i in range(len(s.completion_ids))]) for s in sequences
+    ]
+    batches["turns"] = list(micro_batches(turns, Batching(45, "packed", PAD)))
     return batches | {"left": [left_padded(one_batch(sequences, PAD))]}
 
 
@@ -212,7 +216,7 @@ def gradients_of(policy: Any, values: Tensor, weights: Tensor) -> tuple[Tensor, 
     return torch.autograd.grad((values * weights).sum(), list(policy.parameters()))
 
 
-@pytest.mark.parametrize("layout", ["padded", "packed", "left"])
+@pytest.mark.parametrize("layout", ["padded", "packed", "turns", "left"])
 @pytest.mark.parametrize("checkpointing", [False, True])
 def test_log_probabilities_of_the_parts_are_those_of_the_whole_with_their_gradients(
     layout: str, checkpointing: bool

@@ -15,6 +15,7 @@ from r1pipe import chat
 from r1pipe.errors import Interrupted, StageError
 from r1pipe.models.policy import load_tokenizer
 from r1pipe.models.tokenizer import TAGS
+from r1pipe.records import Problem
 from r1pipe.rows import read_rows, write_problems, write_rows
 from r1pipe.stage import Inputs
 
@@ -149,3 +150,43 @@ def test_a_resumed_evaluation_writes_the_report_of_the_uninterrupted_one(tmp_pat
     assert set(report["benchmarks"]["hard"]["by_problem"]["pass@1"]) == {
         row["problem_id"] for row in rows[0] if row["benchmark"] == "hard"
     }
+
+
+UNUSABLE = [Problem(f"bad-{i}", "math", f"bad {i}", gold) for i, gold in enumerate((r"\\", "$ $"))]
+
+
+def test_unusable_golds_are_counted_apart_and_not_as_wrong(tmp_path: Path) -> None:
+    save_policy(tmp_path / "model")
+    easy = problems(4, seed=1)
+    write_problems(tmp_path / "easy", [UNUSABLE[0], *easy, UNUSABLE[1]])
+    write_problems(tmp_path / "hard", problems(4, seed=2))
+    context = evaluate(tmp_path, "work")
+    report = json.loads((context.output("report") / "summary.json").read_text())["benchmarks"]
+    assert report["easy"]["num_problems"] == 4
+    assert set(report["easy"]["by_problem"]["pass@1"]) == {p.id for p in easy}
+    golds = report["easy"]["unusable_golds"]
+    assert (golds["count"], golds["rate"]) == (2, round(2 / 6, 6))
+    assert golds["verdicts"] == {"gold_unusable": 2}
+    assert golds["first"][1] == "bad-1: '$ $' gold_unusable"
+    assert report["hard"]["unusable_golds"]["count"] == 0
+    assert set(context.notes["unusable_golds"]) == {"easy"}
+
+
+def test_a_benchmark_without_a_usable_gold_is_an_error_before_anything_is_sampled(
+    tmp_path: Path,
+) -> None:
+    write_problems(tmp_path / "easy", UNUSABLE)
+    write_problems(tmp_path / "hard", problems(4, seed=2))
+    with pytest.raises(StageError, match=r"benchmark easy: no problem has a usable gold answer"):
+        evaluate(tmp_path, "work")
+
+
+def test_a_task_has_the_pass_at_1_of_its_own_rows(tmp_path: Path) -> None:
+    save_policy(tmp_path / "model")
+    for name, seed in (("easy", 1), ("hard", 2)):
+        write_problems(tmp_path / name, problems(4, seed=seed))
+    context = evaluate(tmp_path, "work")
+    report = json.loads((context.output("report") / "summary.json").read_text())
+    easy = report["benchmarks"]["easy"]
+    assert easy["pass@1 arithmetic"] == easy["pass@1"]
+    assert "helpful" not in easy["by_problem"], "no problem asks for it"

@@ -22,6 +22,7 @@ from tiny import (
 )
 from torch import Tensor
 
+from r1pipe.data.training_rows import training_sequences
 from r1pipe.errors import Interrupted, StageError
 from r1pipe.models.policy import load_model, load_tokenizer
 from r1pipe.models.prompts import encode_completion, encode_prompt
@@ -30,9 +31,10 @@ from r1pipe.rows import write_rows
 from r1pipe.settings import EpochParams
 from r1pipe.stage import Inputs
 from r1pipe.train.batching import Batching
+from r1pipe.train.conversations import TurnEncoder
 from r1pipe.train.engine import TorchEngine
 from r1pipe.train.schedule import learning_rate
-from r1pipe.train.supervised import batches_of, sequences_of, train_supervised
+from r1pipe.train.supervised import batches_of, train_supervised
 
 PAD = tokenizer().pad_token_id
 
@@ -153,6 +155,30 @@ def test_the_gradient_equals_that_of_a_softmax_model_in_closed_form(
     gradient = engine.seen[0][0]["lm_head.weight"]  # [to, from]
     # logits are taken in float32 before the softmax
     torch.testing.assert_close(gradient, expected.T, rtol=1e-5, atol=1e-7)
+    assert context.logged[0]["loss"] == pytest.approx(loss, rel=1e-6)
+
+
+@pytest.mark.parametrize("layout", ["padded", "packed"])
+def test_the_gradient_of_several_turns_is_that_of_their_tokens_alone(
+    tmp_path: Path, layout: Any
+) -> None:
+    turns = TokenSequence(
+        [2, 3], [4, 1, 5, 5, 3, 1], trained=[True, True, False, False, True, True]
+    )
+    policy = Bigram()
+    probabilities = torch.softmax(policy.lm_head.weight.detach().T, dim=1)
+    # of the pairs 3-4 4-1 1-5 5-5 5-3 3-1 the third and the fourth are not trained
+    pairs = [(3, 4), (4, 1), (5, 3), (3, 1), (2, 1)]
+    expected = torch.zeros(VOCAB, VOCAB, dtype=torch.float64)
+    for before, after in pairs:
+        expected[before] += probabilities[before] / len(pairs)
+        expected[before, after] -= 1 / len(pairs)
+    context, engine = FakeContext(tmp_path), RecordingEngine(policy)
+    sequences = [turns, TokenSequence([2], [1])]
+    train_supervised(context, engine, sequences, plan(num_epochs=1), Batching(100, layout, 1))
+    gradient = engine.seen[0][0]["lm_head.weight"]
+    torch.testing.assert_close(gradient, expected.T, rtol=1e-5, atol=1e-7)
+    loss = -sum(math.log(probabilities[b, a]) for b, a in pairs) / len(pairs)
     assert context.logged[0]["loss"] == pytest.approx(loss, rel=1e-6)
 
 
@@ -280,13 +306,21 @@ def test_a_gradient_over_the_norm_is_scaled_down_and_reported_whole() -> None:
 # ---- rows and the stage --------------------------------------------------------------------------
 
 
+def sequences(folder: Path, max_tokens: int) -> tuple[list[TokenSequence], int]:
+    """Return what is trained of a folder of rows, and how many were too long."""
+    found, facts = training_sequences(folder, TurnEncoder(tokenizer()), max_tokens)
+    too_long = facts["too_long"]
+    assert isinstance(too_long, int)
+    return found, too_long
+
+
 def test_rows_that_are_too_long_are_dropped_and_counted(tmp_path: Path) -> None:
     data = corpus_rows(12)
     write_rows(tmp_path, data)
-    everything, none = sequences_of(tokenizer(), tmp_path, 10_000)
+    everything, none = sequences(tmp_path, 10_000)
     assert (len(everything), none) == (12, 0)
     middle = sorted(map(len, everything))[6]
-    kept, dropped = sequences_of(tokenizer(), tmp_path, middle)
+    kept, dropped = sequences(tmp_path, middle)
     assert max(map(len, kept)) == middle
     assert len(kept) + dropped == 12
     assert dropped == sum(len(s) > middle for s in everything)
@@ -295,7 +329,20 @@ def test_rows_that_are_too_long_are_dropped_and_counted(tmp_path: Path) -> None:
 def test_nothing_to_train_on_is_an_error(tmp_path: Path) -> None:
     write_rows(tmp_path, corpus_rows(3))
     with pytest.raises(StageError, match=r"no row to train on \(3 are over 2 tokens\)"):
-        sequences_of(tokenizer(), tmp_path, 2)
+        sequences(tmp_path, 2)
+
+
+@pytest.mark.parametrize("fmt", ["r1-zero", "chat"])
+def test_a_row_is_its_prompt_and_its_completion_as_before(tmp_path: Path, fmt: Any) -> None:
+    data = corpus_rows(12, fmt)
+    write_rows(tmp_path, data)
+    assert sequences(tmp_path, 10_000)[0] == [
+        TokenSequence(
+            encode_prompt(tokenizer(), row["prompt"], fmt),
+            encode_completion(tokenizer(), row["completion"]),
+        )
+        for row in data
+    ]
 
 
 def test_the_sft_stage_writes_a_model_that_transformers_loads(tmp_path: Path) -> None:

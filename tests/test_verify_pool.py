@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import json
 import multiprocessing
 import os
 import signal
@@ -17,8 +16,9 @@ from pathlib import Path
 import pytest
 from hostile import GOLDS, hostile_completions
 
+from r1pipe.data.files import Record
 from r1pipe.errors import StageError
-from r1pipe.records import Problem, Verdict
+from r1pipe.records import Problem, Row, Verdict
 from r1pipe.verify import verify, verify_many, verify_stream
 from r1pipe.verify.cases import verify_answer, verify_cases
 from r1pipe.verify.golds import check_golds
@@ -265,14 +265,14 @@ def test_a_gold_answer_too_slow_to_read_is_the_golds_fault(pool: Pool) -> None:
 
 
 def test_cases_come_back_in_order_with_ids_and_times() -> None:
-    cases = [
+    cases: list[Row] = [
         {"id": "a", "gold": "5", "completion": box("5")},
         {"gold": "x+1", "completion": box("1+x")},
         {"id": 7, "gold": "5", "completion": "<think>5"},
         {"task": "countdown", "gold": "", "numbers": [1, 2], "target": 3, "completion": box("1+2")},
         {"task": "choice", "gold": "B", "completion": box("(B)")},
     ]
-    rows = list(verify_cases(map(json.dumps, cases)))
+    rows = list(verify_cases(Record("a", row, case) for row, case in enumerate(cases, start=1)))
     assert [row["id"] for row in rows] == ["a", 2, 7, 4, 5]
     verdicts = [row["verdict"] for row in rows]
     assert verdicts == ["correct", "correct", "no_answer", "correct", "correct"]
@@ -282,19 +282,29 @@ def test_cases_come_back_in_order_with_ids_and_times() -> None:
     assert all(0 <= row["ms"] < 3200 for row in rows)
 
 
-BAD_LINES = [
-    ("{", r"line 1, column 2: not JSON"),
-    ("[1]", r"line 1: a list or value"),
-    ('{"gold": "5"}', r"line 1: completion missing"),
-    ('{"gold": "5", "completion": 5}', r"line 1: completion must be a string"),
-    ('{"task": "countdown", "gold": "5", "completion": ""}', r"needs numbers and target"),
+BAD_CASES: list[tuple[Row, str]] = [
+    ({"gold": "5"}, r"a.jsonl:3: completion missing"),
+    ({"gold": "5", "completion": 5}, r"a.jsonl:3: the completion is no text"),
+    ({"task": "countdown", "gold": "5", "completion": ""}, r"needs numbers and target"),
+    (
+        {"task": "coutdown", "gold": "5", "completion": ""},
+        r"'coutdown'; did you mean 'countdown'\?",
+    ),
+    ({"task": ["math"], "gold": "5", "completion": ""}, r"unknown task \['math'\]"),
 ]
 
 
-@pytest.mark.parametrize(("line", "message"), BAD_LINES)
-def test_a_bad_case_says_where_and_what(line: str, message: str) -> None:
+@pytest.mark.parametrize(("case", "message"), BAD_CASES)
+def test_a_bad_case_says_where_and_what(case: Row, message: str) -> None:
     with pytest.raises(StageError, match=message):
-        list(verify_cases([line]))
+        list(verify_cases([Record("a.jsonl", 3, case)]))
+
+
+@pytest.mark.parametrize("gold", [None, [], ["5"], {"a": 5}, True, "", float("nan")])
+def test_a_gold_answer_that_is_none_is_unusable_and_no_wrong_answer(gold: object) -> None:
+    case = Record("a.jsonl", 1, {"gold": gold, "completion": box("5")})
+    (row,) = verify_cases([case])
+    assert row["verdict"] == "gold_unusable"
 
 
 def test_an_answer_on_the_command_line_needs_no_box() -> None:

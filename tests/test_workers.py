@@ -51,7 +51,7 @@ def test_no_more_items_are_taken_than_are_computed_and_waited_for() -> None:
     results = in_order(lambda n: n, items(), 2)
     assert next(results) == 0
     assert len(taken) <= 5  # two computed, two waiting, one in hand
-    results.close()  # type: ignore[attr-defined]
+    results.close()
 
 
 @pytest.mark.parametrize("workers", [1, 2])

@@ -6,7 +6,7 @@ import json
 import random
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import replace
 from functools import lru_cache
 from itertools import islice
@@ -328,6 +328,8 @@ class FakeContext:
         self.logged: list[dict[str, float]] = []
         self.samples: list[dict[str, Any]] = []
         self.notes: dict[str, Any] = {}
+        self.warnings: list[str] = []
+        self.done: list[tuple[str, int, int]] = []
         self.earlier_result: Path | None = None
         self._stop_after = stop_after
         self._saves = saves
@@ -353,8 +355,17 @@ class FakeContext:
     def note(self, **facts: Any) -> None:
         self.notes.update(facts)
 
+    def warn(self, text: str) -> None:
+        self.warnings.append(text)
+
+    def doing(self, what: str, done: int, total: int) -> None:
+        self.done.append((what, done, total))
+
     def checkpoint_due(self) -> bool:
         return self._saves
+
+    def interruptible(self) -> AbstractContextManager[None]:
+        return nullcontext()
 
     def stop_if_asked(self) -> None:
         self._stops += 1

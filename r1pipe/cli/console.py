@@ -53,6 +53,17 @@ def plan_lines(plan: Plan) -> list[str]:
     return table_lines(rows)
 
 
+def source_lines(plan: Plan) -> list[str]:
+    """Return what was found in the sources, a line for each."""
+    found: dict[tuple[str, str], list[str]] = {}
+    for look in plan.looks:
+        found.setdefault((look.source, look.found), []).append(look.stage)
+    return [
+        f"source {name}, for {', '.join(stages)}: {visible(text)}"
+        for (name, text), stages in found.items()
+    ]
+
+
 def values_text(values: Mapping[str, float]) -> str:
     """Return the values worth a place on the line: the well-known ones, else the first few."""
     known = [name for name in KNOWN_VALUES if name in values]
@@ -60,6 +71,11 @@ def values_text(values: Mapping[str, float]) -> str:
         return "  ".join(KNOWN_VALUES[name].format(format_number(values[name])) for name in known)
     first = list(values)[:MAX_VALUES]
     return "  ".join(f"{visible(name)} {format_number(values[name])}" for name in first)
+
+
+def doing_text(what: str, done: int, total: int) -> str:
+    """Return how far the work inside a step has come."""
+    return f"{what} {done:,}/{total:,}"
 
 
 def finished_text(name: str, status: str, seconds: float, artifact_id: str | None) -> str:
@@ -79,7 +95,7 @@ class PlainConsole:
         self.last_line = 0.0
 
     def plan(self, plan: Plan) -> None:
-        for line in plan_lines(plan):
+        for line in [*plan_lines(plan), *source_lines(plan)]:
             self.message(line)
         self.after_plan(plan)
 
@@ -103,6 +119,12 @@ class PlainConsole:
             seconds = (now - self.started) / (step - self.first_step + 1) * (total - step)
             parts.append(f"{format_duration(seconds)} left")
         self.message("  ".join(parts))
+
+    def doing(self, stage: str, what: str, done: int, total: int) -> None:
+        if (now := time.monotonic()) - self.last_line >= LINE_EVERY_S:
+            self.last_line = now
+            spent = format_duration(now - self.started)
+            self.message(f"{stage}: {doing_text(what, done, total)}  {spent}")
 
     def stage_finished(
         self, name: str, status: str, seconds: float, artifact_id: str | None
@@ -140,6 +162,8 @@ class LiveConsole:
         self.rich.print(lines[0], style="bold", soft_wrap=True)
         for line, stage in zip(lines[1:], plan.stages, strict=True):
             self.rich.print(line, style=self.STYLES.get(stage.status, ""), soft_wrap=True)
+        for line in source_lines(plan):
+            self.message(line)
         self.after_plan(plan)
 
     def stage_started(self, stage: PlannedStage) -> None:
@@ -155,6 +179,10 @@ class LiveConsole:
             place = f"{step}/{total}" if total else str(step)
             text = values_text(values)
             self.bar.update(self.task, completed=step, total=total, place=place, values=text)
+
+    def doing(self, stage: str, what: str, done: int, total: int) -> None:
+        if self.bar is not None and self.task is not None:
+            self.bar.update(self.task, values=doing_text(what, done, total))
 
     def stage_finished(
         self, name: str, status: str, seconds: float, artifact_id: str | None

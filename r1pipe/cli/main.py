@@ -6,9 +6,13 @@ error ends with its message and exit code; anything else is a bug and keeps its 
 
 from __future__ import annotations
 
+import atexit
 import gc
 import os
 import sys
+import threading
+from contextlib import suppress
+from typing import NoReturn
 
 from r1pipe.errors import R1PipeError
 
@@ -17,8 +21,29 @@ GC_THRESHOLD = 50_000
 a short command search it through forty times."""
 
 
+def command() -> NoReturn:
+    """Run the command line as a process of its own; the console script's entry.
+
+    It ends without taking the interpreter apart: that would free memory which the system frees at
+    once, and has some libraries complain on stderr about the order.
+    """
+    try:
+        main()
+        status: int | str | None = 0
+    except SystemExit as end:
+        status = end.code
+    if isinstance(status, str):
+        sys.exit(status)
+    threading._shutdown()  # type: ignore[attr-defined]
+    atexit._run_exitfuncs()
+    for stream in (sys.stdout, sys.stderr):
+        with suppress(OSError, ValueError):  # a closed pipe: what was asked for went nowhere
+            stream.flush()
+    os._exit(status or 0)
+
+
 def main() -> None:
-    """Run the command line; the console script's entry."""
+    """Run the command line; raises SystemExit with its exit code."""
     gc.set_threshold(GC_THRESHOLD)  # before the imports, which make most of the objects
     os.environ.setdefault("PYDANTIC_DISABLE_PLUGINS", "__all__")  # no plugin decides what is valid
     for stream in (sys.stdout, sys.stderr):
@@ -31,9 +56,7 @@ def main() -> None:
     except R1PipeError as error:
         print("\n".join([str(error), *getattr(error, "__notes__", [])]), file=sys.stderr)
         sys.exit(error.exit_code)
-    finally:
-        gc.freeze()  # a last search for cycles at the interpreter's end takes 30 ms
 
 
 if __name__ == "__main__":
-    main()
+    command()

@@ -18,11 +18,13 @@ from r1pipe.cli.options import (
     open_store,
     print_json,
 )
+from r1pipe.errors import ArtifactError
 
 if TYPE_CHECKING:
     from r1pipe.manifest import Manifest
     from r1pipe.pipeline.planning import Plan
     from r1pipe.store.actions import ActionRecord
+    from r1pipe.store.store import Store
 
 app = command_group()
 
@@ -39,7 +41,7 @@ def plan(
     as_json: JsonOption = False,
 ) -> None:
     """Say what a run would do, why, and what it will cost."""
-    from r1pipe.cli.console import plan_lines
+    from r1pipe.cli.console import plan_lines, source_lines
     from r1pipe.costs.report import stage_costs
     from r1pipe.pipeline import planning
 
@@ -55,7 +57,7 @@ def plan(
     if as_json:
         print_json(_plan_json(loaded, found) | {"costs": cost.to_json()})
     else:
-        print("\n".join([*plan_lines(found), *cost.lines()]))
+        print("\n".join([*plan_lines(found), *source_lines(found), *cost.lines()]))
 
 
 @app.command()
@@ -76,6 +78,10 @@ def show(
     why_not: Annotated[
         str | None, typer.Option("--why-not", metavar="ID", help="Why it is without a row.")
     ] = None,
+    attempt: Annotated[
+        bool,
+        typer.Option("--attempt", help="What is being built, or was stopped, paused or failed."),
+    ] = False,
     store: StoreOption = None,
     as_json: JsonOption = False,
 ) -> None:
@@ -86,7 +92,10 @@ def show(
     if name is None:
         _show_all(opened.records(), as_json)
         return
-    record = opened.resolve(name)
+    record = None if attempt else _record_of(opened, name)
+    if record is None:
+        _show_attempt(opened, name, as_json)
+        return
     if row is not None or why_not is not None:
         from r1pipe.cli import rows_view
 
@@ -101,6 +110,30 @@ def show(
         print_json(views.record_json(record, opened))
     else:
         print(views.record_text(record, opened))
+        if opened.attempts(record.stage_name):
+            print(f"\nan attempt at it is not finished: r1pipe show {record.stage_name} --attempt")
+
+
+def _record_of(store: "Store", name: str) -> "ActionRecord | None":
+    """Return the record that a name stands for; None if there is only an attempt at it."""
+    try:
+        return store.resolve(name)
+    except ArtifactError:
+        if store.attempts(name):
+            return None
+        raise
+
+
+def _show_attempt(store: "Store", name: str, as_json: bool) -> None:
+    from r1pipe.cli.attempt_view import attempt_json, attempt_text
+
+    found = store.attempts(name)
+    if not found:
+        raise ArtifactError(f"no attempt at a stage '{name}' is unfinished")
+    if as_json:
+        print_json(attempt_json(store, found[-1]))
+    else:
+        print(attempt_text(store, found[-1]))
 
 
 def _show_all(records: "list[ActionRecord]", as_json: bool) -> None:
@@ -144,4 +177,6 @@ def schema(manifest: ManifestArgument = DEFAULT_MANIFEST) -> None:
 
 def _plan_json(manifest: "Manifest", found: "Plan") -> dict[str, object]:
     stages = [asdict(stage) for stage in found.stages]
-    return {"manifest": manifest.name, "profile": manifest.profile, "stages": stages}
+    sources = [asdict(look) for look in found.looks]
+    head = {"manifest": manifest.name, "profile": manifest.profile}
+    return {**head, "stages": stages, "sources": sources}

@@ -2,6 +2,7 @@
 
 import inspect
 import json
+import shutil
 import sys
 from collections.abc import Callable
 from contextlib import redirect_stdout
@@ -31,6 +32,7 @@ if TYPE_CHECKING:
     from r1pipe.manifest import Manifest
     from r1pipe.pipeline.planning import Plan
     from r1pipe.pipeline.run import RunResult
+    from r1pipe.store.actions import ActionRecord
     from r1pipe.store.store import Store
 
 QUICK_PROFILES = ("laptop", "smoke")
@@ -78,8 +80,11 @@ def run_stages(  # noqa: PLR0913 - options of one command
         result = run_manifest(loaded, opened, make_console(after_plan), **selection)
     if as_json:
         print_json(_result_json(loaded, opened, result))
-    elif (board := _scoreboard(opened, result)) is not None:
-        print((board / "scoreboard.txt").read_text(encoding="utf-8").rstrip("\n"))
+    elif (board := _scoreboard(result)) is not None:
+        from r1pipe.cli.scores_view import score_lines
+
+        width = shutil.get_terminal_size((160, 24)).columns
+        print("\n".join(score_lines(board, opened, width)))
 
 
 def running(select: Callable[..., JsonObject]) -> Callable[..., None]:
@@ -140,11 +145,11 @@ def _ask(found: "Plan") -> None:
         typer.confirm(f"Build {count} stages?", default=True, abort=True, err=True)
 
 
-def _scoreboard(store: "Store", result: "RunResult") -> Path | None:
-    """Return the report of the last scoreboard among the stages of a run."""
+def _scoreboard(result: "RunResult") -> "ActionRecord | None":
+    """Return the last scoreboard among the stages of a run."""
     for stage_result in reversed(list(result.stages.values())):
         if stage_result.record.kind == "scoreboard" and stage_result.status != "lost":
-            return store.output_dir(stage_result.record, "report")
+            return stage_result.record
     return None
 
 
@@ -157,14 +162,16 @@ def _result_json(manifest: "Manifest", store: "Store", result: "RunResult") -> d
             "seconds": each.seconds,
             "key": each.record.key,
             "artifact": each.record.artifact_id,
+            "warnings": [*each.record.facts.get("warnings", []), *each.record.unchanged()],
         }
         for each in result.stages.values()
     ]
-    board = _scoreboard(store, result)
+    board = _scoreboard(result)
+    path = board and store.output_dir(board, "report") / "scoreboard.json"
     return {
         "manifest": manifest.name,
         "profile": manifest.profile,
         "built": result.built,
         "stages": stages,
-        "scoreboard": board and json.loads((board / "scoreboard.json").read_text()),
+        "scoreboard": path and json.loads(path.read_text()),
     }

@@ -7,7 +7,6 @@ from typing import Annotated
 import typer
 
 from r1pipe.cli.options import JsonOption, command_group, print_json
-from r1pipe.errors import StageError
 
 app = command_group()
 
@@ -23,11 +22,12 @@ def verify(
         str | None, typer.Argument(help="The bare answer, or a whole completion.")
     ] = None,
     file: Annotated[
-        Path | None, typer.Option("--file", help="Cases as JSON lines: gold, completion, id, ...")
+        Path | None, typer.Option("--file", help="A file of cases: gold, completion, id, ...")
     ] = None,
     jobs: JobsOption = 0,
 ) -> None:
     """Verify one answer, or a file of cases; JSON on stdout."""
+    from r1pipe.data.files import records
     from r1pipe.verify import cases
 
     if file is None:
@@ -35,12 +35,8 @@ def verify(
             raise typer.BadParameter("give GOLD and ANSWER, or --file CASES.jsonl")
         print_json(cases.verification_row(cases.verify_answer(gold, answer)))
         return
-    try:
-        with file.open(encoding="utf-8") as lines:
-            for row in cases.verify_cases(lines, jobs=jobs):
-                print(json.dumps(row, ensure_ascii=False))
-    except OSError as error:
-        raise StageError(f"{file}: {error.strerror}; give a file of JSON lines") from error
+    for row in cases.verify_cases(records(file), jobs=jobs):
+        print(json.dumps(row, ensure_ascii=False))
 
 
 @app.command()

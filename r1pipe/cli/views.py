@@ -6,11 +6,13 @@ Text that a model wrote is shown with its control characters written out, never 
 from __future__ import annotations
 
 import json
+import shutil
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict
 from typing import TYPE_CHECKING
 
+from r1pipe.cli.scores_view import score_lines
 from r1pipe.costs.report import actual_values, compared_lines
 from r1pipe.lineage.records import Edge, Lineage, Node, link_text
 from r1pipe.text import (
@@ -30,6 +32,8 @@ if TYPE_CHECKING:
 MAX_SAMPLES = 5
 MAX_SAMPLE_CHARS = 600
 STEP = "step"
+APART = ("predicted", "warnings")
+"""Facts that have a section of their own."""
 
 After = Callable[["Record"], Sequence[Edge]]
 
@@ -56,16 +60,19 @@ def table_text(records: Sequence[Record]) -> str:
 
 def record_text(record: Record, store: Store) -> str:
     """Return one artifact's fields, inputs, facts, metrics and samples as text."""
+    warnings = [*record.facts.get("warnings", []), *record.unchanged()]
     sections = [
         _heading(record, store),
-        _section("params (those that differ from their default)", _tree(record.preimage["params"])),
-        _section("plugins (digests)", _tree(record.preimage.get("plugins", {}))),
-        _section("inputs", table_lines([(n, link_text(link)) for n, link in record.links()])),
-        _section("outputs", table_lines(sorted(record.outputs.items()))),
-        _section("facts", _tree({n: v for n, v in record.facts.items() if n != "predicted"})),
-        _section("predicted and actual", compared_lines(record, store)),
-        _section("metrics", metric_lines(store.metrics(record))),
-        _section("samples", sample_lines(store.samples(record))),
+        "\n".join(score_lines(record, store, shutil.get_terminal_size((160, 24)).columns)),
+        section("params (those that differ from their default)", _tree(record.preimage["params"])),
+        section("plugins (digests)", _tree(record.preimage.get("plugins", {}))),
+        section("inputs", table_lines([(n, link_text(link)) for n, link in record.links()])),
+        section("outputs", table_lines(sorted(record.outputs.items()))),
+        section("warnings", warning_lines(warnings)),
+        section("facts", fact_lines(record.facts)),
+        section("predicted and actual", compared_lines(record, store)),
+        section("metrics", metric_lines(store.metrics(record))),
+        section("samples", sample_lines(store.samples(record))),
     ]
     return "\n\n".join(section for section in sections if section)
 
@@ -201,7 +208,18 @@ def _heading(record: Record, store: Store) -> str:
     return "\n".join(table_lines(rows))
 
 
-def _section(title: str, lines: Sequence[str]) -> str:
+def warning_lines(texts: Sequence[str]) -> list[str]:
+    """Return what looked wrong, safe for a terminal."""
+    return [line for text in texts for line in visible(text, keep_lines=True).split("\n")]
+
+
+def fact_lines(facts: Mapping[str, object]) -> list[str]:
+    """Return facts as indented lines, but for those that have a section of their own."""
+    return _tree({name: value for name, value in facts.items() if name not in APART})
+
+
+def section(title: str, lines: Sequence[str]) -> str:
+    """Return lines below a title; nothing if there are none."""
     return "\n".join([title, *(f"  {line}" for line in lines)]) if lines else ""
 
 

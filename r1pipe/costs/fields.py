@@ -38,6 +38,7 @@ class TrainsTexts(Trains, Protocol):
     """Run settings of a reward model's training."""
 
     examples_per_micro_batch: int
+    micro_batch_tokens: int
 
 
 class RollsOut(TrainsRows, Samples, Protocol):

@@ -12,6 +12,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
 from r1pipe.costs import fields
+from r1pipe.costs.sources import REAL_COMPLETION, REAL_PROMPT, UNKNOWN_ROWS
 from r1pipe.costs.work import (
     Cost,
     DatasetInfo,
@@ -117,6 +118,16 @@ def dataset_problems(data: DatasetInfo, wanted: int) -> ProblemsInfo:
     return ProblemsInfo(Range(0.9 * count, count), REAL_PROMPT_TOKENS, None)
 
 
+def imported_rows(data: DatasetInfo | RowsInfo, wanted: int | None) -> RowsInfo:
+    """Return the rows of a data set from outside, at most as many as are wanted."""
+    if isinstance(data, RowsInfo):
+        return data if wanted is None else replace(data, num_rows=data.num_rows.at_most(wanted))
+    count = UNKNOWN_ROWS if data.num_rows is None else Range(data.num_rows)
+    if wanted is not None:
+        count = count.at_most(wanted)
+    return RowsInfo(count, REAL_PROMPT, REAL_COMPLETION)
+
+
 def training_place(params: fields.Computes, run: fields.Trains) -> Placement:
     """Return where a stage trains."""
     return run.engine.place(run.device, params.precision)
@@ -151,7 +162,9 @@ def preference_training(
         updates=Range(math.ceil(updates.low), math.ceil(updates.high)),
         mean_tokens=mean,
         longest=math.ceil(4 * mean),
-        micro_batch_tokens=math.ceil(run.examples_per_micro_batch * texts_per_row * mean),
+        micro_batch_tokens=min(
+            run.micro_batch_tokens, math.ceil(run.examples_per_micro_batch * texts_per_row * mean)
+        ),
     )
     return Cost({"model": model}, training=(work,))
 

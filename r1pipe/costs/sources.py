@@ -10,6 +10,8 @@ from typing import TYPE_CHECKING
 
 from r1pipe.costs.models import model_from_config, model_of_size
 from r1pipe.costs.work import DatasetInfo, Info, ModelInfo, ProblemsInfo, Range, RowsInfo
+from r1pipe.data.files.layout import DataFile, data_files
+from r1pipe.errors import R1PipeError
 
 if TYPE_CHECKING:
     from r1pipe.manifest import SourceNode
@@ -26,7 +28,7 @@ def source_info(node: SourceNode) -> tuple[Info, str]:
     """Return what is known of a source, and in words what had to be assumed ('' for nothing)."""
     if node.type == "model":
         return model_source(node)
-    count = _count_lines(node.path)
+    count = _count_rows(node)
     assumed = "" if count is not None else "its number of rows is not known"
     rows = UNKNOWN_ROWS if count is None else Range(count)
     if node.type == "problems":
@@ -67,14 +69,23 @@ def _configs(node: SourceNode) -> list[Path]:
     return [exact]
 
 
-def _count_lines(path: Path | None) -> int | None:
-    """Return the lines of a local file of JSON lines; None for anything else, or a huge one."""
-    with suppress(OSError):
-        if (
-            path is not None
-            and path.suffix == ".jsonl"
-            and path.stat().st_size <= MAX_COUNTED_BYTES
-        ):
-            with path.open("rb") as file:
-                return sum(chunk.count(b"\n") for chunk in iter(lambda: file.read(1 << 20), b""))
-    return None
+def _count_rows(node: SourceNode) -> int | None:
+    """Return the rows of local JSON lines and Parquet; None for other forms, or huge files."""
+    if node.path is None:
+        return None
+    try:
+        counts = [_count_of(file) for file in data_files(node.path, node.config, node.split)]
+    except (OSError, R1PipeError, ValueError):  # told when the source is read
+        return None
+    return None if None in counts else sum(count for count in counts if count is not None)
+
+
+def _count_of(file: DataFile) -> int | None:
+    if file.format == "Parquet":
+        import pyarrow.parquet as pq
+
+        return int(pq.read_metadata(file.path).num_rows)
+    if file.format != "JSON lines" or file.packing or file.path.stat().st_size > MAX_COUNTED_BYTES:
+        return None
+    with file.path.open("rb") as opened:
+        return sum(chunk.count(b"\n") for chunk in iter(lambda: opened.read(1 << 20), b""))

@@ -123,7 +123,7 @@ class OverlapIndex:
         if "plain" in self.variants:
             self._plain.add(tokens, index)
         if "masked" in self.variants:
-            self._masked.add(masked(tokens), index, _has_content)
+            self._masked.add(masked(tokens), index, self._has_content)
         if "rewrapped" in self.variants:
             compact = letters(text)
             found = set(windows(compact, self.n))
@@ -131,6 +131,11 @@ class OverlapIndex:
                 self._windows[window].append(index)
             if not found:
                 self._whole[compact].append(index)
+
+    def _has_content(self, gram: tuple[str, ...]) -> bool:
+        """Return whether a masked n-gram has a number, and enough other words to identify it."""
+        content = sum(token != MASK and token[0].isalpha() for token in gram)
+        return MASK in gram and content >= MIN_CONTENT_FRAC * self.n
 
     def matches(self, text: str) -> list[Match]:
         """Return every held-out text that a text overlaps, once, by the first variant that sees it.
@@ -192,12 +197,6 @@ class _Grams:
                 gram = tuple(tokens[start : start + size])
                 for index in grams.get(gram, ()):
                     yield index, " ".join(gram)
-
-
-def _has_content(gram: tuple[str, ...]) -> bool:
-    """Return whether a masked n-gram has a number, and enough other words to identify it."""
-    content = sum(token != MASK and token[0].isalpha() for token in gram)
-    return MASK in gram and content >= MIN_CONTENT_FRAC * NGRAM
 
 
 def windows(text: str, n: int = NGRAM) -> Iterator[str]:

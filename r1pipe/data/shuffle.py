@@ -21,6 +21,8 @@ from r1pipe.rows import shards_of
 BUCKET_BYTES = 64 << 20
 BATCH_ROWS = 8_192
 PART, PLACE = "source", "_place"
+TURNS = "messages"
+"""Column of conversations, as JSON; not all parts have it."""
 
 
 def rows_in_order(
@@ -49,6 +51,11 @@ def rows_in_order(
             yield from table.sort_by(PLACE).drop_columns(PLACE).to_pylist()
     finally:
         shutil.rmtree(spill, ignore_errors=True)
+
+
+def schema_with_turns(columns: Sequence[str]) -> pa.Schema:
+    """Return the schema of ordered rows with conversations: a whole shard may have none."""
+    return pa.schema([(name, pa.string()) for name in (*columns, PART)])
 
 
 def _fill(
@@ -80,8 +87,16 @@ def _fill(
 
 
 def _batches(folder: Path, columns: Sequence[str]) -> Iterator[pa.RecordBatch]:
+    """Yield these columns of a folder's rows; with turns in one order, null where it has none."""
     for shard in shards_of(folder):
-        yield from pq.ParquetFile(shard).iter_batches(BATCH_ROWS, columns=list(columns))
+        for batch in pq.ParquetFile(shard).iter_batches(BATCH_ROWS, columns=list(columns)):
+            yield batch if TURNS not in columns else _with_turns(batch).select(list(columns))
+
+
+def _with_turns(batch: pa.RecordBatch) -> pa.RecordBatch:
+    if TURNS in batch.schema.names:
+        return batch
+    return batch.append_column(TURNS, pa.nulls(batch.num_rows, pa.string()))
 
 
 def _split(

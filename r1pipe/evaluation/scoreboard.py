@@ -1,159 +1,103 @@
-"""The scoreboard's table: measures of every model, and paired differences to the one before."""
+"""The scoreboard: every measure of every benchmark by model, and paired differences."""
 
 from __future__ import annotations
 
-import io
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
-from rich.box import SIMPLE_HEAD
-from rich.console import Console
-from rich.table import Table
-
-from r1pipe.evaluation.metrics import as_dict, bootstrap_interval, paired_difference
+from r1pipe.errors import StageError
+from r1pipe.evaluation.metrics import FEW_PROBLEMS, as_dict, paired_difference, with_interval
 from r1pipe.keys import JsonObject
-
-REASONING, GENERAL, SAFETY = "reasoning", "general", "safety"
-PAIRED = {
-    "pass@1": (REASONING, "pass@1"),
-    "general": (GENERAL, "pass@1"),
-    "helpful": (GENERAL, "helpful"),
-    "refusal": (SAFETY, "pass@1"),
-}
-"""Column -> (benchmark, per-problem score): those with a value for each problem."""
-MEASURES = {
-    "pass@8": "pass@8",
-    "maj@8": "maj@8",
-    "format": "format_validity",
-    "language": "language_consistency",
-    "tokens": "mean_tokens",
-    "truncated": "truncation_rate",
-    "no answer": "no_answer_rate",
-}
-"""Column -> measure of the reasoning benchmark."""
 
 
 def build(
-    reports: Mapping[str, JsonObject], models: Sequence[str], before: Mapping[str, str], seed: int
+    reports: Mapping[str, JsonObject],
+    models: Sequence[str],
+    before: Mapping[str, str],
+    seed: int,
+    harness: Mapping[str, JsonObject] | None = None,
 ) -> JsonObject:
-    """Return the board as JSON values: `models`, `values[model][column]`, `paired[model]`.
+    """Return the board as JSON values.
 
-    A value is {value, low, high}; a paired difference also names the model it is taken against.
+    `values[model][benchmark][measure]` is {value, low, high}; `harness[model]["TASK METRIC"]` the
+    same of an evaluation harness, without an interval if it gave no standard error. `paired[model]`
+    has `before` and `differences[benchmark][score]`, None where the two share no problem. `rough`
+    has the benchmarks of few problems with their number. Raises StageError if nothing was measured.
     """
-    values = {name: _values(reports[name]["benchmarks"], seed) for name in models}
-    paired = {
-        name: {
-            "before": before[name],
-            **{
-                column: as_dict(paired_difference(_scores(reports[name], column), old, seed=seed))
-                for column in PAIRED
-                if (old := _scores(reports[before[name]], column))
-            },
-        }
-        for name in models
-        if name in before
-    }
-    return {"models": list(models), "values": values, "paired": paired}
-
-
-def _scores(report: JsonObject, column: str) -> dict[str, float]:
-    benchmark, score = PAIRED[column]
-    found: dict[str, float] = (
-        report["benchmarks"].get(benchmark, {}).get("by_problem", {}).get(score, {})
-    )
-    return found
-
-
-def _values(benchmarks: JsonObject, seed: int) -> JsonObject:
-    """Return every column of one model."""
-    columns: JsonObject = {}
-    for column, (benchmark, score) in PAIRED.items():
-        if benchmark in benchmarks:
-            scores = benchmarks[benchmark]["by_problem"][score]
-            columns[column] = _with_interval([scores[key] for key in sorted(scores)], seed)
-    reasoning = benchmarks.get(REASONING, {})
-    columns.update(
-        {column: reasoning[name] for column, name in MEASURES.items() if name in reasoning}
-    )
-    columns.update({n: v for n, v in reasoning.items() if n.startswith("pass@1 ")})
-    return columns
-
-
-def _with_interval(scores: Sequence[float], seed: int) -> dict[str, float]:
-    import numpy as np
-
-    values = np.array(scores, dtype=np.float64)
-    low, high = bootstrap_interval(values, seed=seed)
-    return {"value": float(values.mean()), "low": low, "high": high}
-
-
-def cell(value: Mapping[str, float] | None, column: str) -> str:
-    """Return a value with the half-width of its interval, as `0.612 +-0.031`."""
-    if value is None:
-        return "-"
-    digits = 1 if column == "tokens" else 3
-    half = (value["high"] - value["low"]) / 2
-    return f"{value['value']:.{digits}f} +-{half:.{digits}f}"
-
-
-def difference_cell(difference: JsonObject | None) -> str:
-    """Return a paired difference with its interval; a star where the interval excludes zero."""
-    if difference is None:
-        return "-"
-    star = "*" if difference["low"] > 0 or difference["high"] < 0 else ""
-    span = f"[{difference['low']:+.3f}, {difference['high']:+.3f}]"
-    return f"{difference['mean']:+.3f} {span}{star}"
-
-
-def tables(board: JsonObject) -> list[tuple[str, list[str], list[list[str]]]]:
-    """Return the board as tables: title, header, rows of text."""
-    models, values, paired = board["models"], board["values"], board["paired"]
-    columns = list(dict.fromkeys(column for name in models for column in values[name]))
-    tasks = [column for column in columns if column.startswith("pass@1 ")]
-    scores = [column for column in columns if column in PAIRED or column in ("pass@8", "maj@8")]
-    health = [column for column in MEASURES if column in columns and column not in scores]
-    made = [
-        (title, ["model", *chosen], [
-            [name, *[cell(values[name].get(column), column) for column in chosen]]
+    found = {name: reports[name].get("benchmarks", {}) for name in models if name in reports}
+    scores = {name: each["scores"] for name, each in (harness or {}).items()}
+    board: JsonObject = {
+        "models": list(models),
+        "values": {
+            name: {b: _values(summary, seed) for b, summary in benchmarks.items()}
+            for name, benchmarks in found.items()
+        },
+        "rough": {b: n for b, n in _fewest(found.values()).items() if n < FEW_PROBLEMS},
+        "harness": {name: scores[name] for name in models if name in scores},
+        "paired": {
+            name: {
+                "before": before[name],
+                "differences": _differences(
+                    found[name], reports[before[name]].get("benchmarks", {}), seed
+                ),
+            }
             for name in models
-        ])
-        for title, chosen in (
-            ("Scores (value +- half of the 95 % interval)", scores),
-            ("By task (pass@1)", tasks),
-            ("Form of the reasoning completions", health),
+            if name in found and before.get(name) in reports
+        },
+    }
+    if not any(board["values"].values()) and not any(board["harness"].values()):
+        raise StageError(
+            f"the scoreboard would be empty: the reports of {', '.join(models) or 'no model'} hold"
+            " no benchmark; give evaluate or benchmark stages as inputs.reports, and name their"
+            " labels in params.models"
         )
-        if chosen
-    ]  # fmt: skip
-    differences = [
-        [name, paired[name]["before"], *[difference_cell(paired[name].get(c)) for c in PAIRED]]
-        for name in models
-        if name in paired
-    ]
-    title = "What each stage bought (paired difference, 95 % interval; * excludes zero)"
-    return [*made, (title, ["model", "against", *PAIRED], differences)]
+    return board
 
 
-def render_markdown(board: JsonObject) -> str:
-    """Return the board as Markdown tables."""
-    parts = []
-    for title, header, rows in tables(board):
-        lines = [f"**{title}**", "", _line(header), _line(["---"] * len(header))]
-        parts.append("\n".join([*lines, *map(_line, rows)]))
-    return "\n\n".join(parts) + "\n"
+def _values(summary: JsonObject, seed: int) -> JsonObject:
+    """Return every measure of one benchmark; scores of single problems get an interval here."""
+    measures = {
+        name: value
+        for name, value in summary.items()
+        if isinstance(value, dict) and {"value", "low", "high"} <= value.keys()
+    }
+    for score, by_problem in summary["by_problem"].items():
+        measures[score] = with_interval([by_problem[key] for key in sorted(by_problem)], seed=seed)
+    return measures
 
 
-def _line(cells: Sequence[str]) -> str:
-    return "| " + " | ".join(cells) + " |"
+def _differences(mine: JsonObject, others: JsonObject, seed: int) -> JsonObject:
+    """Return the paired difference of every per-problem score that both models have."""
+    differences: JsonObject = {}
+    for benchmark in mine.keys() & others.keys():
+        new, old = (each[benchmark]["by_problem"] for each in (mine, others))
+        differences[benchmark] = {
+            score: as_dict(paired_difference(new[score], old[score], seed=seed))
+            if new[score].keys() & old[score].keys()
+            else None
+            for score in new.keys() & old.keys()
+        }
+    return differences
 
 
-def render_text(board: JsonObject) -> str:
-    """Return the board as plain text for a terminal."""
-    console = Console(file=io.StringIO(), width=160, color_system=None, highlight=False)
-    for title, header, rows in tables(board):
-        table = Table(title=title, title_justify="left", box=SIMPLE_HEAD)
-        for number, name in enumerate(header):
-            table.add_column(name, justify="left" if number == 0 else "right", no_wrap=True)
-        for row in rows:
-            table.add_row(*row)
-        console.print(table)
-    text: str = console.file.getvalue()  # type: ignore[attr-defined]
-    return text
+def _fewest(found: Iterable[JsonObject]) -> dict[str, int]:
+    """Return the least number of problems of each benchmark, over the models."""
+    fewest: dict[str, int] = {}
+    for benchmarks in found:
+        for name, summary in benchmarks.items():
+            count = int(summary["num_problems"])
+            fewest[name] = min(count, fewest.get(name, count))
+    return fewest
+
+
+def model_of(label: str, models: Sequence[str]) -> str:
+    """Return the model that a report of a harness belongs to: `MODEL` or `MODEL-ANYTHING`.
+
+    Raises StageError if there is none.
+    """
+    fitting = [name for name in models if label == name or label.startswith(f"{name}-")]
+    if not fitting:
+        raise StageError(
+            f"inputs.benchmarks.{label} belongs to no model of params.models"
+            f" ({', '.join(models)}); call it MODEL or MODEL-SOMETHING"
+        )
+    return max(fitting, key=len)

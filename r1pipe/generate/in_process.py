@@ -8,7 +8,9 @@ prompts share one prefill. Rows that have ended leave the batch. Threads share t
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from contextlib import closing
 from dataclasses import dataclass, field
+from threading import Event
 from typing import Any
 
 import numpy as np
@@ -57,6 +59,8 @@ class TransformersGenerator:
         self.workers = workers
         self.precision = precision
         self.context = context_of(model.config)
+        self._end = Event()
+        """Set when nobody waits for the batches at work any more."""
 
     def generate(self, requests: Sequence[Request], sampling: SamplingParams) -> Iterator[Sampled]:
         """Yield every request's completion, batch by batch (prompts of like length together).
@@ -71,9 +75,14 @@ class TransformersGenerator:
         try:
             starts = range(0, len(ordered), self.max_batch)
             batches = [ordered[start : start + self.max_batch] for start in starts]
-            for done in in_order(lambda b: self._sampled(b, sampling), batches, self.workers):
-                yield from done
+            work = in_order(
+                lambda b: self._sampled(b, sampling), batches, self.workers, self._end.set
+            )
+            with closing(work):
+                for done in work:
+                    yield from done
         finally:
+            self._end.clear()
             self.model.train(was_training)
 
     def _sampled(self, requests: Sequence[Request], sampling: SamplingParams) -> list[Sampled]:
@@ -88,6 +97,8 @@ class TransformersGenerator:
         finished: list[Sampled] = []
         active = list(range(len(rows)))  # row numbers, in the order of the cache
         for step in range(sampling.max_tokens):
+            if self._end.is_set():
+                break
             seeds = np.array([rows[r].request.seed for r in active], dtype=np.uint64)
             tokens, logprobs = choose_tokens(logits, uniforms(seeds, step), sampling)
             running = self._record(rows, active, tokens, logprobs, finished, sampling.max_tokens)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -15,6 +16,7 @@ from r1pipe.stage import CHECKPOINT_EVERY_S
 from r1pipe.store.checkpoints import SealedCheckpoints
 from r1pipe.store.journal import FileJournal
 from r1pipe.store.metrics import StageLog
+from r1pipe.text import visible
 
 if TYPE_CHECKING:
     from r1pipe.stage import Checkpoints, Context
@@ -22,6 +24,10 @@ if TYPE_CHECKING:
 
 Progress = Callable[[str, int, int | None, Mapping[str, float]], None]
 """Shows a stage's step, how many there are, and the step's values."""
+Doing = Callable[[str, str, int, int], None]
+"""Shows a stage's work inside a step: what it does, how much is done, and of how much."""
+MAX_WARNINGS = 20
+"""Warnings that are kept; the latest ones count."""
 
 
 class RunContext:
@@ -37,6 +43,8 @@ class RunContext:
         stopper: Stopper,
         checkpoint_every_s: float = CHECKPOINT_EVERY_S,
         previous: Path | None = None,
+        tell: Callable[[str], None] = lambda text: None,
+        doing: Doing = lambda stage, what, done, total: None,
     ) -> None:
         self.name = name
         self.input_ids = input_ids
@@ -47,6 +55,8 @@ class RunContext:
         self._previous = previous
         self._outputs = outputs
         self._progress = progress
+        self._tell = tell
+        self._doing = doing
         self._stopper = stopper
         self._checkpoint_every_s = checkpoint_every_s
         self._last_saved = time.monotonic()
@@ -101,10 +111,25 @@ class RunContext:
         """Keep facts about the finished stage."""
         self.stage_log.note(facts)
 
+    def warn(self, text: str) -> None:
+        """Say at once that something looks wrong, and keep it among the facts."""
+        text = visible(text, keep_lines=True)
+        kept = [each for each in self.stage_log.facts.get("warnings", []) if each != text]
+        self.stage_log.note({"warnings": [*kept, text][-MAX_WARNINGS:]})
+        self._tell(f"{self.name}: warning: {text}")
+
+    def doing(self, what: str, done: int, total: int) -> None:
+        """Show how far the work inside a step has come."""
+        self._doing(self.name, what, done, total)
+
     def checkpoint_due(self) -> bool:
         """True when it is time for a training checkpoint, or a stop was asked for."""
         is_time = time.monotonic() - self._last_saved >= self._checkpoint_every_s
         return is_time or self._stopper.is_asked
+
+    def interruptible(self) -> AbstractContextManager[None]:
+        """Give a block that raises `Interrupted` as soon as SIGTERM or Ctrl-C comes."""
+        return self._stopper.at_once()
 
     def stop_if_asked(self) -> None:
         """Raise `Interrupted` when SIGTERM or Ctrl-C came."""

@@ -110,6 +110,10 @@ def tell(context: RunContext, what: str, values: JsonObject) -> None:
         context.log(values.pop("step"), values.pop("total"), **values)
     elif what == "sample":
         context.sample(**values)
+    elif what == "warn":
+        context.warn(**values)
+    elif what == "doing":
+        context.doing(**values)
     else:
         context.note(**values)
 

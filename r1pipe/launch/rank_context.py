@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, NoReturn
 
@@ -61,6 +61,14 @@ class RankContext:
         """Keep facts about the finished stage."""
         self._tell("note", facts)
 
+    def warn(self, text: str) -> None:
+        """Say at once that something looks wrong."""
+        self._tell("warn", {"text": text})
+
+    def doing(self, what: str, done: int, total: int) -> None:
+        """Show how far rank 0's work inside a step has come."""
+        self._tell("doing", {"what": what, "done": done, "total": total})
+
     def _tell(self, what: str, values: Mapping[str, object]) -> None:
         if self.ranks.is_main:
             self._folder.add_event(what, values)
@@ -69,6 +77,10 @@ class RankContext:
         """True on all ranks when it is time for a checkpoint, or a stop was asked for."""
         is_time = time.monotonic() - self._last_saved >= self._job.checkpoint_every_s
         return self.ranks.agree(is_time or self._folder.is_stop_asked)
+
+    def interruptible(self) -> AbstractContextManager[None]:
+        """Give a block that nothing ends early: ranks stop together, where all have agreed."""
+        return nullcontext()
 
     def stop_if_asked(self) -> None:
         """Raise `Interrupted` on all ranks when a stop was asked for."""

@@ -15,12 +15,14 @@ EXIT_CODES = {signal.SIGTERM: 75, signal.SIGINT: 130}
 
 
 class Stopper:
-    """Remembers that a stop was asked for. The second signal raises, the third ends the process."""
+    """Remembers that a stop was asked for, or raises where a stage loses nothing (`at_once`). The
+    second signal raises in any case, the third ends the process."""
 
     def __init__(self, tell: Callable[[str], None] = lambda text: None) -> None:
         self.signal: signal.Signals | None = None
         self._pid = os.getpid()
         self._count = 0
+        self._is_open = False
         self._tell = tell
 
     @property
@@ -38,6 +40,16 @@ class Stopper:
         found = self.signal or signal.SIGINT
         return Interrupted(f"stopped by {found.name}", EXIT_CODES[found])
 
+    @contextmanager
+    def at_once(self) -> Iterator[None]:
+        """Let the first signal end the block at once: nothing that it does is kept."""
+        self.raise_if_asked()
+        self._is_open = True
+        try:
+            yield
+        finally:
+            self._is_open = False
+
     def ask(self, number: int, _: FrameType | None = None) -> None:
         """Handle a signal; a forked child, which has this handler too, does not outlive it."""
         if os.getpid() != self._pid:
@@ -47,6 +59,9 @@ class Stopper:
         self._count += 1
         self.signal = self.signal or signal.Signals(number)
         if self._count == 1:
+            if self._is_open:
+                self._is_open = False
+                raise self.interrupted()
             with suppress(RuntimeError):  # the signal came in the middle of another message
                 self._tell("stopping as soon as nothing is lost; once more stops at once")
         elif self._count == 2:

@@ -73,6 +73,7 @@ def load_kind(kind: str, path: Path) -> StageKind:
     if mistakes:
         raise ManifestError(*sorted_mistakes(mistakes))
     cost = getattr(module, "cost", None)
+    look = getattr(module, "look", None)
     extends = getattr(module, "EXTENDS", None)
     stage_kind = StageKind(
         kind,
@@ -84,6 +85,7 @@ def load_kind(kind: str, path: Path) -> StageKind:
         run,
         path,
         cost=cost,
+        look=look,
         extends=extends,
     )
     _check_parts(stage_kind, source.decode())
@@ -115,6 +117,11 @@ def _check_parts(kind: StageKind, source: str) -> None:
             kind.cost is None or callable(kind.cost),
             "cost",
             "must be a function: def cost(params, run, inputs)",
+        ),
+        (
+            kind.look is None or callable(kind.look),
+            "look",
+            "must be a function: def look(params, inputs)",
         ),
     ]
     mistakes = [

@@ -6,7 +6,7 @@ what is said of a stage. Stars, `targets` and `$params` are resolved when all la
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
@@ -50,6 +50,15 @@ class Layers:
     tree: Value
     below: Below
     kinds: Mapping[str, StageKind]
+    outdated: dict[str, frozenset[str]] = field(default_factory=dict)
+    """Stages that a manifest gave another kind -> the files below it. What profiles in those files
+    say of them was said of the kind before, and does not hold any more."""
+
+    def kinds_of_stages(self) -> dict[str, object]:
+        """Return the kind of each stage that has one."""
+        section = self.tree.get("stages")
+        stages = section.entries() if section else {}
+        return {name: kind.data for name in stages if (kind := stages[name].get("kind"))}
 
     def copy(self) -> Layers:
         """Return a copy that may differ from here on."""
@@ -104,8 +113,12 @@ def resolve_layers(
     if documents is None:
         return None
     layers = Layers(Value({}, documents[0].origin), Below(mistakes), kinds)
-    for document in documents:
+    for number, document in enumerate(documents):
+        before = layers.kinds_of_stages()
         layers.lay(_layer(document, kinds, may_add=True))
+        for name, kind in layers.kinds_of_stages().items():
+            if before.get(name, kind) != kind:
+                layers.outdated[name] = frozenset(each.origin.file for each in documents[:number])
     profile = _chosen_profile(layers.tree, profile, mistakes)
     variants = _lay_profiles(layers, profile)
     if (override := read_overrides(overrides, mistakes)) is not None:
@@ -140,7 +153,7 @@ def _lay_profiles(layers: Layers, profile: str | None) -> list[Layers]:
     """Lay the chosen profile, after those that it extends; return the layers of the others."""
     profiles = layers.tree.get("profiles")
     known = profiles.entries() if profiles else {}
-    steps = {name: _profile_layer(name, known[name], layers.kinds) for name in known}
+    steps = {name: _profile_layer(name, known[name], layers) for name in known}
     bare = layers.copy()
     variants = [bare.copy()]
     for name in known:
@@ -152,11 +165,35 @@ def _lay_profiles(layers: Layers, profile: str | None) -> list[Layers]:
     return variants
 
 
-def _profile_layer(name: str, profile: Value, kinds: Mapping[str, StageKind]) -> Layer:
+def _profile_layer(name: str, profile: Value, layers: Layers) -> Layer:
     """Return a profile as a layer; the schema checks the shape of its defaults in the profile."""
     tree = in_profile(profile, name)
     entries = {key: value for key, value in tree.entries().items() if key in PROFILED}
-    return replace(_layer(tree, kinds), tree=replace(tree, data=entries))
+    if (stages := entries.get("stages")) is not None and isinstance(stages.data, dict):
+        said = {
+            stage: words
+            for stage, value in stages.data.items()
+            if (words := _still_said(value, layers.outdated.get(stage, frozenset()))) is not None
+        }
+        entries["stages"] = replace(stages, data=said)
+    return replace(_layer(tree, layers.kinds), tree=replace(tree, data=entries))
+
+
+def _still_said(stage: Value, outdated: Collection[str]) -> Value | None:
+    """Return what a profile says of a stage without the words of outdated files; None for nothing.
+
+    Words that give it a kind themselves hold.
+    """
+    if not outdated or stage.get("kind") is not None or stage.data is None:
+        return stage
+
+    def rest(value: Value) -> Value | None:
+        if not isinstance(value.data, dict):
+            return None if value.origin.file in outdated else value
+        kept = {key: new for key, item in value.data.items() if (new := rest(item)) is not None}
+        return replace(value, data=kept) if kept else None
+
+    return rest(stage)
 
 
 def _profile_chain(name: str, known: Mapping[str, Value], mistakes: list[Mistake]) -> list[str]:

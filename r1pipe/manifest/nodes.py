@@ -30,6 +30,14 @@ class SourceNode:
     origin: Origin
     size: str | None = None
     """Parameters in words; only `plan` reads them."""
+    config: str | None = None
+    split: str | None = None
+
+    @property
+    def part(self) -> dict[str, str]:
+        """The config and split that were asked for, if any."""
+        asked = {"config": self.config, "split": self.split}
+        return {name: value for name, value in asked.items() if value is not None}
 
 
 @dataclass(frozen=True)

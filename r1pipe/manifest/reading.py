@@ -252,7 +252,17 @@ def _read_sources(tree: Value) -> dict[str, SourceNode]:
             continue
         origin = value.key_origin or value.origin
         path = None if spec.path is None else _source_path(spec.path, value.get("path"))
-        nodes[name] = SourceNode(name, path, spec.hf, spec.revision, spec.as_, origin, spec.size)
+        nodes[name] = SourceNode(
+            name,
+            path,
+            spec.hf,
+            spec.revision,
+            spec.as_,
+            origin,
+            spec.size,
+            config=spec.config,
+            split=spec.split,
+        )
     return nodes
 
 

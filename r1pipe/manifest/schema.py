@@ -30,6 +30,10 @@ class SourceSpec(StageModel):
     """A repository on the Hugging Face hub, as `owner/name`."""
     revision: str | None = None
     """The hub commit (40 hex digits), branch or tag."""
+    config: str | None = None
+    """Of a data set that has several: the one whose files are meant."""
+    split: str | None = None
+    """Of a data set that has several: train, validation, test, or as its files are called."""
     as_: Annotated[str, Field(alias="as")]
     """The type of artifact that the source stands for: model, problems, rows, dataset, text, ..."""
     size: str | None = Field(default=None, pattern=r"^\d+(\.\d+)?[BM](-A\d+(\.\d+)?[BM])?$")
@@ -46,6 +50,8 @@ class SourceSpec(StageModel):
             raise ValueError("'hf' needs a 'revision': a commit, a branch or a tag")
         if self.hf is not None and self.as_ == "text":
             raise ValueError("a text is one file; give its 'path'")
+        if self.as_ in ("model", "text") and (self.config or self.split) is not None:
+            raise ValueError("'config' and 'split' go with rows, problems and datasets")
         return self
 
 

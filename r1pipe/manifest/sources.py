@@ -1,5 +1,8 @@
 """Sources outside the store: their ids, found once and remembered, and their paths.
 
+A source with a config or split is the files of that part alone: they are fetched, digested, and
+shown to stages as a folder of links to them.
+
 An id is remembered with the file's size, times and inode. A file that changed within
 `RACY_NS` of being read is not remembered: another change in the same tick of the file system's
 clock would not show.
@@ -7,14 +10,18 @@ clock would not show.
 
 from __future__ import annotations
 
+import glob
 import json
 import os
 import re
 import stat
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
+from uuid import uuid4
 
+from r1pipe.data.files.layout import DESCRIBING, chosen_names, data_files, file_names
 from r1pipe.errors import SourceError
 from r1pipe.keys import FileEntry, JsonObject, artifact_id, digest_file, digest_json
 from r1pipe.manifest import SourceNode
@@ -22,6 +29,7 @@ from r1pipe.manifest import SourceNode
 CACHE_NAME = "source_ids.json"
 CACHE_FORMAT = 1
 RACY_NS = 2_000_000_000
+VIEWS = "views"
 COMMIT = re.compile(r"[0-9a-f]{40}")
 
 Signature = list[int]
@@ -31,11 +39,16 @@ def source_id(node: SourceNode, cache_dir: Path) -> str:
     """Return the digest of a source's bytes: of a file, of a folder's files, or a hub commit."""
     if node.hf is not None:
         commit = _hub_commit(node, cache_dir)
-        return digest_json({"hf": node.hf, "commit": commit, "type": _repo_type(node)})
-    path = source_path(node, cache_dir)
+        return digest_json({"hf": node.hf, "commit": commit, "type": _repo_type(node), **node.part})
+    path = _local_path(node)
     cache = _Cache(cache_dir)
     try:
-        identifier = _tree_id(path, cache) if path.is_dir() else cache.digest(path)
+        if not path.is_dir():
+            _check_part_of_file(node, path)
+            identifier = cache.digest(path)
+        else:
+            files = _part_of(node, path, file_names(path)) if node.part else _files_below(path)
+            identifier = _tree_id(path, files, cache)
     except OSError as error:
         reason = error.strerror or str(error)
         raise SourceError(
@@ -45,10 +58,54 @@ def source_id(node: SourceNode, cache_dir: Path) -> str:
     return identifier
 
 
-def source_path(node: SourceNode, cache_dir: Path) -> Path:
-    """Return the path of a source on this machine; a hub repository is fetched first."""
+def source_path(node: SourceNode, cache_dir: Path, views: Path | None = None) -> Path:
+    """Return the path of a source on this machine; a hub repository is fetched first.
+
+    A config or split is a folder of links to its files, in `views` (of the cache).
+    """
+    if node.hf is None:
+        root = _local_path(node)
+        names = file_names(root) if node.part and root.is_dir() else []
+    else:
+        commit = _hub_commit(node, cache_dir)
+        root = _fetch_snapshot(node, commit, DESCRIBING if node.part else None)
+        names = _hub_files(node, commit, root) if node.part else []
+    if not names:
+        return root
+    files = _part_of(node, root, names)
     if node.hf is not None:
-        return _fetch_snapshot(node, _hub_commit(node, cache_dir))
+        wanted = [glob.escape(path.relative_to(root).as_posix()) for path in files]
+        _fetch_snapshot(node, commit, wanted)
+    return _view(root, files, views or cache_dir / VIEWS)
+
+
+def path_here(node: SourceNode, views: Path) -> Path | None:
+    """Return the path of a source if it can be read without a network, else None.
+
+    A branch or tag of the hub is not followed: only a commit is known to be the one.
+    """
+    if node.hf is None:
+        root = node.path
+    else:
+        from huggingface_hub.constants import HF_HUB_CACHE
+
+        folder = Path(HF_HUB_CACHE) / f"{_repo_type(node)}s--{node.hf.replace('/', '--')}"
+        root = folder / "snapshots" / str(node.revision)
+    if root is None or not root.exists():
+        return None
+    if not node.part or root.is_file():
+        _check_part_of_file(node, root)
+        return root
+    try:
+        files = _part_of(node, root, file_names(root))
+    except SourceError:
+        if node.hf is not None:
+            return None  # that part may not have been fetched yet
+        raise
+    return _view(root, files, views)
+
+
+def _local_path(node: SourceNode) -> Path:
     assert node.path is not None, f"source {node.name} has neither path nor hf"
     if not node.path.exists():
         raise SourceError(
@@ -58,10 +115,48 @@ def source_path(node: SourceNode, cache_dir: Path) -> Path:
     return node.path
 
 
-def _tree_id(root: Path, cache: _Cache) -> str:
+@contextmanager
+def _named(node: SourceNode) -> Iterator[None]:
+    """Put a source's place and name before what is wrong with its files."""
+    try:
+        yield
+    except SourceError as error:
+        raise SourceError(f"{node.origin}: source '{node.name}': {error}") from error
+
+
+def _part_of(node: SourceNode, root: Path, names: Sequence[str]) -> list[Path]:
+    """Return the files of a source's config and split, in order."""
+    with _named(node):
+        return [root / name for name in chosen_names(root, names, node.config, node.split)]
+
+
+def _check_part_of_file(node: SourceNode, path: Path) -> None:
+    if node.part:
+        with _named(node):
+            data_files(path, node.config, node.split)
+
+
+def _view(root: Path, files: Sequence[Path], views: Path) -> Path:
+    """Return a folder of links to files, named after them; it is made once."""
+    links = {path.relative_to(root).as_posix(): str(path.absolute()) for path in files}
+    folder = views / digest_json(links)[:16]
+    if not folder.is_dir():
+        draft = views / f"{folder.name}.{uuid4().hex}"
+        for name, target in links.items():
+            (draft / name).parent.mkdir(parents=True, exist_ok=True)
+            (draft / name).symlink_to(target)
+        try:
+            draft.rename(folder)
+        except OSError:
+            if not folder.is_dir():  # another process may have made it
+                raise
+    return folder
+
+
+def _tree_id(root: Path, files: Iterable[Path], cache: _Cache) -> str:
     entries = [
         FileEntry(path.relative_to(root).as_posix(), path.stat().st_size, cache.digest(path))
-        for path in _files_below(root)
+        for path in files
     ]
     return artifact_id(entries)
 
@@ -151,11 +246,10 @@ def _hub_commit(node: SourceNode, cache_dir: Path) -> str:
     if isinstance(commit := cache.entries.get(key), str):
         return commit
     from huggingface_hub import HfApi
-    from huggingface_hub.errors import HfHubHTTPError, OfflineModeIsEnabled
 
     try:
         info = HfApi().repo_info(str(node.hf), revision=revision, repo_type=_repo_type(node))
-    except (HfHubHTTPError, OfflineModeIsEnabled, OSError, ValueError) as error:
+    except Exception as error:  # whatever its HTTP library raises
         raise _hub_error(node, error) from error
     cache.entries[key] = str(info.sha)
     cache.is_changed = True
@@ -163,14 +257,33 @@ def _hub_commit(node: SourceNode, cache_dir: Path) -> str:
     return str(info.sha)
 
 
-def _fetch_snapshot(node: SourceNode, commit: str) -> Path:
+def _fetch_snapshot(node: SourceNode, commit: str, names: Sequence[str] | None = None) -> Path:
+    """Return the folder of a commit in the hub's cache, after fetching it, or these files of it."""
     from huggingface_hub import snapshot_download
     from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
 
+    patterns = None if names is None else list(names)
+    kind = _repo_type(node)
     try:
-        return Path(snapshot_download(str(node.hf), revision=commit, repo_type=_repo_type(node)))
+        return Path(
+            snapshot_download(
+                str(node.hf), revision=commit, repo_type=kind, allow_patterns=patterns
+            )
+        )
     except (HfHubHTTPError, LocalEntryNotFoundError, OSError, ValueError) as error:
         raise _hub_error(node, error) from error
+
+
+def _hub_files(node: SourceNode, commit: str, root: Path) -> list[str]:
+    """Return the names of a commit's files: all as last seen online, else those on this machine."""
+    from huggingface_hub import get_cached_repo_tree
+    from huggingface_hub.errors import CachedRepoTreeNotFoundError
+
+    try:
+        tree = get_cached_repo_tree(str(node.hf), revision=commit, repo_type=_repo_type(node))
+    except CachedRepoTreeNotFoundError:
+        return file_names(root)
+    return sorted(file.path for file in tree if not file.path.startswith("."))
 
 
 def _hub_error(node: SourceNode, error: Exception) -> SourceError:

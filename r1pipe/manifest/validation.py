@@ -128,7 +128,8 @@ class _Report:
         wrong = []
         for path, (found, wanted) in self.expected.items():
             data = found.plain()
-            if isinstance(data, str) and data.startswith(PARAM_REF):
+            is_filled = bool(self.label) or path[:1] in (("sources",), ("stages",))
+            if is_filled and isinstance(data, str) and data.startswith(PARAM_REF):
                 continue  # it names no parameter, which has been reported
             text = " or ".join(dict.fromkeys(wanted))
             message = f"{self._label(found, path)} should be {text}, not {show_value(data)}"

@@ -20,6 +20,7 @@ from transformers import (
 from transformers import logging as transformers_logging
 
 from r1pipe.errors import StageError
+from r1pipe.models.finite import check_finite
 from r1pipe.models.interfaces import LanguageModel, Tokenizer
 
 transformers_logging.disable_progress_bar()
@@ -163,10 +164,12 @@ def save_model(
     template and generation config (temperature 1, every end-of-sequence id).
 
     `weights`, by name, replace those of a model that is sharded. Floating ones are written in
-    `dtype` if it is given; buffers stay in their own.
+    `dtype` if it is given; buffers stay in their own. Raises StageError if any is not finite.
     """
     if weights is not None and dtype is not None:
         weights = in_dtype(model, weights, dtype)
+    own = model.named_parameters() if weights is None else weights.items()
+    check_finite(own, f"{path}: weights")
     generation: dict[str, object] = {
         "do_sample": True,
         "temperature": 1.0,

@@ -13,7 +13,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from r1pipe.errors import Interrupted
+from r1pipe.errors import Interrupted, Paused, SourceError, StageError
 from r1pipe.keys import JsonObject
 from r1pipe.launch.context import RunContext
 from r1pipe.launch.launcher import run_kind
@@ -132,23 +132,45 @@ class Builder:
             self.stopper,
             every_s,
             self._folder(previous),
+            self.console.message,
+            self.console.doing,
         )
         paths = self.resolver.paths(node, self.finished)
         began = time.monotonic()
         try:
             with _closing(context), using(self.manifest.plugins, node.plugins):
                 context.note(**self.predictions.note(node.name))
+                self.resolver.check_sources(node)
                 run_kind(node.kind, context, node.params, node.run, paths)
         except BaseException as error:
-            is_stop = isinstance(error, Interrupted | KeyboardInterrupt)
-            status = "stopped" if is_stop else "failed"
-            self.console.stage_finished(node.name, status, time.monotonic() - began, None)
-            if not is_stop:
-                error.add_note(f"{node.name}: the attempt is kept; go on with: {self.command}")
+            self.console.stage_finished(node.name, _status(error), time.monotonic() - began, None)
+            if (hint := self._hint(node.name, error)) is not None:
+                error.add_note(hint)
             raise
         noted: code.Digests = (attempt.state or {})["code"]
+        self._check_what_was_read(node, attempt, began)
         draft = self._draft(node, key, preimage, context, noted)
         return publish(self.store, attempt, draft, outputs)
+
+    def _check_what_was_read(self, node: StageNode, attempt: Attempt, began: float) -> None:
+        """Give up an attempt whose sources changed while they were read: nothing of it is sound."""
+        try:
+            self.resolver.check_sources(node)
+        except SourceError:
+            self.console.stage_finished(node.name, "failed", time.monotonic() - began, None)
+            attempt.remove()
+            raise
+
+    def _hint(self, name: str, error: BaseException) -> str | None:
+        """Return how to go on after an error; the same command serves once its cause is gone."""
+        if isinstance(error, Interrupted | KeyboardInterrupt):
+            return None  # said where the run ends
+        if isinstance(error, StageError | SourceError):
+            return (
+                f"{name}: what it has done is kept; when that is put right, go on with:"
+                f" {self.command}"
+            )
+        return f"{name}: the attempt is kept; go on with: {self.command}"
 
     def _folder(self, record: ActionRecord | None) -> Path | None:
         return None if record is None else self.store.artifact_dir(record.artifact_id).absolute()
@@ -180,6 +202,12 @@ class Builder:
             facts=log.facts,
             code=code.as_it_ends(noted, node.kind),
         )
+
+
+def _status(error: BaseException) -> str:
+    if isinstance(error, Interrupted | KeyboardInterrupt):
+        return "stopped"
+    return "paused" if isinstance(error, Paused) else "failed"
 
 
 @contextmanager

@@ -10,6 +10,7 @@ from r1pipe.errors import ArtifactError, DamagedError, ManifestError, SourceErro
 from r1pipe.keys import key_of
 from r1pipe.manifest import Manifest, StageNode
 from r1pipe.pipeline import code, commands
+from r1pipe.pipeline.looking import Look, look_at_sources
 from r1pipe.pipeline.resolution import Resolver, upstream
 from r1pipe.pipeline.warm_start import is_extension, warm_start_text
 from r1pipe.store.actions import ActionRecord
@@ -44,13 +45,14 @@ class Plan:
     """All selected stages in topological order, and what the plan found on the way.
 
     `records` holds the results of hit and lost stages, `damage` what must not be used, `missing`
-    the sources that stages to be built need.
+    the sources that stages to be built need, `looks` what they find in the first rows of others.
     """
 
     stages: list[PlannedStage]
     records: dict[str, ActionRecord] = field(default_factory=dict)
     damage: dict[str, DamagedError] = field(default_factory=dict)
     missing: dict[str, SourceError] = field(default_factory=dict)
+    looks: list[Look] = field(default_factory=list)
 
 
 def plan(
@@ -202,6 +204,8 @@ class _Planner:
         )
         if only is not None:
             self._check_inputs(self.manifest.stages[only])
+        built = [each.name for each in self.plan.stages if each.builds]
+        self.plan.looks.extend(look_at_sources(self.manifest, built))
         return self.plan
 
     def _lost_reason(self, planned: PlannedStage, builds: bool) -> str:

@@ -96,6 +96,9 @@ class Stopwatch:
     def stage_started(self, stage: object) -> None:
         """Ignore it."""
 
+    def doing(self, stage: str, what: str, done: int, total: int) -> None:
+        """Ignore it."""
+
     def stage_finished(self, name: str, status: str, seconds: float, artifact: str | None) -> None:
         """Ignore it."""
 

@@ -22,6 +22,9 @@ class Console(Protocol):
     ) -> None:
         """Show one step's values; `step` counts from 1."""
 
+    def doing(self, stage: str, what: str, done: int, total: int) -> None:
+        """Show how far the work inside a step has come."""
+
     def stage_finished(
         self, name: str, status: str, seconds: float, artifact_id: str | None
     ) -> None:

@@ -42,6 +42,8 @@ class Resolver:
                 node = self.manifest.sources[name]
                 self._source_ids[name] = source_id(node, self.store.sources)
             except SourceError as error:
+                if node.part and node.path is not None and node.path.exists():
+                    raise  # it is there, but has no such config or split
                 self.source_errors[name] = error
         return self._source_ids.get(name)
 
@@ -51,6 +53,18 @@ class Resolver:
             if ref.is_source and self.source_id(ref.name) is None:
                 return self.source_errors[ref.name]
         return None
+
+    def check_sources(self, node: StageNode) -> None:
+        """Raise SourceError if a source that a stage reads is not what its key says (any more)."""
+        for ref in refs_of(node.inputs):
+            if not ref.is_source:
+                continue
+            source = self.manifest.sources[ref.name]
+            if source_id(source, self.store.sources) != self._source_ids[ref.name]:
+                raise SourceError(
+                    f"{source.origin}: source '{source.name}' has changed since the run began, so"
+                    f" the result of '{node.name}' would not be of the bytes in its key; run again"
+                )
 
     def preimage(self, node: StageNode, finished: Finished) -> JsonObject | None:
         """Return the preimage of a stage's key; None if a source that it reads is missing."""

@@ -246,6 +246,9 @@ class _Runner:
             self.store.link_latest(*names, record.artifact_id)
         if not quiet:
             self.console.stage_finished(name, status, seconds, record.artifact_id)
+        if status == "done":
+            for text in record.unchanged():
+                self.console.message(f"{name}: warning: {text}")
 
 
 def _now() -> str:

@@ -21,9 +21,11 @@ from r1pipe.candidates.selection import kept_rows
 from r1pipe.chat import AnyFormat
 from r1pipe.errors import StageError
 from r1pipe.generate.backends import open_generator
-from r1pipe.generate.protocol import SamplingParams
+from r1pipe.generate.following import Followed, Kept
+from r1pipe.generate.protocol import Generator, SamplingParams
 from r1pipe.keys import JsonObject
 from r1pipe.records import Problem, Row
+from r1pipe.rejection.fruitless import Fruitless
 from r1pipe.rejection.params import CollectRun, SampleParams
 from r1pipe.rejection.report import sampling_report
 from r1pipe.rejection.sampler import RejectionSampler
@@ -62,11 +64,17 @@ def collect(
         closing(CandidateWriterProcess(settings)) as writer,
         open_generator(inputs.path("model"), run, params.precision) as (generator, tokenizer),
     ):
-        source = GeneratedSamples(generator, tokenizer, sampling, fmt, params.seed)
+
+        def generator_of(units: str) -> Generator:
+            kept = Kept(context.journal("batches"), units, run.max_batch)
+            return Followed(generator, context, kept)
+
+        source = GeneratedSamples(generator_of, tokenizer, sampling, fmt, params.seed)
         collector = RejectionSampler(context, params, run, schedule, source, writer)
         collector.run()
         counts = writer.finish()
     check_counts(context, counts, sum(schedule.num_samples))
+    check_kept(context, counts, collector.fruitless)
     report = sampling_report(schedule, params.target_rows)
     if adaptive is not None:
         write_report(context.output("candidates"), report, adaptive.quotas)
@@ -100,17 +108,23 @@ def check_counts(context: Context, counts: Mapping[str, int], num_asked: int) ->
     Asked for is what the schedule counted, written what the shards say, and the rest what the
     candidate writer decided row by row.
     """
-    kept, written = counts.get("kept", 0), count_rows(context.output("candidates"))
+    written = count_rows(context.output("candidates"))
     decided = sum(count for name, count in counts.items() if name != "written")
     if not num_asked == decided == counts["written"] == written:
         raise StageError(
             f"{context.name}: the candidates do not add up: {num_asked} asked for, {decided} kept,"
             f" dropped or failed, {written} written; this is a fault of r1pipe, not of the model"
         )
-    if not kept and not counts.get("failed_unjudged"):  # an LLM judge may keep some yet
+
+
+def check_kept(context: Context, counts: Mapping[str, int], fruitless: Fruitless) -> None:
+    """Raise StageError, with examples, if nothing was kept and no judge can keep any of it yet."""
+    if not counts.get("kept") and not counts.get("failed_unjudged"):
+        fruitless.keep_samples(context)
         raise StageError(
-            f"{context.name}: none of {num_asked} completions was kept; see the filters of its"
-            " candidates, or train the sampling model longer"
+            f"{context.name}: {fruitless.text()}\nTake easier problems, more max_tokens, another"
+            " format or prompt, or train the sampling model longer; `r1pipe try` shows its"
+            " completions"
         )
 
 

@@ -9,16 +9,18 @@ in its place: so its decisions, all taken in the units' order, are those of a ru
 
 from __future__ import annotations
 
+import json
 from collections import deque
 from collections.abc import Iterable
 from contextlib import suppress
 from math import ceil
 
 from r1pipe.candidates.candidate import Sample
-from r1pipe.errors import Interrupted, StageError
+from r1pipe.errors import Interrupted, Paused, StageError
 from r1pipe.generate.failures import FailedUnits
 from r1pipe.rejection.dispatch import dispatch
 from r1pipe.rejection.forecast import Forecast
+from r1pipe.rejection.fruitless import Fruitless
 from r1pipe.rejection.params import CollectRun, SampleParams
 from r1pipe.rejection.schedule import LAG, Schedule, Unit
 from r1pipe.rejection.sources import GeneratedSamples, PreviousSamples
@@ -57,6 +59,7 @@ class RejectionSampler:
         self.forecast = Forecast(params.target_rows)
         self.samples_left = 0
         self.failures = FailedUnits()
+        self.fruitless = Fruitless(run.stop_without_rows)
         self.queued: list[Unit] = []
         self.pending: deque[Unit] = deque()
         self.done: deque[tuple[Unit, UnitResult | None]] = deque()
@@ -75,7 +78,7 @@ class RejectionSampler:
         try:
             self.run_units()
             self.finish_all()
-        except (Interrupted, StageError):
+        except (Interrupted, Paused, StageError):
             self.queued = []
             with suppress(StageError):  # it is about the failure that is raised below
                 self.finish_all()  # what was sampled is verified and kept
@@ -91,7 +94,14 @@ class RejectionSampler:
             if self.is_reached():
                 return
             self.begin(unit)
+            self.check_fruit()
             self.context.stop_if_asked()
+
+    def check_fruit(self) -> None:
+        """Raise Paused if too much was sampled in vain; waits for results until there is a row."""
+        while self.fruitless.is_watching and self.pending:
+            self.finish_oldest()
+        self.fruitless.check(self.context)
 
     def begin(self, unit: Unit) -> None:
         """Start a unit: from the journal, a previous result, or the generator."""
@@ -160,14 +170,19 @@ class RejectionSampler:
                 f"{self.context.name}: {result.num_rows} candidates came of {unit.num_samples}"
                 f" requests (unit {unit.number}); the generator lost or repeated some"
             )
+        name = str(unit.number)
+        if self.fruitless.is_watching:
+            lines = result.payload or self.journal.lines(name)
+            rows = [json.loads(line) for line in lines.splitlines()]
+            self.fruitless.add(rows, is_sampled=name not in self.journaled)
         if result.payload:
-            self.journal.append_lines(str(unit.number), result.num_rows, result.payload)
+            self.journal.append_lines(name, result.num_rows, result.payload)
             result.payload = b""
         self.done.append((unit, result))
         self.num_unknown -= unit.num_samples
         self.forecast.add(result, is_sampled=unit.number in self.sampled)
         self.sampled.discard(unit.number)
-        if str(unit.number) not in self.journaled:
+        if name not in self.journaled:
             self._log(unit, result)
 
     def finish_all(self) -> None:

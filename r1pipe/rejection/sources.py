@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from itertools import islice
 from pathlib import Path
 
@@ -23,13 +23,14 @@ class GeneratedSamples:
 
     def __init__(
         self,
-        generator: Generator,
+        generator_of: Callable[[str], Generator],
         tokenizer: Tokenizer,
         sampling: SamplingParams,
         fmt: AnyFormat,
         seed: int,
     ) -> None:
-        self.generator = generator
+        self.generator_of = generator_of
+        """What samples the requests of a name, which are always the same."""
         self.tokenizer = tokenizer
         self.sampling = sampling
         self.format = fmt
@@ -49,7 +50,8 @@ class GeneratedSamples:
                     requests.append(Request(prompt, seed, len(requests)))
                     origins.append((place, problem, i))
         opened = opened_thought(self.tokenizer, self.format) if requests else ""
-        for sampled in self.generator.generate(requests, self.sampling):
+        name = "-".join(str(unit.number) for unit in (units[0], *units[1:][-1:]))
+        for sampled in self.generator_of(name).generate(requests, self.sampling):
             place, problem, i = origins[sampled.index]
             ids = sampled.token_ids
             has_end = sampled.finish_reason is FinishReason.STOP

@@ -1,11 +1,13 @@
 """The language-consistency reward: target-language words of the thought / all of its words
 (arXiv:2501.12948v1, section 2.3.2; v2, equation 7).
 
-What counts: a run of two or more letters of a script is one word, and each Chinese or Japanese
-character is one word. Digits, symbols, single letters (variables), names of functions, code and
-LaTeX do not count. Chinese, Japanese, Korean and Russian are told by script, and English is any
-Latin word; other languages in Latin script need the `lingua` package. A span of code or LaTeX
-that holds prose counts as prose, so that text cannot hide there.
+What counts: a run of two or more letters of a script is one word (of Greek three, since two are a
+product), and each Chinese or Japanese character is one word. Thai, and scripts that are the target
+of no language here, count one word for every six letters at least: many put no spaces. Digits,
+symbols, single letters (variables), names of functions, code and LaTeX do not count. `_SCRIPTS` has
+the languages that are told by script; English is any Latin word, and other languages in Latin
+script need the `lingua` package. A span of code or LaTeX that holds prose counts as prose, so that
+text cannot hide there.
 """
 
 from __future__ import annotations
@@ -23,12 +25,33 @@ _HAN = "\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff"
 _KANA = "\u3040-\u30ff\u31f0-\u31ff"
 _HANGUL = "\u1100-\u11ff\u3130-\u318f\uac00-\ud7af"
 _CYRILLIC = "\u0400-\u052f"
+_GREEK = "\u0370-\u03ff\u1f00-\u1fff"
+_HEBREW = "\u0591-\u05bd\u05bf-\u05c7\u05d0-\u05f2\ufb1d-\ufb4f"
+_ARABIC = (
+    "\u0610-\u061a\u0620-\u065f\u066e-\u06d3\u06d5-\u06ef\u06fa-\u06ff\u0750-\u077f\u08a0-\u08ff"
+)
+_ARABIC_FORMS = "\ufb50-\ufdff\ufe70-\ufefc"
+_DEVANAGARI = "\u0900-\u0963\u0971-\u097f"
+_THAI = "\u0e01-\u0e3a\u0e40-\u0e4e"
 _LATIN = "A-Za-z\u00c0-\u00d6\u00d8-\u00f6\u00f8-\u024f"
+_KNOWN = f"{_HAN}{_KANA}{_HANGUL}{_CYRILLIC}{_GREEK}{_HEBREW}{_ARABIC}{_DEVANAGARI}{_THAI}{_LATIN}"
+_SIGNS = (
+    "\u00aa-\u00be\u0250-\u036f\u1d00-\u1eff\u2000-\u33ff\ua700-\ua7ff\uab30-\uab6f\uf900-\uffff"
+    "\U0001d400-\U0001d7ff\U0001f100-\U0001f1ff\U00020000-\U0003ffff"
+)
+"""What passes for a letter and is none of another script: superscripts, letters of mathematics,
+phonetic and rare Latin ones, forms of width, rare Chinese characters."""
 _SCRIPT_WORDS = {
     "han": re.compile(f"[{_HAN}]"),
     "kana": re.compile(f"[{_KANA}]"),
     "hangul": re.compile(f"[{_HANGUL}]+"),
     "cyrillic": re.compile(f"[{_CYRILLIC}]{{2,}}"),
+    "greek": re.compile(f"[{_GREEK}]{{3,}}"),
+    "hebrew": re.compile(f"[{_HEBREW}]{{2,}}"),
+    "arabic": re.compile(f"[{_ARABIC}{_ARABIC_FORMS}]{{2,}}"),
+    "devanagari": re.compile(f"[{_DEVANAGARI}]{{2,}}"),
+    "thai": re.compile(f"[{_THAI}]{{2,6}}"),
+    "other": re.compile(f"[^\\W\\d_{_KNOWN}{_SIGNS}]{{1,6}}"),
     "latin": re.compile(f"[{_LATIN}]{{2,}}(?:['’][{_LATIN}]+)*"),
 }
 _WORD = re.compile("|".join(f"(?P<{name}>{w.pattern})" for name, w in _SCRIPT_WORDS.items()))
@@ -37,6 +60,11 @@ _SCRIPTS = {
     "ja": {"han", "kana"},
     "ko": {"hangul"},
     "ru": {"cyrillic"},
+    "el": {"greek"},
+    "he": {"hebrew"},
+    "ar": {"arabic"},
+    "hi": {"devanagari"},
+    "th": {"thai"},
     "en": {"latin"},
 }
 _HIDDEN = re.compile(
@@ -44,7 +72,8 @@ _HIDDEN = re.compile(
 )
 _COMMAND = re.compile(r"\\(?:begin|end)\{[a-z*]{1,20}\}|\\[a-zA-Z]+")
 _PROSE = re.compile(
-    f"[{_HAN}{_KANA}]{{2}}|[{_HANGUL}{_CYRILLIC}]{{2}}"
+    f"[{_HAN}{_KANA}]{{2}}|[{_HANGUL}{_CYRILLIC}{_HEBREW}{_ARABIC}{_DEVANAGARI}{_THAI}]{{2}}"
+    f"|[{_GREEK}]{{3}}"
     rf"|(?<![\w\\])[{_LATIN}]{{2,}},? [{_LATIN}]{{2,}},? [{_LATIN}]{{2,}}"
 )
 _FUNCTIONS = frozenset(
@@ -57,8 +86,8 @@ _FUNCTIONS = frozenset(
 def language(problem: Problem, text: str) -> float:
     """Return the share of the thought's words that are in the problem's language.
 
-    No closed thought gives 0.0 (nothing to measure must not pay); a thought without words, such as
-    bare arithmetic, gives 1.0.
+    No closed thought gives 0.0 (nothing to measure must not pay); a thought without words of any
+    script, such as bare arithmetic, gives 1.0.
     """
     thought = split_completion(text).thought
     if thought is None:
@@ -123,7 +152,7 @@ def _detector(language: str) -> Callable[[str], list[tuple[int, int]]]:
     except ImportError:
         raise StageError(
             f"language reward: {language!r} shares its script with English, and telling them apart"
-            " needs the package lingua-language-detector; install it, or use en, zh, ja, ko or ru"
+            f" needs the package lingua-language-detector; install it, or use {', '.join(_SCRIPTS)}"
         ) from None
     codes: Any = lingua.IsoCode639_1
     target = getattr(codes, language.upper(), None)

@@ -28,12 +28,20 @@ from itertools import islice
 import torch
 
 from r1pipe.chat import Format
+from r1pipe.errors import Interrupted, Paused
+from r1pipe.generate.following import Followed
 from r1pipe.generate.protocol import Generator, SamplingParams
 from r1pipe.models.interfaces import LanguageModel, Tokenizer
 from r1pipe.records import FinishReason, Group, Problem, Rollout
 from r1pipe.rl.adapter_reference import AdapterReference
-from r1pipe.rl.losses import grpo_token_loss, token_weights, truncated_weights
-from r1pipe.rl.params import GrpoParams
+from r1pipe.rl.losses import (
+    MAX_LOG_RATIO,
+    grpo_token_loss,
+    log_ratio,
+    token_weights,
+    truncated_weights,
+)
+from r1pipe.rl.params import GrpoParams, StopWhen
 from r1pipe.rl.reference import Reference
 from r1pipe.rl.rollouts import (
     RewardFn,
@@ -44,6 +52,7 @@ from r1pipe.rl.rollouts import (
     sample_groups,
     score_groups,
 )
+from r1pipe.rl.watch import Watch
 from r1pipe.settings import format_of
 from r1pipe.stage import Context
 from r1pipe.train.batching import Batching, MicroBatch, count_loss_tokens, micro_batches
@@ -69,6 +78,10 @@ class Grpo:
     reference: Reference | AdapterReference | None
     reward_models: Mapping[str, RewardFn] = field(default_factory=dict)
     """Task -> reward model that takes the place of the accuracy reward."""
+    stop_when: StopWhen = field(default_factory=StopWhen)
+
+    def __post_init__(self) -> None:
+        self.watch = Watch(self.params, self.stop_when)
 
     @property
     def format(self) -> Format:
@@ -87,24 +100,36 @@ class Grpo:
         for number, chosen in enumerate(islice(order, done, count), start=done):  # [4] [5]
             started = time.perf_counter()
             self.generator.load_weights(trainer.engine.weights())  # [6]
-            groups = self.roll_out(chosen, number)  # [7] [8] [9]
+            groups = self.roll_out_or_stop(chosen, number)  # [7] [8] [9]
             self.generator.sleep()
             sampled_s = (time.perf_counter() - started) / per_rollout
             metrics: Mapping[str, float] = rollout_metrics(groups)
+            self.watch.groups = groups
             for minibatch in self.minibatches(groups, number):  # [10]
                 metrics = self.update(minibatch, metrics, sampled_s)  # [11]
                 if reference is not None and trainer.step % params.reference_refresh_steps == 0:
                     reference.refresh(trainer.engine.weights())  # [3]
             if number % 10 == 0:
                 self.keep_samples(groups, number)
+            self.look_out()
             trainer.checkpoint()
+        if not trainer.has_moved:
+            self.context.warn("the policy is unchanged: no update had a gradient")
+
+    def roll_out_or_stop(self, problems: Sequence[Problem], number: int) -> list[Group]:
+        """Roll out; if that is interrupted, save first what the updates before it have done."""
+        try:
+            return self.roll_out(problems, number)
+        except Interrupted:
+            self.trainer.save_once()
+            raise
 
     def roll_out(self, problems: Sequence[Problem], number: int) -> list[Group]:
         """Sample, reward and normalise; each rank does so for its share of the problems."""
         params, ranks = self.params, self.context.ranks
         sampling = SamplingParams(params.temperature, params.top_p, params.max_tokens)
         groups = sample_groups(  # [7]
-            self.generator,
+            Followed(self.generator, self.context),
             self.tokenizer,
             problems,
             params.group_size,
@@ -157,9 +182,22 @@ class Grpo:
             seconds=sampled_s + time.perf_counter() - started,
         )
         measures = self.trainer.update(update, metrics)
+        self.watch.take(measures | dict(metrics))
         if any("old_logprobs" in rollout.streams for rollout in rollouts):
             return metrics
         return {name: measures[name] for name in MISMATCH if name in measures} | dict(metrics)
+
+    def look_out(self) -> None:
+        """Warn of what looks wrong after a rollout; raise Paused if `run.stop_when` says so."""
+        trainer = self.trainer
+        for text in self.watch.new_warnings():
+            self.context.warn(f"step {trainer.step}: {text}")
+        reason = self.watch.reason_to_pause()
+        if reason is not None and trainer.step < self.params.num_steps:
+            trainer.save()
+            raise Paused(
+                f"{self.context.name}: paused after step {trainer.step} by run.stop_when: {reason}"
+            )
 
     def keep_samples(self, groups: Sequence[Group], number: int) -> None:
         """Keep a few completions for `r1pipe show`."""
@@ -198,14 +236,17 @@ def grpo_loss(
         kl_coef=params.kl_coef,
         weights=1.0 if limit is None else truncated_weights(old_logprobs, sampler_logprobs, limit),
     )
-    mismatch = old_logprobs - sampler_logprobs
+    mismatch = log_ratio(old_logprobs, sampler_logprobs)
     means = {
         "kl": token.kl,
         "clip_frac": token.is_clipped,
         "ratio_mean": token.ratio,
         "mismatch_kl": torch.expm1(mismatch) - mismatch,
     }
-    peaks = {"ratio_max": token.ratio, "mismatch_ratio_max": mismatch.abs().exp()}
+    peaks = {
+        "ratio_max": token.ratio,
+        "mismatch_ratio_max": mismatch.abs().clamp(max=MAX_LOG_RATIO).exp(),
+    }
     return Loss(
         (token.loss * batch.at_trained("weight")).sum(),
         sums={name: float(values.sum()) / num_tokens for name, values in means.items()},

@@ -13,20 +13,28 @@ from torch import Tensor
 from r1pipe.rl.params import AdvantageStd, Aggregation
 
 EPS = 1e-8
+EPS_MODEL = 1e-6
+"""Of groups that a reward model has scored: its scores have the rounding of float32."""
+MAX_LOG_RATIO = 60.0
+"""Differences of log-probabilities are cut here before exp: float32 overflows at 88.7, and infinity
+times an advantage of zero is no number."""
 
 
-def group_advantages(rewards: Tensor, std: AdvantageStd = "population") -> Tensor:
+def group_advantages(
+    rewards: Tensor, std: AdvantageStd = "population", eps: Tensor | float = EPS
+) -> Tensor:
     """Return (r - mean) / std of each group (arXiv:2402.03300, section 4.1.2).  [P, G] -> [P, G]
 
     `rewards` are float64: equal float32 rewards of 0.1 do not centre to zero, and the division
     would blow the rest up. A group of equal rewards has advantage exactly zero. `none` leaves the
     division out (Dr. GRPO, arXiv:2503.20783): it over-weights very easy and very hard problems.
+    `eps`, one or [P, 1], keeps the division from making advantages of rounding.
     """
     assert rewards.dtype == torch.float64, "rewards must be float64"
     is_flat = rewards.max(dim=1, keepdim=True).values == rewards.min(dim=1, keepdim=True).values
     centred = rewards - rewards.mean(dim=1, keepdim=True)
     if std == "population":
-        centred = centred / (rewards.std(dim=1, keepdim=True, correction=0) + EPS)
+        centred = centred / (rewards.std(dim=1, keepdim=True, correction=0) + eps)
     return torch.where(is_flat, torch.zeros_like(centred), centred)
 
 
@@ -40,12 +48,18 @@ class TokenLoss:
     is_clipped: Tensor
 
 
+def log_ratio(logprobs: Tensor, others: Tensor) -> Tensor:
+    """Return the difference of two log-probabilities, at most `MAX_LOG_RATIO`; a token beyond it
+    has no gradient."""
+    return (logprobs - others).clamp(max=MAX_LOG_RATIO)
+
+
 def k3_kl(logprobs: Tensor, reference_logprobs: Tensor) -> Tensor:
     """Return the k3 estimate of KL(policy || reference), never negative (arXiv:2402.03300, Eq. 4).
 
     With d = log reference - log policy: exp(d) - d - 1.
     """
-    d = reference_logprobs - logprobs
+    d = log_ratio(reference_logprobs, logprobs)
     return torch.exp(d) - d - 1.0
 
 
@@ -67,7 +81,7 @@ def grpo_token_loss(  # noqa: PLR0913 - the formula's own terms
     prints a clip of 10, whose lower bound never binds (arXiv:2501.12948v2, section 3.2.1).
     `weights` correct for a sampler that is not quite the policy (`truncated_weights`).
     """
-    ratio = torch.exp(logprobs - old_logprobs)
+    ratio = torch.exp(log_ratio(logprobs, old_logprobs))
     clipped = ratio.clamp(1.0 - clip_low, 1.0 + clip_high)
     gain = weights * torch.minimum(ratio * advantages, clipped * advantages)
     kl = torch.zeros_like(logprobs)
@@ -84,7 +98,7 @@ def truncated_weights(old_logprobs: Tensor, sampler_logprobs: Tensor, limit: flo
     Truncated importance sampling: the expectation is that under the policy but for the cut, which
     bounds the variance.
     """
-    return torch.exp(old_logprobs - sampler_logprobs).clamp(max=limit)
+    return torch.exp(log_ratio(old_logprobs, sampler_logprobs)).clamp(max=limit)
 
 
 def token_weights(

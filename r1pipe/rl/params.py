@@ -12,7 +12,7 @@ from pydantic import Field, model_validator
 from r1pipe.engine_settings import EngineRun, TrainRun
 from r1pipe.generator_settings import SampleRun
 from r1pipe.rewards.table import RewardName
-from r1pipe.settings import AdapterParams, EpochParams, FormatParam, Optimizer, Prompt
+from r1pipe.settings import AdapterParams, EpochParams, FormatParam, ModelParams, Optimizer, Prompt
 from r1pipe.stage import StageModel
 
 AdvantageStd: TypeAlias = Literal["population", "none"]
@@ -88,6 +88,23 @@ class GrpoParams(AdapterParams):
         return self
 
     @model_validator(mode="after")
+    def _has_general_prompts(self) -> GrpoParams:
+        per_rollout = self.problems_per_step * self.minibatches_per_rollout
+        if self.preference and not self.num_general:
+            share = self.preference.general_frac
+            raise ValueError(
+                f"preference.general_frac {share} of the {per_rollout} problems of a rollout rounds"
+                f" to none; use at least {1 / per_rollout:.2g}, or leave preference out"
+            )
+        return self
+
+    @property
+    def num_general(self) -> int:
+        """How many problems of a rollout are general prompts, once they join."""
+        share = self.preference.general_frac if self.preference else 0.0
+        return round(self.problems_per_step * self.minibatches_per_rollout * share)
+
+    @model_validator(mode="after")
     def _draws_from_the_policy(self) -> GrpoParams:
         if self.top_p < 1:
             raise ValueError(
@@ -97,12 +114,37 @@ class GrpoParams(AdapterParams):
         return self
 
 
+class StopWhen(StageModel):
+    """When a run pauses, to be looked at; the same command goes on and counts anew. None: never."""
+
+    flat_updates: int | None = Field(default=None, gt=0)
+    """Updates in a row in which every group is flat."""
+    still_updates: int | None = Field(default=None, gt=0)
+    """Updates in a row in which the format or language reward stays exactly where it is, below
+    1."""
+    truncated: float | None = Field(default=None, gt=0, le=1)
+    """Least share of the completions that are cut off at max_tokens."""
+    kl: float | None = Field(default=None, gt=0)
+    """Largest KL to the reference, in nats per token; needs a kl_coef."""
+    in_a_row: int = Field(default=5, gt=0)
+    """Updates in a row for which `truncated` or `kl` must hold."""
+
+
 class GrpoRun(TrainRun, SampleRun):
     """How it is computed."""
+
+    stop_when: StopWhen = StopWhen()
+    """When the run pauses; what looks wrong is warned of in any case."""
 
     parity_tolerance: float | None = Field(default=None, gt=0)
     """Largest mean difference of sampler and trainer log-probabilities, checked before the first
     step if vllm samples; the default is 0.001 in float32 and 0.05 in bfloat16."""
+
+    def incompatible_with(self, params: ModelParams) -> str | None:
+        """Say what to set if the engine, or a condition to stop, does not go with `params`."""
+        if isinstance(params, GrpoParams) and self.stop_when.kl is not None and not params.kl_coef:
+            return "run.stop_when.kl: there is no reference where params.kl_coef is 0; leave it out"
+        return super().incompatible_with(params)
 
 
 class RewardModelParams(EpochParams):
@@ -112,6 +154,9 @@ class RewardModelParams(EpochParams):
     """Bradley-Terry on pairs, or cross-entropy on labels."""
     reads: ReadBy
     """What is scored: the final summary only, or all of the completion."""
+    max_tokens: int | None = Field(default=None, gt=0)
+    """Rows with a text longer than this many tokens, prompt included, are dropped and counted; R1:
+    8,192."""
     num_epochs: int = Field(default=1, gt=0)
     batch_size: int = Field(gt=0)
     """Pairs or texts of one update; R1: 256."""
@@ -121,4 +166,6 @@ class RewardModelRun(EngineRun):
     """How it is computed."""
 
     examples_per_micro_batch: int = Field(default=16, gt=0)
-    """Pairs or texts that go through the model at once."""
+    """Most pairs or texts that go through the model at once."""
+    micro_batch_tokens: int = Field(default=16384, gt=0)
+    """Most positions that go through the model at once, padding included; bounds memory."""

@@ -20,6 +20,7 @@ from r1pipe.generate.protocol import SamplingParams
 from r1pipe.models.adapters import is_adapted
 from r1pipe.records import Problem, Rollout
 from r1pipe.rl.grpo import Grpo
+from r1pipe.rl.losses import MAX_LOG_RATIO
 from r1pipe.rl.rollouts import gather_groups, sample_groups
 from r1pipe.settings import Precision
 from r1pipe.train.engine import Engine
@@ -131,11 +132,12 @@ def mismatch(rollouts: Sequence[Rollout], trainer_rows: Sequence[Sequence[float]
             )
         differences += [theirs - ours for theirs, ours in zip(row, sampler_row, strict=True)]
     count = len(differences)
+    bounded = [min(d, MAX_LOG_RATIO) for d in differences]
     return Mismatch(
         count,
         mean=sum(map(abs, differences)) / count,
-        kl=sum(math.expm1(d) - d for d in differences) / count,
-        ratio_max=math.exp(max(map(abs, differences))),
+        kl=sum(math.expm1(d) - d for d in bounded) / count,
+        ratio_max=math.exp(min(max(map(abs, differences)), MAX_LOG_RATIO)),
     )
 
 

@@ -52,7 +52,7 @@ def train_reward_model(
     trainer = Trainer(context, engine, params.optimizer, len(steps))
 
     def update(rows: Sequence[int]) -> Update:
-        batches = _batches(examples, rows, run.examples_per_micro_batch, pad_id)
+        batches = _batches(examples, rows, run, pad_id)
         tokens = sum(len(text) for row in rows for text in examples[row])
         loss = partial(preference_loss, params.objective, labels, len(rows))
         return Update(batches, loss, tokens, tokens)
@@ -82,16 +82,25 @@ def preference_loss(
 
 
 def _batches(
-    examples: Sequence[tuple[TokenSequence, ...]], rows: Sequence[int], size: int, pad_id: int
+    examples: Sequence[tuple[TokenSequence, ...]],
+    rows: Sequence[int],
+    run: RewardModelRun,
+    pad_id: int,
 ) -> Iterator[MicroBatch]:
-    """Yield micro-batches that keep the texts of an example side by side."""
-    for start in range(0, len(rows), size):
-        chosen = rows[start : start + size]
-        yield one_batch(
-            [
-                TokenSequence(text.prompt_ids, text.completion_ids, row)
-                for row in chosen
-                for text in examples[row]
-            ],
-            pad_id,
-        )
+    """Yield micro-batches that keep the texts of an example side by side.
+
+    They hold at most so many examples and so many positions; one example may exceed the latter.
+    """
+    chosen: list[TokenSequence] = []
+    count = longest = 0
+    for row in rows:
+        texts = [TokenSequence(t.prompt_ids, t.completion_ids, row) for t in examples[row]]
+        width = max(longest, *map(len, texts))
+        is_full = (len(chosen) + len(texts)) * width > run.micro_batch_tokens
+        if chosen and (count == run.examples_per_micro_batch or is_full):
+            yield one_batch(chosen, pad_id)
+            chosen, count, width = [], 0, max(map(len, texts))
+        chosen += texts
+        count, longest = count + 1, width
+    if chosen:
+        yield one_batch(chosen, pad_id)

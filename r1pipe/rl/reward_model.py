@@ -21,13 +21,14 @@ from r1pipe.models.interfaces import LanguageModel, Tokenizer
 from r1pipe.models.policy import freeze, load_tokenizer
 from r1pipe.models.precision import dtype_of
 from r1pipe.models.prompts import after_opened, encode_completion, encode_prompt, opened_thought
-from r1pipe.records import Problem, TokenSequence
+from r1pipe.records import Message, Problem, TokenSequence
 from r1pipe.rewards.model import helpfulness_text, safety_text
 from r1pipe.rl.params import ReadBy
 from r1pipe.rl.rollouts import RewardFn
 from r1pipe.settings import Precision
 from r1pipe.train.backends import load_trained
 from r1pipe.train.batching import MicroBatch, batching_of, micro_batches
+from r1pipe.train.conversations import TurnEncoder
 from r1pipe.train.logprobs import hidden_states
 from r1pipe.train.sequence_parallel import add_over_shards
 from r1pipe.workers import in_order
@@ -55,13 +56,23 @@ def scored_text(completion: str, reads: ReadBy) -> str:
 
 
 def encode_scored(
-    tokenizer: Tokenizer, prompt: str, completion: str, reads: ReadBy
+    tokenizer: Tokenizer, prompt: str | Sequence[Message], completion: str, reads: ReadBy
 ) -> TokenSequence:
-    """Return prompt and what is read as a sequence; the score is read at the last token."""
+    """Return prompt and what is read as a sequence; the score is read at the last token.
+
+    A prompt of several turns may raise `Untrainable`.
+    """
+    return encode_read(tokenizer, prompt, scored_text(completion, reads))
+
+
+def encode_read(tokenizer: Tokenizer, prompt: str | Sequence[Message], text: str) -> TokenSequence:
+    """Return prompt and the text that is read as a sequence."""
     opened = opened_thought(tokenizer, "chat")
     return TokenSequence(
-        encode_prompt(tokenizer, prompt, "chat"),
-        encode_completion(tokenizer, after_opened(scored_text(completion, reads), opened, "chat")),
+        encode_prompt(tokenizer, prompt, "chat")
+        if isinstance(prompt, str)
+        else TurnEncoder(tokenizer).prompt(prompt),
+        encode_completion(tokenizer, after_opened(text, opened, "chat")),
     )
 
 
@@ -86,7 +97,8 @@ def reward_function(
     """Return a function from (problem, completion) pairs to rewards in (0, 1).
 
     The reward is the sigmoid of the score: a scale was never published. A completion that opens a
-    thought and never closes it has no summary and gets 0.
+    thought and never closes it has no summary and gets 0. What is read twice is scored once: the
+    rounding of another micro-batch would make two rewards of equal texts, and an advantage of it.
     """
     tokenizer = load_tokenizer(folder)
     model = freeze(
@@ -102,16 +114,16 @@ def reward_function(
         return batch, torch.sigmoid(scores(model, batch.to(run.device))).tolist()
 
     def score(pairs: Sequence[tuple[Problem, str]]) -> list[float]:
+        read = [(problem.prompt, scored_text(text, reads)) for problem, text in pairs]
+        distinct = [(prompt, text) for prompt, text in dict.fromkeys(read) if text]
         sequences = [
-            TokenSequence(s.prompt_ids, s.completion_ids, i)
-            for i, (problem, text) in enumerate(pairs)
-            if (s := encode_scored(tokenizer, problem.prompt, text, reads))
-            and scored_text(text, reads)
+            replace(encode_read(tokenizer, prompt, text), index=i)
+            for i, (prompt, text) in enumerate(distinct)
         ]
-        rewards = [0.0] * len(pairs)
+        rewards: dict[tuple[str, str], float] = {}
         for batch, values in in_order(rate, micro_batches(sequences, batching), batching.workers):
             for index, value in zip(batch.sequence_index[:, 0].tolist(), values, strict=True):
-                rewards[index] = value
-        return rewards
+                rewards[distinct[index]] = value
+        return [rewards.get(each, 0.0) for each in read]
 
     return score

@@ -19,7 +19,7 @@ from r1pipe.models.prompts import encode_prompt, opened_thought
 from r1pipe.ranks import ALONE, Ranks
 from r1pipe.records import FinishReason, Group, Problem, Rollout, Verdict
 from r1pipe.rewards.table import rewards_of
-from r1pipe.rl.losses import group_advantages
+from r1pipe.rl.losses import EPS, EPS_MODEL, group_advantages
 from r1pipe.rl.params import AdvantageStd, GrpoParams
 from r1pipe.verify import verify_many
 from r1pipe.verify.answers.recast import recast
@@ -37,7 +37,7 @@ def problems_of_rollouts(
     """Yield the problems of each rollout; general prompts join from `preference.from_step` on."""
     per_rollout = params.problems_per_step * params.minibatches_per_rollout
     preference = params.preference
-    num_general = round(per_rollout * preference.general_frac) if preference else 0
+    num_general = params.num_general
     reasoning = problem_order(problems, per_rollout, params.seed)
     others = problem_order(general, num_general, params.seed + 1) if num_general else None
     for number, chosen in enumerate(reasoning):
@@ -175,7 +175,9 @@ def assign_advantages(groups: Sequence[Group], std: AdvantageStd) -> None:
     Before anything is split into minibatches: the group is whole here.
     """
     table = torch.tensor([[r.reward for r in g.rollouts] for g in groups], dtype=torch.float64)
-    for group, row in zip(groups, group_advantages(table, std).tolist(), strict=True):
+    eps = [[EPS_MODEL if "preference" in g.rollouts[0].rewards else EPS] for g in groups]
+    advantages = group_advantages(table, std, torch.tensor(eps, dtype=torch.float64))
+    for group, row in zip(groups, advantages.tolist(), strict=True):
         for rollout, advantage in zip(group.rollouts, row, strict=True):
             rollout.streams["advantage"] = [advantage] * len(rollout.completion_ids)
 

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager
 from pathlib import Path
 
+from r1pipe.errors import StageError
 from r1pipe.generate.backends import generator_of
 from r1pipe.models.interfaces import LanguageModel, Tokenizer
 from r1pipe.models.policy import freeze, load_model
@@ -18,11 +19,44 @@ from r1pipe.rl.reference import make_reference
 from r1pipe.rl.rollouts import RewardFn
 from r1pipe.settings import Precision
 from r1pipe.stage import Context
+from r1pipe.text import visible
 from r1pipe.train.backends import make_engine, shards_weights
 from r1pipe.train.batching import batching_of
 from r1pipe.train.loop import Trainer
 from r1pipe.train.own_forward import check_forward
 from r1pipe.train.supervised import finish
+from r1pipe.verify.golds import check_golds
+
+
+def usable_problems(
+    context: Context, name: str, problems: Sequence[Problem], judged: Collection[str]
+) -> list[Problem]:
+    """Return the problems whose gold answer verifies against itself; the others, on which every
+    completion would be wrong, are noted under `unusable_golds`.
+
+    Tasks of `judged` are rewarded by a model, which reads no gold answer. All ranks return the
+    same. Raises StageError if none is left.
+    """
+    found: dict[str, object] = {}
+    bad: list[list[str]] = []
+    if context.ranks.is_main:
+        read = [problem for problem in problems if problem.task not in judged]
+        report = check_golds(read, max_unusable_frac=1.0)
+        bad = [[p.id, p.prompt, p.gold] for p, _ in report.quarantined]
+        found = report.to_json()
+    bad = context.ranks.agree(bad)
+    if not bad:
+        return list(problems)
+    context.note(unusable_golds={name: found})
+    left_out = set(map(tuple, bad))
+    usable = [p for p in problems if p.task in judged or (p.id, p.prompt, p.gold) not in left_out]
+    if not usable:
+        raise StageError(
+            f"{context.name}: {name}: no problem has a usable gold answer (first: problem"
+            f" {visible(bad[0][0])}, gold {visible(repr(bad[0][2][:80]))}); correct them, or choose"
+            " another checker"
+        )
+    return usable
 
 
 @contextmanager
@@ -44,8 +78,17 @@ def opened(
     others = [] if reference is None else [reference]
     with closing(generator_of(sampled, tokenizer, run, ranks.size, precision)) as generator:
         trainer = Trainer(context, engine, params.optimizer, params.num_steps, others)
-        models = reward_models or {}
-        yield Grpo(context, params, tokenizer, batching, trainer, generator, reference, models)
+        yield Grpo(
+            context,
+            params,
+            tokenizer,
+            batching,
+            trainer,
+            generator,
+            reference,
+            reward_models or {},
+            run.stop_when,
+        )
     context.note(trained_tokens=trainer.trained_tokens)
     if reference is not None:
         reference.close()

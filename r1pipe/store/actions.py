@@ -85,5 +85,14 @@ class ActionRecord:
                 pairs += [(f"{name}.{label}", item) for label, item in link.items()]
         return pairs
 
+    def unchanged(self) -> list[str]:
+        """Say which outputs have the id, so the very bytes, of an input."""
+        return [
+            f"its output {output} is its input {name}, byte for byte: nothing was changed"
+            for output, identifier in sorted(self.outputs.items())
+            for name, link in self.links()
+            if link.get("id") == identifier
+        ]
+
 
 _FIELDS = frozenset(item.name for item in fields(ActionRecord))

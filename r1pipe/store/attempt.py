@@ -98,6 +98,17 @@ class Attempt:
         disk.discard_tree(self.folder)
 
 
+def attempts_in(folder: Path, stage: str) -> list[Attempt]:
+    """Return the attempts at a stage in a store's folder, the one begun last at the end."""
+    found = []
+    for path in sorted(folder.glob("*/" + STATE)):
+        attempt = Attempt(path.parent)
+        with suppress(OSError, ValueError):
+            if (attempt.state or {}).get("stage") == stage:
+                found.append((path.stat().st_mtime_ns, attempt))
+    return [attempt for _, attempt in sorted(found, key=lambda pair: pair[0])]
+
+
 def _adopt_journals(old: Path, new: Path) -> None:
     for path in (old / "journal").glob("*.jsonl"):
         journal.copy_whole_frames(path, new / "journal" / path.name)

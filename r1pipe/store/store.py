@@ -247,6 +247,12 @@ class Store:
 
         return Attempt(self.root / "attempts" / key)
 
+    def attempts(self, stage: str) -> list[Attempt]:
+        """Return the attempts at a stage that are not finished, the one begun last at the end."""
+        from r1pipe.store.attempt import attempts_in
+
+        return attempts_in(self.root / "attempts", stage)
+
     def lock(self, key: str) -> KeyLock:
         """Return the lock of a key."""
         return KeyLock(self.root / "locks", key)

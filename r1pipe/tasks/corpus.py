@@ -11,6 +11,7 @@ from collections.abc import Iterator, Mapping, Sequence
 
 from r1pipe.chat import AnyFormat, as_format, render_completion
 from r1pipe.records import Problem
+from r1pipe.tasks.gym import NO_CONFIGS, Configs
 from r1pipe.tasks.table import all_tasks
 from r1pipe.tasks.world import LANGUAGES, Solution, draw, is_held_out
 
@@ -33,9 +34,10 @@ def training_problems(
     rng: random.Random,
     languages: Sequence[str] = LANGUAGES,
     levels: Mapping[str, Sequence[int]] | None = None,
+    configs: Configs = NO_CONFIGS,
 ) -> Iterator[Problem]:
     """Yield problems of the training split for ever; they may repeat."""
-    tasks = all_tasks()
+    tasks = all_tasks(configs)
     while True:
         problem = draw(tasks, mix, rng, languages, levels)
         if not is_held_out(problem):

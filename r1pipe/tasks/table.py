@@ -1,4 +1,4 @@
-"""Sources of problems. `TASKS` are synthetic; `tasks.math` reads real data sets."""
+"""Synthetic sources of problems, reasoning-gym's among them; `data.problem_sets` reads files."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from functools import partial
 
 from r1pipe.plugins.tables import Entry, with_plugins
 from r1pipe.tasks import arithmetic, choice, countdown, general, parity, safety
+from r1pipe.tasks.gym import NO_CONFIGS, Configs, gym_tasks
 from r1pipe.tasks.world import Task
 
 TASKS: dict[str, Task] = {
@@ -20,9 +21,9 @@ TASKS: dict[str, Task] = {
 REASONING = ("arithmetic", "choice", "countdown", "parity")
 
 
-def all_tasks() -> dict[str, Task]:
-    """Return these tasks and those of plugins, by name."""
-    table = with_plugins("tasks", TASKS).items()
+def all_tasks(configs: Configs = NO_CONFIGS) -> dict[str, Task]:
+    """Return these tasks, those of reasoning-gym and those of plugins, by name."""
+    table = with_plugins("tasks", TASKS | gym_tasks(configs)).items()
     return {name: _guarded(task) if isinstance(task, Entry) else task for name, task in table}
 
 

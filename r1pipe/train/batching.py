@@ -2,8 +2,9 @@
 
 # B rows, T tokens of a row, N trained tokens
 A sequence is a prompt and a completion; only the completion is trained, its first token and its
-end-of-sequence token included. The mask comes from lengths, never from comparing ids with the pad
-token: if pad equals end-of-sequence, that would leave the stop untrained.
+end-of-sequence token included. A completion of several turns says itself which of its tokens are.
+The mask comes from lengths, never from comparing ids with the pad token: if pad equals
+end-of-sequence, that would leave the stop untrained.
 """
 
 from __future__ import annotations
@@ -115,7 +116,7 @@ def batching_of(run: TrainRun, pad_id: int) -> Batching:
 
 def count_loss_tokens(sequences: Sequence[TokenSequence]) -> int:
     """Return the number of trained tokens: the one denominator of a whole optimizer step."""
-    return sum(len(sequence.completion_ids) for sequence in sequences)
+    return sum(sequence.num_trained for sequence in sequences)
 
 
 def micro_batches(sequences: Sequence[TokenSequence], batching: Batching) -> Iterator[MicroBatch]:
@@ -197,7 +198,7 @@ def _assemble(rows: list[list[TokenSequence]], pad_id: int, *, is_packed: bool) 
             input_ids[r, first:end] = sequence.completion_ids
             positions[r, start:end] = np.arange(end - start)
             attention[r, start:end] = True
-            loss_mask[r, first:end] = True
+            loss_mask[r, first:end] = True if sequence.trained is None else sequence.trained
             index[r, start:end] = sequence.index
             for name, stream in streams.items():
                 stream[r, first:end] = sequence.streams[name]

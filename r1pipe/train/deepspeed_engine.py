@@ -100,12 +100,19 @@ class DeepSpeedEngine:
         return totals
 
     def step(self, learning_rate: float) -> float:
-        """Clip, update, clear the gradients; return the gradient norm before clipping."""
+        """Clip, update, clear the gradients; return the gradient norm before clipping.
+
+        If it is not finite, no weight changes: from ZeRO 1 on DeepSpeed itself discards the step
+        and says `inf`.
+        """
         for group in self.optimizer.param_groups:
             group["lr"] = learning_rate
         norm: Any = None
         if self.stage == 0:  # here DeepSpeed does not tell the norm
             norm = torch.nn.utils.clip_grad_norm_(self.parameters.values(), self.max_grad_norm)
+            if not norm.isfinite():
+                self.optimizer.zero_grad(set_to_none=True)
+                return float(norm)
         self.engine.step()
         self.num_steps += 1
         return float(self.engine.get_global_grad_norm() if norm is None else norm)

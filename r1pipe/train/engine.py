@@ -73,7 +73,10 @@ class Engine(Forward, Protocol):
         """
 
     def step(self, learning_rate: float) -> float:
-        """Clip, update, clear the gradients; return the gradient norm before clipping."""
+        """Clip, update, clear the gradients; return the gradient norm before clipping.
+
+        If the norm is not finite, no weight changes.
+        """
 
     def writing(self, parameter: Tensor) -> AbstractContextManager[object]:
         """Give a block in which `parameter.data` is whole, and what is written into it stays."""
@@ -151,7 +154,7 @@ class TorchEngine(LocalForward):
 
         Threads compute them; they are added in the order of the micro-batches, here.
         """
-        totals = {"loss": 0.0}
+        totals, own = {"loss": 0.0}, set[int]()
         trained = list(self.parameters.values())
         device = trained[0].device
 
@@ -171,12 +174,11 @@ class TorchEngine(LocalForward):
         compute = differentiate if self.workers > 1 else backward
         everyone = list(batches)
         with attending(self.model, everyone):
-            for part, gradients in in_order(compute, everyone, self.workers):
-                for parameter, gradient in zip(trained, gradients, strict=False):
-                    if gradient is not None:
-                        before = parameter.grad
-                        parameter.grad = gradient if before is None else before + gradient
+            # no gradients wait to be taken but those being computed: each set is a model's size
+            for part, gradients in in_order(compute, everyone, self.workers, ahead=self.workers):
+                add_gradients(trained, gradients, own)
                 add_up(totals, part.measures())
+                del part, gradients
         return totals
 
     def step(self, learning_rate: float) -> float:
@@ -184,7 +186,8 @@ class TorchEngine(LocalForward):
         for group in self.optimizer.param_groups:
             group["lr"] = learning_rate
         norm = torch.nn.utils.clip_grad_norm_(self.parameters.values(), self.max_grad_norm)
-        self.optimizer.step()
+        if norm.isfinite():
+            self.optimizer.step()
         self.optimizer.zero_grad(set_to_none=True)
         return float(norm)
 
@@ -226,6 +229,26 @@ class TorchEngine(LocalForward):
 
     def close(self) -> None:
         """Nothing runs beside this process."""
+
+
+def add_gradients(
+    parameters: Sequence[Tensor], gradients: Sequence[Tensor | None], own: set[int]
+) -> None:
+    """Add gradients (none at all if the backward pass has added them) to those of a step.
+
+    `own` has the places of the parameters whose sum is in memory of its own; it grows. The first
+    gradient of a parameter may share its memory with another one's.
+    """
+    for place, (parameter, gradient) in enumerate(zip(parameters, gradients, strict=False)):
+        if gradient is None:
+            continue
+        if parameter.grad is None:
+            parameter.grad = gradient
+        elif place in own:
+            parameter.grad += gradient
+        else:
+            parameter.grad = parameter.grad + gradient
+            own.add(place)
 
 
 def add_up(totals: dict[str, float], part: Measures) -> None:

@@ -6,7 +6,7 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from functools import lru_cache, partial
 from typing import Any
 
@@ -22,6 +22,10 @@ from r1pipe.train.packed import blocks_of, is_attending
 
 MAX_LOGITS = 1 << 26
 """Most logits that are in memory at once: 256 MiB in float32, and as much for their gradient."""
+LARGE_LOGITS = 1 << 22
+"""Logits from which their memory counts."""
+BLOCK = 1 << 18
+"""Logits that are gone through at once on a CPU: 1 MiB."""
 
 
 OPTIONAL = ("position_ids", "attention_mask")
@@ -43,8 +47,7 @@ def token_logprobs(model: LanguageModel, batch: MicroBatch, temperature: float =
     targets = batch.input_ids[:, 1:][predicts]  # [N]
 
     def score(states: Tensor, targets: Tensor) -> Tensor:
-        logits = logits_of(model, states).float()
-        return gather_logprobs(logits if temperature == 1.0 else logits / temperature, targets)
+        return gather_logprobs(logits_of(model, states).float(), targets, temperature)
 
     rows = max(1, MAX_LOGITS // vocabulary(model))
     count = max(len(targets), batch.most_targets)
@@ -164,6 +167,45 @@ def vocabulary(model: LanguageModel) -> int:
     return int(getattr(head, "out_features", 0) or model.config.get_text_config().vocab_size)
 
 
-def gather_logprobs(logits: Tensor, targets: Tensor) -> Tensor:
-    """Return log softmax(logits)[target] for each row.  [N, V], [N] -> [N]"""
-    return -torch.nn.functional.cross_entropy(logits, targets, reduction="none")
+def gather_logprobs(logits: Tensor, targets: Tensor, temperature: float = 1.0) -> Tensor:
+    """Return log softmax(logits / temperature)[target] for each row.  [N, V], [N] -> [N]
+
+    Large logits are gone through by blocks, and their memory becomes that of their gradient: the
+    usual way takes three times as much.
+    """
+    if logits.numel() >= LARGE_LOGITS:
+        apply: Callable[..., Tensor] = _LargeLogprobs.apply
+        return apply(logits, targets, temperature)
+    scaled = logits if temperature == 1.0 else logits / temperature
+    return -torch.nn.functional.cross_entropy(scaled, targets, reduction="none")
+
+
+class _LargeLogprobs(torch.autograd.Function):
+    """`gather_logprobs` without copies; d/dx_v = ([v is the target] - softmax(x / t)_v) / t."""
+
+    @staticmethod
+    def forward(ctx: Any, logits: Tensor, targets: Tensor, temperature: float) -> Tensor:
+        totals, chosen = logits.new_empty(len(targets)), logits.new_empty(len(targets))
+        for rows in _blocks(logits):
+            block = logits[rows] / temperature
+            totals[rows] = torch.logsumexp(block, dim=1)
+            chosen[rows] = block.gather(1, targets[rows, None])[:, 0]
+        ctx.save_for_backward(logits, targets, totals)
+        ctx.temperature = temperature
+        return chosen - totals
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, None, None]:
+        logits, targets, totals = ctx.saved_tensors
+        scale = gradients[0] / ctx.temperature
+        for rows in _blocks(logits):
+            block = logits[rows]
+            block.div_(ctx.temperature).sub_(totals[rows, None]).exp_().mul_(-scale[rows, None])
+            block.scatter_add_(1, targets[rows, None], scale[rows, None])
+        return logits, None, None
+
+
+def _blocks(logits: Tensor) -> Iterator[slice]:
+    """Yield slices of rows that a cache holds, or that are worth a kernel."""
+    size = max(1, (BLOCK if logits.device.type == "cpu" else MAX_LOGITS) // logits.shape[1])
+    return (slice(start, start + size) for start in range(0, len(logits), size))

@@ -10,17 +10,24 @@ import json
 import time
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from math import isfinite
 from pathlib import Path
 from typing import Protocol
 
+from torch import Tensor
+
+from r1pipe.errors import StageError
+from r1pipe.models.interfaces import LanguageModel
 from r1pipe.settings import Optimizer
 from r1pipe.stage import Context
 from r1pipe.train.batching import MicroBatch
-from r1pipe.train.engine import Engine, LossFunction
+from r1pipe.train.engine import Engine, Loss, LossFunction
 from r1pipe.train.schedule import learning_rate
 
 PROGRESS = "progress.json"
 """In a checkpoint: the state that is no tensor."""
+MAX_NAMED = 12
+"""Rows that a message names."""
 
 
 @dataclass(frozen=True)
@@ -64,6 +71,8 @@ class Trainer:
         self.step = 0
         """Updates done."""
         self.trained_tokens = 0
+        self.has_moved = False
+        """Whether any update so far had a gradient."""
         self._context = context
         self._optimizer = optimizer
         self._num_steps = num_steps
@@ -80,15 +89,24 @@ class Trainer:
     def update(
         self, update: Update, metrics: Mapping[str, float] | None = None
     ) -> dict[str, float]:
-        """Make one step and log it with further metrics; return what was measured."""
+        """Make one step and log it with further metrics; return what was measured.
+
+        Raises StageError, before any weight changes, if the loss or the gradient is not finite.
+        """
         started = time.perf_counter()
         opt, measures = self._optimizer, dict[str, float]()
         rate = learning_rate(
             self.step, self._num_steps, opt.lr, opt.schedule, opt.warmup_steps, opt.final_lr_frac
         )
         if update.num_tokens:
-            measures = self.engine.accumulate(update.batches, update.loss)
+            parts = LossParts(update.loss)
+            measures = self.engine.accumulate(update.batches, parts)
+            if not isfinite(measures["loss"]):
+                raise self._not_finite("loss", measures["loss"], parts.rows_not_finite())
             measures["grad_norm"] = self.engine.step(rate)
+            if not isfinite(measures["grad_norm"]):
+                raise self._not_finite("gradient norm", measures["grad_norm"], [])
+            self.has_moved |= measures["grad_norm"] > 0.0
         self.step += 1
         self.trained_tokens += update.trained_tokens
         seconds = update.seconds + time.perf_counter() - started
@@ -104,16 +122,68 @@ class Trainer:
     def checkpoint(self) -> None:
         """Save when it is due, then stop if that was asked for."""
         if self._context.checkpoint_due():
-            with self._context.checkpoints.saving(self.step) as folder:
-                for each in self._saved:
-                    each.save(folder)
-                if self._context.ranks.is_main:
-                    progress = {"trained_tokens": self.trained_tokens}
-                    (folder / PROGRESS).write_text(json.dumps(progress))
+            self.save()
         self._context.stop_if_asked()
+
+    def save_once(self) -> None:
+        """Save unless the newest checkpoint is of this step, or no step was made."""
+        latest = self._context.checkpoints.latest()
+        if self.step > (0 if latest is None else latest[0]):
+            self.save()
+
+    def save(self) -> None:
+        """Save the training as it is between two updates."""
+        with self._context.checkpoints.saving(self.step) as folder:
+            for each in self._saved:
+                each.save(folder)
+            if self._context.ranks.is_main:
+                progress = {"trained_tokens": self.trained_tokens, "has_moved": self.has_moved}
+                (folder / PROGRESS).write_text(json.dumps(progress))
+
+    def _not_finite(self, what: str, value: float, rows: list[int]) -> StageError:
+        """Return the error that ends a training which has diverged; all ranks call it together."""
+        ranks = self._context.ranks
+        named = sorted({row for of_rank in ranks.gather(rows) for row in of_rank})
+        latest = self._context.checkpoints.latest()
+        kept = f"that of step {latest[0]}" if latest else "not there yet"
+        where = f" in a micro-batch of the rows {_listed(named)} (from 0)" if any(named) else ""
+        return StageError(
+            f"{self._context.name}: step {self.step + 1}: the {what} is {value}{where}. The step"
+            f" was not made, and nothing of it is kept; the last checkpoint is {kept}. Usual"
+            " causes: a learning rate that is too high (params.optimizer.lr:"
+            f" {self._optimizer.lr:g}), arithmetic that is too coarse (params.precision: float32 is"
+            " the finest), or a broken row. Changed params begin anew; otherwise the stage goes on"
+            " from its last checkpoint"
+        )
 
     def _load(self, step: int, folder: Path) -> None:
         for each in self._saved:
             each.load(folder)
         self.step = step
-        self.trained_tokens = int(json.loads((folder / PROGRESS).read_text())["trained_tokens"])
+        progress = json.loads((folder / PROGRESS).read_text())
+        self.trained_tokens = int(progress["trained_tokens"])
+        self.has_moved = bool(progress.get("has_moved", True))  # older checkpoints do not say
+
+
+class LossParts:
+    """A loss function that remembers what each micro-batch of an update added."""
+
+    def __init__(self, loss: LossFunction) -> None:
+        self._loss = loss
+        self._parts: list[tuple[Tensor, Tensor]] = []
+
+    def __call__(self, model: LanguageModel, batch: MicroBatch) -> Loss:
+        """Return the loss; threads may call it at once."""
+        part = self._loss(model, batch)
+        self._parts.append((part.value.detach(), batch.sequence_index))
+        return part
+
+    def rows_not_finite(self) -> list[int]:
+        """Return the sequences in micro-batches of this rank whose loss is not finite."""
+        bad = [rows for value, rows in self._parts if not isfinite(float(value))]
+        return sorted({row for rows in bad for row in rows.flatten().tolist() if row >= 0})
+
+
+def _listed(rows: Sequence[int]) -> str:
+    more = f" and {len(rows) - MAX_NAMED} more" if len(rows) > MAX_NAMED else ""
+    return ", ".join(map(str, rows[:MAX_NAMED])) + more

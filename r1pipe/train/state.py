@@ -22,6 +22,7 @@ from torch import Tensor
 
 from r1pipe.errors import DamagedError
 from r1pipe.keys import write_digested
+from r1pipe.models.finite import check_finite
 
 FORMAT = 1
 MAX_FILE_BYTES = 1 << 30
@@ -41,7 +42,8 @@ class StateWriter:
         self._files = 0
 
     def add(self, name: str, tensor: Tensor) -> None:
-        """Take a copy of a tensor on the CPU."""
+        """Take a copy of a tensor on the CPU; raise StageError if it is not finite."""
+        check_finite([(name, tensor)], f"{self._folder}: the state of the training")
         self._waiting[name] = tensor.detach().to("cpu", copy=True).contiguous()
         self._size += tensor.nbytes
         if self._size >= self._limit:

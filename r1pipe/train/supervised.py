@@ -7,19 +7,17 @@ is 1 for every token of the data.
 from __future__ import annotations
 
 import random
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import partial
-from itertools import islice
-from pathlib import Path
+from typing import TypeAlias
 
+from r1pipe.chat import Format
+from r1pipe.data.files import Record
 from r1pipe.engine_settings import TrainRun
-from r1pipe.errors import StageError
 from r1pipe.models.interfaces import LanguageModel, Tokenizer
 from r1pipe.models.policy import save_model
 from r1pipe.models.precision import dtype_of
-from r1pipe.models.prompts import after_opened, encode_completion, encode_prompt, opened_thought
-from r1pipe.records import TokenSequence
-from r1pipe.rows import read_rows
+from r1pipe.records import Message, TokenSequence
 from r1pipe.settings import EpochParams, Precision
 from r1pipe.stage import Context
 from r1pipe.train.backends import make_engine
@@ -30,10 +28,14 @@ from r1pipe.train.batching import (
     count_loss_tokens,
     micro_batches,
 )
+from r1pipe.train.conversations import TrainOn, TurnEncoder, Untrainable
 from r1pipe.train.engine import Engine, Loss
 from r1pipe.train.logprobs import token_logprobs
 from r1pipe.train.loop import Trainer, Update
 from r1pipe.train.own_forward import check_forward
+
+TrainingRow: TypeAlias = tuple[Record, Format, Sequence[Message]]
+"""A row with its place, its format, and its conversation; the answer comes last."""
 
 
 def fit(
@@ -67,30 +69,40 @@ def finish(context: Context, engine: Engine, tokenizer: Tokenizer, precision: Pr
 
 
 def sequences_of(
-    tokenizer: Tokenizer, folder: Path, max_tokens: int, max_rows: int | None = None
+    encoder: TurnEncoder,
+    rows: Iterable[TrainingRow],
+    max_tokens: int,
+    skip: Callable[[Record, str], object],
+    train_on: TrainOn = "every-turn",
 ) -> tuple[list[TokenSequence], int]:
-    """Return the first rows of a data set as sequences, and how many were over `max_tokens`.
+    """Return rows as sequences, and how many sequences were over `max_tokens`.
 
-    Raises StageError when nothing is left to train on.
+    A conversation may be several sequences. `skip` is given the rows that cannot be trained, each
+    with the reason.
     """
     sequences, too_long = [], 0
-    opened: dict[str, str] = {}  # by format: what the prompt holds of the completion
-    columns = ["prompt", "format", "completion"]
-    for row in islice(read_rows(folder, columns=columns), max_rows):
-        fmt = row["format"]
-        if fmt not in opened:
-            opened[fmt] = opened_thought(tokenizer, fmt)
-        sequence = TokenSequence(
-            encode_prompt(tokenizer, row["prompt"], fmt),
-            encode_completion(tokenizer, after_opened(row["completion"], opened[fmt], fmt)),
-        )
-        if len(sequence) <= max_tokens:
-            sequences.append(sequence)
-        else:
-            too_long += 1
-    if not sequences:
-        raise StageError(f"{folder}: no row to train on ({too_long} are over {max_tokens} tokens)")
+    for number, (record, fmt, messages) in enumerate(rows):
+        try:
+            made = _sequences_of_row(encoder, fmt, messages, train_on)
+        except Untrainable as reason:
+            skip(record, str(reason))
+            continue
+        fitting = [sequence for sequence in made if len(sequence) <= max_tokens]
+        for sequence in fitting:
+            sequence.index = number
+        sequences.extend(fitting)
+        too_long += len(made) - len(fitting)
     return sequences, too_long
+
+
+def _sequences_of_row(
+    encoder: TurnEncoder, fmt: Format, messages: Sequence[Message], train_on: TrainOn
+) -> list[TokenSequence]:
+    if [each.role for each in messages] == ["user", "assistant"] and messages[1].is_trained:
+        return [encoder.encode_row(messages[0].content, messages[1].content, fmt)]
+    if fmt.template == "r1-zero":
+        raise Untrainable("format r1-zero has one prompt and no turns")
+    return encoder.encode(messages, train_on, fmt)
 
 
 def batches_of(num_rows: int, params: EpochParams) -> Iterator[list[int]]:

@@ -16,6 +16,7 @@ from dataclasses import dataclass
 from importlib import resources
 from typing import TypeAlias
 
+from r1pipe.data.files import Record
 from r1pipe.errors import StageError
 from r1pipe.keys import JsonObject
 from r1pipe.verify.cases import verify_cases
@@ -72,7 +73,8 @@ def audit(*, jobs: int = 0, timeout_s: float = 3.0, with_math_verify: bool = Tru
     `disagreements`: rows of our verifier whose verdict is not the expected one.
     """
     cases = corpus()
-    rows = list(verify_cases(map(json.dumps, cases), jobs=jobs, timeout_s=timeout_s))
+    numbered = (Record("corpus", row, case) for row, case in enumerate(cases, start=1))
+    rows = list(verify_cases(numbered, jobs=jobs, timeout_s=timeout_s))
     ours = [row["verdict"] for row in rows]
     verdicts: dict[str, list[bool | None]] = {"r1pipe": [said == "correct" for said in ours]}
     if with_math_verify:

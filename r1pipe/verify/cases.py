@@ -1,10 +1,12 @@
-"""Cases to verify, from JSON lines: the debugging tool of `r1pipe verify`."""
+"""Cases to verify, from a data file: the debugging tool of `r1pipe verify`."""
 
 from __future__ import annotations
 
-import json
+import math
 from collections.abc import Iterable, Iterator
+from difflib import get_close_matches
 
+from r1pipe.data.files import Record
 from r1pipe.errors import StageError
 from r1pipe.keys import JsonObject
 from r1pipe.records import Problem
@@ -13,7 +15,7 @@ from r1pipe.verify.checkers import CHECKERS, Verification, verify_one, verify_st
 from r1pipe.verify.workers.pool import DEFAULT_LIMIT_S
 
 TASK_CHECKERS = {"arithmetic": "number", "parity": "word", "gsm8k": "number"}
-"""Tasks whose checker has another name; a task that names a checker uses it, others use math."""
+"""Tasks whose checker has another name; the other tasks that a case may have are checkers."""
 
 _META = ("numbers", "target", "options", "accept", "reject", "refusal", "tests", "calls")
 
@@ -26,22 +28,21 @@ def verify_answer(gold: str, answer: str, *, timeout_s: float = DEFAULT_LIMIT_S)
 
 
 def verify_cases(
-    lines: Iterable[str], *, jobs: int = 0, timeout_s: float = DEFAULT_LIMIT_S
+    cases: Iterable[Record], *, jobs: int = 0, timeout_s: float = DEFAULT_LIMIT_S
 ) -> Iterator[JsonObject]:
-    """Verify JSON lines with `gold` and `completion`; yield rows in order as they are done.
+    """Verify rows with `gold` and `completion`; yield results in order as they are done.
 
-    Optional fields: `id` (the line's number by default), `task` (a task or checker; math by
+    Optional columns: `id` (the row's number by default), `task` (a task or checker; math by
     default), and what its checker needs: `numbers` and `target`, `options`, `accept`, `reject`,
-    `refusal`. A row has `id`, `verdict`, `extracted`, `method` and `ms`.
+    `refusal`. A result has `id`, `verdict`, `extracted`, `method` and `ms`.
     """
     ids: list[object] = []
 
     def pairs() -> Iterator[tuple[Problem, str]]:
-        for number, line in enumerate(lines, start=1):
-            if line.strip():
-                case = parse_case(line, number)
-                ids.append(case.get("id", number))
-                yield case_problem(case), case["completion"]
+        for case in cases:
+            problem = case_problem(case)
+            ids.append(case.values.get("id", case.row))
+            yield problem, case.values["completion"]
 
     stream = verify_stream(pairs(), timeout_s=timeout_s, workers=jobs)
     for index, verification in enumerate(stream):
@@ -59,30 +60,31 @@ def verification_row(verification: Verification) -> dict[str, object]:
     }
 
 
-def parse_case(line: str, number: int) -> JsonObject:
-    """Return the case on one line, or say what is wrong with it."""
-    try:
-        case = json.loads(line)
-    except json.JSONDecodeError as error:
-        raise StageError(
-            f"line {number}, column {error.colno}: not JSON ({error.msg}); each line is one object"
-            ' such as {"gold": "5", "completion": "..."}'
-        ) from None
-    if not isinstance(case, dict):
-        raise StageError(f"line {number}: a list or value; each line is one JSON object")
-    missing = [name for name in ("gold", "completion") if name not in case]
+def case_problem(case: Record) -> Problem:
+    """Return the problem that a case describes, or say what is wrong with the case."""
+    row = case.values
+    missing = [name for name in ("gold", "completion") if name not in row]
     if missing:
-        raise StageError(f"line {number}: {' and '.join(missing)} missing; each case needs both")
-    if not isinstance(case["completion"], str):
-        raise StageError(f"line {number}: completion must be a string")
-    return case
-
-
-def case_problem(case: JsonObject) -> Problem:
-    """Return the problem that a case describes."""
-    task = str(case.get("task", "math"))
-    checker = TASK_CHECKERS.get(task, task if task in CHECKERS else "math")
-    meta = {name: case[name] for name in _META if name in case}
+        raise StageError(f"{case.place}: {' and '.join(missing)} missing; each case needs both")
+    if not isinstance(row["completion"], str):
+        raise StageError(f"{case.place}: the completion is no text; give what the model wrote")
+    task = row.get("task", "math")
+    checker = TASK_CHECKERS.get(task, task) if isinstance(task, str) else None
+    if checker not in CHECKERS:
+        known = [*CHECKERS, *TASK_CHECKERS]
+        close = get_close_matches(str(task), known, 1)
+        hint = f"did you mean {close[0]!r}?" if close else f"there are {', '.join(known)}"
+        raise StageError(f"{case.place}: unknown task {task!r}; {hint} Without one it is math")
+    meta = {name: row[name] for name in _META if name in row}
     if checker == "countdown" and not {"numbers", "target"} <= meta.keys():
-        raise StageError(f"case {case.get('id', '?')}: a countdown case needs numbers and target")
-    return Problem(str(case.get("id", "")), task, "", str(case["gold"]), checker=checker, meta=meta)
+        raise StageError(f"{case.place}: a countdown case needs numbers and target")
+    return Problem(
+        str(row.get("id", "")), str(task), "", _gold(row["gold"]), "en", checker, meta=meta
+    )
+
+
+def _gold(value: object) -> str:
+    """Return a gold answer as text: "", which no checker can use, for null, lists, NaN and such."""
+    if isinstance(value, float):
+        return str(value) if math.isfinite(value) else ""
+    return str(value) if isinstance(value, str | int) and not isinstance(value, bool) else ""

@@ -8,10 +8,13 @@ from dataclasses import dataclass
 
 from r1pipe.errors import StageError
 from r1pipe.records import Problem, Verdict
+from r1pipe.text import visible
 from r1pipe.verify import countdown
 from r1pipe.verify.answers.words import letters, normal
 from r1pipe.verify.equivalence import MAX_GOLD_CHARS, read_gold, reads_exactly
 from r1pipe.verify.workers.pool import DEFAULT_LIMIT_S, Promise, shared_pool
+
+MAX_NAMED = 10
 
 
 @dataclass(frozen=True, slots=True)
@@ -24,6 +27,23 @@ class GoldReport:
     def counts(self) -> dict[str, int]:
         """Return how many were set aside, by verdict."""
         return dict(Counter(verdict.value for _, verdict in self.quarantined))
+
+    @property
+    def rate(self) -> float:
+        """Share of the problems that were set aside."""
+        count = len(self.quarantined)
+        return count / (count + len(self.usable)) if count else 0.0
+
+    def first(self) -> list[str]:
+        """Return the first that were set aside, as text for a person."""
+        some = self.quarantined[:MAX_NAMED]
+        return [f"{visible(p.id)}: {visible(repr(p.gold[:80]))} {verdict}" for p, verdict in some]
+
+    def to_json(self) -> dict[str, object]:
+        """Return what a stage notes of the problems that it set aside."""
+        counts, rate = self.counts(), round(self.rate, 6)
+        count = len(self.quarantined)
+        return {"count": count, "rate": rate, "verdicts": counts, "first": self.first()}
 
 
 def check_golds(

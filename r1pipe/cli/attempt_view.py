@@ -1,0 +1,56 @@
+"""The view of a stage under way, or stopped, paused or failed: what its attempt holds."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from r1pipe.cli.views import fact_lines, metric_lines, sample_lines, section, warning_lines
+from r1pipe.keys import JsonObject
+from r1pipe.store import disk
+from r1pipe.store.attempt import Attempt
+from r1pipe.store.metrics import FACTS, SPENT, read_metrics, read_samples
+from r1pipe.text import format_bytes, format_duration, table_lines
+
+if TYPE_CHECKING:
+    from r1pipe.store.store import Store
+
+
+def attempt_json(store: Store, attempt: Attempt) -> JsonObject:
+    """Return what an attempt has logged so far as one JSON document."""
+    state, work = attempt.state or {}, attempt.work
+    key = attempt.folder.name
+    document: JsonObject = {
+        "stage_name": state.get("stage"),
+        "key": key,
+        "progress": attempt.progress(),
+        "built_by": store.lock_owner(key),
+        "directory": None if work is None else str(work),
+    }
+    logs = attempt.folder if work is None else work / "logs"
+    facts = disk.read_json(logs / FACTS) or {}
+    spent = disk.read_json(logs / SPENT) or {}
+    lists = {"metrics": read_metrics(logs), "samples": read_samples(logs)}
+    return document | spent | {"facts": facts} | lists
+
+
+def attempt_text(store: Store, attempt: Attempt) -> str:
+    """Return what an attempt has logged so far as text."""
+    found = attempt_json(store, attempt)
+    owner = found["built_by"]
+    rows = [
+        ("stage", str(found["stage_name"])),
+        ("attempt", f"at key {found['key']}"),
+        ("status", f"built now by {owner}" if owner else "not finished, and not being built"),
+        ("kept", found["progress"] or "nothing to go on from"),
+        ("took", format_duration(found.get("seconds", 0.0))),
+        ("peak memory", format_bytes(found.get("peak_rss_bytes", 0))),
+        ("directory", str(found["directory"])),
+    ]
+    sections = [
+        "\n".join(table_lines(rows)),
+        section("warnings", warning_lines(found["facts"].get("warnings", []))),
+        section("facts", fact_lines(found["facts"])),
+        section("metrics", metric_lines(found["metrics"])),
+        section("samples", sample_lines(found["samples"])),
+    ]
+    return "\n\n".join(each for each in sections if each)

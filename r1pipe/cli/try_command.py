@@ -1,0 +1,50 @@
+"""The command `try`: a few completions of a stage before it runs."""
+
+import sys
+from contextlib import redirect_stdout
+from dataclasses import asdict
+from typing import Annotated
+
+import typer
+
+from r1pipe.cli.options import (
+    DEFAULT_MANIFEST,
+    JsonOption,
+    ManifestOption,
+    ProfileOption,
+    SetOption,
+    StoreOption,
+    command_group,
+    load,
+    open_store,
+    print_json,
+)
+
+app = command_group()
+
+
+@app.command(name="try")
+def try_stage(
+    name: Annotated[str, typer.Argument(help="The stage.", show_default=False)],
+    manifest: ManifestOption = DEFAULT_MANIFEST,
+    problems: Annotated[int, typer.Option("--problems", min=1, help="How many to sample.")] = 8,
+    profile: ProfileOption = None,
+    overrides: SetOption = None,
+    store: StoreOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Sample a few problems as a stage would, and show prompts, answers and rewards."""
+    from r1pipe.cli.trying import trial_lines, trials_of
+    from r1pipe.launch.process import prepare_process
+    from r1pipe.pipeline.built import stage_with_inputs
+    from r1pipe.plugins.tables import using
+
+    loaded = load(manifest, profile, overrides)
+    node, inputs = stage_with_inputs(loaded, open_store(store, manifest), name)
+    prepare_process()
+    with redirect_stdout(sys.stderr), using(loaded.plugins, node.plugins):
+        trials = trials_of(node, inputs, problems)
+    if as_json:
+        print_json([asdict(trial) for trial in trials])
+    else:
+        print("\n".join(trial_lines(trials)))

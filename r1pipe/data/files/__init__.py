@@ -1,0 +1,9 @@
+"""Rows of data files as they come: JSON, JSON lines, CSV, TSV, Parquet, Arrow; files and folders.
+
+A file is read from its own bytes, never by way of another library's cache.
+"""
+
+from r1pipe.data.files.reading import described, first_records, records
+from r1pipe.data.files.record import Record
+
+__all__ = ["Record", "described", "first_records", "records"]

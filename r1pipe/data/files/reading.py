@@ -1,0 +1,41 @@
+"""From a path to its rows."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from itertools import islice
+from pathlib import Path
+
+from r1pipe.data.files.formats import READERS
+from r1pipe.data.files.layout import data_files
+from r1pipe.data.files.record import Record, broken
+
+FIRST_ROWS = 50
+"""Rows by which a data set's shape is found."""
+
+
+def records(path: Path, *, config: str | None = None, split: str | None = None) -> Iterator[Record]:
+    """Yield the rows of a file or folder in order, one batch in memory.
+
+    `config` and `split` choose among the files of a folder. Raises SourceError for what is missing,
+    broken, cut, wrongly encoded or without rows: the file, the row, and what to do.
+    """
+    num_rows = 0
+    for file in data_files(path, config, split):
+        for row, values in READERS[file.format](file):
+            num_rows += 1
+            yield Record(file.name, row, values)
+    if not num_rows:
+        raise broken(path, "there are no rows in it", "give a file with rows")
+
+
+def first_records(path: Path) -> list[Record]:
+    """Return the first rows of a file or folder."""
+    return list(islice(records(path), FIRST_ROWS))
+
+
+def described(path: Path) -> str:
+    """Say which files are read: `a.jsonl (JSON lines)`, `3 files from a.csv on (CSV)`."""
+    files = data_files(path)
+    names = files[0].name if len(files) == 1 else f"{len(files)} files from {files[0].name} on"
+    return f"{names} ({files[0].format})"

@@ -1,0 +1,135 @@
+"""Sampling as a stage does it: shown while it goes on, left at once on Ctrl-C, kept by batches."""
+
+from __future__ import annotations
+
+import json
+import threading
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import closing, contextmanager
+from dataclasses import asdict, dataclass
+from itertools import count
+
+from r1pipe.generate.protocol import Generator, Request, Sampled, SamplingParams, Weights
+from r1pipe.keys import JsonObject
+from r1pipe.records import FinishReason
+from r1pipe.stage import Context, Journal
+
+SHOWN_EVERY_S = 1.0
+
+
+@dataclass(frozen=True)
+class Kept:
+    """Where whole batches of completions are kept until the unit that they belong to is."""
+
+    journal: Journal
+    unit: str
+    """The same name always means the same requests."""
+    size: int
+    """Completions that are written together: a batch of the generator, so that what is left of a
+    unit falls into the very batches that it would have had."""
+
+    def batches(self, seeds: Mapping[int, int]) -> Iterator[tuple[int, list[Sampled]]]:
+        """Yield the batches that are there with their numbers, without rows of other requests.
+
+        `seeds` are those of the requests, by index.
+        """
+        done = self.journal.done()
+        for number in count():
+            if (name := self._name(number)) not in done:
+                return
+            rows = map(json.loads, self.journal.lines(name).splitlines())
+            own = [row for row in rows if seeds.get(row["index"]) == row.pop("seed")]
+            yield number, [_sampled(row) for row in own]
+
+    def append(self, number: int, batch: Sequence[Sampled], seeds: Mapping[int, int]) -> None:
+        """Keep one batch."""
+        rows = [asdict(sampled) | {"seed": seeds[sampled.index]} for sampled in batch]
+        self.journal.append(self._name(number), rows)
+
+    def _name(self, number: int) -> str:
+        return f"{self.unit}/{number}"
+
+
+class Followed:
+    """A generator that is followed by its stage; what it samples is what the generator does."""
+
+    def __init__(self, generator: Generator, context: Context, kept: Kept | None = None) -> None:
+        self.generator = generator
+        self.context = context
+        self.kept = kept
+
+    def generate(self, requests: Sequence[Request], sampling: SamplingParams) -> Iterator[Sampled]:
+        """Yield every request's completion; those of batches that were kept come first.
+
+        Raises Interrupted when a stop is asked for: what is not kept is lost.
+        """
+        total, number, there = len(requests), 0, set[int]()
+        seeds = {request.index: request.seed for request in requests}
+        for place, batch in self.kept.batches(seeds) if self.kept else ():
+            number = place + 1
+            there.update(sampled.index for sampled in batch)
+            yield from batch
+        left = [request for request in requests if request.index not in there]
+        if not left:
+            return
+        waiting: list[Sampled] = []
+        with self._shown(total, total - len(left)) as shown:
+            completions = iter(self.generator.generate(left, sampling))
+            for sampled in self._interruptibly(completions):
+                shown.done += 1
+                waiting.append(sampled)
+                if self.kept is not None and len(waiting) == self.kept.size:
+                    self.kept.append(number, waiting, seeds)
+                    number, waiting = number + 1, []
+                yield sampled
+
+    def _interruptibly(self, sampled: Iterator[Sampled]) -> Iterator[Sampled]:
+        """Yield what comes; a signal ends only the waiting for it, never what is done with it."""
+        while True:
+            with self.context.interruptible():
+                found = next(sampled, None)
+            if found is None:
+                return
+            yield found
+
+    @contextmanager
+    def _shown(self, total: int, done: int) -> Iterator[_Ticker]:
+        ticker = _Ticker(self.context, total, done)
+        with closing(ticker):
+            yield ticker
+
+    def load_weights(self, tensors: Weights) -> None:
+        """Replace the sampler's weights."""
+        self.generator.load_weights(tensors)
+
+    def sleep(self) -> None:
+        """Free what the trainer can use."""
+        self.generator.sleep()
+
+    def close(self) -> None:
+        """Free memory and processes."""
+        self.generator.close()
+
+
+def _sampled(row: JsonObject) -> Sampled:
+    return Sampled(**{**row, "finish_reason": FinishReason(row["finish_reason"])})
+
+
+class _Ticker:
+    """Shows how many completions there are, also while none comes."""
+
+    def __init__(self, context: Context, total: int, done: int) -> None:
+        self.context = context
+        self.total = total
+        self.done = done
+        self._ended = threading.Event()
+        self._thread = threading.Thread(target=self._tick, name="r1pipe-ticker", daemon=True)
+        self._thread.start()
+
+    def _tick(self) -> None:
+        while not self._ended.wait(SHOWN_EVERY_S):
+            self.context.doing("sampling", self.done, self.total)
+
+    def close(self) -> None:
+        self._ended.set()
+        self._thread.join()

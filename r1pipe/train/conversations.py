@@ -1,0 +1,172 @@
+"""Conversations as token sequences: every trained turn after the prompt that the model would see.
+
+A turn is trained as it would be sampled: its prompt is the chat template's rendering of all
+messages before it, with the opening of an answer, and then come the turn's own text and the token
+that ends it. What follows in the template shows that text as history. If the next turn's prompt
+begins with exactly the tokens trained so far, both turns share one sequence; if not, the next turn
+gets a sequence of its own. So a template that rewrites earlier turns is trained exactly too:
+Qwen 3 and DeepSeek R1 take the thoughts out of them, and Llama 3 trims blanks.
+
+No template is asked which tokens are the assistant's: most say nothing about it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterable, Sequence
+from dataclasses import replace
+from functools import cached_property
+from itertools import takewhile
+from typing import Literal
+
+from r1pipe.chat import CHAT, Format
+from r1pipe.errors import StageError
+from r1pipe.models.interfaces import Tokenizer
+from r1pipe.models.prompts import after_opened, encode_prompt, opened_thought
+from r1pipe.records import Message, TokenSequence
+
+TrainOn = Literal["every-turn", "last-turn"]
+
+
+class Untrainable(Exception):  # noqa: N818 - a reason to leave a row out
+    """Why a row cannot be trained by this model, in words that are the same for all such rows."""
+
+
+class TurnEncoder:
+    """Makes token sequences of one model's prompts, completions and conversations."""
+
+    def __init__(self, tokenizer: Tokenizer, end_ids: Collection[int] = ()) -> None:
+        """`end_ids` are the tokens at which sampling of the model stops, beside the tokenizer's."""
+        self.tokenizer = tokenizer
+        self._ends = {tokenizer.eos_token_id, *end_ids} - {None}
+        if not self._ends:
+            raise StageError(
+                "the tokenizer has no end-of-sequence token, so the model could never learn to"
+                " stop; set eos_token in its tokenizer_config.json"
+            )
+        self._opened: dict[Format, str] = {}
+        self._end_texts = [tokenizer.decode([end]) for end in sorted(self._ends)]
+
+    def encode(
+        self, messages: Sequence[Message], train_on: TrainOn, fmt: Format = CHAT
+    ) -> list[TokenSequence]:
+        """Return the sequences of a conversation, usually one; raises Untrainable.
+
+        A format's system message is for conversations without one; its suffix follows every
+        question.
+        """
+        messages = _as_asked(messages, fmt)
+        turns = [
+            number
+            for number, each in enumerate(messages)
+            if each.role == "assistant" and each.is_trained
+        ]
+        if not turns:
+            raise Untrainable("no turn of the assistant is to be trained")
+        sequences: list[TokenSequence] = []
+        for number in turns if train_on == "every-turn" else turns[-1:]:
+            prompt = self.prompt(messages[:number], fmt)
+            said = self.completion(messages[number].content, fmt)
+            if not sequences or not _extend(sequences[-1], prompt, said):
+                sequences.append(TokenSequence(prompt, said))
+        return sequences
+
+    def encode_row(self, prompt: str, completion: str, fmt: Format) -> TokenSequence:
+        """Return the sequence of one prompt and its completion; raises Untrainable."""
+        return TokenSequence(
+            encode_prompt(self.tokenizer, prompt, fmt), self.completion(completion, fmt)
+        )
+
+    def prompt(self, messages: Sequence[Message], fmt: Format = CHAT) -> list[int]:
+        """Return what the model is given before its next turn, by its chat template.
+
+        A template without a place for a system message gets it before the first user's words.
+        """
+        if not self.tokenizer.chat_template:
+            return encode_prompt(self.tokenizer, messages[-1].content, fmt)  # says what to do
+        try:
+            return self._rendered(messages, fmt, is_asked=True)
+        except Untrainable:
+            if messages[0].role != "system" or len(messages) == 1:
+                raise
+            return self._rendered(_folded(messages), fmt, is_asked=True)
+
+    def completion(self, text: str, fmt: Format) -> list[int]:
+        """Return the tokens of what the model says, with one token that ends it.
+
+        An end that the text has itself is not doubled, nor is a thought's opening that the prompt
+        ends with. A text without a thought, after a prompt that opens one, closes it first.
+        """
+        if fmt not in self._opened:
+            self._opened[fmt] = opened_thought(self.tokenizer, fmt)
+        text = after_opened(self._without_end(text), self._opened[fmt], fmt)
+        ids = list(self.tokenizer(text, add_special_tokens=False)["input_ids"])
+        if not self._ends.isdisjoint(ids):
+            raise Untrainable("a token that ends a turn stands inside the completion")
+        is_plain = fmt.template == "r1-zero"
+        return [*ids, self.tokenizer.eos_token_id if is_plain else self._chat_end]
+
+    @cached_property
+    def _chat_end(self) -> int:
+        """The token with which the chat template ends an answer, if sampling stops at it; else the
+        tokenizer's end of sequence."""
+        asked = [Message("user", "a")]
+        try:
+            before = self._rendered(asked, CHAT, is_asked=True)
+            whole = self._rendered([*asked, Message("assistant", "b")], CHAT, is_asked=False)
+        except Untrainable:
+            return self.tokenizer.eos_token_id
+        same = takewhile(lambda pair: pair[0] == pair[1], zip(before, whole, strict=False))
+        ends = (token for token in whole[len(list(same)) :] if token in self._ends)
+        return next(ends, self.tokenizer.eos_token_id)
+
+    def _without_end(self, text: str) -> str:
+        """Return a text without the end tokens that it was given at its end."""
+        while ends := [end for end in self._end_texts if text.rstrip().endswith(end)]:
+            text = text.rstrip().removesuffix(ends[0])
+        if not text.strip():
+            raise Untrainable("the completion is only a token that ends a turn")
+        return text
+
+    def _rendered(self, messages: Iterable[Message], fmt: Format, *, is_asked: bool) -> list[int]:
+        turns = [{"role": each.role, "content": each.content} for each in messages]
+        try:
+            ids = self.tokenizer.apply_chat_template(
+                turns,
+                add_generation_prompt=is_asked,
+                tokenize=True,
+                return_dict=False,
+                **dict(fmt.options),
+            )
+        except Exception as error:  # a template is the model's code: any error of jinja is its own
+            raise Untrainable(f"the model's chat template refuses it ({error})") from error
+        return list(ids)
+
+
+def _extend(sequence: TokenSequence, prompt: list[int], said: list[int]) -> bool:
+    """Add a turn to a sequence if its prompt begins with all of it; return whether it does."""
+    before = [*sequence.prompt_ids, *sequence.completion_ids]
+    if prompt[: len(before)] != before:
+        return False
+    trained = sequence.trained or [True] * len(sequence.completion_ids)
+    between = prompt[len(before) :]
+    sequence.completion_ids = [*sequence.completion_ids, *between, *said]
+    sequence.trained = [*trained, *[False] * len(between), *[True] * len(said)]
+    return True
+
+
+def _as_asked(messages: Sequence[Message], fmt: Format) -> Sequence[Message]:
+    """Return messages with what the format says in every prompt."""
+    if fmt.system and messages[0].role != "system":
+        messages = [Message("system", fmt.system), *messages]
+    if not fmt.suffix:
+        return messages
+    return [
+        replace(each, content=fmt.question(each.content)) if each.role == "user" else each
+        for each in messages
+    ]
+
+
+def _folded(messages: Sequence[Message]) -> list[Message]:
+    """Return messages with the system's text before the first user's."""
+    system, first, *rest = messages
+    return [Message(first.role, f"{system.content}\n\n{first.content}"), *rest]
