@@ -340,8 +340,9 @@ def test_a_row_is_its_prompt_and_its_completion_as_before(tmp_path: Path, fmt: A
         TokenSequence(
             encode_prompt(tokenizer(), row["prompt"], fmt),
             encode_completion(tokenizer(), row["completion"]),
+            number,
         )
-        for row in data
+        for number, row in enumerate(data)
     ]
 
 
