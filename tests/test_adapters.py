@@ -17,7 +17,7 @@ from r1pipe.models.policy import load_model
 from r1pipe.records import TokenSequence
 from r1pipe.rl.adapter_reference import AdapterReference
 from r1pipe.rows import write_problems, write_rows
-from r1pipe.settings import Adapter, ModelParams
+from r1pipe.settings import Adapter, ModelParams, Precision
 from r1pipe.stage import Inputs
 from r1pipe.train.batching import Batching, one_batch
 from r1pipe.train.deepspeed_backend import DeepSpeedSettings
@@ -120,13 +120,15 @@ def test_a_base_in_bfloat16_has_adapters_in_float32() -> None:
 # ---- stages --------------------------------------------------------------------------------------
 
 
-def sft(tmp_path: Path, name: str, **options: Any) -> FakeContext:
+def sft(tmp_path: Path, name: str, precision: Precision = "float32", **options: Any) -> FakeContext:
     if not (tmp_path / "model").exists():
         save_policy(tmp_path / "model")
         write_rows(tmp_path / "rows", corpus_rows(8, "chat"))
     kind = stage("sft")
     sizes = {"num_epochs": 2, "batch_size": 4, "max_tokens": 400}
-    params = kind.params(seed=1, optimizer={"lr": 1e-2}, adapter=ADAPTER, **sizes)
+    params = kind.params(
+        seed=1, optimizer={"lr": 1e-2}, adapter=ADAPTER, precision=precision, **sizes
+    )
     context = FakeContext(tmp_path / name, **options)
     inputs = Inputs({"model": tmp_path / "model", "rows": tmp_path / "rows"})
     kind.run(context, params, kind.run_model(workers=1), inputs)
@@ -159,6 +161,13 @@ def test_checkpoints_hold_adapters_alone_and_a_resumed_stage_ends_the_same(tmp_p
     assert len(resumed.logged) < len(whole.logged)
     files = [(c.output("model") / "model.safetensors").read_bytes() for c in (whole, resumed)]
     assert files[0] == files[1]
+
+
+def test_in_bfloat16_the_sum_is_written_in_bfloat16(tmp_path: Path) -> None:
+    context = sft(tmp_path, "work", precision="bfloat16")
+    assert context.column("loss")[-1] < context.column("loss")[0]
+    stored = load_file(context.output("model") / "model.safetensors")
+    assert {tensor.dtype for tensor in stored.values()} == {torch.bfloat16}
 
 
 def grpo(tmp_path: Path, name: str, **options: Any) -> FakeContext:

@@ -34,6 +34,7 @@ from r1pipe.generate.vllm_backend import VllmSettings
 from r1pipe.generator_settings import SampleRun
 from r1pipe.models.policy import load_model, new_model, save_model
 from r1pipe.rows import write_rows
+from r1pipe.settings import Adapter
 from r1pipe.stage import Inputs
 
 pytestmark = [
@@ -60,14 +61,24 @@ def sampler(folder: Path) -> Iterator[Any]:
         yield made
 
 
-def run_grpo(folder: Path, attempt: Path, kl_coef: float = 0.01, **run: Any) -> FakeContext:
+def run_grpo(
+    folder: Path, attempt: Path, kl_coef: float = 0.01, adapter: Any = None, **run: Any
+) -> FakeContext:
     kind, context = stage("grpo"), FakeContext(attempt)
     write_rows(attempt / "problems", [p.to_row() for p in problems(12, max_chars=MAX_CHARS)])
     settings = {"generator": {"backend": "vllm", "kv_cache_mb": 16, "max_num_seqs": 32}}
     inputs = {"model": folder, "problems": attempt / "problems"}
-    params = grpo_params(num_steps=4, kl_coef=kl_coef)
+    params = grpo_params(num_steps=4, kl_coef=kl_coef, adapter=adapter)
     kind.run(context, params, kind.run_model.model_validate(settings | run), Inputs(inputs))
     return context
+
+
+def test_vllm_is_given_the_sum_of_weights_and_adapters(folder: Path, tmp_path: Path) -> None:
+    context = run_grpo(folder, tmp_path, adapter=Adapter(rank=4, alpha=8.0))
+    assert context.notes["parity"] < 1e-5
+    assert context.notes["parity_after_push"] < 1e-5
+    assert max(context.column("mismatch_kl")) < 1e-6
+    assert max(context.column("kl")) > 1e-6, "the policy has left its base"
 
 
 def test_grpo_samples_with_vllm_and_every_step_says_how_far_sampler_and_trainer_are_apart(
