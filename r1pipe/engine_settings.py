@@ -83,6 +83,11 @@ class EngineRun(ComputeRun):
 
     def incompatible_with(self, params: ModelParams) -> str | None:
         """Say what to set if the engine cannot compute what the parameters ask for."""
+        if getattr(params, "adapter", None) is not None and self.engine.backend != "torch":
+            return (
+                f"run.engine: {self.engine.backend} trains whole weights; leave out params.adapter,"
+                " or set backend: torch"
+            )
         return self.engine.incompatible_with(params.precision)
 
 

@@ -41,6 +41,26 @@ class ModelParams(StageModel):
     weights in the optimizer)."""
 
 
+class Adapter(StageModel):
+    """A low-rank adapter (LoRA, arXiv:2106.09685), trained in place of the weights."""
+
+    rank: int = Field(gt=0)
+    """Rank of what is added to a weight."""
+    alpha: float = Field(gt=0)
+    """What is added is scaled by alpha / rank."""
+    targets: tuple[str, ...] | Literal["all-linear"] = "all-linear"
+    """Names of the layers, such as `q_proj`; by default all linear ones but the head."""
+    dropout: float = Field(default=0.0, ge=0, le=0)
+    """Must be 0: a trainer that draws masks computes other probabilities than the sampler."""
+
+
+class AdapterParams(ModelParams):
+    """Parameters of a model that may be trained by an adapter."""
+
+    adapter: Adapter | None = None
+    """Trains a low-rank adapter; the model that is written has it merged in."""
+
+
 class EpochParams(ModelParams):
     """Parameters of a model trained by passes over a data set."""
 

@@ -45,6 +45,7 @@ Run = GrpoRun
 
 def run(context: Context, params: Params, run: Run, inputs: Inputs) -> None:
     """Train the policy, rollout by rollout; `r1pipe.rl.grpo` is the algorithm."""
+    from r1pipe.models.adapters import add_adapter
     from r1pipe.models.policy import load_tokenizer
     from r1pipe.rl.setup import check_sampler, opened, usable_problems
     from r1pipe.rows import read_problems
@@ -56,6 +57,8 @@ def run(context: Context, params: Params, run: Run, inputs: Inputs) -> None:
         problems = usable_problems(context, "problems", problems, judged)
     reward_models = _reward_models(params, run, inputs, context.name)
     model = load_trained(inputs.path("model"), run, params.precision)
+    if params.adapter is not None:
+        add_adapter(model, params.adapter, params.seed, params.precision)
     tokenizer = load_tokenizer(inputs.path("model"))
     general = read_problems(inputs.path("general")) if params.preference else []
     with opened(context, model, tokenizer, params, run, reward_models) as grpo:

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Literal
 from pydantic import Field
 
 from r1pipe.engine_settings import TrainRun
-from r1pipe.settings import EpochParams
+from r1pipe.settings import AdapterParams, EpochParams
 from r1pipe.stage import Context, Input, Inputs
 
 if TYPE_CHECKING:
@@ -28,7 +28,7 @@ INPUTS = {"model": Input("model"), "rows": Input("rows")}
 OUTPUTS = {"model": "model"}
 
 
-class Params(EpochParams):
+class Params(EpochParams, AdapterParams):
     """Parameters that decide the model."""
 
     num_epochs: int = Field(gt=0)
@@ -50,6 +50,7 @@ class Run(TrainRun):
 def run(context: Context, params: Params, run: Run, inputs: Inputs) -> None:
     """Minimise the negative log-likelihood of what the assistant says, its ends included."""
     from r1pipe.data.training_rows import training_sequences
+    from r1pipe.models.adapters import add_adapter
     from r1pipe.models.policy import load_tokenizer, stored_end_ids
     from r1pipe.train.backends import load_trained
     from r1pipe.train.conversations import TurnEncoder
@@ -66,6 +67,8 @@ def run(context: Context, params: Params, run: Run, inputs: Inputs) -> None:
     )
     context.note(**facts)
     model = load_trained(inputs.path("model"), run, params.precision)
+    if params.adapter is not None:
+        add_adapter(model, params.adapter, params.seed, params.precision)
     fit(context, model, tokenizer, sequences, params, run)
 
 

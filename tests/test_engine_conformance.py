@@ -14,6 +14,7 @@ import pytest
 import torch
 from pydantic import ValidationError
 from tiny import corpus_rows, model, tokenizer
+from transformers import Qwen3ForCausalLM
 
 from r1pipe.engine_settings import EngineRun, EngineSettings
 from r1pipe.errors import DamagedError, StageError
@@ -333,3 +334,38 @@ def test_flash_attention_is_refused_in_float32() -> None:
     run = EngineRun(engine=TorchSettings(attention="flash"))
     with pytest.raises(StageError, match="flash computes only in bfloat16"):
         make_engine(model(), OPTIMIZER, run)
+
+
+def test_buffers_that_files_hold_are_among_the_weights(new_engine: Opened) -> None:
+    policy = model()
+    bias = torch.full((3,), 0.3)
+    policy.model.register_buffer("router_bias", bias.clone())
+    policy.model.register_buffer("frequencies", bias.clone(), persistent=False)
+    engine = new_engine(policy)
+    engine.accumulate(list(batches()), loss)
+    engine.step(0.1)
+    found, saved = dict(engine.weights()), engine.consolidated()
+    assert saved is not None
+    for weights in (found, saved):
+        assert torch.equal(weights["model.router_bias"].cpu(), bias)
+        assert "model.frequencies" not in weights
+
+
+class Routed(Qwen3ForCausalLM):  # type: ignore[misc]
+    """A model with a buffer that files hold."""
+
+    def __init__(self, config: Any) -> None:
+        super().__init__(config)
+        self.model.register_buffer("router_bias", torch.zeros(3))
+
+    @classmethod
+    def from_config(cls, config: Any, **options: Any) -> Any:
+        return cls._from_config(config, **options)
+
+
+def test_buffers_are_read_as_the_files_have_them(new_engine: Opened, tmp_path: Path) -> None:
+    policy: Any = Routed(model().config)
+    policy.model.router_bias.fill_(0.3)
+    policy.save_pretrained(tmp_path)
+    found = load_trained(tmp_path, new_engine.run, "float32", Routed)
+    assert torch.equal(found.model.router_bias.cpu(), torch.full((3,), 0.3))

@@ -34,6 +34,7 @@ from r1pipe.generate.vllm_backend import VllmSettings
 from r1pipe.generator_settings import SampleRun
 from r1pipe.models.policy import load_model, new_model, save_model
 from r1pipe.rows import write_rows
+from r1pipe.settings import Adapter
 from r1pipe.stage import Inputs
 
 pytestmark = [
@@ -60,14 +61,24 @@ def sampler(folder: Path) -> Iterator[Any]:
         yield made
 
 
-def run_grpo(folder: Path, attempt: Path, kl_coef: float = 0.01, **run: Any) -> FakeContext:
+def run_grpo(
+    folder: Path, attempt: Path, kl_coef: float = 0.01, adapter: Any = None, **run: Any
+) -> FakeContext:
     kind, context = stage("grpo"), FakeContext(attempt)
     write_rows(attempt / "problems", [p.to_row() for p in problems(12, max_chars=MAX_CHARS)])
     settings = {"generator": {"backend": "vllm", "kv_cache_mb": 16, "max_num_seqs": 32}}
     inputs = {"model": folder, "problems": attempt / "problems"}
-    params = grpo_params(num_steps=4, kl_coef=kl_coef)
+    params = grpo_params(num_steps=4, kl_coef=kl_coef, adapter=adapter)
     kind.run(context, params, kind.run_model.model_validate(settings | run), Inputs(inputs))
     return context
+
+
+def test_vllm_is_given_the_sum_of_weights_and_adapters(folder: Path, tmp_path: Path) -> None:
+    context = run_grpo(folder, tmp_path, adapter=Adapter(rank=4, alpha=8.0))
+    assert context.notes["parity"] < 1e-5
+    assert context.notes["parity_after_push"] < 1e-5
+    assert max(context.column("mismatch_kl")) < 1e-6
+    assert max(context.column("kl")) > 1e-6, "the policy has left its base"
 
 
 def test_grpo_samples_with_vllm_and_every_step_says_how_far_sampler_and_trainer_are_apart(
@@ -177,7 +188,7 @@ def test_a_prompt_longer_than_a_batch_of_tokens_with_a_seed_does_not_stop_the_en
 def test_a_prompt_that_leaves_no_room_is_said_plainly_and_leaves_the_engine_usable(
     sampler: Any,
 ) -> None:
-    with pytest.raises(StageError, match=r"a prompt of 128 tokens leaves no room in the 128"):
+    with pytest.raises(StageError, match=r"1 of 1 prompts leave no room in the 128"):
         list(sampler.generate([Request((5,) * 128, 1, 0)], SamplingParams(1.0, 1.0, 4)))
     sample(sampler, requests(4), SamplingParams(1.0, 1.0, 4))
 
@@ -236,7 +247,7 @@ def test_two_replicas_give_the_tokens_of_one_engine_and_take_new_weights(
         made.load_weights(other.named_parameters())
         found = sample(made, asked, sampling)
         assert_agree(found, trainer_logprobs(other, asked, found, 1.0))
-        with pytest.raises(StageError, match="leaves no room"):
+        with pytest.raises(StageError, match="leave no room"):
             list(made.generate([Request((5,) * 128, 1, 0)], sampling))
 
 

@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
-from tiny import FakeContext, corpus_rows, model, save_policy, stage, tokenizer
+from safetensors.torch import load_file
+from tiny import FakeContext, corpus_rows, generator, model, save_policy, stage, tokenizer
 from transformers import CONFIG_MAPPING, AutoModelForCausalLM
 
 from r1pipe.errors import StageError
-from r1pipe.models.policy import without_randomness
+from r1pipe.models.policy import load_model, save_model, without_randomness
 from r1pipe.records import TokenSequence
 from r1pipe.rows import write_rows
 from r1pipe.stage import Inputs
@@ -177,3 +179,29 @@ def test_a_model_without_randomness_stays_as_it_is() -> None:
     before, policy = model().config.to_dict(), model()
     assert without_randomness(policy).config.to_dict() == before
     assert len(tokenizer()) == policy.config.vocab_size
+
+
+def test_a_routers_bias_survives_training_and_reaches_samplers(tmp_path: Path) -> None:
+    bias = "model.layers.1.mlp.gate.e_score_correction_bias"
+    policy = family("deepseek_v3", vocab_size=len(tokenizer()), max_position_embeddings=512)
+    dict(policy.named_buffers())[bias].fill_(0.3)
+    save_model(policy, tokenizer(), tmp_path / "model")
+    write_rows(tmp_path / "rows", corpus_rows(4, "chat"))
+    kind = stage("sft")
+    sizes = {"num_epochs": 1, "batch_size": 4, "max_tokens": 400}
+    params = kind.params(seed=1, optimizer={"lr": 1e-2}, precision="bfloat16", **sizes)
+    context = FakeContext(tmp_path / "work")
+    inputs = Inputs({"model": tmp_path / "model", "rows": tmp_path / "rows"})
+    kind.run(context, params, kind.run_model(workers=1), inputs)
+    folder = context.output("model")
+    stored = load_file(folder / "model.safetensors")
+    assert stored[bias].dtype is torch.float32
+    assert torch.equal(stored[bias], torch.full((4,), 0.3))
+    assert stored["model.norm.weight"].dtype is torch.bfloat16
+    assert json.loads((folder / "config.json").read_text())["dtype"] == "bfloat16"
+    after = load_model(folder)
+    assert torch.equal(dict(after.named_buffers())[bias], torch.full((4,), 0.3))
+    assert not torch.equal(after.model.norm.weight, policy.model.norm.weight)
+    sampler = generator(load_model(tmp_path / "model"))
+    sampler.load_weights([(bias, torch.full((4,), 0.7))])
+    assert dict(sampler.model.named_buffers())[bias].tolist() == pytest.approx([0.7] * 4)

@@ -20,7 +20,7 @@ from r1pipe.generate.uniforms import GOLDEN, request_seed, uniforms
 from r1pipe.generate.vllm_backend import VllmSettings
 from r1pipe.generator_settings import SampleRun
 from r1pipe.models.policy import save_model
-from r1pipe.records import TokenSequence
+from r1pipe.records import FinishReason, TokenSequence
 from r1pipe.train.batching import Batching
 
 PAD, EOS = tokenizer().pad_token_id, tokenizer().eos_token_id
@@ -260,3 +260,24 @@ def test_a_missing_vllm_names_the_command_that_installs_it(
         open_generator(tmp_path, run),
     ):
         pass
+
+
+def test_a_completion_ends_where_the_models_context_does() -> None:
+    policy = model()  # 128 positions
+    sampler, vocab = generator(policy), len(tokenizer())
+    sampler.end_ids = frozenset()
+    prompts = [tuple(i % (vocab - 9) + 9 for i in range(n)) for n in (20, 120, 127)]
+    requests = [Request(prompt, 7, i) for i, prompt in enumerate(prompts)]
+    found = {s.index: s for s in sampler.generate(requests, SamplingParams(max_tokens=12))}
+    assert [len(found[i].token_ids) for i in range(3)] == [12, 8, 1]
+    assert {s.finish_reason for s in found.values()} == {FinishReason.LENGTH}
+    assert [len(found[i].logprobs) for i in range(3)] == [12, 8, 1]
+    alone = list(sampler.generate(requests[:1], SamplingParams(max_tokens=12)))
+    assert alone[0].token_ids == found[0].token_ids
+
+
+def test_prompts_that_fill_the_context_are_counted_before_anything_is_sampled() -> None:
+    sampler = generator(model())
+    requests = [Request(tuple(range(9, 9 + n)), 7, i) for i, n in enumerate((20, 128, 130, 130))]
+    with pytest.raises(StageError, match=r"2 of 3 prompts leave no room in the 128 tokens"):
+        next(iter(sampler.generate(requests, SamplingParams(max_tokens=12))))

@@ -29,7 +29,7 @@ from r1pipe.generate.protocol import Generator, Request, Sampled, SamplingParams
 from r1pipe.rl import grpo
 from r1pipe.rl.losses import grpo_token_loss, truncated_weights
 from r1pipe.rl.params import GrpoParams
-from r1pipe.rl.parity import changed, changed_names, check_parity, mismatch
+from r1pipe.rl.parity import changed, changed_parameters, check_parity, mismatch
 from r1pipe.rl.setup import opened
 from r1pipe.train.batching import Batching
 from r1pipe.train.engine import TorchEngine
@@ -148,7 +148,7 @@ def test_the_change_reaches_head_norm_and_outer_layers_and_is_taken_back_after_a
     policy = model()
     engine = TorchEngine(policy)
     before = {n: p.detach().clone() for n, p in policy.named_parameters()}
-    names = changed_names(engine)
+    names = list(changed_parameters(engine))
     assert {"model.embed_tokens.weight", "model.norm.weight"} <= set(names)
 
     def fail_inside() -> None:

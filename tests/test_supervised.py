@@ -92,19 +92,29 @@ def test_a_single_step_has_the_peak_rate() -> None:
 VOCAB = 6
 
 
+class OneHot(torch.nn.Module):
+    def forward(self, input_ids: Tensor, use_cache: bool = False) -> Any:
+        hidden = torch.nn.functional.one_hot(input_ids, VOCAB).double()
+        return SimpleNamespace(last_hidden_state=hidden)
+
+
 class Bigram(torch.nn.Module):
     """Logits of the next token are a row of one table: a softmax model in float64."""
 
     config = SimpleNamespace(_attn_implementation="none")
+    base_model_prefix = "model"
 
     def __init__(self) -> None:
         super().__init__()
         torch.manual_seed(0)
         self.lm_head = torch.nn.Linear(VOCAB, VOCAB, bias=False, dtype=torch.float64)
+        self.model = OneHot()
 
-    def model(self, input_ids: Tensor, **_: Any) -> Any:
-        hidden = torch.nn.functional.one_hot(input_ids, VOCAB).double()
-        return SimpleNamespace(last_hidden_state=hidden)
+    def get_output_embeddings(self) -> torch.nn.Linear:
+        return self.lm_head
+
+    def forward(self, input_ids: Tensor | None = None, use_cache: bool = False) -> Any:
+        return SimpleNamespace(logits=self.lm_head(self.model(input_ids).last_hidden_state))
 
 
 class RecordingEngine(TorchEngine):

@@ -65,6 +65,7 @@ PACKAGES = (
     Package(("numpy",), (2, 0)),
     Package(("safetensors",), (0, 5)),
     Package(("accelerate",), (1, 10)),
+    Package(("peft",), (0, 18)),
     Package(("huggingface-hub",), (2, 4), (3,)),
     Package(("math-verify",), (0, 9), (0, 10), module="math_verify"),
     Package(("sympy",), (1, 13)),

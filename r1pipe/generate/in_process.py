@@ -11,6 +11,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import closing
 from dataclasses import dataclass, field
 from threading import Event
+from typing import Any
 
 import numpy as np
 import torch
@@ -19,7 +20,9 @@ from torch import Tensor
 from transformers import DynamicCache
 
 from r1pipe.generate.protocol import Request, Sampled, SamplingParams, Weights
+from r1pipe.generate.room import check_room, room_of
 from r1pipe.generate.uniforms import uniforms
+from r1pipe.models.adapters import is_adapted
 from r1pipe.models.interfaces import LanguageModel
 from r1pipe.models.precision import computing
 from r1pipe.records import FinishReason
@@ -55,11 +58,17 @@ class TransformersGenerator:
         self.max_batch = max_batch
         self.workers = workers
         self.precision = precision
+        self.context = context_of(model.config)
         self._end = Event()
         """Set when nobody waits for the batches at work any more."""
 
     def generate(self, requests: Sequence[Request], sampling: SamplingParams) -> Iterator[Sampled]:
-        """Yield every request's completion, batch by batch (prompts of like length together)."""
+        """Yield every request's completion, batch by batch (prompts of like length together).
+
+        A completion ends at the latest where the model's context does; a prompt that fills it is a
+        StageError.
+        """
+        check_room(requests, self.context)
         ordered = sorted(requests, key=lambda r: (len(r.prompt_ids), r.prompt_ids, r.index))
         was_training = self.model.training
         self.model.eval()
@@ -92,7 +101,7 @@ class TransformersGenerator:
                 break
             seeds = np.array([rows[r].request.seed for r in active], dtype=np.uint64)
             tokens, logprobs = choose_tokens(logits, uniforms(seeds, step), sampling)
-            running = self._record(rows, active, tokens, logprobs, finished)
+            running = self._record(rows, active, tokens, logprobs, finished, sampling.max_tokens)
             if not running or step + 1 == sampling.max_tokens:
                 break
             if len(running) < DROP_ENDED_BELOW * len(active):
@@ -109,6 +118,8 @@ class TransformersGenerator:
                 use_cache=True,
             )
             logits, positions = output.logits[:, -1].float(), positions + 1
+            if self.context is not None:  # of rows that have ended, but are still in the batch
+                positions = positions.clamp(max=self.context - 1)
         ended = {s.index for s in finished}
         finished.extend(
             Sampled(row.request.index, row.token_ids, row.logprobs, FinishReason.LENGTH)
@@ -124,6 +135,7 @@ class TransformersGenerator:
         tokens: Tensor,
         logprobs: Tensor,
         finished: list[Sampled],
+        max_tokens: int,
     ) -> list[int]:
         """Append one token to every running row; return the places in `active` still running."""
         running = []
@@ -132,13 +144,15 @@ class TransformersGenerator:
             row = rows[number]
             if row.token_ids and row.token_ids[-1] in self.end_ids:
                 continue  # ended, but not yet dropped from the batch
+            if len(row.token_ids) >= room_of(row.request, max_tokens, self.context):
+                continue
             row.token_ids.append(token)
             row.logprobs.append(logprob)
             if token in self.end_ids:
                 finished.append(
                     Sampled(row.request.index, row.token_ids, row.logprobs, FinishReason.STOP)
                 )
-            else:
+            elif len(row.token_ids) < room_of(row.request, max_tokens, self.context):
                 running.append(place)
         return running
 
@@ -169,6 +183,8 @@ class TransformersGenerator:
 
     def load_weights(self, tensors: Weights) -> None:
         """Copy weights by name; nothing to do for tensors that are the model's own."""
+        if is_adapted(self.model):
+            return  # it is the trained model itself
         own = {**dict(self.model.named_parameters()), **dict(self.model.named_buffers())}
         with torch.no_grad():
             for name, tensor in tensors:
@@ -180,6 +196,12 @@ class TransformersGenerator:
 
     def close(self) -> None:
         """The model belongs to the caller."""
+
+
+def context_of(config: Any) -> int | None:
+    """Return how many positions a model has; None if they do not end."""
+    found = getattr(config.get_text_config(), "max_position_embeddings", None)
+    return found if isinstance(found, int) and found > 0 else None
 
 
 def choose_tokens(

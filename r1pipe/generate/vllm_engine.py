@@ -22,6 +22,7 @@ from transformers import AutoConfig
 
 from r1pipe.errors import StageError
 from r1pipe.generate.protocol import Request, Sampled, SamplingParams, Weights
+from r1pipe.generate.room import check_room, room_of
 from r1pipe.generate.uniforms import short_seed
 from r1pipe.generate.vllm_setup import (
     check_head_size,
@@ -99,6 +100,7 @@ class VllmGenerator:
             raise StageError("this engine is closed, perhaps since a push of weights broke off")
         if self.is_asleep or self._engine.has_unfinished_requests():
             raise RuntimeError("the engine sleeps, or another sampling is under way")
+        check_room(requests, self.max_tokens, "; or raise run.generator.max_model_tokens")
         waiting = iter(sorted(requests, key=lambda r: (len(r.prompt_ids), r.prompt_ids, r.index)))
         under_way: dict[str, int] = {}
         try:
@@ -121,19 +123,12 @@ class VllmGenerator:
             request = next(waiting, None)
             if request is None:
                 break
-            room = self.max_tokens - len(request.prompt_ids)
-            if room < 1:
-                raise StageError(
-                    f"a prompt of {len(request.prompt_ids)} tokens leaves no room in the"
-                    f" {self.max_tokens} tokens that the engine allows; raise"
-                    " run.generator.max_model_tokens, or drop such problems"
-                )
             name = str(next(self._serial))
             params = self._params(
                 temperature=sampling.temperature,
                 top_p=sampling.top_p if sampling.temperature else 1.0,
                 seed=short_seed(request.seed),
-                max_tokens=min(sampling.max_tokens, room),
+                max_tokens=room_of(request, sampling.max_tokens, self.max_tokens),
                 stop_token_ids=list(self.shape.end_ids),
                 logprobs=0 if wants_logprobs(sampling) else None,
                 flat_logprobs=True,

@@ -33,6 +33,7 @@ from r1pipe.generate.following import Followed
 from r1pipe.generate.protocol import Generator, SamplingParams
 from r1pipe.models.interfaces import LanguageModel, Tokenizer
 from r1pipe.records import FinishReason, Group, Problem, Rollout
+from r1pipe.rl.adapter_reference import AdapterReference
 from r1pipe.rl.losses import (
     MAX_LOG_RATIO,
     grpo_token_loss,
@@ -74,7 +75,7 @@ class Grpo:
     batching: Batching
     trainer: Trainer
     generator: Generator
-    reference: Reference | None
+    reference: Reference | AdapterReference | None
     reward_models: Mapping[str, RewardFn] = field(default_factory=dict)
     """Task -> reward model that takes the place of the accuracy reward."""
     stop_when: StopWhen = field(default_factory=StopWhen)

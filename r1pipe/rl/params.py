@@ -12,7 +12,7 @@ from pydantic import Field, model_validator
 from r1pipe.engine_settings import EngineRun, TrainRun
 from r1pipe.generator_settings import SampleRun
 from r1pipe.rewards.table import RewardName
-from r1pipe.settings import EpochParams, FormatParam, ModelParams, Optimizer, Prompt
+from r1pipe.settings import AdapterParams, EpochParams, FormatParam, ModelParams, Optimizer, Prompt
 from r1pipe.stage import StageModel
 
 AdvantageStd: TypeAlias = Literal["population", "none"]
@@ -32,7 +32,7 @@ class Preference(StageModel):
     """Share of the rollout's problems that are general prompts from then on."""
 
 
-class GrpoParams(ModelParams):
+class GrpoParams(AdapterParams):
     """Parameters that decide the trained policy."""
 
     seed: int

@@ -17,6 +17,7 @@ import torch
 
 from r1pipe.errors import StageError
 from r1pipe.generate.protocol import SamplingParams
+from r1pipe.models.adapters import is_adapted
 from r1pipe.records import Problem, Rollout
 from r1pipe.rl.grpo import Grpo
 from r1pipe.rl.losses import MAX_LOG_RATIO
@@ -146,26 +147,32 @@ def changed(engine: Engine, factor: float) -> Iterator[None]:
 
     A tied head is changed with its embedding: a sampler that keeps a copy of either is found out.
     """
-    names = changed_names(engine)
+    parameters = changed_parameters(engine)
     kept: dict[str, torch.Tensor] = {}
     try:
-        for name in names:
-            with engine.writing(engine.parameters[name]):
-                kept[name] = engine.parameters[name].data.to("cpu", copy=True)
-                engine.parameters[name].data.mul_(factor)
+        for name, parameter in parameters.items():
+            with engine.writing(parameter):
+                kept[name] = parameter.data.to("cpu", copy=True)
+                parameter.data.mul_(factor)
         yield
     finally:
         for name, tensor in kept.items():
-            with engine.writing(engine.parameters[name]):
-                engine.parameters[name].data.copy_(tensor)
+            with engine.writing(parameters[name]):
+                parameters[name].data.copy_(tensor)
 
 
-def changed_names(engine: Engine) -> list[str]:
-    """Return the parameters outside of the layers, and those of the first and the last one."""
+def changed_parameters(engine: Engine) -> dict[str, torch.Tensor]:
+    """Return the parameters outside of the layers, and those of the first and the last one.
+
+    With adapters, whose product begins at 0, the frozen ones too: all of them are pushed.
+    """
+    everyone = engine.parameters
+    if is_adapted(engine.model):
+        everyone = dict(engine.model.named_parameters())
     last = engine.model.config.num_hidden_layers - 1
     shown = [".layers.0.", f".layers.{last}."]
-    return [
-        name
-        for name in engine.parameters
+    return {
+        name: parameter
+        for name, parameter in everyone.items()
         if ".layers." not in name or any(place in name for place in shown)
-    ]
+    }

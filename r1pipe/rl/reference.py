@@ -13,11 +13,13 @@ from safetensors import safe_open
 from torch import Tensor
 
 from r1pipe.engine_settings import EngineRun
+from r1pipe.models.adapters import is_adapted
 from r1pipe.models.interfaces import LanguageModel
 from r1pipe.models.policy import freeze
 from r1pipe.models.precision import cast_weights
 from r1pipe.ranks import ALONE, Ranks
 from r1pipe.records import TokenSequence
+from r1pipe.rl.adapter_reference import AdapterReference
 from r1pipe.settings import Precision
 from r1pipe.train.backends import load_trained, shards_weights
 from r1pipe.train.batching import Batching
@@ -105,12 +107,15 @@ class Reference:
 
 def make_reference(
     model: LanguageModel, run: EngineRun, ranks: Ranks, precision: Precision
-) -> Reference:
-    """Return a frozen copy of the policy, which computes as the engine will.
+) -> Reference | AdapterReference:
+    """Return a frozen copy of the policy, which computes as the engine will; of a policy with
+    adapters its own base.
 
     DeepSpeed has weights of the precision, so the copy has them too; beside PyTorch it has the
     float32 weights and computes under autocast.
     """
+    if is_adapted(model):
+        return AdapterReference(model, precision)
     if not shards_weights(run):
         own = freeze(copy.deepcopy(model))
         if run.engine.casts_weights:

@@ -11,6 +11,7 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
+from r1pipe.models.adapters import is_adapted, merged_weights
 from r1pipe.models.interfaces import LanguageModel
 from r1pipe.models.policy import persistent_buffers
 from r1pipe.models.precision import computing
@@ -195,9 +196,12 @@ class TorchEngine(LocalForward):
         return nullcontext()
 
     def weights(self) -> Iterator[tuple[str, Tensor]]:
-        """Yield every trained parameter by name: the parameter itself."""
-        yield from self.parameters.items()
-        yield from persistent_buffers(self.model).items()
+        """Yield every trained parameter by name: the parameter itself; adapters merged."""
+        if is_adapted(self.model):
+            yield from merged_weights(self.model)
+        else:
+            yield from self.parameters.items()
+            yield from persistent_buffers(self.model).items()
 
     def consolidated(self) -> dict[str, Tensor] | None:
         """Return the weights on the CPU, by name."""

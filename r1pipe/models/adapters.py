@@ -1,0 +1,101 @@
+"""Low-rank adapters (LoRA, arXiv:2106.09685): few weights are trained beside a frozen model.
+
+# A [R, in], B [out, R] of rank R; a layer computes W x + alpha / R * B A x
+peft puts them into the model. Whoever takes the model's weights, a sampler or the stage's output,
+is given W + alpha / R * B A under the model's own names.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from r1pipe.errors import StageError
+from r1pipe.models.interfaces import LanguageModel
+from r1pipe.models.policy import persistent_buffers
+from r1pipe.models.precision import cast_weights
+from r1pipe.settings import Adapter, Precision
+
+BASE, PART = ".base_layer.", ".lora_"
+"""In the names that peft gives: a layer's frozen weight, and the adapter's own."""
+
+
+def add_adapter(
+    model: LanguageModel, adapter: Adapter, seed: int, precision: Precision = "float32"
+) -> LanguageModel:
+    """Freeze a model, in the weights of the precision, and put adapters into its layers.
+
+    A is drawn from the seed and B is 0, so the model computes what it did. Raises StageError if no
+    layer has a name of `targets`, or peft is not installed.
+    """
+    try:
+        from peft import LoraConfig, inject_adapter_in_model
+    except ModuleNotFoundError:
+        raise StageError("params.adapter needs peft; install it with: pip install peft") from None
+    cast_weights(model, precision).requires_grad_(requires_grad=False)
+    targets = adapter.targets if isinstance(adapter.targets, str) else list(adapter.targets)
+    config = LoraConfig(r=adapter.rank, lora_alpha=adapter.alpha, target_modules=targets)  # type: ignore[arg-type]
+    try:
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(seed)
+            inject_adapter_in_model(config, model)
+    except ValueError as error:
+        names = sorted({n.rpartition(".")[2] for n, m in model.named_modules() if _is_linear(m)})
+        raise StageError(
+            f"params.adapter.targets: {' '.join(str(error).split())[:200]}; this model's layers are"
+            f" called {', '.join(names)}"
+        ) from error
+    for name, parameter in model.named_parameters():
+        if PART in name:
+            parameter.data = parameter.data.float()
+    return model
+
+
+def _is_linear(module: torch.nn.Module) -> bool:
+    return isinstance(module, torch.nn.Linear)
+
+
+def is_adapted(model: LanguageModel) -> bool:
+    """Return whether a model has adapters."""
+    return next(adapted_layers(model), None) is not None
+
+
+def adapted_layers(model: LanguageModel) -> Iterator[Any]:
+    """Yield the layers that have an adapter."""
+    yield from (module for module in model.modules() if hasattr(module, "lora_A"))
+
+
+@torch.no_grad()
+def merged_weights(model: LanguageModel) -> Iterator[tuple[str, Tensor]]:
+    """Yield all weights and stored buffers of a model with its adapters, by the model's own names.
+
+    Those of adapted layers are float32 sums, one in memory at a time.
+    """
+    for name, parameter in model.named_parameters():
+        if PART in name:
+            continue
+        layer, is_base, field = name.partition(BASE)
+        if is_base and field == "weight":
+            delta = model.get_submodule(layer).get_delta_weight("default")
+            yield f"{layer}.{field}", parameter.float() + delta.float()
+        else:
+            yield name.replace(BASE, "."), parameter
+    for name, buffer in persistent_buffers(model).items():
+        yield name.replace(BASE, "."), buffer
+
+
+@contextmanager
+def without_adapters(model: LanguageModel) -> Iterator[None]:
+    """Have a model compute as its base inside the block."""
+    layers = list(adapted_layers(model))
+    for layer in layers:
+        layer._disable_adapters = True
+    try:
+        yield
+    finally:
+        for layer in layers:
+            layer._disable_adapters = False
