@@ -60,7 +60,7 @@ class Run(TrainRun):
 
 def run(context: Context, params: Params, run: Run, inputs: Inputs) -> None:
     """Initialise from the seed and train on the rows."""
-    from r1pipe.data.training_rows import training_sequences
+    from r1pipe.data.training_sequences import training_sequences
     from r1pipe.models.policy import load_tokenizer, new_model
     from r1pipe.train.conversations import TurnEncoder
     from r1pipe.train.supervised import fit

@@ -49,7 +49,7 @@ class Run(TrainRun):
 
 def run(context: Context, params: Params, run: Run, inputs: Inputs) -> None:
     """Minimise the negative log-likelihood of what the assistant says, its ends included."""
-    from r1pipe.data.training_rows import training_sequences
+    from r1pipe.data.training_sequences import training_sequences
     from r1pipe.models.adapters import add_adapter
     from r1pipe.models.policy import load_tokenizer, stored_end_ids
     from r1pipe.train.backends import load_trained

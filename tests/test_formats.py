@@ -11,7 +11,7 @@ import pytest
 from tiny import ScriptedGenerator, grpo_params, problems, stage, tokenizer
 
 from r1pipe.chat import CHAT, CHAT_TEMPLATE, R1_ZERO, Format, as_format, render_completion
-from r1pipe.data.training_rows import training_sequences
+from r1pipe.data.training_sequences import training_sequences
 from r1pipe.errors import StageError
 from r1pipe.generate.protocol import SamplingParams
 from r1pipe.manifest.nodes import params_without_defaults

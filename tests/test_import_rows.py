@@ -14,7 +14,7 @@ from data_forms import place as put
 from test_shapes import BAD, LABELS, PAIRS, ROWS
 from tiny import FakeContext, listed, model, stage
 
-from r1pipe.data.training_rows import training_sequences
+from r1pipe.data.training_sequences import training_sequences
 from r1pipe.errors import StageError
 from r1pipe.models.policy import save_model
 from r1pipe.records import Row, messages_from_json

@@ -31,8 +31,8 @@ OPENING = (
     {"temperature": 1.0},
 )
 """Values that other fields need before they can be changed."""
-ONE_VALUE = {"top_p"}
-"""Fields of GRPO that say what it does not do: a second value of them is an error."""
+ONE_VALUE = {"top_p", "columns.rules", "add_tags", "adapter.dropout"}
+"""Fields that have no second value: what a stage does not do, how it reads, a former name."""
 
 
 @pytest.fixture(scope="module")

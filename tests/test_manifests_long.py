@@ -14,7 +14,7 @@ from r1pipe.manifest.yaml_source import read_yaml
 ROOT = Path(__file__).parents[1]
 LONG = Path(__file__).with_name("manifests_long")
 """The same manifests without `defaults`, `each`, stars and `targets`."""
-NAMES = sorted(path.name for path in (ROOT / "manifests").glob("*.yaml"))
+NAMES = sorted(path.name for path in LONG.glob("*.yaml"))
 KINDS = load_kinds(ROOT / "manifests" / "r1.yaml")
 R1_PROFILES = ("laptop", "smoke", "engines", "paper", "node8", "gpu")
 UNREAD = {"r1-no-language.yaml": {"general-problems", "general-rows"}}

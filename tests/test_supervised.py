@@ -23,7 +23,7 @@ from tiny import (
 )
 from torch import Tensor
 
-from r1pipe.data.training_rows import training_sequences
+from r1pipe.data.training_sequences import training_sequences
 from r1pipe.errors import Interrupted, StageError
 from r1pipe.models.policy import load_model, load_tokenizer
 from r1pipe.models.prompts import encode_completion, encode_prompt

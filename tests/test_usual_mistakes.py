@@ -90,7 +90,7 @@ ELSEWHERE = {
         "test_prompts.py::test_the_prompt_leaves_it_to_the_completion_to_open_the_thought",
         "test_prompts.py::test_the_chat_template_keeps_the_thought_of_assistant_messages",
     ],
-    19: ["test_math_task.py::test_unusable_golds_are_counted_or_stop_the_stage"],
+    19: ["test_problem_sets.py::test_unusable_golds_are_counted_or_stop_the_stage"],
     20: [
         "test_grpo_loop.py::test_masked_truncated_completions_leave_numerator_and_denominator",
     ],

@@ -8,13 +8,12 @@ from dataclasses import dataclass, field
 from functools import cached_property
 from itertools import islice
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 
 from r1pipe.chat import PRESETS, Format, as_format
-from r1pipe.data.bad_rows import MAX_BAD_FRAC, BadRows
+from r1pipe.data.bad_rows import BadRows
 from r1pipe.data.files import Record, described, records
 from r1pipe.data.files.reading import FIRST_ROWS
 from r1pipe.data.files.record import broken
@@ -22,11 +21,7 @@ from r1pipe.data.messages import BadRow
 from r1pipe.data.readings import LABELLED, Example, Generations, NoneCorrect
 from r1pipe.data.shapes import Gives, Meaning, Shape, ShapeName, advice, detect
 from r1pipe.errors import ArtifactError, StageError
-from r1pipe.records import TokenSequence
 from r1pipe.rows import SHARDS, check_columns, count_rows, schema_of, shards_of
-
-if TYPE_CHECKING:
-    from r1pipe.train.conversations import TrainOn, TurnEncoder
 
 OWN = ("prompt", "format", "completion", "messages", *LABELLED)
 """Columns that are read of r1pipe's own rows."""
@@ -180,34 +175,6 @@ def own_rows_found(path: Path, columns: Iterable[str], kind: str = "import-rows"
     except ArtifactError as error:
         raise StageError(str(error)) from None
     return f"{count_rows(path):,} of r1pipe's own rows"
-
-
-def training_sequences(
-    path: Path,
-    encoder: TurnEncoder,
-    max_tokens: int,
-    *,
-    max_rows: int | None = None,
-    train_on: TrainOn = "every-turn",
-    max_bad_frac: float = MAX_BAD_FRAC,
-) -> tuple[list[TokenSequence], dict[str, object]]:
-    """Return what supervised training reads of a source, and what a stage notes of it.
-
-    Raises StageError for rows of another kind, too many bad ones, or none.
-    """
-    from r1pipe.train.supervised import sequences_of
-
-    reader = ExampleReader(path)
-    check_gives(reader, "rows")
-    rows = (
-        (record, checked_format(path, record, example), example.messages)
-        for record, example in islice(reader.examples(), max_rows)
-    )
-    sequences, too_long = sequences_of(encoder, rows, max_tokens, reader.bad.add, train_on)
-    reader.check(max_bad_frac)
-    if not sequences:
-        raise StageError(f"{path}: no row to train on ({too_long} are over {max_tokens} tokens)")
-    return sequences, {"too_long": too_long, **reader.facts()}
 
 
 def check_gives(reader: ExampleReader, *wanted: Gives) -> None:
