@@ -24,7 +24,7 @@ from r1pipe.stage import Context, Input, Inputs, StageModel
 if TYPE_CHECKING:
     from r1pipe.costs.work import Cost, InfoMap
 
-VERSION = 1
+VERSION = 2
 INPUTS = {"tokenizer": Input("tokenizer"), "rows": Input("rows")}
 OUTPUTS = {"model": "model"}
 

@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from r1pipe.models.interfaces import Tokenizer
     from r1pipe.records import TokenSequence
 
-VERSION = 1
+VERSION = 2
 INPUTS = {"model": Input("model"), "rows": Input("rows")}
 OUTPUTS = {"model": "model"}
 COLUMNS = {"pairwise": ("chosen", "rejected"), "pointwise": ("completion",)}

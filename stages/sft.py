@@ -23,7 +23,7 @@ from r1pipe.stage import Context, Input, Inputs
 if TYPE_CHECKING:
     from r1pipe.costs.work import Cost, InfoMap
 
-VERSION = 1
+VERSION = 2
 INPUTS = {"model": Input("model"), "rows": Input("rows")}
 OUTPUTS = {"model": "model"}
 
