@@ -31,7 +31,7 @@ def example(name: str) -> Row:
 
 
 def test_the_manifest_on_the_page_is_planned(tmp_path: Path) -> None:
-    (block,) = re.findall(r"```yaml\n(.*?)```", PAGE, re.S)
+    block = re.findall(r"```yaml\n(.*?)```", PAGE, re.S)[0]
     (tmp_path / "m.yaml").write_text(block)
     save_policy(tmp_path / "model")
     write = {"chats.jsonl": "messages", "answers/a.jsonl": "openr1", "pairs.jsonl": "pairs"}
