@@ -76,7 +76,7 @@ def test_plan_names_pairs(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("name", "rows", "message"),
     [
-        ("sft", [{"text": "once"}], r"source 'given', for sft: .*columns are text, which is no shape"),
+        ("sft", [{"text": "once"}], r"'given', for sft: .*columns are text, which is no shape"),
         ("sft", [PAIR], r"preferences .* a stage of kind import-preferences reads them"),
         ("sft", [{"prompt": "", "completion": ""}], r"none of the first 1 rows is usable: 1 x pro"),
         (
