@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING
 
 from pydantic import Field
@@ -63,11 +63,9 @@ class Run(SampleRun):
 
 def run(context: Context, params: Params, run: Run, inputs: Inputs) -> None:
     """Sample every benchmark, verify, summarise."""
-    from r1pipe.evaluation.warnings import completion_warnings
     from r1pipe.generate.backends import open_generator
     from r1pipe.generate.failures import FailedUnits
     from r1pipe.generate.following import Followed, Kept
-    from r1pipe.rows import write_rows
 
     journal = context.journal("samples")
     done = journal.done()
@@ -90,13 +88,22 @@ def run(context: Context, params: Params, run: Run, inputs: Inputs) -> None:
                 context.log(number + 1, len(units), pass_rate=right, tokens_per_s=speed)
             context.stop_if_asked()
     failed.check()
-    rows = _in_order(journal.rows(), benchmarks)
+    _report(context, params, _in_order(journal.rows(), benchmarks), golds)
+
+
+def _report(
+    context: Context, params: Params, rows: Sequence[Row], golds: Mapping[str, GoldReport]
+) -> None:
+    """Write the samples and the summary; warn of what measures nothing."""
+    from r1pipe.evaluation.warnings import completion_warnings
+    from r1pipe.rows import write_rows
+
     summary = {
         name: _summary(rows, name, params) | {"unusable_golds": found.to_json()}
         for name, found in golds.items()
     }
     fmt = format_of(params.format, params.prompt)
-    for name in benchmarks:
+    for name in golds:
         own = [row for row in rows if row["benchmark"] == name]
         for text in completion_warnings(own, name, fmt):
             context.warn(text)

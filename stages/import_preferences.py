@@ -22,8 +22,8 @@ from r1pipe.stage import Context, Input, Inputs, StageModel
 
 if TYPE_CHECKING:
     from r1pipe.costs.work import Cost, InfoMap
-    from r1pipe.data.files import Record
     from r1pipe.data.readings import Example
+    from r1pipe.files import Record
     from r1pipe.records import Row
 
 VERSION = 1

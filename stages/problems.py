@@ -28,8 +28,8 @@ from r1pipe.stage import Context, Input, Inputs, StageModel
 
 if TYPE_CHECKING:
     from r1pipe.costs.work import Cost, InfoMap
-    from r1pipe.data.files import Record
     from r1pipe.data.problem_sets import Rules
+    from r1pipe.files import Record
 
 VERSION = 1
 INPUTS = {
@@ -151,8 +151,8 @@ def _draw(params: Params, name: str) -> list[Problem]:
 
 
 def _read(params: Params, inputs: Inputs, context: Context) -> list[Problem]:
-    from r1pipe.data.files import first_records
     from r1pipe.data.problem_sets import load_problems
+    from r1pipe.files import first_records
 
     path = inputs.path("source")
     rules = _rules(params, path, first_records(path))
@@ -184,8 +184,8 @@ def _rules(params: Params, path: Path, rows: Sequence[Record]) -> Rules:
 
 def look(params: Params, inputs: Inputs) -> Mapping[str, str]:
     """Say what the first rows of the data set are taken for."""
-    from r1pipe.data.files import first_records
     from r1pipe.data.problem_sets import found_in
+    from r1pipe.files import first_records
 
     if "source" not in inputs:
         return {}

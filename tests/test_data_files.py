@@ -12,9 +12,9 @@ from pathlib import Path
 import pytest
 from data_forms import arrow, lines, parquet, place, saved, separated, zstd
 
-from r1pipe.data.files import records
-from r1pipe.data.files.text import CHUNK_BYTES
 from r1pipe.errors import SourceError
+from r1pipe.files import records
+from r1pipe.files.text import CHUNK_BYTES
 from r1pipe.records import Row
 
 ROWS: list[Row] = [{"q": "one, or \u4e8c", "a": "1"}, {"q": 'a "quoted"\nline', "a": "2"}]

@@ -16,7 +16,7 @@ HEAVY = ("torch", "transformers", "datasets", "vllm", "deepspeed", "sympy", "mat
 FLOORS = (
     ("errors", "keys", "text", "ranks", "machine", "workers", "records"),
     ("chat",),
-    ("plugins", "stage", "verify/answers", "verify/sandbox", "data/files"),
+    ("plugins", "stage", "verify/answers", "verify/sandbox", "files"),
     ("rows", "backends"),
     ("settings", "store", "manifest", "doctor", "verify/workers"),
     ("engine_settings", "generator_settings"),

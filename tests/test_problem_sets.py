@@ -10,7 +10,6 @@ from typing import Any
 import pytest
 from data_forms import lines, parquet, place, saved, separated
 
-from r1pipe.data.files import first_records
 from r1pipe.data.problem_sets import (
     NO_SELF,
     OTHER_GOLD,
@@ -22,6 +21,7 @@ from r1pipe.data.problem_sets import (
 )
 from r1pipe.data.problem_shapes import ProblemColumns, answer_text, detect, prompt_text
 from r1pipe.errors import SourceError, StageError
+from r1pipe.files import first_records
 from r1pipe.records import Problem, Row, Verdict
 from r1pipe.verify import verify
 

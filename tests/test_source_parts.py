@@ -11,8 +11,8 @@ import pytest
 from data_forms import lines, place
 from store_world import QuietConsole, kind, manifest, stage, write_number
 
-from r1pipe.data.files import records
 from r1pipe.errors import ManifestError, SourceError
+from r1pipe.files import records
 from r1pipe.manifest import Origin, SourceNode, load_manifest
 from r1pipe.manifest.sources import path_here, source_id, source_path
 from r1pipe.pipeline.run import run

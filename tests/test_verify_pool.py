@@ -16,8 +16,8 @@ from pathlib import Path
 import pytest
 from hostile import GOLDS, hostile_completions
 
-from r1pipe.data.files import Record
 from r1pipe.errors import StageError
+from r1pipe.files import Record
 from r1pipe.records import Problem, Row, Verdict
 from r1pipe.verify import verify, verify_many, verify_stream
 from r1pipe.verify.cases import verify_answer, verify_cases

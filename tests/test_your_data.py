@@ -13,11 +13,11 @@ import pytest
 from data_forms import arrow, lines, parquet, place, separated
 from tiny import FakeContext, stage
 
-from r1pipe.data.files import first_records, records
 from r1pipe.data.problem_sets import Rules, columns_of, load_problems
 from r1pipe.data.problem_shapes import detect
 from r1pipe.data.training_rows import ExampleReader
 from r1pipe.errors import StageError
+from r1pipe.files import first_records, records
 from r1pipe.records import Row
 from r1pipe.rows import read_problems
 from r1pipe.stage import Inputs
@@ -92,7 +92,7 @@ def test_every_example_of_a_problem_becomes_one_in_every_form(tmp_path: Path, na
 
 
 def test_the_page_names_every_suffix_that_is_read() -> None:
-    from r1pipe.data.files.layout import FORMATS, PACKED, SPLIT_WORDS
+    from r1pipe.files.layout import FORMATS, PACKED, SPLIT_WORDS
 
     named = set(re.findall(r"`([.\w]+)`", section()))
     words = {word for known in SPLIT_WORDS.values() for word in known}

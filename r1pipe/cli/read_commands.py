@@ -106,12 +106,19 @@ def show(
             print_json(views.lineage_json(record, records))
         else:
             print("\n".join(views.lineage_lines(record, records)))
-    elif as_json:
-        print_json(views.record_json(record, opened))
     else:
-        print(views.record_text(record, opened))
-        if opened.attempts(record.stage_name):
-            print(f"\nan attempt at it is not finished: r1pipe show {record.stage_name} --attempt")
+        _show_record(opened, record, as_json)
+
+
+def _show_record(opened: "Store", record: "ActionRecord", as_json: bool) -> None:
+    from r1pipe.cli import views
+
+    if as_json:
+        print_json(views.record_json(record, opened))
+        return
+    print(views.record_text(record, opened))
+    if opened.attempts(record.stage_name):
+        print(f"\nan attempt at it is not finished: r1pipe show {record.stage_name} --attempt")
 
 
 def _record_of(store: "Store", name: str) -> "ActionRecord | None":

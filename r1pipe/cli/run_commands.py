@@ -81,10 +81,14 @@ def run_stages(  # noqa: PLR0913 - options of one command
     if as_json:
         print_json(_result_json(loaded, opened, result))
     elif (board := _scoreboard(result)) is not None:
-        from r1pipe.cli.scores_view import score_lines
+        _print_board(board, opened)
 
-        width = shutil.get_terminal_size((160, 24)).columns
-        print("\n".join(score_lines(board, opened, width)))
+
+def _print_board(board: "ActionRecord", store: "Store") -> None:
+    from r1pipe.cli.scores_view import score_lines
+
+    width = shutil.get_terminal_size((160, 24)).columns
+    print("\n".join(score_lines(board, store, width)))
 
 
 def running(select: Callable[..., JsonObject]) -> Callable[..., None]:

@@ -27,7 +27,7 @@ def verify(
     jobs: JobsOption = 0,
 ) -> None:
     """Verify one answer, or a file of cases; JSON on stdout."""
-    from r1pipe.data.files import records
+    from r1pipe.files import records
     from r1pipe.verify import cases
 
     if file is None:

@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING
 
 from r1pipe.costs.models import model_from_config, model_of_size
 from r1pipe.costs.work import DatasetInfo, Info, ModelInfo, ProblemsInfo, Range, RowsInfo
-from r1pipe.data.files.layout import DataFile, data_files
 from r1pipe.errors import R1PipeError
+from r1pipe.files.layout import DataFile, data_files
 
 if TYPE_CHECKING:
     from r1pipe.manifest import SourceNode

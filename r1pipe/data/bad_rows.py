@@ -6,8 +6,8 @@ from collections import Counter
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from r1pipe.data.files import Record
 from r1pipe.errors import StageError
+from r1pipe.files import Record
 from r1pipe.keys import JsonObject
 
 MAX_PLACES = 10

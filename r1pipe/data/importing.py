@@ -11,11 +11,11 @@ from typing import Literal, TypeAlias
 import pyarrow as pa
 from pydantic import Field
 
-from r1pipe.data.files import Record
 from r1pipe.data.readings import Example
 from r1pipe.data.shapes import Gives, Meaning, ShapeName
 from r1pipe.data.training_rows import ExampleReader, Reading, check_gives
 from r1pipe.errors import StageError
+from r1pipe.files import Record
 from r1pipe.keys import digest_bytes, digest_json
 from r1pipe.records import Message, Row, messages_to_json
 from r1pipe.rows import write_rows

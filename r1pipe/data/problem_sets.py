@@ -15,8 +15,6 @@ from difflib import get_close_matches
 from pathlib import Path
 
 from r1pipe.data.bad_rows import BadRows
-from r1pipe.data.files import Record, described, records
-from r1pipe.data.files.record import broken
 from r1pipe.data.problem_shapes import (
     Gold,
     ProblemColumns,
@@ -28,6 +26,8 @@ from r1pipe.data.problem_shapes import (
     prompt_text,
 )
 from r1pipe.errors import StageError
+from r1pipe.files import Record, described, records
+from r1pipe.files.record import broken
 from r1pipe.keys import JsonObject, digest_json
 from r1pipe.records import Problem, Row, Verdict
 from r1pipe.verify.answers.extract import boxes

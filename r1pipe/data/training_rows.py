@@ -14,13 +14,13 @@ import pyarrow.parquet as pq
 
 from r1pipe.chat import PRESETS, Format, as_format
 from r1pipe.data.bad_rows import BadRows
-from r1pipe.data.files import Record, described, records
-from r1pipe.data.files.reading import FIRST_ROWS
-from r1pipe.data.files.record import broken
 from r1pipe.data.messages import BadRow
 from r1pipe.data.readings import LABELLED, Example, Generations, NoneCorrect
 from r1pipe.data.shapes import Gives, Meaning, Shape, ShapeName, advice, detect
 from r1pipe.errors import ArtifactError, StageError
+from r1pipe.files import Record, described, records
+from r1pipe.files.reading import FIRST_ROWS
+from r1pipe.files.record import broken
 from r1pipe.rows import SHARDS, check_columns, count_rows, schema_of, shards_of
 
 OWN = ("prompt", "format", "completion", "messages", *LABELLED)

@@ -72,9 +72,6 @@ def load_kind(kind: str, path: Path) -> StageKind:
         mistakes.append(Mistake("run is missing; a stage file has def run(...)", str(path), 1, 1))
     if mistakes:
         raise ManifestError(*sorted_mistakes(mistakes))
-    cost = getattr(module, "cost", None)
-    look = getattr(module, "look", None)
-    extends = getattr(module, "EXTENDS", None)
     stage_kind = StageKind(
         kind,
         version,
@@ -84,9 +81,9 @@ def load_kind(kind: str, path: Path) -> StageKind:
         outputs,
         run,
         path,
-        cost=cost,
-        look=look,
-        extends=extends,
+        cost=getattr(module, "cost", None),
+        look=getattr(module, "look", None),
+        extends=getattr(module, "EXTENDS", None),
     )
     _check_parts(stage_kind, source.decode())
     return stage_kind

@@ -21,8 +21,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from uuid import uuid4
 
-from r1pipe.data.files.layout import CARD, DESCRIBING, chosen_names, data_files, file_names
 from r1pipe.errors import SourceError
+from r1pipe.files.layout import CARD, DESCRIBING, chosen_names, data_files, file_names
 from r1pipe.keys import FileEntry, JsonObject, artifact_id, digest_file, digest_json
 from r1pipe.manifest import SourceNode
 

@@ -14,8 +14,8 @@ from functools import partial
 from typing import TypeAlias
 
 from r1pipe.chat import Format
-from r1pipe.data.files import Record
 from r1pipe.engine_settings import TrainRun
+from r1pipe.files import Record
 from r1pipe.models.interfaces import LanguageModel, Tokenizer
 from r1pipe.models.policy import save_model
 from r1pipe.models.precision import dtype_of

@@ -16,8 +16,8 @@ from dataclasses import dataclass
 from importlib import resources
 from typing import TypeAlias
 
-from r1pipe.data.files import Record
 from r1pipe.errors import StageError
+from r1pipe.files import Record
 from r1pipe.keys import JsonObject
 from r1pipe.verify.cases import verify_cases
 

@@ -6,8 +6,8 @@ import math
 from collections.abc import Iterable, Iterator
 from difflib import get_close_matches
 
-from r1pipe.data.files import Record
 from r1pipe.errors import StageError
+from r1pipe.files import Record
 from r1pipe.keys import JsonObject
 from r1pipe.records import Problem
 from r1pipe.verify.answers.extract import find_answer

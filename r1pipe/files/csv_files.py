@@ -5,9 +5,9 @@ from __future__ import annotations
 import csv
 from collections.abc import Iterator
 
-from r1pipe.data.files.layout import DataFile
-from r1pipe.data.files.record import broken
-from r1pipe.data.files.text import decoded, opened
+from r1pipe.files.layout import DataFile
+from r1pipe.files.record import broken
+from r1pipe.files.text import decoded, opened
 from r1pipe.records import Row
 
 MAX_FIELD_CHARS = (1 << 31) - 1

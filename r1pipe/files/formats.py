@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping
 from typing import TypeAlias
 
-from r1pipe.data.files.arrow_files import read_arrow, read_parquet
-from r1pipe.data.files.csv_files import read_csv, read_tsv
-from r1pipe.data.files.json_files import read_json, read_json_lines
-from r1pipe.data.files.layout import DataFile
+from r1pipe.files.arrow_files import read_arrow, read_parquet
+from r1pipe.files.csv_files import read_csv, read_tsv
+from r1pipe.files.json_files import read_json, read_json_lines
+from r1pipe.files.layout import DataFile
 from r1pipe.records import Row
 
 Reader: TypeAlias = Callable[[DataFile], Iterator[tuple[int, Row]]]

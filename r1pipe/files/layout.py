@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import NoReturn
 
-from r1pipe.data.files.record import broken
+from r1pipe.files.record import broken
 from r1pipe.keys import JsonObject
 
 FORMATS = {

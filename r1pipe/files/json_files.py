@@ -7,9 +7,9 @@ import json
 from collections.abc import Iterator
 from typing import IO
 
-from r1pipe.data.files.layout import DataFile
-from r1pipe.data.files.record import broken
-from r1pipe.data.files.text import CHUNK_BYTES, TO_UTF_8, decoded, opened
+from r1pipe.files.layout import DataFile
+from r1pipe.files.record import broken
+from r1pipe.files.text import CHUNK_BYTES, TO_UTF_8, decoded, opened
 from r1pipe.records import Row
 
 _SPACE = " \t\r\n"

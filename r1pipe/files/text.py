@@ -10,9 +10,9 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import IO, cast
 
-from r1pipe.data.files.layout import DataFile
-from r1pipe.data.files.record import broken
 from r1pipe.errors import SourceError
+from r1pipe.files.layout import DataFile
+from r1pipe.files.record import broken
 
 CHUNK_BYTES = 1 << 20
 TO_UTF_8 = "save it as UTF-8, for example with: iconv -f {} -t UTF-8"

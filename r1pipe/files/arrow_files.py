@@ -6,9 +6,9 @@ from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from typing import IO, TYPE_CHECKING
 
-from r1pipe.data.files.layout import DataFile
-from r1pipe.data.files.record import broken
-from r1pipe.data.files.text import unreadable
+from r1pipe.files.layout import DataFile
+from r1pipe.files.record import broken
+from r1pipe.files.text import unreadable
 from r1pipe.records import Row
 
 if TYPE_CHECKING:

@@ -6,9 +6,9 @@ from collections.abc import Iterator
 from itertools import islice
 from pathlib import Path
 
-from r1pipe.data.files.formats import READERS
-from r1pipe.data.files.layout import data_files
-from r1pipe.data.files.record import Record, broken
+from r1pipe.files.formats import READERS
+from r1pipe.files.layout import data_files
+from r1pipe.files.record import Record, broken
 
 FIRST_ROWS = 50
 """Rows by which a data set's shape is found."""
