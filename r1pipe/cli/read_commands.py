@@ -86,8 +86,6 @@ def show(
     as_json: JsonOption = False,
 ) -> None:
     """Show all artifacts, or everything about one."""
-    from r1pipe.cli import views
-
     opened = open_store(store)
     if name is None:
         _show_all(opened.records(), as_json)
@@ -101,13 +99,19 @@ def show(
 
         rows_view.print_row(opened, record, row, why_not, as_json)
     elif lineage:
-        records = opened.known()
-        if as_json:
-            print_json(views.lineage_json(record, records))
-        else:
-            print("\n".join(views.lineage_lines(record, records)))
+        _show_lineage(opened, record, as_json)
     else:
         _show_record(opened, record, as_json)
+
+
+def _show_lineage(opened: "Store", record: "ActionRecord", as_json: bool) -> None:
+    from r1pipe.cli import views
+
+    records = opened.known()
+    if as_json:
+        print_json(views.lineage_json(record, records))
+    else:
+        print("\n".join(views.lineage_lines(record, records)))
 
 
 def _show_record(opened: "Store", record: "ActionRecord", as_json: bool) -> None:
