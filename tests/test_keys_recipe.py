@@ -29,6 +29,7 @@ OPENING = (
     {"generator": {"backend": "vllm"}},
     {"engine": {"backend": "deepspeed", "num_processes": 2, "zero_stage": 3}},
     {"temperature": 1.0},
+    {"format": {"think": ["<t>", "</t>"], "answer": "boxed"}},
 )
 """Values that other fields need before they can be changed."""
 ONE_VALUE = {"top_p", "columns.rules", "add_tags", "adapter.dropout"}
