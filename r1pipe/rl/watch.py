@@ -62,7 +62,7 @@ class Streaks:
 
 
 class Watch:
-    """Follows the updates of one run; after a resume it begins to count anew."""
+    """Follows the updates of one run; after a resume it counts from zero again."""
 
     def __init__(self, params: GrpoParams, stop_when: StopWhen) -> None:
         self.params = params

@@ -152,7 +152,7 @@ class Trainer:
             f" was not made, and nothing of it is kept; the last checkpoint is {kept}. Usual"
             " causes: a learning rate that is too high (params.optimizer.lr:"
             f" {self._optimizer.lr:g}), arithmetic that is too coarse (params.precision: float32 is"
-            " the finest), or a broken row. Changed params begin anew; otherwise the stage goes on"
+            " the finest), or a broken row. Changed params start over; otherwise the stage goes on"
             " from its last checkpoint"
         )
 
