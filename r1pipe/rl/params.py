@@ -115,7 +115,7 @@ class GrpoParams(AdapterParams):
 
 
 class StopWhen(StageModel):
-    """When a run pauses, to be looked at; the same command goes on, and counts again. None: never."""
+    """When a run pauses to be looked at; the same command goes on. None: never."""
 
     flat_updates: int | None = Field(default=None, gt=0)
     """Updates in a row in which every group is flat."""
