@@ -54,7 +54,10 @@ def fsync_path(path: Path) -> None:
 
 
 def place_text(path: Path, text: str, *, durable: bool = True) -> None:
-    """Write `text` at `path` whole or not at all; makes the directory."""
+    """Write `text` at `path` whole or not at all; makes the directory.
+
+    A folder that stands in its place is renamed: nothing of ours made it.
+    """
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name}.{token()}.tmp")
     try:
@@ -63,6 +66,8 @@ def place_text(path: Path, text: str, *, durable: bool = True) -> None:
             file.flush()
             if durable:
                 os.fsync(file.fileno())
+        if path.is_dir():
+            path.rename(path.with_name(f".damaged-{token()}"))
         temporary.replace(path)
     except BaseException:
         with suppress(OSError):

@@ -7,6 +7,7 @@ decides what becomes of it: no file here may end a command for good.
 
 from __future__ import annotations
 
+from functools import cache
 from pathlib import Path
 from typing import Annotated, Any, TypeVar
 
@@ -50,7 +51,9 @@ def read_object(path: Path, max_bytes: int = MAX_BYTES) -> JsonObject | None:
         value = parse_json(read_regular(path, max_bytes))
     except (FileNotFoundError, NotADirectoryError):
         return None
-    except (UnfitError, IsADirectoryError) as error:
+    except IsADirectoryError as error:
+        raise DamagedError(f"{path}: damaged: it is a folder") from error
+    except UnfitError as error:
         raise DamagedError(f"{path}: damaged: {error}") from error
     except OSError as error:
         raise StoreError(f"{path}: cannot be read: {error.strerror}") from error
@@ -94,8 +97,9 @@ def write_state(path: Path, value: dict[str, Any], *, durable: bool = True) -> N
     disk.place_json(path, {**value, DIGEST: digest_json(value)}, durable=durable)
 
 
+@cache
 def tell(text: str) -> None:
-    """Say on stderr what was found wrong and what becomes of it; the command goes on."""
+    """Say on stderr, once, what was found wrong and what becomes of it; the command goes on."""
     import logging
 
     from r1pipe.text import visible
