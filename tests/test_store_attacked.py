@@ -116,19 +116,29 @@ def test_a_lost_artifact_still_shows_its_record_and_its_logs(cli: Run) -> None:
     assert (code, shown["directory"], len(shown["metrics"])) == (0, None, 3)
 
 
-def test_costs_do_not_ask_for_an_artifact_that_is_gone(tmp_path: Path, r1pipe: Run) -> None:
-    from r1pipe.costs.estimate import make_estimator
-    from r1pipe.manifest import load_manifest
+COST = """
 
-    made = load_manifest(make_project(tmp_path))
-    build(tmp_path / "store", made)
-    store = Store(tmp_path / "store")
-    record = store.resolve("numbers")
-    disk.remove_tree(store.objects / record.artifact_id)
-    from r1pipe.costs.estimate import Unknown
+def cost(params, run, inputs):
+    from r1pipe.costs.work import NOTHING, Cost, DatasetInfo
 
-    with pytest.raises(Unknown):  # the kind says nothing of its cost; no error of the store
-        make_estimator(made, store, {"numbers": record}).estimate("joined")
+    return Cost(outputs={name: DatasetInfo(None) for name in OUTPUTS})
+"""
+
+
+def test_a_plan_needs_no_artifact_that_is_gone_to_say_what_comes_after_costs(
+    cli: Run, tmp_path: Path
+) -> None:
+    for name in ("numbers", "join"):
+        path = tmp_path / "stages" / f"{name}.py"
+        path.write_text(path.read_text() + COST)
+    artifact = json.loads(cli("show", "numbers", "--json")[1])["artifact_id"]
+    disk.remove_tree(Path("artifacts/objects", artifact))
+    changed = ("--set", "stages.joined.params.name=other")
+    code, out, err = cli("plan", "manifests/small.yaml", *changed, "--json")
+    assert code == 0, err
+    plan = json.loads(out)
+    assert [each["status"] for each in plan["stages"]] == ["lost", "run", "waits"]
+    assert "joined" in plan["costs"]["stages"]
 
 
 # Every small file ------------------------------------------------------------------------
