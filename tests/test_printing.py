@@ -9,8 +9,10 @@ from pathlib import Path
 import pytest
 from command import Run
 from fake_project import make_project
+from store_world import build
 
 from r1pipe.cli import printing
+from r1pipe.manifest import load_manifest
 from r1pipe.text import table_lines
 
 ROOT = Path(__file__).parents[1]
@@ -44,6 +46,14 @@ def test_lines_stay_lines(capsys: pytest.CaptureFixture[str]) -> None:
     assert capsys.readouterr().out == "one\ntwo\\x1b\none\\ntwo\nthree\n"
 
 
+@pytest.fixture(scope="module")
+def project(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The small project, run once."""
+    root = tmp_path_factory.mktemp("project")
+    build(root / "artifacts", load_manifest(make_project(root)))
+    return root
+
+
 @pytest.mark.parametrize(
     "command",
     [
@@ -69,11 +79,9 @@ def test_lines_stay_lines(capsys: pytest.CaptureFixture[str]) -> None:
     ],
 )
 def test_an_argument_is_echoed_with_its_control_characters_written_out(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, r1pipe: Run, command: tuple[str, ...]
+    project: Path, monkeypatch: pytest.MonkeyPatch, r1pipe: Run, command: tuple[str, ...]
 ) -> None:
-    make_project(tmp_path)
-    monkeypatch.chdir(tmp_path)
-    assert r1pipe("run", "manifests/small.yaml")[0] == 0
+    monkeypatch.chdir(project)
     _, out, err = r1pipe(*command)
     assert is_safe(out + err)
 
