@@ -52,7 +52,9 @@ def run_stages(  # noqa: PLR0913 - options of one command
     checkpoint_every: Annotated[
         float,
         typer.Option(
-            "--checkpoint-every", min=0.0, help="Seconds of training that a kill may cost."
+            "--checkpoint-every",
+            min=0.0,
+            help="Seconds between checkpoints; more if saving takes over 5 % of them.",
         ),
     ] = 30.0,
     store: StoreOption = None,
