@@ -19,6 +19,8 @@ def visible(text: str, keep_lines: bool = False) -> str:
     >>> visible("a\\x1b[31mb\\u202ec\\n")
     'a\\\\x1b[31mb\\\\u202ec\\\\n'
     """
+    if text.isprintable():
+        return text
     return "".join(
         char
         if char.isprintable() or (keep_lines and char == "\n")

@@ -16,6 +16,7 @@ MODULES = {
     "try": "try_command",
     "plan": "read_commands",
     "show": "read_commands",
+    "report": "report_command",
     "why": "read_commands",
     "schema": "read_commands",
     "lock": "lock_commands",
