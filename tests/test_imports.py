@@ -14,7 +14,7 @@ import pytest
 ROOT = Path(__file__).resolve().parent.parent
 HEAVY = ("torch", "transformers", "datasets", "vllm", "deepspeed", "sympy", "math_verify")
 FLOORS = (
-    ("errors", "keys", "text", "ranks", "machine", "workers", "records"),
+    ("errors", "keys", "text", "ranks", "machine", "workers", "records", "regular"),
     ("chat", "tables"),
     ("plugins", "stage", "verify/answers", "verify/sandbox", "files"),
     ("rows", "backends"),

@@ -25,6 +25,7 @@ from r1pipe.cli.options import (
     open_store,
     print_json,
 )
+from r1pipe.cli.printing import say_lines
 from r1pipe.errors import ArtifactError
 from r1pipe.keys import JsonObject
 
@@ -106,7 +107,7 @@ def _print_board(board: "ActionRecord", store: "Store") -> None:
     from r1pipe.cli.scores_view import score_lines
 
     width = shutil.get_terminal_size((160, 24)).columns
-    print("\n".join(score_lines(board, store, width)))
+    say_lines(score_lines(board, store, width))
 
 
 def running(select: Callable[..., JsonObject]) -> Callable[..., None]:
@@ -176,6 +177,8 @@ def _scoreboard(result: "RunResult") -> "ActionRecord | None":
 
 
 def _result_json(manifest: "Manifest", store: "Store", result: "RunResult") -> dict[str, object]:
+    from r1pipe.cli.views import warnings_of
+
     stages = [
         {
             "name": each.name,
@@ -184,7 +187,7 @@ def _result_json(manifest: "Manifest", store: "Store", result: "RunResult") -> d
             "seconds": each.seconds,
             "key": each.record.key,
             "artifact": each.record.artifact_id,
-            "warnings": [*each.record.facts.get("warnings", []), *each.record.unchanged()],
+            "warnings": warnings_of(each.record),
         }
         for each in result.stages.values()
     ]

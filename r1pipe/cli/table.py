@@ -35,6 +35,10 @@ MODULES = {
 """Command -> the module here whose `app` has it, in the order of `--help`."""
 
 
+UsageError: Any = typer.BadParameter.__mro__[2]
+"""The base of typer's errors about a command line, whichever click it has."""
+
+
 class CommandTable(Mapping[str, object]):
     """The commands by name; a module is loaded when a command of it is asked for."""
 

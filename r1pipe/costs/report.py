@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -180,7 +181,7 @@ def compared_lines(record: ActionRecord, store: Store) -> list[str]:
         ("peak_bytes", "peak memory per device", BYTE_UNITS),
         ("disk_bytes", "disk", BYTE_UNITS),
     ):
-        low, high = predicted[name]
+        low, high = _noted_range(predicted.get(name))
         if not high and not actual.get(name):
             continue
         value = actual.get(name)
@@ -192,7 +193,7 @@ def compared_lines(record: ActionRecord, store: Store) -> list[str]:
 def actual_values(record: ActionRecord, store: Store) -> dict[str, float | None]:
     """Return what a finished stage took, by the names of a prediction; None if not noted."""
     return {
-        "trained_tokens": record.facts.get("trained_tokens"),
+        "trained_tokens": _noted(record.facts.get("trained_tokens")),
         "sampled_tokens": _sampled_tokens(record, store),
         "seconds": record.seconds,
         "peak_bytes": record.peak_rss_bytes,
@@ -203,21 +204,34 @@ def actual_values(record: ActionRecord, store: Store) -> dict[str, float | None]
 def _sampled_tokens(record: ActionRecord, store: Store) -> float | None:
     """Return the tokens a stage sampled: noted, else the sum of the rows' `num_tokens`, else the
     mean `completion_tokens` of its steps times the completions."""
-    noted = record.facts.get("sampled_tokens")
-    if noted is not None:
-        return float(noted)
+    if (noted := _noted(record.facts.get("sampled_tokens"))) is not None:
+        return noted
     counted = [
         total
-        for output in record.outputs
+        for output in (record.outputs if store.has_artifact(record) else ())
         if (total := _column_sum(store.output_dir(record, output), "num_tokens")) is not None
     ]
     if counted:
         return max(counted)  # the kept rows are among the candidates
-    completions = record.facts["predicted"].get("completions")
+    predicted = record.facts.get("predicted")
+    completions = _noted(predicted.get("completions")) if isinstance(predicted, dict) else None
     means = [
-        row["completion_tokens"] for row in store.metrics(record) if "completion_tokens" in row
+        mean
+        for row in store.metrics(record)
+        if (mean := _noted(row.get("completion_tokens"))) is not None
     ]
     return completions * sum(means) / len(means) if completions and means else None
+
+
+def _noted(value: object) -> float | None:
+    """Return a number that a stage noted; None for anything else."""
+    return value if isinstance(value, int | float) and math.isfinite(value) else None
+
+
+def _noted_range(value: object) -> tuple[float, float]:
+    """Return the two numbers of a predicted range, zeros for anything else."""
+    ends = [_noted(end) for end in value] if isinstance(value, list) else []
+    return (ends[0] or 0.0, ends[1] or 0.0) if len(ends) == 2 else (0.0, 0.0)
 
 
 def _column_sum(folder: Path, column: str) -> float | None:
