@@ -21,8 +21,9 @@ from r1pipe.models.prompts import encode_prompt, opened_thought
 from r1pipe.ranks import ALONE, Ranks
 from r1pipe.records import FinishReason, Group, Problem, Rollout, Verdict
 from r1pipe.rewards.table import rewards_of
-from r1pipe.rl.losses import EPS, EPS_MODEL, group_advantages
-from r1pipe.rl.params import AdvantageStd, GrpoParams
+from r1pipe.rl.estimators import ESTIMATORS
+from r1pipe.rl.losses import EPS, EPS_MODEL
+from r1pipe.rl.params import Advantage, GrpoParams
 from r1pipe.tables import gather_tables, ragged
 from r1pipe.verify import verify_many
 from r1pipe.verify.answers.recast import recast
@@ -175,14 +176,25 @@ def rule_rewards(
     }
 
 
-def assign_advantages(groups: Sequence[Group], std: AdvantageStd) -> None:
-    """Give every token the advantage of its completion inside its group.
+def subtract_kl(rollouts: Sequence[Rollout], rows: Sequence[Sequence[float]], coef: float) -> None:
+    """Take the k1 estimate of KL(policy || reference) off every reward, by the reference's rows.
 
-    Before anything is split into minibatches: the group is whole here.
+    k1 of a completion is the sum of log policy - log reference over its tokens, at the weights
+    that sampled it (arXiv:2402.14740, section 2.1). It is among the rewards as `kl`, negative.
+    """
+    for rollout, row in zip(rollouts, rows, strict=True):
+        rollout.rewards["kl"] = sum(row) - sum(rollout.streams["sampler_logprobs"])
+        rollout.reward += coef * rollout.rewards["kl"]
+
+
+def assign_advantages(groups: Sequence[Group], estimator: Advantage) -> None:
+    """Give every token the advantage of its completion, in its group or in the batch.
+
+    Before anything is split into minibatches or among ranks: groups and batch are whole here.
     """
     table = torch.tensor([[r.reward for r in g.rollouts] for g in groups], dtype=torch.float64)
     eps = [[EPS_MODEL if "preference" in g.rollouts[0].rewards else EPS] for g in groups]
-    advantages = group_advantages(table, std, torch.tensor(eps, dtype=torch.float64))
+    advantages = ESTIMATORS[estimator](table, torch.tensor(eps, dtype=torch.float64))
     for group, row in zip(groups, advantages.tolist(), strict=True):
         for rollout, advantage in zip(group.rollouts, row, strict=True):
             rollout.streams["advantage"] = [advantage] * len(rollout.completion_ids)
