@@ -56,6 +56,8 @@ ADAPTIVE_FRAC = 0.2
 """Least share of the samples, if problems that have enough rows, or no hope, get no more."""
 KEPT_FRAC = Range(0.15, 0.9)
 """Share of sampled completions that are kept as different rows."""
+PAIRED_FRAC = 0.02
+"""Least share of the candidates that become preferences: few problems have both sides."""
 
 ASKED_FRAC = Range(0.1, 1.0)
 """Share of the candidates that an LLM judge is asked about."""
@@ -126,6 +128,16 @@ def imported_rows(data: DatasetInfo | RowsInfo, wanted: int | None) -> RowsInfo:
     if wanted is not None:
         count = count.at_most(wanted)
     return RowsInfo(count, REAL_PROMPT, REAL_COMPLETION)
+
+
+def paired_rows(candidates: RowsInfo, max_per_problem: int, are_pairs: bool) -> RowsInfo:
+    """Return preferences made of candidates; how many problems have both sides is not known."""
+    texts = 2 if are_pairs else 1
+    most = candidates.num_rows * (max_per_problem / texts if are_pairs else 1.0)
+    count = Range(PAIRED_FRAC * most.low, most.high)
+    return replace(
+        candidates, num_rows=count, completion_tokens=candidates.completion_tokens * texts
+    )
 
 
 def training_place(params: fields.Computes, run: fields.Trains) -> Placement:
