@@ -17,7 +17,6 @@ from typing import Literal, TypeAlias
 from r1pipe.candidates.candidate import FAILED, identity
 from r1pipe.records import FinishReason, Row
 
-Side: TypeAlias = Literal["right", "wrong"]
 RightIf: TypeAlias = Literal["correct", "kept"]
 CARRIED = ("problem_id", "task", "language", "format", "prompt", "messages")
 """Columns that a row made of others has from them, where they have it."""
@@ -31,10 +30,6 @@ class Asked:
 
     right: list[int] = field(default_factory=list)
     wrong: list[int] = field(default_factory=list)
-
-    def of(self, side: Side) -> list[int]:
-        """Return the rows of a side."""
-        return self.right if side == "right" else self.wrong
 
 
 @dataclass
@@ -64,21 +59,23 @@ def sorted_out(rows: Iterable[Row], right_if: RightIf) -> SortedRows:
     """
     found, seen = SortedRows(), dict[str, set[bytes]]()
     for number, row in enumerate(rows):
-        side = _side(row, right_if)
-        mark, problem = identity(row), problem_of(row)
-        if side in ("right", "wrong") and mark in seen.setdefault(problem, set()):
-            side = "repeats"
-        found.counts[side] += 1
+        side, problem = _side(row, right_if), problem_of(row)
         asked = found.problems.setdefault(problem, Asked())
-        if side == "right" or side == "wrong":
-            seen[problem].add(mark)
-            asked.of(side).append(number)
+        rows_of = {"right": asked.right, "wrong": asked.wrong}.get(side)
+        if rows_of is not None:
+            mark, of_problem = identity(row), seen.setdefault(problem, set())
+            if mark in of_problem:
+                side = "repeats"
+            else:
+                of_problem.add(mark)
+                rows_of.append(number)
+        found.counts[side] += 1
     return found
 
 
 def problem_of(row: Row) -> str:
-    """Return what tells the problem of a row: its id, or the prompt where rows have none."""
-    return str(row.get("problem_id") or row["prompt"])
+    """Return what tells the problem of a row: its id, if it has one, and its prompt."""
+    return f"{row.get('problem_id') or ''}:{row['prompt']}"
 
 
 def _side(row: Row, right_if: RightIf) -> str:
@@ -127,16 +124,17 @@ def pair_rows(rows: Iterable[Row], pairs: Sequence[tuple[int, int]]) -> Iterator
     """Yield the pairs as rows, each when the second of its texts has been read."""
     partners: dict[int, list[int]] = {}
     for number, pair in enumerate(pairs):
-        for row in pair:
-            partners.setdefault(row, []).append(number)
+        for place in pair:
+            partners.setdefault(place, []).append(number)
     waiting: dict[int, Row] = {}
-    for number, row in enumerate(rows):
-        for pair in partners.get(number, ()):
-            if (other := waiting.pop(pair, None)) is None:
-                waiting[pair] = row
-                continue
-            is_right = pairs[pair][0] == number
-            yield _pair(*((row, other) if is_right else (other, row)))
+    for place, row in enumerate(rows):
+        for number in partners.get(place, ()):
+            if (other := waiting.pop(number, None)) is None:
+                waiting[number] = row
+            elif pairs[number][0] == place:
+                yield _pair(row, other)
+            else:
+                yield _pair(other, row)
 
 
 def _pair(right: Row, wrong: Row) -> Row:

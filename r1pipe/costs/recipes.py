@@ -181,6 +181,32 @@ def preference_training(
     return Cost({"model": model}, training=(work,))
 
 
+def pair_training(
+    params: fields.PairPasses, run: fields.TrainsRows, model: ModelInfo, rows: RowsInfo
+) -> Cost:
+    """Return the cost of DPO: passes over both texts of every pair, one of them without
+    gradients."""
+    pairs = rows.num_rows
+    per_pair = rows.prompt_tokens + rows.tokens
+    mean = (per_pair * 0.5).at_most(params.max_tokens)
+    work = Training(
+        model=model,
+        where=training_place(params, run),
+        tokens=pairs * params.num_epochs * mean * 2.0,
+        updates=Range(
+            math.ceil(pairs.low / params.batch_size) * params.num_epochs,
+            math.ceil(pairs.high / params.batch_size) * params.num_epochs,
+        ),
+        mean_tokens=mean.high,
+        longest=params.max_tokens
+        if mean.high * 4 > params.max_tokens
+        else math.ceil(mean.high * 4),
+        micro_batch_tokens=run.micro_batch_tokens,
+        scored_tokens=pairs * mean * 2.0,
+    )
+    return Cost({"model": model}, training=(work,))
+
+
 def supervised(
     params: fields.Passes,
     run: fields.TrainsRows,

@@ -33,6 +33,7 @@ SurrogateName: TypeAlias = Literal["clip", "cispo", "none"]
 ReadBy: TypeAlias = Literal["summary", "completion"]
 """What a reward model reads: the final summary only (helpfulness), or all (safety)."""
 PreferenceObjective: TypeAlias = Literal["pairwise", "pointwise"]
+PairAggregation: TypeAlias = Literal["sequence-sum", "sequence-mean"]
 
 
 class Preference(StageModel):
@@ -214,3 +215,31 @@ class RewardModelRun(EngineRun):
     """Most pairs or texts that go through the model at once."""
     micro_batch_tokens: int = Field(default=16384, gt=0)
     """Most positions that go through the model at once, padding included; bounds memory."""
+
+
+class DpoParams(EpochParams, AdapterParams):
+    """Parameters that decide a policy trained on pairs."""
+
+    num_epochs: int = Field(default=1, gt=0)
+    batch_size: int = Field(gt=0)
+    """Pairs of one update."""
+    max_tokens: int = Field(gt=0)
+    """Pairs with a text longer than this many tokens, prompt included, are dropped and counted."""
+    beta: float = Field(default=0.1, gt=0)
+    """How fast the loss of a pair falls with its margin; the larger, the nearer to the
+    reference."""
+    aggregation: PairAggregation = "sequence-sum"
+    """How the tokens of a completion are summed: as they are (Rafailov et al., Eq. 7), or divided
+    by their number (DeepSeekMath, Eq. 12), which takes a beta some times as large."""
+    max_bad_frac: float = Field(default=0.01, ge=0, le=1)
+    """Share of the pairs that may be untrainable; more than that stops the stage."""
+
+
+class DpoRun(EngineRun):
+    """How it is computed."""
+
+    micro_batch_tokens: int = Field(default=1536, gt=0)
+    """Most positions that go through the model at once, padding included; bounds memory. Chosen and
+    rejected are of one micro-batch, so a pair may exceed it."""
+    pairs_per_unit: int = Field(default=256, gt=0)
+    """Pairs whose reference log-probabilities are computed together: what a kill costs at most."""

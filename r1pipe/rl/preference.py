@@ -52,7 +52,8 @@ def train_reward_model(
     trainer = Trainer(context, engine, params.optimizer, len(steps))
 
     def update(rows: Sequence[int]) -> Update:
-        batches = _batches(examples, rows, run, pad_id)
+        limits = run.examples_per_micro_batch, run.micro_batch_tokens
+        batches = adjacent(examples, rows, *limits, pad_id)
         tokens = sum(len(text) for row in rows for text in examples[row])
         loss = partial(preference_loss, params.objective, labels, len(rows))
         return Update(batches, loss, tokens, tokens)
@@ -81,13 +82,15 @@ def preference_loss(
     return Loss(value * share, sums={"accuracy": float(is_right.sum()) * share})
 
 
-def _batches(
+def adjacent(
     examples: Sequence[tuple[TokenSequence, ...]],
     rows: Sequence[int],
-    run: RewardModelRun,
+    max_examples: int,
+    max_tokens: int,
     pad_id: int,
 ) -> Iterator[MicroBatch]:
-    """Yield micro-batches that keep the texts of an example side by side.
+    """Yield padded micro-batches that keep the texts of an example side by side; its row is their
+    `sequence_index`.
 
     They hold at most so many examples and so many positions; one example may exceed the latter.
     """
@@ -96,8 +99,8 @@ def _batches(
     for row in rows:
         texts = [TokenSequence(t.prompt_ids, t.completion_ids, row) for t in examples[row]]
         width = max(longest, *map(len, texts))
-        is_full = (len(chosen) + len(texts)) * width > run.micro_batch_tokens
-        if chosen and (count == run.examples_per_micro_batch or is_full):
+        is_full = (len(chosen) + len(texts)) * width > max_tokens
+        if chosen and (count == max_examples or is_full):
             yield one_batch(chosen, pad_id)
             chosen, count, width = [], 0, max(map(len, texts))
         chosen += texts

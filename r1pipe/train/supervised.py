@@ -151,9 +151,10 @@ def supervised_update(
 ) -> Update:
     """Return the update on some sequences."""
     tokens = sum(map(len, sequences))
-    loss = partial(negative_log_likelihood, num_tokens=count_loss_tokens(sequences))
     if aggregation == "sequence-mean":
-        sequences, loss = [_weighted(each, len(sequences)) for each in sequences], weighted_loss
+        weighted = [_weighted(each, len(sequences)) for each in sequences]
+        return Update(micro_batches(weighted, batching), weighted_loss, tokens, tokens)
+    loss = partial(negative_log_likelihood, num_tokens=count_loss_tokens(sequences))
     return Update(micro_batches(sequences, batching), loss, tokens, tokens)
 
 
