@@ -47,6 +47,7 @@ from r1pipe.rl.reference import Reference
 from r1pipe.rl.rollouts import (
     RewardFn,
     assign_advantages,
+    assign_step_advantages,
     gather_groups,
     problems_of_rollouts,
     rollout_metrics,
@@ -54,6 +55,7 @@ from r1pipe.rl.rollouts import (
     score_groups,
     subtract_kl,
 )
+from r1pipe.rl.steps import StepFn, assign_steps, rule_steps
 from r1pipe.rl.watch import Watch
 from r1pipe.settings import format_of
 from r1pipe.stage import Context
@@ -81,6 +83,8 @@ class Grpo:
     reward_models: Mapping[str, RewardFn] = field(default_factory=dict)
     """Task -> reward model that takes the place of the accuracy reward."""
     stop_when: StopWhen = field(default_factory=StopWhen)
+    score_steps: StepFn = rule_steps
+    """Of process supervision."""
 
     def __post_init__(self) -> None:
         self.watch = Watch(self.params, self.stop_when)
@@ -141,12 +145,17 @@ class Grpo:
             ranks=ranks,
         )
         score_groups(groups, params.rewards, self.format, self.reward_models)  # [8]
+        if params.process is not None:
+            has_outcome = any(params.rewards.values())
+            name = "process" if params.process == "model" else "steps"
+            assign_steps(groups, self.tokenizer, self.score_steps, name, has_outcome=has_outcome)
         groups = gather_groups(ranks, problems, groups)
         if params.kl_in == "reward" and self.reference is not None:
             rollouts = [rollout for group in groups for rollout in group.rollouts]
             rows = self.reference.logprobs(rollouts, params.temperature, self.batching)
             subtract_kl(rollouts, rows, params.kl_coef)
-        assign_advantages(groups, params.estimator)  # [9]
+        assign = assign_advantages if params.process is None else assign_step_advantages
+        assign(groups, params.estimator)  # [9]
         return groups
 
     def minibatches(self, groups: Sequence[Group], number: int) -> list[list[Rollout]]:

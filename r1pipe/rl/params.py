@@ -65,6 +65,10 @@ class GrpoParams(AdapterParams):
     rewards: dict[RewardName, float]
     """Rule rewards and their weights, summed; R1: all 1."""
     preference: Preference | None = None
+    process: Literal["rules", "model"] | None = None
+    """Process supervision: every step of a completion is rewarded, by the `steps` of its task or by
+    the process reward model of the input `process`. The summed `rewards` are one more step, at the
+    last token. None: outcome supervision."""
     advantage: Advantage = "group"
     """From rewards to advantages: `group` (GRPO), `group-mean` (Dr. GRPO), `leave-one-out` (RLOO),
     `batch-mean` and `reward` (REINFORCE with a baseline and without), `batch` and `group-batch`
@@ -131,6 +135,15 @@ class GrpoParams(AdapterParams):
             raise ValueError(
                 f"advantage_std {self.advantage_std} is of `advantage: group`; with `advantage:"
                 f" {self.advantage}` leave it out"
+            )
+        if self.process and self.estimator not in ("group", "group-mean"):
+            raise ValueError(
+                "process supervision normalises the steps of a group: `advantage:"
+                f" {self.advantage}` is not defined for it; use group or group-mean"
+            )
+        if self.process and self.kl_in == "reward":
+            raise ValueError(
+                "kl_in: reward is of whole completions; with `process` use kl_in: loss"
             )
         return self
 

@@ -21,7 +21,7 @@ from r1pipe.models.prompts import encode_prompt, opened_thought
 from r1pipe.ranks import ALONE, Ranks
 from r1pipe.records import FinishReason, Group, Problem, Rollout, Verdict
 from r1pipe.rewards.table import rewards_of
-from r1pipe.rl.estimators import ESTIMATORS
+from r1pipe.rl.estimators import ESTIMATORS, advantages_of_steps
 from r1pipe.rl.losses import EPS, EPS_MODEL
 from r1pipe.rl.params import Advantage, GrpoParams
 from r1pipe.tables import gather_tables, ragged
@@ -33,6 +33,10 @@ STREAM = "stream:"
 REST = [each.name for each in fields(Rollout) if each.name not in (*IDS, "streams")]
 RewardFn = Callable[[Sequence[tuple[Problem, str]]], list[float]]
 """(problem, completion text) pairs -> rewards in [0, 1]: a reward model as a function."""
+
+
+BY_MODEL = {"preference", "process"}
+"""Rewards that a model gives."""
 
 
 # ---- problems ------------------------------------------------------------------------------------
@@ -193,11 +197,36 @@ def assign_advantages(groups: Sequence[Group], estimator: Advantage) -> None:
     Before anything is split into minibatches or among ranks: groups and batch are whole here.
     """
     table = torch.tensor([[r.reward for r in g.rollouts] for g in groups], dtype=torch.float64)
-    eps = [[EPS_MODEL if "preference" in g.rollouts[0].rewards else EPS] for g in groups]
-    advantages = ESTIMATORS[estimator](table, torch.tensor(eps, dtype=torch.float64))
+    eps = torch.tensor([[eps_of(group)] for group in groups], dtype=torch.float64)
+    advantages = ESTIMATORS[estimator](table, eps)
     for group, row in zip(groups, advantages.tolist(), strict=True):
         for rollout, advantage in zip(group.rollouts, row, strict=True):
             rollout.streams["advantage"] = [advantage] * len(rollout.completion_ids)
+
+
+def assign_step_advantages(groups: Sequence[Group], estimator: Advantage) -> None:
+    """Give every token the advantage that the steps of its group make.
+
+    The rewards of all steps of all completions of a group are normalised together.
+    """
+    by_count: dict[int, list[Group]] = {}
+    for group in groups:
+        by_count.setdefault(sum(len(r.steps) for r in group.rollouts), []).append(group)
+    for alike in by_count.values():
+        rows = [[reward for r in g.rollouts for _, reward in r.steps] for g in alike]
+        eps = torch.tensor([[eps_of(group)] for group in alike], dtype=torch.float64)
+        table = ESTIMATORS[estimator](torch.tensor(rows, dtype=torch.float64), eps)
+        for group, row in zip(alike, table.tolist(), strict=True):
+            normalised = iter(row)
+            for rollout in group.rollouts:
+                steps = [(end, next(normalised)) for end, _ in rollout.steps]
+                length = len(rollout.completion_ids)
+                rollout.streams["advantage"] = advantages_of_steps(steps, length)
+
+
+def eps_of(group: Group) -> float:
+    """Return the epsilon of a group: a larger one if a model has scored it."""
+    return EPS_MODEL if BY_MODEL & group.rollouts[0].rewards.keys() else EPS
 
 
 # ---- all ranks -----------------------------------------------------------------------------------
@@ -238,6 +267,7 @@ def from_table(table: pa.Table) -> Iterator[Rollout]:
         row = json.loads(text)
         row["verdict"] = None if row["verdict"] is None else Verdict(row["verdict"])
         row["finish_reason"] = FinishReason(row["finish_reason"])
+        row["steps"] = [(end, reward) for end, reward in row["steps"]]
         ids = {name: columns[name][number] for name in IDS}
         yield Rollout(**ids, **row, streams={name: c[number] for name, c in streams.items()})
 
