@@ -20,6 +20,7 @@ from torch.nn.functional import log_softmax, logsigmoid
 from r1pipe.errors import ArtifactError, Interrupted, StageError
 from r1pipe.models.policy import load_model
 from r1pipe.records import Message, TokenSequence, messages_to_json
+from r1pipe.rl import dpo
 from r1pipe.rl.dpo import Pair, ReferenceSums, dpo_loss
 from r1pipe.rl.params import PairAggregation
 from r1pipe.rl.preference import adjacent
@@ -187,10 +188,13 @@ def test_a_killed_run_ends_with_the_weights_of_the_uninterrupted_one(
 ) -> None:
     whole = train(tmp_path / "whole", policy, rows())
     computed: list[int] = []
-    from r1pipe.rl import dpo
-
     sums = dpo._sums
-    monkeypatch.setattr(dpo, "_sums", lambda e, u, b: computed.append(len(u)) or sums(e, u, b))
+
+    def counted(engine: Any, unit: Any, batching: Batching) -> list[list[float]]:
+        computed.append(len(unit))
+        return sums(engine, unit, batching)
+
+    monkeypatch.setattr(dpo, "_sums", counted)
     for stop in (2, 3, 4):  # after two of three units; after the first step and some more
         with pytest.raises(Interrupted, match="stopped by the test"):
             train(tmp_path / "killed", policy, rows(), stop_after=stop, saves=True)
