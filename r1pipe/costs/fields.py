@@ -58,6 +58,12 @@ class Passes(Computes, Protocol):
     batch_size: int
 
 
+class PairPasses(Passes, Protocol):
+    """Parameters of passes over pairs of texts of at most so many tokens each."""
+
+    max_tokens: int
+
+
 class Completes(Computes, Protocol):
     """Parameters of every stage that samples."""
 

@@ -56,6 +56,8 @@ ADAPTIVE_FRAC = 0.2
 """Least share of the samples, if problems that have enough rows, or no hope, get no more."""
 KEPT_FRAC = Range(0.15, 0.9)
 """Share of sampled completions that are kept as different rows."""
+PAIRED_FRAC = 0.02
+"""Least share of the candidates that become preferences: few problems have both sides."""
 
 ASKED_FRAC = Range(0.1, 1.0)
 """Share of the candidates that an LLM judge is asked about."""
@@ -128,6 +130,16 @@ def imported_rows(data: DatasetInfo | RowsInfo, wanted: int | None) -> RowsInfo:
     return RowsInfo(count, REAL_PROMPT, REAL_COMPLETION)
 
 
+def paired_rows(candidates: RowsInfo, max_per_problem: int, are_pairs: bool) -> RowsInfo:
+    """Return preferences made of candidates; how many problems have both sides is not known."""
+    texts = 2 if are_pairs else 1
+    most = candidates.num_rows * (max_per_problem / texts if are_pairs else 1.0)
+    count = Range(PAIRED_FRAC * most.low, most.high)
+    return replace(
+        candidates, num_rows=count, completion_tokens=candidates.completion_tokens * texts
+    )
+
+
 def training_place(params: fields.Computes, run: fields.Trains) -> Placement:
     """Return where a stage trains."""
     return run.engine.place(run.device, params.precision)
@@ -165,6 +177,32 @@ def preference_training(
         micro_batch_tokens=min(
             run.micro_batch_tokens, math.ceil(run.examples_per_micro_batch * texts_per_row * mean)
         ),
+    )
+    return Cost({"model": model}, training=(work,))
+
+
+def pair_training(
+    params: fields.PairPasses, run: fields.TrainsRows, model: ModelInfo, rows: RowsInfo
+) -> Cost:
+    """Return the cost of DPO: passes over both texts of every pair, one of them without
+    gradients."""
+    pairs = rows.num_rows
+    per_pair = rows.prompt_tokens + rows.tokens
+    mean = (per_pair * 0.5).at_most(params.max_tokens)
+    work = Training(
+        model=model,
+        where=training_place(params, run),
+        tokens=pairs * params.num_epochs * mean * 2.0,
+        updates=Range(
+            math.ceil(pairs.low / params.batch_size) * params.num_epochs,
+            math.ceil(pairs.high / params.batch_size) * params.num_epochs,
+        ),
+        mean_tokens=mean.high,
+        longest=params.max_tokens
+        if mean.high * 4 > params.max_tokens
+        else math.ceil(mean.high * 4),
+        micro_batch_tokens=run.micro_batch_tokens,
+        scored_tokens=pairs * mean * 2.0,
     )
     return Cost({"model": model}, training=(work,))
 
