@@ -43,6 +43,7 @@ def try_stage(
     from r1pipe.cli.trying import check_can_try, trial_lines, trials_of
     from r1pipe.launch.process import prepare_process
     from r1pipe.pipeline.built import stage_with_inputs
+    from r1pipe.pipeline.planning import check_names
     from r1pipe.plugins.tables import using
 
     loaded, opened = load(manifest, profile, overrides), open_store(store, manifest)
