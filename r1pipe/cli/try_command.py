@@ -20,12 +20,13 @@ from r1pipe.cli.options import (
     open_store,
     print_json,
 )
+from r1pipe.cli.printing import say_lines
 
 app = command_group()
 
 
 @app.command(name="try")
-def try_stage(
+def try_stage(  # noqa: PLR0913 - options of one command
     name: Annotated[str, typer.Argument(help="The stage.", show_default=False)],
     manifest: ManifestOption = DEFAULT_MANIFEST,
     problems: Annotated[int, typer.Option("--problems", min=1, help="How many to sample.")] = 8,
@@ -58,4 +59,4 @@ def try_stage(
     if as_json:
         print_json([asdict(trial) for trial in trials])
     else:
-        print("\n".join(trial_lines(trials)))
+        say_lines(trial_lines(trials))

@@ -1,12 +1,12 @@
 """Commands on the verifier: verify, audit."""
 
-import json
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
 from r1pipe.cli.options import JsonOption, command_group, print_json
+from r1pipe.cli.printing import print_json_line, say_lines
 
 app = command_group()
 
@@ -36,7 +36,7 @@ def verify(
         print_json(cases.verification_row(cases.verify_answer(gold, answer)))
         return
     for row in cases.verify_cases(records(file), jobs=jobs):
-        print(json.dumps(row, ensure_ascii=False))
+        print_json_line(row)
 
 
 @app.command()
@@ -49,4 +49,4 @@ def audit(jobs: JobsOption = 0, as_json: JsonOption = False) -> None:
     if as_json:
         print_json(report)
     else:
-        print("\n".join(audit_lines(report)))
+        say_lines(audit_lines(report))
