@@ -75,7 +75,9 @@ def finish(
     An adapter that is not to be merged is written beside the base that it was trained on.
     """
     if adapter is not None and not adapter.merge:
-        save_beside(engine.model, adapter, Path(engine.model.name_or_path), context.output("model"))
+        if context.ranks.is_main:
+            base = Path(engine.model.name_or_path)
+            save_beside(engine.model, adapter, base, context.output("model"))
         engine.close()
         return
     weights = engine.consolidated()
