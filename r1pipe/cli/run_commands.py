@@ -20,6 +20,7 @@ from r1pipe.cli.options import (
     ProfileOption,
     SetOption,
     StoreOption,
+    YesOption,
     command_group,
     load,
     open_store,
@@ -47,9 +48,7 @@ def run_stages(  # noqa: PLR0913 - options of one command
     selection: JsonObject,
     profile: ProfileOption = None,
     overrides: SetOption = None,
-    yes: Annotated[
-        bool, typer.Option("--yes", "-y", help="Do not ask before a large run.")
-    ] = False,
+    yes: YesOption = False,
     checkpoint_every: Annotated[
         float,
         typer.Option(
@@ -91,6 +90,19 @@ def run_stages(  # noqa: PLR0913 - options of one command
         print_json(_result_json(loaded, opened, result))
     elif (board := _scoreboard(result)) is not None:
         _print_board(board, opened)
+
+
+def build_before(manifest: "Manifest", store: "Store", name: str, yes: bool) -> None:
+    """Build all that a stage reads; ask first if it may be much."""
+    from r1pipe.cli.console import make_console
+    from r1pipe.pipeline.run import run as run_manifest
+
+    def after_plan(found: "Plan") -> None:
+        if not yes and manifest.profile not in QUICK_PROFILES:
+            _ask(found)
+
+    with redirect_stdout(sys.stderr):
+        run_manifest(manifest, store, make_console(after_plan), before=name)
 
 
 def _check_of_lock(manifest: "Manifest", store: "Store") -> "Callable[[str, ActionRecord], None]":
