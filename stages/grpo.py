@@ -3,7 +3,8 @@
 Paper: arXiv:2402.03300, section 4.1 (the algorithm); arXiv:2501.12948, sections 2.2 (R1-Zero),
 2.3.2 (reasoning RL, with the language reward) and 2.3.4 (alignment RL).
 
-In: `model`, `problems`; optionally `general` problems and the reward models `helpful` and `safety`.
+In: `model`, `problems`; optionally `general` problems and the reward models `helpful` and `safety`;
+optionally the process reward model `process`.
 Out: `model`, a Hugging Face directory. Problems whose gold answer does not verify against itself
 are left out and counted.
 
@@ -25,6 +26,7 @@ from r1pipe.stage import Context, Input, Inputs
 if TYPE_CHECKING:
     from r1pipe.costs.work import Cost, InfoMap
     from r1pipe.rl.rollouts import RewardFn
+    from r1pipe.rl.steps import StepFn
 
 VERSION = 2
 INPUTS = {
@@ -33,6 +35,7 @@ INPUTS = {
     "general": Input("problems", optional=True),
     "helpful": Input("model", optional=True),
     "safety": Input("model", optional=True),
+    "process": Input("model", optional=True),
 }
 OUTPUTS = {"model": "model"}
 JUDGED = ("general", "safety")
@@ -61,7 +64,8 @@ def run(context: Context, params: Params, run: Run, inputs: Inputs) -> None:
         add_adapter(model, params.adapter, params.seed, params.precision)
     tokenizer = load_tokenizer(inputs.path("model"))
     general = read_problems(inputs.path("general")) if params.preference else []
-    with opened(context, model, tokenizer, params, run, reward_models) as grpo:
+    score_steps = _score_steps(params, run, inputs, context.name)
+    with opened(context, model, tokenizer, params, run, reward_models, score_steps) as grpo:
         check_sampler(grpo, problems, run)
         grpo.train(problems, general)
 
@@ -79,6 +83,17 @@ def _reward_models(params: Params, run: Run, inputs: Inputs, name: str) -> dict[
         "general": reward_function(inputs.path("helpful"), "summary", run, params.precision),
         "safety": reward_function(inputs.path("safety"), "completion", run, params.precision),
     }
+
+
+def _score_steps(params: Params, run: Run, inputs: Inputs, name: str) -> StepFn:
+    """Return what rewards steps under process supervision."""
+    from r1pipe.rl.steps import process_reward_function, rule_steps
+
+    if params.process != "model":
+        return rule_steps
+    if "process" not in inputs:
+        raise StageError(f"{name}: params.process: model needs the input process, a reward model")
+    return process_reward_function(inputs.path("process"), run, params.precision)
 
 
 def cost(params: Params, run: Run, inputs: InfoMap) -> Cost:

@@ -197,32 +197,23 @@ def test_the_backend_is_chosen_in_a_manifest_and_its_options_are_checked(checkou
     assert "unknown key 'num_tims' in stages.zero.run.generator; did you mean" in found[3]
 
 
-def test_the_leave_one_out_baseline_is_a_parameter_that_moves_no_key(checkout: Path) -> None:
+def test_the_median_baseline_is_a_parameter_that_moves_no_key(checkout: Path) -> None:
     found = values(
         checkout,
         """
-        import torch
         from r1pipe.records import Group, Problem, Rollout
-        from r1pipe.rl.losses import group_advantages
         from r1pipe.rl.rollouts import assign_advantages
 
-        chosen = zero("params.advantage_std=leave-one-out")
-        group = [Rollout([1], [2, 3], reward=reward) for reward in (1.0, 0.0, 0.5, 0.5)]
-        assign_advantages([Group(Problem("p", "t", "?", "a"), group)], chosen.params.advantage_std)
-        flat = torch.full((1, 3), 0.1, dtype=torch.float64)
-        found = [
-            [each.streams["advantage"] for each in group],
-            group_advantages(flat, "leave-one-out").tolist(),
-            zero().key_params(),
-        ]
+        chosen = zero("params.advantage=group-median")
+        group = [Rollout([1], [2, 3], reward=reward) for reward in (4.0, 0.0, 0.5, 1.0)]
+        assign_advantages([Group(Problem("p", "t", "?", "a"), group)], chosen.params.advantage)
+        found = [[each.streams["advantage"] for each in group], zero().key_params()]
         """,
     )
-    # 1 - (0 + 1/2 + 1/2) / 3, 0 - (1 + 1/2 + 1/2) / 3, and twice 1/2 - (1 + 0 + 1/2) / 3
-    assert [tokens[0] for tokens in found[0]] == pytest.approx([2 / 3, -2 / 3, 0, 0], abs=1e-12)
-    assert all(len(tokens) == 2 and len(set(tokens)) == 1 for tokens in found[0])
-    assert found[1] == [[0.0, 0.0, 0.0]]
+    # the median of 0, 1/2, 1 and 4 is 3/4
+    assert found[0] == [[3.25] * 2, [-0.75] * 2, [-0.25] * 2, [0.25] * 2]
     manifest = load_manifest(ROOT / "manifests" / "r1.yaml", profile="smoke")
-    assert found[2] == manifest.stages["zero"].key_params()
+    assert found[1] == manifest.stages["zero"].key_params()
 
 
 def test_the_loss_of_pairs_is_worked_by_hand_and_falls_in_the_training_loop(checkout: Path) -> None:

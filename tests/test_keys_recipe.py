@@ -205,7 +205,7 @@ def test_the_models_of_every_kind_are_frozen_strict_and_closed(kind: str) -> Non
 
 
 @pytest.mark.parametrize(
-    "path", sorted((ROOT / "manifests").glob("*.yaml")), ids=lambda path: Path(path).stem
+    "path", sorted((ROOT / "manifests").rglob("*.yaml")), ids=lambda path: Path(path).stem
 )
 def test_every_manifest_resolves_in_every_profile(path: Path) -> None:
     from r1pipe.manifest.layers import resolve_layers

@@ -19,6 +19,7 @@ from r1pipe.cli.options import (
     open_store,
     print_json,
 )
+from r1pipe.cli.printing import say_lines
 
 app = command_group()
 
@@ -47,4 +48,4 @@ def try_stage(
     if as_json:
         print_json([asdict(trial) for trial in trials])
     else:
-        print("\n".join(trial_lines(trials)))
+        say_lines(trial_lines(trials))

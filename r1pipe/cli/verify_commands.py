@@ -1,6 +1,5 @@
 """Commands on the verifier: verify, audit."""
 
-import json
 from functools import partial
 from pathlib import Path
 from typing import Annotated
@@ -8,6 +7,7 @@ from typing import Annotated
 import typer
 
 from r1pipe.cli.options import JsonOption, command_group, print_json
+from r1pipe.cli.printing import print_json_line, say_lines
 
 app = command_group()
 
@@ -37,7 +37,7 @@ def verify(
         print_json(cases.verification_row(cases.verify_answer(gold, answer)))
         return
     for row in cases.verify_cases(records(file), jobs=jobs):
-        print(json.dumps(row, ensure_ascii=False))
+        print_json_line(row)
 
 
 @app.command()
@@ -69,4 +69,4 @@ def audit(
     if as_json:
         print_json(report)
     else:
-        print("\n".join(audit_lines(report)))
+        say_lines(audit_lines(report))

@@ -86,6 +86,10 @@ class Rollouts(Completes, Protocol):
     kl_coef: float
 
     @property
+    def process(self) -> str | None:
+        """How steps are rewarded, if they are."""
+
+    @property
     def preference(self) -> object | None:
         """Whether two reward models score some of the rollouts."""
 

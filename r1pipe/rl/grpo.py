@@ -34,6 +34,8 @@ from r1pipe.generate.protocol import Generator, SamplingParams
 from r1pipe.models.interfaces import LanguageModel, Tokenizer
 from r1pipe.records import FinishReason, Group, Problem, Rollout
 from r1pipe.rl.adapter_reference import AdapterReference
+from r1pipe.rl.estimators import RATIOS, SURROGATES
+from r1pipe.rl.gathering import gather_groups
 from r1pipe.rl.losses import (
     MAX_LOG_RATIO,
     grpo_token_loss,
@@ -46,12 +48,14 @@ from r1pipe.rl.reference import Reference
 from r1pipe.rl.rollouts import (
     RewardFn,
     assign_advantages,
-    gather_groups,
+    assign_step_advantages,
     problems_of_rollouts,
     rollout_metrics,
     sample_groups,
     score_groups,
+    subtract_kl,
 )
+from r1pipe.rl.steps import StepFn, assign_steps, rule_steps
 from r1pipe.rl.watch import Watch
 from r1pipe.settings import format_of
 from r1pipe.stage import Context
@@ -79,6 +83,8 @@ class Grpo:
     reward_models: Mapping[str, RewardFn] = field(default_factory=dict)
     """Task -> reward model that takes the place of the accuracy reward."""
     stop_when: StopWhen = field(default_factory=StopWhen)
+    score_steps: StepFn = rule_steps
+    """Of process supervision."""
 
     def __post_init__(self) -> None:
         self.watch = Watch(self.params, self.stop_when)
@@ -125,7 +131,7 @@ class Grpo:
             raise
 
     def roll_out(self, problems: Sequence[Problem], number: int) -> list[Group]:
-        """Sample, reward and normalise; each rank does so for its share of the problems."""
+        """Sample, reward and normalise; each rank samples and rewards its share of the problems."""
         params, ranks = self.params, self.context.ranks
         sampling = SamplingParams(params.temperature, params.top_p, params.max_tokens)
         groups = sample_groups(  # [7]
@@ -139,8 +145,18 @@ class Grpo:
             ranks=ranks,
         )
         score_groups(groups, params.rewards, self.format, self.reward_models)  # [8]
-        assign_advantages(groups, params.advantage_std)  # [9]
-        return gather_groups(ranks, problems, groups)
+        if params.process is not None:
+            has_outcome = any(params.rewards.values())
+            name = "process" if params.process == "model" else "steps"
+            assign_steps(groups, self.tokenizer, self.score_steps, name, has_outcome=has_outcome)
+        groups = gather_groups(ranks, problems, groups)
+        if params.kl_in == "reward" and self.reference is not None:
+            rollouts = [rollout for group in groups for rollout in group.rollouts]
+            rows = self.reference.logprobs(rollouts, params.temperature, self.batching)
+            subtract_kl(rollouts, rows, params.kl_coef)
+        assign = assign_advantages if params.process is None else assign_step_advantages
+        assign(groups, params.estimator)  # [9]
+        return groups
 
     def minibatches(self, groups: Sequence[Group], number: int) -> list[list[Rollout]]:
         """Split a rollout at random into minibatches whose sizes differ by one at most.
@@ -168,15 +184,19 @@ class Grpo:
         trainer is that of the first one, unless the trainer's `old_logprobs` are there.
         """
         started, params = time.perf_counter(), self.params
-        if self.reference is not None:
+        if self.reference is not None and params.loss_kl_coef:
             rows = self.reference.logprobs(rollouts, params.temperature, self.batching)
             for rollout, row in zip(rollouts, rows, strict=True):
                 rollout.streams["reference_logprobs"] = row
         assign_weights(rollouts, params)
-        trained = with_gradient(rollouts, params.kl_coef)
+        trained = with_gradient(rollouts, params.loss_kl_coef)
+        num_tokens = count_loss_tokens(trained)
+        if params.ratio != "token":  # sequences are told apart by it
+            for index, rollout in enumerate(trained):
+                rollout.index = index
         update = Update(
             micro_batches(trained, self.batching),
-            partial(grpo_loss, params=params, num_tokens=count_loss_tokens(trained)),
+            partial(grpo_loss, params=params, num_tokens=num_tokens, num_rollouts=len(trained)),
             num_tokens=sum(map(len, rollouts)),
             trained_tokens=sum(map(len, trained)),
             seconds=sampled_s + time.perf_counter() - started,
@@ -214,12 +234,17 @@ class Grpo:
 
 
 def grpo_loss(
-    model: LanguageModel, batch: MicroBatch, *, params: GrpoParams, num_tokens: int
+    model: LanguageModel,
+    batch: MicroBatch,
+    *,
+    params: GrpoParams,
+    num_tokens: int,
+    num_rollouts: int,
 ) -> Loss:
     """Return what a micro-batch adds to the loss of its minibatch, and what is logged of it.
 
-    `num_tokens` counts the trained tokens of the whole minibatch, as the stream `weight` does, so
-    micro-batching changes nothing.
+    `num_tokens` and `num_rollouts` count those of the whole minibatch that are trained, as the
+    stream `weight` does, so micro-batching changes nothing.
     """
     logprobs = token_logprobs(model, batch, params.temperature)  # [N], as all below
     sampler_logprobs = batch.at_trained("sampler_logprobs")
@@ -229,11 +254,13 @@ def grpo_loss(
     token = grpo_token_loss(
         logprobs,
         sampler_logprobs if limit is None else old_logprobs,
-        batch.at_trained("reference_logprobs") if params.kl_coef else None,
+        batch.at_trained("reference_logprobs") if params.loss_kl_coef else None,
         batch.at_trained("advantage"),
         clip_low=params.clip_low,
         clip_high=params.clip_high,
-        kl_coef=params.kl_coef,
+        kl_coef=params.loss_kl_coef,
+        ratio_of=RATIOS[params.ratio](batch, num_rollouts),
+        surrogate=SURROGATES[params.surrogate],
         weights=1.0 if limit is None else truncated_weights(old_logprobs, sampler_logprobs, limit),
     )
     mismatch = log_ratio(old_logprobs, sampler_logprobs)

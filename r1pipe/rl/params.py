@@ -16,7 +16,19 @@ from r1pipe.settings import AdapterParams, EpochParams, FormatParam, ModelParams
 from r1pipe.stage import StageModel
 
 AdvantageStd: TypeAlias = Literal["population", "none"]
-Aggregation: TypeAlias = Literal["sequence-mean", "token-mean", "constant"]
+Aggregation: TypeAlias = Literal["sequence-mean", "token-mean", "constant", "sequence-sum"]
+Advantage: TypeAlias = Literal[
+    "group",
+    "group-mean",
+    "leave-one-out",
+    "batch-mean",
+    "batch",
+    "group-batch",
+    "reward",
+    "indicator",
+]
+RatioLevel: TypeAlias = Literal["token", "sequence", "sequence-token"]
+SurrogateName: TypeAlias = Literal["clip", "cispo", "none"]
 
 ReadBy: TypeAlias = Literal["summary", "completion"]
 """What a reward model reads: the final summary only (helpfulness), or all (safety)."""
@@ -52,16 +64,34 @@ class GrpoParams(AdapterParams):
     rewards: dict[RewardName, float]
     """Rule rewards and their weights, summed; R1: all 1."""
     preference: Preference | None = None
+    process: Literal["rules", "model"] | None = None
+    """Process supervision: every step of a completion is rewarded, by the `steps` of its task or by
+    the process reward model of the input `process`. The summed `rewards` are one more step, at the
+    last token. None: outcome supervision."""
+    advantage: Advantage = "group"
+    """From rewards to advantages: `group` (GRPO), `group-mean` (Dr. GRPO), `leave-one-out` (RLOO),
+    `batch-mean` and `reward` (REINFORCE with a baseline and without), `batch` and `group-batch`
+    (REINFORCE++ and its variant with a baseline), `indicator` (online RFT)."""
     advantage_std: AdvantageStd = "population"
-    """Divide by the group's standard deviation (GRPO) or not (Dr. GRPO)."""
+    """Of `advantage: group`: divide by the group's standard deviation (GRPO) or not (Dr. GRPO)."""
+    ratio: RatioLevel = "token"
+    """Of a token (GRPO), or of its whole completion (GSPO): `sequence`, or with the same value and
+    each token's own gradient, `sequence-token`."""
+    surrogate: SurrogateName = "clip"
+    """What is gained: `clip` (PPO, GRPO), `cispo` (the clipped ratio weighs log-probabilities and
+    has no gradient), or `none` (REINFORCE: no ratio at all)."""
     aggregation: Aggregation = "sequence-mean"
-    """How token losses are summed: DeepSeekMath, DAPO, Dr. GRPO."""
+    """How token losses are summed: DeepSeekMath, DAPO, Dr. GRPO; `sequence-sum` is a mean over
+    completions of sums (RLOO, REINFORCE)."""
     clip_low: float = Field(gt=0)
     """The ratio is clipped below at 1 - clip_low; R1 prints 10, which never binds."""
     clip_high: float = Field(gt=0)
     """The ratio is clipped above at 1 + clip_high; R1 prints 10."""
     kl_coef: float = Field(ge=0)
-    """Weight of the k3 KL term in the loss; R1: 0.001. 0 needs no reference."""
+    """Weight of the KL term; R1: 0.001. 0 needs no reference."""
+    kl_in: Literal["loss", "reward"] = "loss"
+    """Where the KL term is: its k3 estimate in the loss of each token (GRPO), or its k1 estimate,
+    summed over the completion, taken off the reward (RLOO, REINFORCE++, PPO)."""
     reference_refresh_steps: int = Field(default=400, gt=0)
     """The reference becomes the policy after so many updates (not rollouts); R1: 400."""
     truncated: Literal["score", "mask"] = "score"
@@ -97,6 +127,34 @@ class GrpoParams(AdapterParams):
                 f" to none; use at least {1 / per_rollout:.2g}, or leave preference out"
             )
         return self
+
+    @model_validator(mode="after")
+    def _has_one_estimator(self) -> GrpoParams:
+        if self.advantage != "group" and self.advantage_std != "population":
+            raise ValueError(
+                f"advantage_std {self.advantage_std} is of `advantage: group`; with `advantage:"
+                f" {self.advantage}` leave it out"
+            )
+        if self.process and self.estimator not in ("group", "group-mean"):
+            raise ValueError(
+                "process supervision normalises the steps of a group: `advantage:"
+                f" {self.advantage}` is not defined for it; use group or group-mean"
+            )
+        if self.process and self.kl_in == "reward":
+            raise ValueError(
+                "kl_in: reward is of whole completions; with `process` use kl_in: loss"
+            )
+        return self
+
+    @property
+    def estimator(self) -> Advantage:
+        """The table's name of what makes advantages: `advantage_std: none` is `group-mean`."""
+        return "group-mean" if self.advantage_std == "none" else self.advantage
+
+    @property
+    def loss_kl_coef(self) -> float:
+        """Weight of the KL term in the loss."""
+        return self.kl_coef if self.kl_in == "loss" else 0.0
 
     @property
     def num_general(self) -> int:

@@ -2,15 +2,10 @@
 
 from __future__ import annotations
 
-import json
 import random
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import fields
-from itertools import chain, islice
 
-import numpy as np
-import pyarrow as pa
 import torch
 
 from r1pipe.chat import AnyFormat
@@ -19,19 +14,20 @@ from r1pipe.generate.uniforms import request_seed
 from r1pipe.models.interfaces import Tokenizer
 from r1pipe.models.prompts import encode_prompt, opened_thought
 from r1pipe.ranks import ALONE, Ranks
-from r1pipe.records import FinishReason, Group, Problem, Rollout, Verdict
+from r1pipe.records import FinishReason, Group, Problem, Rollout
 from r1pipe.rewards.table import rewards_of
-from r1pipe.rl.losses import EPS, EPS_MODEL, group_advantages
-from r1pipe.rl.params import AdvantageStd, GrpoParams
-from r1pipe.tables import gather_tables, ragged
+from r1pipe.rl.estimators import ESTIMATORS, advantages_of_steps
+from r1pipe.rl.losses import EPS, EPS_MODEL
+from r1pipe.rl.params import Advantage, GrpoParams
 from r1pipe.verify import verify_many
 from r1pipe.verify.answers.recast import recast
 
-IDS = ("prompt_ids", "completion_ids")
-STREAM = "stream:"
-REST = [each.name for each in fields(Rollout) if each.name not in (*IDS, "streams")]
 RewardFn = Callable[[Sequence[tuple[Problem, str]]], list[float]]
 """(problem, completion text) pairs -> rewards in [0, 1]: a reward model as a function."""
+
+
+BY_MODEL = {"preference", "process"}
+"""Rewards that a model gives."""
 
 
 # ---- problems ------------------------------------------------------------------------------------
@@ -175,59 +171,56 @@ def rule_rewards(
     }
 
 
-def assign_advantages(groups: Sequence[Group], std: AdvantageStd) -> None:
-    """Give every token the advantage of its completion inside its group.
+def subtract_kl(rollouts: Sequence[Rollout], rows: Sequence[Sequence[float]], coef: float) -> None:
+    """Take the k1 estimate of KL(policy || reference) off every reward, by the reference's rows.
 
-    Before anything is split into minibatches: the group is whole here.
+    k1 of a completion is the sum of log policy - log reference over its tokens, at the weights
+    that sampled it (arXiv:2402.14740, section 2.1). It is among the rewards as `kl`, negative.
+    """
+    for rollout, row in zip(rollouts, rows, strict=True):
+        rollout.rewards["kl"] = sum(row) - sum(rollout.streams["sampler_logprobs"])
+        rollout.reward += coef * rollout.rewards["kl"]
+
+
+def assign_advantages(groups: Sequence[Group], estimator: Advantage) -> None:
+    """Give every token the advantage of its completion, in its group or in the batch.
+
+    Before anything is split into minibatches or among ranks: groups and batch are whole here.
     """
     table = torch.tensor([[r.reward for r in g.rollouts] for g in groups], dtype=torch.float64)
-    eps = [[EPS_MODEL if "preference" in g.rollouts[0].rewards else EPS] for g in groups]
-    advantages = group_advantages(table, std, torch.tensor(eps, dtype=torch.float64))
+    eps = torch.tensor([[eps_of(group)] for group in groups], dtype=torch.float64)
+    advantages = ESTIMATORS[estimator](table, eps)
     for group, row in zip(groups, advantages.tolist(), strict=True):
         for rollout, advantage in zip(group.rollouts, row, strict=True):
             rollout.streams["advantage"] = [advantage] * len(rollout.completion_ids)
 
 
-# ---- all ranks -----------------------------------------------------------------------------------
+def assign_step_advantages(groups: Sequence[Group], estimator: Advantage) -> None:
+    """Give every token the advantage that the steps of its group make.
+
+    The rewards of all steps of all completions of a group are normalised together.
+    """
+    by_count: dict[int, list[Group]] = {}
+    for group in groups:
+        by_count.setdefault(sum(len(r.steps) for r in group.rollouts), []).append(group)
+    for alike in by_count.values():
+        rows = [[reward for r in g.rollouts for _, reward in r.steps] for g in alike]
+        eps = torch.tensor([[eps_of(group)] for group in alike], dtype=torch.float64)
+        table = ESTIMATORS[estimator](torch.tensor(rows, dtype=torch.float64), eps)
+        for group, row in zip(alike, table.tolist(), strict=True):
+            normalised = iter(row)
+            for rollout in group.rollouts:
+                steps = [(end, next(normalised)) for end, _ in rollout.steps]
+                length = len(rollout.completion_ids)
+                rollout.streams["advantage"] = advantages_of_steps(steps, length)
 
 
-def gather_groups(ranks: Ranks, problems: Sequence[Problem], mine: list[Group]) -> list[Group]:
-    """Return the groups of all problems, given those of this rank's share: all train on all."""
-    if ranks.size == 1:
-        return mine
-    table = to_table([rollout for group in mine for rollout in group.rollouts])
-    sizes = ranks.gather([len(group.rollouts) for group in mine])
-    rollouts = chain.from_iterable(map(from_table, gather_tables(ranks, table)))
-    return [
-        Group(problem, list(islice(rollouts, size)))
-        for problem, size in zip(problems, chain.from_iterable(sizes), strict=True)
-    ]
+def eps_of(group: Group) -> float:
+    """Return the epsilon of a group: a larger one if a model has scored it."""
+    return EPS_MODEL if BY_MODEL & group.rollouts[0].rewards.keys() else EPS
 
 
-def to_table(rollouts: Sequence[Rollout]) -> pa.Table:
-    """Return rollouts as a table: columns of numbers for the tokens, JSON for the rest."""
-    streams = sorted({name for rollout in rollouts for name in rollout.streams})
-    rest = [{name: getattr(rollout, name) for name in REST} for rollout in rollouts]
-    return pa.table(
-        {name: ragged([getattr(r, name) for r in rollouts], np.int64) for name in IDS}
-        | {
-            STREAM + name: ragged([r.streams[name] for r in rollouts], np.float64)
-            for name in streams
-        }
-        | {"rest": pa.array(map(json.dumps, rest), pa.large_string())}
-    )
-
-
-def from_table(table: pa.Table) -> Iterator[Rollout]:
-    """Yield the rollouts of a table that `to_table` made."""
-    columns = {name: table[name].to_pylist() for name in table.column_names}
-    streams = {n.removeprefix(STREAM): c for n, c in columns.items() if n.startswith(STREAM)}
-    for number, text in enumerate(columns["rest"]):
-        row = json.loads(text)
-        row["verdict"] = None if row["verdict"] is None else Verdict(row["verdict"])
-        row["finish_reason"] = FinishReason(row["finish_reason"])
-        ids = {name: columns[name][number] for name in IDS}
-        yield Rollout(**ids, **row, streams={name: c[number] for name, c in streams.items()})
+# ---- metrics -------------------------------------------------------------------------------------
 
 
 def rollout_metrics(groups: Sequence[Group]) -> dict[str, float]:

@@ -17,6 +17,7 @@ from r1pipe.rl.params import GrpoParams, GrpoRun
 from r1pipe.rl.parity import TOLERANCES, check_parity
 from r1pipe.rl.reference import make_reference
 from r1pipe.rl.rollouts import RewardFn
+from r1pipe.rl.steps import StepFn, rule_steps
 from r1pipe.settings import Precision
 from r1pipe.stage import Context
 from r1pipe.text import visible
@@ -68,6 +69,7 @@ def opened(
     params: GrpoParams,
     run: GrpoRun,
     reward_models: Mapping[str, RewardFn] | None = None,
+    score_steps: StepFn = rule_steps,
 ) -> Iterator[Grpo]:
     """Give a run that goes on from its newest checkpoint; write the policy after the block."""
     precision, ranks = params.precision, context.ranks
@@ -89,6 +91,7 @@ def opened(
             reference,
             reward_models or {},
             run.stop_when,
+            score_steps,
         )
     context.note(trained_tokens=trainer.trained_tokens)
     if reference is not None:
