@@ -82,7 +82,7 @@ _SYMBOLS = {
 _CIRCLED = re.compile("([\u2460-\u2473])")
 _SYMBOL_TABLE = str.maketrans(_SYMBOLS)
 
-_THIN = r"(?:\\[,;:!> ]|\\thinspace(?![a-zA-Z])|\{,\}|\{\\,\}|(?<=\d),\\!)"
+_THIN = r"(?:\\[,;:!> ]|\\thinspace(?![a-zA-Z])|\{,\}|\{\\,\}|(?<=\d),\\!\s?|')"
 _THIN_GROUP = re.compile(rf"(?<=\d){_THIN}(?=\d{{3}}(?!\d))")
 _BRACED_COMMA = re.compile(r"(?<=\d)\{,\}(?=\d)")
 _SIZE = re.compile(
@@ -105,6 +105,17 @@ _WRAPPER = re.compile(
 )
 _TEXT_QUANTITY = re.compile(r"\\text\s*\{\s*([+-]?[0-9][0-9.,/]*)\s+([^{}]+)\}")
 _OVER = re.compile(r"\{([^{}]{1,100})\\over(?![a-zA-Z])([^{}]{1,100})\}")
+_CHOOSE = re.compile(r"\{([^{}]{1,40})\\choose(?![a-zA-Z])([^{}]{1,40})\}")
+_PRIMES = re.compile(r"\^\s*\{?\s*((?:\\prime(?![a-zA-Z])\s*){1,4})\}?")
+_LINES = re.compile(r"(?<!\\)\\\\(?![a-zA-Z\\](?!\s*=))(?:\[[^\]]{0,8}\])?\s*(?!\\end)")
+_ROWS = re.compile(
+    r"(\\\{)?\s*\\begin\s*\{(aligned|align\*?|gathered|split|cases|array|equation\*?)\}"
+    r"(?:\{[clr| ]{1,12}\})?(.*)\\end\s*\{\2\}",
+    re.DOTALL,
+)
+_ALIGNED = re.compile(r"&\s*(?==|<|>|\\(?:le|ge|ne|approx|in)(?![a-z]))|(?<=[=<>])\s*&")
+_RELATION_START = ("=", "<", ">", r"\le", r"\ge", r"\approx")
+_LABEL_END = re.compile(r"(?i)\bsolutions?\s*:$")
 _QUOTED = re.compile(r"(['\"_])([^'\"_]+)\1")
 _TEXT_CIRCLED = re.compile(r"\\(?:textcircled|circled)\s*\{\s*(1?[1-9]|10|20)\s*\}")
 _TEXT_NUMBER = re.compile(
@@ -123,7 +134,10 @@ _SYNONYMS = (
     (re.compile(r"\\(?:leqslant|leq|leqq)(?![a-zA-Z])"), r"\\le"),
     (re.compile(r"\\(?:geqslant|geq|geqq)(?![a-zA-Z])"), r"\\ge"),
     (re.compile(r"\\neq(?![a-zA-Z])"), r"\\ne"),
-    (re.compile(r"\\(?:varnothing|O)(?![a-zA-Z])"), r"\\emptyset"),
+    (re.compile(r"\\(?:varnothing|oslash|O)(?![a-zA-Z])"), r"\\emptyset"),
+    (re.compile(r"\\[ld]?dots[bcmio]?(?![a-zA-Z])|\\cdots(?![a-zA-Z])|\u2026"), r"\\ldots"),
+    (re.compile(r"\\colon(?![a-zA-Z])"), ":"),
+    (re.compile(r"\\(?:mathbf|mathrm|Bbb)\s*\{?\s*([RZNQ])\s*\}?(?=[\s,)^]|$)"), r"\\mathbb{\1}"),
     (re.compile(r"\\(?:degree|textdegree)(?![a-zA-Z])"), r"^\\circ"),
     (re.compile(r"\^\s*\{\s*\\circ\s*\}"), r"^\\circ"),
     (re.compile(r"\\(?:lvert|rvert|vert|mid)(?![a-zA-Z])"), "|"),
@@ -154,7 +168,36 @@ def plain(answer: str) -> str:
     >>> plain("$x² ≤ １，０００$")
     'x^{2} \\\\le 1,000'
     """
-    return strip_dress(to_ascii(answer))
+    return strip_dress(_without_line_ends(to_ascii(answer)))
+
+
+def _without_line_ends(text: str) -> str:
+    """Drop `\\\\` and `\\noindent` around an answer, where a key was cut out of a document."""
+    while text.endswith(("\\", r"\noindent", r"\newline")):
+        cut = 1 if text.endswith("\\") else len(text) - text.rfind("\\")
+        text = text[:-cut].rstrip()
+    while text.startswith(r"\\") and not text[2:3].isalpha():
+        text = text[2:].lstrip()
+    return _LABEL_END.sub("", text).rstrip()
+
+
+def _unfold(text: str) -> str:
+    """Write the rows of `aligned`, `cases` and the like beside each other, with commas.
+
+    A row that begins with a relation goes on with the row before. Pieces of a function with their
+    conditions, and arrays without a brace, which are matrices, stay as they are.
+    """
+    match = _ROWS.fullmatch(text.strip())
+    if match is None or (match[2] == "array" and match[1] is None):
+        return text
+    rows = [_ALIGNED.sub("", row).strip() for row in re.split(r"\\\\", match[3]) if row.strip()]
+    if any("&" in row for row in rows):
+        return text
+    joined = ""
+    for row in rows:
+        row = row.strip(" ,")
+        joined += row if row.startswith(_RELATION_START) or not joined else ", " + row
+    return joined
 
 
 def to_ascii(text: str) -> str:
@@ -186,6 +229,12 @@ def strip_dress(text: str) -> str:
         text = _TEXT_CIRCLED.sub(lambda m: chr(0x245F + int(m[1])), text)
         for pattern, replacement in _SYNONYMS:
             text = pattern.sub(replacement, text)
+        text = _CHOOSE.sub(r"\\binom{\1}{\2}", text)
+        text = _PRIMES.sub(lambda m: "'" * m[1].count("p"), text)
+        if r"\\" in text:
+            text = _LINES.sub(", ", _unfold(text)) if r"\begin" not in text else _unfold(text)
+        elif r"\begin" in text:
+            text = _unfold(text)
     text = _MODULE.sub("", text)
     text = _EMPHASIS.sub(r"\1", re.sub(r" {2,}", " ", text).strip()).strip()
     quoted = _QUOTED.fullmatch(text)
