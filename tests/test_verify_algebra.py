@@ -11,7 +11,8 @@ from r1pipe.verify.answers.latex import parse_expression
 from r1pipe.verify.answers.normalise import plain
 from r1pipe.verify.answers.values import Group, Scalar, Spans, TooBigError, UnreadableError
 from r1pipe.verify.equivalence import decide
-from r1pipe.verify.workers.symbolic import CORRECT, READER, verdict
+from r1pipe.verify.workers.math_verifying import CORRECT
+from r1pipe.verify.workers.symbolic import READER, verdict
 
 x, y, n = sp.symbols("x y n")
 

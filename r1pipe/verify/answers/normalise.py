@@ -93,15 +93,19 @@ _DELIMITERS = re.compile(r"\$\$?|(?<!\\)\\[()\[\]]")
 _SPACING = re.compile(
     r"(?<!\\)\\(?:[,;:!> ]|(?:quad|qquad|thinspace|enspace|displaystyle|textstyle|limits"
     r"|scriptstyle|nolimits|mathstrut|strut|hfill|tiny|small|normalsize|large|Large"
-    r"|LARGE|huge|Huge|bf|it|sf|checkmark)(?![a-zA-Z])|text\s*\{\s*\}"
+    r"|LARGE|huge|Huge|bf|it|sf|checkmark)(?![a-zA-Z])|text\s*\{[\s.,;!]*\}"
     r"|(?:hspace\*?|[hv]?phantom|label|tag\*?)\{[^{}]{0,40}\})|(?<!\\)~"
 )
 _COLOR = re.compile(
     r"\\color\s*(?:\[[a-zA-Z]{1,12}\])?\s*\{[^{}]{0,20}\}|\\textcolor\s*\{[^{}]{0,20}\}"
 )
+_NUMBERS = re.compile(
+    r"(?:(?<=\\in)|(?<=\\in )|^)\s*\\(?:mathbf|mathrm|Bbb|mathbb)\s*\{?\s*([RZNQ])\s*\}?"
+    r"(?=[^a-zA-Z]|$)"
+)
 _WRAPPER = re.compile(
     r"\\(?:mathbf|boldsymbol|bm|mathbin|mathord|mathopen|mathclose|underline|mathit|mathsf|ensuremath"
-    r"|textcolor|boxed|fbox|mathnormal|displaylines)(?![a-zA-Z])\s*(?=\{)"
+    r"|textcolor|boxed|fbox|mathnormal|displaylines)(?![a-zA-Z])\s*(?=\{)(?!\{[a-zA-Z]\}_)"
 )
 _TEXT_QUANTITY = re.compile(r"\\text\s*\{\s*([+-]?[0-9][0-9.,/]*)\s+([^{}]+)\}")
 _OVER = re.compile(r"\{([^{}]{1,100})\\over(?![a-zA-Z])([^{}]{1,100})\}")
@@ -115,13 +119,17 @@ _ROWS = re.compile(
 )
 _ALIGNED = re.compile(r"&\s*(?==|<|>|\\(?:le|ge|ne|approx|in)(?![a-z]))|(?<=[=<>])\s*&")
 _RELATION_START = ("=", "<", ">", r"\le", r"\ge", r"\approx")
+_RELATION_SIGNS = (("<=", r"\le "), (">=", r"\ge "), ("!=", r"\ne "), (":=", "="), ("==", "="))
+_SIGNS = (("+/-", r"\pm "), ("正负", r"\pm "))
+_SET_BUILDER = re.compile(r"\{\s*[a-zA-Z]\s*\|")
 _LABEL_END = re.compile(r"(?i)\bsolutions?\s*:$")
 _QUOTED = re.compile(r"(['\"_])([^'\"_]+)\1")
 _TEXT_CIRCLED = re.compile(r"\\(?:textcircled|circled)\s*\{\s*(1?[1-9]|10|20)\s*\}")
 _TEXT_NUMBER = re.compile(
     r"\\(?:text|mathrm|textbf|textit|mathsf|mbox|operatorname)\s*\{\s*([+-]?[0-9][0-9.,/]*)\s*\}"
 )
-_MODULE = re.compile(r"\b(?:np|math|numpy)\.(?=[a-z])")
+_MODULE = re.compile(r"\b(?:np|math|numpy|sp|sympy)\.(?=[a-zA-Z])")
+_CODE_SET = re.compile(r"set\(\[(.*)\]\)")
 _EMPHASIS = re.compile(r"^(?:\*\*|`)?([^*`]*)(?:\*\*|`)$")
 _SYNONYMS = (
     (re.compile(r"\\[dtc]frac(?![a-zA-Z])"), r"\\frac"),
@@ -137,11 +145,12 @@ _SYNONYMS = (
     (re.compile(r"\\(?:varnothing|oslash|O)(?![a-zA-Z])"), r"\\emptyset"),
     (re.compile(r"\\[ld]?dots[bcmio]?(?![a-zA-Z])|\\cdots(?![a-zA-Z])|\u2026"), r"\\ldots"),
     (re.compile(r"\\colon(?![a-zA-Z])"), ":"),
-    (re.compile(r"\\(?:mathbf|mathrm|Bbb)\s*\{?\s*([RZNQ])\s*\}?(?=[\s,)^]|$)"), r"\\mathbb{\1}"),
     (re.compile(r"\\(?:degree|textdegree)(?![a-zA-Z])"), r"^\\circ"),
     (re.compile(r"\^\s*\{\s*\\circ\s*\}"), r"^\\circ"),
     (re.compile(r"\\(?:lvert|rvert|vert|mid)(?![a-zA-Z])"), "|"),
     (re.compile(r"\\textpi(?![a-zA-Z])"), r"\\pi"),
+    (re.compile(r"\\overrightarrow(?![a-zA-Z])"), r"\\vec"),
+    (re.compile(r"\\propto(?![a-zA-Z])"), r"\\infty"),
     (re.compile(r"\\mathrm\s*\{\s*([eid])\s*\}"), r"\1"),
     (re.compile(r"\\(?:pounds|textsterling)(?![a-zA-Z])"), "£"),
     (re.compile(r"\\(?:euro|texteuro)(?![a-zA-Z])"), "€"),
@@ -154,11 +163,10 @@ _LEAD = re.compile(
     r"|(?:only )?when |if )\s*",
     re.IGNORECASE,
 )
-_INTEGER_TAIL = re.compile(
-    r",?\s*\(?\s*[a-zA-Z]\s*\\in\s*\\mathbb\s*\{?\s*[ZN]\s*\}?\s*\)?\s*$|\s*\(\s*[a-z]\s*\\in .*\)$"
-)
+_CASE_LEAD = re.compile(r"[^,;]{1,60}=[^,;]{1,40}\bwhen\b\s*(?=[a-z]\s*=)")
 _CHINESE_LEAD = re.compile(
-    r"(?:[^\W\d_a-zA-Z不非没约近超大小多少至未]{1,8}(?:是|为|有)|[一总]?共有?|合计)(?=[0-9])"
+    r"(?:[^\W\d_a-zA-Z不非没约近超多少至未]{1,8}(?:是|为|有|等于)|等于|[一总]?共有?|合计|答:)"
+    r"(?=[0-9$\\-])"
 )
 
 
@@ -216,14 +224,14 @@ def to_ascii(text: str) -> str:
 
 def strip_dress(text: str) -> str:
     """Remove what is only looks: math delimiters, sizes, colours, spacing, a final period."""
-    if any(mark in text for mark in "\\$~{"):
+    if any(mark in text for mark in "\\$~{'"):
         text = text.replace(r"\$", r"\textdollar ")
         text = _THIN_GROUP.sub("", text)
         text = _BRACED_COMMA.sub(",", text)
         text = _COLOR.sub("", text)
         text = _DELIMITERS.sub(" ", text)
         text = _SIZE.sub("", text)
-        text = _SPACING.sub(" ", text)
+        text = _NUMBERS.sub(r" \\mathbb{\1}", _SPACING.sub(" ", text).strip())
         text = _OVER.sub(r"\\frac{\1}{\2}", _WRAPPER.sub("", text))
         text = _TEXT_QUANTITY.sub(r"\1\\text{ \2}", _TEXT_NUMBER.sub(r"\1", text))
         text = _TEXT_CIRCLED.sub(lambda m: chr(0x245F + int(m[1])), text)
@@ -235,7 +243,9 @@ def strip_dress(text: str) -> str:
             text = _LINES.sub(", ", _unfold(text)) if r"\begin" not in text else _unfold(text)
         elif r"\begin" in text:
             text = _unfold(text)
-    text = _MODULE.sub("", text)
+    text = _CODE_SET.sub(r"\\{\1\\}", _MODULE.sub("", text))
+    for written, sign in (*_RELATION_SIGNS, *_SIGNS):
+        text = text.replace(written, sign)
     text = _EMPHASIS.sub(r"\1", re.sub(r" {2,}", " ", text).strip()).strip()
     quoted = _QUOTED.fullmatch(text)
     text = quoted[2].strip() if quoted is not None else text
@@ -253,6 +263,8 @@ def _unbrace(text: str) -> str:
     for _ in range(8):
         if not (text.startswith("{") and text.endswith("}") and _closes_at_end(text)):
             break
+        if _SET_BUILDER.match(text):
+            return rf"\{{{text[1:-1]}\}}"
         text = text[1:-1].strip()
     return text
 
@@ -281,9 +293,9 @@ def _vulgar(char: str) -> str:
 
 
 def strip_lead(text: str) -> str:
-    """Drop "the answer is", a leading approximation sign, and `, k in Z` at the end."""
+    """Drop "the answer is" and a leading approximation sign."""
     text = text.strip()
-    lead = _LEAD.match(text) or _CHINESE_LEAD.match(text)
+    lead = _CASE_LEAD.match(text) or _LEAD.match(text) or _CHINESE_LEAD.match(text)
     if lead is not None and lead.end() < len(text):
         text = text[lead.end() :]
-    return _INTEGER_TAIL.sub("", text).strip()
+    return text.strip()
