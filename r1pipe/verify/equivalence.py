@@ -148,6 +148,11 @@ _READER = Reader(_rational_scalar)
 _COMPARER = Comparer(lambda left, right: bool(left == right))
 
 
+def offers_choice(gold: str) -> bool:
+    """Return whether a gold answer itself says "or"; for any other an "or" is a hedge."""
+    return re.search(r"\bor\b|\\lor|或", gold) is not None
+
+
 def spelling(text: str) -> str:
     """Return text without blanks, and without braces around one sign: x^{2} is x^2.
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 
 from r1pipe.verify.answers.naming import TEXT
+from r1pipe.verify.answers.normalise import plain
 from r1pipe.verify.answers.words import letters
 
 _OPTION = re.compile(r"\(?([A-J])(?:\)|[.:\u3001]|\)[.:])\s*(.+)", re.DOTALL)
@@ -23,6 +24,12 @@ def _is_letter(text: str) -> bool:
     """Return whether the text is one capital letter and no more."""
     bare = TEXT.sub(r"\1", text).strip("() .:")
     return len(bare) == 1 and bare in "ABCDEFGHIJ"
+
+
+def names_choice(text: str) -> bool:
+    """Return whether an answer is letters of choices, with or without an option's text."""
+    text = plain(text)
+    return _is_letter(text) or bool(letters(text)) or len(_named(text)) > 1
 
 
 def _named(text: str) -> set[str]:

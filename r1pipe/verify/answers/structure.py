@@ -72,7 +72,7 @@ class Reader(Intervals):
     def read_all(self, text: str) -> tuple[list[Value], bool]:
         """Return every reading, and whether none was given up for want of a better `scalar`."""
         text = without_qualifier(strip_lead(text))
-        label = _PART.match(text)
+        label = _PART.match(text) if len(_PART.findall(text)) == 1 else None
         text = text[label.end() :] if label is not None and label[1] in "abcdefgh" else text
         forms: Sequence[Callable[[str], Value | None]]
         forms = (self.words, self.whole, self.interval, self.number_set, self.measure)

@@ -13,7 +13,7 @@ _TEXT = re.compile(
 
 
 CHOICE = re.compile(
-    r"(?:the\s+)?(?:(?:answer|option|choice)\s*(?:is)?\s*:?\s*|选项?\s*)?"
+    r"(?:the\s+)?(?:(?:answer|option|choice)\s*(?:is)?\s*:?\s*|(?:故|应)?选(?:项|择)?\s*[:：]?\s*)?"
     r"(?:\(\s*([A-J])\s*\)|\[\s*([A-J])\s*\]|([A-J]))(?:\s*[.:)]|(?=\s*$)|(?<=[)\]])|\s*,(?!\s*[A-J]\b))(.*)",
     re.IGNORECASE | re.DOTALL,
 )

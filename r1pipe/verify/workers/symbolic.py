@@ -102,6 +102,8 @@ def read_gold(gold: str) -> None:
 def _read_gold(gold: str) -> tuple[Value, ...]:
     """Return the readings of a gold answer; `x<3: (-\\infty, 3)` says one twice."""
     values = READER.read_gold(gold)[0]
+    if r"\log" in gold and not COMPARER.any_same(values, values):
+        values = READER.readings(gold.replace(r"\log", r"\lg"))  # log 0.01 = -2 says its base
     halves = scan.split_at(gold, ":")
     if not values and len(halves) == 2:
         found = [READER.readings(half) for half in halves]
