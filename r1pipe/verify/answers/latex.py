@@ -259,7 +259,8 @@ class _Parser(Notation):
             return self.product_of(letter, name)
         if name in ("mathrm", "text") and letter in ("e", "i"):
             return sp.E if letter == "e" else sp.I
-        if len(letter) != 1 or not letter.isalpha():
+        letter = letter[1:] if letter[1:] in GREEK else letter
+        if not letter.isalpha() or (len(letter) > 1 and letter not in GREEK):
             raise UnreadableError("text")
         if letter in "CAP" and self.peek() == "_" and (value := self.indexed(letter)) is not None:
             return value

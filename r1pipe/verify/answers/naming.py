@@ -9,7 +9,8 @@ from r1pipe.verify.answers.values import Congruence, Group, Scalar, Spans, Value
 NAME = (
     r"(?:\\?[a-zA-Z]+(?:_(?:\{[^{}]{1,20}\}|[0-9a-zA-Z]))?'*(?:\^\{-1\})?"
     r"(?:\([a-zA-Z0-9, ]{1,12}\))?"
-    r"|\|[A-Z]{2}\||\\(?:overline|vec|angle|triangle|text|mathrm)\s*\{?\s*[a-zA-Z ]{1,24}\s*\}?"
+    r"|\\(?:angle|triangle)\s*[A-Z][A-Z0-9_{}'\s]{0,12}|\|[A-Z]{2}\|"
+    r"|\\(?:overline|vec|angle|triangle|text|mathrm)\s*\{?\s*[a-zA-Z ]{1,24}\s*\}?"
     r"|\\frac\{(?:d|\\partial )[a-z]\}\{(?:d|\\partial )[a-z]\}|[一-鿿]{1,8})"
 )
 _DERIVATIVE = re.compile(r"frac(?:d|\\partial)([a-z])(?:d|\\partial)([a-z])")

@@ -150,6 +150,8 @@ _SYNONYMS = (
     (re.compile(r"\\(?:lvert|rvert|vert|mid)(?![a-zA-Z])"), "|"),
     (re.compile(r"\\textpi(?![a-zA-Z])"), r"\\pi"),
     (re.compile(r"\\overrightarrow(?![a-zA-Z])"), r"\\vec"),
+    (re.compile(r"\\rightarrow(?![a-zA-Z])"), r"\\to"),
+    (re.compile(r"_\{\s*\\(?:text|mathrm|textrm)\s*\{\s*([a-zA-Z0-9]+)\s*\}\s*\}"), r"_{\1}"),
     (re.compile(r"\\propto(?![a-zA-Z])"), r"\\infty"),
     (re.compile(r"\\mathrm\s*\{\s*([eid])\s*\}"), r"\1"),
     (re.compile(r"\\(?:pounds|textsterling)(?![a-zA-Z])"), "£"),

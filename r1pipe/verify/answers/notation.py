@@ -54,7 +54,9 @@ class Notation(Cursor):
         body = self.product().subs(letter, _BOUND)
         self.bound.discard(letter.name)
         kind = sp.Sum if name == "sum" else sp.Product
-        return kind(body, (_BOUND, start, end)).doit()
+        total = kind(body, (_BOUND, start, end))
+        is_series = end == sp.oo and body.free_symbols - {_BOUND}
+        return total if is_series else total.doit()
 
     def integral(self) -> sp.Expr:
         """Read the bounds, the integrand up to its `dx`, and integrate."""

@@ -78,6 +78,8 @@ class Relations:
         operands, operators = _chain(text)
         if len(operators) > 4 or "" in operands[1:]:
             raise UnreadableError("not a relation")
+        if operators == ["!="] and r"\pm" in text:
+            return self.one(", ".join(text.replace(r"\pm", sign) for sign in "+-"))
         if set(operators) <= {"=", "~"}:
             if r"\pm" in text and "," not in text and len(operators) == 1:
                 signed = (text.replace(r"\pm", sign) for sign in "+-")

@@ -58,8 +58,10 @@ _RATIO_WORDS = re.compile(r"\s*(?:\\text\s*\{\s*to\s*\}|\bto\b|比|\u2236)\s*")
 _PADDED = re.compile(r":\s*0[0-9]")
 _ENDLESS = re.compile(r"\\infty(?:\s*(?:\\text\{)?\s*solutions\}?)?")
 _LOGIC = re.compile(r"\\(?:land|wedge|lor|vee|neg|lnot)(?![a-zA-Z])")
+_NAMED_UNION = re.compile(rf"({NAME})\s*(?:\\in(?![a-zA-Z])|=)\s*(.+)", re.DOTALL)
+_POINT = re.compile(r"[BD-OQ-Z](?:_\{?[0-9]\}?)?'?\s*(\(.*,.*\))", re.DOTALL)
 _CONDITION = re.compile(r"\b(?:if|when|unless|otherwise|provided|in case|as long as)\b|当|若|否则")
-_PART = re.compile(r"(?:\\text\{)?\(([a-h1-9]|i{1,3}|iv)\)\}?[:.]?\s+")
+_PART = re.compile(r"(?:\\text\{)?(?:\(([a-h1-9]|i{1,3}|iv)\)|[a-h][.)])\}?[:.]?\s+")
 
 
 class Reader(Intervals):
@@ -73,7 +75,9 @@ class Reader(Intervals):
         """Return every reading, and whether none was given up for want of a better `scalar`."""
         text = without_qualifier(strip_lead(text))
         label = _PART.match(text) if len(_PART.findall(text)) == 1 else None
-        text = text[label.end() :] if label is not None and label[1] in "abcdefgh" else text
+        text = (
+            text[label.end() :] if label is not None and (label[1] or "1") in "abcdefgh" else text
+        )
         forms: Sequence[Callable[[str], Value | None]]
         forms = (self.words, self.whole, self.interval, self.number_set, self.measure)
         if _CONDITION.search(text):
@@ -198,7 +202,13 @@ class Reader(Intervals):
             return Scalar(self.leaf(str(value)), base=base, digits=digits)
         if scan.first_at_top(text, (":",)) and not _PADDED.search(text):
             return Ratio(tuple(self.leaf(part) for part in scan.split_at(text, ":")))
-        return self._signed(text)
+        point = _POINT.fullmatch(text)
+        try:
+            return self._signed(text)
+        except UnreadableError:
+            if point is None:
+                raise
+            return self._closed(point[1])
 
     def _signed(self, text: str) -> Value:
         """Read a scalar; one with a plus-minus sign is a set of two, or of one for each sign."""
@@ -288,7 +298,7 @@ class Reader(Intervals):
         parts = [part for part in scan.split_at(text, (r"\lor", r"\cup")) if part]
         if not parts:
             raise UnreadableError("a union of nothing")
-        member = _MEMBER.fullmatch(parts[0]) if r"\cup" in text else None
+        member = _NAMED_UNION.fullmatch(parts[0]) if r"\cup" in text else None
         name = member[1] if member is not None else ""
         parts[0] = member[2] if member is not None else parts[0]
         if r"\cup" in text or any(scan.first_at_top(part, ORDERS) for part in parts):

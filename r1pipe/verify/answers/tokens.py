@@ -30,7 +30,9 @@ PRODUCT = {"*", r"\cdot", r"\times", r"\ast"}
 QUOTIENT = {"/", r"\div"}
 CLOSERS = {"(": ")", "[": "]", "{": "}", r"\{": r"\}"}
 STOP = frozenset({")", "]", "}", r"\}", "|", r"\rfloor", r"\rceil", r"\rvert", r"\right", ","})
-STYLES = frozenset({"mathbf", "mathit", "mathcal", "mathrm", "text", "vec", "hat", "bar", "tilde"})
+STYLES = frozenset(
+    {"mathbf", "mathit", "mathcal", "mathrm", "text", "vec", "hat", "bar", "tilde", "dot", "ddot"}
+)
 RELATIONS = frozenset(["=", "<", ">", r"\le", r"\ge", r"\ne", r"\in", r"\pm", r"\mp", "&", ";"])
 
 

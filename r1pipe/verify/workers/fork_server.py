@@ -19,7 +19,6 @@ from collections.abc import Iterator
 from types import FrameType
 
 from r1pipe.verify.workers import symbolic
-from r1pipe.verify.workers.math_verifying import GOLD_UNUSABLE
 
 MEMORY_BYTES = 3 << 30
 RECYCLE_BYTES = 400 << 20
@@ -127,7 +126,7 @@ def _limit_cpu(limit_s: float) -> None:
 
 def _verdict(gold: str, answer: str, limit_s: float) -> str:
     """Return the verdict of one pair; the timer rings before the caller's deadline."""
-    fault = late = GOLD_UNUSABLE  # as long as only the gold answer has been read
+    fault = late = symbolic.GOLD_UNUSABLE  # as long as only the gold answer has been read
     try:
         signal.setitimer(signal.ITIMER_REAL, 0.8 * limit_s)
         symbolic.read_gold(gold)

@@ -1,8 +1,7 @@
-"""The algebraic layer: sympy and math-verify, run only inside a worker that can be killed.
+"""The algebraic layer: sympy, run only inside a worker that can be killed.
 
-Own reader and parser first: exact, strict, and fast. What they do not know in the gold answer
-(sums, integrals, congruences) goes to math-verify, with limits that its known false positives do
-not pass.
+Our own reader and parser: exact, strict, and fast. A gold answer that they cannot read as a whole is
+unusable, never compared in part.
 """
 
 from __future__ import annotations
@@ -36,17 +35,8 @@ from r1pipe.verify.answers.values import (
     UnreadableError,
     Value,
 )
-from r1pipe.verify.workers.math_verifying import (
-    CORRECT,
-    WRONG,
-    parse_gold,
-    verdict_of,
-)
 
-_EXOTIC = re.compile(
-    r"\\(?:int|iint|oint|sum|prod|lim|limsup|liminf|partial|nabla|pmod|bmod|mod|gcd|lcm|det|max|min|cap"
-    r"|setminus|backslash|overline|dots|ldots|cdots|forall|exists|begin|mathbb|subset)(?![a-zA-Z])"
-)
+CORRECT, WRONG, GOLD_UNUSABLE = "correct", "wrong", "gold_unusable"
 _TRIGONOMETRY = re.compile(r"\\?(?:sin|cos|tan|cot|sec|csc)(?![a-zA-Z])")
 _UNIT_TAIL = re.compile(
     r"(.*?[0-9a-zA-Z})|!])\s*((?:\\(?:text|mathrm|textrm|mbox|operatorname|rm)\s*\{?\s*~?\s*[a-zA-Z一-鿿°]"
@@ -72,30 +62,30 @@ def warm_up() -> None:
 def verdict(gold: str, answer: str) -> str:
     """Return whether the answer equals the gold one: `correct`, `wrong` or `gold_unusable`."""
     gold, answer = plain(gold), plain(answer)
-    option = split_option(gold)
-    gold = plain(option[1]) if option is not None else gold
+    is_itself = answer == gold
+    gold = _own_text(gold)
     choice = same_choice(gold, answer)
     if choice is not None:
         return CORRECT if choice else WRONG
     golds = _read_gold(gold)
-    if golds:
-        answers = READER.readings(answer)
-        if COMPARER.any_same(golds, answers):
-            return CORRECT
-        if same_renamed(golds, answers, (gold, answer), COMPARER):
-            return CORRECT
-        if answers or not _EXOTIC.search(answer):
-            return WRONG
-    return verdict_of(gold, answer)
+    if not golds:
+        return GOLD_UNUSABLE
+    answers = golds if is_itself else READER.readings(answer)
+    if COMPARER.any_same(golds, answers):
+        return CORRECT
+    is_renamed = same_renamed(golds, answers, (gold, answer), COMPARER)
+    return CORRECT if is_renamed else WRONG
 
 
 def read_gold(gold: str) -> None:
     """Read a gold answer into the cache, by the reader that will verify with it."""
-    gold = plain(gold)
-    option = split_option(gold)
-    gold = plain(option[1]) if option is not None else gold
-    if not _read_gold(gold):
-        parse_gold(gold)
+    _read_gold(_own_text(plain(gold)))
+
+
+def _own_text(answer: str) -> str:
+    """Return the text of an option without its letter; any other answer as it is."""
+    option = split_option(answer)
+    return plain(option[1]) if option is not None else answer
 
 
 @lru_cache(maxsize=4096)
