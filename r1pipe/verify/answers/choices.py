@@ -8,7 +8,7 @@ from r1pipe.verify.answers.naming import TEXT
 from r1pipe.verify.answers.normalise import plain
 from r1pipe.verify.answers.words import letters
 
-_OPTION = re.compile(r"\(?([A-J])(?:\)|[.:\u3001]|\)[.:])\s*(.+)", re.DOTALL)
+_OPTION = re.compile(r"\(?([A-J])(?:\)[.:]?|[.\u3001])\s*(.+)", re.DOTALL)
 _BARE_LIST = re.compile(r"\{?\(?[A-J]\)?(?:\s*(?:[,;&]|and|\s)?\s*\(?[A-J]\)?){1,8}\}?")
 _NEGATED = re.compile(r"(?i)\b(?:not|neither|except|wrong|false)\b|不|非")
 

@@ -92,7 +92,7 @@ class _Parser(Notation):
     def implied(self, value: sp.Expr) -> sp.Expr:
         """Multiply by the factor beside it; `3\\frac12` is a mixed number."""
         is_mixed = is_digits(self.peek(-1)) and self.peek() == r"\frac" and value.is_Rational
-        is_braced = self.peek() == "{" and value.is_number
+        is_braced = self.peek() == "{" and value.is_number and self.peek(3) != "^"
         factor = self.power()
         if is_braced and factor.is_number:
             raise UnreadableError("two numbers side by side")

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import re
+from dataclasses import replace
 
-from r1pipe.verify.answers.values import Congruence, Group, Scalar, Spans, Value
+from r1pipe.verify.answers.values import Congruence, Grid, Group, Scalar, Spans, Value
 
 NAME = (
     r"(?:\\?[a-zA-Z]+(?:_(?:\{[^{}]{1,20}\}|[0-9a-zA-Z]))?'*(?:\^\{-1\})?"
@@ -69,12 +70,6 @@ def argument_of(name: str) -> str:
 def with_name(value: Value, name: str) -> Value:
     """Return the value with the name it was given."""
     name = clean_name(name)
-    if isinstance(value, Scalar):
-        return Scalar(value.value, value.unit, value.is_percent, name, value.base, value.digits)
-    if isinstance(value, Group):
-        return Group(value.kind, value.items, name)
-    if isinstance(value, Spans):
-        return Spans(value.parts, name)
-    if isinstance(value, Congruence):
-        return Congruence(value.residue, value.modulus, name)
+    if isinstance(value, Scalar | Group | Spans | Congruence | Grid):
+        return replace(value, name=name)
     return value

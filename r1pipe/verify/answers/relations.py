@@ -96,7 +96,9 @@ class Relations:
         """Read `name = value`, an equation of two sides, or a chain of equal values."""
         if "~" in operators:  # pi = 3.14...: what is before the approximation is exact
             cut = operators.index("~") + 1
-            operands, operators = operands[:cut], operators[: cut - 1]
+            if cut > 1 or not is_name(operands[0]):
+                self._check_near(operands[cut - 1], operands[cut])
+                operands = operands[:cut]
         names = tuple_names(operands[0]) if len(operands) == 2 else None
         if names is not None:
             return named_tuples(self.one(operands[1]), names)
@@ -111,6 +113,18 @@ class Relations:
             value = self.one(sides[-1])
             return Group("list", tuple(with_name(value, one) for one in operands[:-1]))
         return Group("chain", tuple(self.scalar(side) for side in sides), clean_name(name))
+
+    def _check_near(self, exact: str, rounded: str) -> None:
+        """Refuse `\\pi \\approx 4.14`, where the two differ by more than the last digit written."""
+        digits = re.search(r"\.([0-9]+)", rounded)
+        try:
+            sides = self.scalar(exact), self.scalar(rounded)
+            values = [float(side.value) / (100 if side.is_percent else 1) for side in sides]
+        except (TypeError, ValueError, OverflowError):
+            return
+        near = abs(values[1]) / 20 if digits is None else 10.0 ** (2 - len(digits[1])) / 100
+        if abs(values[0] - values[1]) > near:
+            raise UnreadableError("an approximation that is none")
 
     def _two_sides(self, left: str, right: str) -> Value:
         if is_name(right) and not is_name(left):

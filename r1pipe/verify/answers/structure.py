@@ -54,7 +54,7 @@ _COMMA_OF_GROUP = re.compile(r"(?<=[0-9]),(?=[0-9]{3})")
 _PAIRS = {("(", ")"), ("[", "]"), (r"\langle", r"\rangle")}
 _GROUPED = re.compile(r"[+-]?[0-9]{1,3}(?:,[0-9]{3})+(?:\.[0-9]*)?(?![0-9,])[^,]*", re.DOTALL)
 _ONLY_GROUPS = re.compile(r"[+-]?[0-9]{1,3}(?:,[0-9]{3}){2,}")
-_RATIO_WORDS = re.compile(r"\s*(?:\\text\s*\{\s*to\s*\}|\bto\b|比|\u2236)\s*")
+_RATIO_WORDS = re.compile(r"\s*(?:\\text\s*\{\s*to\s*\}|(?<!\\)\bto\b|比|\u2236)\s*")
 _PADDED = re.compile(r":\s*0[0-9]")
 _ENDLESS = re.compile(r"\\infty(?:\s*(?:\\text\{)?\s*solutions\}?)?")
 _LOGIC = re.compile(r"\\(?:land|wedge|lor|vee|neg|lnot)(?![a-zA-Z])")
@@ -283,6 +283,8 @@ class Reader(Intervals):
         builder = _BUILDER.fullmatch(inside)
         if builder is not None:
             value = self.one(without_qualifier(scan.glue_words(builder[2])))
+            if isinstance(value, Spans) and value.name not in ("", builder[1]):
+                raise UnreadableError("a set of one letter, and a condition on another")
             return Spans(value.parts) if isinstance(value, Spans) else value
         if not inside:
             return Group("set", ())

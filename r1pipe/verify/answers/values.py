@@ -87,7 +87,7 @@ class Grid:
     """A matrix by rows."""
 
     rows: tuple[tuple[Leaf, ...], ...]
-    kind: str = "matrix"
+    name: str = ""
 
 
 @dataclass(frozen=True)

@@ -1,6 +1,6 @@
 """The algebraic layer: sympy, run only inside a worker that can be killed.
 
-Our own reader and parser: exact, strict, and fast. A gold answer that they cannot read as a whole is
+Our own reader and parser: exact, strict, and fast. A gold answer that they cannot read whole is
 unusable, never compared in part.
 """
 
