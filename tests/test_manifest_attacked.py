@@ -32,10 +32,11 @@ def plan(r1pipe: Run, path: Path | str, *more: str) -> str:
     return err
 
 
+@pytest.mark.parametrize("levels", [60, 200, 400, 1000])
 def test_chained_anchors_do_not_unfold_beyond_the_levels_of_a_document(
-    project: Path, r1pipe: Run
+    project: Path, r1pipe: Run, levels: int
 ) -> None:
-    path = write_manifest(project, HEAD + anchors(1000))
+    path = write_manifest(project, HEAD + anchors(levels))
     assert "nested too deeply" in plan(r1pipe, path)
 
 

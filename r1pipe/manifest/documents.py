@@ -63,7 +63,8 @@ def _base(path: Path, extends: Value, mistakes: list[Mistake]) -> Path | None:
             return base
     except OSError as error:
         fault = error.strerror
-    message = f"no manifest {excerpt(str(path.parent / text), 200)}; a path is relative to this file's folder"
+    name = excerpt(str(path.parent / text), 200)
+    message = f"no manifest {name}; a path is relative to this file's folder"
     mistakes.append(extends.origin.mistake(f"{message} ({fault})" if fault else message))
     return None
 

@@ -16,7 +16,7 @@ own path decide anything. Readers take no lock: whatever they can see is whole.
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -34,7 +34,7 @@ from r1pipe.store.locks import KeyLock, describe_owner, file_lock, is_alive, rea
 from r1pipe.store.metrics import read_metrics, read_samples
 from r1pipe.store.preimages import nearest_record
 from r1pipe.store.sealing import Seal
-from r1pipe.store.state import Count, StateModel, read_state, set_aside
+from r1pipe.store.state import Count, StateModel, read_state, set_aside, tell
 
 if TYPE_CHECKING:
     from filelock import FileLock
@@ -48,18 +48,11 @@ FORMAT_NAME = "r1pipe-store.json"
 MAX_FORMAT_BYTES = 1 << 16
 
 
-_MEND = f"""write {{"format": {STORE_FORMAT}, "r1pipe": "{__version__}"}} into {FORMAT_NAME}"""
-
-
 class _Format(StateModel):
     model_config = ConfigDict(extra="ignore")
 
     format: Count
     r1pipe: str
-
-
-def _read_format(path: Path) -> _Format | None:
-    return read_state(path, _Format, MAX_FORMAT_BYTES)
 
 
 class Store:
@@ -78,31 +71,29 @@ class Store:
         self._records: list[ActionRecord] | None = None
         self._known: list[ActionRecord] | None = None
         self._is_prepared = False
+        self._has_format = True
         self._check_format()
 
     def _check_format(self) -> None:
         path = self.root / FORMAT_NAME
+        if self.root.is_symlink() and not self.root.exists():
+            raise StoreError(
+                f"{self.root}: a link to {self.root.readlink()}, which does not exist; "
+                "make that folder or name another store"
+            )
+        if self.root.exists() and not self.root.is_dir():
+            raise StoreError(f"{self.root}: a file, not a store; name a directory")
         try:
-            if self.root.is_symlink() and not self.root.exists():
-                raise StoreError(
-                    f"{self.root}: a link to {self.root.readlink()}, which does not exist; "
-                    "make that folder or name another store"
-                )
-            if self.root.exists() and not self.root.is_dir():
-                raise StoreError(f"{self.root}: a file, not a store; name a directory")
-            found = _read_format(path)
+            found = read_state(path, _Format, MAX_FORMAT_BYTES)
             if found is None and self.root.is_dir():
-                other = [p.name for p in self.root.iterdir() if not p.name.startswith(BESIDE)]
-                found = _read_format(path)  # another process may be making the store
-                if other and found is None:
-                    raise StoreError(
-                        f"{self.root}: not a store of r1pipe (it holds '{other[0]}' and no "
-                        f"{FORMAT_NAME}); choose an empty directory"
-                        + (f", or, if it is one, {_MEND}" if "records" in other else "")
-                    )
+                others = [p.name for p in self.root.iterdir() if not p.name.startswith(BESIDE)]
+                found = read_state(path, _Format, MAX_FORMAT_BYTES)
+                if others and found is None:  # and no other process has made the store meanwhile
+                    self._take_for_store(others, f"it has no {FORMAT_NAME}")
         except DamagedError as error:
-            raise StoreError(f"{error}; {_MEND}") from error
-        except (OSError, ValueError) as error:
+            self._take_for_store([p.name for p in self.root.iterdir()], str(error))
+            return
+        except OSError as error:
             raise StoreError(f"{self.root}: cannot be read as a store: {error}") from error
         if found is not None and found.format > STORE_FORMAT:
             raise StoreError(
@@ -111,12 +102,28 @@ class Store:
                 "written"
             )
 
+    def _take_for_store(self, names: Sequence[str], why: str) -> None:
+        """Go on without the format, if the folder holds what only a store does.
+
+        A newer store is still refused: its records, seals and attempts have their own formats.
+        """
+        if not {"records", "objects"} <= {*names}:
+            raise StoreError(
+                f"{self.root}: not a store of r1pipe (it holds '{names[0]}'; {why}); choose an "
+                "empty directory"
+            )
+        tell(
+            f"{self.root}: {why}; it holds records and objects, so it is taken for a store of "
+            f"format {STORE_FORMAT}"
+        )
+        self._has_format = False
+
     def prepare(self) -> None:
         """Make the directories and the format file before the first write."""
         if self._is_prepared:
             return
         with disk.store_errors(self.root, "the store cannot be made"):
-            if not (self.root / FORMAT_NAME).exists():
+            if not self._has_format or not (self.root / FORMAT_NAME).exists():
                 value = {"format": STORE_FORMAT, "r1pipe": __version__}
                 disk.place_json(self.root / FORMAT_NAME, value)
             for path in (
