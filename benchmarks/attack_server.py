@@ -25,6 +25,8 @@ from hostile_server import KEY, MODES, Hostile, hostile_server
 from r1pipe.generate import openai_server
 from r1pipe.text import visible
 
+DELAYS = {"FIRST_DELAY_S": 0.02, "MAX_DELAY_S": 0.02, "CONNECT_TIMEOUT_S": 6.0}
+
 
 def serve(line: Connection) -> None:
     """Run the server until the other end says so; then tell what it saw."""
@@ -41,8 +43,8 @@ def peak_mb() -> float:
 
 def main() -> None:
     """Attack, and print the counts as JSON."""
-    openai_server.FIRST_DELAY_S = openai_server.MAX_DELAY_S = 0.02
-    openai_server.CONNECT_TIMEOUT_S = 6.0
+    for name, value in DELAYS.items():
+        setattr(openai_server, name, value)
     here, there = multiprocessing.Pipe()
     process = multiprocessing.get_context("spawn").Process(target=serve, args=(there,), daemon=True)
     process.start()

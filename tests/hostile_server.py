@@ -247,7 +247,7 @@ MODES: dict[str, Mode] = {
         for code in (301, 302, 303, 307, 308)
     },
     **{
-        f"redirect: {name}": Mode("failed" if name.startswith("bad") else "refused", moved(302, to))
+        f"redirect: {name}": Mode("refused", moved(302, to))
         for name, to in TARGETS.items()
     },
     "302 without a place": Mode("refused", answer({}, 302)),

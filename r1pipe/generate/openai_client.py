@@ -16,7 +16,7 @@ from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
 from http.cookiejar import CookieJar, DefaultCookiePolicy
 
-import httpx
+import httpx2
 
 from r1pipe.errors import StageError
 from r1pipe.keys import JsonObject
@@ -49,18 +49,18 @@ class ServerClient:
         headers = {"Accept-Encoding": "identity"}
         headers |= {"Authorization": f"Bearer {key}"} if key else {}
         try:
-            self._http = httpx.AsyncClient(
+            self._http = httpx2.AsyncClient(
                 headers=headers,
                 cookies=CookieJar(DefaultCookiePolicy(allowed_domains=[])),
                 verify=ssl.create_default_context(),
-                trust_env=httpx.URL(self.url).host not in LOCAL_HOSTS,  # proxies
-                timeout=httpx.Timeout(None, connect=CONNECT_TIMEOUT_S),
-                limits=httpx.Limits(
+                trust_env=httpx2.URL(self.url).host not in LOCAL_HOSTS,  # proxies
+                timeout=httpx2.Timeout(None, connect=CONNECT_TIMEOUT_S),
+                limits=httpx2.Limits(
                     max_connections=max_concurrency, max_keepalive_connections=max_concurrency
                 ),
                 follow_redirects=False,
             )
-        except (ImportError, ValueError, httpx.InvalidURL) as error:
+        except (ImportError, ValueError, httpx2.InvalidURL) as error:
             raise StageError(
                 f"{self.url}: a proxy of the environment (HTTP_PROXY, HTTPS_PROXY, ALL_PROXY)"
                 f" cannot be used: {type(error).__name__}; set NO_PROXY for this host, or mend it"
@@ -103,7 +103,7 @@ class ServerClient:
         """Close all connections."""
         await self._http.aclose()
 
-    async def _refusal(self, path: str, answer: httpx.Response) -> Passing | StageError:
+    async def _refusal(self, path: str, answer: httpx2.Response) -> Passing | StageError:
         """Return what an answer with another status than 200 means."""
         status, words = answer.status_code, ""
         if answer.is_redirect:
@@ -113,7 +113,7 @@ class ServerClient:
                 " since the key and the prompts would go there. If that is the server, set"
                 " run.generator.url to it"
             )
-        with suppress(httpx.HTTPError):  # a broken body says nothing more than the status
+        with suppress(httpx2.HTTPError):  # a broken body says nothing more than the status
             words = (await _read(answer, MAX_ERROR_BYTES))[0].decode(errors="replace")
         said = f"HTTP {status} {self.shown(words)}".strip()
         if status in MAY_PASS:
@@ -134,7 +134,7 @@ def _reason(error: BaseException) -> str:
     return str(error) or type(error).__name__
 
 
-async def _read(answer: httpx.Response, max_bytes: int) -> tuple[bytes, bool]:
+async def _read(answer: httpx2.Response, max_bytes: int) -> tuple[bytes, bool]:
     """Return at most so many bytes of an answer, and whether that is all."""
     data = bytearray()
     async for chunk in answer.aiter_raw():
