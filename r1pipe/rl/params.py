@@ -44,6 +44,26 @@ class Preference(StageModel):
     """Share of the rollout's problems that are general prompts from then on."""
 
 
+class AdaBack(StageModel):
+    """AdaBack (arXiv:2506.18110): how much of its solution each problem is shown, by search."""
+
+    threshold: float
+    """Mean reward of a group from which less is shown; the paper finds 0.1 to 0.9 alike."""
+    zero_frac: float = Field(default=0.1, ge=0, le=1)
+    """Share of the draws that are shown nothing; the paper: 0.1."""
+    average_weight: float = Field(default=0.1, gt=0, le=1)
+    """Weight of a new interval in the moving averages, at which problems begin; ours."""
+
+
+class R3(StageModel):
+    """R3 (arXiv:2402.05808): solutions are shown up to one of so many places."""
+
+    num_slices: int = Field(gt=0)
+    """Parts of equal length that a solution is cut into."""
+    is_staged: bool = False
+    """Stage by stage, from all but one part to none, in place of all places at random."""
+
+
 class GrpoParams(AdapterParams):
     """Parameters that decide the trained policy."""
 
@@ -64,6 +84,13 @@ class GrpoParams(AdapterParams):
     rewards: dict[RewardName, float]
     """Rule rewards and their weights, summed; R1: all 1."""
     preference: Preference | None = None
+    dynamic_sampling: int | None = Field(default=None, gt=1)
+    """DAPO's: groups of equal rewards are replaced by more problems, in at most so many draws of a
+    rollout; what is missing then is filled with them. None: all groups are trained on."""
+    adaback: AdaBack | None = None
+    """Shows parts of worked solutions, as each problem needs."""
+    r3: R3 | None = None
+    """Shows parts of worked solutions, in fixed slices."""
     process: Literal["rules", "model"] | None = None
     """Process supervision: every step of a completion is rewarded, by the `steps` of its task or by
     the process reward model of the input `process`. The summed `rewards` are one more step, at the
@@ -143,6 +170,18 @@ class GrpoParams(AdapterParams):
         if self.process and self.kl_in == "reward":
             raise ValueError(
                 "kl_in: reward is of whole completions; with `process` use kl_in: loss"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _has_one_curriculum(self) -> GrpoParams:
+        given = [n for n in ("dynamic_sampling", "adaback", "r3") if getattr(self, n) is not None]
+        if len(given) > 1:
+            raise ValueError(f"{given[0]} and {given[1]} are two curricula; leave one of them out")
+        if self.preference and self.dynamic_sampling:
+            raise ValueError(
+                "with dynamic_sampling the problems are not a function of the step, as"
+                " `preference` has them; leave one of them out"
             )
         return self
 
