@@ -16,12 +16,14 @@ from r1pipe.errors import ArtifactError, Interrupted, StageError
 from r1pipe.generate.failures import SamplingFailed
 from r1pipe.generate.protocol import Request, Sampled, SamplingParams
 from r1pipe.models.prompts import encode_prompt
-from r1pipe.records import FinishReason, Problem
+from r1pipe.records import FinishReason, Problem, Verdict
 from r1pipe.rejection.process_labels import Continuer, label
 from r1pipe.rl.steps import line_ends
 from r1pipe.rows import read_rows, write_problems, write_rows
 from r1pipe.stage import Inputs
+from r1pipe.verify import verify_many
 
+VERIFY = "r1pipe.rejection.process_labels.verify_many"
 DIGITS = "012"
 NUM_STEPS = 3
 """The world of these tests: a completion is three lines with a digit each, then their sum."""
@@ -232,23 +234,16 @@ def test_a_unit_that_fails_is_sampled_again_and_the_others_are_kept(
 def test_continuations_that_the_verifier_cannot_decide_count_neither_way(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from r1pipe.records import Verdict
-    from r1pipe.rejection import process_labels
-
-    verify = process_labels.verify_many
-
     def faulty(pairs: Any) -> list[Verdict]:
-        verdicts = list(verify(pairs))
+        verdicts = list(verify_many(pairs))
         return [Verdict.TIMEOUT if n % 9 < 6 else v for n, v in enumerate(verdicts)]
 
-    monkeypatch.setattr(process_labels, "verify_many", faulty)
+    monkeypatch.setattr(VERIFY, faulty)
     generator = Enumerating(PROBLEMS)
     rows, _ = labels_of(tmp_path, monkeypatch, generator, TABLE[:1], labels="soft")
     # the last three of 00, 01, ..., 22 in reversed order are 02, 01, 00; of one digit: 2, 1, 0
     assert [v for _, v in steps_of(rows[0])] == pytest.approx([0.0, 1 / 3, 1.0, 1.0])
-    monkeypatch.setattr(
-        process_labels, "verify_many", lambda pairs: [Verdict.CRASHED for _ in pairs]
-    )
+    monkeypatch.setattr(VERIFY, lambda pairs: [Verdict.CRASHED for _ in pairs])
     rows, context = labels_of(tmp_path / "all", monkeypatch, generator, TABLE[:1])
     assert steps_of(rows[0]) == [(len(TABLE[0]["completion"]), 1.0)]
     assert context.notes["undecided_steps"] == 3
