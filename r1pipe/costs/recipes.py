@@ -312,7 +312,9 @@ def rollouts(params: fields.Rollouts, run: fields.RollsOut, inputs: InfoMap) -> 
         micro_batch_tokens=run.micro_batch_tokens,
         scored_tokens=tokens if has_reference else Range(0),
         frozen_copies=int(has_reference),
-        whole_copies=(2 if params.preference else 0) + (params.process == "model"),
+        whole_copies=(2 if params.preference else 0)
+        + (params.process == "model")
+        + ("reward" in inputs),
     )
     place = sampling_place(params, run)  # each rank has a sampler of its own
     sampling = SamplingWork(
