@@ -15,7 +15,7 @@ ROOT = Path(__file__).resolve().parent.parent
 HEAVY = ("torch", "transformers", "datasets", "vllm", "deepspeed", "sympy", "math_verify")
 FLOORS = (
     ("errors", "keys", "text", "ranks", "machine", "workers", "records"),
-    ("chat",),
+    ("chat", "tables"),
     ("plugins", "stage", "verify/answers", "verify/sandbox", "files"),
     ("rows", "backends"),
     ("settings", "store", "manifest", "doctor", "verify/workers"),

@@ -149,7 +149,7 @@ def instance_of(model: type[BaseModel]) -> BaseModel:
 def params_of_every_kind() -> Iterator[tuple[str, BaseModel]]:
     """Yield the params of every stage of every manifest, and of the kinds that none of them has."""
     seen = set()
-    for path in sorted(R1.parent.glob("*.yaml")):
+    for path in sorted(R1.parent.rglob("*.yaml")):
         for node in load_manifest(path).stages.values():
             seen.add(node.kind.kind)
             yield node.kind.kind, node.params

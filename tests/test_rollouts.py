@@ -23,12 +23,14 @@ from r1pipe.records import FinishReason, Group, Rollout, Verdict
 from r1pipe.rewards.completion import Completion
 from r1pipe.rl.curricula import Draw
 from r1pipe.rl.rollouts import (
+    from_table,
     problem_order,
     problems_of_rollouts,
     rollout_metrics,
     rule_rewards,
     sample_groups,
     score_groups,
+    to_table,
 )
 
 PAD = tokenizer().pad_token_id
@@ -71,6 +73,24 @@ def test_each_rollout_samples_again() -> None:
         texts.append([r.completion_ids for g in groups for r in g.rollouts])
     assert texts[0] == texts[2]
     assert texts[0] != texts[1]
+
+
+def test_rollouts_that_ranks_tell_one_another_come_whole() -> None:
+    long = Rollout(
+        [3] * 5,
+        [7, 8],
+        index=4,
+        streams={"sampler_logprobs": [-0.1, -1e-300], "advantage": [1 / 3, 1 / 3]},
+        text='a "quoted" \u2603',
+        finish_reason=FinishReason.LENGTH,
+        seed=2**64 - 1,
+        verdict=Verdict.WRONG,
+        rewards={"accuracy": 0.1},
+        reward=0.1,
+    )
+    empty = Rollout([], [], streams={"sampler_logprobs": [], "advantage": []})
+    assert list(from_table(to_table([long, empty]))) == [long, empty]
+    assert list(from_table(to_table([]))) == []
 
 
 def test_a_problem_that_comes_twice_is_sampled_again() -> None:

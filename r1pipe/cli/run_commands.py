@@ -6,7 +6,7 @@ import shutil
 import sys
 from collections.abc import Callable
 from contextlib import redirect_stdout
-from functools import wraps
+from functools import partial, wraps
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -52,9 +52,15 @@ def run_stages(  # noqa: PLR0913 - options of one command
     checkpoint_every: Annotated[
         float,
         typer.Option(
-            "--checkpoint-every", min=0.0, help="Seconds of training that a kill may cost."
+            "--checkpoint-every",
+            min=0.0,
+            help="Seconds between checkpoints; more if saving takes over 5 % of them.",
         ),
     ] = 30.0,
+    locked: Annotated[
+        bool,
+        typer.Option("--locked", help="Stop at the first departure from the manifest's lock."),
+    ] = False,
     store: StoreOption = None,
     as_json: JsonOption = False,
 ) -> None:
@@ -76,12 +82,24 @@ def run_stages(  # noqa: PLR0913 - options of one command
             _ask(found)
 
     selection["checkpoint_every_s"] = checkpoint_every
+    if locked:
+        selection["check"] = _check_of_lock(loaded, opened)
     with redirect_stdout(sys.stderr):  # libraries print, and stdout is for what was asked for
         result = run_manifest(loaded, opened, make_console(after_plan), **selection)
     if as_json:
         print_json(_result_json(loaded, opened, result))
     elif (board := _scoreboard(result)) is not None:
         _print_board(board, opened)
+
+
+def _check_of_lock(manifest: "Manifest", store: "Store") -> "Callable[[str, ActionRecord], None]":
+    """Check a manifest against its lock; return the check of every stage's result."""
+    from r1pipe.pipeline.lock import check_recipe, check_result, lock_path, read_lock
+    from r1pipe.pipeline.resolution import Resolver
+
+    lock = read_lock(lock_path(manifest.path, manifest.profile))
+    check_recipe(lock, manifest, Resolver(manifest, store))
+    return partial(check_result, lock)
 
 
 def _print_board(board: "ActionRecord", store: "Store") -> None:

@@ -18,6 +18,8 @@ MODULES = {
     "show": "read_commands",
     "why": "read_commands",
     "schema": "read_commands",
+    "lock": "lock_commands",
+    "reproduce": "lock_commands",
     "diff": "store_commands",
     "fsck": "store_commands",
     "gc": "store_commands",

@@ -6,7 +6,7 @@ bytes leaves all stages after it as they are (early cutoff), whatever the plan h
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
@@ -57,7 +57,7 @@ class RunResult:
         return [name for name, stage in self.stages.items() if stage.status == "done"]
 
 
-def run(
+def run(  # noqa: PLR0913 - the options of one command
     manifest: Manifest,
     store: Store,
     console: Console,
@@ -66,8 +66,12 @@ def run(
     only: str | None = None,
     rebuild: Iterable[str] = (),
     checkpoint_every_s: float = CHECKPOINT_EVERY_S,
+    check: Callable[[str, ActionRecord], None] = lambda name, record: None,
 ) -> RunResult:
-    """Bring a manifest's results into the store (up to stage `to`, or only stage `only`)."""
+    """Bring a manifest's results into the store (up to stage `to`, or only stage `only`).
+
+    `check` is given every result, with its stage's name; what it raises ends the run.
+    """
     again, resolver = frozenset(rebuild), Resolver(manifest, store)
     with torchrun.leading():
         planned = plan(manifest, store, to=to, only=only, rebuild=again, resolver=resolver)
@@ -75,7 +79,7 @@ def run(
         _refuse_damage(store, planned)
         for error in planned.missing.values():
             raise error
-        runner = _Runner(resolver, console, planned, again, checkpoint_every_s)
+        runner = _Runner(resolver, console, planned, again, checkpoint_every_s, check)
         runner.command = (
             commands.stage_command(manifest, store, only)
             if only
@@ -150,6 +154,7 @@ class _Runner:
         planned: Plan,
         rebuild: frozenset[str],
         checkpoint_every_s: float,
+        check: Callable[[str, ActionRecord], None],
     ) -> None:
         self.manifest = resolver.manifest
         self.store = resolver.store
@@ -159,6 +164,7 @@ class _Runner:
         self.planned = {stage.name: stage for stage in planned.stages}
         self.to_rebuild = set(rebuild)
         self.checkpoint_every_s = checkpoint_every_s
+        self.check = check
         self.stopper = Stopper(console.message)
         self.live = LiveRun(resolver.store.root)
         self.finished: dict[str, ActionRecord] = {}
@@ -249,6 +255,7 @@ class _Runner:
         if status == "done":
             for text in record.unchanged():
                 self.console.message(f"{name}: warning: {text}")
+        self.check(name, record)
 
 
 def _now() -> str:

@@ -8,6 +8,7 @@ are digested while they are written (`keys.write_digested`); other files are rea
 from __future__ import annotations
 
 import re
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -64,7 +65,9 @@ def copy_whole(source: Path, target: Path) -> bool:
 class SealedCheckpoints:
     """The checkpoints of one attempt."""
 
-    def __init__(self, folder: Path, on_saved: Callable[[], None] = lambda: None) -> None:
+    def __init__(
+        self, folder: Path, on_saved: Callable[[float], None] = lambda seconds: None
+    ) -> None:
         self.folder = folder
         self._on_saved = on_saved
         self._known: set[Path] = set()
@@ -80,6 +83,7 @@ class SealedCheckpoints:
     @contextmanager
     def saving(self, step: int) -> Iterator[Path]:
         """Give a directory to write into; sealed by one rename when the block ends well."""
+        started = time.monotonic()
         writing = self.folder / f".writing-{disk.token()}"
         writing.mkdir(parents=True)
         try:
@@ -90,7 +94,7 @@ class SealedCheckpoints:
         except BaseException:
             disk.remove_tree(writing)
             raise
-        self._on_saved()
+        self._on_saved(time.monotonic() - started)
 
     def _place(self, writing: Path, target: Path) -> None:
         faults.point("checkpoint.seal")
