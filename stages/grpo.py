@@ -4,7 +4,8 @@ Paper: arXiv:2402.03300, section 4.1 (the algorithm); arXiv:2501.12948, sections
 2.3.2 (reasoning RL, with the language reward) and 2.3.4 (alignment RL).
 
 In: `model`, `problems`; optionally `general` problems and the reward models `helpful` and `safety`;
-optionally the process reward model `process`.
+optionally the process reward model `process`, and the reward model `reward`, which reads whole
+completions and takes the place of the accuracy reward for all problems (iterative GRPO).
 Out: `model`, a Hugging Face directory. Problems whose gold answer does not verify against itself
 are left out and counted.
 
@@ -36,6 +37,7 @@ INPUTS = {
     "helpful": Input("model", optional=True),
     "safety": Input("model", optional=True),
     "process": Input("model", optional=True),
+    "reward": Input("model", optional=True),
 }
 OUTPUTS = {"model": "model"}
 JUDGED = ("general", "safety")
@@ -50,15 +52,20 @@ def run(context: Context, params: Params, run: Run, inputs: Inputs) -> None:
     """Train the policy, rollout by rollout; `r1pipe.rl.grpo` is the algorithm."""
     from r1pipe.models.adapters import add_adapter
     from r1pipe.models.policy import load_tokenizer
+    from r1pipe.rl.reward_model import reward_function
     from r1pipe.rl.setup import check_sampler, opened, usable_problems
     from r1pipe.rows import read_problems
     from r1pipe.train.backends import load_trained
 
     problems = read_problems(inputs.path("problems"))
     if params.rewards.get("accuracy"):
-        judged = JUDGED if params.preference else ()
+        judged = {problem.task for problem in problems} if "reward" in inputs else set[str]()
+        judged |= set(JUDGED) if params.preference else set()
         problems = usable_problems(context, "problems", problems, judged)
     reward_models = _reward_models(params, run, inputs, context.name)
+    if "reward" in inputs:
+        score = reward_function(inputs.path("reward"), "completion", run, params.precision)
+        reward_models = dict.fromkeys((p.task for p in problems), score) | reward_models
     model = load_trained(inputs.path("model"), run, params.precision)
     if params.adapter is not None:
         add_adapter(model, params.adapter, params.seed, params.precision)

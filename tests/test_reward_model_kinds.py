@@ -3,13 +3,22 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 from pydantic import ValidationError
-from tiny import FakeContext, assert_same_weights, save_policy, stage, tokenizer
+from tiny import (
+    FakeContext,
+    assert_same_weights,
+    grpo_params,
+    problems,
+    save_policy,
+    stage,
+    tokenizer,
+)
 from transformers import AutoModelForSequenceClassification
 
 from r1pipe.engine_settings import TrainRun
@@ -18,7 +27,7 @@ from r1pipe.records import Problem
 from r1pipe.rl.preference import process_loss
 from r1pipe.rl.reward_model import is_reward_model, new_reward_model, reward_function
 from r1pipe.rl.steps import encode_steps, line_ends, process_reward_function, step_scores
-from r1pipe.rows import write_rows
+from r1pipe.rows import write_problems, write_rows
 from r1pipe.stage import Inputs
 from r1pipe.train.batching import one_batch
 from r1pipe.train.deepspeed_backend import DeepSpeedSettings
@@ -173,3 +182,24 @@ def test_a_process_reward_model_reads_all_and_whole_rows() -> None:
     engine = DeepSpeedSettings(backend="deepspeed", num_processes=2, sequence_parallel=2)
     found = kind.run_model(engine=engine).incompatible_with(params)
     assert "objective process needs whole rows" in found
+
+
+# ---- the reward of GRPO --------------------------------------------------------------------------
+
+
+def test_the_reward_model_of_grpo_takes_the_place_of_accuracy_for_all_problems(
+    tmp_path: Path, policy: Path
+) -> None:
+    texts = ("yes", "no")
+    rows = [{"prompt": "cat?", "completion": t, "is_safe": t == "yes"} for t in texts]
+    trained = train(tmp_path / "rm", policy, rows, "pointwise", num_epochs=1).output("model")
+    chosen = [*problems(3), replace(problems(4)[3], gold="")]  # it reads no gold answer
+    write_problems(tmp_path / "problems", chosen)
+    kind, context = stage("grpo"), FakeContext(tmp_path / "grpo")
+    inputs = {"model": policy, "problems": tmp_path / "problems", "reward": trained}
+    params = grpo_params(rewards={"accuracy": 1.0, "length": 0.0}, num_steps=2)
+    kind.run(context, params, kind.run_model(), Inputs(inputs))
+    assert "reward_accuracy" not in context.logged[0]
+    assert context.logged[0]["reward"] == context.logged[0]["reward_preference"]
+    assert 0 < context.logged[0]["reward"] < 1
+    assert "unusable_golds" not in context.notes

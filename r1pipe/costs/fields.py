@@ -107,6 +107,13 @@ class Benchmarks(Completes, Protocol):
     problems_per_unit: int
 
 
+class Continuations(Completes, Protocol):
+    """Parameters of labels of steps."""
+
+    num_continuations: int
+    candidates_per_unit: int
+
+
 class Replies(Completes, Protocol):
     """Parameters of an LLM judge."""
 

@@ -58,6 +58,8 @@ KEPT_FRAC = Range(0.15, 0.9)
 """Share of sampled completions that are kept as different rows."""
 PAIRED_FRAC = 0.02
 """Least share of the candidates that become preferences: few problems have both sides."""
+STEPS = Range(0.5, 20)
+"""Steps of a completion that are continued: those that another one shares count once."""
 
 ASKED_FRAC = Range(0.1, 1.0)
 """Share of the candidates that an LLM judge is asked about."""
@@ -310,7 +312,9 @@ def rollouts(params: fields.Rollouts, run: fields.RollsOut, inputs: InfoMap) -> 
         micro_batch_tokens=run.micro_batch_tokens,
         scored_tokens=tokens if has_reference else Range(0),
         frozen_copies=int(has_reference),
-        whole_copies=(2 if params.preference else 0) + (params.process == "model"),
+        whole_copies=(2 if params.preference else 0)
+        + (params.process == "model")
+        + ("reward" in inputs),
     )
     place = sampling_place(params, run)  # each rank has a sampler of its own
     sampling = SamplingWork(
@@ -360,6 +364,35 @@ def benchmarks(
         )
     outputs: dict[str, Info] = {"report": Info(), "samples": mixed_rows(rows)}
     return Cost(outputs, sampling=tuple(works), other_s=Range(0.1, 3), assumes=tuple(assumes))
+
+
+def continuations(params: fields.Continuations, run: fields.Samples, inputs: InfoMap) -> Cost:
+    """Return the cost of labels of steps, from the fields of `stages/process_labels.py`."""
+    model, candidates = inputs["model"], inputs["candidates"]
+    count = candidates.num_rows
+    prefixes = count * STEPS
+    sampled = prefixes * params.num_continuations
+    length = (candidates.completion_tokens * Range(0.2, 1.0)).at_most(params.max_tokens)
+    unit = params.candidates_per_unit * params.num_continuations
+    work = SamplingWork(
+        model=model,
+        where=sampling_place(params, run),
+        completions=sampled,
+        prompts=prefixes,
+        prompt_tokens=candidates.prompt_tokens + candidates.completion_tokens * Range(0.2, 0.8),
+        completion_tokens=length,
+        longest=params.max_tokens,
+        at_once=min(unit, batch_limit(run)),
+        rounds=Range(
+            math.ceil(count.low / params.candidates_per_unit),
+            math.ceil(count.high / params.candidates_per_unit),
+        ),
+    )
+    rows = replace(candidates, num_rows=Range(0.3, 1.0) * count)
+    text = f"{STEPS.low:g} to {STEPS.high:g} different steps of a completion to go on from"
+    return Cost(
+        {"rows": rows}, sampling=(work,), other_s=sampled * Range(5e-5, 3e-3), assumes=(text,)
+    )
 
 
 def judgements(params: fields.Replies, run: fields.Samples, inputs: InfoMap) -> Cost:
