@@ -149,6 +149,8 @@ class Group:
 
     problem: Problem
     rollouts: list[Rollout]
+    revealed: float = 0.0
+    """Share of the problem's solution that was given with the prompt."""
 
 
 def json_lines(rows: Iterable[Mapping[str, object]]) -> bytes:

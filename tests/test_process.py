@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 import random
 from pathlib import Path
@@ -18,7 +17,7 @@ from r1pipe.errors import StageError
 from r1pipe.models.prompts import encode_prompt
 from r1pipe.records import FinishReason, Group, Problem, Rollout, Step, TokenSequence
 from r1pipe.rl.reward_model import new_reward_model
-from r1pipe.rl.rollouts import assign_advantages, assign_step_advantages, gather_groups
+from r1pipe.rl.rollouts import assign_advantages, assign_step_advantages, from_table, to_table
 from r1pipe.rl.setup import opened
 from r1pipe.rl.steps import (
     assign_steps,
@@ -305,18 +304,8 @@ def test_a_process_reward_model_that_is_not_given_is_asked_for(tmp_path: Path) -
         score_steps(grpo_params(process="model"), RUN, Inputs({"model": tmp_path}), "zero")
 
 
-class TwoRanks:
-    """Two ranks that made the same groups; what they tell each other goes through JSON."""
-
-    size = 2
-
-    def gather(self, value: Any) -> list[Any]:
-        return [json.loads(json.dumps(value))] * 2
-
-
 def test_steps_reach_the_other_ranks() -> None:
     made = completion("ab 12 cd")
     made.steps = [(2, 1.0), (4, 0.5)]
-    ranks: Any = TwoRanks()
-    groups = gather_groups(ranks, [PARITY, PARITY], [Group(PARITY, [made])])
-    assert [group.rollouts[0].steps for group in groups] == [made.steps] * 2
+    (found,) = from_table(to_table([made]))
+    assert found.steps == made.steps

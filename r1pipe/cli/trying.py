@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from r1pipe.models.interfaces import Tokenizer
     from r1pipe.records import Group, Problem, Rollout, TokenSequence
 
-KINDS = ("grpo", "evaluate", "rejection-sample", "cold-start-data", "sft")
+KINDS = ("grpo", "online-rft", "evaluate", "rejection-sample", "cold-start-data", "sft")
 ZERO_KINDS = ("cold-start-data",)
 """Kinds that sample in R1-Zero's format, without a parameter for it."""
 NUM_ROWS = 2
@@ -141,6 +141,7 @@ def _problems(inputs: Inputs, count: int) -> list[Problem]:
 
 
 def _trial(group: Group, tokenizer: Tokenizer, values: JsonObject, fmt: Format) -> Trial:
+    from r1pipe.rewards.completion import Completion
     from r1pipe.rl.rollouts import rule_rewards
     from r1pipe.verify import verify_many
     from r1pipe.verify.answers.recast import recast
@@ -151,6 +152,9 @@ def _trial(group: Group, tokenizer: Tokenizer, values: JsonObject, fmt: Format) 
     (verdict,) = verify_many([(problem, plain)])
     reason = rollout.finish_reason.value
     weights = values.get("rewards") or REWARDS
+    completion = Completion(
+        rollout.text, len(rollout.completion_ids), rollout.finish_reason, values["max_tokens"]
+    )
     return Trial(
         name=f"problem {problem.id} ({problem.task})",
         prompt=tokenizer.decode(rollout.prompt_ids),
@@ -160,7 +164,7 @@ def _trial(group: Group, tokenizer: Tokenizer, values: JsonObject, fmt: Format) 
         gold=problem.gold,
         verdict=str(verdict),
         reason=reason_of(plain, problem.gold, str(verdict), reason),
-        rewards=rule_rewards(problem, rollout.text, verdict == "correct", weights, fmt),
+        rewards=rule_rewards(problem, completion, verdict == "correct", weights, fmt),
         filters=_filters(problem, rollout, str(verdict), values, fmt) if "keep" in values else {},
     )
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import random
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -13,18 +14,20 @@ import numpy as np
 import pyarrow as pa
 import torch
 
-from r1pipe.chat import AnyFormat
+from r1pipe.chat import AnyFormat, render_completion
 from r1pipe.generate.protocol import Generator, Request, SamplingParams
 from r1pipe.generate.uniforms import request_seed
 from r1pipe.models.interfaces import Tokenizer
-from r1pipe.models.prompts import encode_prompt, opened_thought
+from r1pipe.models.prompts import after_opened, encode_completion, encode_prompt, opened_thought
 from r1pipe.ranks import ALONE, Ranks
 from r1pipe.records import FinishReason, Group, Problem, Rollout, Verdict
-from r1pipe.rewards.table import rewards_of
+from r1pipe.rewards.completion import Completion
+from r1pipe.rewards.table import COMPLETION_REWARDS, rewards_of
 from r1pipe.rl.estimators import ESTIMATORS, advantages_of_steps
 from r1pipe.rl.losses import EPS, EPS_MODEL
 from r1pipe.rl.params import Advantage, GrpoParams
 from r1pipe.tables import gather_tables, ragged
+from r1pipe.tasks.world import summarise
 from r1pipe.verify import verify_many
 from r1pipe.verify.answers.recast import recast
 
@@ -89,14 +92,23 @@ def sample_groups(  # noqa: PLR0913 - what a sample depends on
     fmt: AnyFormat,
     seed_parts: Sequence[int | str],
     ranks: Ranks = ALONE,
+    revealed: Sequence[float] = (),
 ) -> list[Group]:
     """Sample `group_size` completions of every problem of this rank's share.
 
-    Each request has its own seed, which does not depend on the number of ranks.
+    Each request has its own seed, which does not depend on the number of ranks. `revealed` has, for
+    every problem, the share of its solution that joins the prompt; the text has it before what the
+    policy wrote.
     """
     seeds = ranks.share(_seeds(problems, group_size, seed_parts), group_size)
+    shares = ranks.share(revealed) if revealed else ()
     problems = ranks.share(problems)
-    prompts = [tuple(encode_prompt(tokenizer, problem.prompt, fmt)) for problem in problems]
+    given = [revealed_ids(tokenizer, *each, fmt) for each in zip(problems, shares, strict=False)]
+    given = given or [()] * len(problems)
+    prompts = [
+        (*encode_prompt(tokenizer, problem.prompt, fmt), *ids)
+        for problem, ids in zip(problems, given, strict=True)
+    ]
     requests = [Request(prompts[i // group_size], seed, i) for i, seed in enumerate(seeds)]
     opened = opened_thought(tokenizer, fmt) if problems else ""
     sampled = {each.index: each for each in generator.generate(requests, sampling)}
@@ -104,11 +116,12 @@ def sample_groups(  # noqa: PLR0913 - what a sample depends on
     def rollout(request: Request) -> Rollout:
         completion = sampled[request.index]
         has_end, ids = completion.finish_reason is FinishReason.STOP, completion.token_ids
+        written = [*given[request.index // group_size], *(ids[:-1] if has_end else ids)]
         return Rollout(
             list(request.prompt_ids),
             ids,
             streams={"sampler_logprobs": completion.logprobs},
-            text=opened + tokenizer.decode(ids[:-1] if has_end else ids),
+            text=opened + tokenizer.decode(written),
             finish_reason=completion.finish_reason,
             seed=request.seed,
         )
@@ -118,6 +131,21 @@ def sample_groups(  # noqa: PLR0913 - what a sample depends on
         Group(problem, rollouts[number * group_size : (number + 1) * group_size])
         for number, problem in enumerate(problems)
     ]
+
+
+def revealed_ids(
+    tokenizer: Tokenizer, problem: Problem, share: float, fmt: AnyFormat
+) -> tuple[int, ...]:
+    """Return the first floor(share x m) of the m tokens of a problem's written solution.
+
+    The end of sequence is not one of them. A problem without a solution has none to show.
+    """
+    if problem.solution is None or not share:
+        return ()
+    summary = summarise(problem.gold, problem.language)
+    text = render_completion(problem.solution, problem.gold, fmt, summary)
+    ids = encode_completion(tokenizer, after_opened(text, opened_thought(tokenizer, fmt), fmt))[:-1]
+    return tuple(ids[: math.floor(share * len(ids))])
 
 
 def _seeds(problems: Sequence[Problem], group_size: int, parts: Sequence[int | str]) -> list[int]:
@@ -145,6 +173,7 @@ def score_groups(
     weights: Mapping[str, float],
     fmt: AnyFormat,
     reward_models: Mapping[str, RewardFn] | None = None,
+    max_tokens: int | None = None,
 ) -> None:
     """Give every rollout its rewards by name and their weighted sum.
 
@@ -160,7 +189,10 @@ def score_groups(
         verdicts = verify_many(pairs)
         for i, rollout in enumerate(group.rollouts):
             rollout.verdict = verdicts[i]
-            named = rule_rewards(group.problem, texts[i], verdicts[i] == "correct", weights, fmt)
+            count = len(rollout.completion_ids)
+            completion = Completion(texts[i], count, rollout.finish_reason, max_tokens)
+            is_correct = verdicts[i] == "correct"
+            named = rule_rewards(group.problem, completion, is_correct, weights, fmt)
             if preference is not None:
                 named.pop("accuracy", None)
                 named["preference"] = preference[i]
@@ -169,15 +201,22 @@ def score_groups(
 
 
 def rule_rewards(
-    problem: Problem, text: str, is_correct: bool, weights: Mapping[str, float], fmt: AnyFormat
+    problem: Problem,
+    completion: Completion,
+    is_correct: bool,
+    weights: Mapping[str, float],
+    fmt: AnyFormat,
 ) -> dict[str, float]:
     """Return the rule rewards that `weights` names; that of accuracy is known already."""
-    table = rewards_of(fmt)
-    return {
-        name: float(is_correct) if name == "accuracy" else table[name](problem, text)
-        for name in weights
-        if name != "preference"
-    }
+    table, found = rewards_of(fmt), dict[str, float]()
+    for name in weights:
+        if name == "accuracy":
+            found[name] = float(is_correct)
+        elif name in COMPLETION_REWARDS:
+            found[name] = COMPLETION_REWARDS[name](problem, completion)
+        elif name != "preference":
+            found[name] = table[name](problem, completion.text)
+    return found
 
 
 def subtract_kl(rollouts: Sequence[Rollout], rows: Sequence[Sequence[float]], coef: float) -> None:

@@ -12,6 +12,7 @@ from r1pipe.models.interfaces import LanguageModel, Tokenizer
 from r1pipe.models.policy import freeze, load_model
 from r1pipe.models.precision import dtype_of
 from r1pipe.records import Problem
+from r1pipe.rl.curricula import CurriculumState
 from r1pipe.rl.grpo import Grpo
 from r1pipe.rl.params import GrpoParams, GrpoRun
 from r1pipe.rl.parity import TOLERANCES, check_parity
@@ -78,8 +79,9 @@ def opened(
     engine = make_engine(model, params.optimizer, run, ranks, precision)
     batching = batching_of(run, tokenizer.pad_token_id)
     check_forward(engine, model, batching, precision)
-    others = [] if reference is None else [reference]
     with closing(generator_of(sampled, tokenizer, run, ranks.size, precision)) as generator:
+        memory = CurriculumState(lambda: ranks.is_main)
+        others = [*([] if reference is None else [reference]), memory]
         trainer = Trainer(context, engine, params.optimizer, params.num_steps, others)
         yield Grpo(
             context,
@@ -92,6 +94,7 @@ def opened(
             reward_models or {},
             run.stop_when,
             score_steps,
+            memory,
         )
     context.note(trained_tokens=trainer.trained_tokens)
     if reference is not None:

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from r1pipe.errors import StageError
 from r1pipe.plugins.tables import Entry, active, plugin_checker
 from r1pipe.records import Problem, Verdict
-from r1pipe.verify import code, countdown, phrases
+from r1pipe.verify import chain_of_parities, code, countdown, phrases
 from r1pipe.verify.answers.extract import Prefer, find_answer
 from r1pipe.verify.answers.numbers import parse_quantity, same_quantity
 from r1pipe.verify.equivalence import MAX_GOLD_CHARS, decide, read_gold
@@ -55,6 +55,7 @@ def check_math(problem: Problem, text: str) -> Verdict:
 
 
 CHECKERS: dict[str, Checker] = {
+    "chain-of-parities": chain_of_parities.check,
     "choice": phrases.check_choice,
     "code": code.check,
     "contains": phrases.check_contains,
