@@ -127,8 +127,11 @@ class _Pending:
 def _start(problem: Problem, text: str, timeout_s: float, workers: int, asked: _Asked) -> _Pending:
     """Verify a pair here, or send it to the pool and return the promise."""
     started = time.perf_counter()
+    verdict: Verdict | Promise
     if problem.checker == "math":
         verdict, extracted, method = _start_math(problem, text, timeout_s, workers, asked)
+    elif problem.checker == "code":
+        verdict, (extracted, method) = code.start(problem, text), _extracted(problem, text)
     else:
         verdict = checker_of(problem)(problem, text)
         extracted, method = _extracted(problem, text)
@@ -157,7 +160,7 @@ def _extracted(problem: Problem, text: str) -> tuple[str | None, str]:
     if problem.checker == "judge":
         return None, "summary/judge"
     if problem.checker == "code":
-        return code.extract_program(text), "fence/sandbox"
+        return code.extract_program(text, code.language_of(problem)), "fence/sandbox"
     prefer: Prefer = "tag" if problem.checker == "countdown" else "box"
     found = find_answer(text, prefer=prefer)
     return found.answer, f"{found.method}/exact"
