@@ -14,8 +14,8 @@ import pytest
 ROOT = Path(__file__).resolve().parent.parent
 HEAVY = ("torch", "transformers", "datasets", "vllm", "deepspeed", "sympy", "math_verify")
 FLOORS = (
-    ("errors", "keys", "text", "ranks", "machine", "workers", "records", "untrusted"),
-    ("chat",),
+    ("errors", "keys", "text", "ranks", "machine", "workers", "records"),
+    ("chat", "untrusted"),
     ("plugins", "stage", "sandbox", "verify/answers", "files"),
     ("rows", "backends"),
     ("settings", "store", "manifest", "doctor", "verify/workers"),

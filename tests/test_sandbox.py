@@ -11,7 +11,8 @@ import pytest
 
 from r1pipe.records import Problem, Verdict
 from r1pipe.rewards.table import REWARDS
-from r1pipe.sandbox.sandbox import Limits, Status, run_python
+from r1pipe.sandbox.sandbox import run_python
+from r1pipe.sandbox.session import Limits, Status
 from r1pipe.verify import verify
 from r1pipe.verify.code import extract_program
 

@@ -160,10 +160,11 @@ def score_groups(
 def rule_rewards(
     problem: Problem, text: str, is_correct: bool, weights: Mapping[str, float], fmt: AnyFormat
 ) -> dict[str, float]:
-    """Return the rule rewards that `weights` names; that of accuracy is known already."""
+    """Return the rule rewards that `weights` names; what the verifier decides is known already."""
     table = rewards_of(fmt)
+    decided = {"accuracy", *(["code"] if problem.checker == "code" else ())}
     return {
-        name: float(is_correct) if name == "accuracy" else table[name](problem, text)
+        name: float(is_correct) if name in decided else table[name](problem, text)
         for name in weights
         if name != "preference"
     }

@@ -1,4 +1,4 @@
-"""Warm sandboxes for several threads at once, and how strong they must be."""
+"""Warm sandboxes for several threads at once."""
 
 from __future__ import annotations
 
@@ -8,16 +8,11 @@ import os
 import threading
 from collections.abc import Callable, Collection, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
-from typing import Literal, TypeAlias, TypeVar
+from typing import TypeVar
 
-from r1pipe.errors import StageError
 from r1pipe.sandbox import system
-from r1pipe.sandbox.layers import lost, missing
-from r1pipe.sandbox.sandbox import Outcome, Sandbox, run_python
+from r1pipe.sandbox.session import Sandbox
 
-Strength: TypeAlias = Literal["full", "weak"]
-VARIABLE = "R1PIPE_SANDBOX"
-"""The strength that is asked for here, for this process and those that it starts."""
 MAX_SANDBOXES = 8
 
 T = TypeVar("T")
@@ -65,7 +60,6 @@ class SandboxPool:
 
 
 _shared: list[SandboxPool] = []
-_found: dict[int, Outcome] = {}
 _lock = threading.Lock()
 
 
@@ -83,47 +77,3 @@ def close_shared() -> None:
     """End this process's sandboxes."""
     if _shared and _shared[-1].pid == os.getpid():
         _shared.pop().close()
-
-
-# ---- how strong ----------------------------------------------------------------------------------
-
-
-def layers() -> dict[str, bool]:
-    """Return which layers hold on this machine; found out once by running nothing."""
-    if os.getpid() not in _found:
-        _found[os.getpid()] = run_python("pass")
-    return _found[os.getpid()].layers
-
-
-@contextlib.contextmanager
-def using(strength: Strength) -> Iterator[None]:
-    """Ask for a strength for a block, in this process and those that it starts."""
-    before = os.environ.get(VARIABLE)
-    os.environ[VARIABLE] = strength
-    try:
-        yield
-    finally:
-        if before is None:
-            del os.environ[VARIABLE]
-        else:
-            os.environ[VARIABLE] = before
-
-
-def require() -> list[str]:
-    """Return the layers that are missing where that is allowed. Raises StageError elsewhere."""
-    gone = missing(layers())
-    if not gone:
-        return []
-    if os.environ.get(VARIABLE) != "weak":
-        raise StageError(
-            f"the sandbox for programs lacks {', '.join(gone)} on this machine, and model-written"
-            " code is not run in less; see 'r1pipe doctor', or set run.sandbox: weak to do without"
-        )
-    if {"mounts", "files"} <= set(gone):  # then this process's memory is a file to a program
-        system.prctl(system.PR_SET_DUMPABLE, 0) if system.IS_LINUX else None
-    return gone
-
-
-def weakness() -> str:
-    """Return what a weak sandbox does not defend, in words; empty for a full one."""
-    return lost(require())

@@ -115,6 +115,16 @@ class _Asked(OrderedDict[tuple[str, str], Promise]):
         self.move_to_end(key)
         return self[key]
 
+    def program(self, problem: Problem, text: str) -> Promise:
+        program = code.extract_program(text, code.language_of(problem))
+        key = (f"code {sorted(problem.meta.items())!r}", program or "")
+        if key not in self:
+            self[key] = code.start(problem, text)
+            if len(self) > WINDOW:
+                self.popitem(last=False)
+        self.move_to_end(key)
+        return self[key]
+
 
 @dataclass(frozen=True, slots=True)
 class _Pending:
@@ -131,7 +141,7 @@ def _start(problem: Problem, text: str, timeout_s: float, workers: int, asked: _
     if problem.checker == "math":
         verdict, extracted, method = _start_math(problem, text, timeout_s, workers, asked)
     elif problem.checker == "code":
-        verdict, (extracted, method) = code.start(problem, text), _extracted(problem, text)
+        verdict, (extracted, method) = asked.program(problem, text), _extracted(problem, text)
     else:
         verdict = checker_of(problem)(problem, text)
         extracted, method = _extracted(problem, text)

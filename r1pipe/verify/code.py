@@ -12,7 +12,8 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
@@ -21,17 +22,12 @@ from r1pipe.chat import split_completion
 from r1pipe.errors import StageError
 from r1pipe.keys import Json
 from r1pipe.records import Problem, Verdict
-from r1pipe.sandbox.pool import require, shared
+from r1pipe.sandbox.pool import shared
 from r1pipe.sandbox.runners import BINARY, RUNNERS, is_runnable
-from r1pipe.sandbox.sandbox import (
-    Limits,
-    Outcome,
-    Sandbox,
-    Status,
-    compile_program,
-    run_binary,
-    run_python,
-)
+from r1pipe.sandbox.sandbox import compile_program, run_binary, run_python
+from r1pipe.sandbox.session import Limits, Outcome, Sandbox, Status
+from r1pipe.sandbox.strength import Strength, require, using, weakness
+from r1pipe.stage import Context
 from r1pipe.verify.workers.pool import Promise
 
 MAX_PROGRAM_CHARS = 100_000
@@ -91,6 +87,15 @@ def start(problem: Problem, text: str) -> Promise:
     require()
     shared().submit(partial(_settle, promise, tests, program))
     return promise
+
+
+@contextmanager
+def sandboxed(context: Context, strength: Strength, problems: Iterable[Problem]) -> Iterator[None]:
+    """Run programs as `run.sandbox` says in a block; refuse, or warn, before it begins."""
+    with using(strength):
+        if any(problem.checker == "code" for problem in problems) and (lost := weakness()):
+            context.warn(f"run.sandbox is weak, and this machine lacks: {lost}")
+        yield
 
 
 def _settle(promise: Promise, tests: Tests, program: str) -> None:
