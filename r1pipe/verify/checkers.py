@@ -117,6 +117,16 @@ class _Asked(OrderedDict[tuple[str, str], Promise]):
         self.move_to_end(key)
         return self[key]
 
+    def program(self, problem: Problem, text: str) -> Promise:
+        program = code.extract_program(text, code.language_of(problem))
+        key = (f"code {sorted(problem.meta.items())!r}", program or "")
+        if key not in self:
+            self[key] = code.start(problem, text)
+            if len(self) > WINDOW:
+                self.popitem(last=False)
+        self.move_to_end(key)
+        return self[key]
+
 
 @dataclass(frozen=True, slots=True)
 class _Pending:
@@ -129,8 +139,11 @@ class _Pending:
 def _start(problem: Problem, text: str, timeout_s: float, workers: int, asked: _Asked) -> _Pending:
     """Verify a pair here, or send it to the pool and return the promise."""
     started = time.perf_counter()
+    verdict: Verdict | Promise
     if problem.checker == "math":
         verdict, extracted, method = _start_math(problem, text, timeout_s, workers, asked)
+    elif problem.checker == "code":
+        verdict, (extracted, method) = asked.program(problem, text), _extracted(problem, text)
     else:
         verdict = checker_of(problem)(problem, text)
         extracted, method = _extracted(problem, text)
@@ -162,7 +175,7 @@ def _extracted(problem: Problem, text: str) -> tuple[str | None, str]:
     if problem.checker == "judge":
         return None, "summary/judge"
     if problem.checker == "code":
-        return code.extract_program(text), "fence/sandbox"
+        return code.extract_program(text, code.language_of(problem)), "fence/sandbox"
     prefer: Prefer = "tag" if problem.checker == "countdown" else "box"
     found = find_answer(text, prefer=prefer)
     return found.answer, f"{found.method}/exact"
