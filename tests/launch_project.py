@@ -37,6 +37,7 @@ class Run(StageModel):
     launcher: Literal["local", "deepspeed", "slurm", "torchrun"] | None = None
     hostfile: str | None = None
     step_s: float = 0.0
+    told_mib: int = 0
     fails: str = ""
 
     def launch(self):
@@ -63,6 +64,11 @@ def run(context, params, run, inputs):
             with context.checkpoints.saving(step) as folder:
                 (folder / f"rank-{ranks.rank}.txt").write_text(str(step))
         context.stop_if_asked()
+    if run.told_mib:
+        mine = bytes([ranks.rank]) * (run.told_mib << 20 >> ranks.rank) + b"end"
+        told = ranks.exchange(mine)
+        assert told[ranks.rank] == mine
+        context.note(told=[(len(each), each[0], each[-3:].decode()) for each in told])
     context.sample(rank=ranks.rank)
     context.note(sums=sums, resumed_at=done, pids=ranks.gather(os.getpid()))
     if ranks.is_main:

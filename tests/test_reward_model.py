@@ -16,7 +16,7 @@ from r1pipe.chat import render_completion
 from r1pipe.engine_settings import TrainRun
 from r1pipe.errors import Interrupted, StageError
 from r1pipe.records import Problem, TokenSequence
-from r1pipe.rl.preference import _batches, pairwise_loss, pointwise_loss
+from r1pipe.rl.preference import adjacent, pairwise_loss, pointwise_loss
 from r1pipe.rl.reward_model import (
     encode_scored,
     new_reward_model,
@@ -263,7 +263,9 @@ def test_micro_batches_are_bounded_by_examples_and_by_positions() -> None:
         ({"micro_batch_tokens": 40}, [[0, 1, 2], [3, 4]]),
         ({"micro_batch_tokens": 1}, [[0], [1], [2], [3], [4]]),
     ):
-        batches = list(_batches(texts, range(5), kind.run_model(**limits), PAD))
+        run = kind.run_model(**limits)
+        sizes = run.examples_per_micro_batch, run.micro_batch_tokens
+        batches = list(adjacent(texts, range(5), *sizes, PAD))
         found = [batch.sequence_index[:, 0].tolist() for batch in batches]
         assert found == [[row for row in some for _ in range(2)] for some in rows]
 

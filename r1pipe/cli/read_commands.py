@@ -38,6 +38,9 @@ def plan(
     probe: Annotated[
         bool, typer.Option("--probe", help="Measure each engine on this machine first.")
     ] = False,
+    price: Annotated[
+        float | None, typer.Option("--price", min=0.0, help="Of one GPU for an hour.")
+    ] = None,
     store: StoreOption = None,
     as_json: JsonOption = False,
 ) -> None:
@@ -54,7 +57,7 @@ def plan(
 
         probing.probe(loaded)
     names = [stage.name for stage in found.stages if stage.builds]
-    cost = stage_costs(loaded, opened, found.records, names)
+    cost = stage_costs(loaded, opened, found.records, names, price)
     if as_json:
         print_json(_plan_json(loaded, found) | {"costs": cost.to_json()})
     else:

@@ -56,6 +56,10 @@ ADAPTIVE_FRAC = 0.2
 """Least share of the samples, if problems that have enough rows, or no hope, get no more."""
 KEPT_FRAC = Range(0.15, 0.9)
 """Share of sampled completions that are kept as different rows."""
+PAIRED_FRAC = 0.02
+"""Least share of the candidates that become preferences: few problems have both sides."""
+STEPS = Range(0.5, 20)
+"""Steps of a completion that are continued: those that another one shares count once."""
 
 ASKED_FRAC = Range(0.1, 1.0)
 """Share of the candidates that an LLM judge is asked about."""
@@ -128,6 +132,16 @@ def imported_rows(data: DatasetInfo | RowsInfo, wanted: int | None) -> RowsInfo:
     return RowsInfo(count, REAL_PROMPT, REAL_COMPLETION)
 
 
+def paired_rows(candidates: RowsInfo, max_per_problem: int, are_pairs: bool) -> RowsInfo:
+    """Return preferences made of candidates; how many problems have both sides is not known."""
+    texts = 2 if are_pairs else 1
+    most = candidates.num_rows * (max_per_problem / texts if are_pairs else 1.0)
+    count = Range(PAIRED_FRAC * most.low, most.high)
+    return replace(
+        candidates, num_rows=count, completion_tokens=candidates.completion_tokens * texts
+    )
+
+
 def training_place(params: fields.Computes, run: fields.Trains) -> Placement:
     """Return where a stage trains."""
     return run.engine.place(run.device, params.precision)
@@ -165,6 +179,32 @@ def preference_training(
         micro_batch_tokens=min(
             run.micro_batch_tokens, math.ceil(run.examples_per_micro_batch * texts_per_row * mean)
         ),
+    )
+    return Cost({"model": model}, training=(work,))
+
+
+def pair_training(
+    params: fields.PairPasses, run: fields.TrainsRows, model: ModelInfo, rows: RowsInfo
+) -> Cost:
+    """Return the cost of DPO: passes over both texts of every pair, one of them without
+    gradients."""
+    pairs = rows.num_rows
+    per_pair = rows.prompt_tokens + rows.tokens
+    mean = (per_pair * 0.5).at_most(params.max_tokens)
+    work = Training(
+        model=model,
+        where=training_place(params, run),
+        tokens=pairs * params.num_epochs * mean * 2.0,
+        updates=Range(
+            math.ceil(pairs.low / params.batch_size) * params.num_epochs,
+            math.ceil(pairs.high / params.batch_size) * params.num_epochs,
+        ),
+        mean_tokens=mean.high,
+        longest=params.max_tokens
+        if mean.high * 4 > params.max_tokens
+        else math.ceil(mean.high * 4),
+        micro_batch_tokens=run.micro_batch_tokens,
+        scored_tokens=pairs * mean * 2.0,
     )
     return Cost({"model": model}, training=(work,))
 
@@ -272,7 +312,9 @@ def rollouts(params: fields.Rollouts, run: fields.RollsOut, inputs: InfoMap) -> 
         micro_batch_tokens=run.micro_batch_tokens,
         scored_tokens=tokens if has_reference else Range(0),
         frozen_copies=int(has_reference),
-        whole_copies=2 if params.preference else 0,
+        whole_copies=(2 if params.preference else 0)
+        + (params.process == "model")
+        + ("reward" in inputs),
     )
     place = sampling_place(params, run)  # each rank has a sampler of its own
     sampling = SamplingWork(
@@ -322,6 +364,35 @@ def benchmarks(
         )
     outputs: dict[str, Info] = {"report": Info(), "samples": mixed_rows(rows)}
     return Cost(outputs, sampling=tuple(works), other_s=Range(0.1, 3), assumes=tuple(assumes))
+
+
+def continuations(params: fields.Continuations, run: fields.Samples, inputs: InfoMap) -> Cost:
+    """Return the cost of labels of steps, from the fields of `stages/process_labels.py`."""
+    model, candidates = inputs["model"], inputs["candidates"]
+    count = candidates.num_rows
+    prefixes = count * STEPS
+    sampled = prefixes * params.num_continuations
+    length = (candidates.completion_tokens * Range(0.2, 1.0)).at_most(params.max_tokens)
+    unit = params.candidates_per_unit * params.num_continuations
+    work = SamplingWork(
+        model=model,
+        where=sampling_place(params, run),
+        completions=sampled,
+        prompts=prefixes,
+        prompt_tokens=candidates.prompt_tokens + candidates.completion_tokens * Range(0.2, 0.8),
+        completion_tokens=length,
+        longest=params.max_tokens,
+        at_once=min(unit, batch_limit(run)),
+        rounds=Range(
+            math.ceil(count.low / params.candidates_per_unit),
+            math.ceil(count.high / params.candidates_per_unit),
+        ),
+    )
+    rows = replace(candidates, num_rows=Range(0.3, 1.0) * count)
+    text = f"{STEPS.low:g} to {STEPS.high:g} different steps of a completion to go on from"
+    return Cost(
+        {"rows": rows}, sampling=(work,), other_s=sampled * Range(5e-5, 3e-3), assumes=(text,)
+    )
 
 
 def judgements(params: fields.Replies, run: fields.Samples, inputs: InfoMap) -> Cost:

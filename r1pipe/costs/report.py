@@ -44,6 +44,8 @@ class Costs:
     warnings: Mapping[str, Sequence[str]] = field(default_factory=dict)
     basis: str = ""
     calibration: str | None = None
+    price: float | None = None
+    """Of a GPU for an hour, in any currency."""
 
     def lines(self) -> list[str]:
         """Return the table, its sum, what it rests on, and what could not be estimated."""
@@ -51,9 +53,10 @@ class Costs:
         if not self.estimates:
             return ["", *unknown] if unknown else []
         total = self.total()
-        rows = [["STAGE", "TRAINS", "SAMPLES", "TIME", "MEMORY", "DISK"]]
-        rows += [[name, *_cells(found)] for name, found in self.estimates.items()]
-        rows.append(["all", *_cells(total)])
+        rows = [["STAGE", "TRAINS", "SAMPLES", "TIME", "MEMORY", "DISK", *self._money_titles()]]
+        for name, found in self.estimates.items():
+            rows.append([name, *_cells(found), *self._money_cells(found.gpu_hours)])
+        rows.append(["all", *_cells(total), *self._money_cells(self.gpu_hours())])
         lines = ["", *table_lines(rows), "", self.basis]
         if total.scratch_bytes.high:
             scratch = _range_text(total.scratch_bytes, BYTE_UNITS)
@@ -61,6 +64,22 @@ class Costs:
         lines += [f"assumed: {text}" for text in _grouped(self.assumed)]
         lines += [f"warning: {text}" for text in _grouped(self.warnings)]
         return lines + unknown
+
+    def gpu_hours(self) -> Range:
+        """Return the hours times GPUs of all stages."""
+        from r1pipe.costs.work import NOTHING
+
+        return sum((each.gpu_hours for each in self.estimates.values()), NOTHING)
+
+    def _money_titles(self) -> list[str]:
+        if not self.gpu_hours().high:
+            return []
+        return ["GPU-HOURS", *(["PRICE"] if self.price is not None else [])]
+
+    def _money_cells(self, gpu_hours: Range) -> list[str]:
+        prices = [] if self.price is None else [gpu_hours * self.price]
+        cells = [_range_text(found, COUNT_UNITS) for found in (gpu_hours, *prices)]
+        return cells[: len(self._money_titles())]
 
     def total(self) -> Estimate:
         """Return all stages together: sums, and the largest of memory and scratch."""
@@ -88,6 +107,8 @@ class Costs:
         return {
             "stages": {name: found.to_json() for name, found in self.estimates.items()},
             "total": self.total().to_json() if self.estimates else None,
+            "gpu_hours": self.gpu_hours().to_json(),
+            "price": None if self.price is None else (self.gpu_hours() * self.price).to_json(),
             "unknown": dict(self.unknown),
             "assumed": {text: list(names) for text, names in self.assumed.items()},
             "warnings": {text: list(names) for text, names in self.warnings.items()},
@@ -96,9 +117,14 @@ class Costs:
 
 
 def stage_costs(
-    manifest: Manifest, store: Store, records: Mapping[str, ActionRecord], names: Sequence[str]
+    manifest: Manifest,
+    store: Store,
+    records: Mapping[str, ActionRecord],
+    names: Sequence[str],
+    price: float | None = None,
 ) -> Costs:
-    """Return what the named stages will cost; `records` are the results that are in the store."""
+    """Return what the named stages will cost; `records` are the results that are in the store, and
+    `price` is that of a GPU for an hour."""
     if not names:
         return Costs()
     from r1pipe.costs.estimate import Unknown, make_estimator
@@ -121,7 +147,7 @@ def stage_costs(
     for source, text in estimator.assumed_sources.items():
         assumed.setdefault(text, []).append(f"source {source}")
     made = estimator.calibration.made if estimator.calibration else None
-    return Costs(estimates, unknown, assumed, warnings, basis_text(estimator), made)
+    return Costs(estimates, unknown, assumed, warnings, basis_text(estimator), made, price)
 
 
 def basis_text(estimator: Estimator) -> str:

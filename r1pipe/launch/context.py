@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from pathlib import Path
@@ -10,6 +9,7 @@ from typing import TYPE_CHECKING
 
 from r1pipe.errors import StageError
 from r1pipe.keys import InputIds
+from r1pipe.launch.cadence import Cadence
 from r1pipe.launch.stopping import Stopper
 from r1pipe.ranks import ALONE
 from r1pipe.stage import CHECKPOINT_EVERY_S
@@ -50,8 +50,9 @@ class RunContext:
         self.name = name
         self.input_ids = input_ids
         self.ranks = ALONE
+        cadence = Cadence(checkpoint_every_s)
         self.checkpoints: Checkpoints = SealedCheckpoints(
-            work / "checkpoints", self._on_saved, self._mark_journals
+            work / "checkpoints", cadence.saved, self._mark_journals
         )
         self.stage_log = StageLog(work / "logs")
         self._work = work
@@ -61,8 +62,7 @@ class RunContext:
         self._tell = tell
         self._doing = doing
         self._stopper = stopper
-        self._checkpoint_every_s = checkpoint_every_s
-        self._last_saved = time.monotonic()
+        self._cadence = cadence
         self._journals: dict[str, FileJournal] = {}
 
     @property
@@ -77,8 +77,8 @@ class RunContext:
 
     @property
     def checkpoint_every_s(self) -> float:
-        """Seconds between training checkpoints."""
-        return self._checkpoint_every_s
+        """Least seconds between training checkpoints."""
+        return self._cadence.every_s
 
     def output(self, name: str) -> Path:
         """Return the (created) directory of one output inside the private attempt."""
@@ -127,8 +127,7 @@ class RunContext:
 
     def checkpoint_due(self) -> bool:
         """True when it is time for a training checkpoint, or a stop was asked for."""
-        is_time = time.monotonic() - self._last_saved >= self._checkpoint_every_s
-        return is_time or self._stopper.is_asked
+        return self._cadence.is_due or self._stopper.is_asked
 
     def interruptible(self) -> AbstractContextManager[None]:
         """Give a block that raises `Interrupted` as soon as SIGTERM or Ctrl-C comes."""
@@ -145,9 +144,6 @@ class RunContext:
         self._journals.clear()
         self.stage_log.write_spent()
         self.stage_log.close()
-
-    def _on_saved(self) -> None:
-        self._last_saved = time.monotonic()
 
     def _mark_journals(self) -> dict[str, JournalMark]:
         """Return where the journals stand, so that a checkpoint is not used without their rows."""

@@ -36,6 +36,7 @@ from r1pipe.rejection.writer_process import CandidateWriterProcess
 from r1pipe.rows import count_rows, read_problems, write_rows
 from r1pipe.stage import Context, Inputs
 from r1pipe.verify import close_shared
+from r1pipe.verify.code import sandboxed
 from r1pipe.verify.golds import check_golds
 
 MAX_NAMED = 20
@@ -61,6 +62,7 @@ def collect(
     )
     sampling = SamplingParams(params.temperature, 1.0, params.max_tokens, logprobs=False)
     with (
+        sandboxed(context, run.sandbox, problems),
         closing(CandidateWriterProcess(settings)) as writer,
         open_generator(inputs.path("model"), run, params.precision) as (generator, tokenizer),
     ):

@@ -7,6 +7,7 @@ read at its last token.
 
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -37,7 +38,8 @@ from r1pipe.workers import in_order
 def new_reward_model(
     policy: Path, seed: int, run: EngineRun | None = None, precision: Precision = "float32"
 ) -> Any:
-    """Return the policy's backbone with a fresh scalar head, as the engine of `run` wants it."""
+    """Return the policy's backbone with a fresh scalar head, as the engine of `run` wants it; of a
+    reward model all of it, its head too."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         return load_trained(
@@ -46,8 +48,15 @@ def new_reward_model(
             precision,
             AutoModelForSequenceClassification,
             num_labels=1,
-            fresh="score",
+            fresh=None if is_reward_model(policy) else "score",
         )
+
+
+def is_reward_model(folder: Path) -> bool:
+    """Return whether a model's directory has a scalar head of its own."""
+    config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+    names = config.get("architectures") or []
+    return any(str(name).endswith("ForSequenceClassification") for name in names)
 
 
 def scored_text(completion: str, reads: ReadBy) -> str:

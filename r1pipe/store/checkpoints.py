@@ -8,6 +8,7 @@ are digested while they are written (`keys.write_digested`); other files are rea
 from __future__ import annotations
 
 import re
+import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -92,7 +93,7 @@ class SealedCheckpoints:
     def __init__(
         self,
         folder: Path,
-        on_saved: Callable[[], None] = lambda: None,
+        on_saved: Callable[[float], None] = lambda seconds: None,
         mark_journals: Callable[[], Mapping[str, JournalMark]] = dict,
     ) -> None:
         self.folder = folder
@@ -111,6 +112,7 @@ class SealedCheckpoints:
     @contextmanager
     def saving(self, step: int) -> Iterator[Path]:
         """Give a directory to write into; sealed by one rename when the block ends well."""
+        started = time.monotonic()
         writing = self.folder / f".writing-{disk.token()}"
         writing.mkdir(parents=True)
         try:
@@ -121,7 +123,7 @@ class SealedCheckpoints:
         except BaseException:
             disk.remove_tree(writing)
             raise
-        self._on_saved()
+        self._on_saved(time.monotonic() - started)
 
     def _place(self, writing: Path, target: Path) -> None:
         faults.point("checkpoint.seal")
