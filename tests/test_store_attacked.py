@@ -375,3 +375,15 @@ def test_a_damaged_seal_or_object_is_named(store: Store) -> None:
     seal.write_text("[]")
     with pytest.raises(DamagedError, match=r"seal\.json: damaged: expected an object"):
         Store(store.root).is_intact(record)
+
+
+def test_damage_that_a_plan_could_not_see_is_set_aside_by_the_run(store: Store) -> None:
+    records = {name: store.resolve(name) for name in ("first", "second", "third")}
+    store.record_path(records["first"].key).unlink()
+    for name in ("second", "third"):
+        path = store.output_dir(records[name], "data") / "number.json"
+        path.chmod(0o644)
+        path.write_text("99")
+    store.record_path(records["third"].key).write_text("{")
+    assert build(store.root, chain(6)) == ["first", "second", "third"]
+    assert fsck(Store(store.root), full=True).damage == []

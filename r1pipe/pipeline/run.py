@@ -183,9 +183,9 @@ class _Runner:
         if preimage is None:
             record = self.resolver.guess_record(node, self.finished)
         else:
-            record = self.store.lookup(key_of(preimage))
+            record = self._lookup(name, key_of(preimage))
         if record is not None and name not in self.to_rebuild:
-            if self.store.is_intact(record):
+            if self._is_intact(record):
                 self._finish(name, "hit", 0.0, record, quiet=planned is None or not planned.builds)
                 return
             if planned is None or not planned.builds:
@@ -193,12 +193,30 @@ class _Runner:
                 return
         self.build(name)
 
+    def _lookup(self, name: str, key: str) -> ActionRecord | None:
+        """Return a key's record; a damaged one, which the plan could not know, is set aside."""
+        try:
+            return self.store.lookup(key)
+        except DamagedError as error:
+            self.store.set_record_aside(key)
+            self.console.message(f"{name}: {error}; moved to the trash")
+            return None
+
+    def _is_intact(self, record: ActionRecord) -> bool:
+        """Return whether an artifact is whole; a damaged one is set aside, and is gone then."""
+        try:
+            return self.store.is_intact(record)
+        except DamagedError as error:
+            self.store.set_artifact_aside(record.artifact_id)
+            self.console.message(f"{record.stage_name}: {error}; moved to the trash")
+            return False
+
     def build(self, name: str) -> None:
         """Build a stage, after those of its inputs whose artifacts are gone."""
         node = self.manifest.stages[name]
         self._rely_on_finished()
         for other in upstream(node):
-            if not self.store.is_intact(self.finished[other]):
+            if not self._is_intact(self.finished[other]):
                 self.build(other)
         if (error := self.resolver.missing_source(node)) is not None:
             raise error
@@ -215,9 +233,9 @@ class _Runner:
             ),
         ):
             self.store.forget(key)
-            record = self.store.lookup(key)
+            record = self._lookup(name, key)
             is_rebuild = name in self.to_rebuild
-            if record is not None and not is_rebuild and self.store.is_intact(record):
+            if record is not None and not is_rebuild and self._is_intact(record):
                 self._finish(name, "hit", 0.0, record)
                 return
             if self._builder is None:
