@@ -26,8 +26,11 @@ def verify(
     ] = None,
     jobs: JobsOption = 0,
 ) -> None:
-    """Verify one answer, or a file of cases; JSON on stdout."""
-    from r1pipe.files import records
+    """Verify one answer, or a file of cases; JSON on stdout.
+
+    A row that is no case has `error` in its result, and the next one follows; the exit code is 1.
+    """
+    from r1pipe.errors import StageError
     from r1pipe.verify import cases
 
     if file is None:
@@ -35,8 +38,16 @@ def verify(
             raise typer.BadParameter("give GOLD and ANSWER, or --file CASES.jsonl")
         print_json(cases.verification_row(cases.verify_answer(gold, answer)))
         return
-    for row in cases.verify_cases(records(file), jobs=jobs):
+    num_rows = num_faults = 0
+    first = ""
+    for row in cases.verify_file(file, jobs=jobs):
         print(json.dumps(row, ensure_ascii=False))
+        num_rows += 1
+        if "error" in row:
+            num_faults += 1
+            first = first or str(row["error"])
+    if num_faults:
+        raise StageError(f"{num_faults} of {num_rows} rows are no cases; the first: {first}")
 
 
 @app.command()

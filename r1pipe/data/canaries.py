@@ -13,7 +13,9 @@ from collections.abc import Callable, Sequence
 from r1pipe.data.overlap import MIN_WORDS, NGRAM, OverlapIndex, words
 
 BEFORE = "Here is a task that somebody posted yesterday: "
-AFTER = " -- please explain each step and check the result twice!"
+AFTER = " -- please explain each step and check the result twice!"MAX_DIGITS = 300
+"""Of a number that takes another's place; Python refuses to write out more than 4,300."""
+
 Disguise = Callable[[str, random.Random], str | None]
 
 
@@ -65,7 +67,7 @@ def renumbered(text: str, rng: random.Random) -> str | None:
     """Return the text with every number replaced by another one; without numbers none."""
 
     def other(found: re.Match[str]) -> str:
-        number = rng.randrange(2, 10 ** (len(found[0]) + 1))
+        number = rng.randrange(2, 10 ** min(len(found[0]) + 1, MAX_DIGITS))
         return str(number if str(number) != found[0] else number + 1)
 
     return re.sub(r"\d+", other, text) if re.search(r"\d", text) else None
