@@ -10,20 +10,11 @@ from __future__ import annotations
 
 import argparse
 import sys
-import time
-from collections.abc import Callable
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "tests"))
 
-from linear_texts import FUNCTIONS, NUM_CHARS, PLACES, UNITS, repeated
-
-
-def seconds(function: Callable[[str], object], given: str) -> float:
-    """Return the CPU seconds of one call."""
-    began = time.process_time()
-    function(given)
-    return time.process_time() - began
+from linear_texts import FUNCTIONS, NUM_CHARS, seconds, texts
 
 
 def main() -> None:
@@ -32,19 +23,17 @@ def main() -> None:
     parser.add_argument("--chars", type=int, default=NUM_CHARS)
     parser.add_argument("--above", type=float, default=0.25)
     options = parser.parse_args()
+    shorter = dict(texts(options.chars // 2))
     for name, function in FUNCTIONS.items():
-        worst = (0.0, "", "")
-        for place in PLACES:
-            for unit in UNITS:
-                spent = seconds(function, repeated(unit, options.chars, place))
-                worst = max(worst, (spent, unit, place))
-                if spent > options.above:
-                    half = seconds(function, repeated(unit, options.chars // 2, place))
-                    print(
-                        f"    {spent:.2f} s ({half:.2f} s for half)  {unit!r} {place}", flush=True
-                    )
-        print(f"{name:16} {worst[0]:.3f} s  {worst[1]!r} {worst[2]}", flush=True)
-    print(f"{len(FUNCTIONS)} functions, {len(UNITS) * len(PLACES)} texts each")
+        worst = (0.0, "")
+        for which, given in texts(options.chars):
+            spent = seconds(function, given)
+            worst = max(worst, (spent, which))
+            if spent > options.above:
+                half = seconds(function, shorter[which])
+                print(f"    {spent:.2f} s ({half:.2f} s for half)  {which}", flush=True)
+        print(f"{name:16} {worst[0]:.3f} s  {worst[1]}", flush=True)
+    print(f"{len(FUNCTIONS)} functions, {len(shorter)} texts each")
 
 
 if __name__ == "__main__":

@@ -6,7 +6,8 @@ A text is one unit repeated, bare or where a completion has its answer.
 from __future__ import annotations
 
 import random
-from collections.abc import Callable, Mapping
+import time
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import replace
 
 from r1pipe import chat, text
@@ -16,8 +17,7 @@ from r1pipe.candidates.judge_reply import read_reply
 from r1pipe.data import canaries, near, overlap
 from r1pipe.data.messages import answer_of, conversation_of, with_thought
 from r1pipe.evaluation.votes import votes
-from r1pipe.generate.openai_answers import read_completion
-from r1pipe.records import FinishReason, Problem, Verdict
+from r1pipe.records import FinishReason, Problem
 from r1pipe.rewards.format import format_own, format_zero
 from r1pipe.rewards.language import language, language_share
 from r1pipe.verify import code, countdown, phrases
@@ -30,24 +30,36 @@ from r1pipe.verify.reasons import example_lines, reason_of
 NUM_CHARS = 131_072
 UNITS = (
     # what opens and closes code and LaTeX
-    *("\\[ ", "\\]", "\\(", "\\) ", "$", "$ ", "$$", "$$$ ", "`", "``", "```", "```\n", "```python\n"),
-    *("$a\n", "`a\n", "\\[a\\]", "\\", "\\\\", "\\ ", "{", "}", "{}", "{{ ", "}{", "(", ")", "()", "["),
+    *("\\[ ", "\\]", "\\(", "\\) ", "$", "$ ", "$$", "$$$ ", "`", "``", "```", "```\n",),
+    *("```python\n", "$a\n", "`a\n", "\\[a\\]", "\\", "\\\\", "\\ ", "{", "}", "{}", "{{ ",),
+    *("}{", "(", ")", "()", "[",),
     # tags, boxes, final phrases
-    *("<think>", "</think>", "<think>\n", "<answer>", "</answer>", "<answer></answer>", "<", "</"),
-    *("\\boxed{", "\\boxed{}", "\\boxed ", "\\boxed{1}", "\\fbox{", "\\boxed{\\boxed{", "####", "#### 5\n"),
-    *("Answer: ", "The answer is ", "the final answer is 5. ", "A: 5\n", "A:", "B: x\n", "\\text{"),
-    *("answer", "Answer:\n", "\u7b54\u6848\u662f", "**", "*", "_", "'", '"', "\u201c", "or ", "and ", "either "),
+    *("<think>", "</think>", "<think>\n", "<answer>", "</answer>", "<answer></answer>", "<",),
+    *("</", "\\boxed{", "\\boxed{}", "\\boxed ", "\\boxed{1}", "\\fbox{", "\\boxed{\\boxed{",),
+    *("####", "#### 5\n", "Answer: ", "The answer is ", "the final answer is 5. ", "A: 5\n",),
+    *("A:", "B: x\n", "\\text{", "answer", "Answer:\n", "\u7b54\u6848\u662f", "**", "*", "_",),
+    *("'", '"', "\u201c", "or ", "and ", "either ",),
     # numbers and algebra
-    *("1", "1,", "1, ", "1.", "1e", "9^", "9^{", "2+", "(1+", "-", "--", "+", "=", "x=", "\\frac{", "\\frac"),
-    *("\\sqrt{", "\\left(", "\\begin{pmatrix}", "&", "\\\\ ", "_{", "^", "|", "1/", "\u00b2", "\u2460", "%", "5 m "),
-    *("\\in ", "\\cup ", "<=", "\\le ", ";", ":", "1:", "!", ".", ". ", ",", "...", "\\pm "),
+    *("1", "1,", "1, ", "1.", "1e", "9^", "9^{", "2+", "(1+", "-", "--", "+", "=", "x=",),
+    *("\\frac{", "\\frac", "\\sqrt{", "\\left(", "\\begin{pmatrix}", "&", "\\\\ ", "_{", "^",),
+    *("|", "1/", "\u00b2", "\u2460", "%", "5 m ", "\\in ", "\\cup ", "<=", "\\le ", ";", ":",),
+    *("1:", "!", ".", ". ", ",", "...", "\\pm ",),
     # words and scripts
-    *("a", "ab ", "a ", "no ", "A ", "(A) ", "I cannot ", "\u6240", "\u6240\u4ee5 ", "\u0e01", "\u1100", "don't "),
-    *("\u00e9", "e\u0301", "\uff21", "\U0001d44e", "\u200b", "\u202e", "\U0001f600", "\u017f", "\ufb01"),
+    *("a", "ab ", "a ", "no ", "A ", "(A) ", "I cannot ", "\u6240", "\u6240\u4ee5 ", "\u0e01",),
+    *("\u1100", "don't ", "\u00e9", "e\u0301", "\uff21", "\U0001d44e", "\u200b", "\u202e",),
+    *("\U0001f600", "\u017f", "\ufb01",),
     # blanks, lines, JSON, markup
-    *(" ", "\n", "\n\n", " \n", "\t", "\r\n", "\u3000", "\0", '{"', '{"a":', '{"a": "', '"correctness"', "[["),
-    *('{"correctness": "correct"}', '"correctness ', "correctness ", "{'", "\\u0063", "&amp;", "<b ", "<b>", "-\n"),
+    *(" ", "\n", "\n\n", " \n", "\t", "\r\n", "\u3000", "\0", '{"', '{"a":', '{"a": "',),
+    *('"correctness"', "[[", '{"correctness": "correct"}', '"correctness ', "correctness ",),
+    *("{'", "\\u0063", "&amp;", "<b ", "<b>", "-\n",),
 )  # fmt: skip
+NESTED = (
+    ("\\boxed{", "}"), ("{", "}"), ("(", ")"), ("[", "]"), ("\\frac{", "}{1}"), ("\\sqrt{", "}"),
+    ("\\left(", "\\right)"), ("\\text{", "}"), ("\\[", "\\]"), ("\\(", "\\)"), ("`", "`"),
+    ("<think>", "</think>"), ("<answer>", "</answer>"), ("\\begin{cases}", "\\end{cases}"),
+    ("**", "**"), ('{"a":', "}"),
+)  # fmt: skip
+"""What opens, so many times, and then what closes, as often."""
 PLACES: dict[str, str] = {
     "bare": "{}",
     "in the answer": "<think>a</think>{}",
@@ -112,6 +124,8 @@ def _canaries(given: str) -> None:
 
 
 def _messages(given: str) -> None:
+    if not given.strip():
+        return
     with_thought(given, given)
     answer_of(given, "a")
     answer_of([{"role": "assistant", "content": [{"type": "text", "text": given}]}], "a")
@@ -175,9 +189,26 @@ FUNCTIONS: Mapping[str, Callable[[str], object]] = {
     "messages": _messages,
     "terminal": _shown,
 }
-__all__ = ["FUNCTIONS", "NUM_CHARS", "PLACES", "UNITS", "Verdict", "read_completion", "repeated"]
 
 
-def repeated(unit: str, num_chars: int = NUM_CHARS, place: str = "bare") -> str:
-    """Return a text of about so many characters."""
-    return PLACES[place].format(unit * (num_chars // len(unit)))
+def texts(num_chars: int, places: Iterable[str] = PLACES) -> Iterator[tuple[str, str]]:
+    """Yield (name, text) of about so many characters, of every unit at some places, and nested."""
+    for place in places:
+        for unit in UNITS:
+            yield f"{unit!r} {place}", PLACES[place].format(unit * (num_chars // len(unit)))
+        for opener, closer in NESTED:
+            times = num_chars // len(opener + closer)
+            yield (
+                f"{opener} ... {closer} {place}",
+                PLACES[place].format(opener * times + closer * times),
+            )
+
+
+def seconds(function: Callable[[str], object], given: str, times: int = 1) -> float:
+    """Return the CPU seconds of one call, the least of some."""
+    spent = []
+    for _ in range(times):
+        began = time.process_time()
+        function(given)
+        spent.append(time.process_time() - began)
+    return min(spent)
