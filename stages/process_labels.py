@@ -1,6 +1,6 @@
 """Labels of a completion's steps, by what a model makes of each prefix.
 
-Paper: arXiv:2312.08935 (Math-Shepherd), section 3.3: from every step's end `num_continuations`
+Paper: arXiv:2312.08935 (Math-Shepherd), section 3: from every step's end `num_continuations`
 completions are sampled; the step is good if any of them is right (hard), or by the share that is
 (soft). Its reward model is what process supervision in DeepSeekMath (arXiv:2402.03300, section
 4.1.3) is trained like.

@@ -21,12 +21,13 @@ from tiny import (
 
 from r1pipe.chat import AnyFormat
 from r1pipe.engine_settings import EngineRun
+from r1pipe.models.adapters import add_adapter
 from r1pipe.models.prompts import encode_completion, encode_prompt
 from r1pipe.ranks import ALONE, Ranks
 from r1pipe.records import Rollout, TokenSequence
 from r1pipe.rl.dpo import dpo_loss
 from r1pipe.rl.preference import adjacent
-from r1pipe.settings import Optimizer
+from r1pipe.settings import Adapter, Optimizer
 from r1pipe.train.backends import make_engine
 from r1pipe.train.batching import Batching, Layout, MicroBatch, count_loss_tokens, micro_batches
 from r1pipe.train.engine import Engine, Loss
@@ -115,12 +116,17 @@ def dpo_curve(engine: Engine, batching: Batching = BATCHING) -> Curve:
     return curve
 
 
-CURVES = {"sft": sft_curve, "grpo": grpo_curve, "dpo": dpo_curve}
+CURVES = {"sft": sft_curve, "grpo": grpo_curve, "dpo": dpo_curve, "adapter": sft_curve}
+WHOLE = ("sft", "grpo", "dpo")
+"""Those that train weights, not an adapter beside them."""
 
 
 def curve_of(task: str, run: EngineRun, ranks: Ranks = ALONE, layout: Layout = "padded") -> Curve:
     """Return the curve of an engine."""
-    engine = make_engine(model(), OPTIMIZER, run, ranks)
+    policy = model()
+    if task not in WHOLE:
+        add_adapter(policy, Adapter(rank=4, alpha=16.0), seed=1)
+    engine = make_engine(policy, OPTIMIZER, run, ranks)
     try:
         return CURVES[task](engine, replace(BATCHING, layout=layout))
     finally:

@@ -24,12 +24,15 @@ from r1pipe.manifest.recipe import recipe_root
 ROOT = recipe_root()
 assert ROOT is not None, "the tests run in a checkout"
 R1 = ROOT / "manifests" / "r1.yaml"
-OPENING = (
+OPENING: tuple[dict[str, Any], ...] = (
     {"generator": {"backend": "openai", "url": "http://localhost:1"}},
     {"generator": {"backend": "vllm"}},
     {"engine": {"backend": "deepspeed", "num_processes": 2, "zero_stage": 3}},
     {"temperature": 1.0},
     {"format": {"think": ["<t>", "</t>"], "answer": "boxed"}},
+    {"objective": "pairwise"},
+    {"shares": {"x": 1.0}, "reasoning_rows": None, "general_rows": None},
+    {"shares": {}, "num_rows": None, "reasoning_rows": 5, "general_rows": 5},
 )
 """Values that other fields need before they can be changed."""
 ONE_VALUE = {"top_p", "columns.rules", "add_tags", "adapter.dropout"}

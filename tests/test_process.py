@@ -16,8 +16,9 @@ from r1pipe.chat import render_completion
 from r1pipe.errors import StageError
 from r1pipe.models.prompts import encode_prompt
 from r1pipe.records import FinishReason, Group, Problem, Rollout, Step, TokenSequence
+from r1pipe.rl.gathering import from_table, to_table
 from r1pipe.rl.reward_model import new_reward_model
-from r1pipe.rl.rollouts import assign_advantages, assign_step_advantages, from_table, to_table
+from r1pipe.rl.rollouts import assign_advantages, assign_step_advantages
 from r1pipe.rl.setup import opened
 from r1pipe.rl.steps import (
     assign_steps,
@@ -307,5 +308,4 @@ def test_a_process_reward_model_that_is_not_given_is_asked_for(tmp_path: Path) -
 def test_steps_reach_the_other_ranks() -> None:
     made = completion("ab 12 cd")
     made.steps = [(2, 1.0), (4, 0.5)]
-    (found,) = from_table(to_table([made]))
-    assert found.steps == made.steps
+    assert [rollout.steps for rollout in from_table(to_table([made, made]))] == [made.steps] * 2

@@ -22,15 +22,14 @@ from r1pipe.generate.protocol import SamplingParams
 from r1pipe.records import FinishReason, Group, Rollout, Verdict
 from r1pipe.rewards.completion import Completion
 from r1pipe.rl.curricula import Draw
+from r1pipe.rl.gathering import from_table, to_table
 from r1pipe.rl.rollouts import (
-    from_table,
     problem_order,
     problems_of_rollouts,
     rollout_metrics,
     rule_rewards,
     sample_groups,
     score_groups,
-    to_table,
 )
 
 PAD = tokenizer().pad_token_id
@@ -87,6 +86,7 @@ def test_rollouts_that_ranks_tell_one_another_come_whole() -> None:
         verdict=Verdict.WRONG,
         rewards={"accuracy": 0.1},
         reward=0.1,
+        steps=[(1, 0.5), (2, 1.0)],
     )
     empty = Rollout([], [], streams={"sampler_logprobs": [], "advantage": []})
     assert list(from_table(to_table([long, empty]))) == [long, empty]

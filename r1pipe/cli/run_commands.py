@@ -20,11 +20,13 @@ from r1pipe.cli.options import (
     ProfileOption,
     SetOption,
     StoreOption,
+    YesOption,
     command_group,
     load,
     open_store,
     print_json,
 )
+from r1pipe.cli.printing import say_lines
 from r1pipe.errors import ArtifactError
 from r1pipe.keys import JsonObject
 
@@ -46,9 +48,7 @@ def run_stages(  # noqa: PLR0913 - options of one command
     selection: JsonObject,
     profile: ProfileOption = None,
     overrides: SetOption = None,
-    yes: Annotated[
-        bool, typer.Option("--yes", "-y", help="Do not ask before a large run.")
-    ] = False,
+    yes: YesOption = False,
     checkpoint_every: Annotated[
         float,
         typer.Option(
@@ -92,6 +92,19 @@ def run_stages(  # noqa: PLR0913 - options of one command
         _print_board(board, opened)
 
 
+def build_before(manifest: "Manifest", store: "Store", name: str, yes: bool) -> None:
+    """Build all that a stage reads; ask first if it may be much."""
+    from r1pipe.cli.console import make_console
+    from r1pipe.pipeline.run import run as run_manifest
+
+    def after_plan(found: "Plan") -> None:
+        if not yes and manifest.profile not in QUICK_PROFILES:
+            _ask(found)
+
+    with redirect_stdout(sys.stderr):
+        run_manifest(manifest, store, make_console(after_plan), before=name)
+
+
 def _check_of_lock(manifest: "Manifest", store: "Store") -> "Callable[[str, ActionRecord], None]":
     """Check a manifest against its lock; return the check of every stage's result."""
     from r1pipe.pipeline.lock import check_recipe, check_result, lock_path, read_lock
@@ -106,7 +119,7 @@ def _print_board(board: "ActionRecord", store: "Store") -> None:
     from r1pipe.cli.scores_view import score_lines
 
     width = shutil.get_terminal_size((160, 24)).columns
-    print("\n".join(score_lines(board, store, width)))
+    say_lines(score_lines(board, store, width))
 
 
 def running(select: Callable[..., JsonObject]) -> Callable[..., None]:
@@ -176,6 +189,8 @@ def _scoreboard(result: "RunResult") -> "ActionRecord | None":
 
 
 def _result_json(manifest: "Manifest", store: "Store", result: "RunResult") -> dict[str, object]:
+    from r1pipe.cli.views import warnings_of
+
     stages = [
         {
             "name": each.name,
@@ -184,7 +199,7 @@ def _result_json(manifest: "Manifest", store: "Store", result: "RunResult") -> d
             "seconds": each.seconds,
             "key": each.record.key,
             "artifact": each.record.artifact_id,
-            "warnings": [*each.record.facts.get("warnings", []), *each.record.unchanged()],
+            "warnings": warnings_of(each.record),
         }
         for each in result.stages.values()
     ]

@@ -52,18 +52,25 @@ class Trial:
     """Filter -> whether it passes, in stages that keep rows."""
 
 
-def trials_of(node: StageNode, inputs: Inputs, num_problems: int) -> list[Trial]:
-    """Return some completions of a stage, as it would sample and judge them.
-
-    Of a stage that trains on rows: two of its rows. Raises StageError for any other kind.
-    """
+def check_can_try(node: StageNode) -> None:
+    """Raise StageError for a stage of a kind that neither samples nor trains on rows."""
     kind = node.kind.kind
     if kind not in KINDS:
         raise StageError(
             f"{node.name}: nothing can be tried of a stage of kind {kind}; kinds that can:"
             f" {', '.join(KINDS)}"
         )
-    return _rows(node, inputs) if kind == "sft" else _completions(node, inputs, num_problems)
+
+
+def trials_of(node: StageNode, inputs: Inputs, num_problems: int) -> list[Trial]:
+    """Return some completions of a stage, as it would sample and judge them.
+
+    Of a stage that trains on rows: two of its rows. Raises StageError for any other kind.
+    """
+    check_can_try(node)
+    if node.kind.kind == "sft":
+        return _rows(node, inputs)
+    return _completions(node, inputs, num_problems)
 
 
 def trial_lines(trials: Sequence[Trial]) -> list[str]:

@@ -186,6 +186,12 @@ class Estimate:
     assumes: tuple[str, ...] = ()
     warnings: tuple[str, ...] = ()
 
+    @property
+    def gpu_hours(self) -> Range:
+        """Hours times GPUs; nothing on a CPU."""
+        is_gpu = self.device.startswith("cuda")
+        return self.seconds * (self.devices / 3600.0) if is_gpu else NOTHING
+
     def to_json(self) -> JsonObject:
         """Return plain values, ranges as [low, high]."""
         return {

@@ -16,6 +16,7 @@ from r1pipe.stage import CHECKPOINT_EVERY_S
 from r1pipe.store.checkpoints import SealedCheckpoints
 from r1pipe.store.journal import FileJournal
 from r1pipe.store.metrics import StageLog
+from r1pipe.store.sealing import JournalMark
 from r1pipe.text import visible
 
 if TYPE_CHECKING:
@@ -50,7 +51,9 @@ class RunContext:
         self.input_ids = input_ids
         self.ranks = ALONE
         cadence = Cadence(checkpoint_every_s)
-        self.checkpoints: Checkpoints = SealedCheckpoints(work / "checkpoints", cadence.saved)
+        self.checkpoints: Checkpoints = SealedCheckpoints(
+            work / "checkpoints", cadence.saved, self._mark_journals
+        )
         self.stage_log = StageLog(work / "logs")
         self._work = work
         self._previous = previous
@@ -141,6 +144,13 @@ class RunContext:
         self._journals.clear()
         self.stage_log.write_spent()
         self.stage_log.close()
+
+    def _mark_journals(self) -> dict[str, JournalMark]:
+        """Return where the journals stand, so that a checkpoint is not used without their rows."""
+        for path in (self._work / "journal").glob("*.jsonl"):
+            self.journal(path.stem)
+        marks = {name: journal.mark() for name, journal in self._journals.items()}
+        return {name: JournalMark(units=units, crc=crc) for name, (units, crc) in marks.items()}
 
 
 if TYPE_CHECKING:

@@ -17,7 +17,7 @@ import re
 import stat
 import time
 from collections.abc import Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from uuid import uuid4
 
@@ -25,9 +25,11 @@ from r1pipe.errors import SourceError
 from r1pipe.files.layout import CARD, DESCRIBING, chosen_names, data_files, file_names
 from r1pipe.keys import FileEntry, JsonObject, artifact_id, digest_file, digest_json
 from r1pipe.manifest import SourceNode
+from r1pipe.regular import parse_json, read_regular
 
 CACHE_NAME = "source_ids.json"
 CACHE_FORMAT = 1
+MAX_CACHE_BYTES = 64 << 20
 RACY_NS = 2_000_000_000
 VIEWS = "views"
 COMMIT = re.compile(r"[0-9a-f]{40}")
@@ -110,7 +112,13 @@ def path_here(node: SourceNode, views: Path) -> Path | None:
 
 def _local_path(node: SourceNode) -> Path:
     assert node.path is not None, f"source {node.name} has neither path nor hf"
-    if not node.path.exists():
+    try:
+        is_there = node.path.exists()
+    except OSError as error:
+        raise SourceError(
+            f"{node.origin}: source '{node.name}': {node.path} cannot be read: {error.strerror}"
+        ) from error
+    if not is_there:
         raise SourceError(
             f"{node.origin}: source '{node.name}': {node.path} does not exist; put the file there"
             f" or give another with --set sources.{node.name}.path=PATH"
@@ -222,22 +230,36 @@ def _signature(found: os.stat_result) -> Signature:
 
 
 def _read_cache(path: Path) -> JsonObject:
+    """Return what is remembered; nothing of a file that is not, by its digest, what was written.
+
+    Files of earlier versions are without a digest.
+    """
     try:
-        document = json.loads(path.read_bytes())
+        document = parse_json(read_regular(path, MAX_CACHE_BYTES))
     except (OSError, ValueError):
         return {}
-    is_known = isinstance(document, dict) and document.get("format") == CACHE_FORMAT
-    entries = document.get("entries") if is_known else None
-    return entries if isinstance(entries, dict) else {}
+    if not isinstance(document, dict) or document.get("format") != CACHE_FORMAT:
+        return {}
+    entries = document.get("entries")
+    is_right = isinstance(entries, dict)
+    if is_right and "digest" in document:
+        is_right = document == _cache_document(entries)
+    return entries if is_right else {}
 
 
 def _write_cache(path: Path, entries: JsonObject) -> None:
+    """Write what is remembered; where nothing can be written only time is lost."""
     temporary = path.with_name(f"{path.name}.{os.getpid()}")
     try:
-        temporary.write_text(json.dumps({"format": CACHE_FORMAT, "entries": entries}))
+        temporary.write_text(json.dumps(_cache_document(entries)))
         temporary.replace(path)
     except OSError:
-        temporary.unlink(missing_ok=True)
+        with suppress(OSError):
+            temporary.unlink()
+
+
+def _cache_document(entries: JsonObject) -> JsonObject:
+    return {"format": CACHE_FORMAT, "entries": entries, "digest": digest_json(entries)}
 
 
 def _repo_type(node: SourceNode) -> str:
@@ -251,7 +273,8 @@ def _hub_commit(node: SourceNode, cache_dir: Path) -> str:
         return revision
     cache = _Cache(cache_dir)
     key = f"hf:{_repo_type(node)}:{node.hf}@{revision}"
-    if isinstance(commit := cache.entries.get(key), str):
+    commit = cache.entries.get(key)
+    if isinstance(commit, str) and COMMIT.fullmatch(commit):
         return commit
     from huggingface_hub import HfApi
 

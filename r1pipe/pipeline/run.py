@@ -64,28 +64,33 @@ def run(  # noqa: PLR0913 - the options of one command
     *,
     to: str | None = None,
     only: str | None = None,
+    before: str | None = None,
     rebuild: Iterable[str] = (),
     checkpoint_every_s: float = CHECKPOINT_EVERY_S,
     check: Callable[[str, ActionRecord], None] = lambda name, record: None,
 ) -> RunResult:
-    """Bring a manifest's results into the store (up to stage `to`, or only stage `only`).
+    """Bring a manifest's results into the store.
 
+    Those up to stage `to`, only stage `only`, or all that stage `before` reads.
     `check` is given every result, with its stage's name; what it raises ends the run.
     """
     again, resolver = frozenset(rebuild), Resolver(manifest, store)
     with torchrun.leading():
-        planned = plan(manifest, store, to=to, only=only, rebuild=again, resolver=resolver)
+        planned = plan(
+            manifest, store, to=to, only=only, before=before, rebuild=again, resolver=resolver
+        )
         console.plan(planned)
         _refuse_damage(store, planned)
         for error in planned.missing.values():
             raise error
         runner = _Runner(resolver, console, planned, again, checkpoint_every_s, check)
-        runner.command = (
-            commands.stage_command(manifest, store, only)
-            if only
-            else commands.run_command(manifest, store, to, again)
-        )
-        return _reach_all(runner, selected(manifest, only or to))
+        if only:
+            runner.command = commands.stage_command(manifest, store, only)
+        elif before:
+            runner.command = commands.try_command(manifest, store, before)
+        else:
+            runner.command = commands.run_command(manifest, store, to, again)
+        return _reach_all(runner, selected(manifest, only or to, before))
 
 
 def _reach_all(runner: _Runner, names: Iterable[str]) -> RunResult:

@@ -1,4 +1,4 @@
-"""Labels of steps by what comes of them (Math-Shepherd, arXiv:2312.08935, section 3.3).
+"""Labels of steps by what comes of them (Math-Shepherd, arXiv:2312.08935, section 3).
 
 A model goes on from every step's end some times, and the verifier judges each whole completion:
 prefix and continuation. The end of the completion itself needs none: its verdict is known.
@@ -145,8 +145,7 @@ def unit_rows(unit: Sequence[Judged], continuer: Continuer) -> list[Row]:
 
 
 def label(num_correct: int, num_decided: int, labels: LabelName) -> float:
-    """Return a step's label: `hard` (Eq. 3) 1 if any continuation is right, `soft` (Eq. 4) the
-    share that is.
+    """Return a step's label: `hard` 1 if any continuation is right, `soft` the share that is.
 
     >>> label(1, 4, "hard"), label(1, 4, "soft"), label(0, 4, "hard")
     (1.0, 0.25, 0.0)

@@ -35,6 +35,7 @@ from r1pipe.records import FinishReason, Group, Problem, Rollout
 from r1pipe.rl.adapter_reference import AdapterReference
 from r1pipe.rl.curricula import Curriculum, CurriculumState, Draw, curriculum_of, shown_frac
 from r1pipe.rl.estimators import RATIOS, SURROGATES
+from r1pipe.rl.gathering import gather_groups
 from r1pipe.rl.losses import (
     MAX_LOG_RATIO,
     grpo_token_loss,
@@ -48,7 +49,6 @@ from r1pipe.rl.rollouts import (
     RewardFn,
     assign_advantages,
     assign_step_advantages,
-    gather_groups,
     problems_of_rollouts,
     rollout_metrics,
     sample_groups,

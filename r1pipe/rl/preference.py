@@ -92,7 +92,7 @@ def process_loss(model: LanguageModel, batch: MicroBatch, *, num_steps: int) -> 
     """Return what a micro-batch adds to the loss of an update with so many steps.
 
     The binary cross-entropy of every step's score against its label (Math-Shepherd,
-    arXiv:2312.08935, Eq. 1), which is a share if the labels are soft; the mean over all steps.
+    arXiv:2312.08935, section 3), a share if the labels are soft; the mean over all steps.
     """
     values, labels = step_scores(model, batch), batch.at_trained("label")  # [K] each
     is_right = (values > 0) == (labels > 0.5)

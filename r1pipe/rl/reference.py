@@ -116,7 +116,7 @@ def make_reference(
     float32 weights and computes under autocast.
     """
     if is_adapted(model):
-        return AdapterReference(model, precision)
+        return AdapterReference(model, precision, ranks)
     if not shards_weights(run):
         own = freeze(copy.deepcopy(model))
         if run.engine.casts_weights:

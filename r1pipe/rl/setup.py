@@ -99,7 +99,7 @@ def opened(
     context.note(trained_tokens=trainer.trained_tokens)
     if reference is not None:
         reference.close()
-    finish(context, engine, tokenizer, precision)
+    finish(context, engine, tokenizer, precision, params.adapter)
 
 
 def sampled_model(model: LanguageModel, run: GrpoRun, precision: Precision) -> LanguageModel:

@@ -12,6 +12,7 @@ from array import array
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import replace
 from functools import partial
+from pathlib import Path
 from typing import Literal, TypeAlias
 
 from r1pipe.chat import Format
@@ -20,8 +21,9 @@ from r1pipe.files import Record
 from r1pipe.models.interfaces import LanguageModel, Tokenizer
 from r1pipe.models.policy import save_model
 from r1pipe.models.precision import dtype_of
+from r1pipe.models.stored_adapters import save_beside
 from r1pipe.records import Message, TokenSequence
-from r1pipe.settings import EpochParams, Precision
+from r1pipe.settings import Adapter, EpochParams, Precision
 from r1pipe.stage import Context
 from r1pipe.train.backends import make_engine
 from r1pipe.train.batching import (
@@ -62,11 +64,26 @@ def fit(
     batching = batching_of(run, tokenizer.pad_token_id)
     check_forward(engine, model, batching, params.precision)
     train_supervised(context, engine, sequences, params, batching, aggregation)
-    finish(context, engine, tokenizer, params.precision)
+    finish(context, engine, tokenizer, params.precision, getattr(params, "adapter", None))
 
 
-def finish(context: Context, engine: Engine, tokenizer: Tokenizer, precision: Precision) -> None:
-    """Write the trained model in the precision's dtype, as the stage's output; close its engine."""
+def finish(
+    context: Context,
+    engine: Engine,
+    tokenizer: Tokenizer,
+    precision: Precision,
+    adapter: Adapter | None = None,
+) -> None:
+    """Write the trained model in the precision's dtype, as the stage's output; close its engine.
+
+    An adapter that is not to be merged is written beside the base that it was trained on.
+    """
+    if adapter is not None and not adapter.merge:
+        if context.ranks.is_main:
+            base = Path(engine.model.name_or_path)
+            save_beside(engine.model, adapter, base, context.output("model"))
+        engine.close()
+        return
     weights = engine.consolidated()
     if weights is not None:
         folder = context.output("model")

@@ -86,7 +86,7 @@ _SPEC: dict[str, dict[str, str]] = {
         "s sec secs second seconds 秒 秒钟": "1",
         "ms millisecond milliseconds 毫秒": "1/1000",
         "min mins minute minutes 分钟": "60",
-        "h hr hrs hour hours 小时 个小时": "3600",
+        "h hr hrs hour hours 小时 个小时 时": "3600",
         "d day days 天 日": "86400",
         "wk week weeks 周 星期 个星期": "604800",
     },
@@ -130,6 +130,7 @@ _SPEC: dict[str, dict[str, str]] = {
     "ohm": {"ohm ohms \u03a9 \\Omega 欧 欧姆": "1"},
     "C": {"C coulomb coulombs 库仑": "1"},
     "K": {"K kelvin kelvins 开尔文": "1"},
+    "mol m^-3": {"M molar": "1000"},
     "mol": {"mol mole moles 摩尔": "1", "mmol": "1/1000"},
     "celsius": {"^\\circC \u2103 摄氏度 degrees_celsius degree_celsius celsius": "1"},
     "fahrenheit": {"^\\circF 华氏度 degrees_fahrenheit degree_fahrenheit fahrenheit": "1"},
@@ -167,6 +168,12 @@ _TEXT_COMMAND = re.compile(
     r"\\(?:text|mathrm|textrm|textbf|textit|operatorname|rm|mbox|hbox|textnormal)(?![a-zA-Z])\s*\*?"
 )
 _POWER = re.compile(r"\^\s*\{?\s*([+-]?[0-9]{1,2})\s*\}?")
+_QUOTIENT = re.compile(
+    r"\\[dt]?frac\s*\{\s*\{?([^{}]{1,20})\}?\s*\}\s*\{\s*\{?([^{}]{1,20})\}?((?:\s*\^[^{}]{1,3})?)\s*\}"
+)
+_BEHIND = re.compile(
+    r"\s+(?:each|long|wide|tall|high|deep|away|apart|total|in total|altogether)\s*$"
+)
 _JOIN = re.compile(r"\\(?:cdot|times)(?![a-zA-Z])|[*\u00b7.](?=\s*[a-zA-Z])")
 _NO_NOUN = re.compile(
     r"\b(?:or|and|more|less|fewer|than|least|most|about|approximately|roughly|not|maybe|perhaps|if|when"
@@ -190,6 +197,7 @@ def parse_unit(text: str) -> Unit | None:
         return None
     is_marked = _TEXT_COMMAND.search(text) is not None
     bare = _TEXT_COMMAND.sub(" ", text).replace("{\\circ}", "\\circ")
+    bare = _BEHIND.sub("", _JOIN.sub(" ", _QUOTIENT.sub(r"\1/\2\3", bare)))
     if re.search(r"[=<>()\[\]|&\\](?!circ|\$|Omega)", bare):
         return None
     bare = re.sub(r"\^\\circ\s*", r"^\\circ", bare)
@@ -211,7 +219,7 @@ def _known(name: str) -> Unit | None:
 
 def _product(text: str) -> Unit | None:
     """Parse `kg m/s^2`, `miles per hour`, `square feet`; None where a factor is unknown."""
-    text = re.sub(r"\bper\b|每", "/", _JOIN.sub(" ", text))
+    text = re.sub(r"\bper\b|每", "/", text)
     pieces = text.split("/")
     powers: dict[str, int] = {}
     factor = Fraction(1)
@@ -261,7 +269,7 @@ def _noun(text: str) -> Unit | None:
 
     Words of mathematics and of hedging are none, and nor are two letters: those are variables.
     """
-    if _NO_NOUN.search(text) or re.fullmatch("[a-zA-Z]{2}", text):
+    if _NO_NOUN.search(text) or "分之" in text or re.fullmatch("[a-zA-Z]{2}", text):
         return None
     if not all(_WORD.fullmatch(word) for word in text.split()):
         return None
