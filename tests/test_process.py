@@ -308,5 +308,4 @@ def test_a_process_reward_model_that_is_not_given_is_asked_for(tmp_path: Path) -
 def test_steps_reach_the_other_ranks() -> None:
     made = completion("ab 12 cd")
     made.steps = [(2, 1.0), (4, 0.5)]
-    (found,) = from_table(to_table([made]))
-    assert found.steps == made.steps
+    assert [rollout.steps for rollout in from_table(to_table([made, made]))] == [made.steps] * 2
