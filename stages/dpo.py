@@ -91,6 +91,6 @@ def look(params: Params, inputs: Inputs) -> Mapping[str, str]:
 
 def cost(params: Params, run: Run, inputs: InfoMap) -> Cost:
     """Return the cost for `plan`: passes over pairs, and one forward pass of the reference."""
-    from r1pipe.costs.recipes import pair_training
+    from r1pipe.costs.preferences import pair_training
 
     return pair_training(params, run, inputs["model"], inputs["rows"])

@@ -7,7 +7,7 @@ from typing import Any
 from test_costs import MODEL
 from tiny import stage
 
-from r1pipe.costs.recipes import STEPS
+from r1pipe.costs.preferences import STEPS
 from r1pipe.costs.work import Cost, Range, RowsInfo
 
 CANDIDATES = RowsInfo(Range(80), Range(10), Range(20))
