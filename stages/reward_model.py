@@ -159,7 +159,7 @@ def look(params: Params, inputs: Inputs) -> Mapping[str, str]:
 
 def cost(params: Params, run: Run, inputs: InfoMap) -> Cost:
     """Return the cost for `plan`: passes over pairs, or single texts."""
-    from r1pipe.costs.recipes import preference_training
+    from r1pipe.costs.preferences import preference_training
 
     texts = 2 if params.objective == "pairwise" else 1
     return preference_training(params, run, inputs["model"], inputs["rows"], texts)

@@ -128,6 +128,7 @@ def test_grpo_samples_every_group_and_trains_some_of_it() -> None:
         minibatches_per_rollout=2,
         kl_coef=0.001,
         preference=None,
+        process=None,
         max_tokens=50,
     )
     run = GrpoRun(micro_batch_tokens=256, max_batch=32)
@@ -151,6 +152,7 @@ def test_every_rank_of_grpo_samples_with_a_sampler_of_its_own() -> None:
         minibatches_per_rollout=2,
         kl_coef=0.0,
         preference=None,
+        process=None,
         max_tokens=50,
         precision="bfloat16",
     )
