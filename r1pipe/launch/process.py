@@ -24,6 +24,7 @@ def prepare_process() -> None:
         ("HF_HUB_DISABLE_PROGRESS_BARS", "1"),
         ("HF_HUB_DISABLE_TELEMETRY", "1"),
         ("TORCH_CPP_LOG_LEVEL", "ERROR"),
+        ("DEEPSPEED_LOG_LEVEL", "ERROR"),  # transformers imports it where it is installed
     ):
         os.environ.setdefault(name, value)
     try:
