@@ -17,7 +17,10 @@ from r1pipe.verify.workers.pool import DEFAULT_LIMIT_S
 TASK_CHECKERS = {"arithmetic": "number", "parity": "word", "gsm8k": "number"}
 """Tasks whose checker has another name; the other tasks that a case may have are checkers."""
 
-_META = ("numbers", "target", "options", "accept", "reject", "refusal", "tests", "calls")
+_META = (
+    *("numbers", "target", "options", "accept", "reject", "refusal"),
+    *("tests", "calls", "language", "tolerance", "wall_s"),
+)
 
 
 def verify_answer(gold: str, answer: str, *, timeout_s: float = DEFAULT_LIMIT_S) -> Verification:
