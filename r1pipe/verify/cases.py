@@ -46,9 +46,13 @@ _LISTS = {
 
 def verify_answer(gold: str, answer: str, *, timeout_s: float = DEFAULT_LIMIT_S) -> Verification:
     """Verify an answer given on the command line: a whole completion, or the bare answer."""
+    return verify_one(Problem("1", "math", "", gold), as_completion(answer), timeout_s=timeout_s)
+
+
+def as_completion(answer: str) -> str:
+    """Return a bare answer in a box; a text that already says where its answer is, as it is."""
     is_bare = find_answer(answer).method == "none" and "<think>" not in answer
-    completion = f"\\boxed{{{answer}}}" if is_bare and answer.strip() else answer
-    return verify_one(Problem("1", "math", "", gold), completion, timeout_s=timeout_s)
+    return f"\\boxed{{{answer}}}" if is_bare and answer.strip() else answer
 
 
 def verify_cases(
