@@ -203,9 +203,12 @@ def strip_dress(text: str) -> str:
 
 
 def _without_final_period(text: str) -> str:
-    while text.endswith((".", ",", ";")) and not text.endswith(".."):
-        text = text[:-1].rstrip()
-    return text
+    end = len(text)  # one cut: each would copy the whole text
+    while end and text[end - 1] in ".,;" and not text.endswith("..", 0, end):
+        end -= 1
+        while end and text[end - 1].isspace():
+            end -= 1
+    return text[:end]
 
 
 def _unbrace(text: str) -> str:
