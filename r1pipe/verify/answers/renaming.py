@@ -14,7 +14,7 @@ from r1pipe.verify.answers.naming import argument_of, with_name
 from r1pipe.verify.answers.values import Group, Leaf, Scalar, Value, mapped
 
 _MAX_LETTERS, _MAX_RESIDUES = 3, 60
-_CONSTANT = re.compile(r"[cCkK](?:_?[0-9])?")
+_CONSTANT = re.compile(r"[cC](?:_?[0-9])?")
 
 
 def same_renamed(

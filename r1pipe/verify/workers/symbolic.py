@@ -62,8 +62,11 @@ def warm_up() -> None:
 def verdict(gold: str, answer: str) -> str:
     """Return whether the answer equals the gold one: `correct`, `wrong` or `gold_unusable`."""
     gold, answer = plain(gold), plain(answer)
-    is_itself = answer == gold
+    option, given = split_option(gold), split_option(answer)
+    if option is not None and given is not None and option[0] == given[0]:
+        answer = plain(given[1])
     gold = _own_text(gold)
+    is_itself = answer == gold
     choice = same_choice(gold, answer)
     if choice is not None:
         return CORRECT if choice else WRONG
