@@ -88,8 +88,8 @@ def parse_unit(text: str) -> Unit | None:
     bare = _BEHIND.sub("", _JOIN.sub(" ", _QUOTIENT.sub(r"\1/\2\3", bare)))
     if re.search(r"[=<>()\[\]|&\\](?!circ|\$|Omega)", bare):
         return None
-    bare = re.sub(r"\^\\circ\s*", r"^\\circ", bare)
     bare = _POWER.sub(r"^\1 ", bare).replace("{", " ").replace("}", " ")
+    bare = re.sub(r"\^\\circ\s*", r"^\\circ", bare)
     bare = re.sub(r" (?=\^[+-]?\d)", "", re.sub(r"\s+", " ", bare)).strip(" .")
     if not bare or (len(bare) == 1 and bare.isascii() and bare.isalpha() and not is_marked):
         return None
