@@ -73,7 +73,9 @@ def test_in_grpo_a_loss_that_is_nan_names_the_problems_of_its_micro_batch(tmp_pa
     run = stage("grpo").run_model(workers=1, micro_batch_tokens=1)  # one completion in each
     context, asked = FakeContext(tmp_path), problems(8, max_chars=18)
     with (  # noqa: PT012
-        pytest.raises(StageError, match=r"step 1: the loss is nan in a micro-batch of problem (.*)"),
+        pytest.raises(
+            StageError, match=r"step 1: the loss is nan in a micro-batch of problem (.*)"
+        ),
         opened(context, model(), tokenizer(), grpo_params(), run) as grpo,
     ):
         sample, poisoned = grpo.roll_out, list[str]()

@@ -361,8 +361,6 @@ def test_a_family_whose_scores_are_others_is_refused_before_it_is_trained(
     params = kind.params(seed=1, objective="pairwise", reads="summary", **sizes)
     inputs = Inputs({"model": save_policy(tmp_path / "model"), "rows": tmp_path / "rows"})
     context = FakeContext(tmp_path / "work")
-    with pytest.raises(
-        StageError, match="qwen3: training would compute other scores than"
-    ):
+    with pytest.raises(StageError, match="qwen3: training would compute other scores than"):
         kind.run(context, params, kind.run_model(), inputs)
     assert context.logged == []

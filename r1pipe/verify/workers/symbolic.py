@@ -16,6 +16,7 @@ from r1pipe.verify.answers import scan
 from r1pipe.verify.answers.choices import same_choice, split_option
 from r1pipe.verify.answers.compare import Comparer
 from r1pipe.verify.answers.expressions import proportional, same_expression
+from r1pipe.verify.answers.families import domains_conflict
 from r1pipe.verify.answers.latex import parse_expression
 from r1pipe.verify.answers.normalise import plain
 from r1pipe.verify.answers.number_words import worded_number
@@ -74,6 +75,8 @@ def verdict(gold: str, answer: str) -> str:
     if not golds:
         return GOLD_UNUSABLE
     answers = golds if is_itself else READER.readings(answer)
+    if domains_conflict(gold, answer):
+        return WRONG
     if COMPARER.any_same(golds, answers):
         return CORRECT
     is_renamed = same_renamed(golds, answers, (gold, answer), COMPARER)
