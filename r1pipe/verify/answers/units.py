@@ -81,7 +81,7 @@ def parse_unit(text: str) -> Unit | None:
     >>> parse_unit("km/h").factor
     Fraction(5, 18)
     """
-    if not text or len(text) > _MAX_UNIT_CHARS:
+    if not text or len(text) > _MAX_UNIT_CHARS or _JOIN.match(text.strip()):
         return None
     is_marked = _TEXT_COMMAND.search(text) is not None
     bare = _TEXT_COMMAND.sub(" ", text).replace("{\\circ}", "\\circ")
