@@ -35,6 +35,7 @@ _QUALIFIERS = tuple(
     )
 )
 _LOWEST = re.compile(r"\s*[,;]\s*\(?\s*(?P<letters>[i-n])\s*(?:\\ge|>)\s*[0-9]{1,3}\s*\)?\s*$")
+_HINT = re.compile(r"\\in(?![a-z])|\\forall|for|where|with|integer|constant|(?:real|number)|\\ge|>")
 _WORDS = re.compile(r"\b(?:for|where|is|are|any|all|integers?|constants?|numbers?)\b")
 _SPARED = ("pi", "infty", "sin", "cos", "text")
 
@@ -52,7 +53,7 @@ def parameters(text: str) -> dict[str, str]:
 
 def _split(text: str) -> tuple[str, dict[str, str]]:
     declared: dict[str, str] = {}
-    if "\\" not in text and " " not in text:
+    if not _HINT.search(text):
         return text, declared
     plain = TEXT.sub(lambda m: f" {m[1]} " if _WORDS.search(m[1]) else m[0], text)
     for _ in range(3):
