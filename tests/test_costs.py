@@ -128,6 +128,8 @@ def test_grpo_samples_every_group_and_trains_some_of_it() -> None:
         minibatches_per_rollout=2,
         kl_coef=0.001,
         preference=None,
+        process=None,
+        dynamic_sampling=None,
         max_tokens=50,
     )
     run = GrpoRun(micro_batch_tokens=256, max_batch=32)
@@ -141,6 +143,13 @@ def test_grpo_samples_every_group_and_trains_some_of_it() -> None:
     assert work.tokens == Range(192 * 30 / 3, 192 * 40)
     assert work.scored_tokens == Range(192 * 30, 192 * 40)
     assert work.frozen_copies == 1
+    params.dynamic_sampling, params.process = 10, "model"
+    cost = recipes.rollouts(params, run, {"model": MODEL, "problems": problems})
+    (again,), (samples,) = cost.training, cost.sampling
+    assert samples.completions == Range(192, 1920)  # up to ten draws
+    assert samples.rounds == Range(3, 30)
+    assert again.tokens == work.tokens
+    assert (work.whole_copies, again.whole_copies) == (0, 1)
 
 
 def test_every_rank_of_grpo_samples_with_a_sampler_of_its_own() -> None:
@@ -151,6 +160,8 @@ def test_every_rank_of_grpo_samples_with_a_sampler_of_its_own() -> None:
         minibatches_per_rollout=2,
         kl_coef=0.0,
         preference=None,
+        process=None,
+        dynamic_sampling=None,
         max_tokens=50,
         precision="bfloat16",
     )

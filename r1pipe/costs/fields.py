@@ -92,6 +92,10 @@ class Rollouts(Completes, Protocol):
     kl_coef: float
 
     @property
+    def dynamic_sampling(self) -> int | None:
+        """Most draws of a rollout, if flat groups are replaced."""
+
+    @property
     def process(self) -> str | None:
         """How steps are rewarded, if they are."""
 
