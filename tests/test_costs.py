@@ -129,6 +129,7 @@ def test_grpo_samples_every_group_and_trains_some_of_it() -> None:
         kl_coef=0.001,
         preference=None,
         process=None,
+        dynamic_sampling=None,
         adapter=None,
         max_tokens=50,
     )
@@ -143,6 +144,13 @@ def test_grpo_samples_every_group_and_trains_some_of_it() -> None:
     assert work.tokens == Range(192 * 30 / 3, 192 * 40)
     assert work.scored_tokens == Range(192 * 30, 192 * 40)
     assert work.frozen_copies == 1
+    params.dynamic_sampling, params.process = 10, "model"
+    cost = recipes.rollouts(params, run, {"model": MODEL, "problems": problems})
+    (again,), (samples,) = cost.training, cost.sampling
+    assert samples.completions == Range(192, 1920)  # up to ten draws
+    assert samples.rounds == Range(3, 30)
+    assert again.tokens == work.tokens
+    assert (work.whole_copies, again.whole_copies) == (0, 1)
     params.adapter = Adapter(rank=4, alpha=8.0)
     (adapted,) = recipes.rollouts(params, run, {"model": MODEL, "problems": problems}).training
     assert adapted.frozen_copies == 0, "the reference is the base itself"
@@ -158,6 +166,7 @@ def test_every_rank_of_grpo_samples_with_a_sampler_of_its_own() -> None:
         kl_coef=0.0,
         preference=None,
         process=None,
+        dynamic_sampling=None,
         adapter=None,
         max_tokens=50,
         precision="bfloat16",

@@ -81,7 +81,7 @@ SMALL = (
     "stages.base.params.architecture.num_heads=2",
     "stages.base.params.architecture.intermediate_size=32",
 )
-UPDATES = {"gspo": 4, "cispo": 4, "online-rft": 4}
+UPDATES = {"gspo": 4, "cispo": 4, "online-rft": 4, "on-policy-distil": 2}
 
 
 @pytest.fixture(scope="module")

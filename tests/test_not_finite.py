@@ -80,13 +80,13 @@ def test_in_grpo_a_loss_that_is_nan_names_the_problems_of_its_micro_batch(tmp_pa
     ):
         sample, poisoned = grpo.roll_out, list[str]()
 
-        def roll_out(chosen: Any, number: int) -> Any:
-            groups = sample(chosen, number)
+        def roll_out(chosen: Any, number: int, again: int = 0) -> Any:
+            groups = sample(chosen, number, again)
             poisoned.append(groups[1].problem.id)
             groups[1].rollouts[0].streams["advantage"][0] = float("nan")
             return groups
 
-        grpo.roll_out = roll_out  # type: ignore[method-assign]
+        grpo.roll_out = roll_out  # type: ignore[method-assign, assignment]
         try:
             grpo.train(asked)
         except StageError as error:

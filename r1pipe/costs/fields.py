@@ -96,6 +96,10 @@ class Rollouts(Completes, Protocol):
         """The adapter that is trained in place of the weights."""
 
     @property
+    def dynamic_sampling(self) -> int | None:
+        """Most draws of a rollout, if flat groups are replaced."""
+
+    @property
     def process(self) -> str | None:
         """How steps are rewarded, if they are."""
 

@@ -254,7 +254,7 @@ def rollouts(params: fields.Rollouts, run: fields.RollsOut, inputs: InfoMap) -> 
     length = completion_length(problems, params.max_tokens)
     tokens = (problems.prompt_tokens + length) * completions
     per_round = params.problems_per_step * params.minibatches_per_rollout * params.group_size
-    has_reference = params.kl_coef > 0
+    has_reference, draws = params.kl_coef > 0, params.dynamic_sampling or 1
     training = Training(
         model=model,
         where=training_place(params, run),
@@ -274,13 +274,13 @@ def rollouts(params: fields.Rollouts, run: fields.RollsOut, inputs: InfoMap) -> 
     sampling = SamplingWork(
         model=model,
         where=replace(place, processes=max(place.processes, training.where.processes)),
-        completions=Range(completions),
-        prompts=Range(completions / params.group_size),
+        completions=Range(1, draws) * completions,
+        prompts=Range(1, draws) * (completions / params.group_size),
         prompt_tokens=problems.prompt_tokens,
         completion_tokens=length,
         longest=params.max_tokens,
         at_once=min(per_round, batch_limit(run)),
-        rounds=Range(rounds),
+        rounds=Range(1, draws) * rounds,
     )
     assumes = length_assumption(problems, params.max_tokens)
     return Cost({"model": model}, training=(training,), sampling=(sampling,), assumes=assumes)
