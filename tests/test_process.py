@@ -94,7 +94,9 @@ def test_an_estimator_that_steps_do_not_have_is_refused(name: str) -> None:
 
 
 def test_the_kl_in_the_reward_is_refused_with_steps() -> None:
-    with pytest.raises(ValueError, match="is of whole completions; with `process` use kl_in: loss"):
+    with pytest.raises(
+        ValueError, match="kl_in: reward is not of steps; with `process` use kl_in: loss"
+    ):
         grpo_params(process="rules", kl_in="reward")
 
 

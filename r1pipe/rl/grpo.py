@@ -48,6 +48,7 @@ from r1pipe.rl.reference import Reference
 from r1pipe.rl.rollouts import (
     RewardFn,
     assign_advantages,
+    assign_kl_advantages,
     assign_step_advantages,
     problems_of_rollouts,
     rollout_metrics,
@@ -194,13 +195,16 @@ class Grpo:
             name = "process" if params.process == "model" else "steps"
             assign_steps(groups, self.tokenizer, self.score_steps, name, has_outcome=has_outcome)
         groups = gather_groups(ranks, problems, groups)
-        if params.kl_in == "reward" and self.reference is not None:
-            rollouts = [rollout for group in groups for rollout in group.rollouts]
-            rows = self.reference.logprobs(rollouts, params.temperature, self.batching)
-            subtract_kl(rollouts, rows, params.kl_coef)
         for group, share in zip(groups, revealed, strict=True):
             group.revealed = share
+        rollouts, rows = [r for group in groups for r in group.rollouts], list[list[float]]()
+        if params.kl_in != "loss" and self.reference is not None:
+            rows = self.reference.logprobs(rollouts, params.temperature, self.batching)
+        if rows and params.kl_in == "reward":
+            subtract_kl(rollouts, rows, params.kl_coef)
         self.assign(groups)  # [9]
+        if rows and params.kl_in == "advantage":
+            assign_kl_advantages(rollouts, rows, params.kl_coef)
         return groups
 
     def minibatches(self, groups: Sequence[Group], number: int) -> list[list[Rollout]]:
