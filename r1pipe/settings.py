@@ -121,6 +121,14 @@ class ComputeRun(StageModel):
     """Threads that share a step on a CPU; default: one for each core, at most four."""
 
 
+class VerifyRun(StageModel):
+    """How answers that are programs are run."""
+
+    sandbox: Literal["full", "weak"] = "full"
+    """`weak` runs model-written programs on a machine that lacks layers of the sandbox, which
+    `r1pipe doctor` names; `full` refuses to."""
+
+
 @dataclass(frozen=True)
 class Placement:
     """Where and how work is done, as far as its cost depends on it."""

@@ -21,7 +21,7 @@ from pydantic import Field
 from r1pipe.errors import StageError
 from r1pipe.generator_settings import SampleRun
 from r1pipe.records import Problem, Row
-from r1pipe.settings import FormatParam, ModelParams, Prompt, format_of
+from r1pipe.settings import FormatParam, ModelParams, Prompt, VerifyRun, format_of
 from r1pipe.stage import Context, Input, Inputs
 
 if TYPE_CHECKING:
@@ -57,7 +57,7 @@ class Params(ModelParams):
     """Problems sampled together: what a kill costs at most."""
 
 
-class Run(SampleRun):
+class Run(SampleRun, VerifyRun):
     """How it is computed."""
 
 
@@ -66,6 +66,7 @@ def run(context: Context, params: Params, run: Run, inputs: Inputs) -> None:
     from r1pipe.generate.backends import open_generator
     from r1pipe.generate.failures import FailedUnits
     from r1pipe.generate.following import Followed, Kept
+    from r1pipe.verify.code import sandboxed
 
     journal = context.journal("samples")
     done = journal.done()
@@ -73,7 +74,11 @@ def run(context: Context, params: Params, run: Run, inputs: Inputs) -> None:
     benchmarks = {name: found.usable for name, found in golds.items()}
     units = list(_units(benchmarks, params.problems_per_unit))
     failed = FailedUnits()
-    with open_generator(inputs.path("model"), run, params.precision) as (generator, tokenizer):
+    listed = [problem for problems in benchmarks.values() for problem in problems]
+    with (
+        sandboxed(context, run.sandbox, listed),
+        open_generator(inputs.path("model"), run, params.precision) as (generator, tokenizer),
+    ):
         for number, (name, problems) in enumerate(units):
             if str(number) in done:
                 continue
@@ -137,9 +142,7 @@ def _golds(context: Context, inputs: Inputs) -> dict[str, GoldReport]:
             )
         if found.quarantined:
             context.warn(f"benchmark {name}: {found.warning()}")
-    set_aside = {name: found.to_json() for name, found in golds.items() if found.quarantined}
-    if set_aside:
-        context.note(unusable_golds=set_aside)
+    context.note(unusable_golds={name: found.to_json() for name, found in golds.items()})
     return golds
 
 

@@ -56,6 +56,7 @@ def run(context: Context, params: Params, run: Run, inputs: Inputs) -> None:
     from r1pipe.rl.setup import check_sampler, opened, usable_problems
     from r1pipe.rows import read_problems
     from r1pipe.train.backends import load_trained
+    from r1pipe.verify.code import sandboxed
 
     problems = read_problems(inputs.path("problems"))
     if params.rewards.get("accuracy"):
@@ -72,7 +73,10 @@ def run(context: Context, params: Params, run: Run, inputs: Inputs) -> None:
     tokenizer = load_tokenizer(inputs.path("model"))
     general = read_problems(inputs.path("general")) if params.preference else []
     score_steps = _score_steps(params, run, inputs, context.name)
-    with opened(context, model, tokenizer, params, run, reward_models, score_steps) as grpo:
+    with (
+        sandboxed(context, run.sandbox, problems),
+        opened(context, model, tokenizer, params, run, reward_models, score_steps) as grpo,
+    ):
         check_sampler(grpo, problems, run)
         grpo.train(problems, general)
 

@@ -25,7 +25,7 @@ from pydantic import Field
 from r1pipe.candidates.quotas import Quotas
 from r1pipe.errors import StageError
 from r1pipe.records import Row
-from r1pipe.settings import Keep
+from r1pipe.settings import Keep, VerifyRun
 from r1pipe.stage import Context, Input, Inputs, StageModel
 from r1pipe.verify import VERIFIER_VERSION
 
@@ -52,7 +52,7 @@ class Params(StageModel):
     """Time limit of one pair that needs algebra, in seconds."""
 
 
-class Run(StageModel):
+class Run(VerifyRun):
     """How it is computed."""
 
     workers: int = Field(default=0, ge=0)
@@ -62,11 +62,13 @@ class Run(StageModel):
 def run(context: Context, params: Params, run: Run, inputs: Inputs) -> None:
     """Verify every candidate, write the kept view of them, and compare with what was there."""
     from r1pipe.candidates.reverify import report_flips
-    from r1pipe.rows import read_rows, schema_of, write_rows
+    from r1pipe.rows import read_problems, read_rows, schema_of, write_rows
+    from r1pipe.verify.code import sandboxed
 
     before, after = inputs.path("candidates"), context.output("candidates")
     schema = schema_of(before)
-    count = write_rows(after, _verified(context, params, run, inputs), schema)
+    with sandboxed(context, run.sandbox, read_problems(inputs.path("problems"))):
+        count = write_rows(after, _verified(context, params, run, inputs), schema)
     rows = write_rows(context.output("rows"), read_rows(after, only="kept"), schema)
     report = report_flips(read_rows(before), read_rows(after), context.output("flips"))
     if not rows:

@@ -151,7 +151,8 @@ def test_code_that_runs_in_a_process_of_its_own_is_watched(copy: Copy) -> None:
         "rejection/writer.py",  # the writer's process
         "verify/workers/fork_server.py",
         "verify/workers/symbolic.py",
-        "verify/sandbox/child.py",
+        "sandbox/program.py",
+        "sandbox/server.py",
     } <= names
     ranks = set(code.code_of(copy.manifest.stages["zero"].kind))
     assert {"train/deepspeed_engine.py", "train/sequence_parallel.py"} <= ranks

@@ -15,8 +15,8 @@ ROOT = Path(__file__).resolve().parent.parent
 HEAVY = ("torch", "transformers", "datasets", "vllm", "deepspeed", "sympy", "math_verify")
 FLOORS = (
     ("errors", "keys", "text", "ranks", "machine", "workers", "records", "regular"),
-    ("chat", "tables"),
-    ("plugins", "stage", "verify/answers", "verify/sandbox", "files"),
+    ("chat", "tables", "untrusted"),
+    ("plugins", "stage", "sandbox", "verify/answers", "files"),
     ("rows", "backends"),
     ("settings", "store", "manifest", "doctor", "verify/workers"),
     ("engine_settings", "generator_settings"),
@@ -32,7 +32,7 @@ FLOORS = (
 """Folders and single files of the package, and the stage files, lowest floor first. Nothing imports
 what is on its own floor or above it, not even for types; inside a folder modules may."""
 LIBRARY = {
-    *("tasks", "verify", "verify/answers", "verify/sandbox", "verify/workers", "rewards"),
+    *("tasks", "sandbox", "verify", "verify/answers", "verify/workers", "rewards"),
     *("models", "generate", "train", "rl", "candidates", "rejection", "data", "evaluation"),
 }
 """What stages are made of; the core knows none of it."""

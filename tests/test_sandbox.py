@@ -11,9 +11,10 @@ import pytest
 
 from r1pipe.records import Problem, Verdict
 from r1pipe.rewards.table import REWARDS
+from r1pipe.sandbox.sandbox import run_python
+from r1pipe.sandbox.session import Limits, Status
 from r1pipe.verify import verify
 from r1pipe.verify.code import extract_program
-from r1pipe.verify.sandbox.sandbox import Limits, Status, run_python
 
 SHORT = Limits(wall_s=1.0, cpu_s=1)
 

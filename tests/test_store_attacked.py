@@ -153,6 +153,12 @@ def test_a_plan_needs_no_artifact_that_is_gone_to_say_what_comes_after_costs(
 
 # Every small file ------------------------------------------------------------------------
 
+
+def replaced(path: Path, make: Callable[[Path], None]) -> None:
+    path.unlink()
+    make(path)
+
+
 DAMAGE: dict[str, Callable[[Path], object]] = {
     "empty": lambda path: path.write_bytes(b""),
     "torn": lambda path: path.write_bytes(path.read_bytes()[: path.stat().st_size // 2]),
@@ -161,8 +167,8 @@ DAMAGE: dict[str, Callable[[Path], object]] = {
     "numbers": lambda path: path.write_text('{"key": 7, "runs": 7, "keys": 7, "format": "x"}'),
     "deep": lambda path: path.write_text("[" * 100_000 + "]" * 100_000),
     "binary": lambda path: path.write_bytes(b"\xff\xfe\x00" * 50),
-    "a pipe": lambda path: (path.unlink(), os.mkfifo(path)),
-    "a folder": lambda path: (path.unlink(), path.mkdir()),
+    "a pipe": lambda path: replaced(path, os.mkfifo),
+    "a folder": lambda path: replaced(path, Path.mkdir),
 }
 
 

@@ -19,6 +19,7 @@ from r1pipe.cli.options import (
     open_store,
     print_json,
 )
+from r1pipe.cli.printing import say, say_lines
 
 app = command_group()
 
@@ -43,7 +44,7 @@ def lock(
     path = output or lock_path(loaded.path, loaded.profile)
     made = make_lock(loaded, open_store(store, manifest), path)
     write_lock(made, path)
-    print(f"{path}: {len(made.stages)} stages; 'r1pipe reproduce {path}' runs and compares them")
+    say(f"{path}: {len(made.stages)} stages; 'r1pipe reproduce {path}' runs and compares them")
 
 
 @app.command()
@@ -77,6 +78,6 @@ def reproduce(
     if as_json:
         print_json(found.to_json())
     else:
-        print("\n".join(found.lines()))
+        say_lines(found.lines())
     if not found.holds:
         raise typer.Exit(1)

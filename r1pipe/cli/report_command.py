@@ -1,6 +1,5 @@
 """The command that writes a report for a browser."""
 
-import sys
 import webbrowser
 from pathlib import Path
 from typing import Annotated
@@ -17,6 +16,7 @@ from r1pipe.cli.options import (
     load,
     open_store,
 )
+from r1pipe.cli.printing import complain, say
 
 app = command_group()
 
@@ -47,10 +47,10 @@ def report(
         from r1pipe.report.serving import serve
 
         def announce(address: str) -> None:
-            print(f"{address}   (Ctrl-C ends it)", file=sys.stderr)
+            complain(f"{address}   (Ctrl-C ends it)")
             webbrowser.open(address)
 
         serve(lambda: render(make_report(loaded, opened, samples), is_watched=True), announce)
         return
     place_text(output, render(make_report(loaded, opened, samples)))
-    print(f"{output}: {output.stat().st_size / 1e6:.1f} MB; open it in a browser")
+    say(f"{output}: {output.stat().st_size / 1e6:.1f} MB; open it in a browser")

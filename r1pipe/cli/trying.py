@@ -117,6 +117,7 @@ def _completions(node: StageNode, inputs: Inputs, num_problems: int) -> list[Tri
     from r1pipe.generate.backends import open_generator
     from r1pipe.generate.protocol import SamplingParams
     from r1pipe.rl.rollouts import sample_groups
+    from r1pipe.sandbox.strength import using
 
     values: JsonObject = node.params.model_dump()
     fmt = _format(node)
@@ -126,7 +127,10 @@ def _completions(node: StageNode, inputs: Inputs, num_problems: int) -> list[Tri
     )
     problems = _problems(inputs, num_problems)
     model, precision = inputs.path("model"), values["precision"]
-    with open_generator(model, node.run, precision) as (generator, tokenizer):
+    with (
+        using(getattr(node.run, "sandbox", "full")),
+        open_generator(model, node.run, precision) as (generator, tokenizer),
+    ):
         groups = sample_groups(
             generator, tokenizer, problems, 1, sampling, fmt, [values["seed"], "try"]
         )

@@ -25,7 +25,7 @@ from r1pipe.costs.work import (
     SamplingWork,
     Training,
 )
-from r1pipe.settings import Placement, World
+from r1pipe.settings import Adapter, Placement, World
 
 TASK_TOKENS: Mapping[str, tuple[float, float]] = {
     # task: prompt and completion (thought, answer and summary) in the chat format
@@ -167,8 +167,27 @@ def supervised(
         mean_tokens=mean.high,
         longest=max_tokens if rows.tokens.high * 4 > max_tokens else math.ceil(mean.high * 4),
         micro_batch_tokens=run.micro_batch_tokens,
+        adapter_parameters=adapter_parameters(getattr(params, "adapter", None), model),
     )
     return Cost({"model": model}, training=(work,))
+
+
+def adapter_parameters(adapter: Adapter | None, model: ModelInfo) -> int | None:
+    """Return how many numbers an adapter has; layers are known by the names most families use."""
+    if adapter is None:
+        return None
+    hidden, attention, inner = model.hidden_size, model.attention_size, model.intermediate_size
+    sizes = {
+        "q_proj": hidden + attention,
+        "k_proj": hidden + model.kv_values // 2,
+        "v_proj": hidden + model.kv_values // 2,
+        "o_proj": attention + hidden,
+        "gate_proj": hidden + inner,
+        "up_proj": hidden + inner,
+        "down_proj": inner + hidden,
+    }
+    chosen = sizes.keys() & set(adapter.targets) or sizes.keys()
+    return adapter.rank * model.num_layers * sum(sizes[name] for name in chosen)
 
 
 def completion_length(problems: ProblemsInfo, max_tokens: int) -> Range:
@@ -235,7 +254,7 @@ def rollouts(params: fields.Rollouts, run: fields.RollsOut, inputs: InfoMap) -> 
     length = completion_length(problems, params.max_tokens)
     tokens = (problems.prompt_tokens + length) * completions
     per_round = params.problems_per_step * params.minibatches_per_rollout * params.group_size
-    has_reference = params.kl_coef > 0
+    has_reference, draws = params.kl_coef > 0, params.dynamic_sampling or 1
     training = Training(
         model=model,
         where=training_place(params, run),
@@ -245,7 +264,8 @@ def rollouts(params: fields.Rollouts, run: fields.RollsOut, inputs: InfoMap) -> 
         longest=params.max_tokens + math.ceil(problems.prompt_tokens.high),
         micro_batch_tokens=run.micro_batch_tokens,
         scored_tokens=tokens if has_reference else Range(0),
-        frozen_copies=int(has_reference),
+        frozen_copies=int(has_reference and params.adapter is None),  # else it is the base itself
+        adapter_parameters=adapter_parameters(params.adapter, model),
         whole_copies=(2 if params.preference else 0)
         + (params.process == "model")
         + ("reward" in inputs),
@@ -254,13 +274,13 @@ def rollouts(params: fields.Rollouts, run: fields.RollsOut, inputs: InfoMap) -> 
     sampling = SamplingWork(
         model=model,
         where=replace(place, processes=max(place.processes, training.where.processes)),
-        completions=Range(completions),
-        prompts=Range(completions / params.group_size),
+        completions=Range(1, draws) * completions,
+        prompts=Range(1, draws) * (completions / params.group_size),
         prompt_tokens=problems.prompt_tokens,
         completion_tokens=length,
         longest=params.max_tokens,
         at_once=min(per_round, batch_limit(run)),
-        rounds=Range(rounds),
+        rounds=Range(1, draws) * rounds,
     )
     assumes = length_assumption(problems, params.max_tokens)
     return Cost({"model": model}, training=(training,), sampling=(sampling,), assumes=assumes)

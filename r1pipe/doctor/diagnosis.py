@@ -12,6 +12,7 @@ from pathlib import Path
 from r1pipe import __version__, machine
 from r1pipe.doctor import environment, packages
 from r1pipe.doctor.checks import Check
+from r1pipe.doctor.confinement import check_sandbox
 from r1pipe.errors import StageError, StoreError
 from r1pipe.text import format_bytes, table_lines, visible
 
@@ -81,5 +82,6 @@ def diagnose(
         *environment.check_room(seen, store),
         *environment.check_threads(seen.cores, environ),
         *environment.check_hub(is_online, environ),
+        *([] if is_quick else check_sandbox()),
     ]
     return Diagnosis(seen, checks)

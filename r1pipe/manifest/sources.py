@@ -22,7 +22,6 @@ from pathlib import Path
 from uuid import uuid4
 
 from r1pipe.errors import SourceError
-from r1pipe.files.layout import CARD, DESCRIBING, chosen_names, data_files, file_names
 from r1pipe.keys import FileEntry, JsonObject, artifact_id, digest_file, digest_json
 from r1pipe.manifest import SourceNode
 from r1pipe.regular import parse_json, read_regular
@@ -49,7 +48,7 @@ def source_id(node: SourceNode, cache_dir: Path) -> str:
             _check_part_of_file(node, path)
             identifier = cache.digest(path)
         else:
-            files = _part_of(node, path, file_names(path)) if node.part else _files_below(path)
+            files = _part_here(node, path) if node.part else _files_below(path)
             identifier = _tree_id(path, files, cache)
     except OSError as error:
         reason = error.strerror or str(error)
@@ -65,6 +64,8 @@ def source_path(node: SourceNode, cache_dir: Path, views: Path | None = None) ->
 
     A config or split is a folder of links to its files, in `views` (of the cache).
     """
+    from r1pipe.files.layout import DESCRIBING, file_names
+
     if node.hf is None:
         root = _local_path(node)
         names = file_names(root) if node.part and root.is_dir() else []
@@ -86,6 +87,8 @@ def path_here(node: SourceNode, views: Path) -> Path | None:
 
     A branch or tag of the hub is not followed: only a commit is known to be the one.
     """
+    from r1pipe.files.layout import file_names
+
     if node.hf is None:
         root = node.path
     else:
@@ -137,11 +140,21 @@ def _named(node: SourceNode) -> Iterator[None]:
 
 def _part_of(node: SourceNode, root: Path, names: Sequence[str]) -> list[Path]:
     """Return the files of a source's config and split, in order."""
+    from r1pipe.files.layout import chosen_names
+
     with _named(node):
         return [root / name for name in chosen_names(root, names, node.config, node.split)]
 
 
+def _part_here(node: SourceNode, root: Path) -> list[Path]:
+    from r1pipe.files.layout import file_names
+
+    return _part_of(node, root, file_names(root))
+
+
 def _check_part_of_file(node: SourceNode, path: Path) -> None:
+    from r1pipe.files.layout import data_files
+
     if node.part:
         with _named(node):
             data_files(path, node.config, node.split)
@@ -152,6 +165,8 @@ def _view(root: Path, files: Sequence[Path], views: Path) -> Path:
 
     A card in it says that they are one split in this order, whatever their names say.
     """
+    from r1pipe.files.layout import CARD
+
     links = {path.relative_to(root).as_posix(): str(path.absolute()) for path in files}
     folder = views / digest_json(links)[:16]
     if not folder.is_dir():
@@ -241,9 +256,9 @@ def _read_cache(path: Path) -> JsonObject:
     if not isinstance(document, dict) or document.get("format") != CACHE_FORMAT:
         return {}
     entries = document.get("entries")
-    is_right = isinstance(entries, dict)
-    if is_right and "digest" in document:
-        is_right = document == _cache_document(entries)
+    if not isinstance(entries, dict):
+        return {}
+    is_right = "digest" not in document or document == _cache_document(entries)
     return entries if is_right else {}
 
 
@@ -312,6 +327,8 @@ def _hub_files(node: SourceNode, commit: str, root: Path) -> tuple[list[str], bo
     """
     from huggingface_hub import get_cached_repo_tree, is_offline_mode
     from huggingface_hub.errors import CachedRepoTreeNotFoundError
+
+    from r1pipe.files.layout import file_names
 
     try:
         tree = get_cached_repo_tree(str(node.hf), revision=commit, repo_type=_repo_type(node))

@@ -106,7 +106,7 @@ def make_lock(manifest: Manifest, store: Store, path: Path) -> Lock:
 
 def scores(record: ActionRecord, store: Store) -> dict[str, Score]:
     """Return the pass@1 of an evaluation by benchmark; none of another stage, or of lost data."""
-    if record.kind != "evaluate":
+    if record.kind != "evaluate" or not store.has_artifact(record):
         return {}
     path = store.output_dir(record, "report") / "summary.json"
     if not path.is_file():

@@ -36,6 +36,7 @@ from r1pipe.rejection.writer_process import CandidateWriterProcess
 from r1pipe.rows import count_rows, read_problems, write_rows
 from r1pipe.stage import Context, Inputs
 from r1pipe.verify import close_shared
+from r1pipe.verify.code import sandboxed
 from r1pipe.verify.golds import check_golds
 
 MAX_NAMED = 20
@@ -61,6 +62,7 @@ def collect(
     )
     sampling = SamplingParams(params.temperature, 1.0, params.max_tokens, logprobs=False)
     with (
+        sandboxed(context, run.sandbox, problems),
         closing(CandidateWriterProcess(settings)) as writer,
         open_generator(inputs.path("model"), run, params.precision) as (generator, tokenizer),
     ):
@@ -96,6 +98,7 @@ def usable_problems(
         some = report.quarantined[:MAX_NAMED]
         context.note(
             quarantined=len(report.quarantined),
+            quarantined_rate=round(report.rate, 6),
             quarantined_verdicts=report.counts(),
             quarantined_problems=[f"{p.id}: {p.gold[:80]!r} {v}" for p, v in some],
         )

@@ -6,7 +6,7 @@ from pydantic import Field
 
 from r1pipe.candidates.quotas import Quotas
 from r1pipe.generator_settings import SampleRun
-from r1pipe.settings import Keep, ModelParams, Prompt
+from r1pipe.settings import Keep, ModelParams, Prompt, VerifyRun
 from r1pipe.stage import StageModel
 
 
@@ -47,7 +47,7 @@ class SampleParams(ModelParams):
     aside before anything is sampled."""
 
 
-class CollectRun(SampleRun):
+class CollectRun(SampleRun, VerifyRun):
     """How candidates are sampled."""
 
     units_at_once: int = Field(default=1, gt=0, le=7)

@@ -59,7 +59,8 @@ def collect_samples(records: Mapping[str, ActionRecord], store: Store, max_rows:
     """
     made = _Collector(max_rows)
     for name, record in records.items():
-        folder = store.output_dir(record, "samples") if record.kind == "evaluate" else None
+        is_read = record.kind == "evaluate" and store.has_artifact(record)
+        folder = store.output_dir(record, "samples") if is_read else None
         if folder is not None and folder.is_dir():
             made.add_evaluation(visible(name), read_rows(folder, COLUMNS))
         elif record.kind == "grpo":

@@ -64,16 +64,14 @@ class Board:
 def board_of(records: Mapping[str, ActionRecord], store: Store) -> Board | None:
     """Return the last scoreboard among the results; None if there is none whose data is here."""
     for record in reversed(list(records.values())):
-        path = store.output_dir(record, "report") / "scoreboard.json" if _is(record) else None
-        if path is not None and path.is_file():
+        if record.kind != "scoreboard" or not store.has_artifact(record):
+            continue
+        path = store.output_dir(record, "report") / "scoreboard.json"
+        if path.is_file():
             board = json.loads(path.read_text(encoding="utf-8"))
             if board.get("values"):
                 return Board(list(_panels(board)), list(_bought(board)))
     return None
-
-
-def _is(record: ActionRecord) -> bool:
-    return record.kind == "scoreboard"
 
 
 def _panels(board: JsonObject) -> Iterator[Panel]:

@@ -12,7 +12,15 @@ from pydantic import Field, model_validator
 from r1pipe.engine_settings import EngineRun, TrainRun
 from r1pipe.generator_settings import SampleRun
 from r1pipe.rewards.table import RewardName
-from r1pipe.settings import AdapterParams, EpochParams, FormatParam, ModelParams, Optimizer, Prompt
+from r1pipe.settings import (
+    AdapterParams,
+    EpochParams,
+    FormatParam,
+    ModelParams,
+    Optimizer,
+    Prompt,
+    VerifyRun,
+)
 from r1pipe.stage import StageModel
 
 AdvantageStd: TypeAlias = Literal["population", "none"]
@@ -287,7 +295,7 @@ class StopWhen(StageModel):
     """Updates in a row for which `truncated` or `kl` must hold."""
 
 
-class GrpoRun(TrainRun, SampleRun):
+class GrpoRun(TrainRun, SampleRun, VerifyRun):
     """How it is computed."""
 
     stop_when: StopWhen = StopWhen()

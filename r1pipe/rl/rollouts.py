@@ -198,10 +198,11 @@ def rule_rewards(
     weights: Mapping[str, float],
     fmt: AnyFormat,
 ) -> dict[str, float]:
-    """Return the rule rewards that `weights` names; that of accuracy is known already."""
+    """Return the rule rewards that `weights` names; what the verifier decides is known already."""
     table, found = rewards_of(fmt), dict[str, float]()
+    decided = {"accuracy", *(["code"] if problem.checker == "code" else ())}
     for name in weights:
-        if name == "accuracy":
+        if name in decided:
             found[name] = float(is_correct)
         elif name in COMPLETION_REWARDS:
             found[name] = COMPLETION_REWARDS[name](problem, completion)

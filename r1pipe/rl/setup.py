@@ -36,8 +36,10 @@ NUM_COMPARED = 32
 def usable_problems(
     context: Context, name: str, problems: Sequence[Problem], judged: Collection[str]
 ) -> list[Problem]:
-    """Return the problems whose gold answer verifies against itself; the others, on which every
-    completion would be wrong, are noted under `unusable_golds`.
+    """Return the problems whose gold answer verifies against itself.
+
+    The others, on which every completion would be wrong, are noted under `unusable_golds`: how
+    many and which share, also where there are none.
 
     Tasks of `judged` are rewarded by a model, which reads no gold answer. All ranks return the
     same. Raises StageError if none is left.
@@ -50,9 +52,9 @@ def usable_problems(
         bad = [[p.id, p.prompt, p.gold] for p, _ in report.quarantined]
         found, said = report.to_json(), report.warning() if bad else ""
     bad = context.ranks.agree(bad)
+    context.note(unusable_golds={name: found})
     if not bad:
         return list(problems)
-    context.note(unusable_golds={name: found})
     context.warn(f"{name}: {said}")
     left_out = set(map(tuple, bad))
     usable = [p for p in problems if p.task in judged or (p.id, p.prompt, p.gold) not in left_out]

@@ -69,8 +69,19 @@ CHECKERS: dict[str, Checker] = {
 }
 
 
-def verify(problem: Problem, text: str) -> Verdict:
-    """Verify one completion by the problem's own checker."""
+def verify(problem: Problem | str, text: str) -> Verdict:
+    """Verify one completion by the problem's own checker.
+
+    A gold answer instead of a problem is one in mathematics. Algebra starts two workers, which end
+    with this process or at `close_shared`.
+
+    >>> verify(r"\\frac{1}{2}", r"<think>1/2, as a decimal</think> It is $\\boxed{0.5}$.")
+    <Verdict.CORRECT: 'correct'>
+    >>> verify("(1, 2)", r"\\boxed{(2, 1)}"), verify("5", "<think>It is 5, so")
+    (<Verdict.WRONG: 'wrong'>, <Verdict.NO_ANSWER: 'no_answer'>)
+    """
+    if isinstance(problem, str):
+        problem = Problem("", "math", "", problem)
     return checker_of(problem)(problem, text)
 
 
@@ -117,6 +128,16 @@ class _Asked(OrderedDict[tuple[str, str], Promise]):
         self.move_to_end(key)
         return self[key]
 
+    def program(self, problem: Problem, text: str) -> Promise:
+        program = code.extract_program(text, code.language_of(problem))
+        key = (f"code {sorted(problem.meta.items())!r}", program or "")
+        if key not in self:
+            self[key] = code.start(problem, text)
+            if len(self) > WINDOW:
+                self.popitem(last=False)
+        self.move_to_end(key)
+        return self[key]
+
 
 @dataclass(frozen=True, slots=True)
 class _Pending:
@@ -129,8 +150,11 @@ class _Pending:
 def _start(problem: Problem, text: str, timeout_s: float, workers: int, asked: _Asked) -> _Pending:
     """Verify a pair here, or send it to the pool and return the promise."""
     started = time.perf_counter()
+    verdict: Verdict | Promise
     if problem.checker == "math":
         verdict, extracted, method = _start_math(problem, text, timeout_s, workers, asked)
+    elif problem.checker == "code":
+        verdict, (extracted, method) = asked.program(problem, text), _extracted(problem, text)
     else:
         verdict = checker_of(problem)(problem, text)
         extracted, method = _extracted(problem, text)
@@ -162,7 +186,7 @@ def _extracted(problem: Problem, text: str) -> tuple[str | None, str]:
     if problem.checker == "judge":
         return None, "summary/judge"
     if problem.checker == "code":
-        return code.extract_program(text), "fence/sandbox"
+        return code.extract_program(text, code.language_of(problem)), "fence/sandbox"
     prefer: Prefer = "tag" if problem.checker == "countdown" else "box"
     found = find_answer(text, prefer=prefer)
     return found.answer, f"{found.method}/exact"

@@ -11,6 +11,7 @@ from r1pipe.records import Problem, Verdict
 from r1pipe.text import visible
 from r1pipe.verify import countdown
 from r1pipe.verify.answers.words import letters, normal
+from r1pipe.verify.code import read_tests
 from r1pipe.verify.equivalence import MAX_GOLD_CHARS, read_gold, reads_exactly
 from r1pipe.verify.workers.pool import DEFAULT_LIMIT_S, Promise, shared_pool
 
@@ -110,7 +111,7 @@ def _is_usable(problem: Problem) -> bool:
     if problem.checker == "refusal":
         return any(normal(phrase) for phrase in problem.meta.get("refusal", ()))
     if problem.checker == "code":
-        return bool(problem.meta.get("tests") or problem.meta.get("calls"))
+        return read_tests(problem.meta) is not None
     return problem.checker != "countdown" or _is_countdown(problem)
 
 

@@ -18,66 +18,14 @@ _SUB_RUN = re.compile(f"[{''.join(_SUB)}]+")
 _ROOT = re.compile(r"([√∛∜])\s*(?:\(([^()]{1,80})\)|\{([^{}]{1,80})\}|(\d+(?:\.\d+)?|[a-zA-Z]))")
 _ROOT_INDEX = {"√": "", "∛": "[3]", "∜": "[4]"}
 
+_WRITTEN = r"""
+∞\infty π\pi 𝜋\pi θ\theta ×\times ·\cdot ⋅\cdot ∙\cdot •\cdot ∗* ÷\div ⁄/ ∕/ −- –- —- ‐-
+‑- ﹣- ≤\le ≦\le ⩽\le ≥\ge ≧\ge ⩾\ge ≠\ne ≈\approx ∪\cup ∩\cap ∈\in ∉\notin ∅\emptyset
+⌀\emptyset ±\pm ∓\mp °^\circ ˚^\circ º^\circ ℃^\circ\text{C} ℉^\circ\text{F} ℝ\mathbb{R}
+ℤ\mathbb{Z} ℕ\mathbb{N} ℚ\mathbb{Q} ℂ\mathbb{C} ，, 、, 。. ．. 【[ 】] 〔( 〕) ′' ″'' “" ”" ‘' ’'
+"""
 _SYMBOLS = {
-    "∞": r"\infty ",
-    "π": r"\pi ",
-    "𝜋": r"\pi ",
-    "θ": r"\theta ",
-    "×": r"\times ",
-    "·": r"\cdot ",
-    "⋅": r"\cdot ",
-    "∙": r"\cdot ",
-    "•": r"\cdot ",
-    "∗": "*",
-    "÷": r"\div ",
-    "⁄": "/",
-    "∕": "/",
-    "−": "-",
-    "–": "-",
-    "—": "-",
-    "‐": "-",
-    "‑": "-",
-    "﹣": "-",
-    "≤": r"\le ",
-    "≦": r"\le ",
-    "⩽": r"\le ",
-    "≥": r"\ge ",
-    "≧": r"\ge ",
-    "⩾": r"\ge ",
-    "≠": r"\ne ",
-    "≈": r"\approx ",
-    "∪": r"\cup ",
-    "∩": r"\cap ",
-    "∈": r"\in ",
-    "∉": r"\notin ",
-    "∅": r"\emptyset ",
-    "⌀": r"\emptyset ",
-    "±": r"\pm ",
-    "∓": r"\mp ",
-    "°": r"^\circ ",
-    "˚": r"^\circ ",
-    "º": r"^\circ ",
-    "℃": r"^\circ\text{C}",
-    "℉": r"^\circ\text{F}",
-    "ℝ": r"\mathbb{R}",
-    "ℤ": r"\mathbb{Z}",
-    "ℕ": r"\mathbb{N}",
-    "ℚ": r"\mathbb{Q}",
-    "ℂ": r"\mathbb{C}",
-    "，": ",",
-    "、": ",",
-    "。": ".",
-    "．": ".",
-    "【": "[",
-    "】": "]",
-    "〔": "(",
-    "〕": ")",
-    "′": "'",
-    "″": "''",
-    "“": '"',
-    "”": '"',
-    "‘": "'",
-    "’": "'",
+    sign[0]: sign[1:] + " " * (sign[-1].isalpha() and sign[1] in "\\^") for sign in _WRITTEN.split()
 }
 _CIRCLED = re.compile("([\u2460-\u2473])")
 _SYMBOL_TABLE = str.maketrans(_SYMBOLS)
