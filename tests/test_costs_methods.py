@@ -8,7 +8,7 @@ from test_costs import MODEL
 from tiny import stage
 
 from r1pipe.costs.preferences import STEPS
-from r1pipe.costs.work import Cost, Range, RowsInfo
+from r1pipe.costs.work import Cost, DatasetInfo, Range, RowsInfo
 
 CANDIDATES = RowsInfo(Range(80), Range(10), Range(20))
 
@@ -45,3 +45,10 @@ def test_process_labels_sample_every_step_so_many_times() -> None:
     assert work.completion_tokens == Range(4, 12)
     assert work.rounds == Range(3)  # 80 candidates in units of 32
     assert made.outputs["rows"] == RowsInfo(Range(24, 80), Range(10), Range(20))
+
+
+def test_a_selection_takes_its_share_of_the_documents() -> None:
+    inputs = {"seed": DatasetInfo(None), "documents": DatasetInfo(1000)}
+    made = cost("select-corpus", inputs, collected_frac=0.2)
+    assert made.outputs["rows"].num_rows == Range(100, 200)  # type: ignore[attr-defined]
+    assert made.other_s.high > made.other_s.low > 1.0
