@@ -6,7 +6,7 @@ from dataclasses import replace
 from functools import partial
 
 from r1pipe.plugins.tables import Entry, with_plugins
-from r1pipe.tasks import arithmetic, choice, countdown, general, parity, safety
+from r1pipe.tasks import arithmetic, choice, countdown, general, parity, program, safety
 from r1pipe.tasks.gym import NO_CONFIGS, Configs, gym_tasks
 from r1pipe.tasks.world import Task
 
@@ -16,6 +16,7 @@ TASKS: dict[str, Task] = {
     "countdown": countdown.TASK,
     "general": general.TASK,
     "parity": parity.TASK,
+    "program": program.TASK,
     "safety": safety.TASK,
 }
 REASONING = ("arithmetic", "choice", "countdown", "parity")
