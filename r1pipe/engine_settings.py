@@ -83,10 +83,10 @@ class EngineRun(ComputeRun):
 
     def incompatible_with(self, params: ModelParams) -> str | None:
         """Say what to set if the engine cannot compute what the parameters ask for."""
-        if getattr(params, "adapter", None) is not None and self.engine.backend != "torch":
+        if getattr(params, "adapter", None) is not None and self.engine.shards_weights:
             return (
-                f"run.engine: {self.engine.backend} trains whole weights; leave out params.adapter,"
-                " or set backend: torch"
+                "run.engine: ZeRO 3 shards weights, and params.adapter needs them whole in every"
+                " process (frozen, they have no gradients and no moments); set zero_stage: 2"
             )
         return self.engine.incompatible_with(params.precision)
 

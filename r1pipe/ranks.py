@@ -2,13 +2,14 @@
 
 Every rank runs the same `run(context, params, run, inputs)`. Data, orders and seeds are functions
 of the parameters, so ranks need to tell one another little: what rank 0 decides (whether to save,
-where to resume), and what each one sampled. Messages are JSON in a key-value store at rank 0.
+where to resume), and what each one sampled. What rank 0 decides is JSON in a key-value store, whose
+connections break at messages of some 8 MiB; what all tell all goes over their process group.
 """
 
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Literal, Protocol, TypeVar
 
@@ -37,20 +38,27 @@ class KeyValues(Protocol):
     def get(self, key: str) -> bytes:
         """Return a value, as soon as some rank has put it."""
 
-    def delete_key(self, key: str) -> bool:
-        """Forget a value."""
+
+Exchange = Callable[[bytes], list[bytes]]
+"""Give every rank's bytes, of any length, to every rank, by rank."""
 
 
 class Ranks:
     """This process among those of its stage. All ranks call the same methods in the same order."""
 
-    def __init__(self, rank: int = 0, size: int = 1, store: KeyValues | None = None) -> None:
+    def __init__(
+        self,
+        rank: int = 0,
+        size: int = 1,
+        store: KeyValues | None = None,
+        exchange: Exchange | None = None,
+    ) -> None:
         assert size == 1 or store is not None, "several ranks need a store"
         self.rank = rank
         self.size = size
         self._store = store
+        self._exchange = exchange
         self._calls = 0
-        self._gathered: str | None = None
 
     @property
     def is_main(self) -> bool:
@@ -61,7 +69,8 @@ class Ranks:
         """Return rank 0's JSON value on every rank."""
         if self._store is None:
             return value
-        key = self._next("agree")
+        self._calls += 1
+        key = f"agree:{self._calls}"
         if self.is_main:
             self._store.set(key, json.dumps(value))
             return value
@@ -70,16 +79,14 @@ class Ranks:
 
     def gather(self, value: T) -> list[T]:
         """Return the JSON values of all ranks, by rank, on every rank."""
-        if self._store is None:
-            return [value]
-        key = self._next("gather")
-        mine = f"{key}:{self.rank}"
-        self._store.set(mine, json.dumps(value))
-        values = [json.loads(self._store.get(f"{key}:{rank}")) for rank in range(self.size)]
-        if self._gathered is not None:  # every rank is here, so every rank has read the last one
-            self._store.delete_key(self._gathered)
-        self._gathered = mine
-        return values
+        return [json.loads(each) for each in self.exchange(json.dumps(value).encode())]
+
+    def exchange(self, data: bytes) -> list[bytes]:
+        """Return the bytes of all ranks, by rank, on every rank; a rank's may be many MiB."""
+        if self.size == 1:
+            return [data]
+        assert self._exchange is not None, "several ranks need a process group"
+        return self._exchange(data)
 
     def barrier(self) -> None:
         """Wait until every rank is here."""
@@ -93,10 +100,6 @@ class Ranks:
         count = len(items) // whole
         first, last = (count * r // self.size * whole for r in (self.rank, self.rank + 1))
         return list(items[first:last])
-
-    def _next(self, what: str) -> str:
-        self._calls += 1
-        return f"{what}:{self._calls}"
 
 
 ALONE = Ranks()

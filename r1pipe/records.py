@@ -13,6 +13,11 @@ Row: TypeAlias = dict[str, Any]
 they are read."""
 
 
+Step: TypeAlias = tuple[int, float]
+"""Where a step ends, as a count of what is before its end (tokens, or characters of a text), and
+its reward."""
+
+
 class Verdict(StrEnum):
     """The verifier's finding; never a bare float, so that a fault is never folded into wrong."""
 
@@ -134,6 +139,8 @@ class Rollout(TokenSequence):
     rewards: dict[str, float] = field(default_factory=dict)
     """By name; `reward` is their weighted sum."""
     reward: float = 0.0
+    steps: list[Step] = field(default_factory=list)
+    """Under process supervision, in completion tokens; under outcome supervision none."""
 
 
 @dataclass(slots=True)
@@ -142,6 +149,8 @@ class Group:
 
     problem: Problem
     rollouts: list[Rollout]
+    revealed: float = 0.0
+    """Share of the problem's solution that was given with the prompt."""
 
 
 def json_lines(rows: Iterable[Mapping[str, object]]) -> bytes:

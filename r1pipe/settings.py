@@ -52,13 +52,15 @@ class Adapter(StageModel):
     """Names of the layers, such as `q_proj`; by default all linear ones but the head."""
     dropout: float = Field(default=0.0, ge=0, le=0)
     """Must be 0: a trainer that draws masks computes other probabilities than the sampler."""
+    merge: bool = True
+    """Whether the model that is written has the adapter in its weights, or beside them."""
 
 
 class AdapterParams(ModelParams):
     """Parameters of a model that may be trained by an adapter."""
 
     adapter: Adapter | None = None
-    """Trains a low-rank adapter; the model that is written has it merged in."""
+    """Trains a low-rank adapter in place of the weights."""
 
 
 class EpochParams(ModelParams):

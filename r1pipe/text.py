@@ -19,6 +19,8 @@ def visible(text: str, keep_lines: bool = False) -> str:
     >>> visible("a\\x1b[31mb\\u202ec\\n")
     'a\\\\x1b[31mb\\\\u202ec\\\\n'
     """
+    if text.isprintable():
+        return text
     return "".join(
         char
         if char.isprintable() or (keep_lines and char == "\n")
@@ -114,9 +116,10 @@ def _can_print(text: str) -> bool:
 
 
 def table_lines(rows: Sequence[Sequence[str]]) -> list[str]:
-    """Return rows as aligned columns, two spaces apart."""
+    """Return rows as aligned columns, two spaces apart; a cell is one line, safe to print."""
     if not rows:
         return []
+    rows = [[visible(cell) for cell in row] for row in rows]
     widths = [max(display_width(row[column]) for row in rows) for column in range(len(rows[0]))]
     return [
         "  ".join(

@@ -3,7 +3,9 @@
 Paper: arXiv:2402.03300, section 4.1 (the algorithm); arXiv:2501.12948, sections 2.2 (R1-Zero),
 2.3.2 (reasoning RL, with the language reward) and 2.3.4 (alignment RL).
 
-In: `model`, `problems`; optionally `general` problems and the reward models `helpful` and `safety`.
+In: `model`, `problems`; optionally `general` problems and the reward models `helpful` and `safety`;
+optionally the process reward model `process`, and the reward model `reward`, which reads whole
+completions and takes the place of the accuracy reward for all problems (iterative GRPO).
 Out: `model`, a Hugging Face directory. Problems whose gold answer does not verify against itself
 are left out and counted.
 
@@ -25,6 +27,7 @@ from r1pipe.stage import Context, Input, Inputs
 if TYPE_CHECKING:
     from r1pipe.costs.work import Cost, InfoMap
     from r1pipe.rl.rollouts import RewardFn
+    from r1pipe.rl.steps import StepFn
 
 VERSION = 2
 INPUTS = {
@@ -33,6 +36,8 @@ INPUTS = {
     "general": Input("problems", optional=True),
     "helpful": Input("model", optional=True),
     "safety": Input("model", optional=True),
+    "process": Input("model", optional=True),
+    "reward": Input("model", optional=True),
 }
 OUTPUTS = {"model": "model"}
 JUDGED = ("general", "safety")
@@ -47,6 +52,7 @@ def run(context: Context, params: Params, run: Run, inputs: Inputs) -> None:
     """Train the policy, rollout by rollout; `r1pipe.rl.grpo` is the algorithm."""
     from r1pipe.models.adapters import add_adapter
     from r1pipe.models.policy import load_tokenizer
+    from r1pipe.rl.reward_model import reward_function
     from r1pipe.rl.setup import check_sampler, opened, usable_problems
     from r1pipe.rows import read_problems
     from r1pipe.train.backends import load_trained
@@ -54,17 +60,22 @@ def run(context: Context, params: Params, run: Run, inputs: Inputs) -> None:
 
     problems = read_problems(inputs.path("problems"))
     if params.rewards.get("accuracy"):
-        judged = JUDGED if params.preference else ()
+        judged = {problem.task for problem in problems} if "reward" in inputs else set[str]()
+        judged |= set(JUDGED) if params.preference else set()
         problems = usable_problems(context, "problems", problems, judged)
     reward_models = _reward_models(params, run, inputs, context.name)
+    if "reward" in inputs:
+        score = reward_function(inputs.path("reward"), "completion", run, params.precision)
+        reward_models = dict.fromkeys((p.task for p in problems), score) | reward_models
     model = load_trained(inputs.path("model"), run, params.precision)
     if params.adapter is not None:
         add_adapter(model, params.adapter, params.seed, params.precision)
     tokenizer = load_tokenizer(inputs.path("model"))
     general = read_problems(inputs.path("general")) if params.preference else []
+    score_steps = _score_steps(params, run, inputs, context.name)
     with (
         sandboxed(context, run.sandbox, problems),
-        opened(context, model, tokenizer, params, run, reward_models) as grpo,
+        opened(context, model, tokenizer, params, run, reward_models, score_steps) as grpo,
     ):
         check_sampler(grpo, problems, run)
         grpo.train(problems, general)
@@ -83,6 +94,17 @@ def _reward_models(params: Params, run: Run, inputs: Inputs, name: str) -> dict[
         "general": reward_function(inputs.path("helpful"), "summary", run, params.precision),
         "safety": reward_function(inputs.path("safety"), "completion", run, params.precision),
     }
+
+
+def _score_steps(params: Params, run: Run, inputs: Inputs, name: str) -> StepFn:
+    """Return what rewards steps under process supervision."""
+    from r1pipe.rl.steps import process_reward_function, rule_steps
+
+    if params.process != "model":
+        return rule_steps
+    if "process" not in inputs:
+        raise StageError(f"{name}: params.process: model needs the input process, a reward model")
+    return process_reward_function(inputs.path("process"), run, params.precision)
 
 
 def cost(params: Params, run: Run, inputs: InfoMap) -> Cost:

@@ -27,7 +27,7 @@ from typing import TYPE_CHECKING
 
 from pydantic import Field, model_validator
 
-from r1pipe.candidates.llm_judge import FIELDS
+from r1pipe.candidates.judge_form import FIELDS
 from r1pipe.candidates.quotas import Quotas
 from r1pipe.errors import StageError
 from r1pipe.generator_settings import SampleRun
@@ -40,7 +40,7 @@ if TYPE_CHECKING:
     from r1pipe.candidates.llm_judging import Tally
     from r1pipe.costs.work import Cost, InfoMap
 
-VERSION = 1
+VERSION = 2
 INPUTS = {
     "candidates": Input("rows"),
     "problems": Input("problems"),
@@ -180,7 +180,7 @@ def _units(
     context: Context, params: Params, inputs: Inputs, problems: dict[str, Problem]
 ) -> Iterator[tuple[str, list[Question]]]:
     """Yield the units of questions, by number."""
-    from r1pipe.candidates.llm_judge import Form, control_tokens
+    from r1pipe.candidates.judge_form import Form, control_tokens
     from r1pipe.candidates.llm_judging import questions, units_of
     from r1pipe.models.policy import load_tokenizer
     from r1pipe.rows import read_rows

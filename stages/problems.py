@@ -13,6 +13,7 @@ Run it with `r1pipe stage problems`.
 
 from __future__ import annotations
 
+import random
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -30,6 +31,7 @@ if TYPE_CHECKING:
     from r1pipe.costs.work import Cost, InfoMap
     from r1pipe.data.problem_sets import Rules
     from r1pipe.files import Record
+    from r1pipe.tasks.world import Task
 
 VERSION = 1
 INPUTS = {
@@ -85,6 +87,9 @@ class Params(StageModel):
     """Side of the world that they come from."""
     world: World | None = None
     """Synthetic problems; needed if there is no `source`."""
+    solutions: bool = False
+    """Write a worked solution to each problem of the world, for curricula that show parts of it;
+    its answer becomes the gold one."""
     judged_tasks: tuple[str, ...] = ()
     """Tasks of the world whose answers are left to an LLM judge."""
     columns: Columns | None = None
@@ -147,7 +152,23 @@ def _draw(params: Params, name: str) -> list[Problem]:
         )
     except ValueError as error:
         raise StageError(f"{name}: {error}; ask for fewer or add levels") from error
+    if params.solutions:
+        drawn = [_with_solution(problem, tasks[problem.task], params.seed) for problem in drawn]
     return [replace(p, checker="judge") if p.task in params.judged_tasks else p for p in drawn]
+
+
+def _with_solution(problem: Problem, task: Task, seed: int) -> Problem:
+    """Return a problem with what a perfect author writes, if that has a right answer."""
+    from r1pipe.chat import boxed
+    from r1pipe.records import Verdict
+    from r1pipe.tasks.world import Noise
+    from r1pipe.verify import verify
+
+    rng = random.Random(f"{seed}:solution:{problem.id}:{problem.language}")
+    found = task.solve(problem, rng, Noise())
+    if verify(problem, boxed(found.answer)) is not Verdict.CORRECT:
+        return problem
+    return replace(problem, solution=found.thought, gold=found.answer)
 
 
 def _read(params: Params, inputs: Inputs, context: Context) -> list[Problem]:

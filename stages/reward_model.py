@@ -1,9 +1,13 @@
-"""A reward model: pairwise for helpfulness, pointwise for safety.
+"""A reward model: pairwise for helpfulness, pointwise for safety and outcomes, process for steps.
 
 Paper: arXiv:2501.12948v2, section 3.1 (the policy's architecture with a scalar head; helpfulness
-scores the final summary only, safety the whole completion; batch 256, lr 6e-6, one epoch).
+scores the final summary only, safety the whole completion; batch 256, lr 6e-6, one epoch);
+arXiv:2402.03300, section 4.1.4 (iterative: it goes on from the last one; lr 2e-5); arXiv:2312.08935
+(steps).
 
-In: `model` (whose backbone it starts from), `rows`. Out: `model`, a sequence-classification
+In: `model` (whose backbone it starts from; a reward model is gone on from, head and all), `rows`:
+prompt, chosen and rejected, or prompt, completion and a label, or prompt, completion and `steps`, a
+list of {end, label}, `end` in characters of the completion. Out: `model`, a sequence-classification
 directory with one label.
 
 Run it with `r1pipe stage helpful-rm`, `r1pipe stage safety-rm`.
@@ -29,9 +33,16 @@ if TYPE_CHECKING:
 VERSION = 2
 INPUTS = {"model": Input("model"), "rows": Input("rows")}
 OUTPUTS = {"model": "model"}
-COLUMNS = {"pairwise": ("chosen", "rejected"), "pointwise": ("completion",)}
+COLUMNS = {
+    "pairwise": ("chosen", "rejected"),
+    "pointwise": ("completion",),
+    "process": ("completion", "steps"),
+}
 """What each objective reads beside the prompt."""
-ADVICE = "set params.objective, or make the rows by a stage of kind import-preferences"
+ADVICE = (
+    "set params.objective, or make the rows by a stage of kind import-preferences, pairs or"
+    " process-labels"
+)
 
 
 Params = RewardModelParams
@@ -43,16 +54,19 @@ def run(context: Context, params: Params, run: Run, inputs: Inputs) -> None:
     from r1pipe.models.policy import in_dtype, load_tokenizer, say_dtype
     from r1pipe.models.precision import dtype_of
     from r1pipe.rl.preference import train_reward_model
-    from r1pipe.rl.reward_model import new_reward_model
+    from r1pipe.rl.reward_model import check_scores, new_reward_model
     from r1pipe.rows import check_columns, read_rows
     from r1pipe.train.backends import make_engine
 
     tokenizer = load_tokenizer(inputs.path("model"))
     model = new_reward_model(inputs.path("model"), params.seed, run, params.precision)
     engine = make_engine(model, params.optimizer, run, context.ranks, params.precision)
+    if getattr(run.engine, "sequence_parallel", 1) == 1:
+        check_scores(engine, model, tokenizer.pad_token_id, params.precision)
     check_columns(inputs.path("rows"), ("prompt", *COLUMNS[params.objective]), ADVICE)
     rows = list(read_rows(inputs.path("rows")))
-    labels = _labels(rows, inputs.path("rows")) if params.objective == "pointwise" else []
+    is_pointwise = params.objective == "pointwise"
+    labels = _labels(rows, inputs.path("rows"), params.label) if is_pointwise else []
     encoded = list(_examples(rows, tokenizer, params))
     kept = [i for i, texts in enumerate(encoded) if _fits(texts, params.max_tokens)]
     if not kept:
@@ -76,16 +90,20 @@ def run(context: Context, params: Params, run: Run, inputs: Inputs) -> None:
     context.note(num_examples=len(examples), too_long=len(rows) - len(kept))
 
 
-def _labels(rows: Sequence[Row], folder: Path) -> list[float]:
+def _labels(rows: Sequence[Row], folder: Path, column: str) -> list[float]:
     """Return the label of every row; one that is not there would train that all is safe."""
     for number, row in enumerate(rows, start=1):
-        label = row.get("is_safe")
-        if not isinstance(label, bool | int | float) or not 0 <= label <= 1:
+        label = row.get(column)
+        if not _is_share(label):
             raise StageError(
-                f"{folder}: row {number}: the label is_safe is {visible(repr(label))}; a pointwise"
-                " reward model needs true or false (or a share from 0 to 1) in every row"
+                f"{folder}: row {number}: the label {visible(column)} is {visible(repr(label))}; a"
+                " pointwise reward model needs true or false (or a share from 0 to 1) in every row"
             )
-    return [float(row["is_safe"]) for row in rows]
+    return [float(row[column]) for row in rows]
+
+
+def _is_share(label: object) -> bool:
+    return isinstance(label, bool | int | float) and 0 <= label <= 1
 
 
 def _fits(texts: Sequence[TokenSequence], max_tokens: int | None) -> bool:
@@ -98,14 +116,37 @@ def _examples(
     from r1pipe.rl.reward_model import encode_scored
     from r1pipe.train.conversations import Untrainable
 
-    names = ("chosen", "rejected") if params.objective == "pairwise" else ("completion",)
+    if params.objective == "process":
+        yield from (_steps_of(row, number, tokenizer) for number, row in enumerate(rows, start=1))
+        return
     for number, row in enumerate(rows):
         turns = row.get("messages")
         prompt = row["prompt"] if turns is None else messages_from_json(turns)
+        texts = [row[name] for name in COLUMNS[params.objective]]
         try:
-            yield tuple(encode_scored(tokenizer, prompt, row[n], params.reads) for n in names)
+            yield tuple(encode_scored(tokenizer, prompt, text, params.reads) for text in texts)
         except Untrainable as error:
             raise StageError(f"row {number} cannot be trained: {error}") from None
+
+
+def _steps_of(row: Row, number: int, tokenizer: Tokenizer) -> tuple[TokenSequence]:
+    """Return a text whose trained tokens are the ends of its steps, with their labels."""
+    from r1pipe.rl.steps import encode_steps
+
+    ends = [step["end"] for step in row["steps"]]
+    labels = [step["label"] for step in row["steps"]]
+    within = all(0 < end <= len(row["completion"]) for end in ends)
+    if not ends or ends != sorted(set(ends)) or not within or not all(map(_is_share, labels)):
+        raise StageError(
+            f"row {number}: its steps are {visible(repr(row['steps'])[:200])}; a process reward"
+            " model needs at least one, with ends that rise inside of the completion, and labels"
+            " from 0 to 1"
+        )
+    sequence = encode_steps(tokenizer, row["prompt"], row["completion"], ends)
+    left = iter(labels[len(labels) - sequence.num_trained :])  # the prompt may say the first ones
+    marks = sequence.trained or ()
+    sequence.streams["label"] = [next(left) if mark else 0.0 for mark in marks]
+    return (sequence,)
 
 
 def look(params: Params, inputs: Inputs) -> Mapping[str, str]:
@@ -119,8 +160,8 @@ def look(params: Params, inputs: Inputs) -> Mapping[str, str]:
 
 
 def cost(params: Params, run: Run, inputs: InfoMap) -> Cost:
-    """Return the cost for `plan`: passes over pairs or single texts."""
-    from r1pipe.costs.recipes import preference_training
+    """Return the cost for `plan`: passes over pairs, or single texts."""
+    from r1pipe.costs.preferences import preference_training
 
     texts = 2 if params.objective == "pairwise" else 1
     return preference_training(params, run, inputs["model"], inputs["rows"], texts)

@@ -1,7 +1,8 @@
 """Supervised fine-tuning: the cold start, the second SFT, and distillation.
 
 Paper: arXiv:2501.12948, sections 2.3.1 (cold start), 2.3.3 (800k rows; it restarts from the base
-model, not from the RL checkpoint) and 2.4 (distillation: only SFT, no RL).
+model, not from the RL checkpoint) and 2.4 (distillation: only SFT, no RL). With rows of
+`rejection-sample` it is RFT (arXiv:2402.03300, section 5.2.1): manifests/methods/rft.yaml.
 
 In: `model` (the base), `rows` (r1pipe's own, or a source of any shape that `import-rows` knows).
 Out: `model`.
@@ -39,6 +40,9 @@ class Params(EpochParams, AdapterParams):
     """Rows longer than this many tokens are dropped and counted; R1: 32,768."""
     train_on: Literal["every-turn", "last-turn"] = "every-turn"
     """Which turns of the assistant are trained in a conversation."""
+    aggregation: Literal["token-mean", "sequence-mean"] = "token-mean"
+    """How token losses are summed: one mean over all of them, or first the mean over each
+    sequence's tokens, as in DeepSeekMath's Eq. 6 and 8, where long answers count no more."""
     max_bad_frac: float = Field(default=0.01, ge=0, le=1)
     """Share of rows that may be empty, null or not text; more than that stops the stage."""
 
@@ -69,7 +73,7 @@ def run(context: Context, params: Params, run: Run, inputs: Inputs) -> None:
     model = load_trained(inputs.path("model"), run, params.precision)
     if params.adapter is not None:
         add_adapter(model, params.adapter, params.seed, params.precision)
-    fit(context, model, tokenizer, sequences, params, run)
+    fit(context, model, tokenizer, sequences, params, run, params.aggregation)
 
 
 def look(params: Params, inputs: Inputs) -> Mapping[str, str]:

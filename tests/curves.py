@@ -1,11 +1,13 @@
-"""Twenty steps of SFT and of GRPO on fixed rollouts, for engines that shall give the same curve."""
+"""Twenty steps of SFT, GRPO and DPO on fixed data, for engines that shall give the same curve."""
 
 from __future__ import annotations
 
 import random
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
+import torch
 from tiny import (
     corpus_rows,
     frozen_logprobs,
@@ -19,10 +21,13 @@ from tiny import (
 
 from r1pipe.chat import AnyFormat
 from r1pipe.engine_settings import EngineRun
+from r1pipe.models.adapters import add_adapter
 from r1pipe.models.prompts import encode_completion, encode_prompt
 from r1pipe.ranks import ALONE, Ranks
 from r1pipe.records import Rollout, TokenSequence
-from r1pipe.settings import Optimizer
+from r1pipe.rl.dpo import dpo_loss
+from r1pipe.rl.preference import adjacent
+from r1pipe.settings import Adapter, Optimizer
 from r1pipe.train.backends import make_engine
 from r1pipe.train.batching import Batching, Layout, MicroBatch, count_loss_tokens, micro_batches
 from r1pipe.train.engine import Engine, Loss
@@ -90,12 +95,38 @@ def grpo_curve(engine: Engine, batching: Batching = BATCHING) -> Curve:
     return curve
 
 
-CURVES = {"sft": sft_curve, "grpo": grpo_curve}
+def dpo_curve(engine: Engine, batching: Batching = BATCHING) -> Curve:
+    """Prefer some completions of random tokens to others of the same problem."""
+    made, curve = fixed_rollouts(), []
+    pairs = list(zip(made[0::2], made[1::2], strict=True))
+    rows = frozen_logprobs(model(3), made, 1.0, BATCHING)
+    sums = torch.tensor([sum(row) for row in rows], dtype=torch.float64).view(-1, 2)
+    for step in range(NUM_STEPS):
+        chosen = random.Random(f"pairs:{step}").sample(range(len(pairs)), 3 + step % 4)
+        loss = partial(
+            dpo_loss,
+            reference=sums,
+            beta=0.5,
+            aggregation="sequence-sum" if step % 2 else "sequence-mean",
+            num_pairs=len(chosen),
+        )
+        batches = adjacent(pairs, chosen, 9, batching.micro_batch_tokens, PAD)
+        value = engine.accumulate(batches, loss)["loss"]
+        curve.append((value, engine.step(2e-3)))
+    return curve
+
+
+CURVES = {"sft": sft_curve, "grpo": grpo_curve, "dpo": dpo_curve, "adapter": sft_curve}
+WHOLE = ("sft", "grpo", "dpo")
+"""Those that train weights, not an adapter beside them."""
 
 
 def curve_of(task: str, run: EngineRun, ranks: Ranks = ALONE, layout: Layout = "padded") -> Curve:
     """Return the curve of an engine."""
-    engine = make_engine(model(), OPTIMIZER, run, ranks)
+    policy = model()
+    if task not in WHOLE:
+        add_adapter(policy, Adapter(rank=4, alpha=16.0), seed=1)
+    engine = make_engine(policy, OPTIMIZER, run, ranks)
     try:
         return CURVES[task](engine, replace(BATCHING, layout=layout))
     finally:

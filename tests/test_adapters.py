@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -9,11 +10,13 @@ import pytest
 import torch
 from safetensors.torch import load_file
 from tiny import FakeContext, corpus_rows, grpo_params, model, problems, save_policy, stage
+from transformers import AutoModelForCausalLM
 
 from r1pipe.engine_settings import TrainRun
 from r1pipe.errors import Interrupted, StageError
 from r1pipe.models.adapters import add_adapter, merged_weights, without_adapters
-from r1pipe.models.policy import load_model
+from r1pipe.models.policy import load_model, load_tokenizer
+from r1pipe.models.stored_adapters import is_apart, stored_adapter, whole_folder
 from r1pipe.records import TokenSequence
 from r1pipe.rl.adapter_reference import AdapterReference
 from r1pipe.rows import write_problems, write_rows
@@ -120,14 +123,20 @@ def test_a_base_in_bfloat16_has_adapters_in_float32() -> None:
 # ---- stages --------------------------------------------------------------------------------------
 
 
-def sft(tmp_path: Path, name: str, precision: Precision = "float32", **options: Any) -> FakeContext:
+def sft(
+    tmp_path: Path,
+    name: str,
+    precision: Precision = "float32",
+    adapter: Adapter = ADAPTER,
+    **options: Any,
+) -> FakeContext:
     if not (tmp_path / "model").exists():
         save_policy(tmp_path / "model")
         write_rows(tmp_path / "rows", corpus_rows(8, "chat"))
     kind = stage("sft")
     sizes = {"num_epochs": 2, "batch_size": 4, "max_tokens": 400}
     params = kind.params(
-        seed=1, optimizer={"lr": 1e-2}, adapter=ADAPTER, precision=precision, **sizes
+        seed=1, optimizer={"lr": 1e-2}, adapter=adapter, precision=precision, **sizes
     )
     context = FakeContext(tmp_path / name, **options)
     inputs = Inputs({"model": tmp_path / "model", "rows": tmp_path / "rows"})
@@ -199,6 +208,97 @@ def test_grpo_starts_at_its_base_and_a_resumed_run_ends_the_same(tmp_path: Path)
     assert torch.equal(before["model.norm.weight"], after["model.norm.weight"])
 
 
+# ---- adapters that are kept apart ----------------------------------------------------------------
+
+APART = ADAPTER.model_copy(update={"merge": False})
+
+
+def test_an_adapter_apart_stands_beside_the_bases_own_bytes(tmp_path: Path) -> None:
+    out = sft(tmp_path, "apart", adapter=APART).output("model")
+    base = tmp_path / "model"
+    for path in base.iterdir():
+        assert (out / path.name).read_bytes() == path.read_bytes()
+        assert (out / path.name).stat().st_ino == path.stat().st_ino, "it takes no room"
+    added = {path.name for path in out.iterdir()} - {path.name for path in base.iterdir()}
+    assert added == {"adapter_config.json", "adapter_model.safetensors"}
+    tensors = load_file(out / "adapter_model.safetensors")
+    assert tensors[f"base_model.model.{LAYER}.lora_A.weight"].shape == (4, 24)
+    again = sft(tmp_path, "again", adapter=APART).output("model")
+    files = ["adapter_config.json", "adapter_model.safetensors"]
+    assert [(out / f).read_bytes() for f in files] == [(again / f).read_bytes() for f in files]
+
+
+def test_whoever_loads_an_adapter_apart_gets_the_merged_model(tmp_path: Path) -> None:
+    merged = sft(tmp_path, "merged").output("model")
+    out = sft(tmp_path, "apart", adapter=APART).output("model")
+    expected = load_file(merged / "model.safetensors")
+    loaded = load_model(out)
+    assert type(loaded).__name__ == "Qwen3ForCausalLM"
+    found = dict(loaded.named_parameters())
+    assert all(torch.equal(found[name], tensor) for name, tensor in expected.items())
+    with whole_folder(out) as whole:
+        assert load_file(whole / "model.safetensors").keys() == expected.keys()
+        assert {p.name for p in whole.iterdir()} == {p.name for p in (tmp_path / "model").iterdir()}
+        written = load_file(whole / "model.safetensors")
+        assert all(torch.equal(written[name], tensor) for name, tensor in expected.items())
+    assert not whole.exists()
+    with whole_folder(merged) as whole:
+        assert whole == merged
+    loaded.save_pretrained(tmp_path / "saved")
+    assert load_file(tmp_path / "saved" / "model.safetensors").keys() == expected.keys()
+
+
+def test_transformers_itself_loads_an_adapter_apart(tmp_path: Path) -> None:
+    out = sft(tmp_path, "apart", adapter=APART).output("model")
+    theirs: Any = AutoModelForCausalLM.from_pretrained(out, local_files_only=True)
+    ids = torch.tensor([[3, 4, 5]])
+    torch.testing.assert_close(theirs(ids).logits, load_model(out)(ids).logits)
+    assert not torch.allclose(theirs(ids).logits, load_model(tmp_path / "model")(ids).logits)
+
+
+def test_without_peft_nothing_of_the_adapter_is_lost(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    out = sft(tmp_path, "apart", adapter=APART).output("model")
+    expected = load_model(out).state_dict()
+    for module in ("transformers.models.auto.auto_factory", "transformers.integrations.peft"):
+        monkeypatch.setattr(f"{module}.is_peft_available", lambda: False)
+    found = load_model(out).state_dict()
+    assert all(torch.equal(found[name], tensor) for name, tensor in expected.items())
+
+
+def test_stages_read_an_adapter_apart_as_any_model(tmp_path: Path) -> None:
+    merged = sft(tmp_path, "merged").output("model")
+    apart = sft(tmp_path, "apart", adapter=APART).output("model")
+    write_problems(tmp_path / "problems", problems(8, max_chars=18))
+    kind, ends = stage("grpo"), []
+    for folder in (merged, apart):
+        context = FakeContext(tmp_path / f"grpo-{folder.parent.parent.name}")
+        inputs = Inputs({"model": folder, "problems": tmp_path / "problems"})
+        kind.run(context, grpo_params(adapter=ADAPTER), kind.run_model(workers=1), inputs)
+        ends.append(load_file(context.output("model") / "model.safetensors"))
+    assert all(torch.equal(ends[0][name], ends[1][name]) for name in ends[0])
+    assert load_tokenizer(apart).eos_token_id == load_tokenizer(merged).eos_token_id
+
+
+def test_an_adapter_apart_on_an_adapter_apart_is_refused_before_it_is_trained(
+    tmp_path: Path,
+) -> None:
+    apart = sft(tmp_path, "apart", adapter=APART).output("model")
+    assert is_apart(apart)
+    with pytest.raises(StageError, match="the input is itself a base with an adapter apart"):
+        add_adapter(load_model(apart), APART, 1)
+    add_adapter(load_model(apart), ADAPTER, 1)
+
+
+def test_an_adapter_of_another_kind_is_refused(tmp_path: Path) -> None:
+    apart = sft(tmp_path, "apart", adapter=APART).output("model")
+    config = json.loads((apart / "adapter_config.json").read_text())
+    (apart / "adapter_config.json").write_text(json.dumps(config | {"use_dora": True}))
+    with pytest.raises(StageError, match="only plain LoRA is read"):
+        stored_adapter(apart)
+
+
 # ---- the reference -------------------------------------------------------------------------------
 
 
@@ -244,8 +344,10 @@ def test_layers_that_are_not_there_are_told_with_those_that_are() -> None:
         add_adapter(model(), wrong, 1)
 
 
-def test_an_engine_that_trains_whole_weights_only_is_refused_by_the_plan() -> None:
-    run = TrainRun(engine=DeepSpeedSettings(backend="deepspeed"))
+def test_an_engine_that_shards_weights_is_refused_by_the_plan() -> None:
     params: Any = grpo_params(adapter=ADAPTER)
-    assert "leave out params.adapter, or set backend: torch" in str(run.incompatible_with(params))
-    assert run.incompatible_with(ModelParams()) is None
+    settings = {n: DeepSpeedSettings(backend="deepspeed", zero_stage=n) for n in (2, 3)}
+    runs = {number: TrainRun(engine=each) for number, each in settings.items()}
+    assert "set zero_stage: 2" in str(runs[3].incompatible_with(params))
+    assert runs[2].incompatible_with(params) is None
+    assert runs[3].incompatible_with(ModelParams()) is None

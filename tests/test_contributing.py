@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import math
 import os
 import re
 import shutil
@@ -197,32 +196,23 @@ def test_the_backend_is_chosen_in_a_manifest_and_its_options_are_checked(checkou
     assert "unknown key 'num_tims' in stages.zero.run.generator; did you mean" in found[3]
 
 
-def test_the_leave_one_out_baseline_is_a_parameter_that_moves_no_key(checkout: Path) -> None:
+def test_the_median_baseline_is_a_parameter_that_moves_no_key(checkout: Path) -> None:
     found = values(
         checkout,
         """
-        import torch
         from r1pipe.records import Group, Problem, Rollout
-        from r1pipe.rl.losses import group_advantages
         from r1pipe.rl.rollouts import assign_advantages
 
-        chosen = zero("params.advantage_std=leave-one-out")
-        group = [Rollout([1], [2, 3], reward=reward) for reward in (1.0, 0.0, 0.5, 0.5)]
-        assign_advantages([Group(Problem("p", "t", "?", "a"), group)], chosen.params.advantage_std)
-        flat = torch.full((1, 3), 0.1, dtype=torch.float64)
-        found = [
-            [each.streams["advantage"] for each in group],
-            group_advantages(flat, "leave-one-out").tolist(),
-            zero().key_params(),
-        ]
+        chosen = zero("params.advantage=group-median")
+        group = [Rollout([1], [2, 3], reward=reward) for reward in (4.0, 0.0, 0.5, 1.0)]
+        assign_advantages([Group(Problem("p", "t", "?", "a"), group)], chosen.params.advantage)
+        found = [[each.streams["advantage"] for each in group], zero().key_params()]
         """,
     )
-    # 1 - (0 + 1/2 + 1/2) / 3, 0 - (1 + 1/2 + 1/2) / 3, and twice 1/2 - (1 + 0 + 1/2) / 3
-    assert [tokens[0] for tokens in found[0]] == pytest.approx([2 / 3, -2 / 3, 0, 0], abs=1e-12)
-    assert all(len(tokens) == 2 and len(set(tokens)) == 1 for tokens in found[0])
-    assert found[1] == [[0.0, 0.0, 0.0]]
+    # the median of 0, 1/2, 1 and 4 is 3/4
+    assert found[0] == [[3.25] * 2, [-0.75] * 2, [-0.25] * 2, [0.25] * 2]
     manifest = load_manifest(ROOT / "manifests" / "r1.yaml", profile="smoke")
-    assert found[2] == manifest.stages["zero"].key_params()
+    assert found[1] == manifest.stages["zero"].key_params()
 
 
 def test_the_loss_of_pairs_is_worked_by_hand_and_falls_in_the_training_loop(checkout: Path) -> None:
@@ -235,7 +225,7 @@ def test_the_loss_of_pairs_is_worked_by_hand_and_falls_in_the_training_loop(chec
         from tiny import FakeContext, frozen_logprobs, model
 
         from r1pipe.records import TokenSequence
-        from r1pipe.rl.dpo import dpo_loss
+        from r1pipe.rl.ipo import ipo_loss
         from r1pipe.settings import Optimizer
         from r1pipe.train.batching import Batching, one_batch
         from r1pipe.train.engine import TorchEngine
@@ -252,23 +242,22 @@ def test_the_loss_of_pairs_is_worked_by_hand_and_falls_in_the_training_loop(chec
                 text.streams["reference_logprobs"] = [value - gain for value in row]
             return [one_batch(texts[:2], 0), one_batch(texts[2:], 0)]
 
-        loss = partial(dpo_loss, beta=0.5, num_pairs=2)
+        loss = partial(ipo_loss, beta=0.5, num_pairs=2)
         found = [
             [loss(policy, batch).value.item() for batch in pairs(0, 0, 0, 0)],
             [loss(policy, batch).value.item() for batch in pairs(1, -2, 0, 4)],
             [loss(policy, b, num_pairs=1).value.item() for b in pairs(1, -2, 0, 4)],
         ]
-        context = FakeContext(Path("dpo"))
-        trainer = Trainer(context, TorchEngine(policy), Optimizer(lr=1e-3), 4)
+        context = FakeContext(Path("ipo"))
+        trainer = Trainer(context, TorchEngine(policy), Optimizer(lr=1e-4), 4)
         trainer.run(Update(pairs(0, 0, 0, 0), loss, 14, 14) for _ in range(4))
         found.append(context.column("loss"))
         """,
     )
-    assert flat == pytest.approx([math.log(2) / 2] * 2, abs=1e-4)
-    # beta 1/2; margins 2 * 1 - 3 * -2 = 8 and 3 * 0 - 1 * 4 = -4: log(1 + e^-4), log(1 + e^2)
-    by_hand = [math.log1p(math.exp(-4)), math.log1p(math.exp(2))]
-    assert single == pytest.approx(by_hand, abs=1e-4)
-    assert apart == pytest.approx([value / 2 for value in by_hand], abs=1e-4)
-    assert falling[0] == pytest.approx(math.log(2), abs=1e-4), "the policy is the reference"
+    assert flat == pytest.approx([1 / 2] * 2, abs=1e-3)
+    # beta 1/2; margins 2 * 1 - 3 * -2 = 8 and 3 * 0 - 1 * 4 = -4: (8 - 1)^2, (-4 - 1)^2
+    assert single == pytest.approx([49.0, 25.0], abs=1e-3)
+    assert apart == pytest.approx([49 / 2, 25 / 2], abs=1e-3)
+    assert falling[0] == pytest.approx(1.0, abs=1e-3), "the policy is the reference"
     assert falling == sorted(falling, reverse=True)
     assert falling[-1] < falling[0] - 0.01

@@ -14,8 +14,8 @@ import pytest
 ROOT = Path(__file__).resolve().parent.parent
 HEAVY = ("torch", "transformers", "datasets", "vllm", "deepspeed", "sympy", "math_verify")
 FLOORS = (
-    ("errors", "keys", "text", "ranks", "machine", "workers", "records"),
-    ("chat", "untrusted"),
+    ("errors", "keys", "text", "ranks", "machine", "workers", "records", "regular"),
+    ("chat", "tables", "untrusted"),
     ("plugins", "stage", "sandbox", "verify/answers", "files"),
     ("rows", "backends"),
     ("settings", "store", "manifest", "doctor", "verify/workers"),
@@ -25,6 +25,7 @@ FLOORS = (
     ("rl", "candidates", "evaluation"),
     ("rejection", "data", "costs"),
     ("lineage", "pipeline"),
+    ("report",),
     ("stages", "cli"),
     ("__main__",),
 )
@@ -35,7 +36,7 @@ LIBRARY = {
     *("models", "generate", "train", "rl", "candidates", "rejection", "data", "evaluation"),
 }
 """What stages are made of; the core knows none of it."""
-COMMAND = {"cli", "pipeline", "launch", "lineage", "store", "manifest"}
+COMMAND = {"cli", "pipeline", "report", "launch", "lineage", "store", "manifest"}
 """What runs stages and shows results; neither a stage nor what it is made of may know of it."""
 READS_ROWS = {"cli", "lineage"}
 """What of it may load a part of the library when a command needs it."""

@@ -24,12 +24,15 @@ from r1pipe.manifest.recipe import recipe_root
 ROOT = recipe_root()
 assert ROOT is not None, "the tests run in a checkout"
 R1 = ROOT / "manifests" / "r1.yaml"
-OPENING = (
+OPENING: tuple[dict[str, Any], ...] = (
     {"generator": {"backend": "openai", "url": "http://localhost:1"}},
     {"generator": {"backend": "vllm"}},
     {"engine": {"backend": "deepspeed", "num_processes": 2, "zero_stage": 3}},
     {"temperature": 1.0},
     {"format": {"think": ["<t>", "</t>"], "answer": "boxed"}},
+    {"objective": "pairwise"},
+    {"shares": {"x": 1.0}, "reasoning_rows": None, "general_rows": None},
+    {"shares": {}, "num_rows": None, "reasoning_rows": 5, "general_rows": 5},
 )
 """Values that other fields need before they can be changed."""
 ONE_VALUE = {"top_p", "columns.rules", "add_tags", "adapter.dropout"}
@@ -149,7 +152,7 @@ def instance_of(model: type[BaseModel]) -> BaseModel:
 def params_of_every_kind() -> Iterator[tuple[str, BaseModel]]:
     """Yield the params of every stage of every manifest, and of the kinds that none of them has."""
     seen = set()
-    for path in sorted(R1.parent.glob("*.yaml")):
+    for path in sorted(R1.parent.rglob("*.yaml")):
         for node in load_manifest(path).stages.values():
             seen.add(node.kind.kind)
             yield node.kind.kind, node.params
@@ -205,7 +208,7 @@ def test_the_models_of_every_kind_are_frozen_strict_and_closed(kind: str) -> Non
 
 
 @pytest.mark.parametrize(
-    "path", sorted((ROOT / "manifests").glob("*.yaml")), ids=lambda path: Path(path).stem
+    "path", sorted((ROOT / "manifests").rglob("*.yaml")), ids=lambda path: Path(path).stem
 )
 def test_every_manifest_resolves_in_every_profile(path: Path) -> None:
     from r1pipe.manifest.layers import resolve_layers

@@ -10,7 +10,7 @@ from fake_project import NUMBERS, make_project
 
 from r1pipe.errors import ManifestError
 from r1pipe.manifest.kinds import load_kinds
-from r1pipe.manifest.recipe import find_manifest, project_root, recipe_root
+from r1pipe.manifest.recipe import find_manifest, project_root, recipe_root, stage_folders
 
 
 @pytest.fixture
@@ -93,6 +93,9 @@ def test_a_manifest_that_is_not_here_is_the_one_that_comes_along(
     assert find_manifest(asked) == root / "manifests" / "small.yaml"
     assert find_manifest(Path("other/small.yaml")) == Path("other/small.yaml")
     assert find_manifest(Path("manifests/no.yaml")) == Path("manifests/no.yaml")
+    (root / "manifests" / "deep").mkdir()
+    (root / "manifests" / "deep" / "one.yaml").touch()
+    assert find_manifest(Path("manifests/deep/one.yaml")) == root / "manifests/deep/one.yaml"
     make_project(tmp_path)
     assert find_manifest(asked) == asked
 
@@ -101,5 +104,10 @@ def test_a_project_is_the_folder_above_manifests(tmp_path: Path) -> None:
     path = make_project(tmp_path)
     assert project_root(path) == tmp_path
     assert project_root(path.with_name("absent.yaml")) == Path()
+    deep = path.parent / "deep" / "one.yaml"
+    deep.parent.mkdir()
+    deep.touch()
+    assert project_root(deep) == tmp_path
+    assert stage_folders(deep)[0] == tmp_path / "stages"
     (tmp_path / "a.yaml").touch()
     assert project_root(tmp_path / "a.yaml") == Path()

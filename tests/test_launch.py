@@ -16,9 +16,10 @@ from typing import Any
 import pytest
 from launch_project import Project
 
-from r1pipe.errors import ArtifactError, Interrupted, StageError
+from r1pipe.errors import ArtifactError, Interrupted, Paused, StageError
 from r1pipe.launch.stopping import Stopper
 from r1pipe.ranks import ALONE, Ranks
+from r1pipe.tables import gather_floats
 
 
 @pytest.fixture
@@ -60,17 +61,23 @@ class Store:
             time.sleep(0.001)
         return self.values[key].encode()
 
-    def delete_key(self, key: str) -> bool:
-        return self.values.pop(key, None) is not None
 
-
-def test_ranks_gather_by_rank_and_agree_on_rank_0_and_leave_nothing_behind() -> None:
+def test_ranks_gather_by_rank_and_agree_on_rank_0() -> None:
     store, found = Store(), {}
+    told, everyone = [b""] * 3, threading.Barrier(3)
 
     def work(rank: int) -> None:
-        ranks = Ranks(rank, 3, store)
+        def exchange(data: bytes) -> list[bytes]:
+            told[rank] = data
+            everyone.wait()
+            of_ranks = list(told)
+            everyone.wait()
+            return of_ranks
+
+        ranks = Ranks(rank, 3, store, exchange)
         gathered = [ranks.gather([rank, n]) for n in range(20)]
-        found[rank] = (gathered, ranks.agree(f"from {rank}"))
+        floats = gather_floats(ranks, [[0.1] * rank, [], [float(rank)]])
+        found[rank] = (gathered, floats, ranks.agree(f"from {rank}"))
 
     threads = [threading.Thread(target=work, args=(rank,)) for rank in range(3)]
     for thread in threads:
@@ -78,8 +85,8 @@ def test_ranks_gather_by_rank_and_agree_on_rank_0_and_leave_nothing_behind() -> 
     for thread in threads:
         thread.join()
     expected = [[[rank, n] for rank in range(3)] for n in range(20)]
-    assert found == dict.fromkeys(range(3), (expected, "from 0"))
-    assert len(store.values) == 3 + 1, "the last round and one agreement"
+    rows = [[[], [], [0.0]], [[0.1], [], [1.0]], [[0.1, 0.1], [], [2.0]]]
+    assert found == dict.fromkeys(range(3), (expected, rows, "from 0"))
 
 
 # ---- local processes -----------------------------------------------------------------------------
@@ -93,6 +100,12 @@ def test_ranks_share_the_work_and_rank_0_alone_tells_and_writes(project: Project
     samples = (project.folder / "work" / "logs" / "samples.jsonl").read_text()
     assert json.loads(samples) == {"rank": 0}
     assert not any(map(is_running, context.stage_log.facts["pids"]))
+
+
+def test_what_ranks_tell_may_be_larger_than_a_message_of_their_store(project: Project) -> None:
+    size = 160 << 20  # more than the pieces in which it travels, and unequal
+    context = project.run(processes=2, told_mib=160)
+    assert context.stage_log.facts["told"] == [[size + 3, 0, "end"], [size // 2 + 3, 1, "end"]]
 
 
 def test_a_stop_is_agreed_on_and_the_ranks_resume_from_one_checkpoint(project: Project) -> None:
@@ -113,6 +126,38 @@ def test_a_stop_is_agreed_on_and_the_ranks_resume_from_one_checkpoint(project: P
     context = project.run(num_steps=saved[0] + 2, processes=3)
     assert context.stage_log.facts["resumed_at"] == saved[0]
     assert [step for step, _ in project.shown.steps[-2:]] == [saved[0] + 1, saved[0] + 2]
+
+
+def test_ranks_that_sample_different_times_return_all_they_sampled(project: Project) -> None:
+    context = project.run(num_sampled=5, step_s=0.01)
+    assert context.stage_log.facts["sampled"] == [5, 5]
+
+
+@pytest.mark.parametrize("fails", ["", "idle-1"], ids=["both", "one"])
+def test_a_stop_is_seen_inside_the_sampling_of_every_rank(project: Project, fails: str) -> None:
+    def doing(name: str, what: str, done: int, total: int) -> None:
+        project.shown.sampled.append((done, total))
+        if not project.stopper.is_asked:
+            project.stopper.ask(signal.SIGINT)
+
+    project.shown.doing = doing  # type: ignore[method-assign]
+    with pytest.raises(Interrupted, match="stopped by SIGINT"):
+        project.run(num_sampled=600, step_s=0.02, fails=fails)
+    assert project.shown.sampled[-1][0] < 600, "all had been sampled before the stop was seen"
+    assert not project.shown.steps
+
+
+def test_a_pause_that_all_ranks_agree_on_ends_the_stage_and_it_goes_on(project: Project) -> None:
+    with pytest.raises(Paused, match=r"^paused after step 2: enough$") as paused:
+        project.run(num_steps=4, fails="pauses")
+    assert paused.value.exit_code == 4
+    assert [step for step, _ in project.shown.steps] == [1, 2]
+    saved = project.context().checkpoints.latest()
+    assert saved is not None
+    assert {p.name for p in saved[1].iterdir()} >= {"rank-0.txt", "rank-1.txt"}
+    context = project.run(num_steps=4, processes=3)
+    assert context.stage_log.facts["resumed_at"] == 2
+    assert [step for step, _ in project.shown.steps] == [1, 2, 3, 4]
 
 
 def test_an_error_about_the_inputs_is_raised_as_it_is(project: Project) -> None:

@@ -26,7 +26,7 @@ def project(tmp_path: Path) -> Path:
     return tmp_path
 
 
-@pytest.mark.parametrize("path", sorted(R1.parent.glob("*.yaml")), ids=lambda path: path.stem)
+@pytest.mark.parametrize("path", sorted(R1.parent.rglob("*.yaml")), ids=lambda path: path.stem)
 def test_the_schema_accepts_the_recipes_manifests(path: Path) -> None:
     schema = json.loads(json.dumps(manifest_schema(load_kinds(R1))))
     document = YAML(typ="safe", pure=True).load(path)

@@ -142,7 +142,8 @@ def test_token_ids_are_taken_as_they_come() -> None:
     def answer(body: Body, times: int) -> tuple[int, Any]:
         number = SEEDS.index(body["seed"])
         reason = "stop" if number % 2 else "length"
-        return 200, completion("?", reason, token_ids=[100 + number, EOS if number % 2 else 9])
+        ids = [100 + number, EOS if number % 2 else 9]
+        return 200, completion(tokenizer().decode(ids), reason, token_ids=ids)
 
     with serving(answer) as server:
         made = {s.index: s for s in connect(server).generate(REQUESTS, SamplingParams())}
@@ -162,7 +163,9 @@ def test_text_becomes_tokens_with_an_end_where_the_server_gives_no_ids() -> None
 
 
 def test_an_end_that_the_server_left_out_of_the_ids_is_put_back() -> None:
-    with serving(lambda body, times: (200, completion("?", token_ids=[9, 10]))) as server:
+    with serving(
+        lambda body, times: (200, completion(tokenizer().decode([9, 10]), token_ids=[9, 10]))
+    ) as server:
         (made,) = connect(server).generate(REQUESTS[:1], SamplingParams())
     assert made.token_ids == [9, 10, EOS]
 

@@ -24,6 +24,7 @@ from r1pipe.manifest import Manifest, load_manifest
 from r1pipe.plugins.files import digests_of, load_file
 from r1pipe.plugins.tables import STAMP, VARIABLE, load_plugins, using
 from r1pipe.records import Problem, Verdict
+from r1pipe.rewards.completion import Completion
 from r1pipe.rewards.table import REWARDS
 from r1pipe.rows import read_problems, read_rows, write_problems
 from r1pipe.store.store import Store
@@ -400,7 +401,8 @@ def test_a_plugin_reward_is_a_rollouts_reward(manifest: Path) -> None:
 
     weights: Mapping[str, float] = {"accuracy": 1.0, "brevity": 0.5}
     with using(load_plugins([manifest.parent.parent / "plugins" / "brevity.py"])):
-        named = rule_rewards(near_problem(), "x" * 300, False, weights, "chat")
+        made = Completion("x" * 300)
+        named = rule_rewards(near_problem(), made, False, weights, "chat")
         assert named == {"accuracy": 0.0, "brevity": 0.25}
 
 

@@ -20,6 +20,9 @@ from r1pipe.chat import boxed, render_completion
 from r1pipe.generate.in_process import TransformersGenerator
 from r1pipe.generate.protocol import SamplingParams
 from r1pipe.records import FinishReason, Group, Rollout, Verdict
+from r1pipe.rewards.completion import Completion
+from r1pipe.rl.curricula import Draw
+from r1pipe.rl.gathering import from_table, to_table
 from r1pipe.rl.rollouts import (
     problem_order,
     problems_of_rollouts,
@@ -33,6 +36,10 @@ PAD = tokenizer().pad_token_id
 
 
 # ---- minibatches, problems and seeds -------------------------------------------------------------
+
+
+def drawn(count: int) -> list[Draw]:
+    return [Draw(problem) for problem in problems(count)]
 
 
 def test_minibatches_hold_every_rollout_once_in_even_sizes_and_a_seeded_order() -> None:
@@ -61,10 +68,29 @@ def test_each_rollout_samples_again() -> None:
     sampler = TransformersGenerator(policy, end_ids=[1], pad_id=PAD, max_batch=64)
     texts = []
     for number in (0, 1, 0):
-        groups = grpo_of(chosen, sampler=sampler).roll_out(problems(2), number)
+        groups = grpo_of(chosen, sampler=sampler).roll_out(drawn(2), number)
         texts.append([r.completion_ids for g in groups for r in g.rollouts])
     assert texts[0] == texts[2]
     assert texts[0] != texts[1]
+
+
+def test_rollouts_that_ranks_tell_one_another_come_whole() -> None:
+    long = Rollout(
+        [3] * 5,
+        [7, 8],
+        index=4,
+        streams={"sampler_logprobs": [-0.1, -1e-300], "advantage": [1 / 3, 1 / 3]},
+        text='a "quoted" \u2603',
+        finish_reason=FinishReason.LENGTH,
+        seed=2**64 - 1,
+        verdict=Verdict.WRONG,
+        rewards={"accuracy": 0.1},
+        reward=0.1,
+        steps=[(1, 0.5), (2, 1.0)],
+    )
+    empty = Rollout([], [], streams={"sampler_logprobs": [], "advantage": []})
+    assert list(from_table(to_table([long, empty]))) == [long, empty]
+    assert list(from_table(to_table([]))) == []
 
 
 def test_a_problem_that_comes_twice_is_sampled_again() -> None:
@@ -98,7 +124,7 @@ def test_rollouts_are_not_cut_by_top_p() -> None:
     # a cut changes the support of the sampler, and the ratio would compare two distributions
     asked = problems(1)
     script = ScriptedGenerator({asked[0].prompt: ["a", "b", "c", "d"]}, "chat")
-    grpo_of(grpo_params(temperature=0.7), sampler=script).roll_out(asked, 0)
+    grpo_of(grpo_params(temperature=0.7), sampler=script).roll_out(drawn(1), 0)
     assert [(s.temperature, s.top_p) for s in script.asked] == [(0.7, 1.0)]
 
 
@@ -192,12 +218,13 @@ def scored_texts(texts: list[str], weights: dict[str, float]) -> list[Rollout]:
 
 def test_the_format_reward_is_that_of_the_prompts_format() -> None:
     problem = problems(1)[0]
-    zero = render_completion("a", problem.gold, "r1-zero")
-    chat = render_completion("a", "", "chat", summary=boxed(problem.gold))
-    assert rule_rewards(problem, zero, True, {"format": 1.0}, "r1-zero") == {"format": 1.0}
-    assert rule_rewards(problem, zero, True, {"format": 1.0}, "chat") == {"format": 0.0}
-    assert rule_rewards(problem, chat, True, {"format": 1.0}, "chat") == {"format": 1.0}
-    assert rule_rewards(problem, chat, True, {"format": 1.0}, "r1-zero") == {"format": 0.0}
+    zero = Completion(render_completion("a", problem.gold, "r1-zero"))
+    chat = Completion(render_completion("a", "", "chat", summary=boxed(problem.gold)))
+    weights = {"format": 1.0}
+    assert rule_rewards(problem, zero, True, weights, "r1-zero") == {"format": 1.0}
+    assert rule_rewards(problem, zero, True, weights, "chat") == {"format": 0.0}
+    assert rule_rewards(problem, chat, True, weights, "chat") == {"format": 1.0}
+    assert rule_rewards(problem, chat, True, weights, "r1-zero") == {"format": 0.0}
 
 
 def test_metrics_of_a_rollout_are_worked_by_hand() -> None:

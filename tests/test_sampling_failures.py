@@ -137,6 +137,30 @@ def test_a_refusal_ends_it_at_once_and_what_was_sampled_is_kept(
     assert units_in(tmp_path) == {"0", "1", "2"}
 
 
+@pytest.mark.parametrize(
+    "end", [StageError("HTTP 401"), RecursionError("deep"), ValueError("odd"), MemoryError("full")]
+)
+@pytest.mark.parametrize(("units_at_once", "kept"), [(1, {"0", "1"}), (3, {"0", "1", "2", "4"})])
+def test_whatever_ends_the_sampling_the_units_that_are_finished_are_kept(
+    tmp_path: Path, end: Exception, units_at_once: int, kept: set[str], monkeypatch: Any
+) -> None:
+    class Ending(Unsteady):
+        """Ends in the last request of unit 2, or in unit 3 beside others that were given first."""
+
+        def generate(self, requests: Sequence[Request], sampling: Any) -> Any:
+            is_last = any(r.seed in self.bad for r in requests)
+            yield from super().generate([r for r in requests if r.seed not in self.bad], sampling)
+            if is_last:
+                raise end
+
+    asked = english(12)
+    script = Ending(half_texts(asked), asked)
+    script.bad = seeds_of(asked, 5 if units_at_once == 1 else 7) | seeds_of(asked, 11)
+    with pytest.raises(type(end), match=str(end)):
+        sample(tmp_path, script, asked, monkeypatch, units_at_once=units_at_once)
+    assert units_in(tmp_path) == kept
+
+
 def test_units_that_are_whole_when_another_fails_beside_them_are_kept(
     tmp_path: Path, monkeypatch: Any
 ) -> None:

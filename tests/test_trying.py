@@ -112,18 +112,41 @@ def test_a_kind_that_samples_nothing_is_refused() -> None:
         trials_of(chosen, Inputs(), 8)
 
 
-def test_inputs_that_are_not_built_are_named_with_the_command_that_builds_them(
+def test_all_inputs_that_are_not_built_are_named_with_the_command_that_builds_them(
     tmp_path: Path,
 ) -> None:
-    made = manifest(node_of("base"), node_of("rl", kind(write_number), {"a": "base"}))
+    middle = node_of("middle", kind(write_number), {"a": "base"})
+    last = node_of("rl", kind(write_number), {"a": "middle", "b": "other"})
+    made = manifest(node_of("base"), node_of("other", number=2), middle, last, node_of("apart"))
     store = Store(tmp_path / "store")
-    said = r"rl: reads base, which is not built .*; first run: r1pipe run tiny.yaml .*--to base"
+    said = r"rl: needs base, other, middle, not built .*: r1pipe try rl --before --manifest .*"
     with pytest.raises(ArtifactError, match=said):
         stage_with_inputs(made, store, "rl")
     assert not store.root.exists()
     with pytest.raises(ManifestError, match="no stage 'rll'; did you mean 'rl'"):
         stage_with_inputs(made, store, "rll")
-    run(made, store, QuietConsole(), to="base")
+    run(made, store, QuietConsole(), to="middle")
+    with pytest.raises(ArtifactError, match="rl: needs other, not built"):
+        stage_with_inputs(made, store, "rl")
+    result = run(made, store, QuietConsole(), before="rl")
+    assert list(result.stages) == ["base", "other", "middle"]
+    assert result.built == ["other"], "neither the stage itself nor one that it does not read"
     found, inputs = stage_with_inputs(made, Store(store.root), "rl")
     assert found.name == "rl"
-    assert (inputs.path("a") / "number.json").read_text() == "1"
+    numbers = [json.loads((inputs.path(n) / "number.json").read_text()) for n in ("a", "b")]
+    assert numbers == [2, 2]
+
+
+def test_an_input_of_an_input_may_be_gone(tmp_path: Path) -> None:
+    middle = node_of("middle", kind(write_number), {"a": "base"})
+    made = manifest(
+        node_of("base"), middle, node_of("rl", kind(write_number), {"a": "middle"}, number=5)
+    )
+    store = Store(tmp_path / "store")
+    result = run(made, store, QuietConsole(), before="rl")
+    store.set_artifact_aside(result.stages["base"].record.artifact_id)
+    _, inputs = stage_with_inputs(made, Store(store.root), "rl")
+    assert (inputs.path("a") / "number.json").read_text() == "2"
+    store.set_artifact_aside(result.stages["middle"].record.artifact_id)
+    with pytest.raises(ArtifactError, match="rl: needs base, middle, not built"):
+        stage_with_inputs(made, Store(store.root), "rl")

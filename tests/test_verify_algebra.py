@@ -57,7 +57,7 @@ def test_an_expression_is_parsed_exactly(text: str, expression: sp.Expr) -> None
     assert parse_expression(plain(text)) == expression
 
 
-REFUSED = ["", "1 2", "(1+2", "1+2)", "1/0", "2+", "x^", r"\frac{1}", r"\text{cm}", "x = 2", "4!!"]
+REFUSED = ["", "1 2", "(1+2", "1+2)", "1/0", "2+", "x^", r"\frac{1}", r"\text{cm}", "x = 2", "4!!!"]
 REFUSED += [r"\frac{d}{dx}", r"\int x", "__import__('os')", "[1,2]", "\u0665", "\u2460", "a;b", "#"]
 
 
@@ -171,9 +171,9 @@ def test_the_exact_layer_and_the_algebraic_one_agree_where_both_decide() -> None
     assert decided > 200
 
 
-def test_sums_and_integrals_go_to_math_verify_without_its_false_positives() -> None:
+def test_sums_and_integrals_are_worked_out_exactly() -> None:
     assert verdict(r"\int_0^1 x\,dx", r"\frac12") == CORRECT
     assert verdict(r"\sum_{k=1}^{3}k", "6") == CORRECT
-    assert verdict(r"\sum_{k=1}^{3}k", "5=6") != CORRECT  # it judges the last side alone
-    assert verdict(r"\sum_{k=1}^{3}k", "6c") != CORRECT  # it cuts the letter off as a unit
-    assert verdict(r"\sum_{k=1}^{3}\frac{k}{10^7}", r"\frac{7}{10^7}") != CORRECT  # and rounds
+    assert verdict(r"\sum_{k=1}^{3}k", "5=6") != CORRECT
+    assert verdict(r"\sum_{k=1}^{3}k", "6c") != CORRECT
+    assert verdict(r"\sum_{k=1}^{3}\frac{k}{10^7}", r"\frac{7}{10^7}") != CORRECT

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import pytest
-
 from r1pipe.verify import close_shared
-from r1pipe.verify.audit import Rate, audit, audit_lines, corpus
+from r1pipe.verify.cases import verify_cases
+from r1pipe.verify.pairs import corpus, corpus_cases
 
 
 def test_the_corpus_is_large_labelled_and_without_repeats() -> None:
-    cases = corpus()
+    cases = [case.values for case in corpus_cases()]
     assert len(cases) >= 500
     assert len({case["id"] for case in cases}) == len(cases)
     pairs = {(case["gold"], case["completion"], str(case.get("numbers"))) for case in cases}
@@ -20,21 +19,16 @@ def test_the_corpus_is_large_labelled_and_without_repeats() -> None:
 
 
 def test_every_case_has_its_expected_verdict() -> None:
-    report = audit(with_math_verify=False)
-    assert report["disagreements"] == []
+    cases = list(corpus_cases())
+    differing = [
+        (case.values["id"], row["verdict"])
+        for case, row in zip(cases, verify_cases(cases), strict=True)
+        if row["verdict"] != case.values["expected"]
+    ]
+    assert differing == []
     close_shared()
 
 
-def test_rates_come_with_wilson_intervals() -> None:
-    # 1 error in 10: Wilson 95 % is 0.0179 to 0.4042 (Newcombe 1998, formula 3)
-    assert Rate(1, 10).interval() == pytest.approx((0.0179, 0.4042), abs=5e-5)
-    assert Rate(0, 10).interval() == pytest.approx((0.0, 0.2775), abs=5e-5)
-    assert Rate(0, 0).row()["rate"] == 0.0
-
-
-def test_the_table_names_each_kind_and_the_total() -> None:
-    rates = {name: Rate(1, 4).row() for name in ("false_positive", "false_negative")}
-    lines = list(audit_lines({"kinds": {"integer": {"r1pipe": rates}}, "total": {"r1pipe": rates}}))
-    assert lines[1].startswith("integer")
-    assert "1/4 25.0%" in lines[1]
-    assert lines[2].startswith("total")
+def test_a_case_of_the_corpus_is_right_exactly_if_the_contract_says_correct() -> None:
+    expected = [case.values["expected"] == "correct" for case in corpus_cases()]
+    assert [pair.is_right for pair in corpus()] == expected

@@ -30,6 +30,7 @@ EVERY_KIND = [
     for name, task in TASKS.items()
     for language in LANGUAGES
     for level in task.levels
+    if name != "chain-of-parities"  # has no thought
 ]
 
 
@@ -219,7 +220,7 @@ def test_the_stated_answer_is_that_of_the_written_steps_even_where_they_are_wron
         assert solution.thought.endswith(solution.answer)
 
 
-@pytest.mark.parametrize("name", [name for name in TASKS if name != "safety"])
+@pytest.mark.parametrize("name", sorted({*TASKS} - {"safety", "chain-of-parities"}))
 def test_mixed_words_lower_the_share_of_the_language(name: str) -> None:
     for language in LANGUAGES:
         problems = made(name, language, TASKS[name].levels[-1])
@@ -307,7 +308,7 @@ def test_the_problems_stage_removes_what_shares_phrases_with_the_held_out(tmp_pa
 def test_an_unknown_task_names_those_there_are(tmp_path: Path) -> None:
     kind = stage("problems")
     params = kind.params(seed=1, num_problems=3, world=World(mix={"arithmetics": 1.0}))
-    with pytest.raises(StageError, match="no task arithmetics; there are arithmetic, choice"):
+    with pytest.raises(StageError, match="no task arithmetics; there are arithmetic, chain"):
         kind.run(FakeContext(tmp_path), params, kind.run_model(), Inputs())
 
 

@@ -15,7 +15,9 @@ from typing import Protocol
 import pyarrow as pa
 
 from r1pipe.candidates.filters import is_kept
-from r1pipe.candidates.llm_judge import CUT_OFF, TOO_LONG, Form, Question, Reply, majority
+from r1pipe.candidates.judge_form import Form
+from r1pipe.candidates.judge_reply import CUT_OFF, TOO_LONG
+from r1pipe.candidates.llm_judge import Question, Reply, majority
 from r1pipe.candidates.quotas import Quotas
 from r1pipe.candidates.rejudge import check_quota, own_decisions, with_problems, with_verdict
 from r1pipe.candidates.selection import Selection

@@ -6,9 +6,8 @@ from typing import TYPE_CHECKING
 
 from r1pipe.cli.views import fact_lines, metric_lines, sample_lines, section, warning_lines
 from r1pipe.keys import JsonObject
-from r1pipe.store import disk
 from r1pipe.store.attempt import Attempt
-from r1pipe.store.metrics import FACTS, SPENT, read_metrics, read_samples
+from r1pipe.store.metrics import read_facts, read_metrics, read_samples, read_spent
 from r1pipe.text import format_bytes, format_duration, table_lines
 
 if TYPE_CHECKING:
@@ -27,8 +26,7 @@ def attempt_json(store: Store, attempt: Attempt) -> JsonObject:
         "directory": None if work is None else str(work),
     }
     logs = attempt.folder if work is None else work / "logs"
-    facts = disk.read_json(logs / FACTS) or {}
-    spent = disk.read_json(logs / SPENT) or {}
+    facts, spent = read_facts(logs), read_spent(logs)
     lists = {"metrics": read_metrics(logs), "samples": read_samples(logs)}
     return document | spent | {"facts": facts} | lists
 

@@ -164,7 +164,7 @@ class PlainConsole:
         self.values = {}
 
     def message(self, text: str) -> None:
-        print(text, file=self.stream, flush=True)
+        print(visible(text, keep_lines=True), file=self.stream, flush=True)
 
     def close(self) -> None:
         self.stream.flush()
@@ -230,7 +230,7 @@ class LiveConsole:
         self.values = {}
 
     def message(self, text: str) -> None:
-        self.rich.print(text, soft_wrap=True)
+        self.rich.print(visible(text, keep_lines=True), soft_wrap=True)
 
     def close(self) -> None:
         self._stop_bar()

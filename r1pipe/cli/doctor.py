@@ -5,6 +5,7 @@ from typing import Annotated
 import typer
 
 from r1pipe.cli.options import JsonOption, StoreOption, command_group, print_json, store_folder
+from r1pipe.cli.printing import say_lines
 
 app = command_group()
 
@@ -27,5 +28,5 @@ def doctor(
     if as_json:
         print_json(found.to_json())
     else:
-        print("\n".join(found.lines()))
+        say_lines(found.lines())
     raise typer.Exit(found.exit_code)

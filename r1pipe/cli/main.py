@@ -7,18 +7,24 @@ error ends with its message and exit code; anything else is a bug and keeps its 
 from __future__ import annotations
 
 import atexit
+import errno
 import gc
+import io
 import os
 import sys
 import threading
 from contextlib import suppress
 from typing import NoReturn
 
-from r1pipe.errors import R1PipeError
+from r1pipe.errors import R1PipeError, StoreError
 
 GC_THRESHOLD = 50_000
 """New objects between two searches for cycles: what is imported stays, and Python's 700 would have
 a short command search it through forty times."""
+
+
+REFUSALS = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EIO)
+"""What a file system says where nothing can be written, wherever that is noticed."""
 
 
 def command() -> NoReturn:
@@ -27,6 +33,9 @@ def command() -> NoReturn:
     It ends without taking the interpreter apart: that would free memory which the system frees at
     once, and has some libraries complain on stderr about the order.
     """
+    from r1pipe.cli.printing import print_traceback
+
+    sys.excepthook = print_traceback
     try:
         main()
         status: int | str | None = 0
@@ -49,13 +58,30 @@ def main() -> None:
     for stream in (sys.stdout, sys.stderr):
         if hasattr(stream, "reconfigure"):
             stream.reconfigure(errors="backslashreplace")
-    from r1pipe.cli.table import app
+    from r1pipe.cli.printing import complain
+    from r1pipe.cli.table import UsageError, app
 
     try:
-        app()
+        code = app(standalone_mode=False)
     except R1PipeError as error:
-        print("\n".join([str(error), *getattr(error, "__notes__", [])]), file=sys.stderr)
+        complain("\n".join([str(error), *getattr(error, "__notes__", [])]))
         sys.exit(error.exit_code)
+    except UsageError as error:
+        shown = io.StringIO()
+        error.show(shown)
+        complain(shown.getvalue().rstrip("\n"))
+        sys.exit(error.exit_code)
+    except OSError as error:
+        if error.errno not in REFUSALS:
+            raise
+        complain(f"{error}; free space or fix the permissions, then run the same command again")
+        sys.exit(StoreError.exit_code)
+    except RuntimeError as error:
+        if type(error).__name__ != "Abort":
+            raise
+        complain("Aborted!")
+        sys.exit(1)
+    sys.exit(code if isinstance(code, int) else 0)
 
 
 if __name__ == "__main__":

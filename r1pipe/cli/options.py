@@ -3,11 +3,12 @@
 Modules of commands do without postponed annotations: typer would compile each one again.
 """
 
-import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
+
+from r1pipe.cli.printing import print_json as print_json
 
 if TYPE_CHECKING:
     from r1pipe.manifest import Manifest
@@ -33,6 +34,7 @@ StoreOption = Annotated[
         show_default=False,
     ),
 ]
+YesOption = Annotated[bool, typer.Option("--yes", "-y", help="Do not ask before a large run.")]
 JsonOption = Annotated[bool, typer.Option("--json", help="One JSON document on stdout.")]
 
 
@@ -60,8 +62,3 @@ def load(path: Path, profile: str | None, overrides: list[str] | None) -> "Manif
     from r1pipe.manifest import load_manifest
 
     return load_manifest(path, profile=profile, overrides=overrides or ())
-
-
-def print_json(document: object) -> None:
-    """Print one JSON document."""
-    print(json.dumps(document, indent=2, ensure_ascii=False, default=str))

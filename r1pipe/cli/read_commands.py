@@ -18,6 +18,7 @@ from r1pipe.cli.options import (
     open_store,
     print_json,
 )
+from r1pipe.cli.printing import say, say_lines
 from r1pipe.errors import ArtifactError
 
 if TYPE_CHECKING:
@@ -37,6 +38,9 @@ def plan(
     probe: Annotated[
         bool, typer.Option("--probe", help="Measure each engine on this machine first.")
     ] = False,
+    price: Annotated[
+        float | None, typer.Option("--price", min=0.0, help="Of one GPU for an hour.")
+    ] = None,
     store: StoreOption = None,
     as_json: JsonOption = False,
 ) -> None:
@@ -53,11 +57,11 @@ def plan(
 
         probing.probe(loaded)
     names = [stage.name for stage in found.stages if stage.builds]
-    cost = stage_costs(loaded, opened, found.records, names)
+    cost = stage_costs(loaded, opened, found.records, names, price)
     if as_json:
         print_json(_plan_json(loaded, found) | {"costs": cost.to_json()})
     else:
-        print("\n".join([*plan_lines(found), *source_lines(found), *cost.lines()]))
+        say_lines([*plan_lines(found), *source_lines(found), *cost.lines()])
 
 
 @app.command()
@@ -111,7 +115,7 @@ def _show_lineage(opened: "Store", record: "ActionRecord", as_json: bool) -> Non
     if as_json:
         print_json(views.lineage_json(record, records))
     else:
-        print("\n".join(views.lineage_lines(record, records)))
+        say_lines(views.lineage_lines(record, records))
 
 
 def _show_record(opened: "Store", record: "ActionRecord", as_json: bool) -> None:
@@ -120,9 +124,9 @@ def _show_record(opened: "Store", record: "ActionRecord", as_json: bool) -> None
     if as_json:
         print_json(views.record_json(record, opened))
         return
-    print(views.record_text(record, opened))
+    say(views.record_text(record, opened))
     if opened.attempts(record.stage_name):
-        print(f"\nan attempt at it is not finished: r1pipe show {record.stage_name} --attempt")
+        say(f"\nan attempt at it is not finished: r1pipe show {record.stage_name} --attempt")
 
 
 def _record_of(store: "Store", name: str) -> "ActionRecord | None":
@@ -144,7 +148,7 @@ def _show_attempt(store: "Store", name: str, as_json: bool) -> None:
     if as_json:
         print_json(attempt_json(store, found[-1]))
     else:
-        print(attempt_text(store, found[-1]))
+        say(attempt_text(store, found[-1]))
 
 
 def _show_all(records: "list[ActionRecord]", as_json: bool) -> None:
@@ -153,7 +157,7 @@ def _show_all(records: "list[ActionRecord]", as_json: bool) -> None:
     if as_json:
         print_json([views.summary_json(record) for record in records])
     else:
-        print(views.table_text(records))
+        say(views.table_text(records))
 
 
 @app.command()
@@ -173,7 +177,7 @@ def why(
     if as_json:
         print_json(explanation.to_json())
     else:
-        print("\n".join(explanation.lines()))
+        say_lines(explanation.lines())
 
 
 @app.command()

@@ -9,7 +9,7 @@ import json
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
-from r1pipe.cli.options import print_json
+from r1pipe.cli.printing import print_json, say
 from r1pipe.lineage.facts import (
     Document,
     candidates_of,
@@ -43,11 +43,11 @@ def print_row(
     if as_json and row is not None:
         print_json(row_json(store, record, row))
     elif row is not None:
-        print(row_text(store, record, row))
+        say(row_text(store, record, row))
     elif as_json:
         print_json(why_not_json(store, record, str(why_not)))
     else:
-        print(why_not_text(store, record, str(why_not)))
+        say(why_not_text(store, record, str(why_not)))
 
 
 def row_json(store: Store, record: Record, row_id: str) -> Document:

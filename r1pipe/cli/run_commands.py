@@ -6,7 +6,7 @@ import shutil
 import sys
 from collections.abc import Callable
 from contextlib import redirect_stdout
-from functools import wraps
+from functools import partial, wraps
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -20,11 +20,13 @@ from r1pipe.cli.options import (
     ProfileOption,
     SetOption,
     StoreOption,
+    YesOption,
     command_group,
     load,
     open_store,
     print_json,
 )
+from r1pipe.cli.printing import say_lines
 from r1pipe.errors import ArtifactError
 from r1pipe.keys import JsonObject
 
@@ -46,15 +48,19 @@ def run_stages(  # noqa: PLR0913 - options of one command
     selection: JsonObject,
     profile: ProfileOption = None,
     overrides: SetOption = None,
-    yes: Annotated[
-        bool, typer.Option("--yes", "-y", help="Do not ask before a large run.")
-    ] = False,
+    yes: YesOption = False,
     checkpoint_every: Annotated[
         float,
         typer.Option(
-            "--checkpoint-every", min=0.0, help="Seconds of training that a kill may cost."
+            "--checkpoint-every",
+            min=0.0,
+            help="Seconds between checkpoints; more if saving takes over 5 % of them.",
         ),
     ] = 30.0,
+    locked: Annotated[
+        bool,
+        typer.Option("--locked", help="Stop at the first departure from the manifest's lock."),
+    ] = False,
     store: StoreOption = None,
     as_json: JsonOption = False,
 ) -> None:
@@ -76,6 +82,8 @@ def run_stages(  # noqa: PLR0913 - options of one command
             _ask(found)
 
     selection["checkpoint_every_s"] = checkpoint_every
+    if locked:
+        selection["check"] = _check_of_lock(loaded, opened)
     with redirect_stdout(sys.stderr):  # libraries print, and stdout is for what was asked for
         result = run_manifest(loaded, opened, make_console(after_plan), **selection)
     if as_json:
@@ -84,11 +92,34 @@ def run_stages(  # noqa: PLR0913 - options of one command
         _print_board(board, opened)
 
 
+def build_before(manifest: "Manifest", store: "Store", name: str, yes: bool) -> None:
+    """Build all that a stage reads; ask first if it may be much."""
+    from r1pipe.cli.console import make_console
+    from r1pipe.pipeline.run import run as run_manifest
+
+    def after_plan(found: "Plan") -> None:
+        if not yes and manifest.profile not in QUICK_PROFILES:
+            _ask(found)
+
+    with redirect_stdout(sys.stderr):
+        run_manifest(manifest, store, make_console(after_plan), before=name)
+
+
+def _check_of_lock(manifest: "Manifest", store: "Store") -> "Callable[[str, ActionRecord], None]":
+    """Check a manifest against its lock; return the check of every stage's result."""
+    from r1pipe.pipeline.lock import check_recipe, check_result, lock_path, read_lock
+    from r1pipe.pipeline.resolution import Resolver
+
+    lock = read_lock(lock_path(manifest.path, manifest.profile))
+    check_recipe(lock, manifest, Resolver(manifest, store))
+    return partial(check_result, lock)
+
+
 def _print_board(board: "ActionRecord", store: "Store") -> None:
     from r1pipe.cli.scores_view import score_lines
 
     width = shutil.get_terminal_size((160, 24)).columns
-    print("\n".join(score_lines(board, store, width)))
+    say_lines(score_lines(board, store, width))
 
 
 def running(select: Callable[..., JsonObject]) -> Callable[..., None]:
@@ -158,6 +189,8 @@ def _scoreboard(result: "RunResult") -> "ActionRecord | None":
 
 
 def _result_json(manifest: "Manifest", store: "Store", result: "RunResult") -> dict[str, object]:
+    from r1pipe.cli.views import warnings_of
+
     stages = [
         {
             "name": each.name,
@@ -166,7 +199,7 @@ def _result_json(manifest: "Manifest", store: "Store", result: "RunResult") -> d
             "seconds": each.seconds,
             "key": each.record.key,
             "artifact": each.record.artifact_id,
-            "warnings": [*each.record.facts.get("warnings", []), *each.record.unchanged()],
+            "warnings": warnings_of(each.record),
         }
         for each in result.stages.values()
     ]

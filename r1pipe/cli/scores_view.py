@@ -19,7 +19,7 @@ FILES = {
 
 def score_lines(record: Record, store: Store, width: int) -> list[str]:
     """Return the scores as lines of a width; none where there are none, or the data is gone."""
-    if record.kind not in FILES:
+    if record.kind not in FILES or not store.has_artifact(record):
         return []
     from r1pipe.evaluation.board_text import (
         harness_table,

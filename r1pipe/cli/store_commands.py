@@ -1,14 +1,28 @@
 """Commands on the store itself: diff, fsck, gc, pin, tag, export, import."""
 
+import sys
+from contextlib import redirect_stdout
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from r1pipe.cli.options import JsonOption, StoreOption, command_group, open_store, print_json
+from r1pipe.cli.options import (
+    DEFAULT_MANIFEST,
+    JsonOption,
+    ManifestOption,
+    ProfileOption,
+    SetOption,
+    StoreOption,
+    command_group,
+    load,
+    open_store,
+    print_json,
+)
+from r1pipe.cli.printing import say_lines
 from r1pipe.errors import ArtifactError, DamagedError
-from r1pipe.text import format_bytes, visible
+from r1pipe.text import format_bytes
 
 if TYPE_CHECKING:
     from r1pipe.store.actions import ActionRecord
@@ -135,7 +149,7 @@ def tag(
             roots.add_tag(opened.root, tag_name, opened.resolve(name).key)
     by_key = {record.key: record for record in opened.records()}
     tags = {each: by_key[key] for each, key in roots.tags(opened.root).items() if key in by_key}
-    lines = [f"{visible(each)}  {_label(record)}" for each, record in tags.items()]
+    lines = [f"{each}  {_label(record)}" for each, record in tags.items()]
     _print({each: _row(record) for each, record in tags.items()}, lines, as_json)
 
 
@@ -163,21 +177,41 @@ def import_(
     source: Annotated[
         Path, typer.Argument(help="What 'export' wrote: a folder or a .tar.", show_default=False)
     ],
+    verify: Annotated[
+        str | None,
+        typer.Option("--verify", metavar="STAGE", help="Build this stage again, and compare."),
+    ] = None,
+    manifest: ManifestOption = DEFAULT_MANIFEST,
+    profile: ProfileOption = None,
+    overrides: SetOption = None,
     store: StoreOption = None,
     as_json: JsonOption = False,
 ) -> None:
-    """Bring an exported artifact into the store, verified."""
-    from r1pipe.store import transfer
+    """Bring an exported artifact into the store, its bytes verified.
 
-    record = transfer.import_artifact(open_store(store), source)
-    _print(_row(record), [f"imported {_label(record)}"], as_json)
+    What its key says of it is the word of its sender, unless --verify builds it again.
+    """
+    from r1pipe.store.importing import import_all
+
+    loaded = None if verify is None else load(manifest, profile, overrides)
+    opened = open_store(store)
+    record, above = import_all(opened, source)
+    lines = [f"imported {_label(record)}"]
+    if loaded is not None and verify is not None:
+        from r1pipe.cli.console import make_console
+        from r1pipe.pipeline.verifying import verify_import
+
+        with redirect_stdout(sys.stderr):
+            made = verify_import(loaded, opened, make_console(), [record, *above], verify)
+        lines.append(f"{_label(made)}: built again, the same bytes")
+    _print(_row(record) | {"verified": verify}, lines, as_json)
 
 
 def _print(document: object, lines: list[str], as_json: bool) -> None:
     if as_json:
         print_json(document)
     elif lines:
-        print("\n".join(visible(line) for line in lines))
+        say_lines(lines)
 
 
 def _label(record: "ActionRecord") -> str:

@@ -16,8 +16,11 @@ MODULES = {
     "try": "try_command",
     "plan": "read_commands",
     "show": "read_commands",
+    "report": "report_command",
     "why": "read_commands",
     "schema": "read_commands",
+    "lock": "lock_commands",
+    "reproduce": "lock_commands",
     "diff": "store_commands",
     "fsck": "store_commands",
     "gc": "store_commands",
@@ -30,6 +33,10 @@ MODULES = {
     "doctor": "doctor",
 }
 """Command -> the module here whose `app` has it, in the order of `--help`."""
+
+
+UsageError: Any = typer.BadParameter.__mro__[2]
+"""The base of typer's errors about a command line, whichever click it has."""
 
 
 class CommandTable(Mapping[str, object]):

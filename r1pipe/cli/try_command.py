@@ -14,37 +14,49 @@ from r1pipe.cli.options import (
     ProfileOption,
     SetOption,
     StoreOption,
+    YesOption,
     command_group,
     load,
     open_store,
     print_json,
 )
+from r1pipe.cli.printing import say_lines
 
 app = command_group()
 
 
 @app.command(name="try")
-def try_stage(
+def try_stage(  # noqa: PLR0913 - options of one command
     name: Annotated[str, typer.Argument(help="The stage.", show_default=False)],
     manifest: ManifestOption = DEFAULT_MANIFEST,
     problems: Annotated[int, typer.Option("--problems", min=1, help="How many to sample.")] = 8,
+    before: Annotated[
+        bool, typer.Option("--before", help="Build what the stage reads first, as a run would.")
+    ] = False,
+    yes: YesOption = False,
     profile: ProfileOption = None,
     overrides: SetOption = None,
     store: StoreOption = None,
     as_json: JsonOption = False,
 ) -> None:
     """Sample a few problems as a stage would, and show prompts, answers and rewards."""
-    from r1pipe.cli.trying import trial_lines, trials_of
+    from r1pipe.cli.run_commands import build_before
+    from r1pipe.cli.trying import check_can_try, trial_lines, trials_of
     from r1pipe.launch.process import prepare_process
     from r1pipe.pipeline.built import stage_with_inputs
+    from r1pipe.pipeline.planning import check_names
     from r1pipe.plugins.tables import using
 
-    loaded = load(manifest, profile, overrides)
-    node, inputs = stage_with_inputs(loaded, open_store(store, manifest), name)
+    loaded, opened = load(manifest, profile, overrides), open_store(store, manifest)
+    check_names(loaded, [name])
+    check_can_try(loaded.stages[name])
+    if before:
+        build_before(loaded, opened, name, yes)
+    node, inputs = stage_with_inputs(loaded, opened, name)
     prepare_process()
     with redirect_stdout(sys.stderr), using(loaded.plugins, node.plugins):
         trials = trials_of(node, inputs, problems)
     if as_json:
         print_json([asdict(trial) for trial in trials])
     else:
-        print("\n".join(trial_lines(trials)))
+        say_lines(trial_lines(trials))

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from r1pipe.models.interfaces import Tokenizer
     from r1pipe.records import Group, Problem, Rollout, TokenSequence
 
-KINDS = ("grpo", "evaluate", "rejection-sample", "cold-start-data", "sft")
+KINDS = ("grpo", "online-rft", "evaluate", "rejection-sample", "cold-start-data", "sft")
 ZERO_KINDS = ("cold-start-data",)
 """Kinds that sample in R1-Zero's format, without a parameter for it."""
 NUM_ROWS = 2
@@ -52,18 +52,25 @@ class Trial:
     """Filter -> whether it passes, in stages that keep rows."""
 
 
-def trials_of(node: StageNode, inputs: Inputs, num_problems: int) -> list[Trial]:
-    """Return some completions of a stage, as it would sample and judge them.
-
-    Of a stage that trains on rows: two of its rows. Raises StageError for any other kind.
-    """
+def check_can_try(node: StageNode) -> None:
+    """Raise StageError for a stage of a kind that neither samples nor trains on rows."""
     kind = node.kind.kind
     if kind not in KINDS:
         raise StageError(
             f"{node.name}: nothing can be tried of a stage of kind {kind}; kinds that can:"
             f" {', '.join(KINDS)}"
         )
-    return _rows(node, inputs) if kind == "sft" else _completions(node, inputs, num_problems)
+
+
+def trials_of(node: StageNode, inputs: Inputs, num_problems: int) -> list[Trial]:
+    """Return some completions of a stage, as it would sample and judge them.
+
+    Of a stage that trains on rows: two of its rows. Raises StageError for any other kind.
+    """
+    check_can_try(node)
+    if node.kind.kind == "sft":
+        return _rows(node, inputs)
+    return _completions(node, inputs, num_problems)
 
 
 def trial_lines(trials: Sequence[Trial]) -> list[str]:
@@ -145,6 +152,7 @@ def _problems(inputs: Inputs, count: int) -> list[Problem]:
 
 
 def _trial(group: Group, tokenizer: Tokenizer, values: JsonObject, fmt: Format) -> Trial:
+    from r1pipe.rewards.completion import Completion
     from r1pipe.rl.rollouts import rule_rewards
     from r1pipe.verify import verify_many
     from r1pipe.verify.answers.recast import recast
@@ -155,6 +163,9 @@ def _trial(group: Group, tokenizer: Tokenizer, values: JsonObject, fmt: Format) 
     (verdict,) = verify_many([(problem, plain)])
     reason = rollout.finish_reason.value
     weights = values.get("rewards") or REWARDS
+    completion = Completion(
+        rollout.text, len(rollout.completion_ids), rollout.finish_reason, values["max_tokens"]
+    )
     return Trial(
         name=f"problem {problem.id} ({problem.task})",
         prompt=tokenizer.decode(rollout.prompt_ids),
@@ -164,7 +175,7 @@ def _trial(group: Group, tokenizer: Tokenizer, values: JsonObject, fmt: Format) 
         gold=problem.gold,
         verdict=str(verdict),
         reason=reason_of(plain, problem.gold, str(verdict), reason),
-        rewards=rule_rewards(problem, rollout.text, verdict == "correct", weights, fmt),
+        rewards=rule_rewards(problem, completion, verdict == "correct", weights, fmt),
         filters=_filters(problem, rollout, str(verdict), values, fmt) if "keep" in values else {},
     )
 

@@ -32,6 +32,7 @@ if TYPE_CHECKING:
 MAX_SAMPLES = 5
 MAX_SAMPLE_CHARS = 600
 STEP = "step"
+GONE = "gone; 'r1pipe plan' says what rebuilds it"
 APART = ("predicted", "warnings")
 """Facts that have a section of their own."""
 
@@ -60,7 +61,6 @@ def table_text(records: Sequence[Record]) -> str:
 
 def record_text(record: Record, store: Store) -> str:
     """Return one artifact's fields, inputs, facts, metrics and samples as text."""
-    warnings = [*record.facts.get("warnings", []), *record.unchanged()]
     sections = [
         _heading(record, store),
         "\n".join(score_lines(record, store, shutil.get_terminal_size((160, 24)).columns)),
@@ -68,7 +68,7 @@ def record_text(record: Record, store: Store) -> str:
         section("plugins (digests)", _tree(record.preimage.get("plugins", {}))),
         section("inputs", table_lines([(n, link_text(link)) for n, link in record.links()])),
         section("outputs", table_lines(sorted(record.outputs.items()))),
-        section("warnings", warning_lines(warnings)),
+        section("warnings", warning_lines(warnings_of(record))),
         section("facts", fact_lines(record.facts)),
         section("predicted and actual", compared_lines(record, store)),
         section("metrics", metric_lines(store.metrics(record))),
@@ -82,7 +82,7 @@ def record_json(record: Record, store: Store) -> dict[str, object]:
     actual = actual_values(record, store) if "predicted" in record.facts else None
     return asdict(record) | {
         "actual": actual,
-        "directory": str(store.artifact_dir(record.artifact_id)),
+        "directory": _directory(record, store),
         "metrics": [dict(row) for row in store.metrics(record)],
         "samples": [dict(row) for row in store.samples(record)],
     }
@@ -203,9 +203,20 @@ def _heading(record: Record, store: Store) -> str:
         ("took", format_duration(record.seconds)),
         ("size", format_bytes(record.size)),
         ("peak memory", format_bytes(record.peak_rss_bytes)),
-        ("directory", str(store.artifact_dir(record.artifact_id))),
+        ("directory", _directory(record, store) or GONE),
     ]
     return "\n".join(table_lines(rows))
+
+
+def _directory(record: Record, store: Store) -> str | None:
+    return str(store.artifact_dir(record.artifact_id)) if store.has_artifact(record) else None
+
+
+def warnings_of(record: Record) -> list[str]:
+    """Return what looked wrong while a record was made; of facts that are no texts, nothing."""
+    noted = record.facts.get("warnings", [])
+    texts = [text for text in noted if isinstance(text, str)] if isinstance(noted, list) else []
+    return [*texts, *record.unchanged()]
 
 
 def warning_lines(texts: Sequence[str]) -> list[str]:

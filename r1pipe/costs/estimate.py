@@ -11,7 +11,6 @@ import traceback
 from collections.abc import Iterable, Mapping
 from contextlib import suppress
 from dataclasses import replace
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 from r1pipe.costs import memory, rates, sources
@@ -232,8 +231,10 @@ def _largest(ranges: Iterable[Range]) -> Range:
 
 def _model_of(store: Store, record: ActionRecord, output: str) -> ModelInfo | None:
     """Return the sizes of a finished model, from the config.json beside its weights."""
-    path = Path(store.output_dir(record, output)) / "config.json"
-    with suppress(OSError, ValueError, KeyError, TypeError):
+    if not store.has_artifact(record):
+        return None
+    path = store.output_dir(record, output) / "config.json"
+    with suppress(OSError, ValueError, KeyError, TypeError, AttributeError):
         return model_from_config(json.loads(path.read_bytes()))
     return None
 

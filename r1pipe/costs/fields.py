@@ -10,7 +10,7 @@ from typing import Protocol
 
 from r1pipe.engine_settings import EngineSettings
 from r1pipe.generator_settings import GeneratorSettings
-from r1pipe.settings import Precision, World
+from r1pipe.settings import Adapter, Precision, World
 
 
 class Trains(Protocol):
@@ -58,6 +58,12 @@ class Passes(Computes, Protocol):
     batch_size: int
 
 
+class PairPasses(Passes, Protocol):
+    """Parameters of passes over pairs of texts of at most so many tokens each."""
+
+    max_tokens: int
+
+
 class Completes(Computes, Protocol):
     """Parameters of every stage that samples."""
 
@@ -86,6 +92,14 @@ class Rollouts(Completes, Protocol):
     kl_coef: float
 
     @property
+    def adapter(self) -> Adapter | None:
+        """The adapter that is trained in place of the weights."""
+
+    @property
+    def process(self) -> str | None:
+        """How steps are rewarded, if they are."""
+
+    @property
     def preference(self) -> object | None:
         """Whether two reward models score some of the rollouts."""
 
@@ -95,6 +109,13 @@ class Benchmarks(Completes, Protocol):
 
     num_samples: int
     problems_per_unit: int
+
+
+class Continuations(Completes, Protocol):
+    """Parameters of labels of steps."""
+
+    num_continuations: int
+    candidates_per_unit: int
 
 
 class Replies(Completes, Protocol):

@@ -25,7 +25,7 @@ from r1pipe.costs.work import (
     SamplingWork,
     Training,
 )
-from r1pipe.settings import Placement, World
+from r1pipe.settings import Adapter, Placement, World
 
 TASK_TOKENS: Mapping[str, tuple[float, float]] = {
     # task: prompt and completion (thought, answer and summary) in the chat format
@@ -143,32 +143,6 @@ def batch_limit(run: fields.Samples) -> int:
     return run.generator.concurrency(run.max_batch)
 
 
-def preference_training(
-    params: fields.Passes,
-    run: fields.TrainsTexts,
-    model: ModelInfo,
-    rows: RowsInfo,
-    texts_per_row: int,
-) -> Cost:
-    """Return the cost of a reward model; a row holds so many texts, each with the prompt."""
-    examples = rows.num_rows * params.num_epochs
-    per_row = rows.prompt_tokens * (texts_per_row - 1) + rows.tokens
-    mean = per_row.high / texts_per_row
-    updates = examples * (1 / params.batch_size)
-    work = Training(
-        model=model,
-        where=training_place(params, run),
-        tokens=examples * per_row,
-        updates=Range(math.ceil(updates.low), math.ceil(updates.high)),
-        mean_tokens=mean,
-        longest=math.ceil(4 * mean),
-        micro_batch_tokens=min(
-            run.micro_batch_tokens, math.ceil(run.examples_per_micro_batch * texts_per_row * mean)
-        ),
-    )
-    return Cost({"model": model}, training=(work,))
-
-
 def supervised(
     params: fields.Passes,
     run: fields.TrainsRows,
@@ -193,8 +167,27 @@ def supervised(
         mean_tokens=mean.high,
         longest=max_tokens if rows.tokens.high * 4 > max_tokens else math.ceil(mean.high * 4),
         micro_batch_tokens=run.micro_batch_tokens,
+        adapter_parameters=adapter_parameters(getattr(params, "adapter", None), model),
     )
     return Cost({"model": model}, training=(work,))
+
+
+def adapter_parameters(adapter: Adapter | None, model: ModelInfo) -> int | None:
+    """Return how many numbers an adapter has; layers are known by the names most families use."""
+    if adapter is None:
+        return None
+    hidden, attention, inner = model.hidden_size, model.attention_size, model.intermediate_size
+    sizes = {
+        "q_proj": hidden + attention,
+        "k_proj": hidden + model.kv_values // 2,
+        "v_proj": hidden + model.kv_values // 2,
+        "o_proj": attention + hidden,
+        "gate_proj": hidden + inner,
+        "up_proj": hidden + inner,
+        "down_proj": inner + hidden,
+    }
+    chosen = sizes.keys() & set(adapter.targets) or sizes.keys()
+    return adapter.rank * model.num_layers * sum(sizes[name] for name in chosen)
 
 
 def completion_length(problems: ProblemsInfo, max_tokens: int) -> Range:
@@ -271,8 +264,11 @@ def rollouts(params: fields.Rollouts, run: fields.RollsOut, inputs: InfoMap) -> 
         longest=params.max_tokens + math.ceil(problems.prompt_tokens.high),
         micro_batch_tokens=run.micro_batch_tokens,
         scored_tokens=tokens if has_reference else Range(0),
-        frozen_copies=int(has_reference),
-        whole_copies=2 if params.preference else 0,
+        frozen_copies=int(has_reference and params.adapter is None),  # else it is the base itself
+        adapter_parameters=adapter_parameters(params.adapter, model),
+        whole_copies=(2 if params.preference else 0)
+        + (params.process == "model")
+        + ("reward" in inputs),
     )
     place = sampling_place(params, run)  # each rank has a sampler of its own
     sampling = SamplingWork(

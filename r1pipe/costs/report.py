@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -43,6 +44,8 @@ class Costs:
     warnings: Mapping[str, Sequence[str]] = field(default_factory=dict)
     basis: str = ""
     calibration: str | None = None
+    price: float | None = None
+    """Of a GPU for an hour, in any currency."""
 
     def lines(self) -> list[str]:
         """Return the table, its sum, what it rests on, and what could not be estimated."""
@@ -50,9 +53,10 @@ class Costs:
         if not self.estimates:
             return ["", *unknown] if unknown else []
         total = self.total()
-        rows = [["STAGE", "TRAINS", "SAMPLES", "TIME", "MEMORY", "DISK"]]
-        rows += [[name, *_cells(found)] for name, found in self.estimates.items()]
-        rows.append(["all", *_cells(total)])
+        rows = [["STAGE", "TRAINS", "SAMPLES", "TIME", "MEMORY", "DISK", *self._money_titles()]]
+        for name, found in self.estimates.items():
+            rows.append([name, *_cells(found), *self._money_cells(found.gpu_hours)])
+        rows.append(["all", *_cells(total), *self._money_cells(self.gpu_hours())])
         lines = ["", *table_lines(rows), "", self.basis]
         if total.scratch_bytes.high:
             scratch = _range_text(total.scratch_bytes, BYTE_UNITS)
@@ -60,6 +64,22 @@ class Costs:
         lines += [f"assumed: {text}" for text in _grouped(self.assumed)]
         lines += [f"warning: {text}" for text in _grouped(self.warnings)]
         return lines + unknown
+
+    def gpu_hours(self) -> Range:
+        """Return the hours times GPUs of all stages."""
+        from r1pipe.costs.work import NOTHING
+
+        return sum((each.gpu_hours for each in self.estimates.values()), NOTHING)
+
+    def _money_titles(self) -> list[str]:
+        if not self.gpu_hours().high:
+            return []
+        return ["GPU-HOURS", *(["PRICE"] if self.price is not None else [])]
+
+    def _money_cells(self, gpu_hours: Range) -> list[str]:
+        prices = [] if self.price is None else [gpu_hours * self.price]
+        cells = [_range_text(found, COUNT_UNITS) for found in (gpu_hours, *prices)]
+        return cells[: len(self._money_titles())]
 
     def total(self) -> Estimate:
         """Return all stages together: sums, and the largest of memory and scratch."""
@@ -87,6 +107,8 @@ class Costs:
         return {
             "stages": {name: found.to_json() for name, found in self.estimates.items()},
             "total": self.total().to_json() if self.estimates else None,
+            "gpu_hours": self.gpu_hours().to_json(),
+            "price": None if self.price is None else (self.gpu_hours() * self.price).to_json(),
             "unknown": dict(self.unknown),
             "assumed": {text: list(names) for text, names in self.assumed.items()},
             "warnings": {text: list(names) for text, names in self.warnings.items()},
@@ -95,9 +117,14 @@ class Costs:
 
 
 def stage_costs(
-    manifest: Manifest, store: Store, records: Mapping[str, ActionRecord], names: Sequence[str]
+    manifest: Manifest,
+    store: Store,
+    records: Mapping[str, ActionRecord],
+    names: Sequence[str],
+    price: float | None = None,
 ) -> Costs:
-    """Return what the named stages will cost; `records` are the results that are in the store."""
+    """Return what the named stages will cost; `records` are the results that are in the store, and
+    `price` is that of a GPU for an hour."""
     if not names:
         return Costs()
     from r1pipe.costs.estimate import Unknown, make_estimator
@@ -120,7 +147,7 @@ def stage_costs(
     for source, text in estimator.assumed_sources.items():
         assumed.setdefault(text, []).append(f"source {source}")
     made = estimator.calibration.made if estimator.calibration else None
-    return Costs(estimates, unknown, assumed, warnings, basis_text(estimator), made)
+    return Costs(estimates, unknown, assumed, warnings, basis_text(estimator), made, price)
 
 
 def basis_text(estimator: Estimator) -> str:
@@ -154,7 +181,7 @@ def compared_lines(record: ActionRecord, store: Store) -> list[str]:
         ("peak_bytes", "peak memory per device", BYTE_UNITS),
         ("disk_bytes", "disk", BYTE_UNITS),
     ):
-        low, high = predicted[name]
+        low, high = _noted_range(predicted.get(name))
         if not high and not actual.get(name):
             continue
         value = actual.get(name)
@@ -166,7 +193,7 @@ def compared_lines(record: ActionRecord, store: Store) -> list[str]:
 def actual_values(record: ActionRecord, store: Store) -> dict[str, float | None]:
     """Return what a finished stage took, by the names of a prediction; None if not noted."""
     return {
-        "trained_tokens": record.facts.get("trained_tokens"),
+        "trained_tokens": _noted(record.facts.get("trained_tokens")),
         "sampled_tokens": _sampled_tokens(record, store),
         "seconds": record.seconds,
         "peak_bytes": record.peak_rss_bytes,
@@ -177,21 +204,34 @@ def actual_values(record: ActionRecord, store: Store) -> dict[str, float | None]
 def _sampled_tokens(record: ActionRecord, store: Store) -> float | None:
     """Return the tokens a stage sampled: noted, else the sum of the rows' `num_tokens`, else the
     mean `completion_tokens` of its steps times the completions."""
-    noted = record.facts.get("sampled_tokens")
-    if noted is not None:
-        return float(noted)
+    if (noted := _noted(record.facts.get("sampled_tokens"))) is not None:
+        return noted
     counted = [
         total
-        for output in record.outputs
+        for output in (record.outputs if store.has_artifact(record) else ())
         if (total := _column_sum(store.output_dir(record, output), "num_tokens")) is not None
     ]
     if counted:
         return max(counted)  # the kept rows are among the candidates
-    completions = record.facts["predicted"].get("completions")
+    predicted = record.facts.get("predicted")
+    completions = _noted(predicted.get("completions")) if isinstance(predicted, dict) else None
     means = [
-        row["completion_tokens"] for row in store.metrics(record) if "completion_tokens" in row
+        mean
+        for row in store.metrics(record)
+        if (mean := _noted(row.get("completion_tokens"))) is not None
     ]
     return completions * sum(means) / len(means) if completions and means else None
+
+
+def _noted(value: object) -> float | None:
+    """Return a number that a stage noted; None for anything else."""
+    return value if isinstance(value, int | float) and math.isfinite(value) else None
+
+
+def _noted_range(value: object) -> tuple[float, float]:
+    """Return the two numbers of a predicted range, zeros for anything else."""
+    ends = [_noted(end) for end in value] if isinstance(value, list) else []
+    return (ends[0] or 0.0, ends[1] or 0.0) if len(ends) == 2 else (0.0, 0.0)
 
 
 def _column_sum(folder: Path, column: str) -> float | None:

@@ -110,7 +110,8 @@ class Training:
 
     `scored_tokens` only go forward (a frozen reference); `frozen_copies` models of the same size
     stay beside the trained one, sharded as it is, and `whole_copies` (reward models) on every
-    device. `mean_tokens` and `longest` are of a sequence, in tokens.
+    device. `mean_tokens` and `longest` are of a sequence, in tokens. `adapter_parameters` are those
+    of an adapter, which alone is trained.
     """
 
     model: ModelInfo
@@ -123,6 +124,13 @@ class Training:
     scored_tokens: Range = NOTHING
     frozen_copies: int = 0
     whole_copies: int = 0
+    adapter_parameters: int | None = None
+
+    @property
+    def trained_parameters(self) -> int:
+        """How many numbers have a gradient and moments."""
+        whole = self.model.num_parameters
+        return whole if self.adapter_parameters is None else self.adapter_parameters
 
 
 @dataclass(frozen=True)
@@ -185,6 +193,12 @@ class Estimate:
     devices: int = 1
     assumes: tuple[str, ...] = ()
     warnings: tuple[str, ...] = ()
+
+    @property
+    def gpu_hours(self) -> Range:
+        """Hours times GPUs; nothing on a CPU."""
+        is_gpu = self.device.startswith("cuda")
+        return self.seconds * (self.devices / 3600.0) if is_gpu else NOTHING
 
     def to_json(self) -> JsonObject:
         """Return plain values, ranges as [low, high]."""

@@ -32,18 +32,20 @@ def rows_in_order(
     rows: Sequence[int],
     num_chars: int,
     spill: Path,
+    schema: pa.Schema | None = None,
 ) -> Iterator[Row]:
     """Yield the rows with these numbers, in this order, each with its part as `source`.
 
     Numbers count through the parts one after the other, `sizes[part]` in each. `num_chars` is about
-    what the rows hold together; `spill` is a folder for the time of the call.
+    what the rows hold together; `spill` is a folder for the time of the call. A `schema` of the
+    columns is needed where the parts have them in different types.
     """
     num_buckets = max(1, -(-num_chars // BUCKET_BYTES))
     places = np.full(sum(sizes.values()), -1, np.int64)
     places[rows] = np.arange(len(rows))
     try:
         spill.mkdir(parents=True)
-        _fill(parts, columns, sizes, places, num_buckets, spill)
+        _fill(parts, columns, sizes, places, num_buckets, spill, schema)
         for bucket in sorted(spill.iterdir()):
             with pa.ipc.open_stream(bucket) as reader:
                 table = reader.read_all()
@@ -58,6 +60,11 @@ def schema_with_turns(columns: Sequence[str]) -> pa.Schema:
     return pa.schema([(name, pa.string()) for name in (*columns, PART)])
 
 
+def schema_with_source(schema: pa.Schema) -> pa.Schema:
+    """Return the schema of ordered rows of these columns."""
+    return schema.append(pa.field(PART, pa.string()))
+
+
 def _fill(
     parts: Mapping[str, Path],
     columns: Sequence[str],
@@ -65,6 +72,7 @@ def _fill(
     places: NDArray[np.int64],
     num_buckets: int,
     spill: Path,
+    schema: pa.Schema | None,
 ) -> None:
     """Write each chosen row into the bucket of its place."""
     start, num_rows = 0, int(places.max(initial=-1)) + 1
@@ -72,7 +80,8 @@ def _fill(
     with ExitStack() as stack:
         for part, folder in parts.items():
             read = 0
-            for batch in _batches(folder, columns):
+            for given in _batches(folder, columns):
+                batch = given if schema is None else given.select(list(columns)).cast(schema)
                 own = places[start + read : start + min(read + batch.num_rows, sizes[part])]
                 read += batch.num_rows
                 for bucket, table in _split(batch, own, part, num_buckets, num_rows):

@@ -114,7 +114,8 @@ def survey_parts(
     for part, folder in parts.items():
         limit = (limits or {}).get(part)
         survey.parts[part] = 0
-        for row, is_repeat in _until(marked(read_rows(folder, columns_in(folder, columns))), limit):
+        rows = map(with_completion, read_rows(folder, columns_in(folder, columns)))
+        for row, is_repeat in _until(marked(rows), limit):
             _add(survey, row, is_repeat, levels)
             survey.parts[part] += 1
             if on_row is not None:
@@ -122,6 +123,14 @@ def survey_parts(
             if len(survey) % ROWS_PER_CHECK == 0:
                 check()
     return survey
+
+
+def with_completion(row: Row) -> Row:
+    """Return a row with a completion: for pairs, both of theirs."""
+    if "completion" in row:
+        return row
+    texts = [str(row.get(name) or "") for name in ("chosen", "rejected")]
+    return {**row, "completion": "\0".join(texts)}
 
 
 def columns_in(folder: Path, columns: Sequence[str]) -> list[str]:
@@ -155,7 +164,7 @@ def _add(survey: Survey, row: Row, is_repeat: bool, levels: Mapping[str, int]) -
     for name in LABELS:
         value = row.get(name)
         if name == "level" and value is None:
-            value = levels.get(row["problem_id"])
+            value = levels.get(row.get("problem_id", ""))
         survey.labels[name].add(value)
     survey.prompt_chars.append(len(row["prompt"]))
     survey.completion_chars.append(len(row["completion"]))

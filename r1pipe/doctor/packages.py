@@ -66,6 +66,7 @@ PACKAGES = (
     Package(("safetensors",), (0, 5)),
     Package(("accelerate",), (1, 10)),
     Package(("peft",), (0, 18)),
+    Package(("httpx2",), (2, 0), (3,)),
     Package(("huggingface-hub",), (2, 4), (3,)),
     Package(("math-verify",), (0, 9), (0, 10), module="math_verify"),
     Package(("sympy",), (1, 13)),

@@ -61,7 +61,13 @@ def prepared(work: Path, model: Path, tasks: Path | None) -> None:
     Copies have times of their own, so the harness's cache of data sets cannot mistake a changed
     file for an old one.
     """
-    (work / "model").symlink_to(model.resolve(), target_is_directory=True)
+    from r1pipe.models.stored_adapters import is_apart, write_merged
+
+    if is_apart(model):  # the harness's environment may have no peft, and would take the base
+        (work / "model").mkdir()
+        write_merged(model, work / "model")
+    else:
+        (work / "model").symlink_to(model.resolve(), target_is_directory=True)
     if tasks is None:
         (work / "tasks").mkdir()
     else:

@@ -2,17 +2,22 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import replace
 from pathlib import Path
 from typing import Literal
 
-from pydantic import Field
+from pydantic import Field, field_validator
 
 from r1pipe.errors import StageError
 from r1pipe.generate.protocol import Generator, GeneratorBackend
 from r1pipe.generator_settings import SampleRun
 from r1pipe.models.interfaces import LanguageModel, Tokenizer
 from r1pipe.settings import Placement, Precision
+
+ADDRESS = re.compile(
+    r"https?://([a-z0-9._-]+|\[[0-9a-f:.]+\])(:[0-9]{1,5})?(/[a-z0-9._~%+=:-]*)*", re.I | re.A
+)
 
 
 class OpenAISettings(GeneratorBackend):
@@ -30,7 +35,23 @@ class OpenAISettings(GeneratorBackend):
     max_retries: int = Field(default=5, ge=0)
     """How often a request is sent again after a failure that may pass."""
     timeout_s: float = Field(default=600.0, gt=0)
-    """Longest wait for one completion."""
+    """Longest wait for one completion, from the request to the last byte of the answer."""
+
+    @field_validator("url")
+    @classmethod
+    def _is_address(cls, url: str) -> str:
+        """Refuse what is no plain address, without showing it: it may hold a password."""
+        if "@" in url:
+            raise ValueError(
+                "holds a user or a password; put the key into an environment variable, and name"
+                " that in api_key_env"
+            )
+        if not ADDRESS.fullmatch(url):
+            raise ValueError(
+                "is no address of a server; write http:// or https://, a host, perhaps a port and a"
+                " path, such as http://host:8000/v1"
+            )
+        return url
 
     def concurrency(self, max_batch: int) -> int:
         """Return how many completions are sampled at once."""

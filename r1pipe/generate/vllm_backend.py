@@ -70,11 +70,14 @@ class VllmSettings(GeneratorBackend):
         from r1pipe.generate.replicas import ReplicaGenerator
         from r1pipe.generate.vllm_engine import EngineShape, VllmGenerator
         from r1pipe.models.policy import stored_end_ids
+        from r1pipe.models.stored_adapters import whole_folder
 
-        shape = EngineShape(folder, tuple(stored_end_ids(folder, tokenizer)), precision, run.device)
-        if self.data_parallel > 1:
-            return ReplicaGenerator(shape, self)
-        return VllmGenerator(shape, self)
+        ends = tuple(stored_end_ids(folder, tokenizer))
+        with whole_folder(folder) as whole:
+            shape = EngineShape(whole, ends, precision, run.device)
+            if self.data_parallel > 1:
+                return ReplicaGenerator(shape, self)
+            return VllmGenerator(shape, self)
 
     def open_beside(
         self,
@@ -92,13 +95,9 @@ class VllmSettings(GeneratorBackend):
             )
         from r1pipe.generate.vllm_engine import EngineShape, VllmGenerator
         from r1pipe.models.policy import end_ids
+        from r1pipe.models.stored_adapters import whole_folder
 
-        shape = EngineShape(
-            Path(model.name_or_path),
-            tuple(end_ids(model, tokenizer)),
-            precision,
-            device=run.device,
-            is_shared=True,
-            is_ranked=num_ranks > 1,
-        )
-        return VllmGenerator(shape, self)
+        ends = tuple(end_ids(model, tokenizer))
+        with whole_folder(Path(model.name_or_path)) as whole:
+            shape = EngineShape(whole, ends, precision, run.device, True, num_ranks > 1)
+            return VllmGenerator(shape, self)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from pathlib import Path
@@ -10,12 +9,14 @@ from typing import TYPE_CHECKING
 
 from r1pipe.errors import StageError
 from r1pipe.keys import InputIds
+from r1pipe.launch.cadence import Cadence
 from r1pipe.launch.stopping import Stopper
 from r1pipe.ranks import ALONE
 from r1pipe.stage import CHECKPOINT_EVERY_S
 from r1pipe.store.checkpoints import SealedCheckpoints
 from r1pipe.store.journal import FileJournal
 from r1pipe.store.metrics import StageLog
+from r1pipe.store.sealing import JournalMark
 from r1pipe.text import visible
 
 if TYPE_CHECKING:
@@ -49,7 +50,10 @@ class RunContext:
         self.name = name
         self.input_ids = input_ids
         self.ranks = ALONE
-        self.checkpoints: Checkpoints = SealedCheckpoints(work / "checkpoints", self._on_saved)
+        cadence = Cadence(checkpoint_every_s)
+        self.checkpoints: Checkpoints = SealedCheckpoints(
+            work / "checkpoints", cadence.saved, self._mark_journals
+        )
         self.stage_log = StageLog(work / "logs")
         self._work = work
         self._previous = previous
@@ -58,8 +62,7 @@ class RunContext:
         self._tell = tell
         self._doing = doing
         self._stopper = stopper
-        self._checkpoint_every_s = checkpoint_every_s
-        self._last_saved = time.monotonic()
+        self._cadence = cadence
         self._journals: dict[str, FileJournal] = {}
 
     @property
@@ -74,8 +77,8 @@ class RunContext:
 
     @property
     def checkpoint_every_s(self) -> float:
-        """Seconds between training checkpoints."""
-        return self._checkpoint_every_s
+        """Least seconds between training checkpoints."""
+        return self._cadence.every_s
 
     def output(self, name: str) -> Path:
         """Return the (created) directory of one output inside the private attempt."""
@@ -124,8 +127,7 @@ class RunContext:
 
     def checkpoint_due(self) -> bool:
         """True when it is time for a training checkpoint, or a stop was asked for."""
-        is_time = time.monotonic() - self._last_saved >= self._checkpoint_every_s
-        return is_time or self._stopper.is_asked
+        return self._cadence.is_due or self._stopper.is_asked
 
     def interruptible(self) -> AbstractContextManager[None]:
         """Give a block that raises `Interrupted` as soon as SIGTERM or Ctrl-C comes."""
@@ -143,8 +145,12 @@ class RunContext:
         self.stage_log.write_spent()
         self.stage_log.close()
 
-    def _on_saved(self) -> None:
-        self._last_saved = time.monotonic()
+    def _mark_journals(self) -> dict[str, JournalMark]:
+        """Return where the journals stand, so that a checkpoint is not used without their rows."""
+        for path in (self._work / "journal").glob("*.jsonl"):
+            self.journal(path.stem)
+        marks = {name: journal.mark() for name, journal in self._journals.items()}
+        return {name: JournalMark(units=units, crc=crc) for name, (units, crc) in marks.items()}
 
 
 if TYPE_CHECKING:

@@ -19,13 +19,13 @@ from datetime import timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from r1pipe.errors import Interrupted, R1PipeError, StageError
+from r1pipe.errors import Interrupted, Paused, R1PipeError, StageError
 from r1pipe.launch.job import JobFolder, Report, Status
 from r1pipe.launch.process import prepare_process
 from r1pipe.launch.rank_context import RankContext
 from r1pipe.manifest.kinds import load_kind
 from r1pipe.plugins.tables import load_again, using
-from r1pipe.ranks import Ranks
+from r1pipe.ranks import Exchange, Ranks
 from r1pipe.stage import Inputs
 from r1pipe.store import disk
 
@@ -37,6 +37,8 @@ SILENCE_S = 120.0
 """A run that has not touched its folder for so long is gone."""
 PATIENCE = timedelta(hours=4)
 """How long ranks wait for one another: the longest may sample or score much longer than others."""
+EXCHANGED_AT_ONCE = 256 << 20
+"""Bytes that all ranks together tell at once."""
 NAMES = {
     "RANK": "SLURM_PROCID",
     "LOCAL_RANK": "SLURM_LOCALID",
@@ -99,7 +101,7 @@ def run_stage(folder: JobFolder, rank: int, size: int) -> None:
     run = kind.run_model.model_validate_json(job.run)
     store = meet(folder, rank, size)
     join(store, rank, size, str(getattr(run, "device", "cpu")))
-    ranks = Ranks(rank, size, store)
+    ranks = Ranks(rank, size, store, exchange_by_gloo())
     inputs = Inputs(
         {
             name: {label: Path(path) for label, path in value.items()}
@@ -111,7 +113,7 @@ def run_stage(folder: JobFolder, rank: int, size: int) -> None:
     try:
         with using(plugins, job.uses):
             kind.run(RankContext(folder, job, ranks), params, run, inputs)
-    except Interrupted:  # all ranks have agreed on it
+    except (Interrupted, Paused):  # all ranks have agreed on it
         leave(store, ranks)
         raise
     leave(store, ranks)
@@ -151,6 +153,37 @@ def join(store: TCPStore, rank: int, size: int, device: str) -> None:
         torch.set_num_threads(max(1, len(os.sched_getaffinity(0)) // here))
     group = PrefixStore("group", store)
     dist.init_process_group(backend, store=group, rank=rank, world_size=size, timeout=PATIENCE)
+
+
+def exchange_by_gloo() -> Exchange:
+    """Return what tells bytes to all ranks, over a group of processes that nothing else uses.
+
+    Bytes travel in pieces, so that all of them together take `EXCHANGED_AT_ONCE` of memory besides.
+    """
+    import torch
+    import torch.distributed as dist
+
+    group = dist.new_group(backend="gloo", timeout=PATIENCE)
+    size = dist.get_world_size(group)
+
+    def all_gather(mine: torch.Tensor) -> list[torch.Tensor]:
+        found = [torch.empty_like(mine) for _ in range(size)]
+        dist.all_gather(found, mine, group=group)
+        return found
+
+    def exchange(data: bytes) -> list[bytes]:
+        lengths = [int(each) for each in all_gather(torch.tensor([len(data)]))]
+        told = [bytearray() for _ in lengths]
+        piece = max(1, min(max(lengths), EXCHANGED_AT_ONCE // size))
+        for start in range(0, max(lengths), piece):
+            part = torch.zeros(piece, dtype=torch.uint8)
+            mine = data[start : start + piece]
+            part[: len(mine)] = torch.frombuffer(bytearray(mine), dtype=torch.uint8) if mine else 0
+            for of_rank, found in zip(told, all_gather(part), strict=True):
+                of_rank += found.numpy().tobytes()
+        return [bytes(each[:length]) for each, length in zip(told, lengths, strict=True)]
+
+    return exchange
 
 
 def leave(store: TCPStore, ranks: Ranks) -> None:

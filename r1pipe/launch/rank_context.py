@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Iterator, Mapping
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, NoReturn
 
 from r1pipe.errors import Interrupted, StageError
 from r1pipe.keys import InputIds
+from r1pipe.launch.cadence import Cadence
 from r1pipe.launch.job import Job, JobFolder
 from r1pipe.ranks import Ranks
 from r1pipe.store.checkpoints import SealedCheckpoints
@@ -26,12 +26,12 @@ class RankContext:
         self.input_ids: InputIds = job.input_ids
         self.ranks = ranks
         work = Path(job.work)
-        sealed = SealedCheckpoints(work / "checkpoints", self._on_saved)
+        self._cadence = Cadence(job.checkpoint_every_s)
+        sealed = SealedCheckpoints(work / "checkpoints", self._cadence.saved)
         self.checkpoints: Checkpoints = RankCheckpoints(sealed, ranks)
         self._folder = folder
         self._job = job
         self._work = work
-        self._last_saved = time.monotonic()
 
     def output(self, name: str) -> Path:
         """Return the directory of one output; only rank 0 writes into it."""
@@ -75,20 +75,22 @@ class RankContext:
 
     def checkpoint_due(self) -> bool:
         """True on all ranks when it is time for a checkpoint, or a stop was asked for."""
-        is_time = time.monotonic() - self._last_saved >= self._job.checkpoint_every_s
-        return self.ranks.agree(is_time or self._folder.is_stop_asked)
+        return self.ranks.agree(self._cadence.is_due or self._folder.is_stop_asked)
 
-    def interruptible(self) -> AbstractContextManager[None]:
-        """Give a block that nothing ends early: ranks stop together, where all have agreed."""
-        return nullcontext()
+    @contextmanager
+    def interruptible(self) -> Iterator[None]:
+        """Give a block that is not entered once a stop was asked for: it raises `Interrupted`.
+
+        Ranks see that at different times, so whoever catches it agrees with the others.
+        """
+        if self._folder.is_stop_asked:
+            raise Interrupted("stopped")
+        yield
 
     def stop_if_asked(self) -> None:
         """Raise `Interrupted` on all ranks when a stop was asked for."""
         if self.ranks.agree(self._folder.is_stop_asked):
             raise Interrupted("stopped")
-
-    def _on_saved(self) -> None:
-        self._last_saved = time.monotonic()
 
 
 class RankCheckpoints:

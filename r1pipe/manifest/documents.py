@@ -8,41 +8,65 @@ from pathlib import Path
 
 from r1pipe.errors import Mistake
 from r1pipe.manifest.expand import laid_over
+from r1pipe.manifest.names import path_fault
 from r1pipe.manifest.recipe import find_manifest
 from r1pipe.manifest.yaml_source import Origin, Value, parse_yaml, read_yaml
+from r1pipe.text import excerpt
 
 FORMAT = 1
 """The manifest format that this version reads: `r1pipe: 1`."""
+MAX_EXTENDED = 40
+"""Manifests below one another."""
 SETTABLE = ("params", "sources", "defaults", "stages")
 """What `--set` may change."""
 
 
-def read_manifest(
-    path: Path, mistakes: list[Mistake], above: tuple[Path, ...] = ()
-) -> list[Value] | None:
+def read_manifest(path: Path, mistakes: list[Mistake]) -> list[Value] | None:
     """Return the trees of a manifest and of all that it extends, lowest first."""
-    tree = read_yaml(path, mistakes)
-    if tree is None:
-        return None
-    if not isinstance(tree.data, dict):
-        mistakes.append(tree.origin.mistake("a manifest is a mapping that begins 'r1pipe: 1'"))
-        return None
-    if not _is_format_known(tree, mistakes):
-        return None
-    extends = tree.get("extends")
-    if extends is None or not isinstance(extends.data, str):
-        return [tree]
-    base = find_manifest(path.parent / extends.data)
-    if base.resolve() in (seen := (*above, path.resolve())):
-        mistakes.append(extends.origin.mistake(f"'{extends.data}' extends itself; leave one out"))
-        return [tree]
-    if not base.is_file():
-        mistakes.append(
-            extends.origin.mistake(f"no manifest {base}; a path is relative to this file's folder")
-        )
-        return None
-    below = read_manifest(base, mistakes, seen)
-    return None if below is None else [*below, tree]
+    trees: list[Value] = []
+    seen: list[Path] = []
+    while True:
+        tree = read_yaml(path, mistakes)
+        if tree is None:
+            return None
+        if not isinstance(tree.data, dict):
+            mistakes.append(tree.origin.mistake("a manifest is a mapping that begins 'r1pipe: 1'"))
+            return None
+        if not _is_format_known(tree, mistakes):
+            return None
+        trees.insert(0, tree)
+        extends = tree.get("extends")
+        if extends is None or not isinstance(extends.data, str):
+            return trees
+        seen.append(path.resolve())
+        base = _base(path, extends, mistakes)
+        if base is None:
+            return None
+        if base.resolve() in seen:
+            mistake = f"'{extends.data}' extends itself; leave one out"
+        elif len(seen) > MAX_EXTENDED:
+            mistake = f"more than {MAX_EXTENDED} manifests extend one another; put some together"
+        else:
+            path = base
+            continue
+        mistakes.append(extends.origin.mistake(mistake))
+        return trees
+
+
+def _base(path: Path, extends: Value, mistakes: list[Mistake]) -> Path | None:
+    """Return the file that a manifest extends, or None after reporting that there is none."""
+    text = str(extends.data)
+    fault = path_fault(text)
+    try:
+        base = None if fault else find_manifest(path.parent / text)
+        if base is not None and base.exists():
+            return base
+    except OSError as error:
+        fault = error.strerror
+    name = excerpt(str(path.parent / text), 200)
+    message = f"no manifest {name}; a path is relative to this file's folder"
+    mistakes.append(extends.origin.mistake(f"{message} ({fault})" if fault else message))
+    return None
 
 
 def _is_format_known(tree: Value, mistakes: list[Mistake]) -> bool:

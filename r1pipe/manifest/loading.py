@@ -13,12 +13,16 @@ from pathlib import Path
 from r1pipe.errors import ManifestError, Mistake, sorted_mistakes
 from r1pipe.manifest.kinds import load_kinds
 from r1pipe.manifest.layers import resolve_layers
+from r1pipe.manifest.names import path_fault
 from r1pipe.manifest.nodes import SourceNode, StageNode
 from r1pipe.manifest.plugin_files import read_plugins, reading_with
 from r1pipe.manifest.reading import TreeReader
 from r1pipe.manifest.recipe import find_manifest, nearest_manifest
 from r1pipe.plugins.tables import NONE, Plugins
 from r1pipe.stage import StageKind
+from r1pipe.text import excerpt
+
+MAX_PATH_CHARS = 200
 
 
 @dataclass(frozen=True)
@@ -43,9 +47,7 @@ def load_manifest(
     kinds: Mapping[str, StageKind] | None = None,
 ) -> Manifest:
     """Read, resolve and check a manifest, or raise one ManifestError with all its mistakes."""
-    path = find_manifest(path)
-    if not path.exists():
-        raise ManifestError(f"{path}: no such manifest{nearest_manifest(path)}")
+    path = _existing(path)
     mistakes: list[Mistake] = []
     kinds = load_kinds(path) if kinds is None else kinds
     resolution = resolve_layers(path, profile, overrides, kinds, mistakes)
@@ -62,3 +64,17 @@ def load_manifest(
         raise ManifestError(*sorted_mistakes(mistakes))
     name, sources, stages = nodes
     return Manifest(path, name, resolution.profile, stages, sources, tuple(overrides), plugins)
+
+
+def _existing(path: Path) -> Path:
+    """Return the path of a manifest that is there, or raise a ManifestError."""
+    fault = path_fault(str(path))
+    try:
+        if fault is None and (path := find_manifest(path)).exists():
+            path.resolve(strict=True)
+            return path
+    except (OSError, RuntimeError) as error:
+        fault = getattr(error, "strerror", None) or str(error)
+    if fault is not None:
+        raise ManifestError(f"{excerpt(str(path), MAX_PATH_CHARS)}: cannot be read: {fault}")
+    raise ManifestError(f"{path}: no such manifest{nearest_manifest(path)}")

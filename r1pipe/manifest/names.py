@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import difflib
+import os
 from collections.abc import Iterable
+from pathlib import Path
 
 NAME_PATTERN = r"^[A-Za-z0-9][A-Za-z0-9_-]*$"
 """Letters, digits, `-` and `_`, since `.` divides references."""
 PARAM_REF = "$params."
+MAX_PATH_BYTES, MAX_NAME_BYTES = 4000, 255
 
 
 def nearest(name: str, choices: Iterable[str], what: str) -> str:
@@ -17,3 +20,18 @@ def nearest(name: str, choices: Iterable[str], what: str) -> str:
     if close:
         return f"; did you mean '{close[0]}'?"
     return f"; {what}: {', '.join(names)}" if names else f"; there are no {what}"
+
+
+def path_fault(text: str) -> str | None:
+    """Say why a text cannot be a path on any machine; None if it can be one."""
+    if "\0" in text:
+        return "a path has no NUL in it"
+    if len(os.fsencode(text)) > MAX_PATH_BYTES or any(
+        len(os.fsencode(part)) > MAX_NAME_BYTES for part in text.split("/")
+    ):
+        return "the path is too long"
+    try:
+        Path(text).expanduser()
+    except RuntimeError:
+        return f"there is no user '{text.split('/')[0].lstrip('~')}'; write the path in full"
+    return None

@@ -8,9 +8,11 @@ from dataclasses import replace
 from pathlib import Path
 
 from r1pipe.errors import ManifestError, Mistake
+from r1pipe.manifest.names import path_fault
 from r1pipe.manifest.yaml_source import Value
 from r1pipe.plugins.files import UserCodeError
 from r1pipe.plugins.tables import NONE, Plugins, load_plugins, using
+from r1pipe.text import excerpt
 
 
 def read_plugins(tree: Value, mistakes: list[Mistake]) -> Plugins:
@@ -22,6 +24,9 @@ def read_plugins(tree: Value, mistakes: list[Mistake]) -> Plugins:
     for item in section.data:
         if not isinstance(item.data, str):
             continue  # reported by the schema
+        if (fault := path_fault(item.data)) is not None:
+            mistakes.append(item.origin.mistake(f"plugin '{excerpt(item.data, 80)}': {fault}"))
+            continue
         path = Path(item.origin.file).parent / Path(item.data).expanduser()
         if path.is_file():
             paths.append(path)

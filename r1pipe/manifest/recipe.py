@@ -10,6 +10,7 @@ from pathlib import Path
 
 PACKAGE = Path(__file__).resolve().parents[1]
 STORE_NAME = "artifacts"
+MANIFESTS = "manifests"
 
 
 def recipe_root() -> Path | None:
@@ -22,10 +23,10 @@ def recipe_root() -> Path | None:
 
 def find_manifest(path: Path) -> Path:
     """Return `path`, or r1pipe's own copy if `path` is `manifests/X` and does not exist."""
-    root = recipe_root()
-    if path.exists() or root is None or path.parent.name != "manifests":
+    root, folder = recipe_root(), _manifests_folder(path)
+    if path.exists() or root is None or folder is None:
         return path
-    own = root / "manifests" / path.name
+    own = root / MANIFESTS / path.relative_to(folder)
     return own if own.is_file() else path
 
 
@@ -42,19 +43,25 @@ def nearest_manifest(path: Path) -> str:
 
 def stage_folders(manifest: Path) -> list[Path]:
     """Return where a manifest's kinds of stage are looked for, in that order."""
-    beside = manifest.resolve().parent.parent / "stages"
+    manifest = manifest.resolve()
+    beside = (_manifests_folder(manifest) or manifest.parent).parent / "stages"
     root = recipe_root()
     folders = [beside, root / "stages"] if root else [beside]
     return [folder for folder in dict.fromkeys(folders) if folder.is_dir()]
 
 
 def project_root(manifest: Path) -> Path:
-    """Return the folder above the `manifests/` folder that holds a manifest; else the current one.
+    """Return the folder above a manifest's `manifests/` folder; else the current one.
 
     One that is not here, so that r1pipe's own copy is read, belongs to the current folder.
     """
-    folder = manifest.resolve().parent
-    return folder.parent if manifest.is_file() and folder.name == "manifests" else Path()
+    folder = _manifests_folder(manifest.resolve())
+    return folder.parent if folder is not None and manifest.is_file() else Path()
+
+
+def _manifests_folder(manifest: Path) -> Path | None:
+    """Return the nearest folder named `manifests/` above a manifest, if there is one."""
+    return next((folder for folder in manifest.parents if folder.name == MANIFESTS), None)
 
 
 def default_store(manifest: Path) -> Path:

@@ -9,12 +9,12 @@ import textwrap
 from collections.abc import Mapping
 from typing import Annotated, Any
 
-from pydantic import BaseModel, Field, model_validator
+from pydantic import BaseModel, Field, field_validator, model_validator
 from pydantic.json_schema import GenerateJsonSchema
 
 from r1pipe.keys import JsonObject
 from r1pipe.manifest.expand import ANY_KIND
-from r1pipe.manifest.names import NAME_PATTERN
+from r1pipe.manifest.names import NAME_PATTERN, path_fault
 from r1pipe.stage import StageKind, StageModel
 
 Name = Annotated[str, Field(pattern=NAME_PATTERN)]
@@ -39,6 +39,13 @@ class SourceSpec(StageModel):
     size: str | None = Field(default=None, pattern=r"^\d+(\.\d+)?[BM](-A\d+(\.\d+)?[BM])?$")
     """Parameters of a model, stored and (with experts) active, such as `1.5B` or `671B-A37B`: what
     `plan` takes if the model is not there yet. It decides nothing."""
+
+    @field_validator("path")
+    @classmethod
+    def _is_path(cls, path: str | None) -> str | None:
+        if path is not None and (fault := path_fault(path)) is not None:
+            raise ValueError(fault)
+        return path
 
     @model_validator(mode="after")
     def _is_one_place(self) -> SourceSpec:

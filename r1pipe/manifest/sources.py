@@ -17,17 +17,18 @@ import re
 import stat
 import time
 from collections.abc import Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from uuid import uuid4
 
 from r1pipe.errors import SourceError
-from r1pipe.files.layout import CARD, DESCRIBING, chosen_names, data_files, file_names
 from r1pipe.keys import FileEntry, JsonObject, artifact_id, digest_file, digest_json
 from r1pipe.manifest import SourceNode
+from r1pipe.regular import parse_json, read_regular
 
 CACHE_NAME = "source_ids.json"
 CACHE_FORMAT = 1
+MAX_CACHE_BYTES = 64 << 20
 RACY_NS = 2_000_000_000
 VIEWS = "views"
 COMMIT = re.compile(r"[0-9a-f]{40}")
@@ -47,7 +48,7 @@ def source_id(node: SourceNode, cache_dir: Path) -> str:
             _check_part_of_file(node, path)
             identifier = cache.digest(path)
         else:
-            files = _part_of(node, path, file_names(path)) if node.part else _files_below(path)
+            files = _part_here(node, path) if node.part else _files_below(path)
             identifier = _tree_id(path, files, cache)
     except OSError as error:
         reason = error.strerror or str(error)
@@ -63,6 +64,8 @@ def source_path(node: SourceNode, cache_dir: Path, views: Path | None = None) ->
 
     A config or split is a folder of links to its files, in `views` (of the cache).
     """
+    from r1pipe.files.layout import DESCRIBING, file_names
+
     if node.hf is None:
         root = _local_path(node)
         names = file_names(root) if node.part and root.is_dir() else []
@@ -84,6 +87,8 @@ def path_here(node: SourceNode, views: Path) -> Path | None:
 
     A branch or tag of the hub is not followed: only a commit is known to be the one.
     """
+    from r1pipe.files.layout import file_names
+
     if node.hf is None:
         root = node.path
     else:
@@ -110,7 +115,13 @@ def path_here(node: SourceNode, views: Path) -> Path | None:
 
 def _local_path(node: SourceNode) -> Path:
     assert node.path is not None, f"source {node.name} has neither path nor hf"
-    if not node.path.exists():
+    try:
+        is_there = node.path.exists()
+    except OSError as error:
+        raise SourceError(
+            f"{node.origin}: source '{node.name}': {node.path} cannot be read: {error.strerror}"
+        ) from error
+    if not is_there:
         raise SourceError(
             f"{node.origin}: source '{node.name}': {node.path} does not exist; put the file there"
             f" or give another with --set sources.{node.name}.path=PATH"
@@ -129,11 +140,21 @@ def _named(node: SourceNode) -> Iterator[None]:
 
 def _part_of(node: SourceNode, root: Path, names: Sequence[str]) -> list[Path]:
     """Return the files of a source's config and split, in order."""
+    from r1pipe.files.layout import chosen_names
+
     with _named(node):
         return [root / name for name in chosen_names(root, names, node.config, node.split)]
 
 
+def _part_here(node: SourceNode, root: Path) -> list[Path]:
+    from r1pipe.files.layout import file_names
+
+    return _part_of(node, root, file_names(root))
+
+
 def _check_part_of_file(node: SourceNode, path: Path) -> None:
+    from r1pipe.files.layout import data_files
+
     if node.part:
         with _named(node):
             data_files(path, node.config, node.split)
@@ -144,6 +165,8 @@ def _view(root: Path, files: Sequence[Path], views: Path) -> Path:
 
     A card in it says that they are one split in this order, whatever their names say.
     """
+    from r1pipe.files.layout import CARD
+
     links = {path.relative_to(root).as_posix(): str(path.absolute()) for path in files}
     folder = views / digest_json(links)[:16]
     if not folder.is_dir():
@@ -222,22 +245,36 @@ def _signature(found: os.stat_result) -> Signature:
 
 
 def _read_cache(path: Path) -> JsonObject:
+    """Return what is remembered; nothing of a file that is not, by its digest, what was written.
+
+    Files of earlier versions are without a digest.
+    """
     try:
-        document = json.loads(path.read_bytes())
+        document = parse_json(read_regular(path, MAX_CACHE_BYTES))
     except (OSError, ValueError):
         return {}
-    is_known = isinstance(document, dict) and document.get("format") == CACHE_FORMAT
-    entries = document.get("entries") if is_known else None
-    return entries if isinstance(entries, dict) else {}
+    if not isinstance(document, dict) or document.get("format") != CACHE_FORMAT:
+        return {}
+    entries = document.get("entries")
+    if not isinstance(entries, dict):
+        return {}
+    is_right = "digest" not in document or document == _cache_document(entries)
+    return entries if is_right else {}
 
 
 def _write_cache(path: Path, entries: JsonObject) -> None:
+    """Write what is remembered; where nothing can be written only time is lost."""
     temporary = path.with_name(f"{path.name}.{os.getpid()}")
     try:
-        temporary.write_text(json.dumps({"format": CACHE_FORMAT, "entries": entries}))
+        temporary.write_text(json.dumps(_cache_document(entries)))
         temporary.replace(path)
     except OSError:
-        temporary.unlink(missing_ok=True)
+        with suppress(OSError):
+            temporary.unlink()
+
+
+def _cache_document(entries: JsonObject) -> JsonObject:
+    return {"format": CACHE_FORMAT, "entries": entries, "digest": digest_json(entries)}
 
 
 def _repo_type(node: SourceNode) -> str:
@@ -251,7 +288,8 @@ def _hub_commit(node: SourceNode, cache_dir: Path) -> str:
         return revision
     cache = _Cache(cache_dir)
     key = f"hf:{_repo_type(node)}:{node.hf}@{revision}"
-    if isinstance(commit := cache.entries.get(key), str):
+    commit = cache.entries.get(key)
+    if isinstance(commit, str) and COMMIT.fullmatch(commit):
         return commit
     from huggingface_hub import HfApi
 
@@ -289,6 +327,8 @@ def _hub_files(node: SourceNode, commit: str, root: Path) -> tuple[list[str], bo
     """
     from huggingface_hub import get_cached_repo_tree, is_offline_mode
     from huggingface_hub.errors import CachedRepoTreeNotFoundError
+
+    from r1pipe.files.layout import file_names
 
     try:
         tree = get_cached_repo_tree(str(node.hf), revision=commit, repo_type=_repo_type(node))

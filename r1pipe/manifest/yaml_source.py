@@ -26,15 +26,18 @@ from ruamel.yaml.events import (
 from ruamel.yaml.reader import ReaderError
 
 from r1pipe.errors import Mistake
-from r1pipe.text import visible
+from r1pipe.regular import UnfitError, read_regular
+from r1pipe.text import excerpt, visible
 
 MAX_DEPTH = 40
 MAX_NODES = 100_000
+MAX_BYTES = 2 << 20
 """Bounds on a document: aliases of aliases could otherwise unfold without end."""
 
 STR_TAG = "tag:yaml.org,2002:str"
-INT = re.compile(r"[-+]?[0-9]{1,400}")
-BASED = re.compile(r"0o[0-7]{1,400}|0x[0-9a-fA-F]{1,400}")
+INT = re.compile(r"[-+]?[0-9]{1,300}")
+BASED = re.compile(r"0o[0-7]{1,300}|0x[0-9a-fA-F]{1,240}")
+"""Integers that a float can hold; longer ones are texts, and wrong wherever a number is due."""
 FLOAT = re.compile(r"[-+]?(\.[0-9]+|[0-9]+(\.[0-9]*)?)([eE][-+]?[0-9]+)?")
 NOT_FINITE = re.compile(r"[-+]?\.(inf|Inf|INF)|\.(nan|NaN|NAN)")
 CONSTANTS: dict[str, bool | None] = {
@@ -69,7 +72,7 @@ class Origin:
     def mistake(self, message: str) -> Mistake:
         """Return the report of a mistake at this place."""
         if self.set_text is not None:
-            return Mistake(visible(f"--set {self.set_text}: {message}"))
+            return Mistake(visible(f"--set {excerpt(self.set_text, 200)}: {message}"))
         return Mistake(visible(message), self.file, self.line, self.column)
 
 
@@ -122,7 +125,7 @@ def read_yaml(path: Path, mistakes: list[Mistake]) -> Value | None:
     """Return the document of a file, or None if it cannot be read at all."""
     start = Origin(str(path), 1, 1)
     try:
-        data = path.read_bytes()
+        data = read_regular(path, MAX_BYTES)
         return parse_yaml(data.decode("utf-8-sig"), start, mistakes)
     except FileNotFoundError:
         mistakes.append(Mistake(f"{path}: no such manifest"))
@@ -131,6 +134,8 @@ def read_yaml(path: Path, mistakes: list[Mistake]) -> Value | None:
         mistakes.append(Mistake(f"{path}: a folder, not a manifest; it holds {names}"))
     except OSError as error:
         mistakes.append(Mistake(f"{path}: cannot be read: {error.strerror}"))
+    except UnfitError as error:
+        mistakes.append(Mistake(f"{path}: cannot be read as a manifest: {error}"))
     except UnicodeDecodeError as error:
         before = data[: error.start].decode("utf-8-sig", "replace")
         line, column = before.count("\n") + 1, len(before) - before.rfind("\n")
@@ -189,8 +194,11 @@ class _Reader:
     def __init__(self, start: Origin, mistakes: list[Mistake]) -> None:
         self.start = start
         self.mistakes = mistakes
-        self.anchors: dict[str, tuple[Value, int]] = {}
+        self.anchors: dict[str, tuple[Value, int, int]] = {}
+        """Value, nodes and levels of each."""
         self.num_nodes = 0
+        self.height = 0
+        """Levels of the value that was composed last."""
 
     def place(self, mark: Any) -> Origin:
         if self.start.set_text is not None or mark is None:
@@ -216,7 +224,7 @@ class _Reader:
     def value(self, event: Any, depth: int) -> Value:
         origin = self.place(event.start_mark)
         if isinstance(event, AliasEvent):
-            return self.alias(event, origin)
+            return self.alias(event, depth, origin)
         before = self.num_nodes
         self.count(1, depth, origin)
         data: Any
@@ -225,18 +233,19 @@ class _Reader:
         elif isinstance(event, SequenceStartEvent):
             data = self.sequence(depth)
         else:
-            data = self.scalar(event, origin)
+            data, self.height = self.scalar(event, origin), 0
         value = Value(data, origin)
         if event.anchor is not None:
-            self.anchors[event.anchor] = value, self.num_nodes - before
+            self.anchors[event.anchor] = value, self.num_nodes - before, self.height
         return value
 
-    def alias(self, event: Any, origin: Origin) -> Value:
+    def alias(self, event: Any, depth: int, origin: Origin) -> Value:
         if event.anchor not in self.anchors:
             self.mistakes.append(origin.mistake(f"*{event.anchor} names no anchor before it"))
+            self.height = 0
             return Value(None, origin)
-        value, size = self.anchors[event.anchor]
-        self.count(size, 0, origin)
+        value, size, self.height = self.anchors[event.anchor]
+        self.count(size, depth + self.height, origin)
         return value
 
     def count(self, nodes: int, depth: int, origin: Origin) -> None:
@@ -246,17 +255,21 @@ class _Reader:
             raise _TooLargeError(origin)
 
     def sequence(self, depth: int) -> list[Value]:
-        items = []
+        items, height = [], 0
         while not isinstance(event := next(self.events), SequenceEndEvent):
             items.append(self.value(event, depth + 1))
+            height = max(height, self.height)
+        self.height = height + 1
         return items
 
     def mapping(self, depth: int) -> dict[str, Value]:
         entries: dict[str, Value] = {}
+        height = 0
         while not isinstance(event := next(self.events), MappingEndEvent):
             place = self.place(event.start_mark)
             key = self.key(event, depth)
             value = self.value(next(self.events), depth + 1)
+            height = max(height, self.height)
             if key is None:
                 self.mistakes.append(place.mistake("a key must be plain text"))
             elif key in entries:
@@ -265,6 +278,7 @@ class _Reader:
                 self.mistakes.append(place.mistake(message))
             else:
                 entries[key] = replace(value, key_origin=place)
+        self.height = height + 1
         return entries
 
     def key(self, event: Any, depth: int) -> str | None:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -18,10 +19,11 @@ from r1pipe.errors import StageError
 from r1pipe.models.interfaces import LanguageModel
 from r1pipe.models.policy import persistent_buffers
 from r1pipe.models.precision import cast_weights
+from r1pipe.models.stored_adapters import PART, is_apart
 from r1pipe.settings import Adapter, Precision
 
-BASE, PART = ".base_layer.", ".lora_"
-"""In the names that peft gives: a layer's frozen weight, and the adapter's own."""
+BASE = ".base_layer."
+"""In the names that peft gives: a layer's frozen weight; `PART` is in those of the adapter."""
 
 
 def add_adapter(
@@ -30,8 +32,14 @@ def add_adapter(
     """Freeze a model, in the weights of the precision, and put adapters into its layers.
 
     A is drawn from the seed and B is 0, so the model computes what it did. Raises StageError if no
-    layer has a name of `targets`, or peft is not installed.
+    layer has a name of `targets`, peft is not installed, or the adapter is to be kept apart and the
+    model's folder keeps one apart already.
     """
+    if not adapter.merge and is_apart(Path(model.name_or_path)):
+        raise StageError(
+            "params.adapter.merge: false needs whole weights to stand beside; the input is itself"
+            " a base with an adapter apart: set merge: true in the stage that made it, or here"
+        )
     try:
         from peft import LoraConfig, inject_adapter_in_model
     except ModuleNotFoundError:

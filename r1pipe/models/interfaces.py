@@ -21,6 +21,7 @@ class Tokenizer(Protocol):
     eos_token_id: int
     pad_token_id: int
     bos_token_id: int | None
+    unk_token_id: int | None
     added_tokens_decoder: dict[int, AddedToken]
     """Token id -> a token that was added to the vocabulary: control tokens and tags."""
 

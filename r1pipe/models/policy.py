@@ -22,6 +22,7 @@ from transformers import logging as transformers_logging
 from r1pipe.errors import StageError
 from r1pipe.models.finite import check_finite
 from r1pipe.models.interfaces import LanguageModel, Tokenizer
+from r1pipe.models.stored_adapters import base_folder, merge_stored
 
 transformers_logging.disable_progress_bar()
 
@@ -105,15 +106,18 @@ def load_model(
 ) -> Any:
     """Load a model from a directory, with PyTorch's attention kernels if its family has them.
 
-    `kind` is the class of transformers that reads it; `changes` go into its config.
+    `kind` is the class of transformers that reads it; `changes` go into its config. An adapter
+    beside it is added to the weights.
     """
     options = {"dtype": dtype, "local_files_only": True, **changes}
-    try:
-        found = kind.from_pretrained(path, attn_implementation="sdpa", **options)
-    except ValueError as error:
-        if "scaled_dot_product_attention" not in str(error):
-            raise
-        found = kind.from_pretrained(path, attn_implementation="eager", **options)
+    with base_folder(path) as base:
+        try:
+            found = kind.from_pretrained(base, attn_implementation="sdpa", **options)
+        except ValueError as error:
+            if "scaled_dot_product_attention" not in str(error):
+                raise
+            found = kind.from_pretrained(base, attn_implementation="eager", **options)
+    merge_stored(found[0] if isinstance(found, tuple) else found, path)
     return found if isinstance(found, tuple) else found.to(device)
 
 

@@ -3,33 +3,29 @@
 from __future__ import annotations
 
 from r1pipe.errors import ArtifactError
-from r1pipe.keys import key_of
 from r1pipe.manifest import Manifest, StageNode
-from r1pipe.pipeline.commands import run_command
-from r1pipe.pipeline.planning import check_names, selected
+from r1pipe.pipeline.commands import try_command
+from r1pipe.pipeline.planning import plan
 from r1pipe.pipeline.resolution import Resolver
 from r1pipe.stage import Inputs
-from r1pipe.store.actions import ActionRecord
 from r1pipe.store.store import Store
 
 
 def stage_with_inputs(manifest: Manifest, store: Store, name: str) -> tuple[StageNode, Inputs]:
-    """Return a stage and the paths of its inputs; raise ArtifactError if one is not built yet."""
-    check_names(manifest, [name])
-    resolver, finished = Resolver(manifest, store), dict[str, ActionRecord]()
-    for other in selected(manifest, name):
-        node = manifest.stages[other]
-        if (error := resolver.missing_source(node)) is not None:
-            raise error
-        if other == name:
-            break
-        preimage = resolver.preimage(node, finished)
-        record = None if preimage is None else store.lookup(key_of(preimage))
-        if record is None or not store.is_intact(record):
-            raise ArtifactError(
-                f"{name}: reads {other}, which is not built with these parameters; first run:"
-                f" {run_command(manifest, store, to=other)}"
-            )
-        finished[other] = record
+    """Return a stage and the paths of its inputs.
+
+    Raises SourceError if a source is missing, ArtifactError if an input is not built yet.
+    """
+    resolver = Resolver(manifest, store)
+    planned = plan(manifest, store, before=name, resolver=resolver)
     node = manifest.stages[name]
-    return node, resolver.paths(node, finished)
+    for error in (*planned.missing.values(), resolver.missing_source(node)):
+        if error is not None:
+            raise error
+    absent = [stage.name for stage in planned.stages if stage.builds]
+    if absent:
+        raise ArtifactError(
+            f"{name}: needs {', '.join(absent)}, not built with these parameters yet;"
+            f" build first, then try: {try_command(manifest, store, name)}"
+        )
+    return node, resolver.paths(node, planned.records)

@@ -27,6 +27,12 @@ def stage_command(manifest: Manifest, store: Store, name: str) -> str:
     return shlex.join(words)
 
 
+def try_command(manifest: Manifest, store: Store, name: str) -> str:
+    """Return the command that builds what a stage reads and then tries it."""
+    words = ["r1pipe", "try", name, "--before", "--manifest", str(manifest.path)]
+    return shlex.join([*words, *_options(manifest, store)])
+
+
 def _options(manifest: Manifest, store: Store) -> list[str]:
     words = ["--profile", manifest.profile] if manifest.profile else []
     for text in manifest.overrides:

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
-from tempfile import TemporaryDirectory
 
 from r1pipe.errors import SourceError, StageError
 from r1pipe.manifest import Manifest, Ref, StageNode
@@ -27,10 +26,15 @@ def look_at_sources(manifest: Manifest, names: Iterable[str]) -> list[Look]:
 
     Raises SourceError with all that is wrong with them. Writes nothing.
     """
+    looking = [name for name in names if manifest.stages[name].kind.look is not None]
+    if not looking:
+        return []
+    from tempfile import TemporaryDirectory
+
     looks: list[Look] = []
     wrong: dict[str, None] = {}
     with TemporaryDirectory(prefix="r1pipe-look-") as folder:
-        for name in names:
+        for name in looking:
             try:
                 looks += _look(manifest, manifest.stages[name], Path(folder))
             except SourceError as error:

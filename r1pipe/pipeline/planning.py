@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Iterable
+from collections.abc import Iterable, Set
 from dataclasses import dataclass, field, replace
 
 from r1pipe.errors import ArtifactError, DamagedError, ManifestError, SourceError
@@ -61,15 +61,18 @@ def plan(
     *,
     to: str | None = None,
     only: str | None = None,
+    before: str | None = None,
     rebuild: Iterable[str] = (),
     resolver: Resolver | None = None,
 ) -> Plan:
     """Say what a run would do; writes nothing but caches."""
     rebuild = frozenset(rebuild)
-    check_names(manifest, [name for name in (to, only, *rebuild) if name is not None])
+    check_names(manifest, [name for name in (to, only, before, *rebuild) if name is not None])
     planner = _Planner(manifest, store, rebuild, resolver or Resolver(manifest, store))
-    for name in selected(manifest, only or to):
+    for name in selected(manifest, only or to, before):
         planner.add(manifest.stages[name])
+    if before:
+        return planner.finish(set(upstream(manifest.stages[before])), None)
     return planner.finish({only or to} if only or to else _sinks(manifest), only)
 
 
@@ -82,8 +85,13 @@ def check_names(manifest: Manifest, names: Iterable[str]) -> None:
             raise ManifestError(f"{manifest.path}: no stage '{name}'; {hint}")
 
 
-def selected(manifest: Manifest, target: str | None) -> list[str]:
-    """Return the stages that lead to `target` (all without one), in topological order."""
+def selected(manifest: Manifest, target: str | None, before: str | None = None) -> list[str]:
+    """Return the stages that lead to `target` (all without one), in topological order.
+
+    Given `before`, those that lead to it, without itself.
+    """
+    if before is not None:
+        return selected(manifest, before)[:-1]
     if target is None:
         return list(manifest.stages)
     wanted, pending = {target}, [target]
@@ -183,7 +191,7 @@ class _Planner:
             reasons.append(f"{text}; --rebuild {node.name} runs it again")
         return replace(planned, status="hit", reason="; ".join(reasons))
 
-    def finish(self, targets: set[str | None], only: str | None) -> Plan:
+    def finish(self, targets: Set[str | None], only: str | None) -> Plan:
         """Decide which lost stages a run would build, last stage first."""
         needed: set[str] = set()
         for name, planned in reversed(list(self.planned.items())):

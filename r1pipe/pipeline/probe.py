@@ -40,6 +40,7 @@ from r1pipe.manifest import Manifest, load_manifest
 from r1pipe.pipeline.run import run
 from r1pipe.stage import StageModel
 from r1pipe.store.store import Store
+from r1pipe.text import visible
 
 BUDGET_S = 3.0
 """Of one measurement, after its first step."""
@@ -148,7 +149,7 @@ def probe(manifest: Manifest) -> None:
 
 
 def _say(text: str) -> None:
-    print(text, file=sys.stderr, flush=True)
+    print(visible(text), file=sys.stderr, flush=True)
 
 
 def measure(

@@ -6,7 +6,7 @@ bytes leaves all stages after it as they are (early cutoff), whatever the plan h
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
@@ -57,31 +57,40 @@ class RunResult:
         return [name for name, stage in self.stages.items() if stage.status == "done"]
 
 
-def run(
+def run(  # noqa: PLR0913 - the options of one command
     manifest: Manifest,
     store: Store,
     console: Console,
     *,
     to: str | None = None,
     only: str | None = None,
+    before: str | None = None,
     rebuild: Iterable[str] = (),
     checkpoint_every_s: float = CHECKPOINT_EVERY_S,
+    check: Callable[[str, ActionRecord], None] = lambda name, record: None,
 ) -> RunResult:
-    """Bring a manifest's results into the store (up to stage `to`, or only stage `only`)."""
+    """Bring a manifest's results into the store.
+
+    Those up to stage `to`, only stage `only`, or all that stage `before` reads.
+    `check` is given every result, with its stage's name; what it raises ends the run.
+    """
     again, resolver = frozenset(rebuild), Resolver(manifest, store)
     with torchrun.leading():
-        planned = plan(manifest, store, to=to, only=only, rebuild=again, resolver=resolver)
+        planned = plan(
+            manifest, store, to=to, only=only, before=before, rebuild=again, resolver=resolver
+        )
         console.plan(planned)
         _refuse_damage(store, planned)
         for error in planned.missing.values():
             raise error
-        runner = _Runner(resolver, console, planned, again, checkpoint_every_s)
-        runner.command = (
-            commands.stage_command(manifest, store, only)
-            if only
-            else commands.run_command(manifest, store, to, again)
-        )
-        return _reach_all(runner, selected(manifest, only or to))
+        runner = _Runner(resolver, console, planned, again, checkpoint_every_s, check)
+        if only:
+            runner.command = commands.stage_command(manifest, store, only)
+        elif before:
+            runner.command = commands.try_command(manifest, store, before)
+        else:
+            runner.command = commands.run_command(manifest, store, to, again)
+        return _reach_all(runner, selected(manifest, only or to, before))
 
 
 def _reach_all(runner: _Runner, names: Iterable[str]) -> RunResult:
@@ -150,6 +159,7 @@ class _Runner:
         planned: Plan,
         rebuild: frozenset[str],
         checkpoint_every_s: float,
+        check: Callable[[str, ActionRecord], None],
     ) -> None:
         self.manifest = resolver.manifest
         self.store = resolver.store
@@ -159,6 +169,7 @@ class _Runner:
         self.planned = {stage.name: stage for stage in planned.stages}
         self.to_rebuild = set(rebuild)
         self.checkpoint_every_s = checkpoint_every_s
+        self.check = check
         self.stopper = Stopper(console.message)
         self.live = LiveRun(resolver.store.root)
         self.finished: dict[str, ActionRecord] = {}
@@ -249,6 +260,7 @@ class _Runner:
         if status == "done":
             for text in record.unchanged():
                 self.console.message(f"{name}: warning: {text}")
+        self.check(name, record)
 
 
 def _now() -> str:

@@ -147,7 +147,7 @@ class _Explainer:
                 change = self._changed_input(node, path, links.get(path), was, now)
             elif was != now:
                 old_text, new_text = _shown(node, path, was), _shown(node, path, now)
-                change = Change(path, old_text, new_text, _origin(node, path))
+                change = Change(path, old_text, new_text, origin_of(node, path))
             else:
                 continue
             changes.append(change)
@@ -165,9 +165,9 @@ class _Explainer:
         ref = self._ref(node, path)
         assert ref is not None, f"{path} is an input of {node.name}"
         if ref.is_source:
-            return Change(path, was, f"source {ref.name} is missing", _origin(node, path))
+            return Change(path, was, f"source {ref.name} is missing", origin_of(node, path))
         cause = self.stage(ref.name)
-        return Change(path, was, f"{ref}, not made yet", _origin(node, path), cause)
+        return Change(path, was, f"{ref}, not made yet", origin_of(node, path), cause)
 
     def _changed_input(
         self,
@@ -178,7 +178,7 @@ class _Explainer:
         now: object,
     ) -> Change:
         """Explain an input with another id: another reference, source, or another making of it."""
-        ref, origin = self._ref(node, path), _origin(node, path)
+        ref, origin = self._ref(node, path), origin_of(node, path)
         if ref is None or link is None:
             return Change(path, was, now, origin)
         if ref.is_source:
@@ -217,7 +217,7 @@ def _summary(
     return f"differs from the {what}, {label} (made {nearest.created[:19]}), in"
 
 
-def _origin(node: StageNode, path: str) -> str | None:
+def origin_of(node: StageNode, path: str) -> str | None:
     """Return where a leaf's present value was written, or the nearest value around it."""
     if path == "version":
         return str(node.kind.path)

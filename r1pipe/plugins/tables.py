@@ -24,7 +24,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from functools import lru_cache
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 from pydantic import BaseModel, GetCoreSchemaHandler, GetJsonSchemaHandler
 from pydantic_core import CoreSchema, PydanticCustomError, core_schema
@@ -32,7 +32,9 @@ from pydantic_core import CoreSchema, PydanticCustomError, core_schema
 from r1pipe.errors import StageError
 from r1pipe.keys import digest_json
 from r1pipe.plugins.files import UserCodeError, digests_of, load_file, place_of
-from r1pipe.records import Problem
+
+if TYPE_CHECKING:
+    from r1pipe.records import Problem
 
 TABLES = {"REWARDS": "rewards", "TASKS": "tasks", "CHECKERS": "checkers"}
 """Name of a table in a plugin file -> its name in a key."""

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Sequence
 
 from r1pipe.candidates.candidate import Sample
-from r1pipe.generate.failures import SamplingFailed
 from r1pipe.records import Problem
 from r1pipe.rejection.schedule import Unit
 from r1pipe.rejection.writer_process import CandidateWriterProcess
@@ -31,7 +30,7 @@ def dispatch(
     try:
         for place, sample in samples:
             yield from dispatcher.take(place, sample)
-    except SamplingFailed:
+    except Exception:
         yield from dispatcher.end_whole()
         raise
     except BaseException:

@@ -16,7 +16,7 @@ from contextlib import suppress
 from math import ceil
 
 from r1pipe.candidates.candidate import Sample
-from r1pipe.errors import Interrupted, Paused, StageError
+from r1pipe.errors import StageError
 from r1pipe.generate.failures import FailedUnits
 from r1pipe.rejection.dispatch import dispatch
 from r1pipe.rejection.forecast import Forecast
@@ -78,9 +78,9 @@ class RejectionSampler:
         try:
             self.run_units()
             self.finish_all()
-        except (Interrupted, Paused, StageError):
+        except Exception:
             self.queued = []
-            with suppress(StageError):  # it is about the failure that is raised below
+            with suppress(Exception):  # it is about the failure that is raised below
                 self.finish_all()  # what was sampled is verified and kept
             raise
         self.failures.check()

@@ -1,5 +1,7 @@
 """Rewards: `(Problem, text) -> float` in [0, 1], in one table. `format` is that of the prompt.
 
+Those that need more than the text are given a `Completion`, and have a table of their own.
+
 A reward's module is imported when it is first called: a plan needs their names only.
 """
 
@@ -7,21 +9,24 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from importlib import import_module
-from typing import Annotated
+from typing import Annotated, TypeVar
 
 from r1pipe.chat import AnyFormat
 from r1pipe.plugins.tables import Entry, EntryOf, with_plugins
 from r1pipe.records import Problem
+from r1pipe.rewards.completion import Completion
 
+T = TypeVar("T")
 Reward = Callable[[Problem, str], float]
+CompletionReward = Callable[[Problem, Completion], float]
 
 
-def _imported(module: str, name: str) -> Reward:
+def _imported(module: str, name: str) -> Callable[[Problem, T], float]:
     """Return a function of a module, which is imported when the function is first called."""
 
-    def reward(problem: Problem, text: str) -> float:
-        function: Reward = getattr(import_module(module), name)
-        return function(problem, text)
+    def reward(problem: Problem, given: T) -> float:
+        function: Callable[[Problem, T], float] = getattr(import_module(module), name)
+        return function(problem, given)
 
     return reward
 
@@ -34,15 +39,18 @@ REWARDS: dict[str, Reward] = {
     "language": _imported("r1pipe.rewards.language", "language"),
     "length": _imported("r1pipe.rewards.length", "length"),
 }
+COMPLETION_REWARDS: dict[str, CompletionReward] = {
+    "overlong": _imported("r1pipe.rewards.overlong", "overlong"),
+}
 FORMAT = "format"
 """The reward of the prompt's own format."""
 
-RewardName = Annotated[str, EntryOf("rewards", lambda: (*REWARDS, FORMAT))]
+RewardName = Annotated[str, EntryOf("rewards", lambda: (*REWARDS, *COMPLETION_REWARDS, FORMAT))]
 """The name of a reward in `Params`: one of these, or a plugin's."""
 
 
 def rewards_of(fmt: AnyFormat) -> Mapping[str, Reward]:
-    """Return all rewards by name, for completions of one format.
+    """Return all rewards of texts by name, for completions of one format.
 
     All but the format's own read completions as `recast` writes them.
     """

@@ -11,8 +11,10 @@ from torch import Tensor
 
 from r1pipe.models.adapters import PART, without_adapters
 from r1pipe.models.interfaces import LanguageModel
+from r1pipe.ranks import ALONE, Ranks
 from r1pipe.records import TokenSequence
 from r1pipe.settings import Precision
+from r1pipe.tables import gather_floats
 from r1pipe.train.batching import Batching
 from r1pipe.train.engine import LocalForward
 from r1pipe.train.logprobs import completion_logprobs
@@ -28,19 +30,25 @@ class AdapterReference:
     of the policy's while it computes.
     """
 
-    def __init__(self, model: LanguageModel, precision: Precision) -> None:
+    def __init__(self, model: LanguageModel, precision: Precision, ranks: Ranks = ALONE) -> None:
         self.model = model
         self.kept: dict[str, Tensor] | None = None
         """The adapters of the last refresh, by name."""
         self._precision = precision
+        self._ranks = ranks
 
     def logprobs(
         self, sequences: Sequence[TokenSequence], temperature: float, batching: Batching
     ) -> list[list[float]]:
-        """Return each sequence's completion log-probabilities at the sampling temperature."""
+        """Return each sequence's completion log-probabilities at the sampling temperature.
+
+        Each rank computes a share; all get all of them.
+        """
         forward = LocalForward(self.model, self._precision, batching.workers)
         with self._in_place():
-            return completion_logprobs(forward, sequences, temperature, batching)
+            share = self._ranks.share(sequences)
+            mine = completion_logprobs(forward, share, temperature, batching)
+        return [row for rows in gather_floats(self._ranks, mine) for row in rows]
 
     @contextmanager
     def _in_place(self) -> Iterator[None]:

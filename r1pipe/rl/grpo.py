@@ -23,7 +23,6 @@ import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
-from itertools import islice
 
 import torch
 
@@ -34,6 +33,9 @@ from r1pipe.generate.protocol import Generator, SamplingParams
 from r1pipe.models.interfaces import LanguageModel, Tokenizer
 from r1pipe.records import FinishReason, Group, Problem, Rollout
 from r1pipe.rl.adapter_reference import AdapterReference
+from r1pipe.rl.curricula import Curriculum, CurriculumState, Draw, curriculum_of, shown_frac
+from r1pipe.rl.estimators import RATIOS, SURROGATES
+from r1pipe.rl.gathering import gather_groups
 from r1pipe.rl.losses import (
     MAX_LOG_RATIO,
     grpo_token_loss,
@@ -46,15 +48,18 @@ from r1pipe.rl.reference import Reference
 from r1pipe.rl.rollouts import (
     RewardFn,
     assign_advantages,
-    gather_groups,
+    assign_step_advantages,
     problems_of_rollouts,
     rollout_metrics,
     sample_groups,
     score_groups,
+    subtract_kl,
 )
+from r1pipe.rl.steps import StepFn, assign_steps, rule_steps
 from r1pipe.rl.watch import Watch
 from r1pipe.settings import format_of
 from r1pipe.stage import Context
+from r1pipe.text import visible
 from r1pipe.train.batching import Batching, MicroBatch, count_loss_tokens, micro_batches
 from r1pipe.train.engine import Loss
 from r1pipe.train.logprobs import completion_logprobs, token_logprobs
@@ -79,6 +84,10 @@ class Grpo:
     reward_models: Mapping[str, RewardFn] = field(default_factory=dict)
     """Task -> reward model that takes the place of the accuracy reward."""
     stop_when: StopWhen = field(default_factory=StopWhen)
+    score_steps: StepFn = rule_steps
+    """Of process supervision."""
+    memory: CurriculumState = field(default_factory=CurriculumState)
+    """Of the curriculum, in checkpoints."""
 
     def __post_init__(self) -> None:
         self.watch = Watch(self.params, self.stop_when)
@@ -95,38 +104,78 @@ class Grpo:
         """
         params, trainer, reference = self.params, self.trainer, self.reference
         per_rollout = params.minibatches_per_rollout
-        order = problems_of_rollouts(problems, general, params)
         done, count = trainer.step // per_rollout, params.num_steps // per_rollout
-        for number, chosen in enumerate(islice(order, done, count), start=done):  # [4] [5]
+        order = problems_of_rollouts(problems, general, params)
+        curriculum = curriculum_of(params, order, problems)
+        if self.memory.state is not None:
+            curriculum.restore(self.memory.state)
+        else:
+            curriculum.skip(done)
+        for number in range(done, count):  # [4]
+            draws = curriculum.next(number)  # [5]
             started = time.perf_counter()
             self.generator.load_weights(trainer.engine.weights())  # [6]
-            groups = self.roll_out_or_stop(chosen, number)  # [7] [8] [9]
+            groups, metrics = self.roll_out_or_stop(draws, number, curriculum)  # [7] [8] [9]
             self.generator.sleep()
             sampled_s = (time.perf_counter() - started) / per_rollout
-            metrics: Mapping[str, float] = rollout_metrics(groups)
-            self.watch.groups = groups
             for minibatch in self.minibatches(groups, number):  # [10]
                 metrics = self.update(minibatch, metrics, sampled_s)  # [11]
                 if reference is not None and trainer.step % params.reference_refresh_steps == 0:
                     reference.refresh(trainer.engine.weights())  # [3]
             if number % 10 == 0:
                 self.keep_samples(groups, number)
+            self.memory.state = curriculum.state()
             self.look_out()
             trainer.checkpoint()
         if not trainer.has_moved:
             self.context.warn("the policy is unchanged: no update had a gradient")
 
-    def roll_out_or_stop(self, problems: Sequence[Problem], number: int) -> list[Group]:
+    def roll_out_or_stop(
+        self, draws: Sequence[Draw], number: int, curriculum: Curriculum
+    ) -> tuple[list[Group], Mapping[str, float]]:
         """Roll out; if that is interrupted, save first what the updates before it have done."""
         try:
-            return self.roll_out(problems, number)
+            return self.roll_out_enough(draws, number, curriculum)
         except Interrupted:
             self.trainer.save_once()
             raise
 
-    def roll_out(self, problems: Sequence[Problem], number: int) -> list[Group]:
-        """Sample, reward and normalise; each rank does so for its share of the problems."""
+    def roll_out_enough(
+        self, draws: Sequence[Draw], number: int, curriculum: Curriculum
+    ) -> tuple[list[Group], Mapping[str, float]]:
+        """Roll out until the curriculum has kept as many groups as there are draws.
+
+        Returns them, and the metrics of all that was sampled. If the last draw has not brought
+        enough, groups that were not kept fill the rollout.
+        """
+        wanted, sampled, kept = len(draws), list[Group](), list[Group]()
+        for again in range(self.params.dynamic_sampling or 1):
+            groups = self.roll_out(curriculum.next(number) if again else draws, number, again)
+            sampled += groups
+            kept += curriculum.observe(groups)
+            if len(kept) >= wanted:
+                break
+        self.watch.groups = sampled
+        metrics = rollout_metrics(sampled)
+        if self.params.adaback or self.params.r3:
+            metrics |= shown_frac(sampled)
+        if len(sampled) > wanted:
+            metrics["draws"] = len(sampled) / wanted
+            others = [group for group in sampled if all(group is not each for each in kept)]
+            kept = [*kept, *others][:wanted]
+            self.assign(kept)  # the batch is another
+        return kept, metrics
+
+    def assign(self, groups: Sequence[Group]) -> None:
+        """Give every token of a rollout its advantage."""
+        assign = assign_advantages if self.params.process is None else assign_step_advantages
+        assign(groups, self.params.estimator)
+
+    def roll_out(self, draws: Sequence[Draw], number: int, again: int = 0) -> list[Group]:
+        """Sample, reward and normalise; each rank samples and rewards its share of the problems."""
         params, ranks = self.params, self.context.ranks
+        problems = [draw.problem for draw in draws]
+        revealed = [draw.revealed for draw in draws]
         sampling = SamplingParams(params.temperature, params.top_p, params.max_tokens)
         groups = sample_groups(  # [7]
             Followed(self.generator, self.context),
@@ -135,12 +184,25 @@ class Grpo:
             params.group_size,
             sampling,
             self.format,
-            [params.seed, number],
+            [params.seed, number, *([again] if again else [])],
             ranks=ranks,
+            revealed=revealed if any(revealed) else (),
         )
-        score_groups(groups, params.rewards, self.format, self.reward_models)  # [8]
-        assign_advantages(groups, params.advantage_std)  # [9]
-        return gather_groups(ranks, problems, groups)
+        models, limit = self.reward_models, params.max_tokens
+        score_groups(groups, params.rewards, self.format, models, limit)  # [8]
+        if params.process is not None:
+            has_outcome = any(params.rewards.values())
+            name = "process" if params.process == "model" else "steps"
+            assign_steps(groups, self.tokenizer, self.score_steps, name, has_outcome=has_outcome)
+        groups = gather_groups(ranks, problems, groups)
+        if params.kl_in == "reward" and self.reference is not None:
+            rollouts = [rollout for group in groups for rollout in group.rollouts]
+            rows = self.reference.logprobs(rollouts, params.temperature, self.batching)
+            subtract_kl(rollouts, rows, params.kl_coef)
+        for group, share in zip(groups, revealed, strict=True):
+            group.revealed = share
+        self.assign(groups)  # [9]
+        return groups
 
     def minibatches(self, groups: Sequence[Group], number: int) -> list[list[Rollout]]:
         """Split a rollout at random into minibatches whose sizes differ by one at most.
@@ -168,24 +230,34 @@ class Grpo:
         trainer is that of the first one, unless the trainer's `old_logprobs` are there.
         """
         started, params = time.perf_counter(), self.params
-        if self.reference is not None:
+        if self.reference is not None and params.loss_kl_coef:
             rows = self.reference.logprobs(rollouts, params.temperature, self.batching)
             for rollout, row in zip(rollouts, rows, strict=True):
                 rollout.streams["reference_logprobs"] = row
         assign_weights(rollouts, params)
-        trained = with_gradient(rollouts, params.kl_coef)
+        trained = with_gradient(rollouts, params.loss_kl_coef)
+        num_tokens = count_loss_tokens(trained)
+        for index, rollout in enumerate(trained):  # sequences are told apart by it
+            rollout.index = index
         update = Update(
             micro_batches(trained, self.batching),
-            partial(grpo_loss, params=params, num_tokens=count_loss_tokens(trained)),
+            partial(grpo_loss, params=params, num_tokens=num_tokens, num_rollouts=len(trained)),
             num_tokens=sum(map(len, rollouts)),
             trained_tokens=sum(map(len, trained)),
             seconds=sampled_s + time.perf_counter() - started,
+            name_of=lambda index: self.problem_of(trained[index]),
         )
         measures = self.trainer.update(update, metrics)
         self.watch.take(measures | dict(metrics))
         if any("old_logprobs" in rollout.streams for rollout in rollouts):
             return metrics
         return {name: measures[name] for name in MISMATCH if name in measures} | dict(metrics)
+
+    def problem_of(self, rollout: Rollout) -> str:
+        """Return the name of the problem that a rollout of the last sampling answers."""
+        groups = self.watch.groups
+        found = (g.problem.id for g in groups if any(each is rollout for each in g.rollouts))
+        return f"problem {visible(next(found, 'unknown'))}"
 
     def look_out(self) -> None:
         """Warn of what looks wrong after a rollout; raise Paused if `run.stop_when` says so."""
@@ -214,12 +286,17 @@ class Grpo:
 
 
 def grpo_loss(
-    model: LanguageModel, batch: MicroBatch, *, params: GrpoParams, num_tokens: int
+    model: LanguageModel,
+    batch: MicroBatch,
+    *,
+    params: GrpoParams,
+    num_tokens: int,
+    num_rollouts: int,
 ) -> Loss:
     """Return what a micro-batch adds to the loss of its minibatch, and what is logged of it.
 
-    `num_tokens` counts the trained tokens of the whole minibatch, as the stream `weight` does, so
-    micro-batching changes nothing.
+    `num_tokens` and `num_rollouts` count those of the whole minibatch that are trained, as the
+    stream `weight` does, so micro-batching changes nothing.
     """
     logprobs = token_logprobs(model, batch, params.temperature)  # [N], as all below
     sampler_logprobs = batch.at_trained("sampler_logprobs")
@@ -229,11 +306,13 @@ def grpo_loss(
     token = grpo_token_loss(
         logprobs,
         sampler_logprobs if limit is None else old_logprobs,
-        batch.at_trained("reference_logprobs") if params.kl_coef else None,
+        batch.at_trained("reference_logprobs") if params.loss_kl_coef else None,
         batch.at_trained("advantage"),
         clip_low=params.clip_low,
         clip_high=params.clip_high,
-        kl_coef=params.kl_coef,
+        kl_coef=params.loss_kl_coef,
+        ratio_of=RATIOS[params.ratio](batch, num_rollouts),
+        surrogate=SURROGATES[params.surrogate],
         weights=1.0 if limit is None else truncated_weights(old_logprobs, sampler_logprobs, limit),
     )
     mismatch = log_ratio(old_logprobs, sampler_logprobs)

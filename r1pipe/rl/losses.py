@@ -1,10 +1,13 @@
 """The mathematics of GRPO: advantages inside a group, the loss of a token, and its weight.
 
+`rl/estimators.py` has the tables of other advantages, ratios and surrogates.
+
 # P problems, G group_size, N trained tokens of a micro-batch
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
@@ -63,6 +66,22 @@ def k3_kl(logprobs: Tensor, reference_logprobs: Tensor) -> Tensor:
     return torch.exp(d) - d - 1.0
 
 
+RatioFunction = Callable[[Tensor], Tensor]
+"""Log-ratios of tokens -> those that the loss takes.  [N] -> [N]"""
+Surrogate = Callable[[Tensor, Tensor, Tensor, Tensor], Tensor]
+"""Ratios, clipped ratios, advantages, log-probabilities -> what is gained.  [N] each -> [N]"""
+
+
+def of_tokens(log_ratios: Tensor) -> Tensor:
+    """Return each token's own log-ratio (arXiv:2402.03300, Eq. 3)."""
+    return log_ratios
+
+
+def clip(ratio: Tensor, clipped: Tensor, advantages: Tensor, logprobs: Tensor) -> Tensor:
+    """Return the lesser gain of the ratio and the clipped one (PPO's, arXiv:2402.03300, Eq. 3)."""
+    return torch.minimum(ratio * advantages, clipped * advantages)
+
+
 def grpo_token_loss(  # noqa: PLR0913 - the formula's own terms
     logprobs: Tensor,
     old_logprobs: Tensor,
@@ -73,17 +92,20 @@ def grpo_token_loss(  # noqa: PLR0913 - the formula's own terms
     clip_high: float,
     kl_coef: float,
     weights: Tensor | float = 1.0,
+    ratio_of: RatioFunction = of_tokens,
+    surrogate: Surrogate = clip,
 ) -> TokenLoss:
     """Return the clipped policy loss with the KL term in the loss (arXiv:2402.03300, Eq. 3).
 
     `old_logprobs` are those of the weights that sampled, frozen for the whole rollout: taken again
     at each minibatch the ratio would always be 1 and the clip dead. The ratio is per token. R1
     prints a clip of 10, whose lower bound never binds (arXiv:2501.12948v2, section 3.2.1).
-    `weights` correct for a sampler that is not quite the policy (`truncated_weights`).
+    `weights` correct for a sampler that is not quite the policy (`truncated_weights`). Other
+    methods have another `ratio_of` or `surrogate` (`rl/estimators.py`).
     """
-    ratio = torch.exp(log_ratio(logprobs, old_logprobs))
+    ratio = torch.exp(ratio_of(log_ratio(logprobs, old_logprobs)))
     clipped = ratio.clamp(1.0 - clip_low, 1.0 + clip_high)
-    gain = weights * torch.minimum(ratio * advantages, clipped * advantages)
+    gain = weights * surrogate(ratio, clipped, advantages, logprobs)
     kl = torch.zeros_like(logprobs)
     if reference_logprobs is not None:
         kl = k3_kl(logprobs, reference_logprobs)
@@ -109,8 +131,11 @@ def token_weights(
     The denominators are counts over the whole optimizer step, so micro-batching cannot change the
     loss. `sequence-mean`: 1/|o| inside a sequence, then the mean over sequences (DeepSeekMath);
     `token-mean`: one mean over all tokens (DAPO); `constant`: divided by sequences x a constant
-    length (Dr. GRPO).
+    length (Dr. GRPO); `sequence-sum`: the sum inside a sequence, then the mean over sequences, as
+    the log-probability of a whole completion has it (RLOO, REINFORCE).
     """
+    if aggregation == "sequence-sum":
+        return torch.full_like(lengths, 1.0 / num_sequences)
     if aggregation == "sequence-mean":
         return 1.0 / (lengths * num_sequences)
     if aggregation == "token-mean":

@@ -5,7 +5,7 @@ Nothing heavy is imported, so that `plan` stays light.
 
 from __future__ import annotations
 
-from typing import Literal, TypeAlias
+from typing import Literal, Self, TypeAlias
 
 from pydantic import Field, model_validator
 
@@ -24,11 +24,24 @@ from r1pipe.settings import (
 from r1pipe.stage import StageModel
 
 AdvantageStd: TypeAlias = Literal["population", "none"]
-Aggregation: TypeAlias = Literal["sequence-mean", "token-mean", "constant"]
+Aggregation: TypeAlias = Literal["sequence-mean", "token-mean", "constant", "sequence-sum"]
+Advantage: TypeAlias = Literal[
+    "group",
+    "group-mean",
+    "leave-one-out",
+    "batch-mean",
+    "batch",
+    "group-batch",
+    "reward",
+    "indicator",
+]
+RatioLevel: TypeAlias = Literal["token", "sequence", "sequence-token"]
+SurrogateName: TypeAlias = Literal["clip", "cispo", "none"]
 
 ReadBy: TypeAlias = Literal["summary", "completion"]
 """What a reward model reads: the final summary only (helpfulness), or all (safety)."""
-PreferenceObjective: TypeAlias = Literal["pairwise", "pointwise"]
+PreferenceObjective: TypeAlias = Literal["pairwise", "pointwise", "process"]
+PairAggregation: TypeAlias = Literal["sequence-sum", "sequence-mean"]
 
 
 class Preference(StageModel):
@@ -40,8 +53,28 @@ class Preference(StageModel):
     """Share of the rollout's problems that are general prompts from then on."""
 
 
-class GrpoParams(AdapterParams):
-    """Parameters that decide the trained policy."""
+class AdaBack(StageModel):
+    """AdaBack (arXiv:2506.18110): how much of its solution each problem is shown, by search."""
+
+    threshold: float
+    """Mean reward of a group from which less is shown; the paper finds 0.1 to 0.9 alike."""
+    zero_frac: float = Field(default=0.1, ge=0, le=1)
+    """Share of the draws that are shown nothing; the paper: 0.1."""
+    average_weight: float = Field(default=0.1, gt=0, le=1)
+    """Weight of a new interval in the moving averages, at which problems begin; ours."""
+
+
+class R3(StageModel):
+    """R3 (arXiv:2402.05808): solutions are shown up to one of so many places."""
+
+    num_slices: int = Field(gt=0)
+    """Parts of equal length that a solution is cut into."""
+    is_staged: bool = False
+    """Stage by stage, from all but one part to none, in place of all places at random."""
+
+
+class RolloutParams(AdapterParams):
+    """Parameters of every method that trains on what the policy samples."""
 
     seed: int
     format: FormatParam
@@ -59,33 +92,27 @@ class GrpoParams(AdapterParams):
     optimizer: Optimizer
     rewards: dict[RewardName, float]
     """Rule rewards and their weights, summed; R1: all 1."""
-    preference: Preference | None = None
-    advantage_std: AdvantageStd = "population"
-    """Divide by the group's standard deviation (GRPO) or not (Dr. GRPO)."""
+    dynamic_sampling: int | None = Field(default=None, gt=1)
+    """DAPO's: groups of equal rewards are replaced by more problems, in at most so many draws of a
+    rollout; what is missing then is filled with them. None: all groups are trained on."""
+    adaback: AdaBack | None = None
+    """Shows parts of worked solutions, as each problem needs."""
+    r3: R3 | None = None
+    """Shows parts of worked solutions, in fixed slices."""
     aggregation: Aggregation = "sequence-mean"
-    """How token losses are summed: DeepSeekMath, DAPO, Dr. GRPO."""
-    clip_low: float = Field(gt=0)
-    """The ratio is clipped below at 1 - clip_low; R1 prints 10, which never binds."""
-    clip_high: float = Field(gt=0)
-    """The ratio is clipped above at 1 + clip_high; R1 prints 10."""
-    kl_coef: float = Field(ge=0)
-    """Weight of the k3 KL term in the loss; R1: 0.001. 0 needs no reference."""
-    reference_refresh_steps: int = Field(default=400, gt=0)
-    """The reference becomes the policy after so many updates (not rollouts); R1: 400."""
+    """How token losses are summed: DeepSeekMath, DAPO, Dr. GRPO; `sequence-sum` is a mean over
+    completions of sums (RLOO, REINFORCE)."""
     truncated: Literal["score", "mask"] = "score"
     """Completions cut at max_tokens: scored as they are, or out of the loss and its denominator."""
     temperature: float = Field(default=1.0, gt=0)
     """Of sampling and of the trainer's log-probabilities alike; R1: 1, in alignment RL 0.7."""
     top_p: float = Field(default=1.0, gt=0, le=1)
     """Must be 1: the ratio needs the probability with which a token was drawn."""
-    sampler_truncation: float | None = Field(default=None, ge=1)
-    """Truncated importance sampling: tokens weigh min(policy / sampler, this), which corrects for a
-    sampler whose arithmetic is another than the trainer's. Costs a forward pass."""
     max_tokens: int = Field(gt=0)
     """Longest completion in tokens."""
 
     @model_validator(mode="after")
-    def _makes_whole_rollouts(self) -> GrpoParams:
+    def _makes_whole_rollouts(self) -> Self:
         per_rollout = self.minibatches_per_rollout
         if rest := self.num_steps % per_rollout:
             lower = self.num_steps - rest
@@ -96,7 +123,59 @@ class GrpoParams(AdapterParams):
         return self
 
     @model_validator(mode="after")
-    def _has_general_prompts(self) -> GrpoParams:
+    def _has_one_curriculum(self) -> Self:
+        given = [n for n in ("dynamic_sampling", "adaback", "r3") if getattr(self, n) is not None]
+        if len(given) > 1:
+            raise ValueError(f"{given[0]} and {given[1]} are two curricula; leave one of them out")
+        return self
+
+    @model_validator(mode="after")
+    def _draws_from_the_policy(self) -> Self:
+        if self.top_p < 1:
+            raise ValueError(
+                f"top_p {self.top_p} draws from a cut distribution, whose probabilities are not"
+                " the policy's: its ratios would be wrong; leave it at 1"
+            )
+        return self
+
+
+class GrpoParams(RolloutParams):
+    """Parameters that decide the trained policy."""
+
+    preference: Preference | None = None
+    process: Literal["rules", "model"] | None = None
+    """Process supervision: every step of a completion is rewarded, by the `steps` of its task or by
+    the process reward model of the input `process`. The summed `rewards` are one more step, at the
+    last token. None: outcome supervision."""
+    advantage: Advantage = "group"
+    """From rewards to advantages: `group` (GRPO), `group-mean` (Dr. GRPO), `leave-one-out` (RLOO),
+    `batch-mean` and `reward` (REINFORCE with a baseline and without), `batch` and `group-batch`
+    (REINFORCE++ and its variant with a baseline), `indicator` (online RFT)."""
+    advantage_std: AdvantageStd = "population"
+    """Of `advantage: group`: divide by the group's standard deviation (GRPO) or not (Dr. GRPO)."""
+    ratio: RatioLevel = "token"
+    """Of a token (GRPO), or of its whole completion (GSPO): `sequence`, or with the same value and
+    each token's own gradient, `sequence-token`."""
+    surrogate: SurrogateName = "clip"
+    """What is gained: `clip` (PPO, GRPO), `cispo` (the clipped ratio weighs log-probabilities and
+    has no gradient), or `none` (REINFORCE: no ratio at all)."""
+    clip_low: float = Field(gt=0)
+    """The ratio is clipped below at 1 - clip_low; R1 prints 10, which never binds."""
+    clip_high: float = Field(gt=0)
+    """The ratio is clipped above at 1 + clip_high; R1 prints 10."""
+    kl_coef: float = Field(ge=0)
+    """Weight of the KL term; R1: 0.001. 0 needs no reference."""
+    kl_in: Literal["loss", "reward"] = "loss"
+    """Where the KL term is: its k3 estimate in the loss of each token (GRPO), or its k1 estimate,
+    summed over the completion, taken off the reward (RLOO, REINFORCE++, PPO)."""
+    reference_refresh_steps: int = Field(default=400, gt=0)
+    """The reference becomes the policy after so many updates (not rollouts); R1: 400."""
+    sampler_truncation: float | None = Field(default=None, ge=1)
+    """Truncated importance sampling: tokens weigh min(policy / sampler, this), which corrects for a
+    sampler whose arithmetic is another than the trainer's. Costs a forward pass."""
+
+    @model_validator(mode="after")
+    def _has_general_prompts(self) -> Self:
         per_rollout = self.problems_per_step * self.minibatches_per_rollout
         if self.preference and not self.num_general:
             share = self.preference.general_frac
@@ -106,20 +185,73 @@ class GrpoParams(AdapterParams):
             )
         return self
 
+    @model_validator(mode="after")
+    def _has_one_estimator(self) -> Self:
+        if self.advantage != "group" and self.advantage_std != "population":
+            raise ValueError(
+                f"advantage_std {self.advantage_std} is of `advantage: group`; with `advantage:"
+                f" {self.advantage}` leave it out"
+            )
+        if self.process and self.estimator not in ("group", "group-mean"):
+            raise ValueError(
+                "process supervision normalises the steps of a group: `advantage:"
+                f" {self.advantage}` is not defined for it; use group or group-mean"
+            )
+        if self.process and self.ratio == "sequence":
+            raise ValueError(
+                "ratio: sequence is of completions whose tokens have one advantage; with `process`"
+                " use sequence-token, which has the same value"
+            )
+        if self.process and self.kl_in == "reward":
+            raise ValueError(
+                "kl_in: reward is of whole completions; with `process` use kl_in: loss"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _draws_as_the_preference_does(self) -> Self:
+        if self.preference and self.dynamic_sampling:
+            raise ValueError(
+                "with dynamic_sampling the problems are not a function of the step, as"
+                " `preference` has them; leave one of them out"
+            )
+        return self
+
+    @property
+    def estimator(self) -> Advantage:
+        """The table's name of what makes advantages: `advantage_std: none` is `group-mean`."""
+        return "group-mean" if self.advantage_std == "none" else self.advantage
+
+    @property
+    def loss_kl_coef(self) -> float:
+        """Weight of the KL term in the loss."""
+        return self.kl_coef if self.kl_in == "loss" else 0.0
+
     @property
     def num_general(self) -> int:
         """How many problems of a rollout are general prompts, once they join."""
         share = self.preference.general_frac if self.preference else 0.0
         return round(self.problems_per_step * self.minibatches_per_rollout * share)
 
-    @model_validator(mode="after")
-    def _draws_from_the_policy(self) -> GrpoParams:
-        if self.top_p < 1:
-            raise ValueError(
-                f"top_p {self.top_p} draws from a cut distribution, whose probabilities are not"
-                " the policy's: its ratios would be wrong; leave it at 1"
-            )
-        return self
+
+class OnlineRftParams(RolloutParams):
+    """Parameters that decide the trained policy."""
+
+    rewards: dict[RewardName, float] = Field(default={"accuracy": 1.0})
+    """Rule rewards and their weights, summed; a completion with a sum above 0 is accepted. The
+    paper's is the accuracy alone."""
+
+    def as_grpo(self) -> GrpoParams:
+        """Return the same as parameters of GRPO: Eq. 11 is its gradient with an indicator as
+        advantage, without ratio, clip and KL term."""
+        return GrpoParams(
+            **{name: getattr(self, name) for name in type(self).model_fields},
+            advantage="indicator",
+            surrogate="none",
+            clip_low=1.0,
+            clip_high=1.0,
+            kl_coef=0.0,
+        )
 
 
 class StopWhen(StageModel):
@@ -150,7 +282,8 @@ class GrpoRun(TrainRun, SampleRun, VerifyRun):
 
     def incompatible_with(self, params: ModelParams) -> str | None:
         """Say what to set if the engine, or a condition to stop, does not go with `params`."""
-        if isinstance(params, GrpoParams) and self.stop_when.kl is not None and not params.kl_coef:
+        has_reference = isinstance(params, GrpoParams) and params.kl_coef > 0
+        if self.stop_when.kl is not None and not has_reference:
             return "run.stop_when.kl: there is no reference where params.kl_coef is 0; leave it out"
         return super().incompatible_with(params)
 
@@ -159,15 +292,24 @@ class RewardModelParams(EpochParams):
     """Parameters that decide the reward model."""
 
     objective: PreferenceObjective
-    """Bradley-Terry on pairs, or cross-entropy on labels."""
+    """`pairwise`: Bradley-Terry on pairs; `pointwise`: cross-entropy on labels of texts; `process`:
+    cross-entropy on labels of steps, each scored where it ends."""
     reads: ReadBy
-    """What is scored: the final summary only, or all of the completion."""
+    """What is scored: the final summary only, or all of the completion (`process` needs this)."""
+    label: str = "is_safe"
+    """Column of a text's label, for `pointwise`: true, false, or a number from 0 to 1."""
     max_tokens: int | None = Field(default=None, gt=0)
     """Rows with a text longer than this many tokens, prompt included, are dropped and counted; R1:
     8,192."""
     num_epochs: int = Field(default=1, gt=0)
     batch_size: int = Field(gt=0)
     """Pairs or texts of one update; R1: 256."""
+
+    @model_validator(mode="after")
+    def _reads_where_steps_end(self) -> RewardModelParams:
+        if self.objective == "process" and self.reads != "completion":
+            raise ValueError("objective process reads steps of the thought; set reads: completion")
+        return self
 
 
 class RewardModelRun(EngineRun):
@@ -177,3 +319,38 @@ class RewardModelRun(EngineRun):
     """Most pairs or texts that go through the model at once."""
     micro_batch_tokens: int = Field(default=16384, gt=0)
     """Most positions that go through the model at once, padding included; bounds memory."""
+
+    def incompatible_with(self, params: ModelParams) -> str | None:
+        """Say what to set if the engine cannot score steps."""
+        is_process = isinstance(params, RewardModelParams) and params.objective == "process"
+        if is_process and getattr(self.engine, "sequence_parallel", 1) > 1:
+            return "run.engine.sequence_parallel: objective process needs whole rows; leave it out"
+        return super().incompatible_with(params)
+
+
+class DpoParams(EpochParams, AdapterParams):
+    """Parameters that decide a policy trained on pairs."""
+
+    num_epochs: int = Field(default=1, gt=0)
+    batch_size: int = Field(gt=0)
+    """Pairs of one update."""
+    max_tokens: int = Field(gt=0)
+    """Pairs with a text longer than this many tokens, prompt included, are dropped and counted."""
+    beta: float = Field(default=0.1, gt=0)
+    """How fast the loss of a pair falls with its margin; the larger, the nearer to the
+    reference."""
+    aggregation: PairAggregation = "sequence-sum"
+    """How the tokens of a completion are summed: as they are (Rafailov et al., Eq. 7), or divided
+    by their number (DeepSeekMath, Eq. 12), which takes a beta some times as large."""
+    max_bad_frac: float = Field(default=0.01, ge=0, le=1)
+    """Share of the pairs that may be untrainable; more than that stops the stage."""
+
+
+class DpoRun(EngineRun):
+    """How it is computed."""
+
+    micro_batch_tokens: int = Field(default=1536, gt=0)
+    """Most positions that go through the model at once, padding included; bounds memory. Chosen and
+    rejected are of one micro-batch, so a pair may exceed it."""
+    pairs_per_unit: int = Field(default=256, gt=0)
+    """Pairs whose reference log-probabilities are computed together: what a kill costs at most."""

@@ -19,9 +19,10 @@ from r1pipe.errors import StageError
 from r1pipe.generate.protocol import SamplingParams
 from r1pipe.models.adapters import is_adapted
 from r1pipe.records import Problem, Rollout
+from r1pipe.rl.gathering import gather_groups
 from r1pipe.rl.grpo import Grpo
 from r1pipe.rl.losses import MAX_LOG_RATIO
-from r1pipe.rl.rollouts import gather_groups, sample_groups
+from r1pipe.rl.rollouts import sample_groups
 from r1pipe.settings import Precision
 from r1pipe.train.engine import Engine
 from r1pipe.train.logprobs import completion_logprobs

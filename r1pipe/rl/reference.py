@@ -21,6 +21,7 @@ from r1pipe.ranks import ALONE, Ranks
 from r1pipe.records import TokenSequence
 from r1pipe.rl.adapter_reference import AdapterReference
 from r1pipe.settings import Precision
+from r1pipe.tables import gather_floats
 from r1pipe.train.backends import load_trained, shards_weights
 from r1pipe.train.batching import Batching
 from r1pipe.train.engine import LocalForward
@@ -65,7 +66,7 @@ class Reference:
         forward = LocalForward(self.model, self._precision, batching.workers)
         share = self._ranks.share(sequences)
         mine = completion_logprobs(forward, share, temperature, batching)
-        return [row for rows in self._ranks.gather(mine) for row in rows]
+        return [row for rows in gather_floats(self._ranks, mine) for row in rows]
 
     def refresh(self, weights: Iterable[tuple[str, Tensor]]) -> None:
         """Become the policy of these weights, by the parameter's name."""
@@ -115,7 +116,7 @@ def make_reference(
     float32 weights and computes under autocast.
     """
     if is_adapted(model):
-        return AdapterReference(model, precision)
+        return AdapterReference(model, precision, ranks)
     if not shards_weights(run):
         own = freeze(copy.deepcopy(model))
         if run.engine.casts_weights:

@@ -7,6 +7,7 @@ read at its last token.
 
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -17,6 +18,7 @@ from torch import Tensor
 from transformers import AutoModelForSequenceClassification
 
 from r1pipe.engine_settings import EngineRun, TrainRun
+from r1pipe.errors import StageError
 from r1pipe.models.interfaces import LanguageModel, Tokenizer
 from r1pipe.models.policy import freeze, load_tokenizer
 from r1pipe.models.precision import dtype_of
@@ -27,9 +29,11 @@ from r1pipe.rl.params import ReadBy
 from r1pipe.rl.rollouts import RewardFn
 from r1pipe.settings import Precision
 from r1pipe.train.backends import load_trained
-from r1pipe.train.batching import MicroBatch, batching_of, micro_batches
+from r1pipe.train.batching import MicroBatch, batching_of, micro_batches, one_batch
 from r1pipe.train.conversations import TurnEncoder
-from r1pipe.train.logprobs import hidden_states
+from r1pipe.train.engine import Forward
+from r1pipe.train.logprobs import hidden_states, vocabulary
+from r1pipe.train.own_forward import TOLERANCES, short_sequences
 from r1pipe.train.sequence_parallel import add_over_shards
 from r1pipe.workers import in_order
 
@@ -37,7 +41,8 @@ from r1pipe.workers import in_order
 def new_reward_model(
     policy: Path, seed: int, run: EngineRun | None = None, precision: Precision = "float32"
 ) -> Any:
-    """Return the policy's backbone with a fresh scalar head, as the engine of `run` wants it."""
+    """Return the policy's backbone with a fresh scalar head, as the engine of `run` wants it; of a
+    reward model all of it, its head too."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         return load_trained(
@@ -46,8 +51,15 @@ def new_reward_model(
             precision,
             AutoModelForSequenceClassification,
             num_labels=1,
-            fresh="score",
+            fresh=None if is_reward_model(policy) else "score",
         )
+
+
+def is_reward_model(folder: Path) -> bool:
+    """Return whether a model's directory has a scalar head of its own."""
+    config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+    names = config.get("architectures") or []
+    return any(str(name).endswith("ForSequenceClassification") for name in names)
 
 
 def scored_text(completion: str, reads: ReadBy) -> str:
@@ -89,6 +101,34 @@ def scores(model: LanguageModel, batch: MicroBatch) -> Tensor:
     rows = torch.arange(len(last), device=last.device)
     values: Tensor = model.score(hidden[rows, last])[:, 0].float()
     return values
+
+
+def check_scores(
+    forward: Forward, model: LanguageModel, pad_id: int, precision: Precision
+) -> float:
+    """Compare scores with those of the family's own forward; return their mean distance.
+
+    All ranks call it together. Raises StageError, with the family's name, on a mismatch.
+    """
+    drawn = short_sequences(vocabulary(model))
+    texts = [replace(s, completion_ids=[i for i in s.completion_ids if i != pad_id]) for s in drawn]
+    (ours,) = forward.per_token([one_batch(texts, pad_id)], scores)
+    alone = [one_batch([each], pad_id) for each in texts]
+    own = [value for (value,) in forward.per_token(alone, own_scores)]
+    mean = sum(abs(a - b) for a, b in zip(ours, own, strict=True)) / len(own)
+    if not mean <= TOLERANCES[precision]:
+        raise StageError(
+            f"{model.config.model_type}: training would compute other scores than"
+            f" {type(model).__name__} itself (mean difference {mean:.2g} in {precision}); this"
+            " family is not supported as a reward model; try another model"
+        )
+    return mean
+
+
+def own_scores(model: LanguageModel, batch: MicroBatch) -> Tensor:
+    """Return the score of one text by the model's own forward.  -> [1]"""
+    found: Tensor = model(input_ids=batch.input_ids, use_cache=False).logits[:, 0].float()
+    return found
 
 
 def reward_function(

@@ -2,30 +2,35 @@
 
 from __future__ import annotations
 
+import math
 import random
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import asdict
-from itertools import chain
 
 import torch
 
-from r1pipe.chat import AnyFormat
+from r1pipe.chat import AnyFormat, render_completion
 from r1pipe.generate.protocol import Generator, Request, SamplingParams
 from r1pipe.generate.uniforms import request_seed
-from r1pipe.keys import JsonObject
 from r1pipe.models.interfaces import Tokenizer
-from r1pipe.models.prompts import encode_prompt, opened_thought
+from r1pipe.models.prompts import after_opened, encode_completion, encode_prompt, opened_thought
 from r1pipe.ranks import ALONE, Ranks
-from r1pipe.records import FinishReason, Group, Problem, Rollout, Verdict
-from r1pipe.rewards.table import rewards_of
-from r1pipe.rl.losses import EPS, EPS_MODEL, group_advantages
-from r1pipe.rl.params import AdvantageStd, GrpoParams
+from r1pipe.records import FinishReason, Group, Problem, Rollout
+from r1pipe.rewards.completion import Completion
+from r1pipe.rewards.table import COMPLETION_REWARDS, rewards_of
+from r1pipe.rl.estimators import ESTIMATORS, advantages_of_steps
+from r1pipe.rl.losses import EPS, EPS_MODEL
+from r1pipe.rl.params import Advantage, GrpoParams
+from r1pipe.tasks.world import summarise
 from r1pipe.verify import verify_many
 from r1pipe.verify.answers.recast import recast
 
 RewardFn = Callable[[Sequence[tuple[Problem, str]]], list[float]]
 """(problem, completion text) pairs -> rewards in [0, 1]: a reward model as a function."""
+
+
+BY_MODEL = {"preference", "process"}
+"""Rewards that a model gives."""
 
 
 # ---- problems ------------------------------------------------------------------------------------
@@ -78,14 +83,23 @@ def sample_groups(  # noqa: PLR0913 - what a sample depends on
     fmt: AnyFormat,
     seed_parts: Sequence[int | str],
     ranks: Ranks = ALONE,
+    revealed: Sequence[float] = (),
 ) -> list[Group]:
     """Sample `group_size` completions of every problem of this rank's share.
 
-    Each request has its own seed, which does not depend on the number of ranks.
+    Each request has its own seed, which does not depend on the number of ranks. `revealed` has, for
+    every problem, the share of its solution that joins the prompt; the text has it before what the
+    policy wrote.
     """
     seeds = ranks.share(_seeds(problems, group_size, seed_parts), group_size)
+    shares = ranks.share(revealed) if revealed else ()
     problems = ranks.share(problems)
-    prompts = [tuple(encode_prompt(tokenizer, problem.prompt, fmt)) for problem in problems]
+    given = [revealed_ids(tokenizer, *each, fmt) for each in zip(problems, shares, strict=False)]
+    given = given or [()] * len(problems)
+    prompts = [
+        (*encode_prompt(tokenizer, problem.prompt, fmt), *ids)
+        for problem, ids in zip(problems, given, strict=True)
+    ]
     requests = [Request(prompts[i // group_size], seed, i) for i, seed in enumerate(seeds)]
     opened = opened_thought(tokenizer, fmt) if problems else ""
     sampled = {each.index: each for each in generator.generate(requests, sampling)}
@@ -93,11 +107,12 @@ def sample_groups(  # noqa: PLR0913 - what a sample depends on
     def rollout(request: Request) -> Rollout:
         completion = sampled[request.index]
         has_end, ids = completion.finish_reason is FinishReason.STOP, completion.token_ids
+        written = [*given[request.index // group_size], *(ids[:-1] if has_end else ids)]
         return Rollout(
             list(request.prompt_ids),
             ids,
             streams={"sampler_logprobs": completion.logprobs},
-            text=opened + tokenizer.decode(ids[:-1] if has_end else ids),
+            text=opened + tokenizer.decode(written),
             finish_reason=completion.finish_reason,
             seed=request.seed,
         )
@@ -107,6 +122,21 @@ def sample_groups(  # noqa: PLR0913 - what a sample depends on
         Group(problem, rollouts[number * group_size : (number + 1) * group_size])
         for number, problem in enumerate(problems)
     ]
+
+
+def revealed_ids(
+    tokenizer: Tokenizer, problem: Problem, share: float, fmt: AnyFormat
+) -> tuple[int, ...]:
+    """Return the first floor(share x m) of the m tokens of a problem's written solution.
+
+    The end of sequence is not one of them. A problem without a solution has none to show.
+    """
+    if problem.solution is None or not share:
+        return ()
+    summary = summarise(problem.gold, problem.language)
+    text = render_completion(problem.solution, problem.gold, fmt, summary)
+    ids = encode_completion(tokenizer, after_opened(text, opened_thought(tokenizer, fmt), fmt))[:-1]
+    return tuple(ids[: math.floor(share * len(ids))])
 
 
 def _seeds(problems: Sequence[Problem], group_size: int, parts: Sequence[int | str]) -> list[int]:
@@ -134,6 +164,7 @@ def score_groups(
     weights: Mapping[str, float],
     fmt: AnyFormat,
     reward_models: Mapping[str, RewardFn] | None = None,
+    max_tokens: int | None = None,
 ) -> None:
     """Give every rollout its rewards by name and their weighted sum.
 
@@ -149,7 +180,10 @@ def score_groups(
         verdicts = verify_many(pairs)
         for i, rollout in enumerate(group.rollouts):
             rollout.verdict = verdicts[i]
-            named = rule_rewards(group.problem, texts[i], verdicts[i] == "correct", weights, fmt)
+            count = len(rollout.completion_ids)
+            completion = Completion(texts[i], count, rollout.finish_reason, max_tokens)
+            is_correct = verdicts[i] == "correct"
+            named = rule_rewards(group.problem, completion, is_correct, weights, fmt)
             if preference is not None:
                 named.pop("accuracy", None)
                 named["preference"] = preference[i]
@@ -158,50 +192,75 @@ def score_groups(
 
 
 def rule_rewards(
-    problem: Problem, text: str, is_correct: bool, weights: Mapping[str, float], fmt: AnyFormat
+    problem: Problem,
+    completion: Completion,
+    is_correct: bool,
+    weights: Mapping[str, float],
+    fmt: AnyFormat,
 ) -> dict[str, float]:
     """Return the rule rewards that `weights` names; what the verifier decides is known already."""
-    table = rewards_of(fmt)
+    table, found = rewards_of(fmt), dict[str, float]()
     decided = {"accuracy", *(["code"] if problem.checker == "code" else ())}
-    return {
-        name: float(is_correct) if name in decided else table[name](problem, text)
-        for name in weights
-        if name != "preference"
-    }
+    for name in weights:
+        if name in decided:
+            found[name] = float(is_correct)
+        elif name in COMPLETION_REWARDS:
+            found[name] = COMPLETION_REWARDS[name](problem, completion)
+        elif name != "preference":
+            found[name] = table[name](problem, completion.text)
+    return found
 
 
-def assign_advantages(groups: Sequence[Group], std: AdvantageStd) -> None:
-    """Give every token the advantage of its completion inside its group.
+def subtract_kl(rollouts: Sequence[Rollout], rows: Sequence[Sequence[float]], coef: float) -> None:
+    """Take the k1 estimate of KL(policy || reference) off every reward, by the reference's rows.
 
-    Before anything is split into minibatches: the group is whole here.
+    k1 of a completion is the sum of log policy - log reference over its tokens, at the weights
+    that sampled it (arXiv:2402.14740, section 2.1). It is among the rewards as `kl`, negative.
+    """
+    for rollout, row in zip(rollouts, rows, strict=True):
+        rollout.rewards["kl"] = sum(row) - sum(rollout.streams["sampler_logprobs"])
+        rollout.reward += coef * rollout.rewards["kl"]
+
+
+def assign_advantages(groups: Sequence[Group], estimator: Advantage) -> None:
+    """Give every token the advantage of its completion, in its group or in the batch.
+
+    Before anything is split into minibatches or among ranks: groups and batch are whole here.
     """
     table = torch.tensor([[r.reward for r in g.rollouts] for g in groups], dtype=torch.float64)
-    eps = [[EPS_MODEL if "preference" in g.rollouts[0].rewards else EPS] for g in groups]
-    advantages = group_advantages(table, std, torch.tensor(eps, dtype=torch.float64))
+    eps = torch.tensor([[eps_of(group)] for group in groups], dtype=torch.float64)
+    advantages = ESTIMATORS[estimator](table, eps)
     for group, row in zip(groups, advantages.tolist(), strict=True):
         for rollout, advantage in zip(group.rollouts, row, strict=True):
             rollout.streams["advantage"] = [advantage] * len(rollout.completion_ids)
 
 
-# ---- all ranks -----------------------------------------------------------------------------------
+def assign_step_advantages(groups: Sequence[Group], estimator: Advantage) -> None:
+    """Give every token the advantage that the steps of its group make.
+
+    The rewards of all steps of all completions of a group are normalised together.
+    """
+    by_count: dict[int, list[Group]] = {}
+    for group in groups:
+        by_count.setdefault(sum(len(r.steps) for r in group.rollouts), []).append(group)
+    for alike in by_count.values():
+        rows = [[reward for r in g.rollouts for _, reward in r.steps] for g in alike]
+        eps = torch.tensor([[eps_of(group)] for group in alike], dtype=torch.float64)
+        table = ESTIMATORS[estimator](torch.tensor(rows, dtype=torch.float64), eps)
+        for group, row in zip(alike, table.tolist(), strict=True):
+            normalised = iter(row)
+            for rollout in group.rollouts:
+                steps = [(end, next(normalised)) for end, _ in rollout.steps]
+                length = len(rollout.completion_ids)
+                rollout.streams["advantage"] = advantages_of_steps(steps, length)
 
 
-def gather_groups(ranks: Ranks, problems: Sequence[Problem], mine: list[Group]) -> list[Group]:
-    """Return the groups of all problems, given those of this rank's share: all train on all."""
-    if ranks.size == 1:
-        return mine
-    rows = ranks.gather([[asdict(rollout) for rollout in group.rollouts] for group in mine])
-    return [
-        Group(problem, [_rollout_of(row) for row in rollouts])
-        for problem, rollouts in zip(problems, chain.from_iterable(rows), strict=True)
-    ]
+def eps_of(group: Group) -> float:
+    """Return the epsilon of a group: a larger one if a model has scored it."""
+    return EPS_MODEL if BY_MODEL & group.rollouts[0].rewards.keys() else EPS
 
 
-def _rollout_of(row: JsonObject) -> Rollout:
-    """Return the rollout of a row that `asdict` made and JSON carried."""
-    verdict = None if row["verdict"] is None else Verdict(row["verdict"])
-    reason = FinishReason(row["finish_reason"])
-    return Rollout(**{**row, "finish_reason": reason, "verdict": verdict})
+# ---- metrics -------------------------------------------------------------------------------------
 
 
 def rollout_metrics(groups: Sequence[Group]) -> dict[str, float]:

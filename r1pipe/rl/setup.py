@@ -12,11 +12,13 @@ from r1pipe.models.interfaces import LanguageModel, Tokenizer
 from r1pipe.models.policy import freeze, load_model
 from r1pipe.models.precision import dtype_of
 from r1pipe.records import Problem
+from r1pipe.rl.curricula import CurriculumState
 from r1pipe.rl.grpo import Grpo
 from r1pipe.rl.params import GrpoParams, GrpoRun
 from r1pipe.rl.parity import TOLERANCES, check_parity
 from r1pipe.rl.reference import make_reference
 from r1pipe.rl.rollouts import RewardFn
+from r1pipe.rl.steps import StepFn, rule_steps
 from r1pipe.settings import Precision
 from r1pipe.stage import Context
 from r1pipe.text import visible
@@ -31,8 +33,10 @@ from r1pipe.verify.golds import check_golds
 def usable_problems(
     context: Context, name: str, problems: Sequence[Problem], judged: Collection[str]
 ) -> list[Problem]:
-    """Return the problems whose gold answer verifies against itself; the others, on which every
-    completion would be wrong, are noted under `unusable_golds`.
+    """Return the problems whose gold answer verifies against itself.
+
+    The others, on which every completion would be wrong, are noted under `unusable_golds`: how
+    many and which share, also where there are none.
 
     Tasks of `judged` are rewarded by a model, which reads no gold answer. All ranks return the
     same. Raises StageError if none is left.
@@ -45,9 +49,9 @@ def usable_problems(
         bad = [[p.id, p.prompt, p.gold] for p, _ in report.quarantined]
         found, said = report.to_json(), report.warning() if bad else ""
     bad = context.ranks.agree(bad)
+    context.note(unusable_golds={name: found})
     if not bad:
         return list(problems)
-    context.note(unusable_golds={name: found})
     context.warn(f"{name}: {said}")
     left_out = set(map(tuple, bad))
     usable = [p for p in problems if p.task in judged or (p.id, p.prompt, p.gold) not in left_out]
@@ -68,6 +72,7 @@ def opened(
     params: GrpoParams,
     run: GrpoRun,
     reward_models: Mapping[str, RewardFn] | None = None,
+    score_steps: StepFn = rule_steps,
 ) -> Iterator[Grpo]:
     """Give a run that goes on from its newest checkpoint; write the policy after the block."""
     precision, ranks = params.precision, context.ranks
@@ -76,8 +81,9 @@ def opened(
     engine = make_engine(model, params.optimizer, run, ranks, precision)
     batching = batching_of(run, tokenizer.pad_token_id)
     check_forward(engine, model, batching, precision)
-    others = [] if reference is None else [reference]
     with closing(generator_of(sampled, tokenizer, run, ranks.size, precision)) as generator:
+        memory = CurriculumState(lambda: ranks.is_main)
+        others = [*([] if reference is None else [reference]), memory]
         trainer = Trainer(context, engine, params.optimizer, params.num_steps, others)
         yield Grpo(
             context,
@@ -89,11 +95,13 @@ def opened(
             reference,
             reward_models or {},
             run.stop_when,
+            score_steps,
+            memory,
         )
     context.note(trained_tokens=trainer.trained_tokens)
     if reference is not None:
         reference.close()
-    finish(context, engine, tokenizer, precision)
+    finish(context, engine, tokenizer, precision, params.adapter)
 
 
 def sampled_model(model: LanguageModel, run: GrpoRun, precision: Precision) -> LanguageModel:

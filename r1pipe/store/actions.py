@@ -4,12 +4,73 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, fields
+from pathlib import Path
+from typing import Annotated
+
+from pydantic import ConfigDict, Field
 
 from r1pipe.errors import DamagedError, StoreError
-from r1pipe.keys import JsonObject, digest_json, key_of
+from r1pipe.keys import JsonObject, digest_json
+from r1pipe.regular import UnfitError, parse_json, read_regular
+from r1pipe.store.state import (
+    MAX_BYTES,
+    Count,
+    FolderName,
+    HexId,
+    Seconds,
+    StateModel,
+    Token,
+    checked,
+    digest_of,
+)
 
 RECORD_FORMAT = 2
 """Format 1 had the digest of the stage file in place of `code`."""
+
+
+Name = Annotated[str, Field(min_length=1, max_length=500)]
+
+
+class _Link(StateModel):
+    """What an input read: an output of a stage, or a source."""
+
+    id: HexId
+    stage: Name | None = None
+    source: Name | None = None
+    output: FolderName | None = None
+    key: HexId | None = None
+    artifact: HexId | None = None
+
+
+class _Preimage(StateModel):
+    kind: Name
+    version: int
+    params: JsonObject
+    inputs: dict[str, HexId | dict[str, HexId]]
+    plugins: dict[str, dict[str, str]] = Field(default_factory=dict)
+
+
+class _RecordFile(StateModel):
+    """What a record's file must hold, whoever sent it: nothing in it leads out of the store."""
+
+    model_config = ConfigDict(extra="ignore")
+
+    key: HexId
+    preimage: _Preimage
+    kind: Name
+    stage_name: Name
+    manifest_name: Name
+    profile: Name | None
+    artifact_id: HexId
+    outputs: Annotated[dict[FolderName, HexId], Field(min_length=1)]
+    created: Annotated[str, Field(max_length=64)]
+    seconds: Seconds
+    peak_rss_bytes: Count
+    inputs: dict[str, _Link | dict[str, _Link]]
+    logs: Token
+    size: Count
+    facts: JsonObject
+    code: dict[str, str] = Field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -47,33 +108,34 @@ class ActionRecord:
         return value | {"digest": digest_json(value)}
 
     @classmethod
-    def from_json(cls, value: JsonObject, where: str) -> ActionRecord:
+    def from_json(cls, value: object, where: str) -> ActionRecord:
         """Read a record back; an edited one is a DamagedError that names its file."""
         try:
-            if value["format"] > RECORD_FORMAT:
-                raise StoreError(
-                    f"{where}: record format {value['format']}, this r1pipe reads "
-                    f"{RECORD_FORMAT}: upgrade r1pipe"
-                )
-            stored = value["digest"]
-            found = digest_json({name: item for name, item in value.items() if name != "digest"})
-            if found != stored:
-                raise DamagedError(
-                    f"{where}: expected digest {stored}, found {found}: the record was edited; "
-                    "delete it and run the stage again"
-                )
-            present = _FIELDS if "code" in value else _FIELDS - {"code"}
-            record = cls(**{name: value[name] for name in present})
-        except (KeyError, TypeError, ValueError) as error:
-            raise DamagedError(
-                f"{where}: expected an action record, found {type(error).__name__}: {error}; "
-                "delete it and run the stage again"
-            ) from error
-        if record.key != key_of(record.preimage):
-            raise DamagedError(
-                f"{where}: expected key {key_of(record.preimage)}, found {record.key}"
+            return cls._from_object(value, where)
+        except DamagedError as error:
+            raise DamagedError(f"{error}; delete it and run the stage again") from error
+
+    @classmethod
+    def _from_object(cls, value: object, where: str) -> ActionRecord:
+        if not isinstance(value, dict) or not isinstance(version := value.get("format"), int):
+            raise DamagedError(f"{where}: expected an action record, found none")
+        if version > RECORD_FORMAT:
+            raise StoreError(
+                f"{where}: record format {version}, this r1pipe reads {RECORD_FORMAT}: "
+                "upgrade r1pipe"
             )
-        return record
+        stored = value.get("digest")
+        found = digest_of({name: item for name, item in value.items() if name != "digest"})
+        if found != stored:
+            raise DamagedError(
+                f"{where}: expected digest {stored}, found {found}: the record was edited"
+            )
+        checked(_RecordFile, value, where)
+        key = digest_of(value["preimage"])
+        if value["key"] != key:
+            raise DamagedError(f"{where}: expected key {key}, found {value['key']}")
+        present = _FIELDS if "code" in value else _FIELDS - {"code"}
+        return cls(**{name: value[name] for name in present})
 
     def links(self) -> list[tuple[str, JsonObject]]:
         """Return (input name, link) pairs; an input that takes many gives `name.label`."""
@@ -96,3 +158,22 @@ class ActionRecord:
 
 
 _FIELDS = frozenset(item.name for item in fields(ActionRecord))
+
+
+def read_record(path: Path, key: str) -> ActionRecord | None:
+    """Return the record of a key from its file, or None if there is none."""
+    try:
+        value = parse_json(read_regular(path, MAX_BYTES))
+    except (FileNotFoundError, NotADirectoryError):
+        return None
+    except (UnfitError, IsADirectoryError) as error:
+        raise DamagedError(
+            f"{path}: expected an action record, found that {error}; delete it and run the stage "
+            "again"
+        ) from error
+    except OSError as error:
+        raise StoreError(f"{path}: cannot be read: {error.strerror}") from error
+    record = ActionRecord.from_json(value, str(path))
+    if record.key != key:
+        raise DamagedError(f"{path}: expected key {key}, found {record.key}")
+    return record

@@ -1,7 +1,7 @@
 """The private directory in which one key is worked on, found again by the key after a kill.
 
     attempts/<key>/attempt.json          names the working directory that counts
-    attempts/<key>/work-<n>-<random>/    out/<output>/, checkpoints/, journal/, logs/
+    attempts/<key>/work-<n>-<random>/    out/<output>/, checkpoints/, journal/, logs/, attempt.json
     attempts/<key>/sealed-<random>/      outputs on their way into the store
     attempts/<key>/prepared.json         the action record on its way into the store
 
@@ -17,14 +17,30 @@ import shutil
 from collections.abc import Mapping
 from contextlib import suppress
 from pathlib import Path
+from typing import Annotated
 
-from r1pipe.errors import StoreError
+from pydantic import ConfigDict, Field
+
+from r1pipe.errors import DamagedError, StoreError
 from r1pipe.keys import JsonObject
 from r1pipe.store import checkpoints, disk, faults, journal
+from r1pipe.store.state import Count, StateModel, checked, read_object, tell, write_state
 
 ATTEMPT_FORMAT = 1
 STATE, PREPARED = "attempt.json", "prepared.json"
 PARTS = ("out", "checkpoints", "journal", "logs")
+
+
+class _State(StateModel):
+    model_config = ConfigDict(extra="allow")
+
+    format: Count
+    work: Annotated[str, Field(pattern=r"^work-\d+-[0-9a-z]+$")]
+    epoch: Count
+    stage: str = ""
+    is_rebuild: bool = False
+    preimage: JsonObject = Field(default_factory=dict)
+    code: dict[str, str] = Field(default_factory=dict)
 
 
 class Attempt:
@@ -35,14 +51,26 @@ class Attempt:
 
     @property
     def state(self) -> JsonObject | None:
-        """The content of `attempt.json`, or None before the first start."""
-        state: JsonObject | None = disk.read_json(self.folder / STATE)
-        if state is not None and state["format"] > ATTEMPT_FORMAT:
-            raise StoreError(
-                f"{self.folder}: attempt format {state['format']}, this r1pipe reads "
-                f"{ATTEMPT_FORMAT}: upgrade r1pipe"
-            )
-        return state
+        """The content of `attempt.json`, or None before the first start.
+
+        Where that file is damaged, the copy in the newest working directory that has a whole one.
+        """
+        try:
+            return read_attempt(self.folder / STATE)
+        except DamagedError as error:
+            return self._state_of_work(error)
+
+    def _state_of_work(self, error: DamagedError) -> JsonObject | None:
+        """Return the newest whole copy of the state, or None if there is none to go on from."""
+        found: list[JsonObject] = []
+        for path in self.folder.glob(f"work-*/{STATE}"):
+            with suppress(DamagedError, StoreError):
+                if (state := read_attempt(path)) is not None and state["work"] == path.parent.name:
+                    found.append(state)
+        newest = max(found, key=lambda state: int(state["epoch"]), default=None)
+        went_on = "its copy is used" if newest else "nothing can be gone on from"
+        tell(f"{error}; {went_on}")
+        return newest
 
     @property
     def work(self) -> Path | None:
@@ -59,7 +87,7 @@ class Attempt:
             return None
         found = [f"step {step}" for step, _ in checkpoints.steps(work / "checkpoints")[:1]]
         for path in sorted((work / "journal").glob("*.jsonl")):
-            if size := path.stat().st_size:
+            if path.is_file() and (size := path.stat().st_size):
                 found.append(f"{size} bytes of {path.stem}")
         return ", ".join(found) or None
 
@@ -84,7 +112,8 @@ class Attempt:
             _adopt(old, self.folder / name)
         faults.point("attempt.adopt")
         state = {**facts, "format": ATTEMPT_FORMAT, "epoch": epoch, "work": name}
-        disk.place_json(self.folder / STATE, state)
+        write_state(self.folder / name / STATE, state)
+        write_state(self.folder / STATE, state)
         disk.fsync_path(self.folder.parent)
         faults.point("attempt.switch")
         for path in self.folder.iterdir():
@@ -98,30 +127,55 @@ class Attempt:
         disk.discard_tree(self.folder)
 
 
+def read_attempt(path: Path) -> JsonObject | None:
+    """Return the state of an attempt from its file, or None if there is none."""
+    value = read_object(path)
+    if value is None:
+        return None
+    state = checked(_State, value, path)
+    if state.format > ATTEMPT_FORMAT:
+        raise StoreError(
+            f"{path.parent}: attempt format {state.format}, this r1pipe reads "
+            f"{ATTEMPT_FORMAT}: upgrade r1pipe"
+        )
+    return value
+
+
 def attempts_in(folder: Path, stage: str) -> list[Attempt]:
     """Return the attempts at a stage in a store's folder, the one begun last at the end."""
     found = []
-    for path in sorted(folder.glob("*/" + STATE)):
+    for path in sorted(folder.glob("[!.]*/" + STATE)):
         attempt = Attempt(path.parent)
-        with suppress(OSError, ValueError):
+        with suppress(OSError):
             if (attempt.state or {}).get("stage") == stage:
                 found.append((path.stat().st_mtime_ns, attempt))
     return [attempt for _, attempt in sorted(found, key=lambda pair: pair[0])]
 
 
-def _adopt_journals(old: Path, new: Path) -> None:
-    for path in (old / "journal").glob("*.jsonl"):
-        journal.copy_whole_frames(path, new / "journal" / path.name)
+def _adopt_journals(old: Path, new: Path) -> dict[str, list[int]]:
+    """Copy whole frames; return, by journal, the running checksum after each of them."""
+    return {
+        path.stem: journal.copy_whole_frames(path, new / "journal" / path.name)
+        for path in (old / "journal").glob("*.jsonl")
+    }
 
 
 def _adopt(old: Path, new: Path) -> None:
-    """Copy the newest whole checkpoint, whole journal frames and the logs."""
-    for _, path in checkpoints.steps(old / "checkpoints"):
-        if checkpoints.copy_whole(path, new / "checkpoints" / path.name):
+    """Copy whole journal frames, the newest whole checkpoint that agrees with them, and the logs.
+
+    A checkpoint that was saved when a journal held more than is whole now would skip those rows.
+    """
+    frames = _adopt_journals(old, new)
+    for step, path in checkpoints.steps(old / "checkpoints"):
+        if (short := checkpoints.ahead_of(path, frames)) is not None:
+            tell(
+                f"{path}: journal '{short}' is damaged before where step {step} found it; "
+                "goes on from before that"
+            )
+        elif checkpoints.copy_whole(path, new / "checkpoints" / path.name):
             break
-    _adopt_journals(old, new)
     for path in (old / "logs").iterdir():
-        if not path.name.startswith("."):
+        if not path.name.startswith(".") and path.is_file():
             shutil.copyfile(path, new / "logs" / path.name)
     for part in PARTS:
         disk.fsync_path(new / part)

@@ -8,14 +8,23 @@ are digested while they are written (`keys.write_digested`); other files are rea
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterator
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
 from r1pipe.errors import DamagedError
 from r1pipe.keys import FileEntry, copy_and_digest, take_digests
 from r1pipe.store import disk, faults
-from r1pipe.store.sealing import SEAL_NAME, Seal, digest_all, make_seal, read_seal, write_seal
+from r1pipe.store.sealing import (
+    SEAL_NAME,
+    JournalMark,
+    Seal,
+    digest_all,
+    make_seal,
+    read_seal,
+    write_seal,
+)
 
 KEPT = 2
 _NAME = re.compile(r"step-(\d{10,})")
@@ -61,12 +70,35 @@ def copy_whole(source: Path, target: Path) -> bool:
     return True
 
 
-class SealedCheckpoints:
-    """The checkpoints of one attempt."""
+def ahead_of(path: Path, frames: Mapping[str, Sequence[int]]) -> str | None:
+    """Name a journal that is no longer what it was when a checkpoint was saved; None if all agree.
 
-    def __init__(self, folder: Path, on_saved: Callable[[], None] = lambda: None) -> None:
+    `frames` holds, by journal, the running checksum after each whole frame.
+    """
+    try:
+        journals = read_seal(path).journals
+    except DamagedError:
+        return None  # it is not whole: that is found when it is copied
+    for name, mark in journals.items():
+        sums = [0, *frames.get(name, ())]
+        if mark.units >= len(sums) or sums[mark.units] != mark.crc:
+            return name
+    return None
+
+
+class SealedCheckpoints:
+    """The checkpoints of one attempt; `mark_journals` makes its journals durable, and says where
+    they stand."""
+
+    def __init__(
+        self,
+        folder: Path,
+        on_saved: Callable[[float], None] = lambda seconds: None,
+        mark_journals: Callable[[], Mapping[str, JournalMark]] = dict,
+    ) -> None:
         self.folder = folder
         self._on_saved = on_saved
+        self._mark_journals = mark_journals
         self._known: set[Path] = set()
 
     def latest(self) -> tuple[int, Path] | None:
@@ -80,22 +112,23 @@ class SealedCheckpoints:
     @contextmanager
     def saving(self, step: int) -> Iterator[Path]:
         """Give a directory to write into; sealed by one rename when the block ends well."""
+        started = time.monotonic()
         writing = self.folder / f".writing-{disk.token()}"
         writing.mkdir(parents=True)
         try:
             yield writing
             faults.point("checkpoint.write")
-            _finish(writing, _seal(writing))
+            _finish(writing, _seal(writing, self._mark_journals()))
             self._place(writing, self.folder / f"step-{step:010d}")
         except BaseException:
             disk.remove_tree(writing)
             raise
-        self._on_saved()
+        self._on_saved(time.monotonic() - started)
 
     def _place(self, writing: Path, target: Path) -> None:
         faults.point("checkpoint.seal")
         if target.exists():  # redone after the newest one was found damaged
-            target.rename(self.folder / f".old-{disk.token()}")
+            disk.discard_tree(target)
         writing.rename(target)
         faults.point("checkpoint.rename")
         disk.fsync_path(self.folder)
@@ -107,7 +140,7 @@ class SealedCheckpoints:
                 faults.point("checkpoint.prune")
 
 
-def _seal(folder: Path) -> Seal:
+def _seal(folder: Path, journals: Mapping[str, JournalMark]) -> Seal:
     """Return the seal of what was written; what was digested while it was is not read again."""
     written = take_digests(folder)
     files, others = disk.walk(folder)
@@ -116,7 +149,7 @@ def _seal(folder: Path) -> Seal:
     unread = [file for file in files if file.path not in written]
     for file, digest in zip(unread, digest_all(folder, unread), strict=True):
         entries.append(FileEntry(file.path, file.size, digest))
-    return make_seal(entries)
+    return make_seal(entries, journals)
 
 
 def _finish(folder: Path, seal: Seal) -> None:

@@ -19,10 +19,14 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from r1pipe.errors import R1PipeError, StoreError
+from r1pipe.regular import parse_json, read_regular
 
-NO_SPACE = (errno.ENOSPC, errno.EDQUOT)
+NO_SPACE = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 REFUSED = (*NO_SPACE, errno.EROFS, errno.EACCES, errno.EPERM, errno.EIO)
 COPY_BYTES = 1 << 22
+MAX_JSON_BYTES = 64 << 20
+DEAD = ".dead-"
+"""Begins the name of what is about to be deleted."""
 
 
 class FileStat(NamedTuple):
@@ -50,7 +54,10 @@ def fsync_path(path: Path) -> None:
 
 
 def place_text(path: Path, text: str, *, durable: bool = True) -> None:
-    """Write `text` at `path` whole or not at all; makes the directory."""
+    """Write `text` at `path` whole or not at all; makes the directory.
+
+    A folder that stands in its place is renamed: nothing of ours made it.
+    """
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name}.{token()}.tmp")
     try:
@@ -59,6 +66,8 @@ def place_text(path: Path, text: str, *, durable: bool = True) -> None:
             file.flush()
             if durable:
                 os.fsync(file.fileno())
+        if path.is_dir():
+            path.rename(path.with_name(f".damaged-{token()}"))
         temporary.replace(path)
     except BaseException:
         with suppress(OSError):
@@ -76,7 +85,7 @@ def place_json(path: Path, value: object, *, durable: bool = True) -> None:
 def read_json(path: Path) -> Any:
     """Return the JSON value of a file, or None if there is no such file."""
     try:
-        return json.loads(path.read_bytes())
+        return parse_json(read_regular(path, MAX_JSON_BYTES))
     except (FileNotFoundError, NotADirectoryError):
         return None
 
@@ -126,30 +135,66 @@ def remove_tree(path: Path) -> None:
             else:
                 function(name)
 
-    if not os.path.lexists(path):
-        return
     with suppress(FileNotFoundError):
-        shutil.rmtree(path, onerror=unlock)
+        if path.is_symlink() or not path.is_dir():
+            path.unlink()
+        else:
+            shutil.rmtree(path, onerror=unlock)
 
 
 def discard_tree(path: Path) -> None:
     """Rename a tree to a name nobody knows, then delete what can be deleted of it.
 
     An orphan may fill its directories as fast as they are emptied; what is left is harmless there.
+    Where a file system cannot rename it (`EXDEV`: the lower layer of a container), it is deleted in
+    its place.
     """
-    dead = path.with_name(f".dead-{token()}")
+    dead = path.with_name(f"{DEAD}{token()}")
     with suppress(FileNotFoundError):
-        path.rename(dead)
+        try:
+            path.rename(dead)
+        except OSError as error:
+            if error.errno != errno.EXDEV:
+                raise
+            dead = path
         with suppress(OSError):
             remove_tree(dead)
 
 
 def move_tree(source: Path, target: Path) -> None:
-    """Rename a directory, a read-only one too (moving a directory writes its `..` entry)."""
+    """Move a file or a directory, a read-only one too (moving one writes its `..` entry).
+
+    Where a rename is not possible (`EXDEV`: another file system, or the lower layer of a container)
+    it is copied beside its new place, renamed, and then deleted at the old one.
+    """
     target.parent.mkdir(parents=True, exist_ok=True)
-    with suppress(OSError):
-        source.chmod(0o755)
-    source.rename(target)
+    if not source.is_symlink() and source.is_dir():
+        with suppress(OSError):
+            source.chmod(0o755)
+    try:
+        source.rename(target)
+    except OSError as error:
+        if error.errno != errno.EXDEV:
+            raise
+        _copy_over(source, target)
+
+
+def _copy_over(source: Path, target: Path) -> None:
+    copy = target.with_name(f"{DEAD}{token()}")
+    try:
+        if source.is_dir() and not source.is_symlink():
+            shutil.copytree(source, copy, symlinks=True)
+        else:
+            shutil.copy2(source, copy, follow_symlinks=False)
+        for path in [*copy.rglob("*"), copy]:
+            if not path.is_symlink():
+                fsync_path(path)
+        copy.rename(target)
+    except BaseException:
+        remove_tree(copy)
+        raise
+    fsync_path(target.parent)
+    remove_tree(source)
 
 
 def has_writer(path: Path) -> bool:
@@ -194,8 +239,14 @@ def is_refusal(error: BaseException, root: Path) -> bool:
     return any(os.strerror(code) in text for code in (*NO_SPACE, errno.EROFS))
 
 
+ADVICE = (
+    "nothing was published and the attempt is kept: free space or fix the permissions, then run the"
+    " same command again"
+)
+
+
 @contextmanager
-def store_errors(root: Path, doing: str) -> Iterator[None]:
+def store_errors(root: Path, doing: str, advice: str = ADVICE) -> Iterator[None]:
     """Turn a refusal of the file system into a `StoreError` that says what to do."""
     try:
         yield
@@ -204,7 +255,4 @@ def store_errors(root: Path, doing: str) -> Iterator[None]:
     except Exception as error:
         if not is_refusal(error, root):
             raise
-        raise StoreError(
-            f"{root}: {doing}: {error}; nothing was published and the attempt is kept: "
-            "free space or fix the permissions, then run the same command again"
-        ) from error
+        raise StoreError(f"{root}: {doing}: {error}; {advice}") from error

@@ -9,12 +9,14 @@ from __future__ import annotations
 
 import random
 from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from r1pipe.errors import DamagedError, R1PipeError, StoreError
-from r1pipe.store import disk, roots, signatures
+from r1pipe.store import disk, roots, signatures, state
 from r1pipe.store.actions import ActionRecord
+from r1pipe.store.attempt import STATE, read_attempt
 from r1pipe.store.sealing import Seal
 from r1pipe.store.store import Store
 
@@ -58,7 +60,8 @@ class FsckReport:
         for finding in self.findings:
             stages = f" ({', '.join(finding.stages)})" if finding.stages else ""
             what = "damaged" if finding.is_damage else "note"
-            lines.append(f"{what}: {finding.name[:12]}{stages}: {finding.message}")
+            name = finding.name if "/" in finding.name else finding.name[:12]
+            lines.append(f"{what}: {name}{stages}: {finding.message}")
         return [head, *lines]
 
 
@@ -79,6 +82,7 @@ def fsck(
         makers.setdefault(record.artifact_id, []).append(record)
     rng = random.Random(seed)
     _Checker(store, report, makers, _Reading(full, sample_bytes, rng), set_aside).check_all()
+    _check_state(store, report, set_aside)
     _check_names(store, report, {record.key for record in records})
     return report
 
@@ -161,7 +165,8 @@ class _Checker:
             self._check_outputs(root.name, seal)
         except (R1PipeError, OSError) as error:
             report.findings.append(Finding(root.name, self._stages(root.name), str(error)))
-            stats.unlink(missing_ok=True)
+            with suppress(OSError):  # a store that is only readable is still checked
+                stats.unlink(missing_ok=True)
             makers = self.makers.get(root.name, [])
             if self.set_aside:
                 self.store.set_artifact_aside(root.name)
@@ -180,6 +185,23 @@ class _Checker:
 
     def _stages(self, artifact: str) -> tuple[str, ...]:
         return tuple(sorted({record.stage_name for record in self.makers.get(artifact, [])}))
+
+
+def _check_state(store: Store, report: FsckReport, set_aside: bool) -> None:
+    """Report files of runs, running processes, tags and attempts that cannot be read."""
+    found = roots.damage(store.root)
+    for path in sorted((store.root / "attempts").glob(f"[!.]*/{STATE}")):
+        try:
+            read_attempt(path)
+        except DamagedError as error:
+            found[path] = error
+        except StoreError as newer:
+            report.findings.append(Finding(path.parent.name, (), str(newer), is_damage=False))
+    for path, damage in found.items():
+        name = path.relative_to(store.root).as_posix()
+        report.findings.append(Finding(name, (), str(damage)))
+        if set_aside:
+            state.set_aside(store.root, path)
 
 
 def _check_names(store: Store, report: FsckReport, keys: set[str]) -> None:

@@ -18,11 +18,13 @@ from typing import TypeAlias
 
 from r1pipe.errors import DamagedError, StoreError
 from r1pipe.keys import digest_bytes
+from r1pipe.regular import read_regular
 from r1pipe.store import disk
-from r1pipe.store.actions import ActionRecord
+from r1pipe.store.actions import ActionRecord, read_record
 
 INDEX_NAME = "records.index"
 SUFFIX = ".json"
+MAX_INDEX_BYTES = 1 << 32
 MAX_UNREAD = 50
 STALE_SHARE = 20
 """The index is written again when it lacks more than `MAX_UNREAD` records, or one in this many."""
@@ -30,7 +32,7 @@ FIELDS = tuple(sorted({item.name for item in fields(ActionRecord)} - {"preimage"
 PARTS = ("kind", "version", "params", "inputs")
 """What a preimage is made of; its parts repeat more often than the whole."""
 NAMES = ("preimage", *FIELDS)
-LAYOUT = f"r1pipe records 2: {','.join(PARTS + FIELDS)}:"
+LAYOUT = f"r1pipe records 3: {','.join(PARTS + FIELDS)}:"
 """What the columns are; an index of another layout is made again."""
 
 Signature = tuple[int, int, int]
@@ -99,15 +101,16 @@ class RecordIndex:
         with suppress(FileNotFoundError), os.scandir(self.folder) as entries:
             for entry in entries:
                 if _is_record(entry.name):
-                    stat = entry.stat()
-                    found[entry.name] = stat.st_size, stat.st_mtime_ns, stat.st_ino
+                    with suppress(OSError):  # it has just gone, or is a link to nothing
+                        stat = entry.stat()
+                        found[entry.name] = stat.st_size, stat.st_mtime_ns, stat.st_ino
         return found
 
     def _read(self) -> tuple[dict[str, ActionRecord], bytes]:
         """Return what the index holds by name, and the signatures as JSON; nothing where it is
         not whole."""
-        with suppress(OSError):
-            head, _, body = self.path.read_bytes().partition(b"\n")
+        with suppress(OSError, ValueError):
+            head, _, body = read_regular(self.path, MAX_INDEX_BYTES).partition(b"\n")
             if head.decode(errors="replace") == _head(body):
                 signatures, _, table = body.partition(b"\n")
                 parts, values = json.loads(table)
@@ -119,13 +122,9 @@ class RecordIndex:
         return {}, b"[]"
 
     def _read_one(self, name: str) -> ActionRecord | None:
-        path = self.folder / name
-        try:
-            value = disk.read_json(path)
-            record = None if value is None else ActionRecord.from_json(value, str(path))
-        except (DamagedError, StoreError, ValueError, OSError):
-            return None
-        return record if record is not None and f"{record.key}{SUFFIX}" == name else None
+        with suppress(DamagedError, StoreError):
+            return read_record(self.folder / name, name.removesuffix(SUFFIX))
+        return None
 
     def _write(self, known: Mapping[str, ActionRecord], current: Mapping[str, Signature]) -> None:
         rows = {name: r for name, r in sorted(known.items()) if r.preimage.keys() == set(PARTS)}

@@ -19,10 +19,12 @@ from typing import BinaryIO, NamedTuple
 
 from r1pipe.errors import StageError
 from r1pipe.records import Row, json_lines
+from r1pipe.regular import UnfitError, open_regular
 from r1pipe.store import faults
 
 SYNC_EVERY_S = 1.0
 CHUNK_BYTES = 1 << 20
+MAX_HEADER_BYTES = 1 << 20
 
 
 class Frame(NamedTuple):
@@ -32,17 +34,19 @@ class Frame(NamedTuple):
     rows: int
     payload_start: int
     end: int
+    crc: int
 
 
 def encode_frame(unit: str, num_rows: int, payload: bytes) -> bytes:
     """Return the bytes of one unit, whose rows are given as lines of JSON."""
-    header = {
-        "unit": unit,
-        "rows": num_rows,
-        "bytes": len(payload),
-        "crc": zlib.crc32(payload, _header_crc(unit, num_rows, len(payload))),
-    }
+    crc = frame_crc(unit, num_rows, payload)
+    header = {"unit": unit, "rows": num_rows, "bytes": len(payload), "crc": crc}
     return json.dumps(header).encode() + b"\n" + payload
+
+
+def frame_crc(unit: str, num_rows: int, payload: bytes) -> int:
+    """Return the checksum of one unit: of its header and its rows."""
+    return zlib.crc32(payload, _header_crc(unit, num_rows, len(payload)))
 
 
 def _header_crc(unit: str, rows: int, size: int) -> int:
@@ -57,7 +61,7 @@ def read_frames(
     `on_chunk` is handed the bytes of each frame as they are read, before it is known to be whole.
     """
     end = 0
-    while header_line := file.readline():
+    while header_line := file.readline(MAX_HEADER_BYTES):
         frame = _parse_header(header_line)
         if frame is None:
             return
@@ -74,14 +78,14 @@ def read_frames(
             return
         start = end + len(header_line)
         end = start + size
-        yield Frame(unit, rows, start, end)
+        yield Frame(unit, rows, start, end, crc)
 
 
 def _parse_header(line: bytes) -> tuple[str, int, int, int] | None:
     try:
         value = json.loads(line)
         unit, numbers = value["unit"], (value["rows"], value["bytes"], value["crc"])
-    except (ValueError, KeyError, TypeError):
+    except (ValueError, KeyError, TypeError, RecursionError):
         return None
     if not line.endswith(b"\n") or not isinstance(unit, str):
         return None
@@ -90,16 +94,29 @@ def _parse_header(line: bytes) -> tuple[str, int, int, int] | None:
     return (unit, *numbers)
 
 
-def copy_whole_frames(source: Path, target: Path) -> int:
-    """Copy a journal up to its last whole frame into a new file; return the number of units."""
-    count, end = 0, 0
-    with source.open("rb") as reader, target.open("xb") as writer:
-        for frame in read_frames(reader, writer.write):
-            count, end = count + 1, frame.end
+def copy_whole_frames(source: Path, target: Path) -> list[int]:
+    """Copy a journal up to its last whole frame into a new file.
+
+    Returns the running checksum after each frame (`next_sum`), so one number per unit.
+    """
+    sums, end = list[int](), 0
+    with target.open("xb") as writer:
+        try:
+            with open_regular(source) as reader:
+                for frame in read_frames(reader, writer.write):
+                    sums.append(next_sum(sums[-1] if sums else 0, frame))
+                    end = frame.end
+        except (UnfitError, IsADirectoryError):
+            end = 0
         writer.truncate(end)
         writer.flush()
         os.fsync(writer.fileno())
-    return count
+    return sums
+
+
+def next_sum(before: int, frame: Frame) -> int:
+    """Return the running checksum of a journal's frames after one more."""
+    return zlib.crc32(f"{frame.crc}".encode(), before)
 
 
 class FileJournal:
@@ -110,12 +127,12 @@ class FileJournal:
         self._sync_every_s = sync_every_s
         self._lock = threading.Lock()
         self._units: dict[str, Frame] = {}
-        self._end = 0
+        self._end = self._sum = 0
         self._handle = os.open(path, os.O_RDWR | os.O_CREAT | os.O_APPEND, 0o644)
         with path.open("rb") as file:
             for frame in read_frames(file):
                 self._units[frame.unit] = frame
-                self._end = frame.end
+                self._end, self._sum = frame.end, next_sum(self._sum, frame)
         os.ftruncate(self._handle, self._end)
         self._failure: OSError | None = None
         self._dirty, self._closing = threading.Event(), threading.Event()
@@ -137,7 +154,10 @@ class FileJournal:
                 raise StageError(f"journal {self.path.name}: unit '{unit}' was appended before")
             self._write(frame)
             self._end += len(frame)
-            self._units[unit] = Frame(unit, num_rows, self._end - len(payload), self._end)
+            crc = frame_crc(unit, num_rows, payload)
+            new = Frame(unit, num_rows, self._end - len(payload), self._end, crc)
+            self._units[unit] = new
+            self._sum = next_sum(self._sum, new)
         self._dirty.set()
         faults.point("journal.append")
 
@@ -179,6 +199,12 @@ class FileJournal:
                 for _ in range(frame.rows):
                     yield json.loads(file.readline())
             assert file.tell() == end, f"{self.path} was changed by another process"
+
+    def mark(self) -> tuple[int, int]:
+        """Make everything durable; return the number of units and their running checksum."""
+        with self._lock:
+            os.fdatasync(self._handle)
+            return len(self._units), self._sum
 
     def close(self) -> None:
         """Make everything durable and let go of the file."""

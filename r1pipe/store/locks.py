@@ -9,14 +9,14 @@ processes cannot both replace it.
 
 from __future__ import annotations
 
-import json
 import os
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import TYPE_CHECKING, TypedDict
+from typing import TYPE_CHECKING, TypedDict, cast
 
+from r1pipe.regular import parse_json, read_regular
 from r1pipe.store import disk
 
 if TYPE_CHECKING:
@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 
 POLL_S = 0.1
 GATE_S = 30.0
+MAX_OWNER_BYTES = 1 << 16
 
 
 def file_lock(path: Path, timeout: float = -1) -> FileLock:
@@ -97,9 +98,16 @@ class KeyLock:
         try:
             with self._gate:
                 self._lock = self._take()
-                disk.place_json(self.owner_path, this_process(), durable=False)
+                self._write_owner()
         except Timeout:
             raise LockBusy(read_owner(self.owner_path)) from None
+
+    def _write_owner(self) -> None:
+        """Say who holds the lock; on a full disk nobody, but never one who held it before."""
+        try:
+            disk.place_json(self.owner_path, this_process(), durable=False)
+        except OSError:
+            self.owner_path.unlink(missing_ok=True)
 
     def _take(self) -> FileLock:
         from filelock import Timeout
@@ -138,9 +146,9 @@ def this_process() -> Owner:
 def read_owner(path: Path) -> Owner:
     """Return the owner written at `path`, or an empty one."""
     with suppress(OSError, ValueError):
-        owner: Owner = json.loads(path.read_text(encoding="utf-8"))
-        if isinstance(owner, dict):
-            return owner
+        value = parse_json(read_regular(path, MAX_OWNER_BYTES))
+        if isinstance(value, dict):
+            return cast(Owner, value)
     return {}
 
 

@@ -7,18 +7,42 @@ checkpoint, and the reader keeps the later line of a step and one of equal sampl
 from __future__ import annotations
 
 import json
+import os
 import time
 from collections.abc import Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import TextIO
 
+from r1pipe.errors import DamagedError
 from r1pipe.keys import JsonObject
-from r1pipe.store import disk
+from r1pipe.regular import UnfitError, parse_json, read_regular
 from r1pipe.store.resources import PeakMemory
+from r1pipe.store.state import (
+    Count,
+    M,
+    Seconds,
+    StateModel,
+    read_object,
+    read_state,
+    tell,
+    write_state,
+)
 
 METRICS, SAMPLES, FACTS, SPENT = "metrics.jsonl", "samples.jsonl", "facts.json", "spent.json"
+MAX_LOG_BYTES = 1 << 29
+"""A larger log is not shown; a run of a million steps has less."""
 SPENT_EVERY_S = 2.0
 """How often time and memory are written down: a killed attempt loses at most this."""
+
+
+class _Spent(StateModel):
+    seconds: Seconds = 0.0
+    peak_rss_bytes: Count = 0
+
+
+class _Facts(StateModel):
+    facts: JsonObject
 
 
 class StageLog:
@@ -26,12 +50,12 @@ class StageLog:
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
-        spent = disk.read_json(folder / SPENT) or {}
-        self._seconds_before = float(spent.get("seconds", 0.0))
-        self._peak_before = int(spent.get("peak_rss_bytes", 0))
+        spent = read_spent(folder)
+        self._seconds_before = spent["seconds"]
+        self._peak_before = int(spent["peak_rss_bytes"])
         self._began = self._written = time.monotonic()
         self._memory = PeakMemory()
-        self._facts: JsonObject = disk.read_json(folder / FACTS) or {}
+        self._facts = read_facts(folder)
         self._metrics = _open_lines(folder / METRICS)
         self._samples = _open_lines(folder / SAMPLES)
 
@@ -47,9 +71,9 @@ class StageLog:
         _write_line(self._samples, row)
 
     def note(self, facts: Mapping[str, object]) -> None:
-        """Add to the facts."""
-        self._facts.update(json.loads(json.dumps(facts)))
-        disk.place_json(self.folder / FACTS, self._facts, durable=False)
+        """Add to the facts; a number that is not finite is kept as its name."""
+        self._facts.update(json.loads(json.dumps(facts), parse_constant=str))
+        write_state(self.folder / FACTS, {"facts": self._facts})
 
     @property
     def facts(self) -> JsonObject:
@@ -70,7 +94,7 @@ class StageLog:
         """Write down time and memory so far."""
         self._written = time.monotonic()
         spent = {"seconds": self.seconds, "peak_rss_bytes": self.peak_rss_bytes}
-        disk.place_json(self.folder / SPENT, spent, durable=False)
+        write_state(self.folder / SPENT, spent, durable=False)
 
     def close(self) -> None:
         """Close the files."""
@@ -78,11 +102,38 @@ class StageLog:
         self._samples.close()
 
 
+def read_spent(folder: Path) -> dict[str, float]:
+    """Return the seconds and the peak memory that attempts noted; nothing of a damaged file."""
+    found = _side_file(folder / SPENT, _Spent) or _Spent()
+    return found.model_dump()
+
+
+def read_facts(folder: Path) -> JsonObject:
+    """Return the facts that attempts noted; none of a damaged file, which is said."""
+    path = folder / FACTS
+    with suppress(DamagedError):  # as earlier versions wrote them, without a digest
+        value = read_object(path)
+        if value is not None and value.keys() != {"facts"}:
+            return value
+    found = _side_file(path, _Facts)
+    return {} if found is None else dict(found.facts)
+
+
+def _side_file(path: Path, model: type[M]) -> M | None:
+    """Return a file beside the results; a power cut or a failing disk may have spoiled it."""
+    try:
+        return read_state(path, model)
+    except DamagedError as error:
+        tell(f"{error}; what it noted is lost, nothing else")
+        return None
+
+
 def read_metrics(folder: Path) -> list[JsonObject]:
     """Return the values of each step, in the order of the steps' first lines."""
     merged: dict[int, JsonObject] = {}
     for row in _read_lines(folder / METRICS):
-        merged.setdefault(row["step"], {}).update(row)
+        if isinstance(step := row.get("step"), int):
+            merged.setdefault(step, {}).update(row)
     return list(merged.values())
 
 
@@ -101,7 +152,7 @@ def _number(value: float) -> float | int:
 def _open_lines(path: Path) -> TextIO:
     """Open for appending; a line torn by a kill is ended first, so that it spoils no other."""
     file = path.open("a+", encoding="utf-8")
-    if file.tell() and not path.read_bytes().endswith(b"\n"):
+    if (end := file.tell()) and os.pread(file.fileno(), 1, end - 1) != b"\n":
         file.write("\n")
     return file
 
@@ -112,14 +163,18 @@ def _write_line(file: TextIO, row: Mapping[str, object]) -> None:
 
 
 def _read_lines(path: Path) -> list[JsonObject]:
-    rows = []
+    """Return the objects of a log; a line torn by a kill is passed over, its step is repeated."""
     try:
-        lines = path.read_bytes().splitlines()
+        lines = read_regular(path, MAX_LOG_BYTES).splitlines()
     except FileNotFoundError:
         return []
+    except (OSError, UnfitError) as error:
+        tell(f"{path}: cannot be shown: {error}")
+        return []
+    rows = []
     for line in lines:
-        try:
-            rows.append(json.loads(line))
-        except ValueError:  # torn by a kill; its step is repeated
-            continue
+        with suppress(UnfitError):
+            row = parse_json(line, is_finite=False)
+            if isinstance(row, dict):
+                rows.append(row)
     return rows

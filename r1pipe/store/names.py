@@ -8,9 +8,8 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from r1pipe.errors import ArtifactError
-from r1pipe.store import disk
 from r1pipe.store.actions import ActionRecord
-from r1pipe.store.roots import last_runs, tag_path
+from r1pipe.store.roots import last_runs, tagged
 
 PREFIX = re.compile(r"[0-9a-f]{4,64}")
 
@@ -20,18 +19,19 @@ def resolve(root: Path, records: Sequence[ActionRecord], name: str) -> ActionRec
 
     A stage's name without more is the artifact that its last run used, else the one made last.
     """
-    tagged = disk.read_json(tag_path(root, name))
-    if tagged is not None:
+    key = tagged(root, name)
+    if key is not None:
         by_key = {record.key: record for record in records}
-        if tagged["key"] in by_key:
-            return by_key[tagged["key"]]
-        raise ArtifactError(f"tag '{name}' names {tagged['key'][:12]}, which is gone")
+        if key in by_key:
+            return by_key[key]
+        raise ArtifactError(f"tag '{name}' names {key[:12]}, which is gone")
     stage, at, prefix = name.partition("@")
     made = [record for record in records if record.stage_name == stage]
     if at:
         return _one(name, [record for record in made if _starts(record, prefix)], records)
     if made:
-        used = {run.stages.get(stage): number for number, run in enumerate(last_runs(root)[::-1])}
+        runs = last_runs(root)[::-1]
+        used = {run.stages.get(stage): number for number, run in enumerate(runs)}
         return max(made, key=lambda record: (used.get(record.key, -1), record.created))
     if PREFIX.fullmatch(name):
         return _one(name, [record for record in records if _starts(record, name)], records)

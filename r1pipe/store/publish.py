@@ -18,13 +18,24 @@ from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
+from typing import Annotated
+
+from pydantic import Field
 
 from r1pipe.errors import DamagedError, StageError
+from r1pipe.keys import JsonObject
 from r1pipe.store import disk, faults, signatures
 from r1pipe.store.actions import ActionRecord
 from r1pipe.store.attempt import PREPARED, Attempt
 from r1pipe.store.sealing import SEAL_NAME, collect, seal_tree
+from r1pipe.store.state import StateModel, read_state, write_state
 from r1pipe.store.store import Store
+
+
+class _Prepared(StateModel):
+    record: JsonObject
+    sealed: Annotated[str, Field(pattern=r"^sealed-[0-9a-z]+$")]
+    logs: Annotated[str, Field(pattern=r"^work-\d+-[0-9a-z]+/logs$")]
 
 
 def publish(
@@ -45,7 +56,7 @@ def publish(
     faults.point("publish.seal")
     record = replace(draft, artifact_id=seal.artifact, outputs=dict(seal.outputs), size=seal.size)
     prepared = {"record": record.to_json(), "sealed": sealed.name, "logs": f"{work.name}/logs"}
-    disk.place_json(attempt.folder / PREPARED, prepared)
+    write_state(attempt.folder / PREPARED, prepared)
     faults.point("publish.prepare")
     _place(store, attempt, record, sealed, work / "logs")
     return record
@@ -55,18 +66,17 @@ def finish_prepared(store: Store, attempt: Attempt) -> ActionRecord | None:
     """Publish what a killed run had prepared; None when there is nothing, or it is not whole."""
     path = attempt.folder / PREPARED
     try:
-        prepared = disk.read_json(path)
+        prepared = read_state(path, _Prepared)
         if prepared is None:
             return None
-        record = ActionRecord.from_json(prepared["record"], str(path))
-        sealed = attempt.folder / str(prepared["sealed"])
+        record = ActionRecord.from_json(prepared.record, str(path))
+        sealed = attempt.folder / prepared.sealed
         where = sealed if sealed.is_dir() else store.objects / record.artifact_id
         signatures.verify(where, record.artifact_id, store.stats / record.artifact_id)
-    except (ValueError, KeyError, DamagedError, FileNotFoundError, NotADirectoryError):
-        with suppress(FileNotFoundError):
-            path.unlink()
+    except (DamagedError, FileNotFoundError, NotADirectoryError):
+        disk.remove_tree(path)
         return None
-    _place(store, attempt, record, sealed, attempt.folder / str(prepared["logs"]))
+    _place(store, attempt, record, sealed, attempt.folder / prepared.logs)
     return record
 
 
@@ -76,7 +86,7 @@ def _place(store: Store, attempt: Attempt, record: ActionRecord, sealed: Path, l
             place_object(store, record, sealed)
         faults.point("publish.object")
         if logs.is_dir() and not (store.logs / record.logs).exists():
-            logs.rename(store.logs / record.logs)
+            disk.move_tree(logs, store.logs / record.logs)
             disk.fsync_path(store.logs)
         faults.point("publish.logs")
         disk.place_json(store.record_path(record.key), record.to_json())
@@ -92,6 +102,8 @@ def _place(store: Store, attempt: Attempt, record: ActionRecord, sealed: Path, l
 def place_object(store: Store, record: ActionRecord, sealed: Path) -> None:
     """Rename the sealed directory into place, unless the same bytes are there already."""
     target, stats = store.objects / record.artifact_id, store.stats / record.artifact_id
+    if target.is_symlink() or (target.exists() and not target.is_dir()):
+        store.set_artifact_aside(record.artifact_id)
     if target.is_dir():
         try:
             if not signatures.is_unchanged(target, stats):
@@ -103,7 +115,7 @@ def place_object(store: Store, record: ActionRecord, sealed: Path) -> None:
     files, _ = disk.walk(sealed)
     assert any(file.path == SEAL_NAME for file in files), "the directory was sealed"
     faults.point("publish.rename")
-    sealed.rename(target)
+    disk.move_tree(sealed, target)
     target.chmod(0o555)
     disk.fsync_path(store.objects)
     with suppress(OSError):

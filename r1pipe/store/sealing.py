@@ -9,14 +9,17 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TypeVar
+from typing import Annotated, TypeVar
+
+from pydantic import Field
 
 from r1pipe.errors import DamagedError, StageError, StoreError
 from r1pipe.keys import FileEntry, artifact_id, digest_file
 from r1pipe.store import disk, faults
 from r1pipe.store.disk import FileStat
+from r1pipe.store.state import Count, HexId, StateModel, checked, read_object
 
 SEAL_NAME = "seal.json"
 SEAL_FORMAT = 1
@@ -27,8 +30,24 @@ COARSE_GRANULE_S = 2.1
 SMALL_BYTES = 4 << 20
 MANY_FILES = 64
 MAX_THREADS = 8
+MAX_SEAL_BYTES = 1 << 30
 
 Result = TypeVar("Result")
+
+
+class JournalMark(StateModel):
+    """Where a journal stood: its whole units, and a checksum over all their headers."""
+
+    units: Count
+    crc: Count
+
+
+class _SealFile(StateModel):
+    format: Count
+    artifact: HexId
+    outputs: dict[str, HexId]
+    files: list[Annotated[list[object], Field(min_length=3, max_length=3)]]
+    journals: dict[str, JournalMark] = Field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -38,6 +57,8 @@ class Seal:
     artifact: str
     outputs: Mapping[str, str]
     files: tuple[FileEntry, ...]
+    journals: Mapping[str, JournalMark] = field(default_factory=dict)
+    """Of a checkpoint: where each journal of the attempt stood when it was saved."""
 
     @property
     def size(self) -> int:
@@ -45,7 +66,9 @@ class Seal:
         return sum(entry.size for entry in self.files)
 
 
-def make_seal(files: Iterable[FileEntry]) -> Seal:
+def make_seal(
+    files: Iterable[FileEntry], journals: Mapping[str, JournalMark] | None = None
+) -> Seal:
     """Compute the ids of an artifact and of each of its outputs (its top-level folders)."""
     entries = tuple(sorted(files))
     folders: dict[str, list[FileEntry]] = {}
@@ -53,42 +76,55 @@ def make_seal(files: Iterable[FileEntry]) -> Seal:
         name, _, path = entry.path.partition("/")
         folders.setdefault(name, []).append(FileEntry(path, entry.size, entry.digest))
     outputs = {name: artifact_id(inside) for name, inside in folders.items()}
-    return Seal(artifact_id(entries), outputs, entries)
+    return Seal(artifact_id(entries), outputs, entries, journals or {})
 
 
 def write_seal(root: Path, seal: Seal) -> None:
     """Write `seal.json` (read-only, durable) into a directory."""
-    value = {
+    value: dict[str, object] = {
         "format": SEAL_FORMAT,
         "artifact": seal.artifact,
         "outputs": dict(seal.outputs),
         "files": [[entry.path, entry.size, entry.digest] for entry in seal.files],
     }
+    if seal.journals:
+        value["journals"] = {name: mark.model_dump() for name, mark in seal.journals.items()}
     disk.place_json(root / SEAL_NAME, value)
     (root / SEAL_NAME).chmod(0o444)
 
 
 def read_seal(root: Path) -> Seal:
     """Read and check `seal.json`; the ids are hashes of what it lists, so an edit is found."""
+    path = root / SEAL_NAME
+    value = read_object(path, MAX_SEAL_BYTES)
+    if value is None:
+        raise DamagedError(f"{path}: missing; the list of sealed files is lost")
+    if isinstance(value.get("format"), int) and value["format"] > SEAL_FORMAT:
+        raise StoreError(
+            f"{root}: sealed in format {value['format']}, this r1pipe reads {SEAL_FORMAT}: "
+            "upgrade r1pipe"
+        )
+    found = checked(_SealFile, value, path)
     try:
-        value = disk.read_json(root / SEAL_NAME)
-        if value is None:
-            raise DamagedError(f"{root / SEAL_NAME}: missing; the list of sealed files is lost")
-        if value["format"] > SEAL_FORMAT:
-            raise StoreError(
-                f"{root}: sealed in format {value['format']}, this r1pipe reads {SEAL_FORMAT}: "
-                "upgrade r1pipe"
-            )
-        seal = make_seal(FileEntry(*entry) for entry in value["files"])
-        is_same = seal.artifact == value["artifact"] and dict(seal.outputs) == value["outputs"]
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
-        raise DamagedError(f"{root / SEAL_NAME}: not a list of sealed files ({error})") from error
-    if not is_same:
+        seal = make_seal((_entry(*each) for each in found.files), found.journals)
+    except (ValueError, TypeError) as error:
+        raise DamagedError(f"{path}: not a list of sealed files ({error})") from error
+    if (seal.artifact, dict(seal.outputs)) != (found.artifact, found.outputs):
         raise DamagedError(
-            f"{root / SEAL_NAME}: expected the digest {value['artifact']}, "
-            f"found {seal.artifact}: the list was edited"
+            f"{path}: expected the digest {found.artifact}, found {seal.artifact}: "
+            "the list was edited"
         )
     return seal
+
+
+def _entry(path: object, size: object, digest: object) -> FileEntry:
+    """Return one line of a seal; a path in it leads to a file below the seal, never elsewhere."""
+    if not (isinstance(path, str) and isinstance(size, int) and isinstance(digest, str)):
+        raise TypeError(f"{path!r}: expected a path, a size and a digest")
+    parts = path.split("/")  # an absolute path has an empty first one
+    if not all(parts) or {".", ".."} & {*parts} or "\0" in path:
+        raise ValueError(f"{path!r} leads out of the artifact")
+    return FileEntry(path, size, digest)
 
 
 def collect(outputs: Mapping[str, Path], target: Path) -> None:

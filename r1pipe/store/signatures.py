@@ -15,9 +15,13 @@ from pathlib import Path
 
 from r1pipe.errors import DamagedError
 from r1pipe.keys import FileEntry, digest_bytes
+from r1pipe.regular import open_regular, parse_json, read_regular
 from r1pipe.store import disk
 from r1pipe.store.disk import FileStat
 from r1pipe.store.sealing import SEAL_NAME, Seal, digest_all, read_seal, settle
+
+MAX_BYTES = 1 << 30
+MAX_LINE_BYTES = 200
 
 
 def listing_digest(files: Iterable[FileStat]) -> str:
@@ -35,9 +39,9 @@ def write_signatures(path: Path, files: Iterable[FileStat]) -> None:
 def is_unchanged(root: Path, signatures: Path) -> bool:
     """Return whether a sealed directory is, by its signatures, what it was when last read."""
     try:
-        with signatures.open(encoding="utf-8") as file:
-            known = file.readline().strip()
-    except OSError:
+        with open_regular(signatures) as file:
+            known = file.readline(MAX_LINE_BYTES).strip().decode("ascii")
+    except (OSError, ValueError):
         return False
     files, others = disk.walk(root)
     return not others and known == listing_digest(files)
@@ -77,11 +81,15 @@ def verify_some(
 
 
 def _read_signatures(path: Path) -> dict[str, tuple[int, ...]]:
+    """Return the signature of each file; none at all if they do not have their common digest."""
     try:
-        text = path.read_text(encoding="utf-8").partition("\n")[2]
-        return {name: tuple(values) for name, values in json.loads(text).items()}
-    except (OSError, ValueError, AttributeError, TypeError):
+        common, _, rest = read_regular(path, MAX_BYTES).partition(b"\n")
+        value = parse_json(rest)
+        known = {name: tuple(each) for name, each in value.items()}  # type: ignore[attr-defined]
+        files = [FileStat(name, *each) for name, each in known.items()]
+    except (OSError, ValueError, TypeError, AttributeError):
         return {}
+    return known if listing_digest(files).encode() == common else {}
 
 
 def _compare_names(

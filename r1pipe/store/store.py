@@ -15,22 +15,26 @@ own path decide anything. Readers take no lock: whatever they can see is whole.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import os
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
 from urllib.parse import quote
 
+from pydantic import ConfigDict
+
 from r1pipe import __version__
 from r1pipe.errors import ArtifactError, DamagedError, StoreError
 from r1pipe.keys import JsonObject
 from r1pipe.store import disk, names, signatures
-from r1pipe.store.actions import ActionRecord
+from r1pipe.store.actions import ActionRecord, read_record
 from r1pipe.store.index import RecordIndex
 from r1pipe.store.locks import KeyLock, describe_owner, file_lock, is_alive, read_owner
 from r1pipe.store.metrics import read_metrics, read_samples
 from r1pipe.store.preimages import nearest_record
 from r1pipe.store.sealing import Seal
+from r1pipe.store.state import Count, StateModel, read_state, set_aside, tell
 
 if TYPE_CHECKING:
     from filelock import FileLock
@@ -41,6 +45,14 @@ STORE_FORMAT = 1
 BESIDE = (".", "README")
 """Names that a directory may hold before it becomes a store."""
 FORMAT_NAME = "r1pipe-store.json"
+MAX_FORMAT_BYTES = 1 << 16
+
+
+class _Format(StateModel):
+    model_config = ConfigDict(extra="ignore")
+
+    format: Count
+    r1pipe: str
 
 
 class Store:
@@ -59,37 +71,59 @@ class Store:
         self._records: list[ActionRecord] | None = None
         self._known: list[ActionRecord] | None = None
         self._is_prepared = False
+        self._has_format = True
         self._check_format()
 
     def _check_format(self) -> None:
-        try:
-            path = self.root / FORMAT_NAME
-            if self.root.exists() and not self.root.is_dir():
-                raise StoreError(f"{self.root}: a file, not a store; name a directory")
-            value = disk.read_json(path)
-            if value is None and self.root.is_dir():
-                other = [p.name for p in self.root.iterdir() if not p.name.startswith(BESIDE)]
-                value = disk.read_json(path)  # another process may be making the store
-                if other and value is None:
-                    raise StoreError(
-                        f"{self.root}: not a store of r1pipe (it holds '{other[0]}' and no "
-                        f"{FORMAT_NAME}); choose an empty directory"
-                    )
-            found = STORE_FORMAT if value is None else int(value["format"])
-        except (OSError, ValueError, KeyError, TypeError) as error:
-            raise StoreError(f"{self.root}: cannot be read as a store: {error}") from error
-        if found > STORE_FORMAT:
+        path = self.root / FORMAT_NAME
+        if self.root.is_symlink() and not self.root.exists():
             raise StoreError(
-                f"{self.root}: store format {found} (written by r1pipe {value['r1pipe']}), this "
-                f"r1pipe {__version__} reads {STORE_FORMAT}: upgrade r1pipe; nothing was written"
+                f"{self.root}: a link to {self.root.readlink()}, which does not exist; "
+                "make that folder or name another store"
             )
+        if self.root.exists() and not self.root.is_dir():
+            raise StoreError(f"{self.root}: a file, not a store; name a directory")
+        try:
+            found = read_state(path, _Format, MAX_FORMAT_BYTES)
+            if found is None and self.root.is_dir():
+                others = [p.name for p in self.root.iterdir() if not p.name.startswith(BESIDE)]
+                found = read_state(path, _Format, MAX_FORMAT_BYTES)
+                if others and found is None:  # and no other process has made the store meanwhile
+                    self._take_for_store(others, f"it has no {FORMAT_NAME}")
+        except DamagedError as error:
+            self._take_for_store([p.name for p in self.root.iterdir()], str(error))
+            return
+        except OSError as error:
+            raise StoreError(f"{self.root}: cannot be read as a store: {error}") from error
+        if found is not None and found.format > STORE_FORMAT:
+            raise StoreError(
+                f"{self.root}: store format {found.format} (written by r1pipe {found.r1pipe}), "
+                f"this r1pipe {__version__} reads {STORE_FORMAT}: upgrade r1pipe; nothing was "
+                "written"
+            )
+
+    def _take_for_store(self, names: Sequence[str], why: str) -> None:
+        """Go on without the format, if the folder holds what only a store does.
+
+        A newer store is still refused: its records, seals and attempts have their own formats.
+        """
+        if not {"records", "objects"} <= {*names}:
+            raise StoreError(
+                f"{self.root}: not a store of r1pipe (it holds '{names[0]}'; {why}); choose an "
+                "empty directory"
+            )
+        tell(
+            f"{self.root}: {why}; it holds records and objects, so it is taken for a store of "
+            f"format {STORE_FORMAT}"
+        )
+        self._has_format = False
 
     def prepare(self) -> None:
         """Make the directories and the format file before the first write."""
         if self._is_prepared:
             return
         with disk.store_errors(self.root, "the store cannot be made"):
-            if not (self.root / FORMAT_NAME).exists():
+            if not self._has_format or not (self.root / FORMAT_NAME).exists():
                 value = {"format": STORE_FORMAT, "r1pipe": __version__}
                 disk.place_json(self.root / FORMAT_NAME, value)
             for path in (
@@ -114,20 +148,7 @@ class Store:
     def lookup(self, key: str) -> ActionRecord | None:
         """Return the action record of a key, or None; an edited record is a DamagedError."""
         if key not in self._found:
-            path = self.record_path(key)
-            try:
-                value = disk.read_json(path)
-            except ValueError as error:
-                raise DamagedError(
-                    f"{path}: expected an action record, found {error}; delete it and run the "
-                    "stage again"
-                ) from error
-            except OSError as error:
-                raise StoreError(f"{path}: cannot be read: {error.strerror}") from error
-            record = None if value is None else ActionRecord.from_json(value, str(path))
-            if record is not None and record.key != key:
-                raise DamagedError(f"{path}: expected key {key}, found {record.key}")
-            self._found[key] = record
+            self._found[key] = read_record(self.record_path(key), key)
         return self._found[key]
 
     def forget(self, key: str) -> None:
@@ -142,8 +163,11 @@ class Store:
         """
         artifact = record.artifact_id
         root = self.objects / artifact
+        if not root.is_dir():
+            self._intact.discard(artifact)
+            return False
         if artifact in self._intact:
-            return root.is_dir()
+            return True
         try:
             if not signatures.is_unchanged(root, self.stats / artifact):
                 seal = signatures.verify(root, artifact, self.stats / artifact)
@@ -165,18 +189,14 @@ class Store:
     def set_artifact_aside(self, artifact: str) -> None:
         """Move a damaged artifact out of the way, so that no record of it is a hit."""
         self._intact.discard(artifact)
-        source = self.objects / artifact
-        if source.is_dir():
-            with disk.store_errors(self.root, "a damaged artifact cannot be set aside"):
-                disk.move_tree(source, self.trash / f"damaged-{disk.token()}" / artifact)
+        if os.path.lexists(self.objects / artifact):
+            set_aside(self.root, self.objects / artifact)
 
     def set_record_aside(self, key: str) -> None:
         """Move a damaged action record out of the way, so that its key is no longer a hit."""
         self.forget(key)
-        with disk.store_errors(self.root, "a damaged record cannot be set aside"):
-            target = self.trash / f"damaged-{disk.token()}" / f"{key}.json"
-            target.parent.mkdir(parents=True)
-            self.record_path(key).rename(target)
+        if os.path.lexists(self.record_path(key)):
+            set_aside(self.root, self.record_path(key))
 
     def artifact_dir(self, artifact_id: str) -> Path:
         """Return the sealed directory of an artifact."""
@@ -187,6 +207,10 @@ class Store:
                 "rebuilds it"
             )
         return path
+
+    def has_artifact(self, record: ActionRecord) -> bool:
+        """Return whether a record's artifact is here, whole or not."""
+        return (self.objects / record.artifact_id).is_dir()
 
     def output_dir(self, record: ActionRecord, output: str) -> Path:
         """Return the sealed directory of one output of a record."""
@@ -268,8 +292,10 @@ class Store:
 
     def link_latest(self, manifest: str, profile: str | None, stage: str, artifact: str) -> None:
         """Point `latest/<manifest>/<profile>/<stage>` at an artifact, for people."""
-        parts = (manifest, profile or "default", stage)
-        link = self.root.joinpath("latest", *(quote(part, safe="") for part in parts))
+        parts = [quote(part, safe="") for part in (manifest, profile or "default", stage)]
+        if {".", ".."} & {*parts}:
+            return
+        link = self.root.joinpath("latest", *parts)
         target = f"../../../objects/{artifact}"
         with suppress(OSError):
             if link.is_symlink() and str(link.readlink()) == target:

@@ -7,13 +7,15 @@ that a small model can learn it. Level: the number of operations.
 from __future__ import annotations
 
 import random
+import re
 
-from r1pipe.records import Problem
+from r1pipe.records import Problem, Step
 from r1pipe.tasks.world import Noise, Solution, Task, problem_id, summarise, word
 
 MODULUS = 7
 PROMPTS = {"en": "chain mod 7: {}", "zh": "模七连算: {}"}
 IS = {"en": " is ", "zh": "得"}
+STEP = re.compile(r"([-+*])([0-9])(?: is |得)([0-9])")
 OPERATIONS = {
     "+": lambda a, b: (a + b) % MODULUS,
     "-": lambda a, b: (a - b) % MODULUS,
@@ -70,4 +72,20 @@ def solve(problem: Problem, rng: random.Random, noise: Noise) -> Solution:
     return Solution(thought, answer, summarise(answer, problem.language))
 
 
-TASK = Task(make, solve, levels=(1, 2, 3, 4, 5))
+def steps(problem: Problem, text: str) -> list[Step]:
+    """Return an operation with its result as a step; right if both are those of the chain there.
+
+    What is written past the end of the chain is wrong.
+    """
+    expression: str = problem.meta["expression"]
+    value, found = int(expression[0]), list[Step]()
+    for number, step in enumerate(STEP.finditer(text)):
+        asked = expression[1 + 2 * number : 3 + 2 * number]
+        if asked:
+            value = OPERATIONS[asked[0]](value, int(asked[1]))
+        is_right = step[1] + step[2] == asked and int(step[3]) == value
+        found.append((step.end(), float(is_right)))
+    return found
+
+
+TASK = Task(make, solve, levels=(1, 2, 3, 4, 5), steps=steps)

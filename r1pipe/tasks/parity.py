@@ -7,13 +7,15 @@ the number of bits. A guess is right half of the time.
 from __future__ import annotations
 
 import random
+import re
 
-from r1pipe.records import Problem
+from r1pipe.records import Problem, Step
 from r1pipe.tasks.world import Noise, Solution, Task, problem_id, summarise, word
 
 PROMPTS = {"en": "parity {}", "zh": "奇偶 {}"}
 LETTERS = "abcdefghij"
 ODD, EVEN = {"en": " odd ", "zh": "奇"}, {"en": " even ", "zh": "偶"}
+STEP = re.compile(r"([a-j][01])(?: (odd|even)|([奇偶]))")
 
 
 def make(rng: random.Random, language: str, level: int) -> Problem:
@@ -50,4 +52,19 @@ def solve(problem: Problem, rng: random.Random, noise: Noise) -> Solution:
     return Solution(thought.strip(), answer, summarise(answer, problem.language))
 
 
-TASK = Task(make, solve, levels=(4, 5, 6, 7, 8, 9))
+def steps(problem: Problem, text: str) -> list[Step]:
+    """Return a bit with the parity so far as a step; right if both are those of the string there.
+
+    What is written past the end of the string is wrong.
+    """
+    bits: str = problem.meta["bits"]
+    found = list[Step]()
+    for number, step in enumerate(STEP.finditer(text)):
+        asked = LETTERS[number : number + 1] + bits[number : number + 1]
+        is_odd = bits[: number + 1].count("1") % 2 == 1
+        is_right = step[1] == asked and (step[2] == "odd" or step[3] == "奇") == is_odd
+        found.append((step.end(), float(is_right)))
+    return found
+
+
+TASK = Task(make, solve, levels=(4, 5, 6, 7, 8, 9), steps=steps)

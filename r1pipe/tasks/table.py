@@ -6,14 +6,26 @@ from dataclasses import replace
 from functools import partial
 
 from r1pipe.plugins.tables import Entry, with_plugins
-from r1pipe.tasks import arithmetic, choice, countdown, general, parity, program, safety
+from r1pipe.tasks import (
+    arithmetic,
+    chain_of_parities,
+    choice,
+    countdown,
+    countdown_four,
+    general,
+    parity,
+    program,
+    safety,
+)
 from r1pipe.tasks.gym import NO_CONFIGS, Configs, gym_tasks
 from r1pipe.tasks.world import Task
 
 TASKS: dict[str, Task] = {
     "arithmetic": arithmetic.TASK,
+    "chain-of-parities": chain_of_parities.TASK,
     "choice": choice.TASK,
     "countdown": countdown.TASK,
+    "countdown-four": countdown_four.TASK,
     "general": general.TASK,
     "parity": parity.TASK,
     "program": program.TASK,

@@ -12,7 +12,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 from r1pipe.keys import digest_bytes
-from r1pipe.records import Problem
+from r1pipe.records import Problem, Step
 
 HELD_OUT_BYTES = 32  # of 256 values of the digest's first byte: an eighth of all contents
 MAX_DRAWS_PER_PROBLEM = 400
@@ -45,11 +45,16 @@ class Solution:
 
 @dataclass(frozen=True)
 class Task:
-    """One synthetic task: `make(rng, language, level)` and `solve(problem, rng, noise)`."""
+    """One synthetic task: `make(rng, language, level)` and `solve(problem, rng, noise)`.
+
+    A task that can tell right steps from wrong ones has `steps(problem, text)`: where each step of
+    a completion ends, in characters, and 1 or 0.
+    """
 
     make: Callable[[random.Random, str, int], Problem]
     solve: Callable[[Problem, random.Random, Noise], Solution]
     levels: tuple[int, ...]
+    steps: Callable[[Problem, str], list[Step]] | None = None
 
 
 def problem_id(task: str, content: str) -> str:

@@ -14,6 +14,7 @@ from transformers import AttentionInterface
 
 from r1pipe.models.interfaces import LanguageModel
 from r1pipe.ranks import Ranks
+from r1pipe.tables import gather_floats
 from r1pipe.train import packed
 from r1pipe.train.batching import MicroBatch
 from r1pipe.train.engine import TokenFunction
@@ -77,7 +78,7 @@ class BatchSharder:
         everyone = list(batches)
         with self.attending(everyone), torch.no_grad():
             found = [compute(batch, function).tolist() for batch, *_ in self.mine(everyone)]
-        of_ranks = self._ranks.gather(found)
+        of_ranks = gather_floats(self._ranks, found)
         joined = []
         for number, batch in enumerate(everyone):
             place, group = divmod(number, self._num_groups)

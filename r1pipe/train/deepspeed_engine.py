@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
+from r1pipe.models.adapters import is_adapted, merged_weights
 from r1pipe.models.interfaces import LanguageModel
 from r1pipe.models.policy import persistent_buffers
 from r1pipe.ranks import Ranks
@@ -131,14 +132,23 @@ class DeepSpeedEngine:
         return gathered(parameter, is_written=True) if self.stage == 3 else nullcontext()
 
     def weights(self) -> Iterator[tuple[str, Tensor]]:
-        """Yield every parameter, whole, by name; all ranks must go through all of them."""
+        """Yield every parameter, whole, by name; adapters merged. All ranks must go through all of
+        them."""
+        if is_adapted(self.model):
+            yield from merged_weights(self.model)
+            return
         for name, parameter in self.parameters.items():
             with self._whole(parameter):
                 yield name, parameter.data.clone() if self.stage == 3 else parameter
         yield from persistent_buffers(self.model).items()
 
     def consolidated(self) -> dict[str, Tensor] | None:
-        """Return the float32 weights in this process's memory on rank 0, None elsewhere."""
+        """Return the float32 weights in this process's memory on rank 0, None elsewhere; those of
+        adapters are merged as they compute, so in the precision of the training."""
+        if is_adapted(self.model):
+            whole = self.weights() if self.ranks.is_main else iter(())
+            merged = {name: tensor.detach().to("cpu", copy=True) for name, tensor in whole}
+            return merged if self.ranks.is_main else None
         found: dict[str, Tensor] = {}
         for name, parameter in self.parameters.items():
             weight = self._master(parameter)

@@ -47,7 +47,9 @@ def token_logprobs(model: LanguageModel, batch: MicroBatch, temperature: float =
     targets = batch.input_ids[:, 1:][predicts]  # [N]
 
     def score(states: Tensor, targets: Tensor) -> Tensor:
-        return gather_logprobs(logits_of(model, states).float(), targets, temperature)
+        logits = logits_of(model, states)
+        exact = logits if logits.dtype == torch.float64 else logits.float()
+        return gather_logprobs(exact, targets, temperature)
 
     rows = max(1, MAX_LOGITS // vocabulary(model))
     count = max(len(targets), batch.most_targets)

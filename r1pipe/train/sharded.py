@@ -24,8 +24,9 @@ from transformers import AutoConfig, GenerationConfig
 
 from r1pipe.engine_settings import EngineSettings
 from r1pipe.models.interfaces import LanguageModel
-from r1pipe.models.policy import persistent_buffers
+from r1pipe.models.policy import load_model, persistent_buffers
 from r1pipe.models.precision import dtype_of
+from r1pipe.models.stored_adapters import stored_adapter
 from r1pipe.ranks import Ranks
 from r1pipe.settings import Precision
 from r1pipe.train.batching import MicroBatch
@@ -76,8 +77,7 @@ def load_sharded(
             _fill(model, _Files(folder, stack), settings, precision, fresh)
     except _OtherNames as found:
         warnings.warn(f"{folder}: {found}; every rank loads the whole model", stacklevel=2)
-        whole = kind.from_pretrained(folder, local_files_only=True, **options, **changes)
-        return whole.to(device)
+        return load_model(folder, device=device, kind=kind, **changes)
     model.tie_weights()
     for module in model.modules():
         for name, buffer in module._buffers.items():
@@ -98,6 +98,7 @@ class _Files:
             raise _OtherNames(f"{names[0]} is not there")
         opened = [stack.enter_context(safe_open(folder / n, framework="pt")) for n in names]
         self.files = {name: file for file in opened for name in file.keys()}  # noqa: SIM118
+        self.adapter = stored_adapter(folder)
 
     def shape(self, name: str) -> tuple[int, ...] | None:
         """Return the shape of a parameter, None if no file has it."""
@@ -105,9 +106,9 @@ class _Files:
         return None if file is None else tuple(file.get_slice(name).get_shape())
 
     def read(self, name: str) -> Tensor:
-        """Return a parameter, whole."""
+        """Return a parameter, whole, with what an adapter beside it adds."""
         found: Tensor = self.files[name].get_tensor(name)
-        return found
+        return found if self.adapter is None else self.adapter.added_to(name, found)
 
 
 def _fill(

@@ -1,7 +1,8 @@
 """The supervised loop of pretraining, both SFT stages and distillation.
 
 DeepSeekMath's table of methods (arXiv:2402.03300, section 5.2.1): the gradient coefficient of SFT
-is 1 for every token of the data.
+is 1 for every token of the data. Its Eq. 6 and 8 take the mean over a sequence's tokens first
+(`sequence-mean`); the usual loss of language models is one mean over all tokens (`token-mean`).
 """
 
 from __future__ import annotations
@@ -11,7 +12,8 @@ from array import array
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import replace
 from functools import partial
-from typing import TypeAlias
+from pathlib import Path
+from typing import Literal, TypeAlias
 
 from r1pipe.chat import Format
 from r1pipe.engine_settings import TrainRun
@@ -19,8 +21,9 @@ from r1pipe.files import Record
 from r1pipe.models.interfaces import LanguageModel, Tokenizer
 from r1pipe.models.policy import save_model
 from r1pipe.models.precision import dtype_of
+from r1pipe.models.stored_adapters import save_beside
 from r1pipe.records import Message, TokenSequence
-from r1pipe.settings import EpochParams, Precision
+from r1pipe.settings import Adapter, EpochParams, Precision
 from r1pipe.stage import Context
 from r1pipe.train.backends import make_engine
 from r1pipe.train.batching import (
@@ -38,6 +41,8 @@ from r1pipe.train.own_forward import check_forward
 
 TrainingRow: TypeAlias = tuple[Record, Format, Sequence[Message]]
 """A row with its place, its format, and its conversation; the answer comes last."""
+Aggregation: TypeAlias = Literal["token-mean", "sequence-mean"]
+"""How the losses of tokens are summed."""
 
 
 def fit(
@@ -47,6 +52,7 @@ def fit(
     sequences: Sequence[TokenSequence],
     params: EpochParams,
     run: TrainRun,
+    aggregation: Aggregation = "token-mean",
 ) -> None:
     """Train `model` on sequences and write it as the stage's output."""
     context.note(
@@ -57,12 +63,27 @@ def fit(
     engine = make_engine(model, params.optimizer, run, context.ranks, params.precision)
     batching = batching_of(run, tokenizer.pad_token_id)
     check_forward(engine, model, batching, params.precision)
-    train_supervised(context, engine, sequences, params, batching)
-    finish(context, engine, tokenizer, params.precision)
+    train_supervised(context, engine, sequences, params, batching, aggregation)
+    finish(context, engine, tokenizer, params.precision, getattr(params, "adapter", None))
 
 
-def finish(context: Context, engine: Engine, tokenizer: Tokenizer, precision: Precision) -> None:
-    """Write the trained model in the precision's dtype, as the stage's output; close its engine."""
+def finish(
+    context: Context,
+    engine: Engine,
+    tokenizer: Tokenizer,
+    precision: Precision,
+    adapter: Adapter | None = None,
+) -> None:
+    """Write the trained model in the precision's dtype, as the stage's output; close its engine.
+
+    An adapter that is not to be merged is written beside the base that it was trained on.
+    """
+    if adapter is not None and not adapter.merge:
+        if context.ranks.is_main:
+            base = Path(engine.model.name_or_path)
+            save_beside(engine.model, adapter, base, context.output("model"))
+        engine.close()
+        return
     weights = engine.consolidated()
     if weights is not None:
         folder = context.output("model")
@@ -130,6 +151,7 @@ def train_supervised(
     sequences: Sequence[TokenSequence],
     params: EpochParams,
     batching: Batching,
+    aggregation: Aggregation = "token-mean",
 ) -> None:
     """Minimise the mean negative log-likelihood of completion tokens; resumes by itself.
 
@@ -138,12 +160,17 @@ def train_supervised(
     steps = list(batches_of(len(sequences), params))
     trainer = Trainer(context, engine, params.optimizer, len(steps))
     batches = ([sequences[row] for row in rows] for rows in steps[trainer.step :])
-    trainer.run(supervised_update(batch, batching) for batch in batches)
+    trainer.run(supervised_update(batch, batching, aggregation) for batch in batches)
 
 
-def supervised_update(sequences: Sequence[TokenSequence], batching: Batching) -> Update:
+def supervised_update(
+    sequences: Sequence[TokenSequence], batching: Batching, aggregation: Aggregation = "token-mean"
+) -> Update:
     """Return the update on some sequences."""
     tokens = sum(map(len, sequences))
+    if aggregation == "sequence-mean":
+        weighted = [_weighted(each, len(sequences)) for each in sequences]
+        return Update(micro_batches(weighted, batching), weighted_loss, tokens, tokens)
     loss = partial(negative_log_likelihood, num_tokens=count_loss_tokens(sequences))
     return Update(micro_batches(sequences, batching), loss, tokens, tokens)
 
@@ -151,3 +178,14 @@ def supervised_update(sequences: Sequence[TokenSequence], batching: Batching) ->
 def negative_log_likelihood(model: LanguageModel, batch: MicroBatch, num_tokens: int) -> Loss:
     """Return what a micro-batch adds to the loss of an update with so many trained tokens."""
     return Loss(-token_logprobs(model, batch).sum() / num_tokens)
+
+
+def weighted_loss(model: LanguageModel, batch: MicroBatch) -> Loss:
+    """Return what a micro-batch adds where every token has a weight of its own."""
+    return Loss(-(token_logprobs(model, batch) * batch.at_trained("weight")).sum())
+
+
+def _weighted(sequence: TokenSequence, num_sequences: int) -> TokenSequence:
+    """Return a sequence whose trained tokens weigh 1 / |o|, and a part of the mean over all."""
+    weight = 1.0 / (sequence.num_trained * num_sequences)
+    return replace(sequence, streams={"weight": [weight] * len(sequence.completion_ids)})

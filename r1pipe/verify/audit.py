@@ -1,31 +1,39 @@
-"""Audit: the shipped regression corpus, verified by r1pipe and by plain math-verify.
+"""Audit: labelled pairs verified by r1pipe and by plain math-verify, both in killable workers.
 
-Each case has a gold answer, a completion, the verdict that the contract demands, and the reason. A
-false positive is a wrong completion called correct; a false negative is the reverse.
+A false positive is a wrong completion called correct; a false negative is a right one that is not.
+A verifier that is too late on a pair, or fails on it, has refused it.
 """
 
 from __future__ import annotations
 
-import json
 import math
-import subprocess
-import sys
-from collections import defaultdict
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
-from importlib import resources
-from typing import TypeAlias
+import os
+import time
+from collections import Counter, defaultdict, deque
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import closing
+from dataclasses import dataclass, field
+from typing import TypeAlias, TypeVar
 
-from r1pipe.errors import StageError
-from r1pipe.files import Record
 from r1pipe.keys import JsonObject
-from r1pipe.verify.cases import verify_cases
+from r1pipe.records import Problem, Verdict
+from r1pipe.text import excerpt, table_lines, visible
+from r1pipe.verify.checkers import WINDOW, Verification, verify_stream
+from r1pipe.verify.pairs import ALL, Pair
+from r1pipe.verify.workers.pool import DEFAULT_LIMIT_S, Pool, Promise
 
+OURS, PLAIN = "r1pipe", "math-verify"
+SHOW = 20
+"""Disagreements that a report names, unless told otherwise."""
+MAX_GOLD_CHARS, MAX_COMPLETION_CHARS = 60, 120
+_KNOWN_TO_PLAIN = ("math", "number")
 _Z_95 = 1.959963984540054
 
-
+PairSource: TypeAlias = Callable[[], Iterator[Pair]]
+"""Gives the pairs from the first one on; each verifier reads them once."""
 VerifierRates: TypeAlias = dict[str, dict[str, float]]
 """`false_positive` and `false_negative` of one verifier, each a `Rate.row`."""
+T = TypeVar("T")
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,101 +66,182 @@ class Rate:
         }
 
 
-def corpus() -> list[JsonObject]:
-    """Return every case of the shipped corpus, by file and line."""
-    folder = resources.files("r1pipe.verify") / "corpus"
-    files = sorted((f for f in folder.iterdir() if f.name.endswith(".jsonl")), key=lambda f: f.name)
-    lines = (line for file in files for line in file.read_text("utf-8").splitlines())
-    return [json.loads(line) for line in lines]
+@dataclass
+class Tally:
+    """What one verifier said of the pairs, by kind."""
 
-
-def audit(*, jobs: int = 0, timeout_s: float = 3.0, with_math_verify: bool = True) -> JsonObject:
-    """Verify the corpus; return rates by kind for each verifier, and our disagreements.
-
-    The report holds `kinds` (kind -> verifier -> false_positive, false_negative), `total`, and
-    `disagreements`: rows of our verifier whose verdict is not the expected one.
-    """
-    cases = corpus()
-    numbered = (Record("corpus", row, case) for row, case in enumerate(cases, start=1))
-    rows = list(verify_cases(numbered, jobs=jobs, timeout_s=timeout_s))
-    ours = [row["verdict"] for row in rows]
-    verdicts: dict[str, list[bool | None]] = {"r1pipe": [said == "correct" for said in ours]}
-    if with_math_verify:
-        verdicts["math-verify"] = _by_math_verify(cases)
-    kinds = sorted({case["kind"] for case in cases})
-    report: JsonObject = {
-        "num_cases": len(cases),
-        "kinds": {kind: _rates(cases, verdicts, kind) for kind in kinds},
-        "total": _rates(cases, verdicts, None),
-        "disagreements": [
-            case | {"verdict": row["verdict"], "extracted": row["extracted"]}
-            for case, row in zip(cases, rows, strict=True)
-            if row["verdict"] != case["expected"]
-        ],
-    }
-    return report
-
-
-def _rates(
-    cases: Sequence[JsonObject], verdicts: dict[str, list[bool | None]], kind: str | None
-) -> dict[str, VerifierRates]:
-    """Return both error rates of each verifier on one kind (None: all)."""
-    rates: dict[str, VerifierRates] = {}
-    for name, said in verdicts.items():
-        counts: dict[bool, list[int]] = defaultdict(lambda: [0, 0])
-        for case, is_said in zip(cases, said, strict=True):
-            if is_said is not None and kind in (None, case["kind"]):
-                is_right = case["expected"] == "correct"
-                counts[is_right][0] += is_said != is_right
-                counts[is_right][1] += 1
-        rates[name] = {
-            "false_positive": Rate(*counts[False]).row(),
-            "false_negative": Rate(*counts[True]).row(),
-        }
-    return rates
-
-
-def _by_math_verify(cases: Sequence[JsonObject]) -> list[bool | None]:
-    """Verify with plain math-verify in a process of its own: it sets signal handlers.
-
-    The gold answer is boxed, which is the reading that favours it; Countdown cases, which it does
-    not know, are left out (None).
-    """
-    payload = json.dumps([[case["gold"], case["completion"], case["kind"]] for case in cases])
-    done = subprocess.run(
-        [sys.executable, "-c", _PLAIN], input=payload, capture_output=True, text=True, check=False
+    counts: dict[tuple[str, bool], list[int]] = field(
+        default_factory=lambda: defaultdict(lambda: [0, 0])
     )
-    if done.returncode:
-        raise StageError(f"audit: math-verify failed: {done.stderr.strip()[-500:]}")
-    return [None if said is None else bool(said) for said in json.loads(done.stdout)]
+    """Errors and cases, by kind and by whether the completion is right."""
+    verdicts: Counter[str] = field(default_factory=Counter)
+    num_not_asked: int = 0
+    seconds: float = 0.0
+
+    def add(self, pair: Pair, verdict: Verdict) -> bool:
+        """Count a verdict; return whether it agrees with the label."""
+        agrees = (verdict is Verdict.CORRECT) == pair.is_right
+        count = self.counts[pair.kind, pair.is_right]
+        count[0] += not agrees
+        count[1] += 1
+        self.verdicts[verdict.value] += 1
+        return agrees
+
+    def rates(self, kind: str | None) -> VerifierRates:
+        """Return both error rates on one kind (None: on all pairs)."""
+        rates = {}
+        for name, is_right in (("false_positive", False), ("false_negative", True)):
+            chosen = [n for (k, r), n in self.counts.items() if r is is_right and kind in (None, k)]
+            rates[name] = Rate(sum(n[0] for n in chosen), sum(n[1] for n in chosen)).row()
+        return rates
 
 
-_PLAIN = """
-import json, logging, sys
-logging.disable(logging.CRITICAL)
-from math_verify import parse, verify
-said = []
-for gold, completion, kind in json.load(sys.stdin):
-    try:
-        right = bool(verify(parse("\\\\boxed{" + gold + "}"), parse(completion)))
-    except Exception:
-        right = False
-    said.append(None if kind == "countdown" else right)
-print(json.dumps(said))
-"""
+@dataclass
+class Disagreements:
+    """The pairs on which our verdict is not the label: the count, and the first `show`."""
+
+    show: int
+    count: int = 0
+    rows: dict[int, JsonObject] = field(default_factory=dict)
+    """By the number of the pair."""
+
+    def add(self, number: int, pair: Pair, said: Verification) -> None:
+        """Keep a disagreement of ours."""
+        self.count += 1
+        if len(self.rows) < self.show:
+            self.rows[number] = {
+                "place": pair.place,
+                "kind": pair.kind,
+                "label": "right" if pair.is_right else "wrong",
+                "gold": pair.problem.gold,
+                "completion": pair.completion,
+                "extracted": said.extracted,
+                "method": said.method,
+                OURS: said.verdict.value,
+            }
+
+
+def audit(
+    pairs: PairSource,
+    *,
+    jobs: int = 0,
+    timeout_s: float = DEFAULT_LIMIT_S,
+    with_math_verify: bool = True,
+    show: int = SHOW,
+) -> JsonObject:
+    """Verify labelled pairs; return the rates of each verifier by kind, and our disagreements.
+
+    The report holds `num_pairs`, `kinds` (kind -> verifier -> false_positive, false_negative),
+    `total`, `verdicts`, `num_not_asked` (pairs of tasks that math-verify does not know) and
+    `seconds` (wall, with the start of the workers) by verifier, `num_disagreements`, and the first
+    `show` of these with what both verifiers said. In memory is a window of the pairs.
+    """
+    found = Disagreements(show)
+    tallies = {OURS: Tally()}
+    ours = _in_step(pairs, lambda given: verify_stream(given, timeout_s=timeout_s, workers=jobs))
+    for number, pair, said in _timed(ours, tallies[OURS]):
+        if not tallies[OURS].add(pair, said.verdict):
+            found.add(number, pair, said)
+    if with_math_verify:
+        tally = tallies[PLAIN] = Tally()
+        plain = _in_step(pairs, lambda given: plain_stream(given, jobs, timeout_s))
+        for number, pair, verdict in _timed(plain, tally):
+            if verdict is None:
+                tally.num_not_asked += 1
+            else:
+                tally.add(pair, verdict)
+            if number in found.rows:
+                found.rows[number][PLAIN] = "not asked" if verdict is None else verdict.value
+    return _report(tallies, found)
+
+
+def _report(tallies: Mapping[str, Tally], found: Disagreements) -> JsonObject:
+    ours = tallies[OURS]
+    kinds = sorted({kind for kind, _ in ours.counts})
+    return {
+        "num_pairs": ours.verdicts.total(),
+        "kinds": {kind: {n: t.rates(kind) for n, t in tallies.items()} for kind in kinds},
+        "total": {name: tally.rates(None) for name, tally in tallies.items()},
+        "verdicts": {name: dict(tally.verdicts) for name, tally in tallies.items()},
+        "num_not_asked": {name: tally.num_not_asked for name, tally in tallies.items()},
+        "seconds": {name: round(tally.seconds, 3) for name, tally in tallies.items()},
+        "num_disagreements": found.count,
+        "disagreements": list(found.rows.values()),
+    }
+
+
+def _in_step(
+    pairs: PairSource, verify: Callable[[Iterator[tuple[Problem, str]]], Iterator[T]]
+) -> Iterator[tuple[int, Pair, T]]:
+    """Yield each pair's number from 0, the pair, and what a stream of verdicts says of it."""
+    waiting: deque[Pair] = deque()
+
+    def given() -> Iterator[tuple[Problem, str]]:
+        for pair in pairs():
+            waiting.append(pair)
+            yield pair.problem, pair.completion
+
+    for number, said in enumerate(verify(given())):
+        yield number, waiting.popleft(), said
+
+
+def _timed(items: Iterable[T], tally: Tally) -> Iterator[T]:
+    started = time.perf_counter()
+    yield from items
+    tally.seconds = time.perf_counter() - started
+
+
+def plain_stream(
+    pairs: Iterable[tuple[Problem, str]], jobs: int, timeout_s: float
+) -> Iterator[Verdict | None]:
+    """Verify by plain math-verify in a pool of its own, in order; None for tasks beyond it."""
+    waiting: deque[Promise | None] = deque()
+    with closing(Pool(jobs or min(2, os.cpu_count() or 1), PLAIN)) as pool:
+        for problem, text in pairs:
+            is_known = problem.checker in _KNOWN_TO_PLAIN
+            waiting.append(pool.submit(problem.gold, text, timeout_s) if is_known else None)
+            if len(waiting) >= WINDOW:
+                yield _settled(waiting.popleft())
+        while waiting:
+            yield _settled(waiting.popleft())
+
+
+def _settled(promise: Promise | None) -> Verdict | None:
+    return promise.result() if promise is not None else None
 
 
 def audit_lines(report: JsonObject) -> Iterator[str]:
-    """Yield the report as a table of text: rates in percent, with intervals, by kind."""
+    """Yield the report as text: rates in percent with intervals by kind, then what differs."""
     names = list(report["total"])
-    yield f"{'kind':16}" + "".join(f"{name + ' ' + e:>34}" for name in names for e in ("f+", "f-"))
-    for kind, rates in [*report["kinds"].items(), ("total", report["total"])]:
+    kinds = [] if list(report["kinds"]) == [ALL] else report["kinds"].items()
+    rows = [["kind", *(f"{name} {e}" for name in names for e in ("f+", "f-"))]]
+    for kind, rates in [*kinds, ("total", report["total"])]:
         cells = (rates[n][e] for n in names for e in ("false_positive", "false_negative"))
-        yield f"{kind:16}" + "".join(f"{_cell(cell):>34}" for cell in cells)
+        rows.append([visible(kind), *map(_cell, cells)])
+    yield from table_lines(rows)
+    yield ""
+    for name in names:
+        said = report["verdicts"][name] | {"not asked": report["num_not_asked"][name]}
+        verdicts = ", ".join(f"{count:,} {v}" for v, count in sorted(said.items()) if count)
+        yield f"{name}: {verdicts}; {report['seconds'][name]:.1f} s"
+    shown, count = report["disagreements"], report["num_disagreements"]
+    yield f"{count:,} of {report['num_pairs']:,} pairs where r1pipe disagrees with the label" + (
+        f"; the first {len(shown)}:" if len(shown) < count else ":" if shown else ""
+    )
+    for row in shown:
+        yield from _disagreement_lines(row)
+
+
+def _disagreement_lines(row: JsonObject) -> Iterator[str]:
+    plain = f"; math-verify: {row[PLAIN]}" if PLAIN in row else ""
+    kind = f" [{visible(row['kind'])}]" if row["kind"] != ALL else ""
+    yield f"  {visible(row['place'])}{kind} {row['label']}, r1pipe: {row[OURS]}{plain}"
+    gold = excerpt(row["gold"], MAX_GOLD_CHARS)
+    yield f"    gold: {gold}   completion: {excerpt(row['completion'], MAX_COMPLETION_CHARS)}"
 
 
 def _cell(rate: Mapping[str, float]) -> str:
     if not rate["cases"]:
         return "-"
-    interval = f"[{100 * rate['low']:.1f}, {100 * rate['high']:.1f}]"
-    return f"{rate['errors']}/{rate['cases']} {100 * rate['rate']:.1f}% {interval}"
+    interval = f"[{100 * rate['low']:.2f}, {100 * rate['high']:.2f}]"
+    return f"{rate['errors']}/{rate['cases']} {100 * rate['rate']:.2f}% {interval}"

@@ -10,10 +10,11 @@ from dataclasses import dataclass
 from r1pipe.errors import StageError
 from r1pipe.plugins.tables import Entry, active, plugin_checker
 from r1pipe.records import Problem, Verdict
-from r1pipe.verify import code, countdown, phrases
-from r1pipe.verify.answers.extract import Prefer, find_answer
+from r1pipe.verify import chain_of_parities, code, countdown, phrases
+from r1pipe.verify.answers.choices import names_choice
+from r1pipe.verify.answers.extract import Prefer, find_answer, find_choice
 from r1pipe.verify.answers.numbers import parse_quantity, same_quantity
-from r1pipe.verify.equivalence import MAX_GOLD_CHARS, decide, read_gold
+from r1pipe.verify.equivalence import MAX_GOLD_CHARS, decide, offers_choice, read_gold
 from r1pipe.verify.workers.pool import DEFAULT_LIMIT_S, Promise, shared_pool
 
 Checker = Callable[[Problem, str], Verdict]
@@ -55,6 +56,7 @@ def check_math(problem: Problem, text: str) -> Verdict:
 
 
 CHECKERS: dict[str, Checker] = {
+    "chain-of-parities": chain_of_parities.check,
     "choice": phrases.check_choice,
     "code": code.check,
     "contains": phrases.check_contains,
@@ -67,8 +69,19 @@ CHECKERS: dict[str, Checker] = {
 }
 
 
-def verify(problem: Problem, text: str) -> Verdict:
-    """Verify one completion by the problem's own checker."""
+def verify(problem: Problem | str, text: str) -> Verdict:
+    """Verify one completion by the problem's own checker.
+
+    A gold answer instead of a problem is one in mathematics. Algebra starts two workers, which end
+    with this process or at `close_shared`.
+
+    >>> verify(r"\\frac{1}{2}", r"<think>1/2, as a decimal</think> It is $\\boxed{0.5}$.")
+    <Verdict.CORRECT: 'correct'>
+    >>> verify("(1, 2)", r"\\boxed{(2, 1)}"), verify("5", "<think>It is 5, so")
+    (<Verdict.WRONG: 'wrong'>, <Verdict.NO_ANSWER: 'no_answer'>)
+    """
+    if isinstance(problem, str):
+        problem = Problem("", "math", "", problem)
     return checker_of(problem)(problem, text)
 
 
@@ -152,12 +165,15 @@ def _start_math(
     problem: Problem, text: str, timeout_s: float, workers: int, asked: _Asked
 ) -> tuple[Verdict | Promise, str | None, str]:
     found = find_answer(text)
+    if names_choice(problem.gold) and not names_choice(found.answer or ""):
+        found = find_choice(text) or found
     exact = f"{found.method}/exact"
     if not read_gold(problem.gold)[0] or len(problem.gold) > MAX_GOLD_CHARS:
         return Verdict.GOLD_UNUSABLE, found.answer, exact
     if found.answer is None:
         return Verdict.NO_ANSWER, None, exact
-    decided = False if found.is_hedge else decide(problem.gold, found.answer)
+    is_open = found.is_hedge and not offers_choice(problem.gold)
+    decided = False if is_open else decide(problem.gold, found.answer)
     if decided is not None:
         return Verdict.CORRECT if decided else Verdict.WRONG, found.answer, exact
     promise = asked.promise(problem.gold, found.answer, timeout_s, workers)

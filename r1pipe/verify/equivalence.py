@@ -8,9 +8,12 @@ from __future__ import annotations
 import re
 from functools import lru_cache
 
-from r1pipe.verify.answers.compare import Comparer, same_choice
+from r1pipe.verify.answers.choices import same_choice, split_option
+from r1pipe.verify.answers.clocks import read_compound
+from r1pipe.verify.answers.compare import Comparer
 from r1pipe.verify.answers.normalise import plain
 from r1pipe.verify.answers.numbers import Quantity, parse_plain_quantity, same_quantity
+from r1pipe.verify.answers.numerals import read_numeral
 from r1pipe.verify.answers.structure import Reader
 from r1pipe.verify.answers.values import Scalar, UnreadableError, Value
 
@@ -18,7 +21,12 @@ MAX_ANSWER_CHARS = 300
 MAX_DEPTH = 12
 MAX_GOLD_CHARS = 2000
 _WHOLE = re.compile(r"-?[0-9]{1,18}")
-_BARE_LETTER = re.compile(r"(.*[0-9}]) +([a-zA-Z])")
+_BARE_LETTER = re.compile(r"(.*[0-9}]) *(\\?[a-zA-Z]|\\Omega)")
+_BLANK_LETTER = re.compile(r" \\?[a-zA-Z]+$")
+_ONE_IN_BRACES = re.compile(r"(?<![a-zA-Z\\])\{([0-9a-zA-Z])\}")
+_SHORT_FRACTION = re.compile(r"\\frac\s*\{?([0-9])\}?\s*\{?([0-9a-zA-Z])\}?(?![0-9a-zA-Z}])")
+_TEXT_DRESS = re.compile(r"\\text\s*(?=\{)")
+_CONDITION = re.compile(r"\b(?:if|when|for|otherwise)\b")
 _LOOSE_SPACE = re.compile(r"(?<![0-9a-zA-Z,]) +| +(?![0-9a-zA-Z])|(?<=,) +(?![0-9]{3})")
 
 
@@ -26,7 +34,9 @@ _LOOSE_SPACE = re.compile(r"(?<![0-9a-zA-Z,]) +| +(?![0-9a-zA-Z])|(?<=,) +(?![0-
 def read_gold(gold: str) -> tuple[str, Quantity | None]:
     """Return the gold answer in its plain spelling, and as a quantity where it is one."""
     text = plain(gold)
-    return text, parse_plain_quantity(text)
+    quantity = parse_plain_quantity(text)
+    compound = read_compound(text) if quantity is None else None
+    return text, quantity if compound is None else Quantity(*compound)
 
 
 def decide(gold: str, answer: str) -> bool | None:
@@ -53,8 +63,47 @@ def decide(gold: str, answer: str) -> bool | None:
             return same_quantity(quantity, given)
     if not candidate:
         return False
-    choice = same_choice(text, candidate)
-    return _by_structure(text, candidate) if choice is None else choice
+    if quantity is None and ("$" not in gold and _in_bare_unit(text, candidate)):
+        return True
+    return _by_form(text, candidate)
+
+
+def _by_form(gold: str, answer: str) -> bool | None:
+    """Decide by spelling, choices and structure, once numbers have not decided."""
+    if spelling(gold) == spelling(answer):
+        return True
+    option = split_option(gold)
+    if option is not None:
+        letter, own = option
+        is_letter = same_choice(letter, answer)
+        if is_letter:
+            return not _says_other(own, split_option(answer))
+        return is_letter if is_letter is not None else decide(own, answer)
+    choice = same_choice(gold, answer)
+    if choice is not None:
+        return choice
+    numeral = read_numeral(gold)
+    if numeral is not None and numeral[0] == answer.replace(" ", "").upper():
+        return True  # the base may be left out
+    return _by_structure(gold, answer)
+
+
+def _says_other(own: str, given: tuple[str, str] | None) -> bool:
+    """Return whether the text behind a letter is another quantity than the option's own."""
+    left, right = parse_plain_quantity(own), parse_plain_quantity(given[1]) if given else None
+    return left is not None and right is not None and not same_quantity(left, right)
+
+
+def _in_bare_unit(gold: str, answer: str) -> bool:
+    """Compare with a gold answer such as `10 N`: behind a blank, the letter of a unit is one.
+
+    Keys write products without the blank, or between dollars; as a product it is read besides.
+    """
+    quantity = _with_bare_letter(gold) if _BLANK_LETTER.search(gold) else None
+    if quantity is None or quantity.unit is None or quantity.unit.noun:
+        return False
+    given = parse_plain_quantity(answer) or _with_bare_letter(answer)
+    return given is not None and same_quantity(quantity, given)
 
 
 def _with_bare_letter(text: str) -> Quantity | None:
@@ -85,7 +134,7 @@ def _by_structure(gold: str, answer: str) -> bool | None:
 
 @lru_cache(maxsize=16384)
 def _read_structure(text: str) -> tuple[list[Value], bool]:
-    return _READER.read_all(text)
+    return _READER.read_gold(text)
 
 
 def _rational_scalar(text: str) -> Scalar:
@@ -97,6 +146,24 @@ def _rational_scalar(text: str) -> Scalar:
 
 _READER = Reader(_rational_scalar)
 _COMPARER = Comparer(lambda left, right: bool(left == right))
+
+
+def offers_choice(gold: str) -> bool:
+    """Return whether a gold answer itself says "or"; for any other an "or" is a hedge."""
+    return re.search(r"\bor\b|\\lor|或", gold) is not None
+
+
+def spelling(text: str) -> str:
+    """Return text without blanks, and without braces around one sign: x^{2} is x^2.
+
+    This alone compares gold answers that no reader knows. The parts of one with conditions may
+    come in any order.
+    """
+    text = squeeze(_ONE_IN_BRACES.sub(r"\1", _SHORT_FRACTION.sub(r"\\frac{\1}{\2}", text)))
+    if not _CONDITION.search(text):
+        return text
+    parts = re.split(r"[,;]|\band\b", _TEXT_DRESS.sub(" ", text))
+    return ",".join(sorted(" ".join(re.sub(r"[{}]", " ", part).split()) for part in parts))
 
 
 def squeeze(text: str) -> str:

@@ -6,7 +6,7 @@ from collections.abc import Iterable
 
 from r1pipe.chat import split_completion
 from r1pipe.records import Problem, Verdict
-from r1pipe.verify.answers.extract import find_answer
+from r1pipe.verify.answers.extract import find_answer, find_choice
 from r1pipe.verify.answers.numbers import parse_quantity, same_quantity
 from r1pipe.verify.answers.words import CHOICE, letters, normal, unmarked
 
@@ -20,6 +20,8 @@ def check_choice(problem: Problem, text: str) -> Verdict:
     if not gold:
         return Verdict.GOLD_UNUSABLE
     found = find_answer(text)
+    if found.answer is not None and not letters(found.answer):
+        found = find_choice(text) or found
     if found.answer is None:
         return Verdict.NO_ANSWER
     if found.is_hedge or len(found.answer) > MAX_CHARS:

@@ -64,6 +64,13 @@ def factorial(value: sp.Expr) -> sp.Expr:
     return sp.factorial(value)
 
 
+def double_factorial(value: sp.Expr) -> sp.Expr:
+    """Return n!!; of a number only for whole n up to 5,000."""
+    if value.is_number and not (value.is_Integer and -1 <= value <= MAX_FACTORIAL):
+        raise TooBigError("a factorial too big to write out")
+    return sp.factorial2(value)
+
+
 def binomial(top: sp.Expr, bottom: sp.Expr) -> sp.Expr:
     """Return n over k; of numbers only for whole ones with n up to 5,000."""
     is_whole = top.is_Integer and bottom.is_Integer

@@ -7,16 +7,20 @@ that element. An equation whose sides differ is wrong whatever its last side say
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Callable, Sequence
 from fractions import Fraction
 from math import gcd
 
-from r1pipe.verify.answers.naming import TEXT
+from r1pipe.verify.answers.intervals import merged
+from r1pipe.verify.answers.naming import argument_of, same_name
 from r1pipe.verify.answers.units import conversion
 from r1pipe.verify.answers.values import (
     INFINITY,
     MINUS_INFINITY,
     Bound,
+    Clock,
+    Congruence,
     Grid,
     Group,
     Leaf,
@@ -25,11 +29,11 @@ from r1pipe.verify.answers.values import (
     Scalar,
     Span,
     Spans,
+    UnreadableError,
     Value,
     Words,
     as_spans,
 )
-from r1pipe.verify.answers.words import letters
 
 Same = Callable[[Leaf, Leaf], bool]
 _BOUNDS = (INFINITY, MINUS_INFINITY)
@@ -44,11 +48,13 @@ class Comparer:
         same_relation: Callable[[Relation, Relation], bool] | None = None,
         as_degrees: Callable[[Leaf], Leaf] | None = None,
         read_name: Callable[[str], Leaf] | None = None,
+        is_less: Callable[[Leaf, Leaf], bool] = lambda left, right: bool(left < right),
     ) -> None:
         self.same_leaf = same
         self.same_relation = same_relation
         self.as_degrees = as_degrees
         self.read_name = read_name
+        self.is_less = is_less
 
     def any_same(self, golds: Sequence[Value], answers: Sequence[Value]) -> bool:
         """Return True when some reading of the answer equals some reading of the gold."""
@@ -57,29 +63,44 @@ class Comparer:
     def same(self, gold: Value, answer: Value) -> bool:  # noqa: C901 - one line for each shape
         """Return True when the answer equals the gold value."""
         if _names_conflict(gold, answer):
-            return False
+            left, right = self._as_relation(gold), self._as_relation(answer)
+            return self._relations(left, right) and _has_letters(left)
         chain = self._chain(answer)
         if chain is not None:
             return self.same(gold, chain)
         gold_chain = self._chain(gold)
         if gold_chain is not None:
             return self.same(gold_chain, answer)
-        if isinstance(gold, Group) and gold.kind == "chain":
+        if any(isinstance(side, Group) and side.kind == "chain" for side in (gold, answer)):
             return False
         if isinstance(gold, Spans) or isinstance(answer, Spans):
             return self._spans(gold, answer)
-        gold, answer = _single(gold), _single(answer)
+        gold, answer = self._single(gold), self._single(answer)
         if isinstance(gold, Scalar) and isinstance(answer, Scalar):
             return self._scalars(gold, answer)
         if isinstance(gold, Group) and isinstance(answer, Group):
             return self._groups(gold, answer)
         if isinstance(gold, Words) and isinstance(answer, Words):
             return gold.text == answer.text
+        if isinstance(gold, Clock) and isinstance(answer, Clock):
+            day = 86400 if gold.is_marked and answer.is_marked else 43200
+            return (gold.seconds - answer.seconds) % day == 0
+        if isinstance(gold, Congruence) and isinstance(answer, Congruence):
+            return self._congruences(gold, answer)
         if isinstance(gold, Grid) and isinstance(answer, Grid):
             return self._grids(gold, answer)
         if isinstance(gold, Relation) or isinstance(answer, Relation):
             return self._relations(self._as_relation(gold), self._as_relation(answer))
         return self._ratios(gold, answer)
+
+    def _single(self, value: Value) -> Value:
+        """Take the element out of a set or list of one value, unless that is a set itself."""
+        if isinstance(value, Group) and value.kind in ("set", "list") and value.items:
+            first, others = value.items[0], value.items[1:]
+            is_set = isinstance(first, Group) and first.kind == "set"
+            if not is_set and all(self.same(first, other) for other in others):
+                return self._single(first)
+        return value
 
     def _as_relation(self, value: Value) -> Relation | None:
         """Return `y = 2x`, read as a named value, as the equation that it is too."""
@@ -91,6 +112,12 @@ class Comparer:
         if gold is None or answer is None or self.same_relation is None:
             return False
         return self.same_relation(gold, answer)
+
+    def _congruences(self, gold: Congruence, answer: Congruence) -> bool:
+        if not self.same_leaf(gold.modulus, answer.modulus):
+            return False
+        times = (gold.residue - answer.residue) / gold.modulus
+        return self.same_leaf(gold.residue, answer.residue) or times == int_or_none(times)
 
     def _chain(self, value: Value) -> Scalar | None:
         """Return the value of `a = b = c` where all sides are equal; a false chain is none."""
@@ -116,9 +143,9 @@ class Comparer:
             return self._percents(gold, answer)
         if gold.unit is not None and answer.unit is not None:
             factor = conversion(answer.unit, gold.unit)
-            return factor is not None and self.same_leaf(
-                gold.value, answer.value * _leaf(factor, gold)
-            )
+            if factor is None:
+                return self._angles(gold, answer)
+            return self.same_leaf(gold.value, answer.value * _leaf(factor, gold))
         if self.same_leaf(gold.value, answer.value):
             return True
         return self._angles(gold, answer)
@@ -144,24 +171,29 @@ class Comparer:
 
     def _angles(self, gold: Scalar, answer: Scalar) -> bool:
         """Compare degrees with bare radians, which need a factor that is not rational."""
-        if self.as_degrees is None or (gold.unit is None) == (answer.unit is None):
+        if self.as_degrees is None:
             return False
-        marked, bare = (gold, answer) if gold.unit is not None else (answer, gold)
-        is_degree = marked.unit is not None and marked.unit.powers == (("degree", 1),)
-        return is_degree and self.same_leaf(marked.value, self.as_degrees(bare.value))
+        marked, bare = (gold, answer) if _is_degree(gold) else (answer, gold)
+        is_radian = bare.unit is None or bare.unit.powers == (("rad", 1),)
+        return (
+            is_radian
+            and _is_degree(marked)
+            and self.same_leaf(marked.value, self.as_degrees(bare.value))
+        )
 
     def _groups(self, gold: Group, answer: Group) -> bool:
-        kinds = {gold.kind, answer.kind}
+        answer = _in_names_order(gold.name, answer)
+        kinds = {"set" if kind == "either" else kind for kind in (gold.kind, answer.kind)}
         if kinds == {"bracket"}:
             return self._in_order(gold.items, answer.items)
-        if "bracket" in kinds and (len(gold.items) == 2 or "set" in kinds):
+        if "bracket" in kinds and len(gold.items) == 2:
             return False  # [0, 1] is an interval before it is a list
-        if "tuple" in (gold.kind, answer.kind) or "blanks" in (gold.kind, answer.kind):
-            if "set" in (gold.kind, answer.kind):
-                return False
-            return self._in_order(gold.items, answer.items)
-        if "set" in (gold.kind, answer.kind):
+        if kinds & {"tuple", "blanks"} and not ("set" in kinds and "blanks" in kinds):
+            return "set" not in kinds and self._in_order(gold.items, answer.items)
+        if "set" in kinds:
             return self._covers(gold.items, answer.items) and self._covers(answer.items, gold.items)
+        if "bracket" in kinds:
+            return self._in_order(gold.items, answer.items)
         return len(gold.items) == len(answer.items) and self._matched(gold.items, answer.items)
 
     def _in_order(self, golds: Sequence[Value], answers: Sequence[Value]) -> bool:
@@ -186,6 +218,8 @@ class Comparer:
         left, right = as_spans(gold), as_spans(answer)
         if left is None or right is None:
             return False
+        with contextlib.suppress(UnreadableError):  # ends in letters have no order
+            left, right = merged(left, self.is_less), merged(right, self.is_less)
         golds, answers = list(left.parts), list(right.parts)
         if len(golds) != len(answers):
             return False
@@ -211,7 +245,7 @@ class Comparer:
 
     def _grids(self, gold: Grid, answer: Grid) -> bool:
         shapes = [[len(row) for row in grid.rows] for grid in (gold, answer)]
-        if gold.kind != answer.kind or shapes[0] != shapes[1]:
+        if shapes[0] != shapes[1]:
             return False
         pairs = zip(
             (cell for row in gold.rows for cell in row),
@@ -229,13 +263,17 @@ class Comparer:
             or not (isinstance(gold, Ratio) or isinstance(answer, Ratio))
         ):
             return False
-        if len(left) != len(right) or not (isinstance(gold, Ratio) and _is_reduced(left)):
+        if len(left) != len(right) or not (isinstance(gold, Scalar) or _is_reduced(left)):
             same_length = len(left) == len(right)
             return same_length and all(map(self.same_leaf, left, right))
         return all(
             self.same_leaf(left[0] * other, right[0] * own)
             for own, other in zip(left[1:], right[1:], strict=True)
         )
+
+
+def _is_degree(value: Scalar) -> bool:
+    return value.unit is not None and value.unit.powers == (("degree", 1),)
 
 
 def _leaf(factor: Fraction, like: Scalar) -> Leaf:
@@ -247,16 +285,40 @@ def _leaf(factor: Fraction, like: Scalar) -> Leaf:
     return sympy.Rational(factor.numerator, factor.denominator)
 
 
-def _single(value: Value) -> Value:
-    """Take the element out of a set or list of one."""
-    if isinstance(value, Group) and value.kind in ("set", "list") and len(value.items) == 1:
-        return _single(value.items[0])
-    return value
+def int_or_none(value: Leaf) -> int | None:
+    """Return a leaf as a whole number, or None where it is none."""
+    try:
+        return int(value) if int(value) == value else None
+    except (TypeError, ValueError):
+        return None
+
+
+def _has_letters(relation: Relation | None) -> bool:
+    """Return whether letters stand on the right: a = b + c is also b = a - c."""
+    return relation is not None and bool(getattr(relation.right, "free_symbols", ()))
+
+
+def _in_names_order(names: str, answer: Group) -> Group:
+    """Put a named tuple in the order of the gold answer's names; else in the alphabet's."""
+    own = answer.name.split(",")
+    if answer.kind != "tuple" or len(own) != len(answer.items) or len(set(own)) < len(own):
+        return answer
+    wanted = names.split(",")
+    if sorted(wanted) != sorted(own):
+        wanted = sorted(own)
+        if "".join(wanted) not in "abcdefghijklmnopqrstuvwxyz":
+            return answer
+    return Group("tuple", tuple(answer.items[own.index(name)] for name in wanted), answer.name)
 
 
 def _names_conflict(gold: Value, answer: Value) -> bool:
     left, right = getattr(gold, "name", ""), getattr(answer, "name", "")
-    return bool(left and right and left != right and "named" not in (left, right))
+    if argument_of(left) != argument_of(right) and argument_of(left) and argument_of(right):
+        value = getattr(gold, "value", None)
+        return not same_name(left, right) or bool(getattr(value, "free_symbols", ()))
+    if "," in left and "," in right:
+        return sorted(left.split(",")) != sorted(right.split(","))
+    return bool(left and right and not same_name(left, right))
 
 
 def _terms(value: Value) -> tuple[Leaf, ...] | None:
@@ -272,19 +334,6 @@ def _terms(value: Value) -> tuple[Leaf, ...] | None:
 
 
 def _is_reduced(terms: Sequence[Leaf]) -> bool:
-    """True for whole terms without a common factor, such as 2:3; a clock time often has one."""
-    try:
-        whole = [int(term) for term in terms]
-    except (TypeError, ValueError):
-        return False
-    return all(w == t for w, t in zip(whole, terms, strict=True)) and gcd(*whole) == 1
-
-
-def same_choice(gold: str, answer: str) -> bool | None:
-    """Compare as multiple choice where the gold is one capital letter A to J, else None."""
-    letter = letters(gold)
-    bare = TEXT.sub(r"\1", gold)
-    if len(letter) != 1 or letter not in bare or len(bare.strip("() .:")) > 1:
-        return None
-    chosen = letters(answer)
-    return chosen == letter and letter in answer if chosen else None
+    """True for terms without a common factor, such as 2:3; a clock time often has one."""
+    whole = [int_or_none(term) for term in terms]
+    return None in whole or gcd(*(term for term in whole if term is not None)) == 1

@@ -2,8 +2,8 @@
 
 Two expressions without variables are compared to hundreds of significant digits, so that neither
 tiny nor huge numbers are taken for equal. With variables, they are compared at rational points
-where both are real (or anywhere, if they are complex); agreement at all of them to 60 digits is
-taken as identity.
+where both are real (or anywhere, if they are complex); agreement at all of them to 40 digits is
+taken as identity. Functions of integers are compared at integers, exactly.
 """
 
 from __future__ import annotations
@@ -11,10 +11,17 @@ from __future__ import annotations
 import sympy as sp
 from sympy.core.evalf import PrecisionExhausted
 
+from r1pipe.verify.answers.functions import Divisor
+
 MAX_SYMBOLS = 8
 _DIGITS, _MAX_DIGITS, _PROBE_DIGITS = 5, 400, 60
 _MIN_PROBES, _NUM_PROBES = 3, 10
 _PRIME = 9973  # a large prime below the line: no point is an integer, where poles like to sit
+_ROUNDINGS = (sp.floor, sp.ceiling)
+_OF_INTEGERS = (sp.factorial, sp.factorial2, sp.binomial, sp.Mod, Divisor)
+_REALS = frozenset("xyzrstuvw")
+_SMALL, _LARGE = range(1, 13), (15, 20, 23, 37, 58, 97, 128, 251, 500, 1000, 2025)
+_MIN_INTEGERS, _NUM_INTEGERS = 6, 64
 
 
 def same_expression(left: sp.Expr, right: sp.Expr) -> bool:
@@ -69,42 +76,82 @@ def _agree_at_points(left: sp.Expr, right: sp.Expr, symbols: list[sp.Symbol]) ->
     if len(symbols) > MAX_SYMBOLS:
         return False
     if not (left.has(sp.core.function.AppliedUndef) or right.has(sp.core.function.AppliedUndef)):
+        points, min_agreed = _points(symbols, left, right), _MIN_PROBES
+        whole = _integer_symbols(left) | _integer_symbols(right)
+        if whole:
+            is_rounded = left.has(*_ROUNDINGS) or right.has(*_ROUNDINGS)
+            points, min_agreed = _whole_points(symbols, whole, is_rounded), _MIN_INTEGERS
         is_complex = left.has(sp.I) or right.has(sp.I)
         num_agreed = 0
-        for point in _points(symbols, left, right):
+        for point in points:
             values = [_value(side, point) for side in (left, right)]
             if any(value is None or not (is_complex or value.is_real) for value in values):
                 continue
             if not _close(*values):
                 return False
             num_agreed += 1
-        if num_agreed >= _MIN_PROBES:
-            return True
+        if num_agreed >= min_agreed or (whole and num_agreed):
+            return num_agreed >= min_agreed
     return bool(sp.simplify(left - right) == 0)
 
 
 def _points(
     symbols: list[sp.Symbol], left: sp.Expr, right: sp.Expr
 ) -> list[dict[sp.Symbol, sp.Rational]]:
-    """Return rational points, positive ones first; whole numbers where only they make sense."""
-    only_whole = any(
-        side.has(sp.factorial, sp.binomial)
-        or any(power.base.is_negative and power.exp.free_symbols for power in side.atoms(sp.Pow))
-        for side in (left, right)
-    )
+    """Return rational points, positive ones first."""
     points = []
     for shift in range(_NUM_PROBES):
         point = {}
         for index, symbol in enumerate(symbols):
             sign = -1 if shift >= 4 and (shift + index) % 2 else 1
-            value = sp.Rational(6661 + 3571 * shift + 5003 * index, _PRIME)
-            point[symbol] = sp.Integer(3 + shift + 2 * index) if only_whole else sign * value
+            point[symbol] = sign * _fraction(shift, index)
         points.append(point)
     return points
 
 
+def _integer_symbols(side: sp.Expr) -> set[sp.Symbol]:
+    """Return the letters that only integers make sense for: in n!, in a floor, in (-1)^n."""
+    found: set[sp.Symbol] = set()
+    for part in side.atoms(*_OF_INTEGERS, *_ROUNDINGS):
+        found |= part.free_symbols
+    for part in side.atoms(sp.Pow):
+        if part.base.is_negative:
+            found |= part.exp.free_symbols
+    return found
+
+
+def _whole_points(
+    symbols: list[sp.Symbol], whole: set[sp.Symbol], is_rounded: bool
+) -> list[dict[sp.Symbol, sp.Expr]]:
+    """Return points at integers: all small ones and some large ones of one letter, or a spread.
+
+    Letters outside of the functions of integers take rational values; a letter such as x in a
+    floor takes both, since its answer is about real numbers.
+    """
+    values = [*_SMALL, *(_LARGE if is_rounded else _LARGE[:3])]
+    points: list[dict[sp.Symbol, sp.Expr]] = []
+    for number in range(len(values) if len(symbols) == 1 else _NUM_INTEGERS):
+        point: dict[sp.Symbol, sp.Expr] = {}
+        for index, symbol in enumerate(symbols):
+            place = number if index == 0 else number * 5 // (index + 1) + 3 * index
+            is_whole = symbol in whole
+            if is_rounded and number % 2 and symbol.name[0] in _REALS:
+                is_whole = False
+            point[symbol] = (
+                sp.Integer(values[place % len(values)]) if is_whole else _fraction(number, index)
+            )
+        points.append(point)
+    return points
+
+
+def _fraction(number: int, index: int) -> sp.Rational:
+    return sp.Rational(6661 + 3571 * number + 5003 * index, _PRIME)
+
+
 def _value(expression: sp.Expr, point: dict[sp.Symbol, sp.Rational]) -> sp.Expr | None:
     """Return the value at a point to 60 digits, or None where it has none."""
+    if all(number.is_Integer for number in point.values()):
+        expression, point = expression.subs(point), {}
     value = expression.evalf(_PROBE_DIGITS, subs=point)
     if value.has(sp.zoo, sp.nan, sp.oo) or not _is_complex(value):
         return None

@@ -13,33 +13,36 @@ from dataclasses import dataclass
 from typing import Literal
 
 from r1pipe.chat import ANSWER_CLOSE, ANSWER_OPEN, split_completion
+from r1pipe.verify.answers.anchors import find_phrase
+from r1pipe.verify.answers.units import parse_unit
+from r1pipe.verify.answers.words import letters
 
 Prefer = Literal["box", "tag"]
 
 # Every pattern below has bounded repetition, so that a scan stays linear on hostile text.
 _BRACE = re.compile(r"\\(?:boxed|fbox|framebox)[ \t\n]{0,8}\{|\\.|[{}]", re.DOTALL)
 _BOX_START = re.compile(r"\\(?:boxed|fbox|framebox)[ \t\n]{0,8}\{")
-_HOLLOW = re.compile(r"(?:[\s$~{}.]|\\[,;:! ()\[\]]|\\(?:text|mathrm|quad)(?![a-zA-Z]))*")
+_HOLLOW = re.compile(r"(?:[\s$~{}.]|\\[,;:! ()\[\]]|\\(?:text|mathrm|quad)(?![a-zA-Z]))*+")
 _GLUE = re.compile(r"(?:[\s$*]|\\[,;:! ()\[\]]|\\(?:text|mathrm|quad|qquad)(?![a-zA-Z])|[{}])+")
 _HASH = re.compile(r"(?<!#)####(?!#)[ \t]{0,8}([^\n]{0,2000})")
-_ANCHOR = re.compile(
-    r"(?:\banswer\b|\b(?:correct|right) (?:option|choice)\b|答案)[ \t*_]{0,8}"
-    r"(?:(?:is|are|equals)\b|为|是|[:：=])"
-    r"|(?:故|应|因此|所以|则)(?:应)?选择?|正确(?:选项|答案)(?:为|是|[:：])"
-    r"|答[:：]|选(?=\s{0,4}[(（]?[A-J])",
-    re.IGNORECASE,
-)
 _LAST_LINE = re.compile(r"A[:：][ \t]{0,8}(.{1,300})")
 _OPTION_LINE = re.compile(r"^\s{0,8}[B-E][:：]", re.MULTILINE)
-_ENGLISH_CLAUSE = re.compile(
-    r",? (?:because|since|which|where|as|so|not|but|for|if|when|after|i\.e\.|that)\b"
-    r"|, (?!and\b|or\b)(?=[a-zA-Z]{2,})"
+_BARE_BOX = re.compile(r"\\boxed[ \t]{1,4}([0-9a-zA-Z+-][^\s{}$\\]{0,40})")
+_OR = {"or", "或", "或者", ",or", "还是"}
+_AND = {",", "and", ",and", "和", "与", "、", "以及", ";", "&"}
+_PLAIN = str.maketrans({"，": ",", "；": ";", "（": "(", "）": ")", "：": ":"})
+_NAME_LABEL = r"[a-z](?:_?[0-9a-z])?="
+_PART_LABEL = r"(?:part)?\([a-h1-9]\):?|[2-9]\.|part[b-h2-9]:?"
+_LABEL = re.compile(rf"[,;.]?(?:and)?((?:{_NAME_LABEL})|(?:{_PART_LABEL}))")
+_LABEL_AT_END = re.compile(
+    r"((?<![a-zA-Z0-9\\])[a-zA-Z](?:_\{?[0-9a-z]\}?)?\s*=|\([a-h1-9]\)|(?<![0-9])1\.|[Pp]art [a1])"
+    r"\s*:?\s*[$\s]*$"
 )
-_CHINESE_CLAUSE = re.compile(r"[,，](?=[一-鿿])")
-_SENTENCE_END = re.compile(r"[。；;！!？?]|\.(?=\s|$|\*)")
-_AFTER_ANCHOR = " \t\r*_:：=,，"
+_UNIT_AFTER = re.compile(
+    r"[\s$]{0,4}(?:\\\))?[ ]{0,4}(?:(\\(?:text|mathrm)\s*\{[^{}]{1,20}\}(?:\^\{?[0-9]\}?)?)"
+    r"|([a-zA-Z]{1,8})(?=[\s.,;!)*]*(?:\n|$)))"
+)
 _MAX_GLUE_CHARS = 40
-_MAX_PHRASE_CHARS = 1000
 _MAX_JOINED = 64
 
 
@@ -89,24 +92,55 @@ def boxes(text: str) -> list[str]:
 def _from_boxes(text: str) -> Extraction | None:
     found = [box for box in _outer_boxes(text) if not _is_hollow(box.content)]
     if not found:
-        return None
-    joined = [found[-1]]
+        bare = list(_BARE_BOX.finditer(text)) if "box" in text else []
+        return Extraction(bare[-1][1], "box") if bare else None
+    joined, labels = [found[-1]], [""]
+    is_hedge = False
     for box in reversed(found[-_MAX_JOINED:-1]):
         glue = _glue(text[box.end : joined[-1].start])
-        if glue in ("or", "或", "或者", ",or", "还是"):
-            return Extraction(found[-1].content, "box", is_hedge=True)
-        if glue not in (",", "and", ",and", "和", "与", "、", "以及", ";", "&"):
+        label = _LABEL.fullmatch(glue)
+        if glue in _OR:
+            is_hedge = True
+        elif label is not None:
+            labels[-1] = label[1] or label[0]
+        elif glue not in _AND:
             break
         joined.append(box)
-    contents = list(dict.fromkeys(_unwrap(box.content) for box in reversed(joined)))
-    return Extraction(", ".join(contents), "box")
+        labels.append("")
+    if len(joined) > 1 and labels[0]:
+        labels[-1] = _label_before(text[: joined[-1].start])
+    contents = [_unwrap(box.content) for box in reversed(joined)]
+    return _joined(contents, labels[::-1], is_hedge, text[found[-1].end :])
+
+
+def _joined(contents: list[str], labels: list[str], is_hedge: bool, after: str) -> Extraction:
+    """Return the boxes as one answer: parts in order, named values, a hedge, or a list."""
+    if is_hedge:
+        return Extraction(r" \text{ or } ".join(contents), "box", is_hedge=True)
+    if len(contents) > 1 and all(labels):
+        if all(label.endswith("=") for label in labels):
+            pairs = zip(labels, contents, strict=True)
+            return Extraction(", ".join(label + content for label, content in pairs), "box")
+        parts = enumerate(contents, start=1)
+        return Extraction("; ".join(f"({number}) {content}" for number, content in parts), "box")
+    answer = ", ".join(dict.fromkeys(contents))
+    unit = _UNIT_AFTER.match(after) if len(contents) == 1 else None
+    if unit is not None and answer[-1:].isdigit() and parse_unit(unit[1] or rf"\text{{{unit[2]}}}"):
+        answer += unit[1] or rf"\text{{ {unit[2]}}}"
+    return Extraction(answer, "box")
+
+
+def _label_before(text: str) -> str:
+    """Return the label right before the first of several boxes."""
+    match = _LABEL_AT_END.search(text[-_MAX_GLUE_CHARS:].replace("（", "(").replace("）", ")"))
+    return match[1] if match is not None else ""
 
 
 def _glue(between: str) -> str:
     """Return what joins two boxes, without spaces, dollars and empty commands."""
     if len(between) > _MAX_GLUE_CHARS:
         return "text"
-    return _GLUE.sub("", between).replace("，", ",").replace("；", ";").lower()
+    return _GLUE.sub("", between.translate(_PLAIN)).lower()
 
 
 def _outer_boxes(text: str) -> list[_Box]:
@@ -114,7 +148,7 @@ def _outer_boxes(text: str) -> list[_Box]:
     if "box" not in text:
         return []
     open_braces: list[tuple[int, int] | None] = []  # (command start, content start) of a box
-    closed: list[_Box] = []
+    closed: list[tuple[int, int, int, int]] = []  # start and end of a box, and of its content
     for match in _BRACE.finditer(text):
         token = match.group()
         if token == "{":
@@ -122,12 +156,12 @@ def _outer_boxes(text: str) -> list[_Box]:
         elif token == "}":
             opened = open_braces.pop() if open_braces else None
             if opened is not None:
-                while closed and closed[-1].start > opened[0]:
+                while closed and closed[-1][0] > opened[0]:
                     closed.pop()
-                closed.append(_Box(opened[0], match.end(), text[opened[1] : match.start()]))
+                closed.append((opened[0], match.end(), opened[1], match.start()))
         elif len(token) > 2:
             open_braces.append((match.start(), match.end()))
-    return closed
+    return [_Box(start, end, text[first:last]) for start, end, first, last in closed]
 
 
 def _unwrap(content: str) -> str:
@@ -179,22 +213,20 @@ def _from_hash(text: str) -> Extraction | None:
 
 
 def _from_phrase(text: str) -> Extraction | None:
-    for match in reversed(list(_ANCHOR.finditer(text))):
-        content = text[match.end() : match.end() + _MAX_PHRASE_CHARS].lstrip(_AFTER_ANCHOR + "\n")
-        content = content.split("\n", 1)[0]
-        content = _cut(content, _SENTENCE_END, _ENGLISH_CLAUSE, _CHINESE_CLAUSE)
-        content = content.strip(_AFTER_ANCHOR)
-        if content and not _is_hollow(content):
-            return Extraction(content, "phrase")
-    return None
+    said = find_phrase(text)
+    if said is None or _is_hollow(said.content):
+        return None
+    return Extraction(said.content, "phrase", is_hedge=said.is_hedge)
 
 
-def _cut(content: str, *patterns: re.Pattern[str]) -> str:
-    for pattern in patterns:
-        match = pattern.search(content, 1) if content else None
-        if match is not None:
-            content = content[: match.start()]
-    return content
+def find_choice(text: str) -> Extraction | None:
+    """Return the letter that a phrase after the last box names: `... \\boxed{12}. Answer: (B)`."""
+    part = split_completion(text).answer_part or ""
+    found = _outer_boxes(part)
+    said = find_phrase(part[found[-1].end :]) if found else None
+    if said is None or not letters(said.content):
+        return None
+    return Extraction(said.content, "phrase", is_hedge=said.is_hedge)
 
 
 def _from_last_line(text: str) -> Extraction | None:

@@ -8,60 +8,30 @@ evaluated as code, and numbers too big to write out are refused before they are 
 
 from __future__ import annotations
 
-import re
-from collections.abc import Callable
-from fractions import Fraction
-
 import sympy as sp
 
 from r1pipe.verify.answers import bounded
+from r1pipe.verify.answers.functions import (
+    INVERSES,
+    ONE_ARGUMENT,
+    SEVERAL_ARGUMENTS,
+)
+from r1pipe.verify.answers.notation import OPERATORS, Notation
+from r1pipe.verify.answers.tokens import (
+    CLOSERS,
+    GREEK,
+    PLAIN_WORDS,
+    PRODUCT,
+    QUOTIENT,
+    RELATIONS,
+    STOP,
+    STYLES,
+    is_digits,
+    number,
+    tokens,
+)
+from r1pipe.verify.answers.units import parse_unit
 from r1pipe.verify.answers.values import UnreadableError
-
-MAX_TOKENS = 400
-
-_TOKEN = re.compile(
-    r"\s*(?:(?P<number>[0-9]+(?:\.[0-9]*)?(?:[eE][+-]?[0-9]{1,3}(?![0-9a-zA-Z]))?|\.[0-9]+)"
-    r"|(?P<command>\\[a-zA-Z]+|\\[{}%|])|(?P<word>[a-zA-Z]+)|(?P<mark>\*\*|.))",
-    re.DOTALL | re.ASCII,
-)
-_GREEK = frozenset(
-    {"alpha", "beta", "gamma", "delta", "epsilon", "varepsilon", "zeta", "eta", "theta", "iota"}
-    | {"vartheta", "kappa", "lambda", "mu", "nu", "xi", "rho", "sigma", "tau", "upsilon", "phi"}
-    | {"varphi", "chi", "psi", "omega", "Gamma", "Delta", "Theta", "Lambda", "Xi", "Sigma", "Phi"}
-    | {"Psi", "Omega", "ell", "hbar", "star"}
-)
-_FUNCTIONS: dict[str, Callable[[sp.Expr], sp.Expr]] = {
-    "sin": sp.sin,
-    "cos": sp.cos,
-    "tan": sp.tan,
-    "cot": sp.cot,
-    "sec": sp.sec,
-    "csc": sp.csc,
-    "arcsin": sp.asin,
-    "arccos": sp.acos,
-    "arctan": sp.atan,
-    "arccot": sp.acot,
-    "sinh": sp.sinh,
-    "cosh": sp.cosh,
-    "tanh": sp.tanh,
-    "ln": sp.log,
-    "log": sp.log,
-    "lg": lambda x: sp.log(x, 10),
-    "exp": sp.exp,
-    "sgn": sp.sign,
-    "Re": sp.re,
-    "Im": sp.im,
-    "tg": sp.tan,
-    "arctg": sp.atan,
-}
-_INVERSES = {"sin": sp.asin, "cos": sp.acos, "tan": sp.atan}
-_PLAIN_WORDS = {"pi": sp.pi, "inf": sp.oo, "infinity": sp.oo, "infty": sp.oo}
-_PRODUCT = {"*", r"\cdot", r"\times", r"\ast"}
-_QUOTIENT = {"/", r"\div"}
-_CLOSERS = {"(": ")", "[": "]", "{": "}", r"\{": r"\}"}
-_STOP = frozenset({")", "]", "}", r"\}", "|", r"\rfloor", r"\rceil", r"\rvert", r"\right", ","})
-_STYLES = frozenset({"mathbf", "mathit", "mathcal", "mathrm", "text", "vec", "hat", "bar", "tilde"})
-_RELATIONS = frozenset(["=", "<", ">", r"\le", r"\ge", r"\ne", r"\in", r"\pm", r"\mp", "&", ";"])
 
 
 def parse_expression(text: str) -> sp.Expr:
@@ -70,59 +40,19 @@ def parse_expression(text: str) -> sp.Expr:
     >>> parse_expression(r"\\frac{1}{2}x^2")
     x**2/2
     """
-    parser = _Parser(_tokens(text))
+    parser = _Parser(tokens(text))
     value = parser.sum()
     if not parser.at_end():
         raise UnreadableError(f"unexpected {parser.peek()!r}")
     return value
 
 
-def _tokens(text: str) -> list[str]:
-    tokens: list[str] = []
-    for match in _TOKEN.finditer(text.strip()):
-        word = match.group("word")
-        if word is None:
-            tokens.append(match.group().strip())
-        elif word in _PLAIN_WORDS or word in _FUNCTIONS or word == "sqrt":
-            tokens.append("\\" + word)
-        else:
-            tokens += word
-        if len(tokens) > MAX_TOKENS:
-            raise UnreadableError("too many tokens")
-    return [token for token in tokens if token]
-
-
-class _Parser:
+class _Parser(Notation):
     """Precedence climbing: sum < product (written or implied) < power < postfix < atom."""
 
     def __init__(self, tokens: list[str]) -> None:
-        self.tokens = tokens
-        self.position = 0
+        super().__init__(tokens)
         self.num_bars = 0
-
-    def at_end(self) -> bool:
-        return self.position >= len(self.tokens)
-
-    def peek(self, ahead: int = 0) -> str:
-        index = self.position + ahead
-        return self.tokens[index] if index < len(self.tokens) else ""
-
-    def next(self) -> str:
-        token = self.peek()
-        if not token:
-            raise UnreadableError("the expression ends too early")
-        self.position += 1
-        return token
-
-    def take(self, *tokens: str) -> bool:
-        if self.peek() in tokens and not self.at_end():
-            self.position += 1
-            return True
-        return False
-
-    def expect(self, token: str) -> None:
-        if not self.take(token):
-            raise UnreadableError(f"expected {token!r}, not {self.peek()!r}")
 
     def sum(self) -> sp.Expr:
         value = self.product()
@@ -137,24 +67,32 @@ class _Parser:
     def product(self) -> sp.Expr:
         value = self.signed()
         while True:
-            if self.peek() in _PRODUCT:
+            if self.take(r"\mod", r"\bmod"):
+                value = sp.Mod(value, self.signed())
+            elif self.peek() in PRODUCT:
                 self.next()
                 value = value * self.signed()
-            elif self.peek() in _QUOTIENT:
+            elif self.peek() in QUOTIENT:
                 self.next()
                 value = bounded.divide(value, self.signed())
             elif self.starts_atom():
-                before = self.peek(-1)
-                if _is_digits(self.peek()) and (_is_digits(before) or before.isalpha()):
+                if is_digits(self.peek()) and not self.may_follow():
                     raise UnreadableError("a number after another, or after a letter")
                 value = self.implied(value)
             else:
                 return value
 
+    def may_follow(self) -> bool:
+        """Return whether the number ahead is a factor: n2^n and 2^6 3^5 are products, x2 is not."""
+        before, after = self.peek(-1), self.peek(1)
+        if is_digits(before):
+            return self.peek(-2) == "^" and after in ("^", "")
+        return not before.isalpha() or after == "^" or (after.isalpha() and after.isascii())
+
     def implied(self, value: sp.Expr) -> sp.Expr:
         """Multiply by the factor beside it; `3\\frac12` is a mixed number."""
-        is_mixed = _is_digits(self.peek(-1)) and self.peek() == r"\frac" and value.is_Rational
-        is_braced = self.peek() == "{" and value.is_number
+        is_mixed = is_digits(self.peek(-1)) and self.peek() == r"\frac" and value.is_Rational
+        is_braced = self.peek() == "{" and value.is_number and self.peek(3) != "^"
         factor = self.power()
         if is_braced and factor.is_number:
             raise UnreadableError("two numbers side by side")
@@ -190,9 +128,12 @@ class _Parser:
     def postfix(self) -> sp.Expr:
         value = self.atom()
         while self.take("!"):
-            if self.peek() == "!":
-                raise UnreadableError("a double factorial")
-            value = bounded.factorial(value)
+            if self.take("!"):
+                if self.peek() == "!":
+                    raise UnreadableError("a triple factorial")
+                value = bounded.double_factorial(value)
+            else:
+                value = bounded.factorial(value)
         if self.take("%", r"\%"):
             value = value / 100
         return value
@@ -201,19 +142,22 @@ class _Parser:
         token = self.peek()
         if token == "|":
             return self.num_bars == 0
-        if not token or token in _STOP:
+        if not token or token in STOP:
             return False
         if token[0].isalnum() or token in ("(", "[", "{"):
             return True
-        return token.startswith("\\") and token not in _RELATIONS and len(token) > 2
+        return token.startswith("\\") and token not in RELATIONS and len(token) > 2
 
     def atom(self) -> sp.Expr:
         token = self.next()
-        if _is_digits(token):
-            return _number(token)
-        if token in _CLOSERS:
+        if is_digits(token):
+            return number(token)
+        if token == "^" or (token == "{" and self.take("}")):
+            self.position -= token == "^"
+            return self.atom_after_index()
+        if token in CLOSERS:
             value = self.sum()
-            self.expect(_CLOSERS[token])
+            self.expect(CLOSERS[token])
             return value
         if token in ("|", r"\lvert"):
             return self.absolute()
@@ -232,20 +176,25 @@ class _Parser:
         return sp.Abs(value)
 
     def variable(self, letter: str) -> sp.Expr:
+        if self.peek() == "(" and letter not in "fgh":
+            try:
+                value = self.counted(letter)
+            except UnreadableError:
+                value = None
+            if value is not None:
+                return value
+        if letter in "CAP" and self.peek() == "_" and (value := self.indexed(letter)) is not None:
+            return value
         label = self.subscript()
         while self.take("'"):
             label += "'"
         if not label and letter == "e":
             return sp.E
-        if not label and letter == "i":
+        if not label and letter == "i" and letter not in self.bound:
             return sp.I
         if letter in "fgh" and self.peek() == "(":
             self.next()
-            arguments = [self.sum()]
-            while self.take(","):
-                arguments.append(self.sum())
-            self.expect(")")
-            return sp.Function(letter + label)(*arguments)
+            return sp.Function(letter + label)(*self.arguments(")"))
         return sp.Symbol(letter + label)
 
     def subscript(self) -> str:
@@ -273,17 +222,32 @@ class _Parser:
         if name in ("binom", "tbinom", "dbinom"):
             top = self.argument()
             return bounded.binomial(top, self.argument())
-        if name in _FUNCTIONS:
+        if name in SEVERAL_ARGUMENTS and self.peek() in ("(", r"\{"):
+            return SEVERAL_ARGUMENTS[name](*self.arguments(CLOSERS[self.next()]))
+        if name == "Gamma" and self.peek() != "(":
+            return sp.Symbol(name + self.subscript())
+        if name in ONE_ARGUMENT:
             return self.function(name)
-        if name in _PLAIN_WORDS:
-            return _PLAIN_WORDS[name]
-        if name in _GREEK:
+        if name in OPERATORS:
+            return self.operator(name)
+        return self.symbol(name)
+
+    def symbol(self, name: str) -> sp.Expr:
+        """Read a constant, a Greek letter, letters in a style, or what stands between floors."""
+        if name in PLAIN_WORDS:
+            return PLAIN_WORDS[name]
+        if name in GREEK:
             return sp.Symbol(name + self.subscript())
         if name in ("lfloor", "lceil"):
             value = self.sum()
             self.expect("\\r" + name[1:])
             return sp.floor(value) if name == "lfloor" else sp.ceiling(value)
-        if name in _STYLES and self.peek() == "{":
+        if name in {*STYLES, "operatorname"} and self.peek(1).startswith("\\"):
+            self.expect("{")
+            called = self.next()
+            self.expect("}")
+            return self.command(called[1:])
+        if name in STYLES and self.peek() == "{":
             return self.styled(name)
         raise UnreadableError(f"unknown command {name!r}")
 
@@ -291,13 +255,27 @@ class _Parser:
         """Read `\\mathbf{x}`: one letter set in a style is a variable of its own."""
         self.expect("{")
         letter = self.next()
-        self.expect("}")
+        if not self.take("}"):
+            return self.product_of(letter, name)
         if name in ("mathrm", "text") and letter in ("e", "i"):
             return sp.E if letter == "e" else sp.I
-        if len(letter) != 1 or not letter.isalpha():
+        letter = letter[1:] if letter[1:] in GREEK else letter
+        if not letter.isalpha() or (len(letter) > 1 and letter not in GREEK):
             raise UnreadableError("text")
+        if letter in "CAP" and self.peek() == "_" and (value := self.indexed(letter)) is not None:
+            return value
         style = "" if name in ("mathbf", "mathit", "mathrm", "text") else name
         return sp.Symbol(style + letter + self.subscript())
+
+    def product_of(self, letter: str, style: str) -> sp.Expr:
+        """Read `\\mathrm{gb}`, which some keys print for the product of two or three letters."""
+        letters = [letter]
+        while not self.take("}"):
+            letters.append(self.next())
+        is_product = all(len(one) == 1 and one.isalpha() for one in letters) and len(letters) < 4
+        if style != "mathrm" or not is_product or parse_unit("".join(letters)) is not None:
+            raise UnreadableError("text")
+        return sp.Mul(*(sp.Symbol(one) for one in letters))
 
     def root(self) -> sp.Expr:
         if self.take("["):
@@ -319,7 +297,7 @@ class _Parser:
             self.expect("}")
             return value
         token = self.peek()
-        if _is_digits(token) and len(token) > 1 and "." not in token and self.peek(-1) != ")":
+        if is_digits(token) and len(token) > 1 and "." not in token and self.peek(-1) != ")":
             self.tokens[self.position : self.position + 1] = list(token)  # \frac12 is 1/2
         return self.atom()
 
@@ -327,13 +305,17 @@ class _Parser:
         base: sp.Expr | None = None
         if name == "log" and self.take("_"):
             base = self.argument()
+        if name == "log" and self.peek() == "(" and self.has_base():
+            self.next()
+            value, base = self.arguments(")")
+            return sp.log(value, base)
         power: sp.Expr | None = None
         if self.take("^"):
             power = self.argument() if self.peek() == "{" else self.signed_atom()
         argument = self.function_argument()
-        if power == -1 and name in _INVERSES:
-            return _INVERSES[name](argument)
-        value = _FUNCTIONS[name](argument) if base is None else sp.log(argument, base)
+        if power == -1 and name in INVERSES:
+            return INVERSES[name](argument)
+        value = ONE_ARGUMENT[name](argument) if base is None else sp.log(argument, base)
         return value if power is None else bounded.power(value, power)
 
     def signed_atom(self) -> sp.Expr:
@@ -344,15 +326,6 @@ class _Parser:
         if self.peek() in ("(", "[", "{", "|"):
             return self.power()
         value = self.signed()
-        while self.starts_atom() and self.peek()[1:] not in _FUNCTIONS and self.peek() != "(":
+        while self.starts_atom() and self.peek()[1:] not in ONE_ARGUMENT and self.peek() != "(":
             value = value * self.power()
         return value
-
-
-def _is_digits(token: str) -> bool:
-    return "0" <= token[:1] <= "9" or (token[:1] == "." and len(token) > 1)
-
-
-def _number(token: str) -> sp.Expr:
-    value = Fraction(token)
-    return sp.Rational(value.numerator, value.denominator)

@@ -18,71 +18,19 @@ _SUB_RUN = re.compile(f"[{''.join(_SUB)}]+")
 _ROOT = re.compile(r"([√∛∜])\s*(?:\(([^()]{1,80})\)|\{([^{}]{1,80})\}|(\d+(?:\.\d+)?|[a-zA-Z]))")
 _ROOT_INDEX = {"√": "", "∛": "[3]", "∜": "[4]"}
 
+_WRITTEN = r"""
+∞\infty π\pi 𝜋\pi θ\theta ×\times ·\cdot ⋅\cdot ∙\cdot •\cdot ∗* ÷\div ⁄/ ∕/ −- –- —- ‐-
+‑- ﹣- ≤\le ≦\le ⩽\le ≥\ge ≧\ge ⩾\ge ≠\ne ≈\approx ∪\cup ∩\cap ∈\in ∉\notin ∅\emptyset
+⌀\emptyset ±\pm ∓\mp °^\circ ˚^\circ º^\circ ℃^\circ\text{C} ℉^\circ\text{F} ℝ\mathbb{R}
+ℤ\mathbb{Z} ℕ\mathbb{N} ℚ\mathbb{Q} ℂ\mathbb{C} ，, 、, 。. ．. 【[ 】] 〔( 〕) ′' ″'' “" ”" ‘' ’'
+"""
 _SYMBOLS = {
-    "∞": r"\infty ",
-    "π": r"\pi ",
-    "𝜋": r"\pi ",
-    "θ": r"\theta ",
-    "×": r"\times ",
-    "·": r"\cdot ",
-    "⋅": r"\cdot ",
-    "∙": r"\cdot ",
-    "•": r"\cdot ",
-    "∗": "*",
-    "÷": r"\div ",
-    "⁄": "/",
-    "∕": "/",
-    "−": "-",
-    "–": "-",
-    "—": "-",
-    "‐": "-",
-    "‑": "-",
-    "﹣": "-",
-    "≤": r"\le ",
-    "≦": r"\le ",
-    "⩽": r"\le ",
-    "≥": r"\ge ",
-    "≧": r"\ge ",
-    "⩾": r"\ge ",
-    "≠": r"\ne ",
-    "≈": r"\approx ",
-    "∪": r"\cup ",
-    "∩": r"\cap ",
-    "∈": r"\in ",
-    "∉": r"\notin ",
-    "∅": r"\emptyset ",
-    "⌀": r"\emptyset ",
-    "±": r"\pm ",
-    "∓": r"\mp ",
-    "°": r"^\circ ",
-    "˚": r"^\circ ",
-    "º": r"^\circ ",
-    "℃": r"^\circ\text{C}",
-    "℉": r"^\circ\text{F}",
-    "ℝ": r"\mathbb{R}",
-    "ℤ": r"\mathbb{Z}",
-    "ℕ": r"\mathbb{N}",
-    "ℚ": r"\mathbb{Q}",
-    "ℂ": r"\mathbb{C}",
-    "，": ",",
-    "、": ",",
-    "。": ".",
-    "．": ".",
-    "【": "[",
-    "】": "]",
-    "〔": "(",
-    "〕": ")",
-    "′": "'",
-    "″": "''",
-    "“": '"',
-    "”": '"',
-    "‘": "'",
-    "’": "'",
+    sign[0]: sign[1:] + " " * (sign[-1].isalpha() and sign[1] in "\\^") for sign in _WRITTEN.split()
 }
 _CIRCLED = re.compile("([\u2460-\u2473])")
 _SYMBOL_TABLE = str.maketrans(_SYMBOLS)
 
-_THIN = r"(?:\\[,;:!> ]|\\thinspace(?![a-zA-Z])|\{,\}|\{\\,\}|(?<=\d),\\!)"
+_THIN = r"(?:\\[,;:!> ]|\\thinspace(?![a-zA-Z])|\{,\}|\{\\,\}|(?<=\d),\\!\s?|')"
 _THIN_GROUP = re.compile(rf"(?<=\d){_THIN}(?=\d{{3}}(?!\d))")
 _BRACED_COMMA = re.compile(r"(?<=\d)\{,\}(?=\d)")
 _SIZE = re.compile(
@@ -93,24 +41,43 @@ _DELIMITERS = re.compile(r"\$\$?|(?<!\\)\\[()\[\]]")
 _SPACING = re.compile(
     r"(?<!\\)\\(?:[,;:!> ]|(?:quad|qquad|thinspace|enspace|displaystyle|textstyle|limits"
     r"|scriptstyle|nolimits|mathstrut|strut|hfill|tiny|small|normalsize|large|Large"
-    r"|LARGE|huge|Huge|bf|it|sf|checkmark)(?![a-zA-Z])|text\s*\{\s*\}"
+    r"|LARGE|huge|Huge|bf|it|sf|checkmark)(?![a-zA-Z])|text\s*\{[\s.,;!]*\}"
     r"|(?:hspace\*?|[hv]?phantom|label|tag\*?)\{[^{}]{0,40}\})|(?<!\\)~"
 )
 _COLOR = re.compile(
     r"\\color\s*(?:\[[a-zA-Z]{1,12}\])?\s*\{[^{}]{0,20}\}|\\textcolor\s*\{[^{}]{0,20}\}"
 )
+_NUMBERS = re.compile(
+    r"(?:(?<=\\in)|(?<=\\in )|^)\s*\\(?:mathbf|mathrm|Bbb|mathbb)\s*\{?\s*([RZNQ])\s*\}?"
+    r"(?=[^a-zA-Z]|$)"
+)
 _WRAPPER = re.compile(
     r"\\(?:mathbf|boldsymbol|bm|mathbin|mathord|mathopen|mathclose|underline|mathit|mathsf|ensuremath"
-    r"|textcolor|boxed|fbox|mathnormal|displaylines)(?![a-zA-Z])\s*(?=\{)"
+    r"|textcolor|boxed|fbox|mathnormal|displaylines)(?![a-zA-Z])\s*(?=\{)(?!\{[a-zA-Z]\}_)"
 )
 _TEXT_QUANTITY = re.compile(r"\\text\s*\{\s*([+-]?[0-9][0-9.,/]*)\s+([^{}]+)\}")
 _OVER = re.compile(r"\{([^{}]{1,100})\\over(?![a-zA-Z])([^{}]{1,100})\}")
+_CHOOSE = re.compile(r"\{([^{}]{1,40})\\choose(?![a-zA-Z])([^{}]{1,40})\}")
+_PRIMES = re.compile(r"\^\s*\{?\s*((?:\\prime(?![a-zA-Z])\s*){1,4})\}?")
+_LINES = re.compile(r"(?<!\\)\\\\(?![a-zA-Z\\](?!\s*=))(?:\[[^\]]{0,8}\])?\s*(?!\\end)")
+_ROWS = re.compile(
+    r"(\\\{)?\s*\\begin\s*\{(aligned|align\*?|gathered|split|cases|array|equation\*?)\}"
+    r"(?:\{[clr| ]{1,12}\})?(.*)\\end\s*\{\2\}",
+    re.DOTALL,
+)
+_ALIGNED = re.compile(r"&\s*(?==|<|>|\\(?:le|ge|ne|approx|in)(?![a-z]))|(?<=[=<>])\s*&")
+_RELATION_START = ("=", "<", ">", r"\le", r"\ge", r"\approx")
+_RELATION_SIGNS = (("<=", r"\le "), (">=", r"\ge "), ("!=", r"\ne "), (":=", "="), ("==", "="))
+_SIGNS = (("+/-", r"\pm "), ("正负", r"\pm "))
+_SET_BUILDER = re.compile(r"\{\s*[a-zA-Z]\s*\|")
+_LABEL_END = re.compile(r"(?i)\bsolutions?\s*:$")
 _QUOTED = re.compile(r"(['\"_])([^'\"_]+)\1")
 _TEXT_CIRCLED = re.compile(r"\\(?:textcircled|circled)\s*\{\s*(1?[1-9]|10|20)\s*\}")
 _TEXT_NUMBER = re.compile(
     r"\\(?:text|mathrm|textbf|textit|mathsf|mbox|operatorname)\s*\{\s*([+-]?[0-9][0-9.,/]*)\s*\}"
 )
-_MODULE = re.compile(r"\b(?:np|math|numpy)\.(?=[a-z])")
+_MODULE = re.compile(r"\b(?:np|math|numpy|sp|sympy)\.(?=[a-zA-Z])")
+_CODE_SET = re.compile(r"set\(\[(.*)\]\)")
 _EMPHASIS = re.compile(r"^(?:\*\*|`)?([^*`]*)(?:\*\*|`)$")
 _SYNONYMS = (
     (re.compile(r"\\[dtc]frac(?![a-zA-Z])"), r"\\frac"),
@@ -123,11 +90,17 @@ _SYNONYMS = (
     (re.compile(r"\\(?:leqslant|leq|leqq)(?![a-zA-Z])"), r"\\le"),
     (re.compile(r"\\(?:geqslant|geq|geqq)(?![a-zA-Z])"), r"\\ge"),
     (re.compile(r"\\neq(?![a-zA-Z])"), r"\\ne"),
-    (re.compile(r"\\(?:varnothing|O)(?![a-zA-Z])"), r"\\emptyset"),
+    (re.compile(r"\\(?:varnothing|oslash|O)(?![a-zA-Z])"), r"\\emptyset"),
+    (re.compile(r"\\[ld]?dots[bcmio]?(?![a-zA-Z])|\\cdots(?![a-zA-Z])|\u2026"), r"\\ldots"),
+    (re.compile(r"\\colon(?![a-zA-Z])"), ":"),
     (re.compile(r"\\(?:degree|textdegree)(?![a-zA-Z])"), r"^\\circ"),
     (re.compile(r"\^\s*\{\s*\\circ\s*\}"), r"^\\circ"),
     (re.compile(r"\\(?:lvert|rvert|vert|mid)(?![a-zA-Z])"), "|"),
     (re.compile(r"\\textpi(?![a-zA-Z])"), r"\\pi"),
+    (re.compile(r"\\overrightarrow(?![a-zA-Z])"), r"\\vec"),
+    (re.compile(r"\\rightarrow(?![a-zA-Z])"), r"\\to"),
+    (re.compile(r"_\{\s*\\(?:text|mathrm|textrm)\s*\{\s*([a-zA-Z0-9]+)\s*\}\s*\}"), r"_{\1}"),
+    (re.compile(r"\\propto(?![a-zA-Z])"), r"\\infty"),
     (re.compile(r"\\mathrm\s*\{\s*([eid])\s*\}"), r"\1"),
     (re.compile(r"\\(?:pounds|textsterling)(?![a-zA-Z])"), "£"),
     (re.compile(r"\\(?:euro|texteuro)(?![a-zA-Z])"), "€"),
@@ -140,11 +113,10 @@ _LEAD = re.compile(
     r"|(?:only )?when |if )\s*",
     re.IGNORECASE,
 )
-_INTEGER_TAIL = re.compile(
-    r",?\s*\(?\s*[a-zA-Z]\s*\\in\s*\\mathbb\s*\{?\s*[ZN]\s*\}?\s*\)?\s*$|\s*\(\s*[a-z]\s*\\in .*\)$"
-)
+_CASE_LEAD = re.compile(r"[^,;]{1,60}=[^,;]{1,40}\bwhen\b\s*(?=[a-z]\s*=)")
 _CHINESE_LEAD = re.compile(
-    r"(?:[^\W\d_a-zA-Z不非没约近超大小多少至未]{1,8}(?:是|为|有)|[一总]?共有?|合计)(?=[0-9])"
+    r"(?:[^\W\d_a-zA-Z不非没约近超多少至未]{1,8}(?:是|为|有|等于)|等于|[一总]?共有?|合计|答:)"
+    r"(?=[0-9$\\-])"
 )
 
 
@@ -154,7 +126,36 @@ def plain(answer: str) -> str:
     >>> plain("$x² ≤ １，０００$")
     'x^{2} \\\\le 1,000'
     """
-    return strip_dress(to_ascii(answer))
+    return strip_dress(_without_line_ends(to_ascii(answer)))
+
+
+def _without_line_ends(text: str) -> str:
+    """Drop `\\\\` and `\\noindent` around an answer, where a key was cut out of a document."""
+    while text.endswith(("\\", r"\noindent", r"\newline")):
+        cut = 1 if text.endswith("\\") else len(text) - text.rfind("\\")
+        text = text[:-cut].rstrip()
+    while text.startswith(r"\\") and not text[2:3].isalpha():
+        text = text[2:].lstrip()
+    return _LABEL_END.sub("", text).rstrip()
+
+
+def _unfold(text: str) -> str:
+    """Write the rows of `aligned`, `cases` and the like beside each other, with commas.
+
+    A row that begins with a relation goes on with the row before. Pieces of a function with their
+    conditions, and arrays without a brace, which are matrices, stay as they are.
+    """
+    match = _ROWS.fullmatch(text.strip())
+    if match is None or (match[2] == "array" and match[1] is None):
+        return text
+    rows = [_ALIGNED.sub("", row).strip() for row in re.split(r"\\\\", match[3]) if row.strip()]
+    if any("&" in row for row in rows):
+        return text
+    joined = ""
+    for row in rows:
+        row = row.strip(" ,")
+        joined += row if row.startswith(_RELATION_START) or not joined else ", " + row
+    return joined
 
 
 def to_ascii(text: str) -> str:
@@ -173,20 +174,28 @@ def to_ascii(text: str) -> str:
 
 def strip_dress(text: str) -> str:
     """Remove what is only looks: math delimiters, sizes, colours, spacing, a final period."""
-    if any(mark in text for mark in "\\$~{"):
+    if any(mark in text for mark in "\\$~{'"):
         text = text.replace(r"\$", r"\textdollar ")
         text = _THIN_GROUP.sub("", text)
         text = _BRACED_COMMA.sub(",", text)
         text = _COLOR.sub("", text)
         text = _DELIMITERS.sub(" ", text)
         text = _SIZE.sub("", text)
-        text = _SPACING.sub(" ", text)
+        text = _NUMBERS.sub(r" \\mathbb{\1}", _SPACING.sub(" ", text).strip())
         text = _OVER.sub(r"\\frac{\1}{\2}", _WRAPPER.sub("", text))
         text = _TEXT_QUANTITY.sub(r"\1\\text{ \2}", _TEXT_NUMBER.sub(r"\1", text))
         text = _TEXT_CIRCLED.sub(lambda m: chr(0x245F + int(m[1])), text)
         for pattern, replacement in _SYNONYMS:
             text = pattern.sub(replacement, text)
-    text = _MODULE.sub("", text)
+        text = _CHOOSE.sub(r"\\binom{\1}{\2}", text)
+        text = _PRIMES.sub(lambda m: "'" * m[1].count("p"), text)
+        if r"\\" in text:
+            text = _LINES.sub(", ", _unfold(text)) if r"\begin" not in text else _unfold(text)
+        elif r"\begin" in text:
+            text = _unfold(text)
+    text = _CODE_SET.sub(r"\\{\1\\}", _MODULE.sub("", text))
+    for written, sign in (*_RELATION_SIGNS, *_SIGNS):
+        text = text.replace(written, sign)
     text = _EMPHASIS.sub(r"\1", re.sub(r" {2,}", " ", text).strip()).strip()
     quoted = _QUOTED.fullmatch(text)
     text = quoted[2].strip() if quoted is not None else text
@@ -204,6 +213,8 @@ def _unbrace(text: str) -> str:
     for _ in range(8):
         if not (text.startswith("{") and text.endswith("}") and _closes_at_end(text)):
             break
+        if _SET_BUILDER.match(text):
+            return rf"\{{{text[1:-1]}\}}"
         text = text[1:-1].strip()
     return text
 
@@ -232,9 +243,9 @@ def _vulgar(char: str) -> str:
 
 
 def strip_lead(text: str) -> str:
-    """Drop "the answer is", a leading approximation sign, and `, k in Z` at the end."""
+    """Drop "the answer is" and a leading approximation sign."""
     text = text.strip()
-    lead = _LEAD.match(text) or _CHINESE_LEAD.match(text)
+    lead = _CASE_LEAD.match(text) or _LEAD.match(text) or _CHINESE_LEAD.match(text)
     if lead is not None and lead.end() < len(text):
         text = text[lead.end() :]
-    return _INTEGER_TAIL.sub("", text).strip()
+    return text.strip()

@@ -11,6 +11,7 @@ from fractions import Fraction
 
 from r1pipe.verify.answers.naming import is_name
 from r1pipe.verify.answers.normalise import plain
+from r1pipe.verify.answers.number_words import number_word
 from r1pipe.verify.answers.units import Unit, conversion, parse_unit
 
 MAX_DIGITS = 400
@@ -35,7 +36,7 @@ _FRACTION = (
     rf"|\{{\s*({_DECIMAL})\s*\}}\s*/\s*\{{\s*({_DECIMAL})\s*\}}"
 )
 _NUMBER = re.compile(
-    rf"\s*({_SIGN})\s*(\\\$|[£€¥]|HK\$|US\$)?\s*({_SIGN})\s*(?:"
+    rf"\s*({_SIGN})\s*(\\\$|[£€¥]|HK\$|US\$|USD\b|RMB\b|CNY\b|EUR\b)?\s*({_SIGN})\s*(?:"
     rf"(?P<mixed>{_DIGITS}{{1,12}})(?:\s+|\s*(?=\\frac)|\s*\+\s*(?=\\frac))(?P<mixed_fraction>{_FRACTION})"
     rf"|(?P<fraction>{_FRACTION})"
     rf"|(?P<ten>10\s*\^\s*(?:\{{\s*[+-]?{_DIGITS}{{1,4}}\s*\}}|[+-]?{_DIGITS}{{1,4}}))"
@@ -47,7 +48,8 @@ _NUMBER = re.compile(
 _FRACTION_ONLY = re.compile(_FRACTION)
 _POWER_ONLY = re.compile(_POWER_OF_TEN)
 _PERCENT = re.compile(
-    r"\s*(?:\\?%|percent\b|per cent\b|\\text\s*\{\s*(?:\\?%|percent)\s*\})\s*(?:of .{0,40})?"
+    r"\s*(?:\\?%|percent\b|per cent\b|\\text\s*\{\s*(?:\\?%|percent)\s*\})"
+    r"\s*(?:\\text\s*\{)?\s*(?:of .{0,40}|increase|decrease|off|chance|discount|profit|loss)?\s*\}?"
 )
 _NAME = re.compile(r"\s*(\\?[a-zA-Z]+(?:_\{?\w{1,8}\}?)?(?:\([a-zA-Z]\))?)\s*=\s*(?!=)")
 _SCALE = re.compile(
@@ -63,6 +65,7 @@ _SCALES = {
     "万": 10**4,
     "亿": 10**8,
 }
+_ASIDE = re.compile(r"\s*(?:\\text\s*\{)?\s*\(\s*([^()]{1,30}?)\s*\)\s*\}?")
 _CHINESE_PERCENT = re.compile(r"\s*百分之\s*(.+)", re.DOTALL)
 
 
@@ -90,6 +93,7 @@ def parse_plain_quantity(text: str) -> Quantity | None:
         return None  # xy = 5 is an equation
     if name is not None:
         text = text[name.end() :]
+    text = text.removeprefix("a ")
     chinese_percent = _CHINESE_PERCENT.fullmatch(text)
     if chinese_percent is not None:
         text = chinese_percent.group(1) + "%"
@@ -161,6 +165,10 @@ def _with_rest(value: Fraction, currency: str, rest: str, name: str) -> Quantity
     if _PERCENT.fullmatch(rest):
         return None if currency else Quantity(value, None, True, name)
     unit = parse_unit(currency[-2:] if currency.endswith("\\$") else currency) if currency else None
+    aside = _ASIDE.fullmatch(rest)
+    if aside is not None:
+        number = number_word(aside[1])
+        rest = aside[1] if number is None else "" if number == value else rest
     if rest.strip(" {}"):
         behind = parse_unit(rest.strip())
         if behind is None or (behind.noun and rest[:1].isascii() and rest[:1].isalpha()):

@@ -22,15 +22,16 @@ from r1pipe.verify.answers.extract import find_answer
 def recast(text: str, fmt: AnyFormat) -> str:
     """Return a completion with the recipe's think tags, and its answer where it is looked for.
 
-    A text of the recipe's own formats is returned as it is. A thought that is not closed stays so:
-    such a completion has no answer.
+    A text of the recipe's own formats is returned as it is. A thought that is not closed stays so,
+    also one that a chat template has opened with the recipe's tag: such a completion has no answer.
     """
     fmt = as_format(fmt)
     has_house_thought = fmt.think is None or fmt.think == HOUSE
     if has_house_thought and (fmt.answer == "boxed" or fmt.template == "r1-zero"):
         return text
     parts = split_completion(text, fmt.think or HOUSE)
-    if parts.answer_part is None:
+    is_cut = text.startswith(THINK_OPEN) and split_completion(text).answer_part is None
+    if parts.answer_part is None or is_cut:
         return THINK_OPEN + _without_tags(text)
     said = parts.answer_part if has_house_thought else _without_tags(parts.answer_part)
     if fmt.answer == "last-line":

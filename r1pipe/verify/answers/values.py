@@ -6,7 +6,8 @@ reader and the same comparison serve both.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Callable
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, TypeAlias
 
 from r1pipe.verify.answers.units import Unit
@@ -45,8 +46,9 @@ class Scalar:
 
 @dataclass(frozen=True)
 class Group:
-    """Several values: `tuple` (1,2), `bracket` [1,2], `list` 1, 2, `set` {1,2}, `blanks` 1; 2 in
-    order, or the sides of a `chain` of equations."""
+    """Several values: `tuple` (1,2), `bracket` [1,2], `list` 1, 2, `set` {1,2}, `either` of the
+    two values of a plus-minus, `blanks` 1; 2 in order, or the sides of a `chain` of equations.
+    A tuple's name is its items' names with commas."""
 
     kind: str
     items: tuple[Value, ...]
@@ -85,7 +87,7 @@ class Grid:
     """A matrix by rows."""
 
     rows: tuple[tuple[Leaf, ...], ...]
-    kind: str = "matrix"
+    name: str = ""
 
 
 @dataclass(frozen=True)
@@ -96,13 +98,51 @@ class Ratio:
 
 
 @dataclass(frozen=True)
+class Congruence:
+    """A residue of integers modulo another."""
+
+    residue: Leaf
+    modulus: Leaf
+    name: str = ""
+
+
+@dataclass(frozen=True)
+class Clock:
+    """A time of day in seconds; `is_marked` where morning or afternoon is said or plain."""
+
+    seconds: int
+    is_marked: bool
+
+
+@dataclass(frozen=True)
 class Words:
     """A word or phrase, normalised."""
 
     text: str
 
 
-Value = Scalar | Group | Spans | Relation | Grid | Ratio | Words
+Value = Scalar | Group | Spans | Relation | Grid | Ratio | Congruence | Clock | Words
+
+
+def mapped(value: Value, change: Callable[[Leaf], Leaf]) -> Value:
+    """Return the value with every leaf changed."""
+    if isinstance(value, Scalar):
+        return replace(value, value=change(value.value))
+    if isinstance(value, Group):
+        return replace(value, items=tuple(mapped(item, change) for item in value.items))
+    if isinstance(value, Spans):
+        ends = [
+            [e if isinstance(e, str) else change(e) for e in (p.low, p.high)] for p in value.parts
+        ]
+        parts = zip(value.parts, ends, strict=True)
+        return replace(value, parts=tuple(replace(p, low=e[0], high=e[1]) for p, e in parts))
+    if isinstance(value, Relation):
+        return replace(value, left=change(value.left), right=change(value.right))
+    if isinstance(value, Grid):
+        return replace(value, rows=tuple(tuple(map(change, row)) for row in value.rows))
+    if isinstance(value, Ratio):
+        return replace(value, terms=tuple(map(change, value.terms)))
+    return value
 
 
 def as_spans(value: Value | None) -> Spans | None:
@@ -111,7 +151,7 @@ def as_spans(value: Value | None) -> Spans | None:
         return value
     if isinstance(value, Scalar) and value.unit is None:
         return Spans((Span(value.value, value.value, False, False),), value.name)
-    if isinstance(value, Group) and value.kind in ("set", "list"):
+    if isinstance(value, Group) and value.kind in ("set", "list", "either"):
         points = [as_spans(item) for item in value.items]
         if all(point is not None for point in points):
             return Spans(tuple(part for p in points if p is not None for part in p.parts))

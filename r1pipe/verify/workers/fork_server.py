@@ -15,26 +15,44 @@ import resource
 import signal
 import socket
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from types import FrameType
 
-from r1pipe.verify.workers import symbolic
+from r1pipe.verify.workers import plain_math_verify, symbolic
 
 MEMORY_BYTES = 3 << 30
 RECYCLE_BYTES = 400 << 20
 _PR_SET_PDEATHSIG = 1
 
 
+@dataclass(frozen=True, slots=True)
+class Verifier:
+    """What a worker runs on a pair; `read_gold` fills the cache that `verdict` reads."""
+
+    warm_up: Callable[[], None]
+    read_gold: Callable[[str], None]
+    verdict: Callable[[str, str], str]
+
+
+VERIFIERS = {
+    "r1pipe": Verifier(symbolic.warm_up, symbolic.read_gold, symbolic.verdict),
+    "math-verify": Verifier(
+        plain_math_verify.warm_up, plain_math_verify.read_gold, plain_math_verify.verdict
+    ),
+}
+
+
 class OutOfTimeError(BaseException):
     """The worker's own timer rang; not an Exception, so that no library swallows it."""
 
 
-def main(control_fd: int) -> None:
+def main(control_fd: int, verifier: Verifier) -> None:
     """Serve the control socket until it closes."""
     control = socket.socket(fileno=control_fd)
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the caller to handle
     with contextlib.redirect_stdout(sys.stderr):
-        symbolic.warm_up()
+        verifier.warm_up()
     control.sendall(b"ready\n")
     workers: set[int] = set()
     while True:
@@ -43,7 +61,7 @@ def main(control_fd: int) -> None:
             break
         command = message.decode().split()
         if command[0] == "spawn":
-            pid = _fork_worker(fds[0], control)
+            pid = _fork_worker(fds[0], control, verifier)
             workers.add(pid)
             control.sendall(f"{pid}\n".encode())
         else:
@@ -64,7 +82,7 @@ def _reap(pid: int, workers: set[int]) -> None:
     workers.discard(pid)
 
 
-def _fork_worker(fd: int, control: socket.socket) -> int:
+def _fork_worker(fd: int, control: socket.socket, verifier: Verifier) -> int:
     parent = os.getpid()
     pid = os.fork()
     if pid:
@@ -73,7 +91,7 @@ def _fork_worker(fd: int, control: socket.socket) -> int:
     try:
         control.close()
         _confine(parent)
-        _serve(socket.socket(fileno=fd))
+        _serve(socket.socket(fileno=fd), verifier)
     finally:
         os._exit(0)
 
@@ -94,11 +112,11 @@ def _ring(signum: int, frame: FrameType | None) -> None:
     raise OutOfTimeError
 
 
-def _serve(channel: socket.socket) -> None:
+def _serve(channel: socket.socket, verifier: Verifier) -> None:
     """Answer one pair at a time until the caller closes the channel or memory has grown."""
     for gold, answer, limit_s in _requests(channel):
         _limit_cpu(limit_s)
-        result = _verdict(gold, answer, limit_s)
+        result = _verdict(verifier, gold, answer, limit_s)
         channel.sendall(json.dumps(result).encode() + b"\n")
         if resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 > RECYCLE_BYTES:
             return  # the caller sees the end of file and asks for a fresh worker
@@ -124,14 +142,14 @@ def _limit_cpu(limit_s: float) -> None:
     resource.setrlimit(resource.RLIMIT_CPU, (soft, resource.RLIM_INFINITY))
 
 
-def _verdict(gold: str, answer: str, limit_s: float) -> str:
+def _verdict(verifier: Verifier, gold: str, answer: str, limit_s: float) -> str:
     """Return the verdict of one pair; the timer rings before the caller's deadline."""
     fault = late = symbolic.GOLD_UNUSABLE  # as long as only the gold answer has been read
     try:
         signal.setitimer(signal.ITIMER_REAL, 0.8 * limit_s)
-        symbolic.read_gold(gold)
+        verifier.read_gold(gold)
         fault, late = "crashed", "timeout"
-        return symbolic.verdict(gold, answer)
+        return verifier.verdict(gold, answer)
     except OutOfTimeError:
         return late
     except (Exception, RecursionError, MemoryError):  # noqa: BLE001 - model text
@@ -141,4 +159,4 @@ def _verdict(gold: str, answer: str, limit_s: float) -> str:
 
 
 if __name__ == "__main__":
-    main(int(sys.argv[1]))
+    main(int(sys.argv[1]), VERIFIERS[sys.argv[2]])

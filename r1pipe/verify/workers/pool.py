@@ -58,10 +58,14 @@ class _Worker:
 
 
 class Pool:
-    """Verifies (gold, answer) pairs in killable processes; safe to share between threads."""
+    """Verifies (gold, answer) pairs in killable processes; safe to share between threads.
 
-    def __init__(self, num_workers: int) -> None:
+    `verifier` is one of `fork_server.VERIFIERS`; `math-verify` takes whole completions as answers.
+    """
+
+    def __init__(self, num_workers: int, verifier: str = "r1pipe") -> None:
         self.num_workers = num_workers
+        self.verifier = verifier
         self.pid = os.getpid()
         self._tasks: deque[_Task] = deque()
         self._lock = threading.Lock()
@@ -254,8 +258,9 @@ class _Dispatcher:
         self.control.settimeout(START_LIMIT_S)
         root = str(Path(r1pipe.__file__).parent.parent)
         path = os.pathsep.join(part for part in (root, os.environ.get("PYTHONPATH", "")) if part)
+        command = [sys.executable, "-m", "r1pipe.verify.workers.fork_server"]
         self.fork_server = subprocess.Popen(
-            [sys.executable, "-m", "r1pipe.verify.workers.fork_server", str(theirs.fileno())],
+            [*command, str(theirs.fileno()), self.pool.verifier],
             env=os.environ | {"PYTHONPATH": path, "OMP_NUM_THREADS": "1"},
             pass_fds=[theirs.fileno()],
             stdin=subprocess.DEVNULL,

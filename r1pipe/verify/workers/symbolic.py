@@ -1,8 +1,7 @@
-"""The algebraic layer: sympy and math-verify, run only inside a worker that can be killed.
+"""The algebraic layer: sympy, run only inside a worker that can be killed.
 
-Own reader and parser first: exact, strict, and fast. What they do not know in the gold answer
-(sums, integrals, congruences) goes to math-verify, with limits that its known false positives do
-not pass.
+Our own reader and parser: exact, strict, and fast. A gold answer that they cannot read whole is
+unusable, never compared in part.
 """
 
 from __future__ import annotations
@@ -14,52 +13,36 @@ from functools import lru_cache
 import sympy as sp
 
 from r1pipe.verify.answers import scan
-from r1pipe.verify.answers.compare import Comparer, same_choice
+from r1pipe.verify.answers.choices import same_choice, split_option
+from r1pipe.verify.answers.compare import Comparer
 from r1pipe.verify.answers.expressions import proportional, same_expression
 from r1pipe.verify.answers.latex import parse_expression
 from r1pipe.verify.answers.normalise import plain
+from r1pipe.verify.answers.number_words import worded_number
 from r1pipe.verify.answers.numbers import parse_plain_quantity
+from r1pipe.verify.answers.renaming import same_renamed
 from r1pipe.verify.answers.structure import Reader
 from r1pipe.verify.answers.units import parse_unit
 from r1pipe.verify.answers.values import (
     INFINITY,
     MINUS_INFINITY,
+    Group,
+    Leaf,
     Relation,
     Scalar,
     Span,
     Spans,
-    TooBigError,
     UnreadableError,
     Value,
 )
 
 CORRECT, WRONG, GOLD_UNUSABLE = "correct", "wrong", "gold_unusable"
-_PRECISION, _ROUNDING = 60, 12
-_EXOTIC = re.compile(
-    r"\\(?:int|iint|oint|sum|prod|lim|limsup|liminf|partial|nabla|pmod|bmod|mod|gcd|lcm|det|max|min|cap"
-    r"|setminus|backslash|overline|dots|ldots|cdots|forall|exists|begin|mathbb|subset)(?![a-zA-Z])"
-)
 _TRIGONOMETRY = re.compile(r"\\?(?:sin|cos|tan|cot|sec|csc)(?![a-zA-Z])")
-_CHINESE_DIGITS = {digit: value for value, digit in enumerate("零一二三四五六七八九")} | {"两": 2}
-_CHINESE_NUMBER = re.compile(
-    "[零一二三四五六七八九两]|[一二三四五六七八九]?十[一二三四五六七八九]?"
-)
-_COMMAND = re.compile(r"\\[a-zA-Z]+")
 _UNIT_TAIL = re.compile(
     r"(.*?[0-9a-zA-Z})|!])\s*((?:\\(?:text|mathrm|textrm|mbox|operatorname|rm)\s*\{?\s*~?\s*[a-zA-Z一-鿿°]"
     r"|\^\s*\\circ|\\\$|[一-鿿€£¥]| [a-zA-Z]{2,}).*)",
     re.DOTALL,
 )
-_SMALL = (
-    "zero one two three four five six seven eight nine ten eleven twelve thirteen fourteen fifteen"
-    " sixteen seventeen eighteen nineteen twenty"
-)
-_NUMBER_WORDS = {word: value for value, word in enumerate(_SMALL.split())}
-_TENS = {"thirty": 30, "forty": 40, "fifty": 50, "sixty": 60} | {
-    "seventy": 70,
-    "eighty": 80,
-    "ninety": 90,
-}
 
 
 def warm_up() -> None:
@@ -79,29 +62,43 @@ def warm_up() -> None:
 def verdict(gold: str, answer: str) -> str:
     """Return whether the answer equals the gold one: `correct`, `wrong` or `gold_unusable`."""
     gold, answer = plain(gold), plain(answer)
+    is_itself = answer == gold
+    gold = _own_text(gold)
     choice = same_choice(gold, answer)
     if choice is not None:
         return CORRECT if choice else WRONG
     golds = _read_gold(gold)
-    if golds:
-        answers = READER.readings(answer)
-        if COMPARER.any_same(golds, answers):
-            return CORRECT
-        if answers or not _EXOTIC.search(answer):
-            return WRONG
-    return _by_math_verify(gold, answer)
+    if not golds:
+        return GOLD_UNUSABLE
+    answers = golds if is_itself else READER.readings(answer)
+    if COMPARER.any_same(golds, answers):
+        return CORRECT
+    is_renamed = same_renamed(golds, answers, (gold, answer), COMPARER)
+    return CORRECT if is_renamed else WRONG
 
 
 def read_gold(gold: str) -> None:
     """Read a gold answer into the cache, by the reader that will verify with it."""
-    gold = plain(gold)
-    if not _read_gold(gold):
-        _parse_gold(gold)
+    _read_gold(_own_text(plain(gold)))
+
+
+def _own_text(answer: str) -> str:
+    """Return the text of an option without its letter; any other answer as it is."""
+    option = split_option(answer)
+    return plain(option[1]) if option is not None else answer
 
 
 @lru_cache(maxsize=4096)
 def _read_gold(gold: str) -> tuple[Value, ...]:
-    return tuple(READER.readings(gold))
+    """Return the readings of a gold answer; `x<3: (-\\infty, 3)` says one twice."""
+    values = READER.read_gold(gold)[0]
+    if r"\log" in gold and not COMPARER.any_same(values, values):
+        values = READER.readings(gold.replace(r"\log", r"\lg"))  # log 0.01 = -2 says its base
+    halves = scan.split_at(gold, ":")
+    if not values and len(halves) == 2:
+        found = [READER.readings(half) for half in halves]
+        values = found[0] + found[1] if all(found) else []
+    return tuple(values)
 
 
 def read_scalar(text: str) -> Scalar:
@@ -111,14 +108,11 @@ def read_scalar(text: str) -> Scalar:
     if quantity is not None and not quantity.name:
         value = sp.Rational(quantity.value.numerator, quantity.value.denominator)
         return Scalar(value, quantity.unit, quantity.is_percent)
-    number = _number_word(text)
-    if number is not None:
-        return Scalar(sp.Integer(number))
-    bottom, is_share, top = text.partition("分之")
-    if is_share and bottom != "百":
-        parts = _number_word(top), _number_word(bottom)
-        if parts[0] is not None and parts[1]:
-            return Scalar(sp.Rational(parts[0], parts[1]))
+    worded = worded_number(text)
+    if worded is not None:
+        value, rest = worded
+        unit = parse_unit(rest) if rest not in ("", "%") else None
+        return Scalar(sp.Rational(value.numerator, value.denominator), unit, rest == "%")
     if text.endswith("%"):
         return Scalar(parse_expression(text.rstrip("%").rstrip("\\")), is_percent=True)
     lead = re.match(r"\\\$|[£€¥]", text)
@@ -129,7 +123,8 @@ def read_scalar(text: str) -> Scalar:
     if tail is None or unit is None:
         return Scalar(parse_expression(text))
     is_angle = tail.group(2).startswith("^") and _TRIGONOMETRY.search(tail.group(1))
-    if "\\" in tail.group(2) and not is_angle:
+    is_table = unit.powers and re.match(r"[a-zA-Z]{2}", tail.group(2).strip())
+    if ("\\" in tail.group(2) and not is_angle) or is_table:
         return Scalar(parse_expression(tail.group(1)), unit)
     try:
         return Scalar(parse_expression(text))
@@ -137,34 +132,16 @@ def read_scalar(text: str) -> Scalar:
         return Scalar(parse_expression(tail.group(1)), unit)
 
 
-def _chinese(digit: str, empty: int) -> int:
-    return _CHINESE_DIGITS[digit] if digit else empty
-
-
-def _number_word(text: str) -> int | None:
-    """Return the value of a number in words up to ninety-nine, else None."""
-    bare = re.sub(r"\\text\s*\{([^{}]*)\}", r"\1", text).strip().lower()
-    if bare in _NUMBER_WORDS:
-        return _NUMBER_WORDS[bare]
-    if _CHINESE_NUMBER.fullmatch(bare):
-        tens, ten, ones = bare.rpartition("十")
-        return _chinese(tens, 1 if ten else 0) * 10 + _chinese(ones, 0)
-    tens, _, ones = bare.replace(" ", "-").partition("-")
-    if tens in _TENS or (tens == "twenty" and ones):
-        one = _NUMBER_WORDS.get(ones, -1) if ones else 0
-        return _TENS.get(tens, 20) + one if 0 <= one < 10 else None
-    return None
-
-
-def solve_inequality(operands: list[str], operators: list[str]) -> Spans | Relation:
-    """Solve a chain of inequalities in one real variable; with more, keep it as a relation."""
+def solve_inequality(operands: list[str], operators: list[str]) -> Value:
+    """Solve a chain of inequalities in one real variable; with more, keep it as relations."""
     sides = [parse_expression(side) for side in operands]
     symbols = set().union(*(side.free_symbols for side in sides))
     relations = {"<": sp.Lt, "<=": sp.Le, ">": sp.Gt, ">=": sp.Ge, "!=": sp.Ne, "=": sp.Eq}
     if len(symbols) != 1:
         if len(operators) == 1 and symbols:
             return _oriented(sides, operators[0])
-        raise UnreadableError("a chain in several variables")
+        links = zip(sides[:-1], operators, sides[1:], strict=True)
+        return Group("set", tuple(_oriented([left, right], sign) for left, sign, right in links))
     symbol = symbols.pop()
     real = sp.Symbol(symbol.name, real=True)
     solution: sp.Set = sp.S.Reals
@@ -211,61 +188,19 @@ def same_relation(gold: Relation, answer: Relation) -> bool:
     )
 
 
-READER = Reader(read_scalar, solve_inequality)
+def is_less(left: Leaf, right: Leaf) -> bool:
+    """Return whether a real constant is below another; what has letters has no order."""
+    difference = sp.sympify(right - left)
+    if difference.free_symbols or not difference.is_real:
+        raise UnreadableError("values without an order")
+    return not same_expression(difference, sp.S.Zero) and bool(difference.evalf(30) > 0)
+
+
+READER = Reader(read_scalar, solve_inequality, is_less)
 COMPARER = Comparer(
-    same_expression, same_relation, lambda value: value * 180 / sp.pi, parse_expression
+    same_expression,
+    same_relation,
+    lambda value: value * 180 / sp.pi,
+    parse_expression,
+    is_less,
 )
-
-
-def _by_math_verify(gold: str, answer: str) -> str:
-    """Ask math-verify, with its roundings tightened, about answers that our reader cannot read."""
-    from math_verify import verify
-
-    parsed = _parse_gold(gold)
-    if not parsed:
-        return GOLD_UNUSABLE
-    if _slips_through(gold, answer) or _is_too_big(answer):
-        return WRONG
-    given = _parse(answer)
-    is_right = bool(given) and verify(
-        list(parsed),
-        given,
-        float_rounding=_ROUNDING,
-        numeric_precision=_PRECISION,
-        allow_set_relation_comp=True,
-        timeout_seconds=None,
-        raise_on_error=False,
-    )
-    return CORRECT if is_right else WRONG
-
-
-def _is_too_big(answer: str) -> bool:
-    try:
-        parse_expression(answer)
-    except TooBigError:
-        return True
-    except UnreadableError:
-        return False
-    return False
-
-
-def _slips_through(gold: str, answer: str) -> bool:
-    """Return whether math-verify would accept too much: equations compared by their last side, and
-    trailing letters cut off as units."""
-    if scan.first_at_top(answer, "=") and not scan.first_at_top(gold, "="):
-        return True
-    letters = [set(re.findall("[a-zA-Z]", _COMMAND.sub(" ", text))) for text in (gold, answer)]
-    return not letters[1] <= letters[0]
-
-
-@lru_cache(maxsize=4096)
-def _parse_gold(gold: str) -> tuple[sp.Basic | str, ...]:
-    return tuple(_parse(gold))
-
-
-def _parse(text: str) -> list[sp.Basic | str]:
-    from math_verify import parse
-
-    wrapped = f"\\boxed{{{text}}}"
-    parsed = parse(wrapped, parsing_timeout=None, raise_on_error=False)
-    return [value for value in parsed if not isinstance(value, str)] and list(parsed)

@@ -1,0 +1,56 @@
+"""The command that writes a report for a browser."""
+
+import webbrowser
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from r1pipe.cli.options import (
+    DEFAULT_MANIFEST,
+    ManifestArgument,
+    ProfileOption,
+    SetOption,
+    StoreOption,
+    command_group,
+    load,
+    open_store,
+)
+from r1pipe.cli.printing import complain, say
+
+app = command_group()
+
+
+@app.command()
+def report(
+    manifest: ManifestArgument = DEFAULT_MANIFEST,
+    output: Annotated[Path, typer.Option("--output", "-o", help="The page, one HTML file.")] = Path(
+        "report.html"
+    ),
+    samples: Annotated[
+        int, typer.Option("--samples", min=0, help="Completions of each evaluation on the page.")
+    ] = 1_000,
+    watch: Annotated[
+        bool, typer.Option("--watch", help="Serve it on this machine while a run goes.")
+    ] = False,
+    profile: ProfileOption = None,
+    overrides: SetOption = None,
+    store: StoreOption = None,
+) -> None:
+    """Write a report: graph, scores, curves, candidates, samples, provenance, in one file."""
+    from r1pipe.report.document import make_report
+    from r1pipe.report.page import render
+    from r1pipe.store.disk import place_text
+
+    loaded, opened = load(manifest, profile, overrides), open_store(store, manifest)
+    if watch:
+        from r1pipe.report.serving import serve
+
+        def announce(address: str) -> None:
+            complain(f"{address}   (Ctrl-C ends it)")
+            webbrowser.open(address)
+
+        serve(lambda: render(make_report(loaded, opened, samples), is_watched=True), announce)
+        return
+    place_text(output, render(make_report(loaded, opened, samples)))
+    say(f"{output}: {output.stat().st_size / 1e6:.1f} MB; open it in a browser")

@@ -1,0 +1,33 @@
+"""When a training checkpoint is due: by the clock, and by what the last one cost."""
+
+from __future__ import annotations
+
+import time
+
+SAVING_SHARE = 0.05
+"""Largest share of the time that goes into checkpoints: one of a 7B model takes half a minute."""
+
+
+class Cadence:
+    """The time between two checkpoints: `every_s` seconds, or longer if saving takes long.
+
+    With `every_s` 0 every step is saved, whatever it costs.
+    """
+
+    def __init__(self, every_s: float) -> None:
+        self.every_s = every_s
+        self._saved_at = time.monotonic()
+        self._cost_s = 0.0
+
+    @property
+    def is_due(self) -> bool:
+        """Return whether it is time for the next checkpoint."""
+        if not self.every_s:
+            return True
+        pause = self._cost_s * (1 / SAVING_SHARE - 1)
+        return time.monotonic() - self._saved_at >= max(self.every_s, pause)
+
+    def saved(self, seconds: float) -> None:
+        """Take in how long a checkpoint took, which has just been written."""
+        self._saved_at = time.monotonic()
+        self._cost_s = seconds

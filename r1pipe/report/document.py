@@ -1,0 +1,163 @@
+"""What a report shows of a manifest and its store, as plain values for the page.
+
+Text that a model wrote is data: control and direction characters are written out here, and the
+page escapes the rest.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING
+
+from r1pipe.keys import JsonObject
+from r1pipe.pipeline.planning import Plan, PlannedStage, plan
+from r1pipe.report.curves import Curve, curves_of
+from r1pipe.report.flow import Flow, flow_of
+from r1pipe.report.graph import Drawing, draw
+from r1pipe.report.samples import Samples, collect_samples
+from r1pipe.report.scores import Board, board_of
+from r1pipe.text import format_bytes, format_duration, short_id, visible
+
+if TYPE_CHECKING:
+    from r1pipe.manifest import Manifest
+    from r1pipe.store.actions import ActionRecord
+    from r1pipe.store.store import Store
+
+STATES = {
+    "hit": "built",
+    "run": "to build",
+    "resume": "stopped",
+    "waits": "waits",
+    "lost": "data gone",
+}
+"""A plan's word for a stage -> the report's."""
+APART = ("predicted", "warnings")
+MAX_FACT_CHARS = 2_000
+
+
+@dataclass(frozen=True)
+class StageView:
+    """One stage: what it is, what came of it, and where that came from."""
+
+    name: str
+    kind: str
+    state: str
+    reason: str
+    took: str = ""
+    seconds: float = 0.0
+    memory: str = ""
+    size: str = ""
+    made: str = ""
+    key: str = ""
+    artifact: str = ""
+    inputs: list[tuple[str, str, str]] = field(default_factory=list)
+    """Input, the stage or source that it reads, the id."""
+    params: list[tuple[str, str]] = field(default_factory=list)
+    facts: list[tuple[str, str]] = field(default_factory=list)
+    warnings: list[str] = field(default_factory=list)
+    num_modules: int = 0
+
+
+@dataclass(frozen=True)
+class Report:
+    """Everything that one page shows."""
+
+    title: str
+    manifest: str
+    profile: str
+    made: str
+    took: str
+    num_built: int
+    num_stages: int
+    stages: list[StageView]
+    drawing: Drawing
+    board: Board | None
+    curves: list[Curve]
+    flows: list[Flow]
+    samples: Samples
+
+    def data(self) -> JsonObject:
+        """Return what the page's script reads, as JSON values."""
+        found = self.samples
+        samples = {"stages": found.stages, "problems": found.problems, "rows": found.rows}
+        return {"curves": [vars(each) for each in self.curves], "samples": samples}
+
+
+def make_report(manifest: Manifest, store: Store, max_samples: int) -> Report:
+    """Collect what is in the store of a manifest's stages; `max_samples` of each evaluation."""
+    found = plan(manifest, store)
+    stages = [_view(stage, found, manifest, store) for stage in found.stages]
+    records = found.records
+    names = {stage.name: stage.state for stage in stages}
+    inputs = {stage.name: [source for _, source, _ in stage.inputs] for stage in stages}
+    return Report(
+        title=visible(" / ".join(filter(None, (manifest.name, manifest.profile)))),
+        manifest=visible(str(manifest.path)),
+        profile=manifest.profile or "-",
+        made=datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC"),
+        took=format_duration(sum(stage.seconds for stage in stages)),
+        num_built=sum(stage.state == "built" for stage in stages),
+        num_stages=len(stages),
+        stages=stages,
+        drawing=draw(inputs, names, {stage.name: stage.took for stage in stages}),
+        board=board_of(records, store),
+        curves=list(curves_of(found, store)),
+        flows=[flow for n, record in records.items() if (flow := flow_of(n, record)) is not None],
+        samples=collect_samples(records, store, max_samples),
+    )
+
+
+def _view(stage: PlannedStage, found: Plan, manifest: Manifest, store: Store) -> StageView:
+    node, record = manifest.stages[stage.name], found.records.get(stage.name)
+    if record is None:
+        is_running = stage.key is not None and store.lock_owner(stage.key) is not None
+        refs = [
+            (name, ref.name, "")
+            for name, given in node.inputs.items()
+            for ref in (given.values() if isinstance(given, Mapping) else [given])
+        ]
+        state = "running" if is_running else STATES[stage.status]
+        return StageView(stage.name, stage.kind, state, visible(stage.reason), inputs=refs)
+    return StageView(
+        stage.name,
+        stage.kind,
+        STATES[stage.status],
+        visible(stage.reason),
+        took=format_duration(record.seconds),
+        seconds=record.seconds,
+        memory=format_bytes(record.peak_rss_bytes),
+        size=format_bytes(record.size),
+        made=record.created[:19].replace("T", " "),
+        key=record.key,
+        artifact=record.artifact_id,
+        inputs=list(_inputs(record)),
+        params=list(_leaves(record.preimage["params"])),
+        facts=list(_leaves({n: v for n, v in record.facts.items() if n not in APART})),
+        warnings=[visible(text) for text in record.facts.get("warnings", [])] + record.unchanged(),
+        num_modules=len(record.code),
+    )
+
+
+def _inputs(record: ActionRecord) -> Iterator[tuple[str, str, str]]:
+    for name, link in record.links():
+        source = link.get("stage") or f"source {link.get('source', '?')}"
+        yield visible(name), visible(str(source)), short_id(str(link["id"]))
+
+
+def _leaves(value: object, prefix: str = "") -> Iterator[tuple[str, str]]:
+    """Yield (dotted path, text) of nested values; lists are one leaf."""
+    if isinstance(value, Mapping) and (value or not prefix):
+        for name, item in value.items():
+            yield from _leaves(item, f"{prefix}.{name}" if prefix else str(name))
+        return
+    text = visible(_text(value))
+    more = f" ... ({len(text):,} characters)" if len(text) > MAX_FACT_CHARS else ""
+    yield visible(prefix), text[:MAX_FACT_CHARS] + more
+
+
+def _text(value: object) -> str:
+    if isinstance(value, Sequence) and not isinstance(value, str):
+        return ", ".join(map(str, value))
+    return str(value)

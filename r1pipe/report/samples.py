@@ -1,0 +1,126 @@
+"""Completions of all models side by side, and how long they are."""
+
+from __future__ import annotations
+
+import math
+from bisect import bisect_right
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from r1pipe.records import FinishReason, Row
+from r1pipe.rows import read_rows
+from r1pipe.text import visible
+
+if TYPE_CHECKING:
+    from r1pipe.store.actions import ActionRecord
+    from r1pipe.store.store import Store
+
+MAX_CHARS = 4_000
+NUM_BINS = 24
+COLUMNS = (
+    *("benchmark", "prompt", "gold", "task", "completion", "extracted", "verdict"),
+    *("num_tokens", "finish_reason"),
+)
+
+
+@dataclass(frozen=True)
+class Lengths:
+    """A histogram of completions' tokens; bins grow in width as on a logarithmic axis."""
+
+    stage: str
+    edges: list[int]
+    counts: list[int]
+    mean: float
+    truncated: float
+    """Share that was cut at the limit."""
+
+
+@dataclass(frozen=True)
+class Samples:
+    """Completions as columns, so that many of them stay small.
+
+    `problems` has [set, prompt, gold, task]; `rows` has [problem, stage, completion, answer read,
+    verdict, tokens, reward], the first two as places in `problems` and `stages`.
+    """
+
+    stages: list[str]
+    problems: list[tuple[str, str, str, str]]
+    rows: list[tuple[int, int, str, str, str, int | None, float | None]]
+    lengths: list[Lengths]
+    left_out: int
+    """Completions that are in the store and not here."""
+
+
+def collect_samples(records: Mapping[str, ActionRecord], store: Store, max_rows: int) -> Samples:
+    """Collect the first `max_rows` completions of every evaluation, and those that GRPO kept.
+
+    `records` has them by the name of the stage.
+    """
+    made = _Collector(max_rows)
+    for name, record in records.items():
+        is_read = record.kind == "evaluate" and store.has_artifact(record)
+        folder = store.output_dir(record, "samples") if is_read else None
+        if folder is not None and folder.is_dir():
+            made.add_evaluation(visible(name), read_rows(folder, COLUMNS))
+        elif record.kind == "grpo":
+            made.add_training(visible(name), store.samples(record))
+    return Samples(made.stages, list(made.problems), made.rows, made.lengths, made.left_out)
+
+
+class _Collector:
+    def __init__(self, max_rows: int) -> None:
+        self.max_rows = max_rows
+        self.stages: list[str] = []
+        self.problems: dict[tuple[str, str, str, str], int] = {}
+        self.rows: list[tuple[int, int, str, str, str, int | None, float | None]] = []
+        self.lengths: list[Lengths] = []
+        self.left_out = 0
+
+    def add_evaluation(self, stage: str, rows: Iterator[Row]) -> None:
+        """Take the first rows of an evaluation, and the lengths of all."""
+        self.stages.append(stage)
+        tokens, num_cut = list[int](), 0
+        for number, row in enumerate(rows):
+            tokens.append(row["num_tokens"])
+            num_cut += row["finish_reason"] == FinishReason.LENGTH
+            if number >= self.max_rows:
+                self.left_out += 1
+                continue
+            problem = self._place(row["benchmark"], row["prompt"], row["gold"], row["task"])
+            texts = (_text(row["completion"]), _text(row["extracted"] or ""), row["verdict"])
+            self.rows.append((problem, len(self.stages) - 1, *texts, row["num_tokens"], None))
+        if tokens:
+            self.lengths.append(_histogram(stage, tokens, num_cut / len(tokens)))
+
+    def add_training(self, stage: str, rows: Sequence[Row]) -> None:
+        """Take the samples that GRPO kept, with their rewards."""
+        self.stages.append(stage)
+        for row in rows[: self.max_rows]:
+            if not {"prompt", "completion", "reward"} <= row.keys():
+                continue
+            problem = self._place("training", row["prompt"], row.get("gold", ""), "")
+            text = _text(row["completion"])
+            self.rows.append((problem, len(self.stages) - 1, text, "", "", None, row["reward"]))
+
+    def _place(self, *parts: str) -> int:
+        benchmark, prompt, gold, task = map(_text, parts)
+        return self.problems.setdefault((benchmark, prompt, gold, task), len(self.problems))
+
+
+def _histogram(stage: str, tokens: Sequence[int], truncated: float) -> Lengths:
+    """Count lengths in bins whose edges are whole numbers, of growing width."""
+    top = max(tokens) + 1
+    edges = sorted(
+        {round(math.exp(math.log(top) * i / NUM_BINS)) for i in range(NUM_BINS + 1)} | {0}
+    )
+    counts = [0] * (len(edges) - 1)
+    for each in tokens:
+        counts[bisect_right(edges, each) - 1] += 1
+    return Lengths(stage, edges, counts, sum(tokens) / len(tokens), truncated)
+
+
+def _text(text: str) -> str:
+    """Return model or problem text as the page may hold it."""
+    shown = visible(text[:MAX_CHARS], keep_lines=True)
+    return shown if len(text) <= MAX_CHARS else f"{shown} ... ({len(text):,} characters)"

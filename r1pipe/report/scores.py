@@ -1,0 +1,106 @@
+"""The scoreboard as dots with intervals, and what each stage bought."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from r1pipe.keys import JsonObject
+from r1pipe.text import visible
+
+if TYPE_CHECKING:
+    from r1pipe.store.actions import ActionRecord
+    from r1pipe.store.store import Store
+
+MEASURE = "pass@1"
+
+
+@dataclass(frozen=True)
+class Dot:
+    """A value with its 95 % interval, on an axis from 0 to 1."""
+
+    label: str
+    value: float
+    low: float
+    high: float
+
+
+@dataclass(frozen=True)
+class Panel:
+    """The dots of one benchmark, a model each."""
+
+    title: str
+    dots: list[Dot]
+    is_rough: bool
+    """Few problems: the interval itself is rough."""
+
+
+@dataclass(frozen=True)
+class Bought:
+    """The paired difference of one model to the one before it."""
+
+    model: str
+    before: str
+    benchmark: str
+    score: str
+    dot: Dot
+
+    @property
+    def excludes_zero(self) -> bool:
+        """Whether the interval does not hold zero."""
+        return self.dot.low > 0 or self.dot.high < 0
+
+
+@dataclass(frozen=True)
+class Board:
+    """A scoreboard."""
+
+    panels: list[Panel]
+    bought: list[Bought]
+
+
+def board_of(records: Mapping[str, ActionRecord], store: Store) -> Board | None:
+    """Return the last scoreboard among the results; None if there is none whose data is here."""
+    for record in reversed(list(records.values())):
+        if record.kind != "scoreboard" or not store.has_artifact(record):
+            continue
+        path = store.output_dir(record, "report") / "scoreboard.json"
+        if path.is_file():
+            board = json.loads(path.read_text(encoding="utf-8"))
+            if board.get("values"):
+                return Board(list(_panels(board)), list(_bought(board)))
+    return None
+
+
+def _panels(board: JsonObject) -> Iterator[Panel]:
+    models = [name for name in board["models"] if name in board["values"]]
+    benchmarks = dict.fromkeys(b for name in models for b in board["values"][name])
+    for benchmark in benchmarks:
+        dots = [
+            _dot(name, measures[MEASURE])
+            for name in models
+            if (measures := board["values"][name].get(benchmark)) and MEASURE in measures
+        ]
+        if dots:
+            yield Panel(visible(f"{benchmark}: {MEASURE}"), dots, benchmark in board["rough"])
+
+
+def _bought(board: JsonObject) -> Iterator[Bought]:
+    for model, paired in board["paired"].items():
+        for benchmark, differences in sorted(paired["differences"].items()):
+            for score, found in sorted(differences.items()):
+                if found is not None:
+                    yield Bought(
+                        model=visible(model),
+                        before=visible(paired["before"]),
+                        benchmark=visible(benchmark),
+                        score=visible(score),
+                        dot=_dot(model, found),
+                    )
+
+
+def _dot(label: str, found: JsonObject) -> Dot:
+    value = found["value"] if "value" in found else found["mean"]
+    return Dot(visible(label), float(value), float(found["low"]), float(found["high"]))

@@ -1,0 +1,201 @@
+"""Steps of a completion: where each ends, and what a process reward model or a rule gives it.
+
+Process supervision is section 4.1.3 of DeepSeekMath (arXiv:2402.03300). Outcome supervision is the
+case of one step, at the last token.
+
+# B rows, T tokens, K step ends of a micro-batch
+"""
+
+from __future__ import annotations
+
+from bisect import bisect_left
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from pathlib import Path
+
+import torch
+from torch import Tensor
+from transformers import AutoModelForSequenceClassification
+
+from r1pipe.engine_settings import TrainRun
+from r1pipe.models.interfaces import LanguageModel, Tokenizer
+from r1pipe.models.policy import freeze, load_tokenizer
+from r1pipe.models.precision import dtype_of
+from r1pipe.models.prompts import after_opened, encode_completion, encode_prompt, opened_thought
+from r1pipe.records import Group, Problem, Rollout, Step, TokenSequence
+from r1pipe.settings import Precision
+from r1pipe.tasks.table import TASKS
+from r1pipe.train.batching import MicroBatch, batching_of, micro_batches
+from r1pipe.train.logprobs import hidden_states
+from r1pipe.workers import in_order
+
+StepFn = Callable[[Sequence[tuple[Problem, str]]], list[list[Step]]]
+"""(problem, completion text) pairs -> the steps of each, which end at so many characters."""
+
+
+def line_ends(text: str) -> list[int]:
+    """Return where the steps of a text end, in characters: its lines that hold something.
+
+    Math-Shepherd (arXiv:2312.08935) has a step on each line. A line's end is before its line break.
+    """
+    ends, place = list[int](), 0
+    for line in text.splitlines(keepends=True):
+        if line.strip():
+            ends.append(place + len(line.rstrip()))
+        place += len(line)
+    return ends
+
+
+def token_ends(tokenizer: Tokenizer, ids: Sequence[int]) -> list[int]:
+    """Return where each token ends in the decoded text, in characters.
+
+    A token that ends inside a character ends where the token before it does. Each token is decoded
+    after those before it, back to the last whole character but one: a tokenizer may strip a
+    blank at the beginning of a text.
+    """
+    ends, length, first, read = list[int](), 0, 0, 0
+    for place in range(len(ids)):
+        before = tokenizer.decode(ids[first:read])
+        after = tokenizer.decode(ids[first : place + 1])
+        if len(after) > len(before) and not after.endswith("\ufffd"):
+            length += len(after) - len(before)
+            first, read = read, place + 1
+        ends.append(length)
+    return ends
+
+
+def in_tokens(tokenizer: Tokenizer, rollout: Rollout, steps: Sequence[Step]) -> list[Step]:
+    """Return steps of a rollout's text as steps of its completion tokens.
+
+    A step that ends with the text ends at the last token, so that the end of sequence is of it.
+    What ends before the completion begins, in a prefix that the policy was given, is left out.
+    """
+    if not rollout.completion_ids:
+        return []
+    ends = token_ends(tokenizer, rollout.completion_ids)
+    has_end = rollout.finish_reason == "stop"
+    start = len(rollout.text) - (ends[-2] if has_end and len(ends) > 1 else ends[-1])
+    whole, last = len(rollout.text.rstrip()), len(rollout.completion_ids)
+    return [
+        (last if end >= whole else min(last, bisect_left(ends, end - start) + 1), reward)
+        for end, reward in steps
+        if end > start
+    ]
+
+
+def assign_steps(
+    groups: Sequence[Group],
+    tokenizer: Tokenizer,
+    score: StepFn,
+    name: str,
+    *,
+    has_outcome: bool,
+) -> None:
+    """Give every rollout its steps, and the mean of their rewards by name.
+
+    Its own reward, if it has any, is one more step at the last token; a completion without a step
+    has this one.
+    """
+    pairs = [(group.problem, r.text) for group in groups for r in group.rollouts]
+    rollouts = [r for group in groups for r in group.rollouts]
+    for rollout, scored in zip(rollouts, score(pairs), strict=True):
+        steps = in_tokens(tokenizer, rollout, scored)
+        if steps:
+            rollout.rewards[name] = sum(reward for _, reward in steps) / len(steps)
+        if has_outcome or not steps:
+            steps.append((len(rollout.completion_ids), rollout.reward))
+        rollout.steps = merged(steps)
+
+
+def merged(steps: Sequence[Step]) -> list[Step]:
+    """Return steps with the rewards of those that end at the same token added up.
+
+    >>> merged([(3, 1.0), (5, 0.0), (5, 0.5)])
+    [(3, 1.0), (5, 0.5)]
+    """
+    found = dict[int, float]()
+    for end, reward in steps:
+        found[end] = found.get(end, 0.0) + reward
+    return sorted(found.items())
+
+
+def rule_steps(pairs: Sequence[tuple[Problem, str]]) -> list[list[Step]]:
+    """Return the steps that the tasks of the synthetic world know of; other problems have none."""
+    rules = {name: task.steps for name, task in TASKS.items() if task.steps}
+    return [
+        rules[problem.task](problem, text) if problem.task in rules else []
+        for problem, text in pairs
+    ]
+
+
+# ---- a process reward model ----------------------------------------------------------------------
+
+
+def encode_steps(
+    tokenizer: Tokenizer, prompt: str, text: str, ends: Sequence[int]
+) -> TokenSequence:
+    """Return prompt and text as a sequence whose `trained` tokens are those where steps end.
+
+    The text is encoded step by step, so that each of `ends` (in characters, ascending) is the end
+    of a token. The end-of-sequence token is left out: a step's score is read before what follows.
+    """
+    opened = opened_thought(tokenizer, "chat")
+    skipped = len(text) - len(after_opened(text, opened, "chat"))
+    ids, marks, start = list[int](), list[bool](), skipped
+    for end in ends:
+        piece = encode_completion(tokenizer, text[start:end])[:-1] if end > start else []
+        if piece:
+            ids += piece
+            marks += [False] * (len(piece) - 1) + [True]
+        start = max(start, end)
+    return TokenSequence(encode_prompt(tokenizer, prompt, "chat"), ids, trained=marks)
+
+
+def step_scores(model: LanguageModel, batch: MicroBatch) -> Tensor:
+    """Return the score at each step's last token, in row order; a logit each.  -> [K]"""
+    assert batch.shard is None, "ranks that share positions do not score steps"
+    hidden = hidden_states(model, batch)
+    values: Tensor = model.score(hidden[batch.loss_mask])[:, 0].float()
+    return values
+
+
+def process_reward_function(
+    folder: Path, run: TrainRun, precision: Precision = "float32"
+) -> StepFn:
+    """Return a function from (problem, completion) pairs to their steps: lines, each with the
+    sigmoid of the model's score at its end.
+
+    Equal texts are scored once, as `rl.reward_model.reward_function` does.
+    """
+    tokenizer = load_tokenizer(folder)
+    model = freeze(
+        AutoModelForSequenceClassification.from_pretrained(
+            folder, dtype=dtype_of(precision), local_files_only=True
+        ).to(run.device)
+    )
+    batching = replace(batching_of(run, tokenizer.pad_token_id), layout="padded")
+
+    @torch.no_grad()
+    def rate(batch: MicroBatch) -> tuple[list[int], list[float]]:
+        values = torch.sigmoid(step_scores(model, batch.to(run.device)))
+        return batch.sequence_index[batch.loss_mask].tolist(), values.tolist()
+
+    def score(pairs: Sequence[tuple[Problem, str]]) -> list[list[Step]]:
+        distinct = list(dict.fromkeys((problem.prompt, text) for problem, text in pairs))
+        ends = [line_ends(text) for _, text in distinct]
+        sequences = [
+            replace(encode_steps(tokenizer, *each, at), index=number)
+            for number, (each, at) in enumerate(zip(distinct, ends, strict=True))
+        ]
+        found: list[list[float]] = [[] for _ in distinct]
+        scored = micro_batches([s for s in sequences if s.completion_ids], batching)
+        for owners, values in in_order(rate, scored, batching.workers):
+            for owner, value in zip(owners, values, strict=True):
+                found[owner].append(value)
+        steps = {
+            each: list(zip(at[len(at) - len(values) :], values, strict=True))
+            for each, at, values in zip(distinct, ends, found, strict=True)
+        }
+        return [steps[problem.prompt, text] for problem, text in pairs]
+
+    return score

@@ -1,0 +1,70 @@
+"""Chains of parities (AdaBack, arXiv:2506.18110): bits are chosen, and each is summed up.
+
+Given x_1 ... x_n, write y_1 z_1 ... y_n z_n: every y_i is free, and z_i = z_(i-1) + y_i + x_i
+modulo 2, from z_0 = 0. A right answer is easy to go on with and hard to guess: at random it is
+right once in 2^n times, so a reward for whole answers alone is almost never seen. `a1b0` is
+answered by `a01b10`; the letters tell a small model where it is. There is no thought, so formats
+that ask for one do not fit: `{think: none, answer: last-line}` does. Level: n.
+"""
+
+from __future__ import annotations
+
+import random
+import re
+
+from r1pipe.records import Problem, Step
+from r1pipe.tasks.world import Noise, Solution, Task, problem_id, summarise
+
+PROMPTS = {"en": "chain {}", "zh": "链 {}"}
+LETTERS = "abcdefghijklmnopqrstuvwxyz"
+LINK = re.compile(r"([a-z])([01])([01])")
+
+
+def make(rng: random.Random, language: str, level: int) -> Problem:
+    """Return `level` random bits (at most 26), and one of the 2^level answers as the gold one."""
+    bits = "".join(rng.choice("01") for _ in range(level))
+    asked = "".join(f"{letter}{bit}" for letter, bit in zip(LETTERS, bits, strict=False))
+    return Problem(
+        id=problem_id("chain-of-parities", bits),
+        task="chain-of-parities",
+        prompt=PROMPTS[language].format(asked),
+        gold=written(bits, rng, Noise()),
+        language=language,
+        checker="chain-of-parities",
+        level=level,
+        meta={"bits": bits},
+    )
+
+
+def written(bits: str, rng: random.Random, noise: Noise) -> str:
+    """Write a chain with random choices; a wrong step's sum is the other bit."""
+    total, links = 0, ""
+    for letter, bit in zip(LETTERS, bits, strict=False):
+        choice = rng.randrange(2)
+        total ^= choice ^ int(bit)
+        if noise.wrong_step and rng.random() < noise.wrong_step:
+            total ^= 1
+        links += f"{letter}{choice}{total}"
+    return links
+
+
+def solve(problem: Problem, rng: random.Random, noise: Noise) -> Solution:
+    """Write a chain; the answer is all that there is, and there is no thought."""
+    answer = written(problem.meta["bits"], rng, noise)
+    return Solution("", answer, summarise(answer, problem.language))
+
+
+def steps(problem: Problem, text: str) -> list[Step]:
+    """Return a link as a step; right if it stands in its place and its sum goes on from the link
+    before. What is written past the end of the chain is wrong."""
+    bits: str = problem.meta["bits"]
+    total, found = 0, list[Step]()
+    for number, link in enumerate(LINK.finditer(text)):
+        is_placed = number < len(bits) and link[1] == LETTERS[number]
+        is_right = is_placed and int(link[3]) == total ^ int(link[2]) ^ int(bits[number])
+        total = int(link[3])
+        found.append((link.end(), float(is_right)))
+    return found
+
+
+TASK = Task(make, solve, levels=(6, 7, 8), steps=steps)

@@ -1,0 +1,57 @@
+"""Online rejection-sampling fine-tuning: the policy is trained on its own accepted completions.
+
+Paper: arXiv:2402.03300 (DeepSeekMath), section 5.2.1 and Eq. 10-11: what is right is sampled from
+the policy as it is now, where RFT samples once from the first one. What is wrong has no gradient.
+
+In: `model`, `problems`. Out: `model`, a Hugging Face directory. Problems whose gold answer does not
+verify against itself are left out and counted.
+
+Departures: none known. The loss is the mean over all completions, accepted or not, as Eq. 10 has
+it; so its gradient is that of RFT times the share that is accepted.
+
+Run it with `r1pipe run manifests/methods/online-rft.yaml`.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from r1pipe.rl.params import GrpoRun, OnlineRftParams
+from r1pipe.stage import Context, Input, Inputs
+
+if TYPE_CHECKING:
+    from r1pipe.costs.work import Cost, InfoMap
+
+VERSION = 1
+INPUTS = {"model": Input("model"), "problems": Input("problems")}
+OUTPUTS = {"model": "model"}
+
+Params = OnlineRftParams
+Run = GrpoRun
+
+
+def run(context: Context, params: Params, run: Run, inputs: Inputs) -> None:
+    """Train the policy, rollout by rollout; `r1pipe.rl.grpo` is the loop."""
+    from r1pipe.models.adapters import add_adapter
+    from r1pipe.models.policy import load_tokenizer
+    from r1pipe.rl.setup import check_sampler, opened, usable_problems
+    from r1pipe.rows import read_problems
+    from r1pipe.train.backends import load_trained
+
+    problems = read_problems(inputs.path("problems"))
+    if params.rewards.get("accuracy"):
+        problems = usable_problems(context, "problems", problems, ())
+    model = load_trained(inputs.path("model"), run, params.precision)
+    if params.adapter is not None:
+        add_adapter(model, params.adapter, params.seed, params.precision)
+    tokenizer = load_tokenizer(inputs.path("model"))
+    with opened(context, model, tokenizer, params.as_grpo(), run) as loop:
+        check_sampler(loop, problems, run)
+        loop.train(problems)
+
+
+def cost(params: Params, run: Run, inputs: InfoMap) -> Cost:
+    """Return the cost for `plan`: rollouts and updates."""
+    from r1pipe.costs.recipes import rollouts
+
+    return rollouts(params.as_grpo(), run, inputs)

@@ -1,0 +1,266 @@
+"""The report: what is collected, the page that holds it, and the page in a browser."""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import json
+import math
+import re
+import shutil
+import subprocess
+import threading
+import urllib.error
+import urllib.request
+from html.parser import HTMLParser
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+from command import Run
+from fake_project import make_project
+
+from r1pipe.report.curves import MAX_POINTS, series
+from r1pipe.report.document import Report, StageView
+from r1pipe.report.flow import flow_of
+from r1pipe.report.graph import GAP_X, GAP_Y, MARGIN, NODE_HEIGHT, NODE_WIDTH, draw
+from r1pipe.report.page import as_data, render
+from r1pipe.report.samples import Samples, _Collector, _histogram
+from r1pipe.report.scores import Board, Bought, Dot, Panel
+from r1pipe.report.serving import serve
+from r1pipe.text import visible
+
+CHROMIUM = shutil.which("chromium") or shutil.which("google-chrome")
+HOSTILE = '</script><img src=x onerror="alert(1)"> \x1b[31m\u202e\u2028\x9b {{ 7 * 7 }} &lt;'
+
+
+def report(rows: int = 2, text: str = "fine") -> Report:
+    """Return a report with every section, `text` wherever a model or a user wrote."""
+    made = _Collector(max_rows=rows)
+    for stage in ("eval-a", "eval-b"):
+        made.add_evaluation(
+            stage,
+            iter(
+                {
+                    "benchmark": "reasoning",
+                    "prompt": f"{text} {number // 2}",
+                    "gold": text,
+                    "task": "t",
+                    "completion": f"<think>{text}</think> {number}",
+                    "extracted": text,
+                    "verdict": "correct" if number % 2 else "wrong",
+                    "num_tokens": 1 + number % 50,
+                    "finish_reason": "stop",
+                }
+                for number in range(rows + 1)
+            ),
+        )
+    samples = Samples(made.stages, list(made.problems), made.rows, made.lengths, made.left_out)
+    dot = Dot(text, 0.5, 0.4, 0.7)
+    facts = {"sampled": 4, "kept": 1, "failed_format": 2, "dropped_verdict": 1, "problems": 2}
+    flow = flow_of("sample", SimpleNamespace(facts=facts))  # type: ignore[arg-type]
+    assert flow is not None
+    view = StageView("a", "k", "built", text, warnings=[text], params=[("p", text)])
+    curve = SimpleNamespace(stage="a", label=visible(text), is_chosen=True)
+    return Report(
+        title=text,
+        manifest=text,
+        profile="-",
+        made="2026-01-01 00:00 UTC",
+        took="1 s",
+        num_built=1,
+        num_stages=1,
+        stages=[view],
+        drawing=draw({"a": []}, {"a": "built"}, {"a": ""}),
+        board=Board([Panel(text, [dot], True)], [Bought(text, text, "b", "s", dot)]),
+        curves=[_curve(curve)],
+        flows=[flow],
+        samples=samples,
+    )
+
+
+def _curve(found: Any) -> Any:
+    from r1pipe.report.curves import Curve
+
+    points = [(1.0, 0.5), (2.0, 0.25)]
+    return Curve(found.stage, found.label, found.is_chosen, {"loss": points, "reward": points})
+
+
+class Tags(HTMLParser):
+    """Collects tags with their attributes."""
+
+    def __init__(self, page: str) -> None:
+        super().__init__()
+        self.tags: list[tuple[str, dict[str, str | None]]] = []
+        self.feed(page)
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.tags.append((tag, dict(attrs)))
+
+
+# ---- the page ------------------------------------------------------------------------------------
+
+
+def test_the_page_loads_nothing_and_runs_only_what_its_policy_names() -> None:
+    page = render(report())
+    assert not re.findall(r'(?:src|href)="(?!#)', page), "nothing is asked of another file"
+    assert set(re.findall(r"https?://[^\"' ]+", page)) == {"http://www.w3.org/2000/svg"}
+    tags = Tags(page).tags
+    policy = next(a["content"] for t, a in tags if a.get("http-equiv"))
+    assert policy is not None
+    for tag, kind in (("style", "style-src"), ("script", "script-src")):
+        text = re.findall(rf"<{tag}>(.*?)</{tag}>", page, re.S)
+        assert len(text) == 1
+        digest = base64.b64encode(hashlib.sha256(text[0].encode()).digest()).decode()
+        assert f"{kind} 'sha256-{digest}'" in policy
+    assert "default-src 'none'" in policy
+    assert "connect-src 'none'" in policy
+    watched = Tags(render(report(), is_watched=True)).tags
+    assert "connect-src 'self'" in str([a for _, a in watched if a.get("http-equiv")])
+    assert not [a for _, a in tags if any(n.startswith("on") or n == "style" for n in a)]
+
+
+def test_text_of_models_and_users_stays_text() -> None:
+    page = render(report(text=HOSTILE))
+    assert not [tag for tag, _ in Tags(page).tags if tag == "img"]
+    data = page[page.index('id="data">') + 10 :]
+    data = data[: data.index("</script>")]
+    assert json.loads(data)["samples"]["problems"], "the block of data is whole"
+    assert "{{ 7 * 7 }}" in page, "no template was run"
+    for char in "\x1b\u202e\x9b\u2028":
+        assert char not in data
+
+
+def test_data_cannot_leave_its_block() -> None:
+    assert as_data("</script>&\u2028") == '"\\u003c/script\\u003e\\u0026\\u2028"'
+    assert json.loads(as_data([HOSTILE])) == [HOSTILE]
+    with pytest.raises(ValueError, match="Out of range float"):
+        as_data(math.nan)
+
+
+def test_pictures_are_told_in_words() -> None:
+    tags = Tags(render(report())).tags
+    pictures = [a for tag, a in tags if tag == "svg" and a.get("role") == "img"]
+    assert len(pictures) >= 4
+    assert all(a.get("aria-label") for a in pictures)
+    ids = [a["id"] for _, a in tags if "id" in a]
+    assert len(ids) == len(set(ids))
+
+
+# ---- what is collected ---------------------------------------------------------------------------
+
+
+def test_the_graph_has_layers_and_sources_stand_above_their_first_reader() -> None:
+    inputs = {"a": ["x"], "b": ["a"], "late": [], "c": ["b", "late"]}
+    words = dict.fromkeys(inputs, "built")
+    found = draw(inputs, words, words)
+    depth = {n.name: (n.y - MARGIN) / (NODE_HEIGHT + GAP_Y) for n in found.nodes}
+    assert depth == {"a": 0, "b": 1, "late": 1, "c": 2}
+    assert [(e.source, e.target) for e in found.edges] == [("a", "b"), ("b", "c"), ("late", "c")]
+    assert found.width == 2 * NODE_WIDTH + GAP_X + 2 * MARGIN
+    assert draw({}, {}, {}).nodes == []
+
+
+def test_curves_are_finite_and_thinned_with_both_ends() -> None:
+    rows = [{"step": n, "loss": n / 2, "bad": math.nan, "word": "x"} for n in range(5 * MAX_POINTS)]
+    found = series(rows)
+    assert list(found) == ["loss"]
+    assert len(found["loss"]) == MAX_POINTS
+    assert found["loss"][0] == (0.0, 0.0)
+    assert found["loss"][-1] == (5.0 * MAX_POINTS - 1, (5 * MAX_POINTS - 1) / 2)
+
+
+def test_lengths_are_counted_in_bins_that_hold_every_one() -> None:
+    found = _histogram("s", [1, 1, 2, 100], 0.25)
+    assert found.edges[0] == 0
+    assert found.edges[-1] == 101
+    assert sum(found.counts) == 4
+    assert found.counts[found.edges.index(1)] == 2
+    assert found.counts[-1] == 1
+    assert found.mean == 26.0
+    assert _histogram("s", [0], 0.0).counts == [1]
+
+
+def test_a_flow_adds_up_to_what_was_sampled() -> None:
+    parts = report().flows[0].parts
+    assert [(p.label, p.count) for p in parts] == [
+        ("failed: format", 2),
+        ("dropped: verdict", 1),
+        ("kept", 1),
+    ]
+    assert sum(p.frac for p in parts) == 1.0
+
+
+def test_samples_beyond_the_limit_are_counted() -> None:
+    found = report(rows=2).samples
+    assert len(found.rows) == 4
+    assert found.left_out == 2
+    assert [sum(each.counts) for each in found.lengths] == [3, 3], "lengths are those of all"
+
+
+# ---- the command ---------------------------------------------------------------------------------
+
+
+def test_the_command_writes_a_page_of_a_project_before_and_after_its_run(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, r1pipe: Run
+) -> None:
+    make_project(tmp_path)
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.delenv("R1PIPE_STORE", raising=False)
+    assert r1pipe("report", "manifests/small.yaml")[0] == 0
+    before = Path("report.html").read_text()
+    assert "0 of 3 stages built" in before
+    assert r1pipe("run", "manifests/small.yaml")[0] == 0
+    assert r1pipe("report", "manifests/small.yaml", "-o", "after.html")[0] == 0
+    after = Path("after.html").read_text()
+    assert "3 of 3 stages built" in after
+    curves = json.loads(after[after.index('id="data">') + 10 :].split("</script>")[0])["curves"]
+    assert curves[0]["metrics"]["loss"] == [[1.0, 1.0], [2.0, 0.5], [3.0, 1 / 3]]
+
+
+def test_a_served_page_is_on_loopback_alone_and_has_no_other_file() -> None:
+    address: list[str] = []
+    ready = threading.Event()
+
+    def announce(found: str) -> None:
+        address.append(found)
+        ready.set()
+
+    threading.Thread(target=serve, args=(lambda: "<p>page", announce), daemon=True).start()
+    assert ready.wait(10)
+    assert address[0].startswith("http://127.0.0.1:")
+    assert urllib.request.urlopen(address[0]).read() == b"<p>page"  # noqa: S310 - its own server
+    assert len(urllib.request.urlopen(address[0] + "version").read()) == 64  # noqa: S310
+    with pytest.raises(urllib.error.HTTPError, match="404"):
+        urllib.request.urlopen(address[0] + "../etc/passwd")  # noqa: S310
+
+
+# ---- in a browser --------------------------------------------------------------------------------
+
+
+@pytest.mark.skipif(CHROMIUM is None, reason="no Chromium is installed")
+def test_a_browser_shows_the_page_without_an_error(tmp_path: Path) -> None:
+    path = tmp_path / "report.html"
+    path.write_text(render(report(rows=400, text=HOSTILE)))
+    shown = subprocess.run(
+        [
+            str(CHROMIUM),
+            "--headless=new",
+            "--no-sandbox",
+            "--disable-gpu",
+            f"--user-data-dir={tmp_path / 'browser'}",
+            "--enable-logging=stderr",
+            "--virtual-time-budget=3000",
+            "--dump-dom",
+            f"file://{path}",
+        ],
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=True,
+    )
+    assert "CONSOLE" not in shown.stderr, "nothing was logged: no error, no refused script"
+    assert "200 problems, page 1 of 20" in shown.stdout
+    assert shown.stdout.count('class="answer ') == 10 * 4, "two completions of two models each"
+    assert "<img" not in shown.stdout
