@@ -12,7 +12,7 @@ import resource
 import sys
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
 from unittest.mock import patch
@@ -97,6 +97,10 @@ class StepContext:
     def stop_if_asked(self) -> None:
         """Called by both loops after each step."""
         self.turns.next()
+
+    def interruptible(self) -> AbstractContextManager[None]:
+        """Nothing ends it early."""
+        return nullcontext()
 
     def log(self, step: int, total: int, **measures: float) -> None:
         """Tell what both sides must agree on."""

@@ -25,6 +25,7 @@ from fixed_batch import (
     GOLDEN,
     KL_COEF,
     MAX_TOKENS,
+    OTHERS,
     TEMPERATURE,
     our_loss,
     policy,
@@ -71,14 +72,14 @@ def trl_loss(name: str, folder: Path) -> tuple[float, dict[str, Tensor]]:
         "use_cpu": True,
         "report_to": [],
         "save_strategy": "no",
-    }
+        "loss_type": name,
+        "epsilon_high": CLIP_HIGH,
+    } | (OTHERS[name][0] if name in OTHERS else {})
     config = trl.GRPOConfig(
         output_dir=str(folder / "out"),
-        loss_type=name,
         beta=KL_COEF,
         use_bias_correction_kl=False,  # DeepSeek-V3.2's; R1 has the plain k3 term
         epsilon=CLIP_LOW,
-        epsilon_high=CLIP_HIGH,
         temperature=TEMPERATURE,
         max_completion_length=MAX_TOKENS,
         per_device_train_batch_size=8,
@@ -112,7 +113,7 @@ def main(is_written: bool) -> None:
     print("|---|---|---|---|---|---|")
     with tempfile.TemporaryDirectory() as folder:
         save_model(policy(), tokenizer(), Path(folder) / "policy")
-        for name in AGGREGATIONS:
+        for name in (*AGGREGATIONS, *OTHERS):
             theirs, their_gradients = trl_loss(name, Path(folder))
             ours, our_gradients = our_loss(name)
             assert our_gradients.keys() == their_gradients.keys()

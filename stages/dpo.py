@@ -55,7 +55,7 @@ def run(context: Context, params: Params, run: Run, inputs: Inputs) -> None:
     batching = Batching(run.micro_batch_tokens, "padded", tokenizer.pad_token_id, workers)
     check_forward(engine, model, batching, params.precision)
     train_dpo(context, engine, pairs, params, run, batching)
-    finish(context, engine, tokenizer, params.precision)
+    finish(context, engine, tokenizer, params.precision, params.adapter)
 
 
 def _encoded(context: Context, params: Params, inputs: Inputs, tokenizer: Tokenizer) -> list[Pair]:
@@ -91,6 +91,6 @@ def look(params: Params, inputs: Inputs) -> Mapping[str, str]:
 
 def cost(params: Params, run: Run, inputs: InfoMap) -> Cost:
     """Return the cost for `plan`: passes over pairs, and one forward pass of the reference."""
-    from r1pipe.costs.recipes import pair_training
+    from r1pipe.costs.preferences import pair_training
 
     return pair_training(params, run, inputs["model"], inputs["rows"])

@@ -142,9 +142,7 @@ def _golds(context: Context, inputs: Inputs) -> dict[str, GoldReport]:
             )
         if found.quarantined:
             context.warn(f"benchmark {name}: {found.warning()}")
-    set_aside = {name: found.to_json() for name, found in golds.items() if found.quarantined}
-    if set_aside:
-        context.note(unusable_golds=set_aside)
+    context.note(unusable_golds={name: found.to_json() for name, found in golds.items()})
     return golds
 
 

@@ -111,7 +111,7 @@ def look(params: Params, inputs: Inputs) -> Mapping[str, str]:
 
 def cost(params: Params, run: Run, inputs: InfoMap) -> Cost:
     """Return the cost for `plan`: how many rows, and how long."""
-    from r1pipe.costs.recipes import paired_rows
+    from r1pipe.costs.preferences import paired_rows
     from r1pipe.costs.work import Cost, Range
 
     candidates = inputs["candidates"]

@@ -148,6 +148,6 @@ def _shown(context: Context, rows: Iterator[Row]) -> Iterator[Row]:
 
 def cost(params: Params, run: Run, inputs: InfoMap) -> Cost:
     """Return the cost for `plan`: continuations of every step."""
-    from r1pipe.costs.recipes import continuations
+    from r1pipe.costs.preferences import continuations
 
     return continuations(params, run, inputs)

@@ -54,13 +54,15 @@ def run(context: Context, params: Params, run: Run, inputs: Inputs) -> None:
     from r1pipe.models.policy import in_dtype, load_tokenizer, say_dtype
     from r1pipe.models.precision import dtype_of
     from r1pipe.rl.preference import train_reward_model
-    from r1pipe.rl.reward_model import new_reward_model
+    from r1pipe.rl.reward_model import check_scores, new_reward_model
     from r1pipe.rows import check_columns, read_rows
     from r1pipe.train.backends import make_engine
 
     tokenizer = load_tokenizer(inputs.path("model"))
     model = new_reward_model(inputs.path("model"), params.seed, run, params.precision)
     engine = make_engine(model, params.optimizer, run, context.ranks, params.precision)
+    if getattr(run.engine, "sequence_parallel", 1) == 1:
+        check_scores(engine, model, tokenizer.pad_token_id, params.precision)
     check_columns(inputs.path("rows"), ("prompt", *COLUMNS[params.objective]), ADVICE)
     rows = list(read_rows(inputs.path("rows")))
     is_pointwise = params.objective == "pointwise"
@@ -159,7 +161,7 @@ def look(params: Params, inputs: Inputs) -> Mapping[str, str]:
 
 def cost(params: Params, run: Run, inputs: InfoMap) -> Cost:
     """Return the cost for `plan`: passes over pairs, or single texts."""
-    from r1pipe.costs.recipes import preference_training
+    from r1pipe.costs.preferences import preference_training
 
     texts = 2 if params.objective == "pairwise" else 1
     return preference_training(params, run, inputs["model"], inputs["rows"], texts)

@@ -24,6 +24,17 @@ AGGREGATIONS: dict[str, Aggregation] = {
     "dapo": "token-mean",
 }
 """TRL's `loss_type` -> ours."""
+OTHERS: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
+    "gspo": (
+        {"loss_type": "grpo", "importance_sampling_level": "sequence"},
+        {"ratio": "sequence", "aggregation": "sequence-mean"},
+    ),
+    "cispo": (  # TRL's upper bound is the ratio itself, and it has no lower one
+        {"loss_type": "cispo", "epsilon_high": 1 + CLIP_HIGH},
+        {"surrogate": "cispo", "clip_low": 1.0, "aggregation": "token-mean"},
+    ),
+}
+"""Name -> TRL's options, and what differs in our parameters."""
 VOCAB = 300
 GOLDEN = Path(__file__).with_name("trl_golden.json")
 """What TRL 1.16 gave for each loss: the loss, the gradient's norm, and a few of its elements."""
@@ -69,7 +80,9 @@ class Gradients(TorchEngine):
 def our_loss(name: str, micro_batch_tokens: int = 64) -> tuple[float, dict[str, Tensor]]:
     """Return the loss and all gradients of one update."""
     engine = Gradients(policy())
-    chosen = objective(TEMPERATURE, CLIP_LOW, CLIP_HIGH, KL_COEF, AGGREGATIONS[name], MAX_TOKENS)
+    changes = OTHERS[name][1] if name in OTHERS else {"aggregation": AGGREGATIONS[name]}
+    chosen = objective(TEMPERATURE, CLIP_LOW, CLIP_HIGH, KL_COEF, "token-mean", MAX_TOKENS)
+    chosen = chosen.model_copy(update=changes)
     batching = Batching(micro_batch_tokens, "padded", tokenizer().pad_token_id)
     measures = update_policy(engine, rollouts(), reference_rows(), chosen, batching, 0.0)
     return measures["loss"], engine.found

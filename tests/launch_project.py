@@ -18,8 +18,11 @@ STAGE = '''
 import os, signal, time
 from typing import Literal
 
-from r1pipe.errors import ArtifactError
+from r1pipe.errors import ArtifactError, Paused
+from r1pipe.generate.following import Followed
+from r1pipe.generate.protocol import Request, Sampled, SamplingParams
 from r1pipe.ranks import Launch
+from r1pipe.records import FinishReason
 from r1pipe.stage import Input, StageModel
 
 VERSION = 1
@@ -38,14 +41,34 @@ class Run(StageModel):
     hostfile: str | None = None
     step_s: float = 0.0
     told_mib: int = 0
+    num_sampled: int = 0
     fails: str = ""
 
     def launch(self):
         return Launch(self.processes, self.launcher, self.hostfile)
 
 
+class Slow:
+    """Samples one token after another; rank 1 takes three times as long."""
+
+    def __init__(self, seconds):
+        self.seconds = seconds
+
+    def generate(self, requests, sampling):
+        for request in requests:
+            time.sleep(self.seconds)
+            yield Sampled(request.index, [1], [0.0], FinishReason.STOP)
+
+
 def run(context, params, run, inputs):
     ranks = context.ranks
+    if run.num_sampled:
+        requests = [Request((1,), number, number) for number in range(run.num_sampled)]
+        slow = Slow(run.step_s * (1 + 2 * ranks.rank))
+        if run.fails == f"idle-{ranks.rank}":
+            requests = []
+        found = list(Followed(slow, context).generate(requests, SamplingParams()))
+        context.note(sampled=ranks.gather(len(found)))
     assert (inputs.path("folder") / "x.txt").read_text() == inputs.paths("many")["a"].name
     print("rank", ranks.rank, "is here", flush=True)
     if run.fails == f"says-{ranks.rank}":
@@ -63,6 +86,10 @@ def run(context, params, run, inputs):
         if context.checkpoint_due():
             with context.checkpoints.saving(step) as folder:
                 (folder / f"rank-{ranks.rank}.txt").write_text(str(step))
+        if run.fails == "pauses" and step == 2:
+            with context.checkpoints.saving(step) as folder:
+                (folder / f"rank-{ranks.rank}.txt").write_text(str(step))
+            raise Paused("paused after step 2: enough")
         context.stop_if_asked()
     if run.told_mib:
         mine = bytes([ranks.rank]) * (run.told_mib << 20 >> ranks.rank) + b"end"
@@ -81,9 +108,13 @@ class Shown:
 
     def __init__(self) -> None:
         self.steps: list[tuple[int, float]] = []
+        self.sampled: list[tuple[int, int]] = []
 
     def progress(self, name: str, step: int, total: int | None, values: Any) -> None:
         self.steps.append((step, values["loss"]))
+
+    def doing(self, name: str, what: str, done: int, total: int) -> None:
+        self.sampled.append((done, total))
 
 
 class Project:
@@ -104,7 +135,16 @@ class Project:
         work = self.folder / "work"
         for part in ("logs", "checkpoints"):
             (work / part).mkdir(parents=True, exist_ok=True)
-        return RunContext("add", work, ("rows",), {}, console.progress, self.stopper, every_s)
+        return RunContext(
+            "add",
+            work,
+            ("rows",),
+            {},
+            console.progress,
+            self.stopper,
+            every_s,
+            doing=console.doing,
+        )
 
     def run(self, every_s: float = 1000.0, num_steps: int = 3, **run: Any) -> RunContext:
         context = self.context(every_s)

@@ -24,7 +24,7 @@ from r1pipe.costs.work import (
 from r1pipe.engine_settings import TrainRun
 from r1pipe.generate.vllm_backend import VllmSettings
 from r1pipe.generator_settings import SampleRun
-from r1pipe.settings import ModelParams, Placement
+from r1pipe.settings import Adapter, ModelParams, Placement
 from r1pipe.train.deepspeed_backend import DeepSpeedSettings
 
 MODEL = ModelInfo(
@@ -128,6 +128,9 @@ def test_grpo_samples_every_group_and_trains_some_of_it() -> None:
         minibatches_per_rollout=2,
         kl_coef=0.001,
         preference=None,
+        process=None,
+        dynamic_sampling=None,
+        adapter=None,
         max_tokens=50,
     )
     run = GrpoRun(micro_batch_tokens=256, max_batch=32)
@@ -141,6 +144,17 @@ def test_grpo_samples_every_group_and_trains_some_of_it() -> None:
     assert work.tokens == Range(192 * 30 / 3, 192 * 40)
     assert work.scored_tokens == Range(192 * 30, 192 * 40)
     assert work.frozen_copies == 1
+    params.dynamic_sampling, params.process = 10, "model"
+    cost = recipes.rollouts(params, run, {"model": MODEL, "problems": problems})
+    (again,), (samples,) = cost.training, cost.sampling
+    assert samples.completions == Range(192, 1920)  # up to ten draws
+    assert samples.rounds == Range(3, 30)
+    assert again.tokens == work.tokens
+    assert (work.whole_copies, again.whole_copies) == (0, 1)
+    params.adapter = Adapter(rank=4, alpha=8.0)
+    (adapted,) = recipes.rollouts(params, run, {"model": MODEL, "problems": problems}).training
+    assert adapted.frozen_copies == 0, "the reference is the base itself"
+    assert adapted.adapter_parameters == recipes.adapter_parameters(params.adapter, MODEL)
 
 
 def test_every_rank_of_grpo_samples_with_a_sampler_of_its_own() -> None:
@@ -151,6 +165,9 @@ def test_every_rank_of_grpo_samples_with_a_sampler_of_its_own() -> None:
         minibatches_per_rollout=2,
         kl_coef=0.0,
         preference=None,
+        process=None,
+        dynamic_sampling=None,
+        adapter=None,
         max_tokens=50,
         precision="bfloat16",
     )
@@ -215,6 +232,18 @@ def test_zero_divides_weights_gradients_and_moments(where: Placement, per_parame
 def test_a_reference_is_one_more_copy_of_the_weights() -> None:
     plain, more = (memory.training_bytes(training(frozen_copies=n)) for n in (0, 1))
     assert more.low - plain.low == 4 * 1000
+
+
+def test_an_adapter_alone_has_gradients_and_moments() -> None:
+    big = replace(MODEL, num_parameters=10**9)
+    work = training(Placement("torch", is_bf16=True), model=big)
+    small = replace(work, adapter_parameters=10**6)
+    whole, adapted = (memory.training_bytes(each).low for each in (work, small))
+    assert whole - adapted == pytest.approx(16 * 1e9 - (2 * 1e9 + 16 * 1e6))
+    assert memory.checkpoint_bytes(small).high == 2 * 12 * 1e6
+    (slow, _), (fast, _) = (rates.training_seconds(each, None) for each in (work, small))
+    assert fast.low < slow.low * 0.7
+    assert fast.high < slow.high
 
 
 def test_zero_3_divides_a_reference_and_leaves_reward_models_whole() -> None:

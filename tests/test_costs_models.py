@@ -14,7 +14,10 @@ from r1pipe.costs.models import (
     model_of_size,
     new_model_info,
 )
+from r1pipe.costs.recipes import adapter_parameters
 from r1pipe.costs.work import ModelInfo
+from r1pipe.models.adapters import add_adapter
+from r1pipe.settings import Adapter
 
 QWEN25: dict[str, Any] = {"model_type": "qwen2", "vocab_size": 151936, "tie_word_embeddings": True}
 
@@ -92,6 +95,14 @@ def test_a_new_model_has_as_many_parameters_as_one_that_was_built() -> None:
     info = model_from_config(built.config.to_dict())
     assert info.num_parameters == sum(parameter.numel() for parameter in built.parameters())
     assert info.num_layers == built.config.num_hidden_layers
+
+
+@pytest.mark.parametrize("targets", ["all-linear", ("q_proj", "down_proj")])
+def test_an_adapter_has_as_many_parameters_as_one_that_was_put_in(targets: Any) -> None:
+    adapter, built = Adapter(rank=3, alpha=6.0, targets=targets), tiny.model()
+    counted = adapter_parameters(adapter, model_from_config(built.config.to_dict()))
+    add_adapter(built, adapter, 1)
+    assert counted == sum(p.numel() for p in built.parameters() if p.requires_grad)
 
 
 def test_operations_of_a_token_are_two_per_weight_and_those_of_attention() -> None:

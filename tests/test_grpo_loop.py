@@ -299,10 +299,12 @@ def test_problems_with_unusable_golds_are_left_out_and_counted(tmp_path: Path) -
     assert noted["first"] == [r"bad: '\\\\' gold_unusable"]
 
 
-def test_where_all_golds_are_usable_nothing_is_noted(tmp_path: Path) -> None:
+def test_where_all_golds_are_usable_a_rate_of_zero_is_noted(tmp_path: Path) -> None:
     context, good = FakeContext(tmp_path), problems(3)
     assert usable_problems(context, "problems", good, ()) == good
-    assert context.notes == {}
+    zero = {"count": 0, "rate": 0.0, "verdicts": {}, "first": []}
+    assert context.notes == {"unusable_golds": {"problems": zero}}
+    assert context.warnings == []
 
 
 def test_a_task_that_a_model_rewards_needs_no_gold(tmp_path: Path) -> None:

@@ -31,6 +31,8 @@ OPENING: tuple[dict[str, Any], ...] = (
     {"temperature": 1.0},
     {"format": {"think": ["<t>", "</t>"], "answer": "boxed"}},
     {"objective": "pairwise"},
+    {"advantage": "group", "ratio": "token", "kl_in": "loss", "process": None},
+    {"preference": None, "adaback": None, "r3": None, "dynamic_sampling": None},
     {"shares": {"x": 1.0}, "reasoning_rows": None, "general_rows": None},
     {"shares": {}, "num_rows": None, "reasoning_rows": 5, "general_rows": 5},
 )

@@ -16,7 +16,7 @@ from typing import Any
 import pytest
 from launch_project import Project
 
-from r1pipe.errors import ArtifactError, Interrupted, StageError
+from r1pipe.errors import ArtifactError, Interrupted, Paused, StageError
 from r1pipe.launch.stopping import Stopper
 from r1pipe.ranks import ALONE, Ranks
 from r1pipe.tables import gather_floats
@@ -126,6 +126,38 @@ def test_a_stop_is_agreed_on_and_the_ranks_resume_from_one_checkpoint(project: P
     context = project.run(num_steps=saved[0] + 2, processes=3)
     assert context.stage_log.facts["resumed_at"] == saved[0]
     assert [step for step, _ in project.shown.steps[-2:]] == [saved[0] + 1, saved[0] + 2]
+
+
+def test_ranks_that_sample_different_times_return_all_they_sampled(project: Project) -> None:
+    context = project.run(num_sampled=5, step_s=0.01)
+    assert context.stage_log.facts["sampled"] == [5, 5]
+
+
+@pytest.mark.parametrize("fails", ["", "idle-1"], ids=["both", "one"])
+def test_a_stop_is_seen_inside_the_sampling_of_every_rank(project: Project, fails: str) -> None:
+    def doing(name: str, what: str, done: int, total: int) -> None:
+        project.shown.sampled.append((done, total))
+        if not project.stopper.is_asked:
+            project.stopper.ask(signal.SIGINT)
+
+    project.shown.doing = doing  # type: ignore[method-assign]
+    with pytest.raises(Interrupted, match="stopped by SIGINT"):
+        project.run(num_sampled=600, step_s=0.02, fails=fails)
+    assert project.shown.sampled[-1][0] < 600, "all had been sampled before the stop was seen"
+    assert not project.shown.steps
+
+
+def test_a_pause_that_all_ranks_agree_on_ends_the_stage_and_it_goes_on(project: Project) -> None:
+    with pytest.raises(Paused, match=r"^paused after step 2: enough$") as paused:
+        project.run(num_steps=4, fails="pauses")
+    assert paused.value.exit_code == 4
+    assert [step for step, _ in project.shown.steps] == [1, 2]
+    saved = project.context().checkpoints.latest()
+    assert saved is not None
+    assert {p.name for p in saved[1].iterdir()} >= {"rank-0.txt", "rank-1.txt"}
+    context = project.run(num_steps=4, processes=3)
+    assert context.stage_log.facts["resumed_at"] == 2
+    assert [step for step, _ in project.shown.steps] == [1, 2, 3, 4]
 
 
 def test_an_error_about_the_inputs_is_raised_as_it_is(project: Project) -> None:

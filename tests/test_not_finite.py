@@ -8,11 +8,12 @@ from typing import Any
 
 import pytest
 import torch
-from tiny import FakeContext, model, tokenizer
+from tiny import FakeContext, grpo_params, model, problems, stage, tokenizer
 
 from r1pipe.errors import StageError
 from r1pipe.models.policy import save_model
 from r1pipe.records import TokenSequence
+from r1pipe.rl.setup import opened
 from r1pipe.settings import Optimizer
 from r1pipe.train.batching import Batching, MicroBatch, micro_batches
 from r1pipe.train.engine import Loss, TorchEngine
@@ -66,6 +67,31 @@ def test_a_loss_that_is_nan_stops_before_the_step_and_names_the_rows_of_its_micr
     latest = context.checkpoints.latest()
     assert latest is not None
     assert latest[0] == 1
+
+
+def test_in_grpo_a_loss_that_is_nan_names_the_problems_of_its_micro_batch(tmp_path: Path) -> None:
+    run = stage("grpo").run_model(workers=1, micro_batch_tokens=1)  # one completion in each
+    context, asked = FakeContext(tmp_path), problems(8, max_chars=18)
+    with (  # noqa: PT012
+        pytest.raises(
+            StageError, match=r"step 1: the loss is nan in a micro-batch of problem (.*)"
+        ),
+        opened(context, model(), tokenizer(), grpo_params(), run) as grpo,
+    ):
+        sample, poisoned = grpo.roll_out, list[str]()
+
+        def roll_out(chosen: Any, number: int, again: int = 0) -> Any:
+            groups = sample(chosen, number, again)
+            poisoned.append(groups[1].problem.id)
+            groups[1].rollouts[0].streams["advantage"][0] = float("nan")
+            return groups
+
+        grpo.roll_out = roll_out  # type: ignore[method-assign, assignment]
+        try:
+            grpo.train(asked)
+        except StageError as error:
+            assert f"in a micro-batch of problem {poisoned[0]}. The step" in str(error)  # noqa: PT017
+            raise
 
 
 def test_a_gradient_that_is_not_finite_stops_before_the_step(tmp_path: Path) -> None:

@@ -94,7 +94,9 @@ def test_an_estimator_that_steps_do_not_have_is_refused(name: str) -> None:
 
 
 def test_the_kl_in_the_reward_is_refused_with_steps() -> None:
-    with pytest.raises(ValueError, match="is of whole completions; with `process` use kl_in: loss"):
+    with pytest.raises(
+        ValueError, match="kl_in: reward is not of steps; with `process` use kl_in: loss"
+    ):
         grpo_params(process="rules", kl_in="reward")
 
 
@@ -308,5 +310,4 @@ def test_a_process_reward_model_that_is_not_given_is_asked_for(tmp_path: Path) -
 def test_steps_reach_the_other_ranks() -> None:
     made = completion("ab 12 cd")
     made.steps = [(2, 1.0), (4, 0.5)]
-    (found,) = from_table(to_table([made]))
-    assert found.steps == made.steps
+    assert [rollout.steps for rollout in from_table(to_table([made, made]))] == [made.steps] * 2

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 import torch
 from tiny import FakeContext, assert_same_weights, save_policy, stage, tokenizer
-from transformers import AutoModelForSequenceClassification
+from transformers import AutoModelForSequenceClassification, Qwen3ForSequenceClassification
 
 from r1pipe.chat import render_completion
 from r1pipe.engine_settings import TrainRun
@@ -18,6 +18,7 @@ from r1pipe.errors import Interrupted, StageError
 from r1pipe.records import Problem, TokenSequence
 from r1pipe.rl.preference import adjacent, pairwise_loss, pointwise_loss
 from r1pipe.rl.reward_model import (
+    check_scores,
     encode_scored,
     new_reward_model,
     reward_function,
@@ -27,6 +28,7 @@ from r1pipe.rl.reward_model import (
 from r1pipe.rows import read_rows, write_rows
 from r1pipe.stage import Inputs
 from r1pipe.train.batching import one_batch
+from r1pipe.train.engine import LocalForward
 
 PAD = tokenizer().pad_token_id
 
@@ -332,3 +334,33 @@ def test_labels_say_which_completion_refuses(tmp_path: Path) -> None:
 def test_the_same_seed_writes_the_same_preferences(tmp_path: Path) -> None:
     again = list(read_rows(preferences(tmp_path / "again", "pairwise")))
     assert list(read_rows(preferences(tmp_path / "once", "pairwise"))) == again
+
+
+# ---- the family's own forward --------------------------------------------------------------------
+
+
+def test_scores_are_those_of_the_familys_own_forward(tmp_path: Path) -> None:
+    made = new_reward_model(save_policy(tmp_path / "model"), 3)
+    assert check_scores(LocalForward(made), made, PAD, "float32") < 1e-6
+
+
+def test_a_family_whose_scores_are_others_is_refused_before_it_is_trained(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    kind = stage("reward-model")
+    write_rows(tmp_path / "rows", [{"prompt": "a", "chosen": "b", "rejected": "c"}])
+    forward = Qwen3ForSequenceClassification.forward
+
+    def scaled(self: Any, *values: Any, **named: Any) -> Any:
+        output = forward(self, *values, **named)
+        output.logits = output.logits * 3 + 1
+        return output
+
+    monkeypatch.setattr(Qwen3ForSequenceClassification, "forward", scaled)
+    sizes: Any = {"num_epochs": 1, "batch_size": 1, "optimizer": {"lr": 1e-3}}
+    params = kind.params(seed=1, objective="pairwise", reads="summary", **sizes)
+    inputs = Inputs({"model": save_policy(tmp_path / "model"), "rows": tmp_path / "rows"})
+    context = FakeContext(tmp_path / "work")
+    with pytest.raises(StageError, match="qwen3: training would compute other scores than"):
+        kind.run(context, params, kind.run_model(), inputs)
+    assert context.logged == []

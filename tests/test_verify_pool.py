@@ -24,7 +24,7 @@ from r1pipe.verify.cases import verify_answer, verify_cases
 from r1pipe.verify.golds import check_golds
 from r1pipe.verify.workers.pool import Pool
 
-SLOW = r"\gcd(2^{3000000}-1,2^{2000000}-1)"
+SLOW = r"\int_0^1 \sin(x^3+\cos(x^2))e^{x^2} dx"
 EXOTIC = r"\int_0^1 f(t)\,dt"
 ROOT = Path(__file__).parent.parent
 

@@ -126,8 +126,8 @@ def fraction_in_line(core: str, rng: Random) -> str | None:
 
 
 def by_sympy(core: str, rng: Random) -> str | None:
-    """Expanded or factored by a computer algebra system."""
-    value = value_of(core) if is_plain(core) else None
+    """Expanded or factored by a computer algebra system; no roots, whose letters have a sign."""
+    value = value_of(core) if is_plain(core) and r"\sqrt" not in core else None
     if value is None or not value.free_symbols or len(core) > 60:
         return None
     other = rng.choice((sp.expand, sp.factor, sp.together))(value)

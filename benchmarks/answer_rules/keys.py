@@ -36,9 +36,9 @@ _ARBITRARY = re.compile(r"(?<![a-zA-Z\\])[Cck](?![a-zA-Z])")
 """Letters of arbitrary constants: what adds to one, or turns its sign, changes no answer."""
 _PROSE = re.compile(
     r"(?<![a-zA-Z\\])[a-zA-Z]{3,}|[\d})] ?(?:cm|mm|km|kg|ft|mi|lb|in|hr|th|st|nd|rd)(?![a-zA-Z])"
-    r"|^-? ?[\d.]+ [a-zA-Z]$"
+    r"|^-? ?[\d.]+ [a-zA-Z]$|\d +\.?\d|^No$"
 )
-"""Words, and letters that may be units: `3 m`."""
+"""Words, letters that may be units (`3 m`), and numbers in a row."""
 _NAME = r"(?:[a-zA-Z](?:_\{?\w\}?)?|\\theta|\\alpha|\\lambda)"
 
 
@@ -158,7 +158,7 @@ _PATTERNS = {
     "ratio": re.compile(r"\d{1,3} ?: ?\d{1,3}"),
     "choice": re.compile(r"\(?[A-E]\)?"),
     "text": re.compile(
-        r"(?:[A-Z]?[a-z]{2,}|\\text ?\{ ?[A-Za-z][a-z]+(?: [a-z]+)? ?\})(?: [a-z]{2,})?"
+        r"(?:No|[A-Z]?[a-z]{2,}|\\text ?\{ ?[A-Za-z][a-z]+(?: [a-z]+)? ?\})(?: [a-z]{2,})?"
     ),
 }  # fmt: skip
 

@@ -24,7 +24,10 @@ if TYPE_CHECKING:
     from r1pipe.models.interfaces import Tokenizer
     from r1pipe.records import Group, Problem, Rollout, TokenSequence
 
-KINDS = ("grpo", "online-rft", "evaluate", "rejection-sample", "cold-start-data", "sft")
+KINDS = (
+    *("grpo", "online-rft", "on-policy-distil"),
+    *("evaluate", "rejection-sample", "cold-start-data", "sft"),
+)
 ZERO_KINDS = ("cold-start-data",)
 """Kinds that sample in R1-Zero's format, without a parameter for it."""
 NUM_ROWS = 2

@@ -30,8 +30,11 @@ def verify(
         str, typer.Option(help="full, or weak: run programs where layers of it are missing.")
     ] = "full",
 ) -> None:
-    """Verify one answer, or a file of cases; JSON on stdout."""
-    from r1pipe.files import records
+    """Verify one answer, or a file of cases; JSON on stdout.
+
+    A row that is no case has `error` in its result, and the next one follows; the exit code is 1.
+    """
+    from r1pipe.errors import StageError
     from r1pipe.sandbox.strength import using
     from r1pipe.verify import cases
 
@@ -42,9 +45,17 @@ def verify(
         return
     if sandbox not in ("full", "weak"):
         raise typer.BadParameter(f"--sandbox is full or weak, not {sandbox!r}")
+    num_rows = num_faults = 0
+    first = ""
     with using("weak" if sandbox == "weak" else "full"):
-        for row in cases.verify_cases(records(file), jobs=jobs):
+        for row in cases.verify_file(file, jobs=jobs):
             print_json_line(row)
+            num_rows += 1
+            if "error" in row:
+                num_faults += 1
+                first = first or str(row["error"])
+    if num_faults:
+        raise StageError(f"{num_faults} of {num_rows} rows are no cases; the first: {first}")
 
 
 @app.command()

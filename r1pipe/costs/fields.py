@@ -10,7 +10,7 @@ from typing import Protocol
 
 from r1pipe.engine_settings import EngineSettings
 from r1pipe.generator_settings import GeneratorSettings
-from r1pipe.settings import Precision, World
+from r1pipe.settings import Adapter, Precision, World
 
 
 class Trains(Protocol):
@@ -90,6 +90,14 @@ class Rollouts(Completes, Protocol):
     group_size: int
     minibatches_per_rollout: int
     kl_coef: float
+
+    @property
+    def adapter(self) -> Adapter | None:
+        """The adapter that is trained in place of the weights."""
+
+    @property
+    def dynamic_sampling(self) -> int | None:
+        """Most draws of a rollout, if flat groups are replaced."""
 
     @property
     def process(self) -> str | None:

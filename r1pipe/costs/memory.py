@@ -46,7 +46,7 @@ def training_bytes(work: Training) -> Range:
     """Return the peak of one device that trains, without what a process has anyway."""
     where, model = work.where, work.model
     width = 2 if where.is_bf16 else 4
-    state = _state_bytes(model, where) + work.frozen_copies * _copy_bytes(model, where)
+    state = _state_bytes(work, where) + work.frozen_copies * _copy_bytes(model, where)
     state += work.whole_copies * float(width * model.num_parameters)
     tokens = max(work.micro_batch_tokens, min(work.longest, work.mean_tokens * 4))
     least = max(work.micro_batch_tokens, work.mean_tokens)
@@ -86,7 +86,7 @@ def sampling_bytes(work: SamplingWork, device_bytes: int | None, is_alone: bool 
 
 def checkpoint_bytes(work: Training) -> Range:
     """Return what an attempt's checkpoints take: weights, moments, reference; two for a moment."""
-    size = (12 + 4 * work.frozen_copies) * float(work.model.num_parameters)
+    size = 12.0 * work.trained_parameters + 4.0 * work.frozen_copies * work.model.num_parameters
     return Range(0, 2 * size)
 
 
@@ -110,10 +110,12 @@ def journal_bytes(work: SamplingWork) -> Range:
     return work.completions * (work.completion_tokens * BYTES_PER_TOKEN + Range(200, 800))
 
 
-def _state_bytes(model: ModelInfo, where: Placement) -> float:
-    count = float(model.num_parameters)
+def _state_bytes(work: Training, where: Placement) -> float:
+    count = float(work.model.num_parameters)
     weights, gradients, optimizer = (2, 2, 12) if where.is_bf16 else (4, 4, 8)
     stage, processes = where.zero_stage, where.processes  # plain torch is one process
+    if work.adapter_parameters is not None:  # the frozen weights, and the adapter in float32
+        return weights * count + 16.0 * work.adapter_parameters
     kept_optimizer = 0.0 if where.is_offloaded else optimizer / (processes if stage >= 1 else 1)
     return count * (
         weights / (processes if stage >= 3 else 1)

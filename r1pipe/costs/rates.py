@@ -23,6 +23,8 @@ from r1pipe.settings import Placement
 FORMAT = 1
 MEASURED = Range(0.7, 1.5)
 """Around a prediction from points: other lengths, a busy machine."""
+ADAPTER_FRAC = Range(2 / 3, 1.0)
+"""Of the time of a training token, if the weights are frozen: they need no own gradient."""
 SCORE_FRAC = 1 / 3
 """Time of a forward pass, as a share of forward and backward."""
 PARALLEL_FRAC = Range(0.6, 0.95)
@@ -132,13 +134,14 @@ GPU = Assumed(
 def training_seconds(work: Training, calibration: Calibration | None) -> tuple[Range, bool]:
     """Return the time of a training work, and whether it comes from a measurement."""
     flops = forward_flops(work.model, work.mean_tokens / 2)
-    tokens = work.tokens + work.scored_tokens * SCORE_FRAC
+    trained = work.tokens if work.adapter_parameters is None else work.tokens * ADAPTER_FRAC
+    tokens = trained + work.scored_tokens * SCORE_FRAC
     speed = _speed("train", work.where, calibration)
     if speed is not None:
         return _shared(tokens * MEASURED * speed.token_s(flops), work.where), True
     assumed = assumed_for(work.where)
     seconds = tokens * assumed.seconds(3 * flops)
-    update_s = assumed.update_s * float(work.model.num_parameters) * work.updates
+    update_s = assumed.update_s * float(work.trained_parameters) * work.updates
     return _shared(seconds + update_s, work.where), False
 
 

@@ -25,7 +25,7 @@ from r1pipe.costs.work import (
     SamplingWork,
     Training,
 )
-from r1pipe.settings import Placement, World
+from r1pipe.settings import Adapter, Placement, World
 
 TASK_TOKENS: Mapping[str, tuple[float, float]] = {
     # task: prompt and completion (thought, answer and summary) in the chat format
@@ -56,10 +56,6 @@ ADAPTIVE_FRAC = 0.2
 """Least share of the samples, if problems that have enough rows, or no hope, get no more."""
 KEPT_FRAC = Range(0.15, 0.9)
 """Share of sampled completions that are kept as different rows."""
-PAIRED_FRAC = 0.02
-"""Least share of the candidates that become preferences: few problems have both sides."""
-STEPS = Range(0.5, 20)
-"""Steps of a completion that are continued: those that another one shares count once."""
 
 ASKED_FRAC = Range(0.1, 1.0)
 """Share of the candidates that an LLM judge is asked about."""
@@ -132,16 +128,6 @@ def imported_rows(data: DatasetInfo | RowsInfo, wanted: int | None) -> RowsInfo:
     return RowsInfo(count, REAL_PROMPT, REAL_COMPLETION)
 
 
-def paired_rows(candidates: RowsInfo, max_per_problem: int, are_pairs: bool) -> RowsInfo:
-    """Return preferences made of candidates; how many problems have both sides is not known."""
-    texts = 2 if are_pairs else 1
-    most = candidates.num_rows * (max_per_problem / texts if are_pairs else 1.0)
-    count = Range(PAIRED_FRAC * most.low, most.high)
-    return replace(
-        candidates, num_rows=count, completion_tokens=candidates.completion_tokens * texts
-    )
-
-
 def training_place(params: fields.Computes, run: fields.Trains) -> Placement:
     """Return where a stage trains."""
     return run.engine.place(run.device, params.precision)
@@ -155,58 +141,6 @@ def sampling_place(params: fields.Computes, run: fields.Samples) -> Placement:
 def batch_limit(run: fields.Samples) -> int:
     """Return how many completions a stage samples at once."""
     return run.generator.concurrency(run.max_batch)
-
-
-def preference_training(
-    params: fields.Passes,
-    run: fields.TrainsTexts,
-    model: ModelInfo,
-    rows: RowsInfo,
-    texts_per_row: int,
-) -> Cost:
-    """Return the cost of a reward model; a row holds so many texts, each with the prompt."""
-    examples = rows.num_rows * params.num_epochs
-    per_row = rows.prompt_tokens * (texts_per_row - 1) + rows.tokens
-    mean = per_row.high / texts_per_row
-    updates = examples * (1 / params.batch_size)
-    work = Training(
-        model=model,
-        where=training_place(params, run),
-        tokens=examples * per_row,
-        updates=Range(math.ceil(updates.low), math.ceil(updates.high)),
-        mean_tokens=mean,
-        longest=math.ceil(4 * mean),
-        micro_batch_tokens=min(
-            run.micro_batch_tokens, math.ceil(run.examples_per_micro_batch * texts_per_row * mean)
-        ),
-    )
-    return Cost({"model": model}, training=(work,))
-
-
-def pair_training(
-    params: fields.PairPasses, run: fields.TrainsRows, model: ModelInfo, rows: RowsInfo
-) -> Cost:
-    """Return the cost of DPO: passes over both texts of every pair, one of them without
-    gradients."""
-    pairs = rows.num_rows
-    per_pair = rows.prompt_tokens + rows.tokens
-    mean = (per_pair * 0.5).at_most(params.max_tokens)
-    work = Training(
-        model=model,
-        where=training_place(params, run),
-        tokens=pairs * params.num_epochs * mean * 2.0,
-        updates=Range(
-            math.ceil(pairs.low / params.batch_size) * params.num_epochs,
-            math.ceil(pairs.high / params.batch_size) * params.num_epochs,
-        ),
-        mean_tokens=mean.high,
-        longest=params.max_tokens
-        if mean.high * 4 > params.max_tokens
-        else math.ceil(mean.high * 4),
-        micro_batch_tokens=run.micro_batch_tokens,
-        scored_tokens=pairs * mean * 2.0,
-    )
-    return Cost({"model": model}, training=(work,))
 
 
 def supervised(
@@ -233,8 +167,27 @@ def supervised(
         mean_tokens=mean.high,
         longest=max_tokens if rows.tokens.high * 4 > max_tokens else math.ceil(mean.high * 4),
         micro_batch_tokens=run.micro_batch_tokens,
+        adapter_parameters=adapter_parameters(getattr(params, "adapter", None), model),
     )
     return Cost({"model": model}, training=(work,))
+
+
+def adapter_parameters(adapter: Adapter | None, model: ModelInfo) -> int | None:
+    """Return how many numbers an adapter has; layers are known by the names most families use."""
+    if adapter is None:
+        return None
+    hidden, attention, inner = model.hidden_size, model.attention_size, model.intermediate_size
+    sizes = {
+        "q_proj": hidden + attention,
+        "k_proj": hidden + model.kv_values // 2,
+        "v_proj": hidden + model.kv_values // 2,
+        "o_proj": attention + hidden,
+        "gate_proj": hidden + inner,
+        "up_proj": hidden + inner,
+        "down_proj": inner + hidden,
+    }
+    chosen = sizes.keys() & set(adapter.targets) or sizes.keys()
+    return adapter.rank * model.num_layers * sum(sizes[name] for name in chosen)
 
 
 def completion_length(problems: ProblemsInfo, max_tokens: int) -> Range:
@@ -301,7 +254,7 @@ def rollouts(params: fields.Rollouts, run: fields.RollsOut, inputs: InfoMap) -> 
     length = completion_length(problems, params.max_tokens)
     tokens = (problems.prompt_tokens + length) * completions
     per_round = params.problems_per_step * params.minibatches_per_rollout * params.group_size
-    has_reference = params.kl_coef > 0
+    has_reference, draws = params.kl_coef > 0, params.dynamic_sampling or 1
     training = Training(
         model=model,
         where=training_place(params, run),
@@ -311,7 +264,8 @@ def rollouts(params: fields.Rollouts, run: fields.RollsOut, inputs: InfoMap) -> 
         longest=params.max_tokens + math.ceil(problems.prompt_tokens.high),
         micro_batch_tokens=run.micro_batch_tokens,
         scored_tokens=tokens if has_reference else Range(0),
-        frozen_copies=int(has_reference),
+        frozen_copies=int(has_reference and params.adapter is None),  # else it is the base itself
+        adapter_parameters=adapter_parameters(params.adapter, model),
         whole_copies=(2 if params.preference else 0)
         + (params.process == "model")
         + ("reward" in inputs),
@@ -320,13 +274,13 @@ def rollouts(params: fields.Rollouts, run: fields.RollsOut, inputs: InfoMap) -> 
     sampling = SamplingWork(
         model=model,
         where=replace(place, processes=max(place.processes, training.where.processes)),
-        completions=Range(completions),
-        prompts=Range(completions / params.group_size),
+        completions=Range(1, draws) * completions,
+        prompts=Range(1, draws) * (completions / params.group_size),
         prompt_tokens=problems.prompt_tokens,
         completion_tokens=length,
         longest=params.max_tokens,
         at_once=min(per_round, batch_limit(run)),
-        rounds=Range(rounds),
+        rounds=Range(1, draws) * rounds,
     )
     assumes = length_assumption(problems, params.max_tokens)
     return Cost({"model": model}, training=(training,), sampling=(sampling,), assumes=assumes)
@@ -364,35 +318,6 @@ def benchmarks(
         )
     outputs: dict[str, Info] = {"report": Info(), "samples": mixed_rows(rows)}
     return Cost(outputs, sampling=tuple(works), other_s=Range(0.1, 3), assumes=tuple(assumes))
-
-
-def continuations(params: fields.Continuations, run: fields.Samples, inputs: InfoMap) -> Cost:
-    """Return the cost of labels of steps, from the fields of `stages/process_labels.py`."""
-    model, candidates = inputs["model"], inputs["candidates"]
-    count = candidates.num_rows
-    prefixes = count * STEPS
-    sampled = prefixes * params.num_continuations
-    length = (candidates.completion_tokens * Range(0.2, 1.0)).at_most(params.max_tokens)
-    unit = params.candidates_per_unit * params.num_continuations
-    work = SamplingWork(
-        model=model,
-        where=sampling_place(params, run),
-        completions=sampled,
-        prompts=prefixes,
-        prompt_tokens=candidates.prompt_tokens + candidates.completion_tokens * Range(0.2, 0.8),
-        completion_tokens=length,
-        longest=params.max_tokens,
-        at_once=min(unit, batch_limit(run)),
-        rounds=Range(
-            math.ceil(count.low / params.candidates_per_unit),
-            math.ceil(count.high / params.candidates_per_unit),
-        ),
-    )
-    rows = replace(candidates, num_rows=Range(0.3, 1.0) * count)
-    text = f"{STEPS.low:g} to {STEPS.high:g} different steps of a completion to go on from"
-    return Cost(
-        {"rows": rows}, sampling=(work,), other_s=sampled * Range(5e-5, 3e-3), assumes=(text,)
-    )
 
 
 def judgements(params: fields.Replies, run: fields.Samples, inputs: InfoMap) -> Cost:

@@ -110,7 +110,8 @@ class Training:
 
     `scored_tokens` only go forward (a frozen reference); `frozen_copies` models of the same size
     stay beside the trained one, sharded as it is, and `whole_copies` (reward models) on every
-    device. `mean_tokens` and `longest` are of a sequence, in tokens.
+    device. `mean_tokens` and `longest` are of a sequence, in tokens. `adapter_parameters` are those
+    of an adapter, which alone is trained.
     """
 
     model: ModelInfo
@@ -123,6 +124,13 @@ class Training:
     scored_tokens: Range = NOTHING
     frozen_copies: int = 0
     whole_copies: int = 0
+    adapter_parameters: int | None = None
+
+    @property
+    def trained_parameters(self) -> int:
+        """How many numbers have a gradient and moments."""
+        whole = self.model.num_parameters
+        return whole if self.adapter_parameters is None else self.adapter_parameters
 
 
 @dataclass(frozen=True)

@@ -14,6 +14,9 @@ from r1pipe.data.overlap import MIN_WORDS, NGRAM, OverlapIndex, words
 
 BEFORE = "Here is a task that somebody posted yesterday: "
 AFTER = " -- please explain each step and check the result twice!"
+MAX_DIGITS = 300
+"""Of a number that takes another's place; Python refuses to write out more than 4,300."""
+
 Disguise = Callable[[str, random.Random], str | None]
 
 
@@ -42,10 +45,11 @@ def rewrapped(text: str, rng: random.Random) -> str | None:
     """Return the text quoted in short lines that break words, numbers in LaTeX, blanks doubled."""
     pieces = [_broken(piece, rng) for piece in re.findall(r"\S+", text)]
     lines: list[str] = []
-    while pieces:
+    start = 0
+    while start < len(pieces):
         size = rng.randrange(2, 6)
-        lines.append("\u200b  ".join(pieces[:size]))
-        pieces = pieces[size:]
+        lines.append("\u200b  ".join(pieces[start : start + size]))
+        start += size
     return "\n".join(lines).replace("\n", "\n> ")
 
 
@@ -65,7 +69,7 @@ def renumbered(text: str, rng: random.Random) -> str | None:
     """Return the text with every number replaced by another one; without numbers none."""
 
     def other(found: re.Match[str]) -> str:
-        number = rng.randrange(2, 10 ** (len(found[0]) + 1))
+        number = rng.randrange(2, 10 ** min(len(found[0]) + 1, MAX_DIGITS))
         return str(number if str(number) != found[0] else number + 1)
 
     return re.sub(r"\d+", other, text) if re.search(r"\d", text) else None

@@ -3,7 +3,7 @@
 A file is read from its own bytes, never by way of another library's cache.
 """
 
-from r1pipe.files.reading import described, first_records, records
-from r1pipe.files.record import Record
+from r1pipe.files.reading import described, first_records, records, records_or_faults
+from r1pipe.files.record import BrokenRow, Record
 
-__all__ = ["Record", "described", "first_records", "records"]
+__all__ = ["BrokenRow", "Record", "described", "first_records", "records", "records_or_faults"]

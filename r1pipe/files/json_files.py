@@ -30,14 +30,22 @@ def read_json_lines(file: DataFile) -> Iterator[tuple[int, Row]]:
     """Yield the line number and the object of each line that is not blank."""
     with opened(file) as stream:
         for number, line in enumerate(stream, start=1):
-            if text := decoded(file, number, line).strip():
-                try:
-                    value = json.loads(text)
-                except (ValueError, RecursionError) as error:
-                    is_cut = not line.endswith(b"\n")
-                    what = _reason(error) + (" (is the file cut off?)" if is_cut else "")
-                    raise broken(file.path, what, _CORRECT, number) from error
-                yield number, _checked(file, number, value, text)
+            if (value := row_of_line(file, number, line)) is not None:
+                yield number, value
+
+
+def row_of_line(file: DataFile, number: int, line: bytes) -> Row | None:
+    """Return the object of a line, None for a blank one; SourceError for any other."""
+    text = decoded(file, number, line).strip()
+    if not text:
+        return None
+    try:
+        value = json.loads(text)
+    except (ValueError, RecursionError) as error:
+        is_cut = not line.endswith(b"\n")
+        what = _reason(error) + (" (is the file cut off?)" if is_cut else "")
+        raise broken(file.path, what, _CORRECT, number) from error
+    return _checked(file, number, value, text)
 
 
 def read_json(file: DataFile) -> Iterator[tuple[int, Row]]:

@@ -28,10 +28,22 @@ class Record:
         return f"{self.file}:{self.row}"
 
 
+class BrokenRow(SourceError):  # noqa: N818 - the row, with what is wrong
+    """A row that cannot be read; `said` is what is wrong with it and what to do."""
+
+    def __init__(self, path: Path, row: int, said: str) -> None:
+        super().__init__(f"{visible(str(path))}: row {row}: {said}")
+        self.row = row
+        self.place = f"{visible(path.name)}:{row}"
+        self.said = said
+
+
 def broken(path: Path, what: str, to_do: str, row: int | None = None) -> SourceError:
     """Return the error of a file that cannot be read: where, what is wrong, what to do.
 
     Row 0 is the header.
     """
-    place = "" if row is None else f" row {row}:" if row else " header:"
-    return SourceError(visible(f"{path}:{place} {what}; {to_do}"))
+    said = visible(f"{what}; {to_do}")
+    if row:
+        return BrokenRow(path, row, said)
+    return SourceError(f"{visible(str(path))}:{'' if row is None else ' header:'} {said}")

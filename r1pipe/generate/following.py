@@ -9,6 +9,7 @@ from contextlib import closing, contextmanager
 from dataclasses import asdict, dataclass
 from itertools import count
 
+from r1pipe.errors import Interrupted
 from r1pipe.generate.protocol import Generator, Request, Sampled, SamplingParams, Weights
 from r1pipe.keys import JsonObject
 from r1pipe.records import FinishReason
@@ -61,8 +62,18 @@ class Followed:
     def generate(self, requests: Sequence[Request], sampling: SamplingParams) -> Iterator[Sampled]:
         """Yield every request's completion; those of batches that were kept come first.
 
-        Raises Interrupted when a stop is asked for: what is not kept is lost.
+        Raises Interrupted when a stop is asked for: what is not kept is lost. Ranks that sample a
+        share each call it together, and stop together once each of them is done or has stopped.
         """
+        stop: Interrupted | None = None
+        try:
+            yield from self._generate(requests, sampling)
+        except Interrupted as error:
+            stop = error
+        if any(self.context.ranks.gather(stop is not None)):
+            raise stop or Interrupted("stopped on another rank")
+
+    def _generate(self, requests: Sequence[Request], sampling: SamplingParams) -> Iterator[Sampled]:
         total, number, there = len(requests), 0, set[int]()
         seeds = {request.index: request.seed for request in requests}
         for place, batch in self.kept.batches(seeds) if self.kept else ():

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ctypes
+import logging
 import os
 
 M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3  # from glibc's malloc.h
@@ -26,9 +27,16 @@ def prepare_process() -> None:
         ("TORCH_CPP_LOG_LEVEL", "ERROR"),
     ):
         os.environ.setdefault(name, value)
+    logging.getLogger("DeepSpeed").addFilter(_is_worth_saying)
     try:
         libc = ctypes.CDLL("libc.so.6")
         libc.mallopt(M_MMAP_THRESHOLD, KEEP_BYTES)
         libc.mallopt(M_TRIM_THRESHOLD, 2 * KEEP_BYTES - 1)
     except (OSError, AttributeError):
         return  # another C library: only slower
+
+
+def _is_worth_saying(record: logging.LogRecord) -> bool:
+    """Return whether a line of DeepSpeed, which transformers imports where it is installed, tells
+    more than that there is no GPU."""
+    return "Setting accelerator to CPU" not in record.getMessage()

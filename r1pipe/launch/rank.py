@@ -19,7 +19,7 @@ from datetime import timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from r1pipe.errors import Interrupted, R1PipeError, StageError
+from r1pipe.errors import Interrupted, Paused, R1PipeError, StageError
 from r1pipe.launch.job import JobFolder, Report, Status
 from r1pipe.launch.process import prepare_process
 from r1pipe.launch.rank_context import RankContext
@@ -113,7 +113,7 @@ def run_stage(folder: JobFolder, rank: int, size: int) -> None:
     try:
         with using(plugins, job.uses):
             kind.run(RankContext(folder, job, ranks), params, run, inputs)
-    except Interrupted:  # all ranks have agreed on it
+    except (Interrupted, Paused):  # all ranks have agreed on it
         leave(store, ranks)
         raise
     leave(store, ranks)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, NoReturn
 
@@ -77,9 +77,15 @@ class RankContext:
         """True on all ranks when it is time for a checkpoint, or a stop was asked for."""
         return self.ranks.agree(self._cadence.is_due or self._folder.is_stop_asked)
 
-    def interruptible(self) -> AbstractContextManager[None]:
-        """Give a block that nothing ends early: ranks stop together, where all have agreed."""
-        return nullcontext()
+    @contextmanager
+    def interruptible(self) -> Iterator[None]:
+        """Give a block that is not entered once a stop was asked for: it raises `Interrupted`.
+
+        Ranks see that at different times, so whoever catches it agrees with the others.
+        """
+        if self._folder.is_stop_asked:
+            raise Interrupted("stopped")
+        yield
 
     def stop_if_asked(self) -> None:
         """Raise `Interrupted` on all ranks when a stop was asked for."""

@@ -98,6 +98,7 @@ def usable_problems(
         some = report.quarantined[:MAX_NAMED]
         context.note(
             quarantined=len(report.quarantined),
+            quarantined_rate=round(report.rate, 6),
             quarantined_verdicts=report.counts(),
             quarantined_problems=[f"{p.id}: {p.gold[:80]!r} {v}" for p, v in some],
         )

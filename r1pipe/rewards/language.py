@@ -13,7 +13,8 @@ text cannot hide there.
 from __future__ import annotations
 
 import re
-from collections.abc import Callable
+from bisect import bisect_right
+from collections.abc import Callable, Iterator
 from functools import lru_cache
 from typing import Any
 
@@ -67,9 +68,17 @@ _SCRIPTS = {
     "th": {"thai"},
     "en": {"latin"},
 }
-_HIDDEN = re.compile(
-    r"```.*?```|`[^`\n]*`|\$\$.*?\$\$|\$[^$\n]*\$|\\\[.*?\\\]|\\\(.*?\\\)", re.DOTALL
+_SPANS = (
+    ("```", "```", None),
+    ("`", "`", re.compile(r"[`\n]")),
+    ("$$", "$$", None),
+    ("$", "$", re.compile(r"[$\n]")),
+    ("\\[", "\\]", None),
+    ("\\(", "\\)", None),
 )
+"""What opens and closes a span of code or LaTeX, and what ends the search for it on its line. Of
+those that open at one place the first that closes counts."""
+_OPENING = re.compile(r"`|\$|\\[\[(]")
 _COMMAND = re.compile(r"\\(?:begin|end)\{[a-z*]{1,20}\}|\\[a-zA-Z]+")
 _PROSE = re.compile(
     f"[{_HAN}{_KANA}]{{2}}|[{_HANGUL}{_CYRILLIC}{_HEBREW}{_ARABIC}{_DEVANAGARI}{_THAI}]{{2}}"
@@ -130,17 +139,52 @@ def _is_symbol(word: re.Match[str]) -> bool:
 
 def _drop_hidden(text: str) -> str:
     """Blank out code and LaTeX; a span that holds prose stays."""
-    if not any(mark in text for mark in "`$\\"):
-        return text
-    return _HIDDEN.sub(lambda m: m.group() if _PROSE.search(m.group()) else " ", text)
+    kept, place = [], 0
+    for start, end in _hidden_spans(text):
+        if not _PROSE.search(text[start:end]):
+            kept += [text[place:start], " "]
+            place = end
+    return "".join([*kept, text[place:]]) if kept else text
+
+
+def _hidden_spans(text: str) -> Iterator[tuple[int, int]]:
+    """Yield (start, end) of spans of code and LaTeX, from the left, in time linear in the text.
+
+    A search that found no end finds none further on either, so there is one such for each kind.
+    """
+    place, endless = 0, set[str]()
+    while opening := _OPENING.search(text, place):
+        start = opening.start()
+        place = start + 1
+        for opener, closer, on_line in _SPANS:
+            if closer in endless or not text.startswith(opener, start):
+                continue
+            if on_line is None:
+                end = text.find(closer, start + len(opener))
+                if end < 0:
+                    endless.add(closer)
+                    continue
+            else:
+                found = on_line.search(text, place)
+                if found is None:
+                    endless.add(closer)
+                    continue
+                if found[0] != closer:
+                    continue
+                end = found.start()
+            place = end + len(closer)
+            yield start, place
+            break
 
 
 def _share_by_detector(text: str, words: list[re.Match[str]], language: str) -> float:
     """Tell a language in Latin script from English, segment by segment."""
     detect = _detector(language)
     latin = [word for word in words if word.lastgroup == "latin"]
-    spans = detect(text) if latin else []
-    inside = sum(any(start <= word.start() < end for start, end in spans) for word in latin)
+    spans = sorted(detect(text)) if latin else []
+    starts = [start for start, _ in spans]
+    found = [bisect_right(starts, word.start()) - 1 for word in latin]
+    inside = sum(n >= 0 and w.start() < spans[n][1] for n, w in zip(found, latin, strict=True))
     return inside / len(words)
 
 

@@ -48,6 +48,7 @@ from r1pipe.rl.reference import Reference
 from r1pipe.rl.rollouts import (
     RewardFn,
     assign_advantages,
+    assign_kl_advantages,
     assign_step_advantages,
     problems_of_rollouts,
     rollout_metrics,
@@ -59,6 +60,7 @@ from r1pipe.rl.steps import StepFn, assign_steps, rule_steps
 from r1pipe.rl.watch import Watch
 from r1pipe.settings import format_of
 from r1pipe.stage import Context
+from r1pipe.text import visible
 from r1pipe.train.batching import Batching, MicroBatch, count_loss_tokens, micro_batches
 from r1pipe.train.engine import Loss
 from r1pipe.train.logprobs import completion_logprobs, token_logprobs
@@ -194,13 +196,16 @@ class Grpo:
             name = "process" if params.process == "model" else "steps"
             assign_steps(groups, self.tokenizer, self.score_steps, name, has_outcome=has_outcome)
         groups = gather_groups(ranks, problems, groups)
-        if params.kl_in == "reward" and self.reference is not None:
-            rollouts = [rollout for group in groups for rollout in group.rollouts]
-            rows = self.reference.logprobs(rollouts, params.temperature, self.batching)
-            subtract_kl(rollouts, rows, params.kl_coef)
         for group, share in zip(groups, revealed, strict=True):
             group.revealed = share
+        rollouts, rows = [r for group in groups for r in group.rollouts], list[list[float]]()
+        if params.kl_in != "loss" and self.reference is not None:
+            rows = self.reference.logprobs(rollouts, params.temperature, self.batching)
+        if rows and params.kl_in == "reward":
+            subtract_kl(rollouts, rows, params.kl_coef)
         self.assign(groups)  # [9]
+        if rows and params.kl_in == "advantage":
+            assign_kl_advantages(rollouts, rows, params.kl_coef)
         return groups
 
     def minibatches(self, groups: Sequence[Group], number: int) -> list[list[Rollout]]:
@@ -236,21 +241,27 @@ class Grpo:
         assign_weights(rollouts, params)
         trained = with_gradient(rollouts, params.loss_kl_coef)
         num_tokens = count_loss_tokens(trained)
-        if params.ratio != "token":  # sequences are told apart by it
-            for index, rollout in enumerate(trained):
-                rollout.index = index
+        for index, rollout in enumerate(trained):  # sequences are told apart by it
+            rollout.index = index
         update = Update(
             micro_batches(trained, self.batching),
             partial(grpo_loss, params=params, num_tokens=num_tokens, num_rollouts=len(trained)),
             num_tokens=sum(map(len, rollouts)),
             trained_tokens=sum(map(len, trained)),
             seconds=sampled_s + time.perf_counter() - started,
+            name_of=lambda index: self.problem_of(trained[index]),
         )
         measures = self.trainer.update(update, metrics)
         self.watch.take(measures | dict(metrics))
         if any("old_logprobs" in rollout.streams for rollout in rollouts):
             return metrics
         return {name: measures[name] for name in MISMATCH if name in measures} | dict(metrics)
+
+    def problem_of(self, rollout: Rollout) -> str:
+        """Return the name of the problem that a rollout of the last sampling answers."""
+        groups = self.watch.groups
+        found = (g.problem.id for g in groups if any(each is rollout for each in g.rollouts))
+        return f"problem {visible(next(found, 'unknown'))}"
 
     def look_out(self) -> None:
         """Warn of what looks wrong after a rollout; raise Paused if `run.stop_when` says so."""

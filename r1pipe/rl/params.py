@@ -165,9 +165,10 @@ class GrpoParams(RolloutParams):
     """The ratio is clipped above at 1 + clip_high; R1 prints 10."""
     kl_coef: float = Field(ge=0)
     """Weight of the KL term; R1: 0.001. 0 needs no reference."""
-    kl_in: Literal["loss", "reward"] = "loss"
-    """Where the KL term is: its k3 estimate in the loss of each token (GRPO), or its k1 estimate,
-    summed over the completion, taken off the reward (RLOO, REINFORCE++, PPO)."""
+    kl_in: Literal["loss", "reward", "advantage"] = "loss"
+    """Where the KL term is: its k3 estimate in the loss of each token (GRPO); its k1 estimate,
+    summed over the completion, taken off the reward (RLOO, REINFORCE++, PPO); or k1 of a token,
+    negative, alone as its advantage (on-policy distillation, where the reference is a teacher)."""
     reference_refresh_steps: int = Field(default=400, gt=0)
     """The reference becomes the policy after so many updates (not rollouts); R1: 400."""
     sampler_truncation: float | None = Field(default=None, ge=1)
@@ -202,9 +203,11 @@ class GrpoParams(RolloutParams):
                 "ratio: sequence is of completions whose tokens have one advantage; with `process`"
                 " use sequence-token, which has the same value"
             )
-        if self.process and self.kl_in == "reward":
+        if self.process and self.kl_in != "loss":
+            raise ValueError(f"kl_in: {self.kl_in} is not of steps; with `process` use kl_in: loss")
+        if self.dynamic_sampling and self.kl_in == "advantage":
             raise ValueError(
-                "kl_in: reward is of whole completions; with `process` use kl_in: loss"
+                "with kl_in: advantage rewards play no part; leave dynamic_sampling out"
             )
         return self
 
@@ -251,6 +254,28 @@ class OnlineRftParams(RolloutParams):
             clip_low=1.0,
             clip_high=1.0,
             kl_coef=0.0,
+        )
+
+
+class OnPolicyDistilParams(RolloutParams):
+    """Parameters that decide the trained policy."""
+
+    rewards: dict[RewardName, float] = Field(default={"accuracy": 1.0})
+    """Rule rewards that are logged; the teacher decides alone."""
+    aggregation: Aggregation = "token-mean"
+    """How token losses are summed."""
+    clip_low: float = Field(default=10.0, gt=0)
+    """The ratio is clipped below at 1 - clip_low; the default never binds."""
+    clip_high: float = Field(default=10.0, gt=0)
+    """The ratio is clipped above at 1 + clip_high."""
+
+    def as_grpo(self) -> GrpoParams:
+        """Return the same as parameters of GRPO whose reference is the teacher."""
+        return GrpoParams(
+            **{name: getattr(self, name) for name in type(self).model_fields},
+            kl_coef=1.0,
+            kl_in="advantage",
+            reference_refresh_steps=self.num_steps + 1,
         )
 
 

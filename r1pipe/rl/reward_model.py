@@ -18,8 +18,9 @@ from torch import Tensor
 from transformers import AutoModelForSequenceClassification
 
 from r1pipe.engine_settings import EngineRun, TrainRun
+from r1pipe.errors import StageError
 from r1pipe.models.interfaces import LanguageModel, Tokenizer
-from r1pipe.models.policy import freeze, load_tokenizer
+from r1pipe.models.policy import freeze, load_model, load_tokenizer
 from r1pipe.models.precision import dtype_of
 from r1pipe.models.prompts import after_opened, encode_completion, encode_prompt, opened_thought
 from r1pipe.records import Message, Problem, TokenSequence
@@ -28,9 +29,11 @@ from r1pipe.rl.params import ReadBy
 from r1pipe.rl.rollouts import RewardFn
 from r1pipe.settings import Precision
 from r1pipe.train.backends import load_trained
-from r1pipe.train.batching import MicroBatch, batching_of, micro_batches
+from r1pipe.train.batching import MicroBatch, batching_of, micro_batches, one_batch
 from r1pipe.train.conversations import TurnEncoder
-from r1pipe.train.logprobs import hidden_states
+from r1pipe.train.engine import Forward
+from r1pipe.train.logprobs import hidden_states, vocabulary
+from r1pipe.train.own_forward import TOLERANCES, short_sequences
 from r1pipe.train.sequence_parallel import add_over_shards
 from r1pipe.workers import in_order
 
@@ -100,6 +103,34 @@ def scores(model: LanguageModel, batch: MicroBatch) -> Tensor:
     return values
 
 
+def check_scores(
+    forward: Forward, model: LanguageModel, pad_id: int, precision: Precision
+) -> float:
+    """Compare scores with those of the family's own forward; return their mean distance.
+
+    All ranks call it together. Raises StageError, with the family's name, on a mismatch.
+    """
+    drawn = short_sequences(vocabulary(model))
+    texts = [replace(s, completion_ids=[i for i in s.completion_ids if i != pad_id]) for s in drawn]
+    (ours,) = forward.per_token([one_batch(texts, pad_id)], scores)
+    alone = [one_batch([each], pad_id) for each in texts]
+    own = [value for (value,) in forward.per_token(alone, own_scores)]
+    mean = sum(abs(a - b) for a, b in zip(ours, own, strict=True)) / len(own)
+    if not mean <= TOLERANCES[precision]:
+        raise StageError(
+            f"{model.config.model_type}: training would compute other scores than"
+            f" {type(model).__name__} itself (mean difference {mean:.2g} in {precision}); this"
+            " family is not supported as a reward model; try another model"
+        )
+    return mean
+
+
+def own_scores(model: LanguageModel, batch: MicroBatch) -> Tensor:
+    """Return the score of one text by the model's own forward.  -> [1]"""
+    found: Tensor = model(input_ids=batch.input_ids, use_cache=False).logits[:, 0].float()
+    return found
+
+
 def reward_function(
     folder: Path, reads: ReadBy, run: TrainRun, precision: Precision = "float32"
 ) -> RewardFn:
@@ -110,11 +141,8 @@ def reward_function(
     rounding of another micro-batch would make two rewards of equal texts, and an advantage of it.
     """
     tokenizer = load_tokenizer(folder)
-    model = freeze(
-        AutoModelForSequenceClassification.from_pretrained(
-            folder, dtype=dtype_of(precision), local_files_only=True
-        ).to(run.device)
-    )
+    kind = AutoModelForSequenceClassification
+    model = freeze(load_model(folder, dtype=dtype_of(precision), device=run.device, kind=kind))
     # the score is read at a row's last token: rows are padded, never packed
     batching = replace(batching_of(run, tokenizer.pad_token_id), layout="padded")
 

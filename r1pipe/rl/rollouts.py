@@ -222,6 +222,21 @@ def subtract_kl(rollouts: Sequence[Rollout], rows: Sequence[Sequence[float]], co
         rollout.reward += coef * rollout.rewards["kl"]
 
 
+def assign_kl_advantages(
+    rollouts: Sequence[Rollout], rows: Sequence[Sequence[float]], coef: float
+) -> None:
+    """Give every token, as its advantage, log teacher - log policy at the weights that sampled it,
+    by the teacher's rows; what rewards made of it is gone.
+
+    In expectation that is the gradient of the reverse KL to the teacher, token by token, each on
+    the prefix that the policy itself has written.
+    """
+    for rollout, row in zip(rollouts, rows, strict=True):
+        own = rollout.streams["sampler_logprobs"]
+        rollout.streams["advantage"] = [coef * (t - s) for t, s in zip(row, own, strict=True)]
+        rollout.rewards["kl"] = sum(row) - sum(own)
+
+
 def assign_advantages(groups: Sequence[Group], estimator: Advantage) -> None:
     """Give every token the advantage of its completion, in its group or in the batch.
 

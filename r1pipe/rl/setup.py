@@ -9,17 +9,17 @@ from pathlib import Path
 from r1pipe.errors import StageError
 from r1pipe.generate.backends import generator_of
 from r1pipe.models.interfaces import LanguageModel, Tokenizer
-from r1pipe.models.policy import freeze, load_model
+from r1pipe.models.policy import freeze, load_model, load_tokenizer
 from r1pipe.models.precision import dtype_of
 from r1pipe.records import Problem
 from r1pipe.rl.curricula import CurriculumState
 from r1pipe.rl.grpo import Grpo
 from r1pipe.rl.params import GrpoParams, GrpoRun
 from r1pipe.rl.parity import TOLERANCES, check_parity
-from r1pipe.rl.reference import make_reference
+from r1pipe.rl.reference import Reference, make_reference
 from r1pipe.rl.rollouts import RewardFn
 from r1pipe.rl.steps import StepFn, rule_steps
-from r1pipe.settings import Precision
+from r1pipe.settings import ModelParams, Precision
 from r1pipe.stage import Context
 from r1pipe.text import visible
 from r1pipe.train.backends import make_engine, shards_weights
@@ -29,12 +29,17 @@ from r1pipe.train.own_forward import check_forward
 from r1pipe.train.supervised import finish
 from r1pipe.verify.golds import check_golds
 
+NUM_COMPARED = 32
+"""Prompts on which two tokenizers are compared."""
+
 
 def usable_problems(
     context: Context, name: str, problems: Sequence[Problem], judged: Collection[str]
 ) -> list[Problem]:
-    """Return the problems whose gold answer verifies against itself; the others, on which every
-    completion would be wrong, are noted under `unusable_golds`.
+    """Return the problems whose gold answer verifies against itself.
+
+    The others, on which every completion would be wrong, are noted under `unusable_golds`: how
+    many and which share, also where there are none.
 
     Tasks of `judged` are rewarded by a model, which reads no gold answer. All ranks return the
     same. Raises StageError if none is left.
@@ -47,9 +52,9 @@ def usable_problems(
         bad = [[p.id, p.prompt, p.gold] for p, _ in report.quarantined]
         found, said = report.to_json(), report.warning() if bad else ""
     bad = context.ranks.agree(bad)
+    context.note(unusable_golds={name: found})
     if not bad:
         return list(problems)
-    context.note(unusable_golds={name: found})
     context.warn(f"{name}: {said}")
     left_out = set(map(tuple, bad))
     usable = [p for p in problems if p.task in judged or (p.id, p.prompt, p.gold) not in left_out]
@@ -63,7 +68,7 @@ def usable_problems(
 
 
 @contextmanager
-def opened(
+def opened(  # noqa: PLR0913 - what a run is given, most of it by few methods
     context: Context,
     model: LanguageModel,
     tokenizer: Tokenizer,
@@ -71,17 +76,22 @@ def opened(
     run: GrpoRun,
     reward_models: Mapping[str, RewardFn] | None = None,
     score_steps: StepFn = rule_steps,
+    teacher: Reference | None = None,
 ) -> Iterator[Grpo]:
-    """Give a run that goes on from its newest checkpoint; write the policy after the block."""
+    """Give a run that goes on from its newest checkpoint; write the policy after the block.
+
+    A teacher is the reference; it never moves, so checkpoints do not have it.
+    """
     precision, ranks = params.precision, context.ranks
-    reference = make_reference(model, run, ranks, precision) if params.kl_coef else None
+    made = make_reference(model, run, ranks, precision) if params.kl_coef and not teacher else None
+    reference = teacher or made
     sampled = sampled_model(model, run, precision)
     engine = make_engine(model, params.optimizer, run, ranks, precision)
     batching = batching_of(run, tokenizer.pad_token_id)
     check_forward(engine, model, batching, precision)
     with closing(generator_of(sampled, tokenizer, run, ranks.size, precision)) as generator:
         memory = CurriculumState(lambda: ranks.is_main)
-        others = [*([] if reference is None else [reference]), memory]
+        others = [*([] if made is None else [made]), memory]
         trainer = Trainer(context, engine, params.optimizer, params.num_steps, others)
         yield Grpo(
             context,
@@ -100,6 +110,30 @@ def opened(
     if reference is not None:
         reference.close()
     finish(context, engine, tokenizer, precision, params.adapter)
+
+
+def open_teacher(
+    context: Context,
+    folder: Path,
+    tokenizer: Tokenizer,
+    problems: Sequence[Problem],
+    params: ModelParams,
+    run: GrpoRun,
+) -> Reference:
+    """Return a model as the frozen teacher of a policy, whole on every rank.
+
+    Raises StageError if it does not read tokens as the policy's tokenizer writes them.
+    """
+    own = load_tokenizer(folder)
+    for text in (problem.prompt for problem in problems[:NUM_COMPARED]):
+        if len(own) != len(tokenizer) or own(text)["input_ids"] != tokenizer(text)["input_ids"]:
+            raise StageError(
+                f"{context.name}: inputs.teacher: its tokenizer is another than the policy's, so it"
+                " cannot score the policy's tokens; give a teacher with the same one, or distil by"
+                " sft on its completions"
+            )
+    model = freeze(load_model(folder, dtype=dtype_of(params.precision), device=run.device))
+    return Reference(model, context.ranks, params.precision)
 
 
 def sampled_model(model: LanguageModel, run: GrpoRun, precision: Precision) -> LanguageModel:

@@ -2,8 +2,8 @@
 
 Given x_1 ... x_n, write y_1 z_1 ... y_n z_n: every y_i is free, and z_i = z_(i-1) + y_i + x_i
 modulo 2, from z_0 = 0. A right answer is easy to go on with and hard to guess: at random it is
-right once in 2^n times, so a reward for whole answers alone is almost never seen. `a1b0` is
-answered by `a01b10`; the letters tell a small model where it is. There is no thought, so formats
+right once in 2^n times, so a reward for whole answers alone is almost never seen. `a1 b0` is
+answered by `a01 b10`; the letters tell a small model where it is. There is no thought, so formats
 that ask for one do not fit: `{think: none, answer: last-line}` does. Level: n.
 """
 
@@ -23,7 +23,7 @@ LINK = re.compile(r"([a-z])([01])([01])")
 def make(rng: random.Random, language: str, level: int) -> Problem:
     """Return `level` random bits (at most 26), and one of the 2^level answers as the gold one."""
     bits = "".join(rng.choice("01") for _ in range(level))
-    asked = "".join(f"{letter}{bit}" for letter, bit in zip(LETTERS, bits, strict=False))
+    asked = " ".join(f"{letter}{bit}" for letter, bit in zip(LETTERS, bits, strict=False))
     return Problem(
         id=problem_id("chain-of-parities", bits),
         task="chain-of-parities",
@@ -38,14 +38,14 @@ def make(rng: random.Random, language: str, level: int) -> Problem:
 
 def written(bits: str, rng: random.Random, noise: Noise) -> str:
     """Write a chain with random choices; a wrong step's sum is the other bit."""
-    total, links = 0, ""
+    total, links = 0, list[str]()
     for letter, bit in zip(LETTERS, bits, strict=False):
         choice = rng.randrange(2)
         total ^= choice ^ int(bit)
         if noise.wrong_step and rng.random() < noise.wrong_step:
             total ^= 1
-        links += f"{letter}{choice}{total}"
-    return links
+        links.append(f"{letter}{choice}{total}")
+    return " ".join(links)
 
 
 def solve(problem: Problem, rng: random.Random, noise: Noise) -> Solution:

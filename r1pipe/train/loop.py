@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from math import isfinite
 from pathlib import Path
@@ -43,6 +43,8 @@ class Update:
     """Those of them that have a gradient."""
     seconds: float = 0.0
     """Spent on it before the step, such as its share of the sampling."""
+    name_of: Callable[[int], str] | None = None
+    """Names what a sequence of it belongs to, by the sequence's index; None: a row of the data."""
 
 
 class Saved(Protocol):
@@ -102,7 +104,8 @@ class Trainer:
             parts = LossParts(update.loss)
             measures = self.engine.accumulate(update.batches, parts)
             if not isfinite(measures["loss"]):
-                raise self._not_finite("loss", measures["loss"], parts.rows_not_finite())
+                rows = parts.rows_not_finite()
+                raise self._not_finite("loss", measures["loss"], rows, update.name_of)
             measures["grad_norm"] = self.engine.step(rate)
             if not isfinite(measures["grad_norm"]):
                 raise self._not_finite("gradient norm", measures["grad_norm"], [])
@@ -140,13 +143,21 @@ class Trainer:
                 progress = {"trained_tokens": self.trained_tokens, "has_moved": self.has_moved}
                 (folder / PROGRESS).write_text(json.dumps(progress))
 
-    def _not_finite(self, what: str, value: float, rows: list[int]) -> StageError:
+    def _not_finite(
+        self,
+        what: str,
+        value: float,
+        rows: list[int],
+        name_of: Callable[[int], str] | None = None,
+    ) -> StageError:
         """Return the error that ends a training which has diverged; all ranks call it together."""
         ranks = self._context.ranks
         named = sorted({row for of_rank in ranks.gather(rows) for row in of_rank})
         latest = self._context.checkpoints.latest()
         kept = f"that of step {latest[0]}" if latest else "not there yet"
         where = f" in a micro-batch of the rows {_listed(named)} (from 0)" if any(named) else ""
+        if name_of is not None and named:
+            where = f" in a micro-batch of {_listed(list(dict.fromkeys(map(name_of, named))))}"
         return StageError(
             f"{self._context.name}: step {self.step + 1}: the {what} is {value}{where}. The step"
             f" was not made, and nothing of it is kept; the last checkpoint is {kept}. Usual"
@@ -184,6 +195,6 @@ class LossParts:
         return sorted({row for rows in bad for row in rows.flatten().tolist() if row >= 0})
 
 
-def _listed(rows: Sequence[int]) -> str:
+def _listed(rows: Sequence[object]) -> str:
     more = f" and {len(rows) - MAX_NAMED} more" if len(rows) > MAX_NAMED else ""
     return ", ".join(map(str, rows[:MAX_NAMED])) + more

@@ -1,11 +1,14 @@
 """Is the answer right? Extraction, exact checkers, and a pool of killable workers for algebra.
 
 `verify` takes one completion, `verify_many` many; `CHECKERS` is the table that `Problem.checker`
-names an entry of.
+names an entry of. The package can be used alone: it loads no PyTorch and no transformers, and
+sympy only in the workers. `answers/` reads and compares and knows nothing else here, `workers/`
+does so in a pool, `sandbox/` runs programs.
 """
 
 from __future__ import annotations
 
+from r1pipe.records import Problem, Verdict
 from r1pipe.verify.answers.extract import extract_answer
 from r1pipe.verify.checkers import (
     CHECKERS,
@@ -23,6 +26,8 @@ VERIFIER_VERSION = 1
 __all__ = [
     "CHECKERS",
     "VERIFIER_VERSION",
+    "Problem",
+    "Verdict",
     "Verification",
     "close_shared",
     "extract_answer",

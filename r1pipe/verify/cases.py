@@ -3,13 +3,18 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
 from difflib import get_close_matches
+from itertools import islice
+from pathlib import Path
 
-from r1pipe.errors import StageError
-from r1pipe.files import Record
-from r1pipe.keys import JsonObject
+from r1pipe.errors import SourceError, StageError
+from r1pipe.files import BrokenRow, Record, records_or_faults
+from r1pipe.keys import Json, JsonObject
 from r1pipe.records import Problem
+from r1pipe.text import visible
+from r1pipe.verify import countdown
 from r1pipe.verify.answers.extract import find_answer
 from r1pipe.verify.checkers import CHECKERS, Verification, verify_one, verify_stream
 from r1pipe.verify.workers.pool import DEFAULT_LIMIT_S
@@ -17,7 +22,26 @@ from r1pipe.verify.workers.pool import DEFAULT_LIMIT_S
 TASK_CHECKERS = {"arithmetic": "number", "parity": "word", "gsm8k": "number"}
 """Tasks whose checker has another name; the other tasks that a case may have are checkers."""
 
-_META = ("numbers", "target", "options", "accept", "reject", "refusal", "tests", "calls")
+GOLDLESS = ("code", "countdown", "refusal")
+"""Checkers that need no gold answer: what is right stands in other columns."""
+BATCH = 512
+"""Cases of a file that are verified together."""
+MAX_SAID, MAX_S = 120, 600.0
+
+_META = (
+    *("numbers", "target", "options", "accept", "reject", "refusal", "tests", "calls"),
+    *("wall_s", "language", "tolerance"),
+)
+_LISTS = {
+    "numbers": (int | float | str, "numbers"),
+    "options": (str, "texts"),
+    "accept": (str, "texts"),
+    "reject": (str, "texts"),
+    "refusal": (str, "texts"),
+    "tests": (Mapping, "objects with input and output"),
+    "calls": (Mapping, "objects with call and expected"),
+}
+"""Columns that are lists, and of what."""
 
 
 def verify_answer(gold: str, answer: str, *, timeout_s: float = DEFAULT_LIMIT_S) -> Verification:
@@ -54,6 +78,64 @@ def verify_cases(
         yield {"id": case_id, **verification_row(verification)}
 
 
+def verify_file(path: Path, *, jobs: int = 0) -> Iterator[JsonObject]:
+    """Verify the cases of a file; yield a result for every row, in order.
+
+    A row that is no case does not end it: its result has `id` and `error`, which says where and
+    what is wrong. Raises SourceError if the file is missing or has no rows.
+    """
+    rows = records_or_faults(path)
+    while batch := list(islice(rows, BATCH)):
+        cases = [_case_or_fault(row) for row in batch]
+        algebra = [case for case in cases if isinstance(case, Case) and case.needs_pool]
+        pairs = ((case.problem, case.completion) for case in algebra)
+        settled = verify_stream(pairs, workers=jobs)
+        for case in cases:
+            if isinstance(case, Case):
+                yield case.verified(settled)
+            else:
+                yield case
+
+
+@dataclass(frozen=True, slots=True)
+class Case:
+    """One case of a file."""
+
+    id: object
+    place: str
+    problem: Problem
+    completion: str
+
+    @property
+    def needs_pool(self) -> bool:
+        """Whether it is verified beside others, by workers whose every fault is a verdict."""
+        return self.problem.checker == "math"
+
+    def verified(self, settled: Iterator[Verification]) -> JsonObject:
+        """Return its result; `settled` are those of cases that need the pool."""
+        try:
+            found = next(settled) if self.needs_pool else verify_one(self.problem, self.completion)
+        except Exception as error:  # noqa: BLE001 - a case of a stranger, and the next one follows
+            said = f"{type(error).__name__}: {error}".splitlines()[0][:MAX_SAID]
+            return {"id": self.id, "error": f"{self.place}: it cannot be verified: {said}"}
+        return {"id": self.id, **verification_row(found)}
+
+
+def _case_or_fault(row: Record | SourceError) -> Case | JsonObject:
+    if isinstance(row, SourceError):
+        place = f"{row.place}: {row.said}" if isinstance(row, BrokenRow) else str(row)
+        return {"id": row.row if isinstance(row, BrokenRow) else None, "error": place}
+    case_id = row.values.get("id", row.row)
+    try:
+        problem = case_problem(row)
+        if problem.checker not in GOLDLESS and not problem.gold.strip():
+            shown = str(row.values["gold"])[:MAX_SAID]
+            raise StageError(f"{row.place}: no gold answer, but {shown!r}; give the right answer")
+    except StageError as error:
+        return {"id": case_id, "error": visible(str(error))}
+    return Case(case_id, row.place, problem, row.values["completion"])
+
+
 def verification_row(verification: Verification) -> dict[str, object]:
     """Return a verification as plain JSON values."""
     return {
@@ -82,9 +164,28 @@ def case_problem(case: Record) -> Problem:
     meta = {name: row[name] for name in _META if name in row}
     if checker == "countdown" and not {"numbers", "target"} <= meta.keys():
         raise StageError(f"{case.place}: a countdown case needs numbers and target")
+    _check_meta(case.place, meta)
     return Problem(
         str(row.get("id", "")), str(task), "", _gold(row["gold"]), "en", checker, meta=meta
     )
+
+
+def _check_meta(place: str, meta: Mapping[str, Json]) -> None:
+    """Raise StageError for a column that its checker cannot read."""
+    for name, value in meta.items():
+        if name in _LISTS:
+            kind, words = _LISTS[name]
+            if not isinstance(value, list) or not all(isinstance(each, kind) for each in value):
+                raise StageError(f"{place}: {name} should be a list of {words}")
+        numbers = value if name == "numbers" and isinstance(value, list) else []
+        for number in [value] if name == "target" else numbers:
+            try:
+                countdown.exact(number)
+            except ValueError:
+                raise StageError(f"{place}: {name} should be plain numbers of few digits") from None
+    wall_s = meta.get("wall_s", 1.0)
+    if isinstance(wall_s, bool) or not isinstance(wall_s, int | float) or not 0 < wall_s <= MAX_S:
+        raise StageError(f"{place}: wall_s should be seconds, above 0 and at most {MAX_S:g}")
 
 
 def _gold(value: object) -> str:

@@ -69,8 +69,19 @@ CHECKERS: dict[str, Checker] = {
 }
 
 
-def verify(problem: Problem, text: str) -> Verdict:
-    """Verify one completion by the problem's own checker."""
+def verify(problem: Problem | str, text: str) -> Verdict:
+    """Verify one completion by the problem's own checker.
+
+    A gold answer instead of a problem is one in mathematics. Algebra starts two workers, which end
+    with this process or at `close_shared`.
+
+    >>> verify(r"\\frac{1}{2}", r"<think>1/2, as a decimal</think> It is $\\boxed{0.5}$.")
+    <Verdict.CORRECT: 'correct'>
+    >>> verify("(1, 2)", r"\\boxed{(2, 1)}"), verify("5", "<think>It is 5, so")
+    (<Verdict.WRONG: 'wrong'>, <Verdict.NO_ANSWER: 'no_answer'>)
+    """
+    if isinstance(problem, str):
+        problem = Problem("", "math", "", problem)
     return checker_of(problem)(problem, text)
 
 

@@ -29,6 +29,9 @@ _SPELLINGS = {
     r"\{": "(",
     r"\}": ")",
 }
+_EXACT = re.compile(
+    r"[+-]?[0-9]{1,300}(?:/0*[1-9][0-9]{0,300}|\.[0-9]{1,300})?(?:e[+-]?[0-9]{1,3})?", re.ASCII
+)
 _TOKEN = re.compile(r"\s*(?:([0-9]+)|(\\[a-z]+|\\[{}]|[-+*/(){}\[\]=]))", re.ASCII)
 
 
@@ -38,8 +41,11 @@ class MalformedError(ValueError):
 
 def check(problem: Problem, text: str) -> Verdict:
     """Verify a completion against `meta["numbers"]` and `meta["target"]`."""
-    numbers = [int(number) for number in problem.meta["numbers"]]
-    target = Fraction(problem.meta["target"])
+    try:
+        numbers = [_whole(number) for number in problem.meta["numbers"]]
+        target = exact(problem.meta["target"])
+    except (KeyError, TypeError, ValueError):
+        return Verdict.GOLD_UNUSABLE
     found = find_answer(text, prefer="tag")
     if found.answer is None:
         return Verdict.NO_ANSWER
@@ -51,6 +57,24 @@ def check(problem: Problem, text: str) -> Verdict:
         return Verdict.WRONG
     is_right = value == target and Counter(used) == Counter(numbers)
     return Verdict.CORRECT if is_right else Verdict.WRONG
+
+
+def exact(value: object) -> Fraction:
+    """Return a number, or a text of one, as a fraction; ValueError for anything else.
+
+    Digits are bounded, those of an exponent to three: more may ask for more than memory has.
+    """
+    text = str(value) if isinstance(value, int | float) and not isinstance(value, bool) else value
+    if not isinstance(text, str) or not _EXACT.fullmatch(text.strip()):
+        raise ValueError("no number")
+    return Fraction(text.strip())
+
+
+def _whole(value: object) -> int:
+    number = exact(value)
+    if number.denominator != 1:
+        raise ValueError("no whole number")
+    return int(number)
 
 
 def evaluate(answer: str, target: Fraction | None = None) -> tuple[Fraction, list[int]]:

@@ -22,7 +22,7 @@ Prefer = Literal["box", "tag"]
 # Every pattern below has bounded repetition, so that a scan stays linear on hostile text.
 _BRACE = re.compile(r"\\(?:boxed|fbox|framebox)[ \t\n]{0,8}\{|\\.|[{}]", re.DOTALL)
 _BOX_START = re.compile(r"\\(?:boxed|fbox|framebox)[ \t\n]{0,8}\{")
-_HOLLOW = re.compile(r"(?:[\s$~{}.]|\\[,;:! ()\[\]]|\\(?:text|mathrm|quad)(?![a-zA-Z]))*")
+_HOLLOW = re.compile(r"(?:[\s$~{}.]|\\[,;:! ()\[\]]|\\(?:text|mathrm|quad)(?![a-zA-Z]))*+")
 _GLUE = re.compile(r"(?:[\s$*]|\\[,;:! ()\[\]]|\\(?:text|mathrm|quad|qquad)(?![a-zA-Z])|[{}])+")
 _HASH = re.compile(r"(?<!#)####(?!#)[ \t]{0,8}([^\n]{0,2000})")
 _LAST_LINE = re.compile(r"A[:：][ \t]{0,8}(.{1,300})")
@@ -148,7 +148,7 @@ def _outer_boxes(text: str) -> list[_Box]:
     if "box" not in text:
         return []
     open_braces: list[tuple[int, int] | None] = []  # (command start, content start) of a box
-    closed: list[_Box] = []
+    closed: list[tuple[int, int, int, int]] = []  # start and end of a box, and of its content
     for match in _BRACE.finditer(text):
         token = match.group()
         if token == "{":
@@ -156,12 +156,12 @@ def _outer_boxes(text: str) -> list[_Box]:
         elif token == "}":
             opened = open_braces.pop() if open_braces else None
             if opened is not None:
-                while closed and closed[-1].start > opened[0]:
+                while closed and closed[-1][0] > opened[0]:
                     closed.pop()
-                closed.append(_Box(opened[0], match.end(), text[opened[1] : match.start()]))
+                closed.append((opened[0], match.end(), opened[1], match.start()))
         elif len(token) > 2:
             open_braces.append((match.start(), match.end()))
-    return closed
+    return [_Box(start, end, text[first:last]) for start, end, first, last in closed]
 
 
 def _unwrap(content: str) -> str:

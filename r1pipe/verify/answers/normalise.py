@@ -18,66 +18,14 @@ _SUB_RUN = re.compile(f"[{''.join(_SUB)}]+")
 _ROOT = re.compile(r"([√∛∜])\s*(?:\(([^()]{1,80})\)|\{([^{}]{1,80})\}|(\d+(?:\.\d+)?|[a-zA-Z]))")
 _ROOT_INDEX = {"√": "", "∛": "[3]", "∜": "[4]"}
 
+_WRITTEN = r"""
+∞\infty π\pi 𝜋\pi θ\theta ×\times ·\cdot ⋅\cdot ∙\cdot •\cdot ∗* ÷\div ⁄/ ∕/ −- –- —- ‐-
+‑- ﹣- ≤\le ≦\le ⩽\le ≥\ge ≧\ge ⩾\ge ≠\ne ≈\approx ∪\cup ∩\cap ∈\in ∉\notin ∅\emptyset
+⌀\emptyset ±\pm ∓\mp °^\circ ˚^\circ º^\circ ℃^\circ\text{C} ℉^\circ\text{F} ℝ\mathbb{R}
+ℤ\mathbb{Z} ℕ\mathbb{N} ℚ\mathbb{Q} ℂ\mathbb{C} ，, 、, 。. ．. 【[ 】] 〔( 〕) ′' ″'' “" ”" ‘' ’'
+"""
 _SYMBOLS = {
-    "∞": r"\infty ",
-    "π": r"\pi ",
-    "𝜋": r"\pi ",
-    "θ": r"\theta ",
-    "×": r"\times ",
-    "·": r"\cdot ",
-    "⋅": r"\cdot ",
-    "∙": r"\cdot ",
-    "•": r"\cdot ",
-    "∗": "*",
-    "÷": r"\div ",
-    "⁄": "/",
-    "∕": "/",
-    "−": "-",
-    "–": "-",
-    "—": "-",
-    "‐": "-",
-    "‑": "-",
-    "﹣": "-",
-    "≤": r"\le ",
-    "≦": r"\le ",
-    "⩽": r"\le ",
-    "≥": r"\ge ",
-    "≧": r"\ge ",
-    "⩾": r"\ge ",
-    "≠": r"\ne ",
-    "≈": r"\approx ",
-    "∪": r"\cup ",
-    "∩": r"\cap ",
-    "∈": r"\in ",
-    "∉": r"\notin ",
-    "∅": r"\emptyset ",
-    "⌀": r"\emptyset ",
-    "±": r"\pm ",
-    "∓": r"\mp ",
-    "°": r"^\circ ",
-    "˚": r"^\circ ",
-    "º": r"^\circ ",
-    "℃": r"^\circ\text{C}",
-    "℉": r"^\circ\text{F}",
-    "ℝ": r"\mathbb{R}",
-    "ℤ": r"\mathbb{Z}",
-    "ℕ": r"\mathbb{N}",
-    "ℚ": r"\mathbb{Q}",
-    "ℂ": r"\mathbb{C}",
-    "，": ",",
-    "、": ",",
-    "。": ".",
-    "．": ".",
-    "【": "[",
-    "】": "]",
-    "〔": "(",
-    "〕": ")",
-    "′": "'",
-    "″": "''",
-    "“": '"',
-    "”": '"',
-    "‘": "'",
-    "’": "'",
+    sign[0]: sign[1:] + " " * (sign[-1].isalpha() and sign[1] in "\\^") for sign in _WRITTEN.split()
 }
 _CIRCLED = re.compile("([\u2460-\u2473])")
 _SYMBOL_TABLE = str.maketrans(_SYMBOLS)
@@ -98,6 +46,9 @@ _SPACING = re.compile(
 )
 _COLOR = re.compile(
     r"\\color\s*(?:\[[a-zA-Z]{1,12}\])?\s*\{[^{}]{0,20}\}|\\textcolor\s*\{[^{}]{0,20}\}"
+)
+_BARE_NUMBER = re.compile(
+    r"[+-]?[0-9][0-9,]*(?:(?<!,)\.[0-9]+|/[0-9]+)?(?<!,)|-?\\d?frac\{-?[0-9]+\}\{[0-9]+\}"
 )
 _NUMBERS = re.compile(
     r"(?:(?<=\\in)|(?<=\\in )|^)\s*\\(?:mathbf|mathrm|Bbb|mathbb)\s*\{?\s*([RZNQ])\s*\}?"
@@ -178,6 +129,8 @@ def plain(answer: str) -> str:
     >>> plain("$x² ≤ １，０００$")
     'x^{2} \\\\le 1,000'
     """
+    if _BARE_NUMBER.fullmatch(answer):
+        return answer.replace("dfrac", "frac")
     return strip_dress(_without_line_ends(to_ascii(answer)))
 
 
@@ -255,9 +208,12 @@ def strip_dress(text: str) -> str:
 
 
 def _without_final_period(text: str) -> str:
-    while text.endswith((".", ",", ";")) and not text.endswith(".."):
-        text = text[:-1].rstrip()
-    return text
+    end = len(text)  # one cut: each would copy the whole text
+    while end and text[end - 1] in ".,;" and not text.endswith("..", 0, end):
+        end -= 1
+        while end and text[end - 1].isspace():
+            end -= 1
+    return text[:end]
 
 
 def _unbrace(text: str) -> str:

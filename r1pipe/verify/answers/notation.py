@@ -10,8 +10,9 @@ import sympy as sp
 
 from r1pipe.verify.answers.functions import arrange, choose
 from r1pipe.verify.answers.tokens import CLOSERS, Cursor
-from r1pipe.verify.answers.values import UnreadableError
+from r1pipe.verify.answers.values import TooBigError, UnreadableError
 
+MAX_TERMS = 10_000
 OPERATORS = frozenset({"int", "sum", "prod", "lim"})
 _BOUND = sp.Symbol("bound")
 
@@ -55,6 +56,8 @@ class Notation(Cursor):
         self.bound.discard(letter.name)
         kind = sp.Sum if name == "sum" else sp.Product
         total = kind(body, (_BOUND, start, end))
+        if start.is_Integer and end.is_Integer and end - start > MAX_TERMS:
+            raise TooBigError("more terms than can be added")
         is_series = end == sp.oo and body.free_symbols - {_BOUND}
         return total if is_series else total.doit()
 
@@ -72,6 +75,9 @@ class Notation(Cursor):
         letter = self.letter()
         if low is None or high is None:
             raise UnreadableError("an integral without bounds is no value")
+        towers = (power for power in body.atoms(sp.Pow) if letter in power.base.free_symbols)
+        if any(letter in power.exp.free_symbols for power in towers):
+            raise UnreadableError("an integral that is not worked out")
         value = sp.Integral(body.subs(letter, _BOUND), (_BOUND, low, high)).doit()
         if value.has(sp.Integral) and not body.has(sp.core.function.AppliedUndef):
             raise UnreadableError("an integral that cannot be worked out")

@@ -1,0 +1,58 @@
+"""On-policy distillation: the policy samples, and a teacher's log-probabilities say what to change.
+
+Paper: arXiv:2306.13649 (GKD, on-policy data with the reverse KL). The advantage of a token is
+log teacher - log policy, on the prefix that the policy has written; in expectation that is the
+gradient of the reverse KL of the next token. Rewards are logged and play no part.
+
+In: `model`, `problems`, `teacher`: a model with the same tokenizer. Out: `model`, a Hugging Face
+directory.
+
+Departures: the KL is estimated by the sampled tokens (k1), where GKD sums over the vocabulary.
+
+Run it with `r1pipe run manifests/methods/on-policy-distil.yaml`.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from r1pipe.rl.params import GrpoRun, OnPolicyDistilParams
+from r1pipe.stage import Context, Input, Inputs
+
+if TYPE_CHECKING:
+    from r1pipe.costs.work import Cost, InfoMap
+
+VERSION = 1
+INPUTS = {"model": Input("model"), "problems": Input("problems"), "teacher": Input("model")}
+OUTPUTS = {"model": "model"}
+
+Params = OnPolicyDistilParams
+Run = GrpoRun
+
+
+def run(context: Context, params: Params, run: Run, inputs: Inputs) -> None:
+    """Train the policy, rollout by rollout; `r1pipe.rl.grpo` is the loop."""
+    from r1pipe.models.adapters import add_adapter
+    from r1pipe.models.policy import load_tokenizer
+    from r1pipe.rl.setup import check_sampler, open_teacher, opened
+    from r1pipe.rows import read_problems
+    from r1pipe.train.backends import load_trained
+
+    problems, tokenizer = (
+        read_problems(inputs.path("problems")),
+        load_tokenizer(inputs.path("model")),
+    )
+    teacher = open_teacher(context, inputs.path("teacher"), tokenizer, problems, params, run)
+    model = load_trained(inputs.path("model"), run, params.precision)
+    if params.adapter is not None:
+        add_adapter(model, params.adapter, params.seed, params.precision)
+    with opened(context, model, tokenizer, params.as_grpo(), run, teacher=teacher) as loop:
+        check_sampler(loop, problems, run)
+        loop.train(problems)
+
+
+def cost(params: Params, run: Run, inputs: InfoMap) -> Cost:
+    """Return the cost for `plan`: rollouts, the teacher's log-probabilities, updates."""
+    from r1pipe.costs.recipes import rollouts
+
+    return rollouts(params.as_grpo(), run, inputs)

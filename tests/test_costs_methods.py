@@ -1,0 +1,54 @@
+"""Costs of pairs, DPO and process labels, worked by hand from the stages' own functions."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from test_costs import MODEL
+from tiny import stage
+
+from r1pipe.costs.preferences import STEPS
+from r1pipe.costs.work import Cost, DatasetInfo, Range, RowsInfo
+
+CANDIDATES = RowsInfo(Range(80), Range(10), Range(20))
+
+
+def cost(kind: str, inputs: dict[str, Any], **params: Any) -> Cost:
+    found = stage(kind)
+    made: Cost = found.cost(found.params(seed=1, **params), found.run_model(), inputs)
+    return made
+
+
+def test_pairs_need_two_candidates_each_and_have_both_texts() -> None:
+    rows = cost("pairs", {"candidates": CANDIDATES}, max_per_problem=1).outputs["rows"]
+    assert rows == RowsInfo(Range(0.8, 40), Range(10), Range(40))
+    labels = {"max_per_problem": 4, "objective": "pointwise"}
+    rows = cost("pairs", {"candidates": CANDIDATES}, **labels).outputs["rows"]
+    assert rows == RowsInfo(Range(1.6, 80), Range(10), Range(20))
+
+
+def test_dpo_trains_both_texts_and_scores_them_once() -> None:
+    pairs = RowsInfo(Range(30, 40), Range(10), Range(40))
+    params = {"batch_size": 8, "max_tokens": 100, "num_epochs": 3, "optimizer": {"lr": 1e-5}}
+    (work,) = cost("dpo", {"model": MODEL, "rows": pairs}, **params).training
+    assert work.tokens == Range(3 * 30 * 2 * 30, 3 * 40 * 2 * 30)
+    assert work.scored_tokens == Range(30 * 60, 40 * 60)
+    assert work.updates == Range(3 * 4, 3 * 5)
+    assert work.frozen_copies == 0, "the reference is the policy before its first step"
+
+
+def test_process_labels_sample_every_step_so_many_times() -> None:
+    inputs = {"candidates": CANDIDATES, "problems": None, "model": MODEL}
+    made = cost("process-labels", inputs, num_continuations=8, max_tokens=12)
+    (work,) = made.sampling
+    assert work.completions == Range(80 * STEPS.low * 8, 80 * STEPS.high * 8)
+    assert work.completion_tokens == Range(4, 12)
+    assert work.rounds == Range(3)  # 80 candidates in units of 32
+    assert made.outputs["rows"] == RowsInfo(Range(24, 80), Range(10), Range(20))
+
+
+def test_a_selection_takes_its_share_of_the_documents() -> None:
+    inputs = {"seed": DatasetInfo(None), "documents": DatasetInfo(1000)}
+    made = cost("select-corpus", inputs, collected_frac=0.2)
+    assert made.outputs["rows"].num_rows == Range(100, 200)  # type: ignore[attr-defined]
+    assert made.other_s.high > made.other_s.low > 1.0

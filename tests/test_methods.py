@@ -1,0 +1,104 @@
+"""Methods: the page names what is there, and every manifest runs at smoke sizes from one base."""
+
+from __future__ import annotations
+
+import ast
+import re
+from pathlib import Path
+
+import pytest
+from command import ROOT, Run
+
+from r1pipe.manifest import load_manifest
+from r1pipe.rl.params import OnlineRftParams
+
+PAGE = (ROOT / "docs" / "methods.md").read_text()
+MANIFESTS = sorted((ROOT / "manifests" / "methods").glob("*.yaml"))
+
+
+def names_in(path: Path) -> set[str]:
+    """Return the classes, functions and constants at the top of a module."""
+    found = set[str]()
+    for node in ast.parse(path.read_text()).body:
+        if isinstance(node, ast.ClassDef | ast.FunctionDef):
+            found.add(node.name)
+        elif isinstance(node, ast.AnnAssign) and isinstance(node.target, ast.Name):
+            found.add(node.target.id)
+        elif isinstance(node, ast.Assign):
+            found |= {target.id for target in node.targets if isinstance(target, ast.Name)}
+    return found
+
+
+def test_every_name_is_in_the_file_that_the_page_says() -> None:
+    places = re.findall(r"((?:`\w+`(?:,| and|) ?)+) in\s+`(r1pipe/[\w/]+\.py)`", PAGE)
+    assert len(places) >= 15
+    for names, path in places:
+        missing = set(re.findall(r"`(\w+)`", names)) - names_in(ROOT / path)
+        assert not missing, f"{path} has no {missing}"
+
+
+def test_the_page_and_the_folder_have_the_same_manifests() -> None:
+    named = set(re.findall(r"[\w-]+\.yaml", PAGE)) - {"config.yaml"}  # GRPO-Zero's own
+    assert named == {path.name for path in MANIFESTS}
+
+
+def test_the_fields_of_the_page_are_those_of_the_manifests() -> None:
+    checked = 0
+    for line in PAGE.splitlines():
+        cells = [cell.strip() for cell in line.replace("\\|", "/").strip("|").split("|")]
+        if len(cells) != 6 or not cells[5].endswith(".yaml"):
+            continue
+        name = cells[5].split(",")[0].removesuffix(".yaml")
+        node = load_manifest(ROOT / "manifests" / "methods" / f"{name}.yaml").stages[name]
+        params = node.params.as_grpo() if isinstance(node.params, OnlineRftParams) else node.params
+        values = params.model_dump()
+        for field, value in re.findall(r"`(\w+): ([\w.-]+)`", cells[4].split(" or ")[0]):
+            assert str(values[field]) == value, f"{name}: {field}"
+            checked += 1
+    assert checked >= 15
+
+
+@pytest.mark.parametrize("path", MANIFESTS, ids=lambda path: path.stem)
+def test_a_manifest_of_a_method_is_short_and_has_a_smoke_profile(path: Path) -> None:
+    manifest = load_manifest(path, profile="smoke")
+    assert manifest.stages
+    for node in manifest.stages.values():
+        if node.kind.kind in ("grpo", "online-rft"):
+            assert node.params.model_dump()["num_steps"] <= 4, f"{path.name}: {node.name}"
+
+
+# ---- every method of the kinds grpo and online-rft, from one base --------------------------------
+
+TRAINED = {
+    path.stem: path
+    for path in MANIFESTS
+    if path.stem not in ("base", "chain", "dpo", "iterative-grpo", "process-rm", "rft")
+}
+"""Their stage has their name; `process-model` has stages before it, the others only the base."""
+SMALL = (
+    "stages.corpus.params.num_rows=300",
+    "stages.base.params.architecture.hidden_size=16",
+    "stages.base.params.architecture.num_heads=2",
+    "stages.base.params.architecture.intermediate_size=32",
+)
+UPDATES = {"gspo": 4, "cispo": 4, "online-rft": 4, "on-policy-distil": 2}
+
+
+@pytest.fixture(scope="module")
+def store(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Return a store that all of them share: problems, tokenizer and base are made once."""
+    return tmp_path_factory.mktemp("methods") / "store"
+
+
+@pytest.mark.parametrize("name", sorted(set(TRAINED) - {"process-model"}))
+def test_a_method_runs_from_the_shared_base(r1pipe: Run, store: Path, name: str) -> None:
+    updates = UPDATES.get(name, 2)
+    sets = [f"stages.{name}.params.num_steps={updates}", *SMALL]
+    given = [part for each in sets for part in ("--set", each)]
+    code, out, err = r1pipe(
+        *("run", str(TRAINED[name]), "--profile", "smoke", "--to", name, "--store", str(store)),
+        *given,
+    )
+    assert code == 0, (out + err)[-2000:]
+    folder = store / "latest" / name / "smoke" / name / "model"
+    assert (folder / "model.safetensors").exists()

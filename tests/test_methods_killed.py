@@ -1,0 +1,89 @@
+"""The stages of methods killed while they run: they end with the artifact of the whole run."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+from command import r1pipe
+from killing import KILLED
+from test_dpo import rows
+from tiny import problems, save_policy
+
+from r1pipe.rows import write_problems, write_rows
+
+MANIFEST = """
+r1pipe: 1
+name: killed
+sources:
+  policy: {path: ../policy, as: model}
+  pairs: {path: ../pairs, as: rows}
+  candidates: {path: ../candidates, as: rows}
+  problems: {path: ../problems, as: problems}
+stages:
+  dpo:
+    kind: dpo
+    inputs: {model: policy, rows: pairs}
+    params: {seed: 1, num_epochs: 2, batch_size: 4, max_tokens: 100, optimizer: {lr: 1e-3}}
+    run: {pairs_per_unit: 4}
+  labels:
+    kind: process-labels
+    inputs: {candidates: candidates, problems: problems, model: policy}
+    params: {seed: 1, num_continuations: 2, max_tokens: 6, candidates_per_unit: 1}
+"""
+
+
+@pytest.fixture(scope="module")
+def project(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Return a folder with a tiny policy, pairs, candidates and a manifest."""
+    root = tmp_path_factory.mktemp("project")
+    save_policy(root / "policy")
+    write_rows(root / "pairs", rows(12))
+    some = problems(3)
+    write_problems(root / "problems", some)
+    write_rows(root / "candidates", [
+        {"id": f"{p.id}#0", "problem_id": p.id, "task": p.task, "language": p.language,
+         "format": "chat", "prompt": p.prompt, "gold": p.gold, "completion": f"{p.gold}\nso\nit is",
+         "verdict": "wrong", "finish_reason": "stop"}
+        for p in some
+    ])  # fmt: skip
+    (root / "manifests").mkdir()
+    (root / "manifests" / "killed.yaml").write_text(MANIFEST)
+    return root
+
+
+def build(project: Path, store: str, stage: str, fault: str | None = None) -> int:
+    """Run one stage; a checkpoint is taken after every step."""
+    manifest = str(project / "manifests" / "killed.yaml")
+    options = ["--store", str(project / store), "--checkpoint-every", "0", "--to", stage]
+    done = r1pipe("run", manifest, *options, fault=fault)
+    assert done.returncode in (0, KILLED), done.stderr[-2000:]
+    return done.returncode
+
+
+def artifact(project: Path, store: str, stage: str) -> str:
+    manifest = str(project / "manifests" / "killed.yaml")
+    shown = r1pipe("plan", manifest, "--store", str(project / store), "--json")
+    stages: dict[str, Any] = {each["name"]: each for each in json.loads(shown.stdout)["stages"]}
+    assert stages[stage]["status"] == "hit"
+    return str(stages[stage]["artifact"])
+
+
+@pytest.mark.parametrize(
+    ("stage", "faults"),
+    [
+        # in the second unit of the reference, and before step 2 is saved
+        ("dpo", ("journal.append@2", "checkpoint.write@3")),
+        ("labels", ("journal.append@2",)),
+    ],
+)
+def test_a_killed_stage_goes_on_and_ends_with_the_same_artifact(
+    project: Path, stage: str, faults: tuple[str, ...]
+) -> None:
+    assert build(project, "whole", stage) == 0
+    for fault in faults:
+        assert build(project, f"killed-{stage}", stage, fault) == KILLED, fault
+    assert build(project, f"killed-{stage}", stage) == 0
+    assert artifact(project, f"killed-{stage}", stage) == artifact(project, "whole", stage)
