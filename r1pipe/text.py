@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import itertools
 import math
+import re
 import sys
 import unicodedata
 from collections.abc import Sequence
 
 SHORT_ID_CHARS = 8
+_USER = re.compile(r"://[^/\s@'\"]{1,300}@")
 BARS = "\u2581\u2582\u2583\u2584\u2585\u2586\u2587\u2588"
 ASCII_BARS = "_.-=+*%#"
 
@@ -27,6 +29,15 @@ def visible(text: str, keep_lines: bool = False) -> str:
         else char.encode("unicode_escape", "backslashreplace").decode()
         for char in text
     )
+
+
+def without_passwords(text: str) -> str:
+    """Return text without the users and passwords of the addresses in it.
+
+    >>> without_passwords("http://me:secret@host/v1")
+    'http://[hidden]@host/v1'
+    """
+    return _USER.sub("://[hidden]@", text)
 
 
 def excerpt(text: str, max_chars: int) -> str:

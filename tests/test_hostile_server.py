@@ -17,13 +17,14 @@ from hostile_server import GOOD, KEY, MODELS, MODES, NUM_GOOD, Hostile, hostile_
 from pydantic import ValidationError
 from tiny import tokenizer
 
-from r1pipe.errors import StageError
+from r1pipe.errors import Mistake, StageError
 from r1pipe.generate import openai_client, openai_server
 from r1pipe.generate.openai_answers import max_answer_bytes, read_completion
 from r1pipe.generate.openai_backend import OpenAISettings
 from r1pipe.generate.openai_client import MAX_DELAY_S, Passing, api_key, asked_delay
 from r1pipe.generate.openai_server import ServerGenerator
 from r1pipe.generate.protocol import Request, SamplingParams
+from r1pipe.manifest.documents import read_overrides
 from r1pipe.text import visible
 
 EOS = tokenizer().eos_token_id
@@ -171,6 +172,14 @@ def test_an_address_with_a_password_is_refused_without_it(url: str) -> None:
 )
 def test_addresses_of_servers_are_taken(url: str) -> None:
     assert OpenAISettings(backend="openai", url=url).url == url
+
+
+def test_an_override_with_a_password_is_shown_without_it() -> None:
+    mistakes: list[Mistake] = []
+    text = "run.generator={backend: openai, url: 'http://me:hunter2@host/v1'}"
+    assert read_overrides([text], mistakes) is None
+    assert "http://[hidden]@host/v1" in str(mistakes[0])
+    assert "hunter2" not in str(mistakes[0])
 
 
 NOW = datetime(2026, 1, 2, 3, 4, 5, tzinfo=UTC)

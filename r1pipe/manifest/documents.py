@@ -11,7 +11,7 @@ from r1pipe.manifest.expand import laid_over
 from r1pipe.manifest.names import path_fault
 from r1pipe.manifest.recipe import find_manifest
 from r1pipe.manifest.yaml_source import Origin, Value, parse_yaml, read_yaml
-from r1pipe.text import excerpt
+from r1pipe.text import excerpt, without_passwords
 
 FORMAT = 1
 """The manifest format that this version reads: `r1pipe: 1`."""
@@ -97,7 +97,7 @@ def _read_override(text: str, mistakes: list[Mistake]) -> Value | None:
     """Return `stages.X.params.lr=2e-5` as a tree with one leaf."""
     path, equals, value_text = text.partition("=")
     names = path.strip().split(".")
-    origin = Origin("--set", 1, 1, set_text=text)
+    origin = Origin("--set", 1, 1, set_text=without_passwords(text))
     if not equals or names[0] not in SETTABLE or len(names) < 2 or not all(names):
         mistakes.append(
             origin.mistake(
