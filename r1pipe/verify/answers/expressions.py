@@ -42,6 +42,8 @@ def same_expression(left: sp.Expr, right: sp.Expr) -> bool:
 def proportional(left: sp.Expr, right: sp.Expr) -> bool:
     """Return True when left = c x right for a constant c that is neither zero nor infinite."""
     symbols = sorted(left.free_symbols | right.free_symbols, key=str)
+    if symbols and left in (right, -right):
+        return True
     if not symbols or left.free_symbols != right.free_symbols or len(symbols) > MAX_SYMBOLS:
         return False
     for point in _points(symbols, left, right):

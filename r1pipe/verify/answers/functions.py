@@ -38,6 +38,7 @@ SEVERAL_ARGUMENTS: dict[str, Callable[..., sp.Expr]] = {
     "Fraction": bounded.divide,
     "Rational": bounded.divide,
 }
+CALLABLE = frozenset({*ONE_ARGUMENT, *SEVERAL_ARGUMENTS})
 INVERSES = {"sin": sp.asin, "cos": sp.acos, "tan": sp.atan}
 
 

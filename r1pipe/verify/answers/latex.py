@@ -12,6 +12,7 @@ import sympy as sp
 
 from r1pipe.verify.answers import bounded
 from r1pipe.verify.answers.functions import (
+    CALLABLE,
     INVERSES,
     ONE_ARGUMENT,
     SEVERAL_ARGUMENTS,
@@ -242,7 +243,7 @@ class _Parser(Notation):
             value = self.sum()
             self.expect("\\r" + name[1:])
             return sp.floor(value) if name == "lfloor" else sp.ceiling(value)
-        if name in {*STYLES, "operatorname"} and self.peek(1).startswith("\\"):
+        if name in {*STYLES, "operatorname"} and self.peek(1)[1:] in CALLABLE:
             self.expect("{")
             called = self.next()
             self.expect("}")

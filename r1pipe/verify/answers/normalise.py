@@ -72,6 +72,7 @@ _ALIGNED = re.compile(r"&\s*(?==|<|>|\\(?:le|ge|ne|approx|in)(?![a-z]))|(?<=[=<>
 _RELATION_START = ("=", "<", ">", r"\le", r"\ge", r"\approx")
 _RELATION_SIGNS = (("<=", r"\le "), (">=", r"\ge "), ("!=", r"\ne "), (":=", "="), ("==", "="))
 _SIGNS = (("+/-", r"\pm "), ("正负", r"\pm "))
+_LINE_ENDS = ("\\", r"\noindent", r"\newline")
 _SET_BUILDER = re.compile(r"\{\s*[a-zA-Z]\s*\|")
 _LABEL_END = re.compile(r"(?i)\bsolutions?\s*:$")
 _QUOTED = re.compile(r"(['\"_])([^'\"_]+)\1")
@@ -136,11 +137,15 @@ def plain(answer: str) -> str:
 
 def _without_line_ends(text: str) -> str:
     """Drop `\\\\` and `\\noindent` around an answer, where a key was cut out of a document."""
-    while text.endswith(("\\", r"\noindent", r"\newline")):
-        cut = 1 if text.endswith("\\") else len(text) - text.rfind("\\")
-        text = text[:-cut].rstrip()
-    while text.startswith(r"\\") and not text[2:3].isalpha():
-        text = text[2:].lstrip()
+    end = len(text)
+    while (command := next((c for c in _LINE_ENDS if text.endswith(c, 0, end)), "")) != "":
+        end -= len(command)
+        while end and text[end - 1].isspace():
+            end -= 1
+    start = 0
+    while text.startswith(r"\\", start, end) and not text[start + 2 : start + 3].isalpha():
+        start += 2
+    text = text[start:end].strip()
     return _LABEL_END.sub("", text).rstrip()
 
 

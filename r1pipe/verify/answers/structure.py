@@ -283,7 +283,7 @@ class Reader(Intervals):
         builder = _BUILDER.fullmatch(inside)
         if builder is not None:
             value = self.one(without_qualifier(scan.glue_words(builder[2])))
-            if isinstance(value, Spans) and value.name not in ("", builder[1]):
+            if builder[1][0] != "(" and getattr(value, "name", "") not in ("", builder[1]):
                 raise UnreadableError("a set of one letter, and a condition on another")
             return Spans(value.parts) if isinstance(value, Spans) else value
         if not inside:
