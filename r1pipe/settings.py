@@ -165,8 +165,8 @@ class World(StageModel):
     """A choice of synthetic problems."""
 
     mix: dict[TaskName, float]
-    """Share of each task by name (arithmetic, choice, countdown, parity, general, safety, a
-    `gym:NAME` of reasoning-gym, or a plugin's)."""
+    """Share of each task by name (arithmetic, choice, countdown, parity, program, general,
+    safety, a `gym:NAME` of reasoning-gym, or a plugin's)."""
     languages: tuple[Literal["en", "zh"], ...] = ("en", "zh")
     """Languages of the wording, drawn uniformly."""
     levels: dict[str, tuple[int, ...]] = Field(default_factory=dict)

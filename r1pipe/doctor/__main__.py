@@ -8,6 +8,7 @@ import sys
 from pathlib import Path
 
 from r1pipe.doctor.diagnosis import diagnose
+from r1pipe.text import visible
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -19,7 +20,8 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--json", action="store_true")
     options = parser.parse_args(arguments)
     found = diagnose(options.store, is_online=options.online, is_quick=options.quick)
-    print(json.dumps(found.to_json(), indent=2) if options.json else "\n".join(found.lines()))
+    lines = map(visible, found.lines())
+    print(json.dumps(found.to_json(), indent=2) if options.json else "\n".join(lines))
     return found.exit_code
 
 

@@ -33,6 +33,8 @@ from r1pipe.generate.vllm_setup import (
 )
 from r1pipe.generate.weights import stored_names, weight_files
 from r1pipe.keys import JsonObject
+from r1pipe.models.policy import OFFLINE
+from r1pipe.models.refusals import refused_in_a_line
 from r1pipe.records import FinishReason
 from r1pipe.settings import Precision
 
@@ -78,7 +80,8 @@ class VllmGenerator:
         self.num_workers = 1 if shape.is_ranked else settings.tensor_parallel
         self._names = stored_names(shape.folder)
         self._serial = count()
-        config = AutoConfig.from_pretrained(shape.folder, local_files_only=True)
+        with refused_in_a_line(shape.folder):
+            config = AutoConfig.from_pretrained(shape.folder, **OFFLINE)
         check_head_size(config, shape.device)
         self.max_tokens = settings.max_model_tokens or int(config.max_position_embeddings)
         with preserved_process(), quiet():
@@ -220,6 +223,7 @@ def engine_arguments(
     is_cpu = kind_of_device(shape.device) == "cpu"
     arguments: JsonObject = {
         "model": str(shape.folder),
+        "trust_remote_code": False,
         "dtype": shape.precision,
         "seed": 0,
         "max_model_len": max_tokens,

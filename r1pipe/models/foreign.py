@@ -17,7 +17,6 @@ from r1pipe.models.policy import load_model, load_tokenizer
 from r1pipe.models.tokenizer import CONTROL, TAGS
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
-MAX_REASON_CHARS = 300
 
 
 @dataclass(frozen=True)
@@ -36,20 +35,11 @@ def load_foreign(path: Path, dtype: str = "keep") -> Foreign:
     Nothing pickled is read and no code of the folder runs. Raises StageError, in one line, for a
     folder that is no such model, or whose files lack weights.
     """
-    options: dict[str, Any] = {"use_safetensors": True, "output_loading_info": True}
-    if (file := _gguf_of(path)) is not None:
-        options = {"gguf_file": file, "output_loading_info": True}
-    try:
-        tokenizer = load_tokenizer(path, **({"gguf_file": file} if file else {}))
-        model, info = load_model(path, dtype=DTYPES.get(dtype, "auto"), **options)
-    except StageError:
-        raise
-    except Exception as error:  # a stranger's files: whatever a reader says, the user is told
-        reason = " ".join(str(error).split())[:MAX_REASON_CHARS] or type(error).__name__
-        raise StageError(
-            f"{path} is not a model that transformers reads as it is: {reason}; it needs"
-            " config.json, tokenizer files, and weights as *.safetensors or one *.gguf"
-        ) from error
+    options: dict[str, Any] = {"output_loading_info": True}
+    file = _gguf_of(path)
+    gguf = {"gguf_file": file} if file else {}
+    tokenizer = load_tokenizer(path, **gguf)
+    model, info = load_model(path, dtype=DTYPES.get(dtype, "auto"), **options, **gguf)
     if missing := sorted(info["missing_keys"]):
         raise StageError(
             f"{path}: {len(missing)} weights of {type(model).__name__} are not in its files, such"

@@ -22,6 +22,8 @@ class Tokenizer(Protocol):
     pad_token_id: int
     bos_token_id: int | None
     unk_token_id: int | None
+    special_tokens_map: dict[str, str]
+    """Role, such as `bos_token` -> token: what a chat template is told."""
     added_tokens_decoder: dict[int, AddedToken]
     """Token id -> a token that was added to the vocabulary: control tokens and tags."""
 
@@ -50,6 +52,9 @@ class Tokenizer(Protocol):
         **options: bool | int | str,
     ) -> list[int]:
         """Return the ids of a conversation in the tokenizer's chat template."""
+
+    def get_chat_template(self) -> str:
+        """Return the chat template that counts, if there are several."""
 
     def convert_tokens_to_ids(self, tokens: str) -> int:
         """Return the id of a token."""

@@ -22,9 +22,14 @@ from transformers import logging as transformers_logging
 from r1pipe.errors import StageError
 from r1pipe.models.finite import check_finite
 from r1pipe.models.interfaces import LanguageModel, Tokenizer
+from r1pipe.models.refusals import refused_in_a_line
 from r1pipe.models.stored_adapters import base_folder, merge_stored
 
 transformers_logging.disable_progress_bar()
+
+OFFLINE: dict[str, Any] = {"local_files_only": True, "trust_remote_code": False}
+"""Of everything that is loaded: nothing from the network, and no code of the folder. Without the
+second, transformers asks whoever runs it, and runs the code for a `y`."""
 
 
 def new_model(  # noqa: PLR0913 - sizes of one model
@@ -67,7 +72,8 @@ def load_tokenizer(path: Path, **options: Any) -> Tokenizer:
     An end-of-sequence token that only the model's configuration names is set. Padding, which masks
     leave out by length, takes a token that is there. Raises StageError without any end.
     """
-    tokenizer: Any = AutoTokenizer.from_pretrained(path, local_files_only=True, **options)
+    with refused_in_a_line(path):
+        tokenizer: Any = AutoTokenizer.from_pretrained(path, **OFFLINE, **options)
     if tokenizer.eos_token_id is None:
         tokenizer.eos_token = _configured_end(path, tokenizer)
     if tokenizer.pad_token_id is None:
@@ -109,15 +115,17 @@ def load_model(
     `kind` is the class of transformers that reads it; `changes` go into its config. An adapter
     beside it is added to the weights.
     """
-    options = {"dtype": dtype, "local_files_only": True, **changes}
-    with base_folder(path) as base:
+    options = {"dtype": dtype, **OFFLINE, **changes}
+    if "gguf_file" not in options:
+        options["use_safetensors"] = True  # nothing pickled
+    with refused_in_a_line(path), base_folder(path) as base:
         try:
             found = kind.from_pretrained(base, attn_implementation="sdpa", **options)
         except ValueError as error:
             if "scaled_dot_product_attention" not in str(error):
                 raise
             found = kind.from_pretrained(base, attn_implementation="eager", **options)
-    merge_stored(found[0] if isinstance(found, tuple) else found, path)
+        merge_stored(found[0] if isinstance(found, tuple) else found, path)
     return found if isinstance(found, tuple) else found.to(device)
 
 
@@ -208,8 +216,9 @@ def end_ids(model: LanguageModel, tokenizer: Tokenizer) -> list[int]:
 
 def stored_end_ids(folder: Path, tokenizer: Tokenizer) -> list[int]:
     """Return every token id that ends a completion, without loading the model."""
-    if (folder / "generation_config.json").exists():
-        config = GenerationConfig.from_pretrained(folder, local_files_only=True)
-    else:
-        config = AutoConfig.from_pretrained(folder, local_files_only=True)
+    with refused_in_a_line(folder):
+        if (folder / "generation_config.json").exists():
+            config = GenerationConfig.from_pretrained(folder, local_files_only=True)
+        else:
+            config = AutoConfig.from_pretrained(folder, **OFFLINE)
     return end_ids(SimpleNamespace(generation_config=config), tokenizer)

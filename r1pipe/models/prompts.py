@@ -10,6 +10,7 @@ from pathlib import Path
 from r1pipe.chat import HOUSE, AnyFormat, Format, as_format, render_prompt
 from r1pipe.errors import StageError
 from r1pipe.models.interfaces import Tokenizer
+from r1pipe.models.templates import TemplateError, render_ids
 
 POSITIONS = "max_position_embeddings"
 EMPTY_THOUGHT = "\n"
@@ -45,19 +46,12 @@ def _from_template(
             " prompted, or params.tags: own where it is imported"
         )
     try:
-        ids = tokenizer.apply_chat_template(
-            messages,
-            add_generation_prompt=True,
-            tokenize=True,
-            return_dict=False,
-            **dict(fmt.options),
-        )
-    except Exception as error:  # a template is the model's code: any error of jinja is its own
+        return render_ids(tokenizer, messages, dict(fmt.options), is_asked=True)
+    except TemplateError as error:
         raise StageError(
             f"the model's chat template refuses a prompt: {error}; if it takes no system message,"
             " leave out params.prompt.system"
         ) from error
-    return list(ids)
 
 
 def opened_thought(tokenizer: Tokenizer, fmt: AnyFormat) -> str:

@@ -9,8 +9,9 @@ from pathlib import Path
 from safetensors import safe_open
 from torch import Tensor
 
-from r1pipe.models.adapters import PART, without_adapters
+from r1pipe.models.adapters import without_adapters
 from r1pipe.models.interfaces import LanguageModel
+from r1pipe.models.stored_adapters import PART
 from r1pipe.ranks import ALONE, Ranks
 from r1pipe.records import TokenSequence
 from r1pipe.settings import Precision

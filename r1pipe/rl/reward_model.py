@@ -20,7 +20,7 @@ from transformers import AutoModelForSequenceClassification
 from r1pipe.engine_settings import EngineRun, TrainRun
 from r1pipe.errors import StageError
 from r1pipe.models.interfaces import LanguageModel, Tokenizer
-from r1pipe.models.policy import freeze, load_tokenizer
+from r1pipe.models.policy import freeze, load_model, load_tokenizer
 from r1pipe.models.precision import dtype_of
 from r1pipe.models.prompts import after_opened, encode_completion, encode_prompt, opened_thought
 from r1pipe.records import Message, Problem, TokenSequence
@@ -141,11 +141,8 @@ def reward_function(
     rounding of another micro-batch would make two rewards of equal texts, and an advantage of it.
     """
     tokenizer = load_tokenizer(folder)
-    model = freeze(
-        AutoModelForSequenceClassification.from_pretrained(
-            folder, dtype=dtype_of(precision), local_files_only=True
-        ).to(run.device)
-    )
+    kind = AutoModelForSequenceClassification
+    model = freeze(load_model(folder, dtype=dtype_of(precision), device=run.device, kind=kind))
     # the score is read at a row's last token: rows are padded, never packed
     batching = replace(batching_of(run, tokenizer.pad_token_id), layout="padded")
 

@@ -19,7 +19,7 @@ from transformers import AutoModelForSequenceClassification
 
 from r1pipe.engine_settings import TrainRun
 from r1pipe.models.interfaces import LanguageModel, Tokenizer
-from r1pipe.models.policy import freeze, load_tokenizer
+from r1pipe.models.policy import freeze, load_model, load_tokenizer
 from r1pipe.models.precision import dtype_of
 from r1pipe.models.prompts import after_opened, encode_completion, encode_prompt, opened_thought
 from r1pipe.records import Group, Problem, Rollout, Step, TokenSequence
@@ -168,11 +168,8 @@ def process_reward_function(
     Equal texts are scored once, as `rl.reward_model.reward_function` does.
     """
     tokenizer = load_tokenizer(folder)
-    model = freeze(
-        AutoModelForSequenceClassification.from_pretrained(
-            folder, dtype=dtype_of(precision), local_files_only=True
-        ).to(run.device)
-    )
+    kind = AutoModelForSequenceClassification
+    model = freeze(load_model(folder, dtype=dtype_of(precision), device=run.device, kind=kind))
     batching = replace(batching_of(run, tokenizer.pad_token_id), layout="padded")
 
     @torch.no_grad()

@@ -187,7 +187,7 @@ def _code_of(error: SystemExit) -> int:
     if error.code is None:
         return 0
     if isinstance(error.code, int):
-        return error.code & 0xFF
+        return error.code & 0xFF if -(1 << 31) <= error.code < 1 << 31 else 0xFF
     sys.stderr.write(f"{error.code}\n")
     return 1
 

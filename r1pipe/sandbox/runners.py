@@ -13,7 +13,7 @@ _BINARY = "main"
 
 @dataclass(frozen=True, slots=True)
 class Runner:
-    """One language. Commands have {tool}, {folder} and {linker}; no command is this Python."""
+    """One language. Commands have {tool}, its {root}, {folder} and {linker}."""
 
     file_name: str
     fences: frozenset[str]
@@ -22,6 +22,7 @@ class Runner:
     """The compiler's name on PATH; none is needed if empty."""
     compile: tuple[str, ...] = ()
     run: tuple[str, ...] = ()
+    """Without one the program is Python, run by the sandbox's own."""
     compile_wall_s: float = 30.0
     compile_memory_bytes: int = 4 << 30
     memory_bytes: int = 512 << 20
@@ -43,7 +44,7 @@ RUNNERS: dict[str, Runner] = {
         "rustc",
         (
             *("{tool}", "-O", "--edition", "2021", "-C", "linker={linker}", "-C", "strip=symbols"),
-            *("-o", "{folder}/main", "{folder}/main.rs"),
+            *("--sysroot", "{root}", "-o", "{folder}/main", "{folder}/main.rs"),
         ),
         ("{folder}/main",),
     ),

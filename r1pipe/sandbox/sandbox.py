@@ -6,12 +6,15 @@ Whatever a program does is an `Outcome`, never an exception.
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping, Sequence
 
 from r1pipe.sandbox.pool import shared
 from r1pipe.sandbox.runners import BINARY, RUNNERS, Runner, linker, tool_of
 from r1pipe.sandbox.session import Limits, Outcome, Sandbox, Status
 from r1pipe.sandbox.warm import Order
+
+_ENVIRONMENT = {"PATH": "/usr/bin:/bin", "LANG": "C.UTF-8", "PYTHONIOENCODING": "utf-8"}
 
 
 def run_python(
@@ -49,11 +52,13 @@ def compile_program(
         file_bytes=64 << 20,
         total_bytes=256 << 20,
     )
-    fill = {"tool": tool, "linker": linker(), "folder": "{folder}"}
+    root = os.path.dirname(os.path.dirname(tool))
+    fill = {"tool": tool, "linker": linker(), "folder": "{folder}", "root": root}
     command = [word.format(**fill) for word in runner.compile]
     header = {"profile": "compiler", "program": runner.file_name, "command": command}
     given = {runner.file_name: _bytes(program)}
-    return _in(sandbox, _order(header, given, limits, None, (BINARY,)), None)
+    order = _order(header, given, limits, None, (BINARY,), {"LD_LIBRARY_PATH": f"{root}/lib"})
+    return _in(sandbox, order, None)
 
 
 def run_binary(
@@ -89,12 +94,13 @@ def _order(
     limits: Limits,
     calls: Sequence[str] | None,
     fetch: Sequence[str],
+    environment: Mapping[str, str] | None = None,
 ) -> Order:
     whole = {
         **header,
         "calls": None if calls is None else list(calls),
         "limits": limits.rlimits(),
         "processes": limits.processes,
-        "environment": {"PATH": "/usr/bin:/bin", "LANG": "C.UTF-8", "PYTHONIOENCODING": "utf-8"},
+        "environment": {**_ENVIRONMENT, **(environment or {})},
     }
     return Order(whole, files, limits.wall_s, limits.output_bytes, limits.total_bytes, tuple(fetch))

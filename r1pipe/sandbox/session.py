@@ -96,6 +96,11 @@ class Sandbox:
             return _outcome(ended, calls, time.monotonic() - started, warm.has_outer)
         return Outcome(Status.CRASHED, "", said, wall_s=time.monotonic() - started)
 
+    @property
+    def pid(self) -> int:
+        """The number of the sandbox's process; 0 while it is not started."""
+        return self._warm.process_id if self._warm is not None else 0
+
     def why_without(self) -> str:
         """Start it; return why it has no namespaces, or nothing."""
         try:

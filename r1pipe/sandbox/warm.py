@@ -103,6 +103,11 @@ class WarmSandbox:
             self.close()
             raise
 
+    @property
+    def process_id(self) -> int:
+        """The number of the process that was started."""
+        return self._process.pid
+
     def run(self, order: Order) -> Ended:
         """Run a program and wait for its end."""
         started = time.monotonic()

@@ -14,6 +14,7 @@ from r1pipe.tasks import (
     countdown_four,
     general,
     parity,
+    program,
     safety,
 )
 from r1pipe.tasks.gym import NO_CONFIGS, Configs, gym_tasks
@@ -27,6 +28,7 @@ TASKS: dict[str, Task] = {
     "countdown-four": countdown_four.TASK,
     "general": general.TASK,
     "parity": parity.TASK,
+    "program": program.TASK,
     "safety": safety.TASK,
 }
 REASONING = ("arithmetic", "choice", "countdown", "parity")

@@ -22,6 +22,7 @@ from r1pipe.chat import CHAT, Format
 from r1pipe.errors import StageError
 from r1pipe.models.interfaces import Tokenizer
 from r1pipe.models.prompts import after_opened, encode_prompt, opened_thought
+from r1pipe.models.templates import TemplateError, render_ids
 from r1pipe.records import Message, TokenSequence
 
 TrainOn = Literal["every-turn", "last-turn"]
@@ -122,8 +123,15 @@ class TurnEncoder:
 
     def _without_end(self, text: str) -> str:
         """Return a text without the end tokens that it was given at its end."""
-        while ends := [end for end in self._end_texts if text.rstrip().endswith(end)]:
-            text = text.rstrip().removesuffix(ends[0])
+        kept, is_ended = len(text), True
+        while is_ended:
+            last = kept
+            while last and text[last - 1].isspace():
+                last -= 1
+            ends = [end for end in self._end_texts if text.endswith(end, 0, last)]
+            if is_ended := bool(ends):
+                kept = last - len(ends[0])
+        text = text[:kept]
         if not text.strip():
             raise Untrainable("the completion is only a token that ends a turn")
         return text
@@ -131,16 +139,9 @@ class TurnEncoder:
     def _rendered(self, messages: Iterable[Message], fmt: Format, *, is_asked: bool) -> list[int]:
         turns = [{"role": each.role, "content": each.content} for each in messages]
         try:
-            ids = self.tokenizer.apply_chat_template(
-                turns,
-                add_generation_prompt=is_asked,
-                tokenize=True,
-                return_dict=False,
-                **dict(fmt.options),
-            )
-        except Exception as error:  # a template is the model's code: any error of jinja is its own
+            return render_ids(self.tokenizer, turns, dict(fmt.options), is_asked=is_asked)
+        except TemplateError as error:
             raise Untrainable(f"the model's chat template refuses it ({error})") from error
-        return list(ids)
 
 
 def _extend(sequence: TokenSequence, prompt: list[int], said: list[int]) -> bool:

@@ -24,8 +24,9 @@ from transformers import AutoConfig, GenerationConfig
 
 from r1pipe.engine_settings import EngineSettings
 from r1pipe.models.interfaces import LanguageModel
-from r1pipe.models.policy import load_model, persistent_buffers
+from r1pipe.models.policy import OFFLINE, load_model, persistent_buffers
 from r1pipe.models.precision import dtype_of
+from r1pipe.models.refusals import refused_in_a_line
 from r1pipe.models.stored_adapters import stored_adapter
 from r1pipe.ranks import Ranks
 from r1pipe.settings import Precision
@@ -68,7 +69,8 @@ def load_sharded(
     """
     join_process_group()
     options: dict[str, object] = {"dtype": torch.float32, "attn_implementation": "sdpa"}
-    config = AutoConfig.from_pretrained(folder, local_files_only=True, **changes)
+    with refused_in_a_line(folder):
+        config = AutoConfig.from_pretrained(folder, **OFFLINE, **changes)
     with init_empty_weights(include_buffers=False):
         model = kind.from_config(config, **options)
     model.tie_weights()

@@ -22,6 +22,7 @@ MAX_DEPTH = 12
 MAX_GOLD_CHARS = 2000
 _WHOLE = re.compile(r"-?[0-9]{1,18}")
 _BARE_LETTER = re.compile(r"(.*[0-9}]) *(\\?[a-zA-Z]|\\Omega)")
+_PROSE = re.compile(r"[\u4e00-\u9fff]|(?<![\\a-zA-Z])[a-zA-Z]{4,}")
 _BLANK_LETTER = re.compile(r" \\?[a-zA-Z]+$")
 _ONE_IN_BRACES = re.compile(r"(?<![a-zA-Z\\])\{([0-9a-zA-Z])\}")
 _SHORT_FRACTION = re.compile(r"\\frac\s*\{?([0-9])\}?\s*\{?([0-9a-zA-Z])\}?(?![0-9a-zA-Z}])")
@@ -76,8 +77,11 @@ def _by_form(gold: str, answer: str) -> bool | None:
     if option is not None:
         letter, own = option
         is_letter = same_choice(letter, answer)
+        given = split_option(answer)
+        if is_letter and given is not None and not _PROSE.search(own):
+            return decide(own, given[1])
         if is_letter:
-            return not _says_other(own, split_option(answer))
+            return True
         return is_letter if is_letter is not None else decide(own, answer)
     choice = same_choice(gold, answer)
     if choice is not None:
@@ -86,12 +90,6 @@ def _by_form(gold: str, answer: str) -> bool | None:
     if numeral is not None and numeral[0] == answer.replace(" ", "").upper():
         return True  # the base may be left out
     return _by_structure(gold, answer)
-
-
-def _says_other(own: str, given: tuple[str, str] | None) -> bool:
-    """Return whether the text behind a letter is another quantity than the option's own."""
-    left, right = parse_plain_quantity(own), parse_plain_quantity(given[1]) if given else None
-    return left is not None and right is not None and not same_quantity(left, right)
 
 
 def _in_bare_unit(gold: str, answer: str) -> bool:

@@ -14,6 +14,7 @@ from sympy.core.evalf import PrecisionExhausted
 from r1pipe.verify.answers.functions import Divisor
 
 MAX_SYMBOLS = 8
+MAX_POWER, MAX_OPERATIONS = 8, 40
 _DIGITS, _MAX_DIGITS, _PROBE_DIGITS = 5, 400, 60
 _MIN_PROBES, _NUM_PROBES = 3, 10
 _PRIME = 9973  # a large prime below the line: no point is an integer, where poles like to sit
@@ -75,6 +76,8 @@ def _digits_of(value: sp.Expr, digits: int, max_digits: int) -> sp.Expr | None:
 def _agree_at_points(left: sp.Expr, right: sp.Expr, symbols: list[sp.Symbol]) -> bool:
     if len(symbols) > MAX_SYMBOLS:
         return False
+    if _is_small_polynomial(left) and _is_small_polynomial(right):
+        return bool((left - right).expand() == 0)
     if not (left.has(sp.core.function.AppliedUndef) or right.has(sp.core.function.AppliedUndef)):
         points, min_agreed = _points(symbols, left, right), _MIN_PROBES
         whole = _integer_symbols(left) | _integer_symbols(right)
@@ -93,6 +96,17 @@ def _agree_at_points(left: sp.Expr, right: sp.Expr, symbols: list[sp.Symbol]) ->
         if num_agreed >= min_agreed or (whole and num_agreed):
             return num_agreed >= min_agreed
     return bool(sp.simplify(left - right) == 0)
+
+
+def _is_small_polynomial(side: sp.Expr) -> bool:
+    """Return whether an expression has small whole powers and no functions, and is short."""
+    powers = side.atoms(sp.Pow)
+    return (
+        all(power.exp.is_Integer and 0 < power.exp <= MAX_POWER for power in powers)
+        and not side.atoms(sp.Function, sp.NumberSymbol, sp.Float)
+        and not side.has(sp.I, sp.Abs, sp.Sum, sp.Integral)
+        and side.count_ops() <= MAX_OPERATIONS
+    )
 
 
 def _points(

@@ -35,6 +35,7 @@ _QUALIFIERS = tuple(
     )
 )
 _LOWEST = re.compile(r"\s*[,;]\s*\(?\s*(?P<letters>[i-n])\s*(?:\\ge|>)\s*[0-9]{1,3}\s*\)?\s*$")
+_HINT = re.compile(r"\\in(?![a-z])|\\forall|for|where|with|integer|constant|(?:real|number)|\\ge|>")
 _WORDS = re.compile(r"\b(?:for|where|is|are|any|all|integers?|constants?|numbers?)\b")
 _SPARED = ("pi", "infty", "sin", "cos", "text")
 
@@ -45,14 +46,14 @@ def without_qualifier(text: str) -> str:
 
 
 def parameters(text: str) -> dict[str, str]:
-    """Return the letters that qualifiers declare, with `Z` for integers and "" for others."""
+    """Return the letters that qualifiers declare, and what numbers each is of."""
     inside = text.strip().removesuffix(r"\}").replace("|", ",").replace(":", ",")
     return _split(inside)[1]
 
 
 def _split(text: str) -> tuple[str, dict[str, str]]:
     declared: dict[str, str] = {}
-    if "\\" not in text and " " not in text:
+    if not _HINT.search(text):
         return text, declared
     plain = TEXT.sub(lambda m: f" {m[1]} " if _WORDS.search(m[1]) else m[0], text)
     for _ in range(3):
@@ -61,14 +62,29 @@ def _split(text: str) -> tuple[str, dict[str, str]]:
         if match is None or not plain[: match.start()].strip():
             break
         said = match.groupdict()
-        is_whole = "Z" in (said.get("set") or "") or "integer" in match[0]
+        domain = _domain(said.get("set") or "", match[0])
         for letter in re.findall(r"[a-zA-Z]+(?:_\{?[0-9a-z]\}?)?", said["letters"]):
             if letter not in _SPARED and letter != "and":
                 name = letter.replace("{", "").replace("}", "")
-                declared[name] = "Z" if is_whole and "positive" not in match[0] else ""
+                declared[name] = domain
         plain = plain[: match.start()].rstrip(" ,;(")
         text = plain
     return text, declared
+
+
+def _domain(numbers: str, words: str) -> str:
+    """Return `Z`, `N` for the positive or natural numbers, `R`, or "" where none is named."""
+    if "N" in numbers or re.search(r"positive|natural|negative|\\ge|>|[*+]", words):
+        return "N" if "R" not in numbers and "real" not in words else "R"
+    if "Z" in numbers or "integer" in words:
+        return "Z"
+    return "R" if "R" in numbers or "real" in words else ""
+
+
+def domains_conflict(gold: str, answer: str) -> bool:
+    """Return whether letters run over other numbers: all integers are not the positive ones."""
+    left, right = ({*parameters(text).values()} - {""} for text in (gold, answer))
+    return bool(left and right and left != right)
 
 
 def _lowest(text: str) -> re.Match[str] | None:

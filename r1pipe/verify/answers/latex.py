@@ -326,6 +326,8 @@ class _Parser(Notation):
         if self.peek() in ("(", "[", "{", "|"):
             return self.power()
         value = self.signed()
+        if value.is_Rational and self.peek() == r"\cdot" and self.peek(1)[:1].isalpha():
+            self.next()  # \sin 2 \cdot x
         while self.starts_atom() and self.peek()[1:] not in ONE_ARGUMENT and self.peek() != "(":
             value = value * self.power()
         return value

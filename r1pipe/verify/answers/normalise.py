@@ -47,6 +47,9 @@ _SPACING = re.compile(
 _COLOR = re.compile(
     r"\\color\s*(?:\[[a-zA-Z]{1,12}\])?\s*\{[^{}]{0,20}\}|\\textcolor\s*\{[^{}]{0,20}\}"
 )
+_BARE_NUMBER = re.compile(
+    r"[+-]?[0-9][0-9,]*(?:(?<!,)\.[0-9]+|/[0-9]+)?(?<!,)|-?\\d?frac\{-?[0-9]+\}\{[0-9]+\}"
+)
 _NUMBERS = re.compile(
     r"(?:(?<=\\in)|(?<=\\in )|^)\s*\\(?:mathbf|mathrm|Bbb|mathbb)\s*\{?\s*([RZNQ])\s*\}?"
     r"(?=[^a-zA-Z]|$)"
@@ -126,6 +129,8 @@ def plain(answer: str) -> str:
     >>> plain("$x² ≤ １，０００$")
     'x^{2} \\\\le 1,000'
     """
+    if _BARE_NUMBER.fullmatch(answer):
+        return answer.replace("dfrac", "frac")
     return strip_dress(_without_line_ends(to_ascii(answer)))
 
 
@@ -203,9 +208,12 @@ def strip_dress(text: str) -> str:
 
 
 def _without_final_period(text: str) -> str:
-    while text.endswith((".", ",", ";")) and not text.endswith(".."):
-        text = text[:-1].rstrip()
-    return text
+    end = len(text)  # one cut: each would copy the whole text
+    while end and text[end - 1] in ".,;" and not text.endswith("..", 0, end):
+        end -= 1
+        while end and text[end - 1].isspace():
+            end -= 1
+    return text[:end]
 
 
 def _unbrace(text: str) -> str:

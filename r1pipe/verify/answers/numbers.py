@@ -168,7 +168,7 @@ def _with_rest(value: Fraction, currency: str, rest: str, name: str) -> Quantity
     aside = _ASIDE.fullmatch(rest)
     if aside is not None:
         number = number_word(aside[1])
-        rest = aside[1] if number is None else "" if number == value else rest
+        rest = rf"\text{{ {aside[1]}}}" if number is None else "" if number == value else rest
     if rest.strip(" {}"):
         behind = parse_unit(rest.strip())
         if behind is None or (behind.noun and rest[:1].isascii() and rest[:1].isalpha()):

@@ -14,7 +14,7 @@ from r1pipe.verify.answers.naming import argument_of, with_name
 from r1pipe.verify.answers.values import Group, Leaf, Scalar, Value, mapped
 
 _MAX_LETTERS, _MAX_RESIDUES = 3, 60
-_CONSTANT = re.compile(r"[cCkK](?:_?[0-9])?")
+_CONSTANT = re.compile(r"[cC](?:_?[0-9])?")
 
 
 def same_renamed(
@@ -48,7 +48,7 @@ def _renamings(
         renamed = with_name(_renamed(answer, change), getattr(gold, "name", ""))
         yield renamed, ()
         return
-    left = sorted(declared[0].keys() & own or own - theirs)
+    left = sorted(declared[0].keys() & own or (own - theirs if _is_free(own - theirs) else ()))
     right = sorted(declared[1].keys() & theirs or theirs - own)
     if not left or len(left) != len(right) or len(left) > _MAX_LETTERS:
         return
@@ -59,6 +59,11 @@ def _renamings(
         )
         if is_free:
             yield _renamed(answer, dict(pairs)), order
+
+
+def _is_free(letters: set[str]) -> bool:
+    """Return whether letters that nothing declares look like parameters or constants."""
+    return all(letter in "kmnt" or _CONSTANT.fullmatch(letter) for letter in letters)
 
 
 def _letters(value: Value) -> set[str]:

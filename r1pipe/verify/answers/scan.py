@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable
+from functools import lru_cache
 
 _TOKEN = re.compile(
     r"\\begin\s*\{[a-zA-Z*]{1,20}\}|\\end\s*\{[a-zA-Z*]{1,20}\}|\\langle(?![a-zA-Z])"
@@ -20,7 +21,8 @@ _AND = re.compile(r"\s*(?:\band\b|\\land(?![a-zA-Z])|\\wedge(?![a-zA-Z])|和|与
 _OR = re.compile(r"\s*(?:\bor\b|\\lor(?![a-zA-Z])|\\vee(?![a-zA-Z])|或者|或是|或)\s*")
 
 
-def top_level(text: str) -> list[tuple[int, str, int]]:
+@lru_cache(maxsize=256)
+def top_level(text: str) -> tuple[tuple[int, str, int], ...]:
     """Return (position, token, depth) of every token; brackets carry their outer depth."""
     tokens = []
     depth = 0
@@ -31,7 +33,7 @@ def top_level(text: str) -> list[tuple[int, str, int]]:
         tokens.append((match.start(), token, depth))
         if token in _OPEN or token.startswith(r"\begin"):
             depth += 1
-    return tokens
+    return tuple(tokens)
 
 
 def split_at(text: str, separators: Iterable[str]) -> list[str]:

@@ -313,7 +313,8 @@ class Reader(Intervals):
         value = self._listed("list", pieces)
         if isinstance(value, Group) and any(isinstance(item, Words) for item in value.items):
             raise UnreadableError("words to choose from")
-        return value
+        is_list = isinstance(value, Group) and value.kind == "list"
+        return Group("set", value.items) if isinstance(value, Group) and is_list else value
 
 
 def _ascends(values: Sequence[Leaf], is_less: Callable[[Leaf, Leaf], bool]) -> bool:

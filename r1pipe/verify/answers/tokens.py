@@ -9,6 +9,7 @@ import sympy as sp
 
 from r1pipe.verify.answers.functions import ONE_ARGUMENT, SEVERAL_ARGUMENTS
 from r1pipe.verify.answers.values import UnreadableError
+from r1pipe.verify.answers.words import is_word
 
 MAX_TOKENS = 400
 
@@ -25,6 +26,7 @@ GREEK = frozenset(
 )
 PLAIN_WORDS = {"pi": sp.pi, "inf": sp.oo, "infinity": sp.oo, "infty": sp.oo, "oo": sp.oo}
 _KNOWN = {*PLAIN_WORDS, *ONE_ARGUMENT, *SEVERAL_ARGUMENTS, "sqrt", "mod"}
+_CALLED = {"sin", "cos", "tan", "ln", "log"}
 _LOG_BASE = re.compile(r"(?<![\\a-zA-Z])log_?(2|10)(?=\()")
 PRODUCT = {"*", r"\cdot", r"\times", r"\ast"}
 QUOTIENT = {"/", r"\div"}
@@ -39,12 +41,17 @@ RELATIONS = frozenset(["=", "<", ">", r"\le", r"\ge", r"\ne", r"\in", r"\pm", r"
 def tokens(text: str) -> list[str]:
     """Return the tokens of a text; a word is a function, a constant, or a product of letters."""
     found: list[str] = []
-    for match in _TOKEN.finditer(_LOG_BASE.sub(r"\\log_{\1}", text.strip().replace("E**", "e**"))):
-        word = match.group("word")
+    text = _LOG_BASE.sub(r"\\log_{\1}", text.strip().replace("E**", "e**"))
+    for match in _TOKEN.finditer(text):
+        word, is_base = match.group("word"), text[match.end() : match.end() + 1] == "^"
         if word is None:
             found.append(match.group().strip())
         elif word in _KNOWN:
             found.append("\\" + word)
+        elif word[:-1] in _CALLED:  # sinx
+            found += ["\\" + word[:-1], word[-1]]
+        elif len(word) > 3 and is_word(word[:-1] if word[-1] == "e" and is_base else word):
+            raise UnreadableError("a word in an expression")
         else:
             found += word
         if len(found) > MAX_TOKENS:

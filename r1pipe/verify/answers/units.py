@@ -81,15 +81,15 @@ def parse_unit(text: str) -> Unit | None:
     >>> parse_unit("km/h").factor
     Fraction(5, 18)
     """
-    if not text or len(text) > _MAX_UNIT_CHARS:
+    if not text or len(text) > _MAX_UNIT_CHARS or _JOIN.match(text.strip()):
         return None
     is_marked = _TEXT_COMMAND.search(text) is not None
     bare = _TEXT_COMMAND.sub(" ", text).replace("{\\circ}", "\\circ")
     bare = _BEHIND.sub("", _JOIN.sub(" ", _QUOTIENT.sub(r"\1/\2\3", bare)))
     if re.search(r"[=<>()\[\]|&\\](?!circ|\$|Omega)", bare):
         return None
-    bare = re.sub(r"\^\\circ\s*", r"^\\circ", bare)
     bare = _POWER.sub(r"^\1 ", bare).replace("{", " ").replace("}", " ")
+    bare = re.sub(r"\^\\circ\s*", r"^\\circ", bare)
     bare = re.sub(r" (?=\^[+-]?\d)", "", re.sub(r"\s+", " ", bare)).strip(" .")
     if not bare or (len(bare) == 1 and bare.isascii() and bare.isalpha() and not is_marked):
         return None

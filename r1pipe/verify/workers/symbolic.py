@@ -16,6 +16,7 @@ from r1pipe.verify.answers import scan
 from r1pipe.verify.answers.choices import same_choice, split_option
 from r1pipe.verify.answers.compare import Comparer
 from r1pipe.verify.answers.expressions import proportional, same_expression
+from r1pipe.verify.answers.families import domains_conflict
 from r1pipe.verify.answers.latex import parse_expression
 from r1pipe.verify.answers.normalise import plain
 from r1pipe.verify.answers.number_words import worded_number
@@ -62,8 +63,11 @@ def warm_up() -> None:
 def verdict(gold: str, answer: str) -> str:
     """Return whether the answer equals the gold one: `correct`, `wrong` or `gold_unusable`."""
     gold, answer = plain(gold), plain(answer)
-    is_itself = answer == gold
+    option, given = split_option(gold), split_option(answer)
+    if option is not None and given is not None and option[0] == given[0]:
+        answer = plain(given[1])
     gold = _own_text(gold)
+    is_itself = answer == gold
     choice = same_choice(gold, answer)
     if choice is not None:
         return CORRECT if choice else WRONG
@@ -71,6 +75,8 @@ def verdict(gold: str, answer: str) -> str:
     if not golds:
         return GOLD_UNUSABLE
     answers = golds if is_itself else READER.readings(answer)
+    if domains_conflict(gold, answer):
+        return WRONG
     if COMPARER.any_same(golds, answers):
         return CORRECT
     is_renamed = same_renamed(golds, answers, (gold, answer), COMPARER)
