@@ -24,6 +24,7 @@ TWO: dict[str, Any] = {"backend": "deepspeed", "num_processes": 2, "zero_stage":
 
 
 def train(folder: Path, name: str, console: Console, engine: Any, adapter: Any = None) -> None:
+    (folder / name / "journal").mkdir(parents=True, exist_ok=True)
     kind, context = stage("dpo"), context_in(folder / name, console, ("model",))
     params = kind.params(
         seed=1,

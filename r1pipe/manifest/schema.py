@@ -150,7 +150,9 @@ def manifest_schema(kinds: Mapping[str, StageKind]) -> JsonObject:
         own = spec["properties"]["defaults"]
         own.pop("additionalProperties")
         spec["properties"]["defaults"] = own | {"properties": defaults} | _CLOSED
-    schema["properties"]["stages"]["additionalProperties"] = _or_null({"$ref": "#/$defs/StageSpec"})
+    for table in (schema["properties"]["stages"], stage["properties"]["inputs"]):
+        named = table["patternProperties"].items()
+        table["patternProperties"] = {name: _or_null(entry) for name, entry in named}
     return {"$schema": "https://json-schema.org/draft/2020-12/schema", **schema}
 
 
