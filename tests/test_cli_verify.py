@@ -14,6 +14,7 @@ from typer.testing import CliRunner
 from r1pipe.cli.table import app
 from r1pipe.records import Problem, Verdict
 from r1pipe.verify import checkers, verify
+from r1pipe.verify.workers.pool import Promise
 
 
 def test_verify_judges_one_answer() -> None:
@@ -157,11 +158,13 @@ def test_the_time_of_a_program_is_the_cases_own(
 ) -> None:
     asked: list[Problem] = []
 
-    def check(problem: Problem, text: str) -> Verdict:
+    def start(problem: Problem, text: str) -> Promise:
         asked.append(problem)
-        return Verdict.CORRECT
+        promise = Promise()
+        promise.set_result(Verdict.CORRECT)
+        return promise
 
-    monkeypatch.setitem(checkers.CHECKERS, "code", check)
+    monkeypatch.setattr(checkers.code, "start", start)
     (tmp_path / "a.jsonl").write_text(json.dumps(CODE | {"tests": TESTS, "wall_s": 0.5}))
     assert CliRunner().invoke(app, ["verify", "--file", str(tmp_path / "a.jsonl")]).exit_code == 0
     assert asked[0].meta["wall_s"] == 0.5

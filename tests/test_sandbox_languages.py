@@ -12,6 +12,7 @@ from command import Run
 from r1pipe.doctor.confinement import check_sandbox
 from r1pipe.errors import StageError
 from r1pipe.records import Problem, Verdict
+from r1pipe.rewards.completion import Completion
 from r1pipe.rl.rollouts import rule_rewards
 from r1pipe.sandbox import landlock, seccomp, strength
 from r1pipe.sandbox.layers import LOST, NAMESPACES, REQUIRED
@@ -196,8 +197,9 @@ def test_the_code_reward_of_a_verified_program_runs_nothing(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr("r1pipe.rewards.code.check", lambda *_: pytest.fail("it ran again"))
+    weights = {"code": 1.0, "accuracy": 1.0}
     for is_right in (True, False):
-        found = rule_rewards(asked(), "text", is_right, {"code": 1.0, "accuracy": 1.0}, "chat")
+        found = rule_rewards(asked(), Completion("text"), is_right, weights, "chat")
         assert found == {"code": float(is_right), "accuracy": float(is_right)}
 
 
