@@ -12,10 +12,9 @@ import pytest
 from typer.testing import CliRunner
 
 from r1pipe.cli.table import app
-from r1pipe.files import Record
 from r1pipe.records import Problem, Verdict
-from r1pipe.verify import verify
-from r1pipe.verify.cases import case_problem
+from r1pipe.verify import checkers, verify
+from r1pipe.verify.workers.pool import Promise
 
 
 def test_verify_judges_one_answer() -> None:
@@ -154,9 +153,21 @@ def test_tests_that_the_checker_cannot_read_are_no_traceback(tmp_path: Path, tes
     assert second["verdict"] == "correct"
 
 
-def test_the_time_of_a_program_is_the_cases_own() -> None:
-    case = Record("a.jsonl", 1, CODE | {"tests": TESTS, "wall_s": 0.5})
-    assert case_problem(case).meta["wall_s"] == 0.5, "which the checker reads"
+def test_the_time_of_a_program_is_the_cases_own(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[Problem] = []
+
+    def start(problem: Problem, text: str) -> Promise:
+        asked.append(problem)
+        promise = Promise()
+        promise.set_result(Verdict.CORRECT)
+        return promise
+
+    monkeypatch.setattr(checkers.code, "start", start)
+    (tmp_path / "a.jsonl").write_text(json.dumps(CODE | {"tests": TESTS, "wall_s": 0.5}))
+    assert CliRunner().invoke(app, ["verify", "--file", str(tmp_path / "a.jsonl")]).exit_code == 0
+    assert asked[0].meta["wall_s"] == 0.5
 
 
 def test_a_broken_file_of_another_format_keeps_the_rows_before(tmp_path: Path) -> None:

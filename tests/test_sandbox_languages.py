@@ -197,8 +197,9 @@ def test_the_code_reward_of_a_verified_program_runs_nothing(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr("r1pipe.rewards.code.check", lambda *_: pytest.fail("it ran again"))
+    weights = {"code": 1.0, "accuracy": 1.0}
     for is_right in (True, False):
-        found = rule_rewards(asked(), Completion("text"), is_right, {"code": 1.0, "accuracy": 1.0}, "chat")
+        found = rule_rewards(asked(), Completion("text"), is_right, weights, "chat")
         assert found == {"code": float(is_right), "accuracy": float(is_right)}
 
 

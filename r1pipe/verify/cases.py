@@ -13,10 +13,13 @@ from r1pipe.errors import SourceError, StageError
 from r1pipe.files import BrokenRow, Record, records_or_faults
 from r1pipe.keys import Json, JsonObject
 from r1pipe.records import Problem
+from r1pipe.sandbox.runners import is_runnable
+from r1pipe.sandbox.strength import require
 from r1pipe.text import visible
 from r1pipe.verify import countdown
 from r1pipe.verify.answers.extract import find_answer
 from r1pipe.verify.checkers import CHECKERS, Verification, verify_one, verify_stream
+from r1pipe.verify.code import language_of
 from r1pipe.verify.workers.pool import DEFAULT_LIMIT_S
 
 TASK_CHECKERS = {"arithmetic": "number", "parity": "word", "gsm8k": "number"}
@@ -82,13 +85,16 @@ def verify_file(path: Path, *, jobs: int = 0) -> Iterator[JsonObject]:
     """Verify the cases of a file; yield a result for every row, in order.
 
     A row that is no case does not end it: its result has `id` and `error`, which says where and
-    what is wrong. Raises SourceError if the file is missing or has no rows.
+    what is wrong. Raises SourceError if the file is missing or has no rows, and StageError where a
+    case is a program and the sandbox lacks a layer.
     """
     rows = records_or_faults(path)
     while batch := list(islice(rows, BATCH)):
         cases = [_case_or_fault(row) for row in batch]
-        algebra = [case for case in cases if isinstance(case, Case) and case.needs_pool]
-        pairs = ((case.problem, case.completion) for case in algebra)
+        good = [case for case in cases if isinstance(case, Case)]
+        if any(case.problem.checker == "code" for case in good):
+            require()
+        pairs = ((case.problem, case.completion) for case in good if case.needs_pool)
         settled = verify_stream(pairs, workers=jobs)
         for case in cases:
             if isinstance(case, Case):
@@ -109,6 +115,8 @@ class Case:
     @property
     def needs_pool(self) -> bool:
         """Whether it is verified beside others, by workers whose every fault is a verdict."""
+        if self.problem.checker == "code":
+            return is_runnable(language_of(self.problem))
         return self.problem.checker == "math"
 
     def verified(self, settled: Iterator[Verification]) -> JsonObject:

@@ -192,7 +192,7 @@ def read_tests(meta: Mapping[str, Any]) -> Tests | None:
 def _read_test(test: object) -> Test | None:
     if not isinstance(test, Mapping):
         return None
-    stdin, stdout = test.get("input", ""), test.get("output")
+    stdin, stdout = test.get("input", "" if test.get("files") else None), test.get("output")
     files, output_files = test.get("files", {}), test.get("output_files", {})
     if stdout is None and output_files:
         stdout = ""
