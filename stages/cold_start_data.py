@@ -26,7 +26,7 @@ from r1pipe.stage import Context, Input, Inputs
 if TYPE_CHECKING:
     from r1pipe.costs.work import Cost, InfoMap
 
-VERSION = 2
+VERSION = 3
 INPUTS = {"model": Input("model"), "problems": Input("problems")}
 OUTPUTS = {"rows": "rows", "candidates": "rows"}
 EXTENDS = "target_rows"

@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     from r1pipe.models.interfaces import Tokenizer
     from r1pipe.verify.golds import GoldReport
 
-VERSION = 3
+VERSION = 4
 INPUTS = {"model": Input("model"), "problems": Input("problems", many=True)}
 OUTPUTS = {"report": "report", "samples": "rows"}
 

@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from r1pipe.rl.rollouts import RewardFn
     from r1pipe.rl.steps import StepFn
 
-VERSION = 2
+VERSION = 3
 INPUTS = {
     "model": Input("model"),
     "problems": Input("problems"),

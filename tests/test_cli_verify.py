@@ -13,7 +13,7 @@ from typer.testing import CliRunner
 
 from r1pipe.cli.table import app
 from r1pipe.records import Problem, Verdict
-from r1pipe.verify import checkers, verify
+from r1pipe.verify import verify
 from r1pipe.verify.workers.pool import Promise
 
 
@@ -164,7 +164,7 @@ def test_the_time_of_a_program_is_the_cases_own(
         promise.set_result(Verdict.CORRECT)
         return promise
 
-    monkeypatch.setattr(checkers.code, "start", start)
+    monkeypatch.setattr("r1pipe.verify.checkers.code.start", start)
     (tmp_path / "a.jsonl").write_text(json.dumps(CODE | {"tests": TESTS, "wall_s": 0.5}))
     assert CliRunner().invoke(app, ["verify", "--file", str(tmp_path / "a.jsonl")]).exit_code == 0
     assert asked[0].meta["wall_s"] == 0.5

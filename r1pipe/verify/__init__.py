@@ -20,7 +20,7 @@ from r1pipe.verify.checkers import (
 )
 from r1pipe.verify.workers.pool import close_shared
 
-VERIFIER_VERSION = 1
+VERIFIER_VERSION = 2
 """Raised whenever a verdict can change; every verified row carries it."""
 
 __all__ = [
