@@ -92,7 +92,7 @@ class RolloutParams(AdapterParams):
     optimizer: Optimizer
     rewards: dict[RewardName, float]
     """Rule rewards and their weights, summed; R1: all 1."""
-    dynamic_sampling: int | None = Field(default=None, gt=1)
+    dynamic_sampling: int | None = Field(default=None, gt=0)
     """DAPO's: groups of equal rewards are replaced by more problems, in at most so many draws of a
     rollout; what is missing then is filled with them. None: all groups are trained on."""
     adaback: AdaBack | None = None
