@@ -20,7 +20,7 @@ from __future__ import annotations
 
 import json
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from itertools import islice
 from pathlib import Path
@@ -36,6 +36,7 @@ from r1pipe.stage import Context, Input, Inputs, StageModel
 if TYPE_CHECKING:
     from r1pipe.costs.work import Cost, InfoMap
     from r1pipe.data.corpus_selection import Round
+    from r1pipe.data.overlap import OverlapIndex
     from r1pipe.files import Record
 
 VERSION = 1
@@ -156,7 +157,6 @@ def _write(
     """Write the collected documents by rank; return how many were left out, and why."""
     from r1pipe.data.overlap import OverlapIndex
     from r1pipe.data.shuffle import rows_in_order
-    from r1pipe.keys import digest_bytes
     from r1pipe.rows import read_rows, write_rows
 
     held_out = [
@@ -165,36 +165,61 @@ def _write(
         for row in read_rows(folder, columns=[params.held_out_column])
     ]
     index = OverlapIndex(held_out, params.ngram, ("plain",))
-    places = {int(number): place for place, number in enumerate(last.order)}
-    counts, seen, kept = Counter[str](), set[str](), list[int]()
-    num_chars = 0
-
-    def clean() -> Iterator[Row]:
-        nonlocal num_chars
-        for number, text in enumerate(documents.texts()):
-            if number not in places:
-                continue
-            mark = digest_bytes(text.encode("utf-8", "surrogatepass"))
-            reason = "repeats" if mark in seen else "overlapping" if index.matches(text) else None
-            if reason is not None:
-                counts[reason] += 1
-                continue
-            seen.add(mark)
-            kept.append(places[number])
-            num_chars += len(text)
-            yield {"text": text, "domain": domains[number], "score": float(last.scores[number])}
-
+    clean = _Clean(index, {int(number): place for place, number in enumerate(last.order)})
     out = context.output("rows")
     unsorted = out / "unsorted"
-    write_rows(unsorted, clean())
-    order = sorted(range(len(kept)), key=kept.__getitem__)
-    parts, sizes = {"documents": unsorted}, {"documents": len(kept)}
-    rows = rows_in_order(parts, ("text", "domain", "score"), sizes, order, num_chars, out / "spill")
-    ranked = ({**row, "rank": rank} for rank, row in enumerate(rows, start=1)) if kept else ()
+    write_rows(unsorted, clean.rows(documents, last, domains))
+    count = len(clean.kept)
+    order = sorted(range(count), key=clean.kept.__getitem__)
+    columns = ("text", "domain", "score")
+    found = rows_in_order(
+        {"documents": unsorted},
+        columns,
+        {"documents": count},
+        order,
+        clean.num_chars,
+        out / "spill",
+    )
+    ranked = ({**row, "rank": rank} for rank, row in enumerate(found, start=1)) if count else ()
     write_rows(out, _shown(context, iter(ranked)))
     rmtree(unsorted)
-    return {"num_rows": len(kept), "repeats": counts["repeats"],
-            "overlapping": counts["overlapping"]}  # fmt: skip
+    left_out = {name: clean.counts[name] for name in ("repeats", "overlapping")}
+    return {"num_rows": count, **left_out}
+
+
+class _Clean:
+    """The collected documents without repeats and without overlap, in the order of the files.
+
+    `places` has their ranks by number; `kept` those of the rows that were given out.
+    """
+
+    def __init__(self, index: OverlapIndex, places: Mapping[int, int]) -> None:
+        self.index = index
+        self.places = places
+        self.counts = Counter[str]()
+        self.kept: list[int] = []
+        self.num_chars = 0
+
+    def rows(self, documents: _Documents, last: Round, domains: Sequence[str]) -> Iterator[Row]:
+        """Yield the rows, and count what is left out."""
+        from r1pipe.keys import digest_bytes
+
+        seen = set[str]()
+        for number, text in enumerate(documents.texts()):
+            if number not in self.places:
+                continue
+            mark = digest_bytes(text.encode("utf-8", "surrogatepass"))
+            reason = "repeats" if mark in seen else self._overlapping(text)
+            if reason is not None:
+                self.counts[reason] += 1
+                continue
+            seen.add(mark)
+            self.kept.append(self.places[number])
+            self.num_chars += len(text)
+            yield {"text": text, "domain": domains[number], "score": float(last.scores[number])}
+
+    def _overlapping(self, text: str) -> str | None:
+        return "overlapping" if self.index.matches(text) else None
 
 
 def _shown(context: Context, rows: Iterator[Row]) -> Iterator[Row]:

@@ -75,8 +75,9 @@ def test_a_changed_module_has_been_asked_about_the_versions_of_its_kinds() -> No
 def test_the_question_names_the_module_and_the_kinds_it_decides() -> None:
     modules = ("train/schedule.py", "tasks/parity.py")
     text = question({module: kinds_of(module) for module in modules})
-    assert "train/schedule.py changed; it decides grpo, pretrain, reward-model, sft" in text
-    assert "tasks/parity.py changed; it decides corpus, preferences, problems" in text
+    training = "dpo, grpo, on-policy-distil, online-rft, pretrain, reward-model, sft"
+    assert f"train/schedule.py changed; it decides {training}\n" in text
+    assert "tasks/parity.py changed; it decides corpus, dpo, grpo, " in text  # rules of its steps
 
 
 def test_a_key_depends_on_kind_version_params_and_inputs_alone() -> None:

@@ -25,6 +25,7 @@ from dataclasses import dataclass, field
 from functools import partial
 
 import torch
+from torch import Tensor
 
 from r1pipe.chat import Format
 from r1pipe.errors import Interrupted, Paused
@@ -38,6 +39,7 @@ from r1pipe.rl.estimators import RATIOS, SURROGATES
 from r1pipe.rl.gathering import gather_groups
 from r1pipe.rl.losses import (
     MAX_LOG_RATIO,
+    TokenLoss,
     grpo_token_loss,
     log_ratio,
     token_weights,
@@ -319,7 +321,16 @@ def grpo_loss(
         surrogate=SURROGATES[params.surrogate],
         weights=1.0 if limit is None else truncated_weights(old_logprobs, sampler_logprobs, limit),
     )
-    mismatch = log_ratio(old_logprobs, sampler_logprobs)
+    return _measured(
+        (token.loss * batch.at_trained("weight")).sum(),
+        token,
+        log_ratio(old_logprobs, sampler_logprobs),
+        num_tokens,
+    )
+
+
+def _measured(loss: Tensor, token: TokenLoss, mismatch: Tensor, num_tokens: int) -> Loss:
+    """Return a micro-batch's loss with what is logged of its tokens."""
     means = {
         "kl": token.kl,
         "clip_frac": token.is_clipped,
@@ -331,7 +342,7 @@ def grpo_loss(
         "mismatch_ratio_max": mismatch.abs().clamp(max=MAX_LOG_RATIO).exp(),
     }
     return Loss(
-        (token.loss * batch.at_trained("weight")).sum(),
+        loss,
         sums={name: float(values.sum()) / num_tokens for name, values in means.items()},
         peaks={name: float(v.max()) for name, v in peaks.items() if len(v)},  # of a shard: none
     )

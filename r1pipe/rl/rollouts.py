@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 import torch
 
 from r1pipe.chat import AnyFormat, render_completion
-from r1pipe.generate.protocol import Generator, Request, SamplingParams
+from r1pipe.generate.protocol import Generator, Request, Sampled, SamplingParams
 from r1pipe.generate.uniforms import request_seed
 from r1pipe.models.interfaces import Tokenizer
 from r1pipe.models.prompts import after_opened, encode_completion, encode_prompt, opened_thought
@@ -103,25 +103,29 @@ def sample_groups(  # noqa: PLR0913 - what a sample depends on
     requests = [Request(prompts[i // group_size], seed, i) for i, seed in enumerate(seeds)]
     opened = opened_thought(tokenizer, fmt) if problems else ""
     sampled = {each.index: each for each in generator.generate(requests, sampling)}
-
-    def rollout(request: Request) -> Rollout:
-        completion = sampled[request.index]
-        has_end, ids = completion.finish_reason is FinishReason.STOP, completion.token_ids
-        written = [*given[request.index // group_size], *(ids[:-1] if has_end else ids)]
-        return Rollout(
-            list(request.prompt_ids),
-            ids,
-            streams={"sampler_logprobs": completion.logprobs},
-            text=opened + tokenizer.decode(written),
-            finish_reason=completion.finish_reason,
-            seed=request.seed,
-        )
-
-    rollouts = [rollout(request) for request in requests]
+    rollouts = [
+        _rollout(each, sampled[each.index], given[each.index // group_size], tokenizer, opened)
+        for each in requests
+    ]
     return [
         Group(problem, rollouts[number * group_size : (number + 1) * group_size])
         for number, problem in enumerate(problems)
     ]
+
+
+def _rollout(
+    request: Request, sampled: Sampled, given: Sequence[int], tokenizer: Tokenizer, opened: str
+) -> Rollout:
+    """Return a completion as a rollout; its text has what was given before what was written."""
+    has_end, ids = sampled.finish_reason is FinishReason.STOP, sampled.token_ids
+    return Rollout(
+        list(request.prompt_ids),
+        ids,
+        streams={"sampler_logprobs": sampled.logprobs},
+        text=opened + tokenizer.decode([*given, *(ids[:-1] if has_end else ids)]),
+        finish_reason=sampled.finish_reason,
+        seed=request.seed,
+    )
 
 
 def revealed_ids(
