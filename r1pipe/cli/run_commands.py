@@ -37,6 +37,17 @@ if TYPE_CHECKING:
     from r1pipe.store.actions import ActionRecord
     from r1pipe.store.store import Store
 
+CheckpointOption = Annotated[
+    float,
+    typer.Option(
+        "--checkpoint-every",
+        min=0.0,
+        help="Seconds between checkpoints; more if saving takes over 5 % of them.",
+    ),
+]
+LockedOption = Annotated[
+    bool, typer.Option("--locked", help="Stop at the first departure from the manifest's lock.")
+]
 QUICK_PROFILES = ("laptop", "smoke")
 """Profiles so small that a run does not ask first."""
 
@@ -49,18 +60,8 @@ def run_stages(  # noqa: PLR0913 - options of one command
     profile: ProfileOption = None,
     overrides: SetOption = None,
     yes: YesOption = False,
-    checkpoint_every: Annotated[
-        float,
-        typer.Option(
-            "--checkpoint-every",
-            min=0.0,
-            help="Seconds between checkpoints; more if saving takes over 5 % of them.",
-        ),
-    ] = 30.0,
-    locked: Annotated[
-        bool,
-        typer.Option("--locked", help="Stop at the first departure from the manifest's lock."),
-    ] = False,
+    checkpoint_every: CheckpointOption = 30.0,
+    locked: LockedOption = False,
     store: StoreOption = None,
     as_json: JsonOption = False,
 ) -> None:
