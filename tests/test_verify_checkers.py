@@ -308,6 +308,7 @@ def test_every_checker_survives_odd_text() -> None:
         problem("countdown", numbers=[1], target=1),
         problem("code", tests=[{"input": "", "output": "1"}]),
         problem("judge", "a reference"),
+        problem("chain-of-parities", bits="101"),
     ]
     assert {p.checker for p in problems} == set(CHECKERS) - {"math"}
     for task, text in itertools.product(problems, odd):

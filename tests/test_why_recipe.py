@@ -60,6 +60,10 @@ def finish(store: Store, manifest: Manifest) -> None:
         disk.place_json(store.record_path(record.key), record.to_json(), durable=False)
 
 
+WITH_OTHERS = {"shares"}
+"""A mix by shares has no counts of rows, so these fields change together."""
+
+
 @pytest.fixture(scope="module")
 def recipe(tmp_path_factory: pytest.TempPathFactory) -> tuple[Store, Manifest]:
     store, manifest = Store(tmp_path_factory.mktemp("store") / "s"), load_manifest(R1)
@@ -81,6 +85,8 @@ def single_changes(manifest: Manifest) -> Iterator[tuple[str, str, Manifest]]:
     for name, node in manifest.stages.items():
         params: Any
         for path, base, params in valid_changes(node.params):
+            if path.partition(".")[0] in WITH_OTHERS:
+                continue
             assert base == node.params, f"{name}.{path} takes more than one change"
             yield name, f"params.{path}", with_stage(manifest, replace(node, params=params))
 
