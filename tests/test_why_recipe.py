@@ -60,7 +60,7 @@ def finish(store: Store, manifest: Manifest) -> None:
         disk.place_json(store.record_path(record.key), record.to_json(), durable=False)
 
 
-WITH_OTHERS = {"shares"}
+WITH_OTHERS = ("sft-data.shares", "sft-data.num_rows")
 """A mix by shares has no counts of rows, so these fields change together."""
 
 
@@ -85,7 +85,7 @@ def single_changes(manifest: Manifest) -> Iterator[tuple[str, str, Manifest]]:
     for name, node in manifest.stages.items():
         params: Any
         for path, base, params in valid_changes(node.params):
-            if path.partition(".")[0] in WITH_OTHERS:
+            if f"{name}.{path}".startswith(WITH_OTHERS):
                 continue
             assert base == node.params, f"{name}.{path} takes more than one change"
             yield name, f"params.{path}", with_stage(manifest, replace(node, params=params))
