@@ -60,8 +60,8 @@ def finish(store: Store, manifest: Manifest) -> None:
         disk.place_json(store.record_path(record.key), record.to_json(), durable=False)
 
 
-WITH_OTHERS = ("sft-data.shares", "sft-data.num_rows")
-"""A mix by shares has no counts of rows, so these fields change together."""
+WITH_OTHERS = ("sft-data.shares", "sft-data.num_rows", "alignment-rl.dynamic_sampling")
+"""Fields that do not go with others of the recipe: counts of rows, a preference."""
 
 
 @pytest.fixture(scope="module")
