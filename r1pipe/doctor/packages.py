@@ -68,6 +68,7 @@ PACKAGES = (
     Package(("peft",), (0, 18)),
     Package(("httpx2",), (2, 0), (3,)),
     Package(("huggingface-hub",), (2, 4), (3,)),
+    Package(("jinja2",), (3, 1)),
     Package(("math-verify",), (0, 9), (0, 10), module="math_verify"),
     Package(("sympy",), (1, 13)),
     Package(("pydantic",), (2, 11), (3,)),

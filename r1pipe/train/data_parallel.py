@@ -83,7 +83,8 @@ class BatchSharder:
         for number, batch in enumerate(everyone):
             place, group = divmod(number, self._num_groups)
             members = of_ranks[group * self._size : (group + 1) * self._size]
-            joined.append(join(batch, [member[place] for member in members]))
+            parts = [member[place] for member in members]
+            joined.append(parts[0] if self._size == 1 else join(batch, parts))
         return joined
 
     @contextmanager
