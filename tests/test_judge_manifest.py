@@ -26,6 +26,7 @@ from r1pipe.records import Problem
 from r1pipe.rows import read_problems, read_rows, write_problems, write_rows
 from r1pipe.stage import Inputs
 from r1pipe.store.store import Store
+from r1pipe.verify import VERIFIER_VERSION
 
 TEMPLATE = "Q {question} R {reference} P {prediction} end"
 MANIFEST = """
@@ -237,7 +238,7 @@ def test_what_the_judge_said_outlives_a_reverification(tmp_path: Path) -> None:
     kind, context = stage("reverify"), FakeContext(tmp_path / "reverify")
     inputs = {"candidates": judged.output("candidates"), "problems": tmp_path / "problems"}
     kind.run(context, kind.params(), kind.run_model(), Inputs(inputs))
-    assert table(context) == [row | {"verifier_version": 1} for row in table(judged)]
+    assert table(context) == [row | {"verifier_version": VERIFIER_VERSION} for row in table(judged)]
     assert context.notes["verdicts_changed"] == {}
 
 

@@ -265,7 +265,7 @@ def test_an_unknown_reward_has_its_nearest_name() -> None:
     assert line == f"--set {said}: {end}"
     said = "defaults.grpo.params.rewards.brevity=1.0"
     (line,) = mistakes_of(R1, overrides=[said])
-    names = "accuracy, code, format, format_chat, format_zero, language, length"
+    names = "accuracy, code, format, format_chat, format_zero, language, length, overlong"
     end = f"in defaults.grpo.params.rewards; rewards: {names}"
     assert line == f"--set {said}: unknown reward 'brevity' {end}"
 
