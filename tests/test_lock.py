@@ -42,6 +42,13 @@ def test_a_lock_is_the_same_bytes_wherever_the_same_stages_are(r1pipe: Run) -> N
     lock = read_lock(LOCK)
     assert lock.manifest == "small.yaml"
     assert list(lock.stages) == ["joined", "numbers", "scores"]
+    assert list(lock.sources) == ["prompts"]
+
+
+def test_a_source_that_no_stage_reads_is_not_locked(r1pipe: Run) -> None:
+    edit(SMALL, "sources:\n", "sources:\n  unread: {path: ../data/none.jsonl, as: dataset}\n")
+    assert r1pipe("lock", SMALL)[0] == 0
+    assert list(read_lock(LOCK).sources) == ["prompts"]
 
 
 def test_a_lock_needs_every_result(r1pipe: Run) -> None:

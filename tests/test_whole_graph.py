@@ -23,6 +23,9 @@ MODELS = {
 }
 
 
+DATA = {"held-out", "held-out-general", "held-out-safety", "problems", "corpus", "general-rows"}
+
+
 def artifact_ids(store: Path) -> dict[str, str]:
     """Return every stage's artifact id."""
     shown = r1pipe(
@@ -76,6 +79,15 @@ def test_a_second_run_does_nothing_and_says_so(smoke: tuple[Path, str]) -> None:
     written = [p for p in records if "actions" in p.parts and p.stat().st_mtime > started]
     assert not written, "a second run wrote action records"
     assert artifact_ids(smoke[0]) == before
+
+
+def test_the_run_is_compared_with_the_lock_of_the_repository(smoke: tuple[Path, str]) -> None:
+    done = r1pipe("reproduce", "manifests/r1-smoke.lock", "--store", str(smoke[0]), "--json")
+    found = json.loads(done.stdout)
+    data = {name for name in found["artifacts"] if name in DATA}
+    assert data == DATA <= set(found["same"]), "no arithmetic of a processor is in them"
+    assert len(found["same"]) + len(found["differing"]) == len(found["artifacts"]) == 34
+    assert done.returncode == (0 if found["holds"] else 1)
 
 
 @pytest.mark.slow

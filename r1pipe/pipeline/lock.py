@@ -18,6 +18,7 @@ from r1pipe.costs.versions import present_versions
 from r1pipe.errors import ArtifactError, ManifestError
 from r1pipe.keys import JsonObject, key_of, key_preimage
 from r1pipe.manifest import Manifest, StageNode
+from r1pipe.manifest.graph import refs_of
 from r1pipe.pipeline.commands import run_command
 from r1pipe.pipeline.planning import plan
 from r1pipe.pipeline.resolution import Resolver
@@ -29,6 +30,7 @@ from r1pipe.store.store import Store
 from r1pipe.text import short_id
 
 MAX_BYTES = 64 << 20
+MISSING = "missing"
 Hash = Field(pattern=r"^[0-9a-f]{64}$")
 
 
@@ -94,7 +96,7 @@ def make_lock(manifest: Manifest, store: Store, path: Path) -> Lock:
         profile=manifest.profile,
         overrides=list(manifest.overrides),
         versions=present_versions(),
-        sources={name: resolver.source_id(name) or "missing" for name in manifest.sources},
+        sources={name: resolver.source_id(name) or MISSING for name in _sources(manifest)},
         stages={
             name: LockedStage(
                 preimage=record.preimage, artifact=record.artifact_id, scores=scores(record, store)
@@ -155,7 +157,7 @@ def check_recipe(lock: Lock, manifest: Manifest, resolver: Resolver) -> None:
         *(
             f"source {name} is {short_id(now)}, locked is {short_id(lock.sources[name])}"
             for name in sorted(lock.sources.keys() & manifest.sources.keys())
-            if (now := resolver.source_id(name) or "missing") != lock.sources[name]
+            if (now := resolver.source_id(name) or MISSING) != lock.sources[name]
         ),
     ]
     if found:
@@ -192,6 +194,12 @@ def versions_text(lock: Lock) -> str:
 def _same_key(locked: LockedStage, record: ActionRecord) -> str:
     is_same = key_of(locked.preimage) == record.key
     return "the same key" if is_same else "other inputs"
+
+
+def _sources(manifest: Manifest) -> list[str]:
+    """Return the sources that stages read; a profile may leave others unread."""
+    refs = (ref for node in manifest.stages.values() for ref in refs_of(node.inputs))
+    return sorted({ref.name for ref in refs if ref.is_source})
 
 
 def _names(locked: Iterable[str], here: Iterable[str]) -> Iterator[str]:
