@@ -6,6 +6,7 @@ A container's limits count: the cores and the memory are those that this process
 from __future__ import annotations
 
 import csv
+import ctypes
 import os
 import platform
 import shutil
@@ -20,6 +21,8 @@ CPUINFO = Path("/proc/cpuinfo")
 NVIDIA_SMI = "nvidia-smi"
 NVIDIA_TIMEOUT_S = 20.0
 MIB = 1 << 20
+WORTH_GIVING_BACK = 512 * MIB
+"""Freed bytes from which the system gets them: to fault them in again takes a moment."""
 BFLOAT16_FLAGS = frozenset({"avx512_bf16", "amx_bf16", "bf16"})
 
 
@@ -146,3 +149,26 @@ def _cgroup_bytes(name: str) -> int | None:
     with suppress(OSError, ValueError):
         return int((CGROUP / name).read_text(encoding="utf-8"))  # "max" is no number
     return None
+
+
+class _MallocInfo(ctypes.Structure):
+    """`struct mallinfo2` of glibc's malloc.h."""
+
+    _fields_ = [
+        (name, ctypes.c_size_t)
+        for name in ("arena", "ordblks", "smblks", "hblks", "hblkhd", "usmblks", "fsmblks")
+        + ("in_use", "freed", "top")
+    ]
+
+
+def give_back_memory(worth: int = WORTH_GIVING_BACK) -> bool:
+    """Give memory that this process has freed back to the system if it is much; return whether.
+
+    Does nothing where the C library is not glibc 2.33 or newer.
+    """
+    with suppress(OSError, AttributeError):
+        libc = ctypes.CDLL("libc.so.6")
+        libc.mallinfo2.restype = _MallocInfo
+        if libc.mallinfo2().freed >= worth:
+            return bool(libc.malloc_trim(0))
+    return False

@@ -3,7 +3,11 @@
 from __future__ import annotations
 
 import math
+import os
 import random
+import subprocess
+import sys
+import textwrap
 from pathlib import Path
 from typing import Any
 
@@ -281,3 +285,34 @@ def test_prompts_that_fill_the_context_are_counted_before_anything_is_sampled() 
     requests = [Request(tuple(range(9, 9 + n)), 7, i) for i, n in enumerate((20, 128, 130, 130))]
     with pytest.raises(StageError, match=r"2 of 3 prompts leave no room in the 128 tokens"):
         next(iter(sampler.generate(requests, SamplingParams(max_tokens=12))))
+
+
+def test_a_sampler_that_sleeps_gives_freed_memory_back() -> None:
+    # a block that stays after each freed one, so that the heap's end cannot move
+    code = """
+        from r1pipe.launch.process import prepare_process
+        prepare_process()
+        import numpy as np
+        from pathlib import Path
+        from tiny import generator, model
+
+        def resident():
+            return int(Path("/proc/self/statm").read_text().split()[1]) * 4096 >> 20
+
+        sampler = generator(model())
+        pairs = [(np.ones(1 << 20), np.ones(1 << 10)) for _ in range(100)]
+        full = resident()
+        pairs = [kept for _, kept in pairs]
+        freed = resident()
+        sampler.sleep()
+        print(full - freed < 100, freed - resident() > 600)
+        """
+    place = os.pathsep.join([str(Path(__file__).parent), str(Path(__file__).parents[1])])
+    found = subprocess.run(
+        [sys.executable, "-c", textwrap.dedent(code)],
+        capture_output=True,
+        text=True,
+        check=True,
+        env=os.environ | {"PYTHONPATH": place},
+    )
+    assert found.stdout.split() == ["True", "True"]

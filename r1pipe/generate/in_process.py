@@ -22,6 +22,7 @@ from transformers import DynamicCache
 from r1pipe.generate.protocol import Request, Sampled, SamplingParams, Weights
 from r1pipe.generate.room import check_room, room_of
 from r1pipe.generate.uniforms import uniforms
+from r1pipe.machine import give_back_memory
 from r1pipe.models.adapters import is_adapted
 from r1pipe.models.interfaces import LanguageModel
 from r1pipe.models.precision import computing
@@ -192,7 +193,8 @@ class TransformersGenerator:
                     own[name].copy_(tensor)
 
     def sleep(self) -> None:
-        """The model is the trainer's own, or there is none."""
+        """Give back what the caches took: their blocks fit nothing that the trainer asks for."""
+        give_back_memory()
 
     def close(self) -> None:
         """The model belongs to the caller."""
