@@ -8,21 +8,17 @@ Needs TRL 1.16 beside r1pipe, in an environment of its own. Prints a table for d
 
 from __future__ import annotations
 
-import json
 import sys
-import tempfile
 from pathlib import Path
 from typing import Any
 
 import torch
 import trl
 from datasets import Dataset
-from fixed_batch import policy, summary
 from fixed_pairs import BETA, GOLDEN, LOSSES, our_loss, pairs, reference_sums
 from tiny import tokenizer
 from torch import Tensor
-
-from r1pipe.models.policy import save_model
+from trl_table import compare
 
 
 def trl_inputs() -> dict[str, Tensor]:
@@ -78,27 +74,7 @@ def trl_loss(name: str, folder: Path) -> tuple[float, dict[str, Tensor]]:
 
 def main(is_written: bool) -> None:
     """Print the table."""
-    versions = {"trl": trl.__version__, "torch": torch.__version__}
-    golden: dict[str, Any] = {"versions": versions, "losses": {}}
-    print("| loss | TRL | r1pipe | difference | norm of the gradient | largest difference |")
-    print("|---|---|---|---|---|---|")
-    with tempfile.TemporaryDirectory() as folder:
-        save_model(policy(), tokenizer(), Path(folder) / "policy")
-        for name in LOSSES:
-            theirs, their_gradients = trl_loss(name, Path(folder))
-            ours, our_gradients = our_loss(name)
-            assert our_gradients.keys() == their_gradients.keys()
-            apart = max(
-                float((our_gradients[n] - g).abs().max()) for n, g in their_gradients.items()
-            )
-            found = summary(theirs, their_gradients)
-            golden["losses"][name] = found
-            print(
-                f"| `{name}` | {theirs:.7f} | {ours:.7f} | {abs(ours - theirs):.1e}"
-                f" | {found['norm']:.5f} | {apart:.1e} |"
-            )
-    if is_written:
-        GOLDEN.write_text(json.dumps(golden, indent=1) + "\n")
+    compare(LOSSES, trl_loss, our_loss, "float32", GOLDEN if is_written else None)
 
 
 if __name__ == "__main__":

@@ -8,9 +8,7 @@ Needs TRL 1.16 beside r1pipe, in an environment of its own. Prints a table for d
 
 from __future__ import annotations
 
-import json
 import sys
-import tempfile
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
@@ -28,15 +26,12 @@ from fixed_batch import (
     OTHERS,
     TEMPERATURE,
     our_loss,
-    policy,
     reference_rows,
     rollouts,
-    summary,
 )
 from tiny import tokenizer
 from torch import Tensor
-
-from r1pipe.models.policy import save_model
+from trl_table import compare
 
 
 def trl_inputs() -> dict[str, Tensor]:
@@ -104,30 +99,8 @@ def trl_loss(name: str, folder: Path) -> tuple[float, dict[str, Tensor]]:
 
 def main(is_written: bool) -> None:
     """Print the table."""
-    versions = {"trl": trl.__version__, "torch": torch.__version__}
-    golden: dict[str, Any] = {"versions": versions, "losses": {}}
-    print(
-        f"TRL {versions['trl']}, torch {versions['torch']}, float32, 8 rollouts, temperature 0.8\n"
-    )
-    print("| loss | TRL | r1pipe | difference | norm of the gradient | largest difference |")
-    print("|---|---|---|---|---|---|")
-    with tempfile.TemporaryDirectory() as folder:
-        save_model(policy(), tokenizer(), Path(folder) / "policy")
-        for name in (*AGGREGATIONS, *OTHERS):
-            theirs, their_gradients = trl_loss(name, Path(folder))
-            ours, our_gradients = our_loss(name)
-            assert our_gradients.keys() == their_gradients.keys()
-            apart = max(
-                float((our_gradients[n] - g).abs().max()) for n, g in their_gradients.items()
-            )
-            found = summary(theirs, their_gradients)
-            golden["losses"][name] = found
-            print(
-                f"| `{name}` | {theirs:.7f} | {ours:.7f} | {abs(ours - theirs):.1e}"
-                f" | {found['norm']:.5f} | {apart:.1e} |"
-            )
-    if is_written:
-        GOLDEN.write_text(json.dumps(golden, indent=1) + "\n")
+    head = "float32, 8 rollouts, temperature 0.8"
+    compare((*AGGREGATIONS, *OTHERS), trl_loss, our_loss, head, GOLDEN if is_written else None)
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""Read files that may be anything: plain ones only, and no more of them than a bound."""
+"""Read what may be anything, within bounds: plain files, and JSON of bounded size and depth."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ MAX_DEPTH = 100
 
 
 class UnfitError(ValueError):
-    """A file that is no plain file, is too large, or holds no JSON of finite numbers."""
+    """No plain file, or too large, or no JSON that is taken: of finite numbers, not nested deep."""
 
 
 def read_regular(path: Path, max_bytes: int) -> bytes:
@@ -49,11 +49,13 @@ def _check(found: os.stat_result, path: Path) -> None:
         raise UnfitError("it is a pipe, a device or a socket, not a plain file")
 
 
-def parse_json(data: bytes, *, is_finite: bool = True) -> object:
+def parse_json(data: bytes, *, is_finite: bool = True, max_bytes: int | None = None) -> object:
     """Return the JSON value of a text; UnfitError for anything else and for deep nesting.
 
-    NaN and the infinities are refused too, unless not `is_finite`.
+    NaN and the infinities are refused too, unless not `is_finite`, and more than `max_bytes`.
     """
+    if max_bytes is not None and len(data) > max_bytes:
+        raise UnfitError(f"it has {len(data):,} bytes, more than {max_bytes:,}")
     try:
         value: object = json.loads(data, parse_constant=_refuse if is_finite else None)
     except (ValueError, RecursionError) as error:

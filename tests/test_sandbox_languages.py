@@ -12,6 +12,7 @@ from command import Run
 from r1pipe.doctor.confinement import check_sandbox
 from r1pipe.errors import StageError
 from r1pipe.records import Problem, Verdict
+from r1pipe.regular import UnfitError, parse_json
 from r1pipe.rewards.completion import Completion
 from r1pipe.rl.rollouts import rule_rewards
 from r1pipe.sandbox import landlock, seccomp, strength
@@ -19,7 +20,6 @@ from r1pipe.sandbox.layers import LOST, NAMESPACES, REQUIRED
 from r1pipe.sandbox.runners import RUNNERS, is_runnable
 from r1pipe.sandbox.sandbox import run_python
 from r1pipe.sandbox.session import Limits, Outcome, Sandbox, Status
-from r1pipe.untrusted import UntrustedError, read_json
 from r1pipe.verify import verify, verify_many
 
 DOUBLE = {
@@ -306,14 +306,14 @@ def test_each_version_of_landlock_knows_its_rights() -> None:
     "text", ["[" * 101 + "]" * 101, '{"a":' * 101 + "1" + "}" * 101, "[", "\x00", "9" * 5_000]
 )
 def test_json_of_a_stranger_is_bounded(text: str) -> None:
-    with pytest.raises(UntrustedError):
-        read_json(text)
+    with pytest.raises(UnfitError):
+        parse_json(text.encode())
 
 
 def test_json_within_bounds_is_read() -> None:
     deep = "[" * 100 + "]" * 100
-    assert json.dumps(read_json(deep)).replace(" ", "") == deep
+    assert json.dumps(parse_json(deep.encode())).replace(" ", "") == deep
     brackets = json.dumps(["[" * 1_000, '\\"[', {"]": 1}])
-    assert read_json(brackets) == json.loads(brackets)
-    with pytest.raises(UntrustedError, match="more than 9"):
-        read_json('"12345678"', max_chars=9)
+    assert parse_json(brackets.encode()) == json.loads(brackets)
+    with pytest.raises(UnfitError, match="more than 9"):
+        parse_json(b'"12345678"', max_bytes=9)

@@ -9,14 +9,14 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import TYPE_CHECKING
 
+from r1pipe.regular import UnfitError, parse_json
 from r1pipe.sandbox.layers import FILES, NAMESPACES, OUTER, SYSTEM_CALLS
 from r1pipe.sandbox.warm import Ended, Order, SandboxError, WarmSandbox
-from r1pipe.untrusted import UntrustedError, read_json
 
 if TYPE_CHECKING:
     from r1pipe.keys import Json
 
-MAX_CALLS_BYTES = 16 << 20
+MAX_REPORT_BYTES, MAX_CALLS_BYTES = 1 << 20, 16 << 20
 
 
 class Status(StrEnum):
@@ -132,14 +132,14 @@ def _outcome(ended: Ended, calls: Sequence[str] | None, wall_s: float, has_outer
     status = _status(ended)
     try:
         layers = _layers(lines[0], has_outer)
-    except UntrustedError:
+    except UnfitError:
         said = ended.error or stderr
         return Outcome(Status.CRASHED, stdout, f"not started: {said}", wall_s=wall_s)
     values: list[Json] = []
     if calls is not None:
         try:
             values = [_value(line) for line in lines[1:-1]]
-        except UntrustedError:
+        except UnfitError:
             status = Status.FAILED
         if status is Status.OK and len(values) != len(calls):
             status = Status.FAILED
@@ -148,19 +148,26 @@ def _outcome(ended: Ended, calls: Sequence[str] | None, wall_s: float, has_outer
 
 def _layers(line: str, has_outer: bool) -> dict[str, bool]:
     """Return the layers of a report's first line, which is written before the program runs."""
-    found = read_json(line)
+    found = _read(line, MAX_REPORT_BYTES)
     layers = found.get("layers") if isinstance(found, dict) else None
     if not isinstance(layers, dict):
-        raise UntrustedError("no layers")
+        raise UnfitError("no layers")
     names = (*NAMESPACES, FILES, SYSTEM_CALLS)
     return {name: layers.get(name) is True for name in names} | {OUTER: has_outer}
 
 
 def _value(line: str) -> Json:
-    found = read_json(line, MAX_CALLS_BYTES)
+    found = _read(line, MAX_CALLS_BYTES)
     if not isinstance(found, dict) or found.keys() != {"value"}:
-        raise UntrustedError("no value")
-    return found["value"]
+        raise UnfitError("no value")
+    value: Json = found["value"]
+    return value
+
+
+def _read(line: str, max_bytes: int) -> object:
+    """Return the JSON of a line that a program may have written."""
+    data = line.encode("utf-8", "surrogatepass")
+    return parse_json(data, is_finite=False, max_bytes=max_bytes)
 
 
 def _status(ended: Ended) -> Status:
