@@ -11,6 +11,7 @@ from fake_project import make_project, mistakes_of, write_manifest
 from tiny import MANIFEST as RECIPE
 
 from r1pipe.manifest import load_manifest
+from r1pipe.manifest.nodes import StageNode
 
 EVALUATE = '''
 """Score three problems: one right for each number that is read."""
@@ -121,6 +122,10 @@ def test_names_that_are_not_there_are_refused_with_the_nearest(project: Path, r1
     assert "there is nothing to leave out" in err
 
 
+def said(node: StageNode) -> tuple[object, object]:
+    return node.inputs, node.key_params()
+
+
 def test_the_recipe_leaves_out_what_the_name_says() -> None:
     whole = load_manifest(RECIPE, profile="smoke")
     assert whole.ablations is not None
@@ -128,10 +133,7 @@ def test_the_recipe_leaves_out_what_the_name_says() -> None:
     for name in whole.ablations.without:
         left = load_manifest(RECIPE, profile="smoke", ablation=name)
         changed[name] = [
-            stage
-            for stage, node in left.stages.items()
-            if (node.inputs, node.params)
-            != (whole.stages[stage].inputs, whole.stages[stage].params)
+            stage for stage, node in left.stages.items() if said(node) != said(whole.stages[stage])
         ]
     assert {name: sorted(stages) for name, stages in changed.items()} == {
         "cold-start": ["reasoning-rl"],

@@ -1,7 +1,8 @@
 """Lay a manifest, what it extends, its profile and the overrides over one another.
 
-Precedence: extended manifest < manifest < profile < ablation < `--set`, and in each of these `defaults` below
-what is said of a stage. Stars, `targets` and `$params` are resolved when all layers are laid.
+Precedence: extended manifest < manifest < profile < ablation < `--set`, and in each of these
+`defaults` below what is said of a stage. Stars, `targets` and `$params` are resolved when all
+layers are laid.
 """
 
 from __future__ import annotations
