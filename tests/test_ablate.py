@@ -110,6 +110,28 @@ def test_mistakes_of_every_ablation_are_found_with_the_manifest(project: Path) -
     ]
 
 
+def test_a_chain_that_stops_does_not_keep_the_others_from_being_measured(
+    project: Path, r1pipe: Run
+) -> None:
+    wrong = "extra: {stages: {numbers: {params: {count: -1, rate: 9}}}}"
+    text = project.read_text().replace("extra: {stages: {joined: {inputs: {extra: null}}}}", wrong)
+    project.write_text(text)
+    stage = project.parents[1] / "stages" / "numbers.py"
+    refusal = "def run(context, params, run, inputs):\n    if params.count < 0:\n"
+    refusal += "        from r1pipe.errors import StageError\n\n"
+    refusal += '        raise StageError("there are no numbers below -1")\n'
+    stage.write_text(stage.read_text().replace(refusal[: refusal.index("\n") + 1], refusal))
+    code, out, _ = r1pipe("ablate", PATH, "--json")
+    board = json.loads(out)
+    assert code == 1
+    assert board["models"] == ["nothing", "join"]
+    assert list(board["stopped"]) == ["extra"]
+    assert "there are no numbers below -1" in board["stopped"]["extra"]
+    code, out, _ = r1pipe("ablate", PATH)
+    assert code == 1
+    assert "without extra there is no score: " in out
+
+
 def test_names_that_are_not_there_are_refused_with_the_nearest(project: Path, r1pipe: Run) -> None:
     code, _, err = r1pipe("ablate", PATH, "--only", "extr")
     assert code == 2
@@ -136,7 +158,7 @@ def test_the_recipe_leaves_out_what_the_name_says() -> None:
             stage for stage, node in left.stages.items() if said(node) != said(whole.stages[stage])
         ]
     assert {name: sorted(stages) for name, stages in changed.items()} == {
-        "cold-start": ["reasoning-rl"],
+        "cold-start": ["alignment-rl", "eval-r1", "reasoning-rl", "rejection-sample"],
         "language-reward": ["alignment-rl", "reasoning-rl"],
         "second-sft": ["alignment-rl", "helpful-rm", "safety-rm"],
         "alignment": ["eval-r1"],

@@ -3,7 +3,7 @@
 import json
 import shutil
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import redirect_stdout
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -24,7 +24,7 @@ from r1pipe.cli.options import (
 )
 from r1pipe.cli.printing import complain, say_lines
 from r1pipe.cli.run_commands import CheckpointOption, ask_before
-from r1pipe.errors import ManifestError
+from r1pipe.errors import ManifestError, Paused, R1PipeError, StageError
 from r1pipe.keys import JsonObject
 
 if TYPE_CHECKING:
@@ -57,6 +57,7 @@ def ablate(  # noqa: PLR0913 - options of one command
     """Leave each part of a chain out in turn, and say what that costs at its end.
 
     The manifest's section `ablations` says how. What differs is built; the rest is in the store.
+    A chain that stops on its way is named, and the others are measured.
     """
     from r1pipe.evaluation.scoreboard import build
     from r1pipe.manifest import load_manifest
@@ -68,16 +69,27 @@ def ablate(  # noqa: PLR0913 - options of one command
         for name in names
     ]
     opened, found = open_store(store, manifest), dict[str, JsonObject]()
+    stopped = dict[str, R1PipeError]()
     with redirect_stdout(sys.stderr):  # libraries print, and stdout is for what was asked for
         for chain in chains:
-            complain(f"without {chain.ablation or WHOLE}:")
-            folder = _report_of(chain, opened, report, yes, checkpoint_every)
-            found[chain.ablation or WHOLE] = json.loads((folder / "summary.json").read_text())
+            name = chain.ablation or WHOLE
+            complain(f"without {name}:")
+            try:
+                folder = _report_of(chain, opened, report, yes, checkpoint_every)
+            except (StageError, Paused) as error:
+                if name == WHOLE:
+                    raise
+                stopped[name] = error
+                continue
+            found[name] = json.loads((folder / "summary.json").read_text())
     board = build(found, list(found), dict.fromkeys(names, WHOLE), seed=0)
+    said = {name: str(error) for name, error in stopped.items()}
     if as_json:
-        print_json(board | {"report": report, "profile": whole.profile})
+        print_json(board | {"report": report, "profile": whole.profile, "stopped": said})
     else:
-        say_lines(_lines(board))
+        say_lines(_lines(board, said))
+    if stopped:
+        raise typer.Exit(max(error.exit_code for error in stopped.values()))
 
 
 def _chosen(manifest: "Manifest", only: Sequence[str], at: str | None) -> tuple[list[str], str]:
@@ -116,7 +128,7 @@ def _report_of(
     return store.output_dir(result.stages[report].record, "report")
 
 
-def _lines(board: JsonObject) -> list[str]:
+def _lines(board: JsonObject, stopped: Mapping[str, str]) -> list[str]:
     """Return the scores of every chain and what was lost, as tables of the terminal's width."""
     from r1pipe.evaluation.board_text import paired_table, scores_table, table_text
 
@@ -124,4 +136,5 @@ def _lines(board: JsonObject) -> list[str]:
     scores, costs = scores_table(board), paired_table(board, TITLE)
     for table in (scores, costs):
         table.header[0] = "without"
-    return [*table_text(scores, width), "", *table_text(costs, width)]
+    ends = [f"without {name} there is no score: {text}" for name, text in stopped.items()]
+    return [*table_text(scores, width), "", *table_text(costs, width), *ends]
