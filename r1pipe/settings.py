@@ -30,6 +30,8 @@ class Optimizer(StageModel):
     """Gradients are scaled down to this norm."""
 
 
+Aggregation: TypeAlias = Literal["sequence-mean", "token-mean", "constant", "sequence-sum"]
+"""How the losses of tokens are summed."""
 Precision: TypeAlias = Literal["float32", "bfloat16"]
 
 
