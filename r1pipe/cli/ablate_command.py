@@ -5,7 +5,6 @@ import shutil
 import sys
 from collections.abc import Mapping, Sequence
 from contextlib import redirect_stdout
-from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -29,6 +28,7 @@ from r1pipe.keys import JsonObject
 
 if TYPE_CHECKING:
     from r1pipe.manifest import Manifest
+    from r1pipe.store.actions import ActionRecord
     from r1pipe.store.store import Store
 
 WHOLE = "nothing"
@@ -69,23 +69,26 @@ def ablate(  # noqa: PLR0913 - options of one command
         for name in names
     ]
     opened, found = open_store(store, manifest), dict[str, JsonObject]()
+    keys = dict[str, str]()
     stopped = dict[str, R1PipeError]()
     with redirect_stdout(sys.stderr):  # libraries print, and stdout is for what was asked for
         for chain in chains:
             name = chain.ablation or WHOLE
             complain(f"without {name}:")
             try:
-                folder = _report_of(chain, opened, report, yes, checkpoint_every)
+                record = _measured(chain, opened, report, yes, checkpoint_every)
             except (StageError, Paused) as error:
                 if name == WHOLE:
                     raise
                 stopped[name] = error
                 continue
-            found[name] = json.loads((folder / "summary.json").read_text())
+            path = opened.output_dir(record, "report") / "summary.json"
+            keys[name], found[name] = record.key, json.loads(path.read_text())
     board = build(found, list(found), dict.fromkeys(names, WHOLE), seed=0)
     said = {name: str(error) for name, error in stopped.items()}
     if as_json:
-        print_json(board | {"report": report, "profile": whole.profile, "stopped": said})
+        more = {"report": report, "profile": whole.profile, "keys": keys, "stopped": said}
+        print_json(board | more)
     else:
         say_lines(_lines(board, said))
     if stopped:
@@ -116,16 +119,16 @@ def _chosen(manifest: "Manifest", only: Sequence[str], at: str | None) -> tuple[
     return [name for name in said.without if name in (only or said.without)], report
 
 
-def _report_of(
+def _measured(
     chain: "Manifest", store: "Store", report: str, yes: bool, checkpoint_every_s: float
-) -> Path:
-    """Bring a chain's report into the store and return its folder."""
+) -> "ActionRecord":
+    """Bring a chain's report into the store and return its record."""
     from r1pipe.cli.console import make_console
     from r1pipe.pipeline.run import run
 
     console = make_console(ask_before(chain, yes))
     result = run(chain, store, console, to=report, checkpoint_every_s=checkpoint_every_s)
-    return store.output_dir(result.stages[report].record, "report")
+    return result.stages[report].record
 
 
 def _lines(board: JsonObject, stopped: Mapping[str, str]) -> list[str]:
