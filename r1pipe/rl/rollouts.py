@@ -71,6 +71,7 @@ def _rollout(
         text=opened + tokenizer.decode([*given, *(ids[:-1] if has_end else ids)]),
         finish_reason=sampled.finish_reason,
         seed=request.seed,
+        trained=sampled.is_sampled,
     )
 
 
