@@ -21,10 +21,10 @@ from r1pipe.records import FinishReason, Problem
 from r1pipe.rewards.format import format_own, format_zero
 from r1pipe.rewards.language import language, language_share
 from r1pipe.verify import code, countdown, phrases
-from r1pipe.verify.answers.extract import boxes, find_answer
-from r1pipe.verify.answers.recast import recast
 from r1pipe.verify.checkers import check_number
 from r1pipe.verify.equivalence import decide, read_gold
+from r1pipe.verify.reading.extract import boxes, find_answer
+from r1pipe.verify.reading.recast import recast
 from r1pipe.verify.reasons import example_lines, reason_of
 
 NUM_CHARS = 131_072

@@ -8,9 +8,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from r1pipe.verify.answers.numbers import Quantity, parse_quantity
-from r1pipe.verify.answers.units import conversion, parse_unit
 from r1pipe.verify.equivalence import decide
+from r1pipe.verify.reading.numbers import Quantity, parse_quantity
+from r1pipe.verify.reading.units import conversion, parse_unit
 
 VALUES = [
     ("5", Fraction(5)),

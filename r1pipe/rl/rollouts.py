@@ -23,7 +23,7 @@ from r1pipe.rl.losses import EPS, EPS_MODEL
 from r1pipe.rl.params import Advantage, GrpoParams
 from r1pipe.tasks.world import summarise
 from r1pipe.verify import verify_many
-from r1pipe.verify.answers.recast import recast
+from r1pipe.verify.reading.recast import recast
 
 RewardFn = Callable[[Sequence[tuple[Problem, str]]], list[float]]
 """(problem, completion text) pairs -> rewards in [0, 1]: a reward model as a function."""

@@ -11,10 +11,10 @@ from r1pipe.errors import StageError
 from r1pipe.plugins.tables import Entry, active, plugin_checker
 from r1pipe.records import Problem, Verdict
 from r1pipe.verify import chain_of_parities, code, countdown, phrases
-from r1pipe.verify.answers.choices import names_choice
-from r1pipe.verify.answers.extract import Prefer, find_answer, find_choice
-from r1pipe.verify.answers.numbers import parse_quantity, same_quantity
+from r1pipe.verify.comparing.choices import names_choice
 from r1pipe.verify.equivalence import MAX_GOLD_CHARS, decide, offers_choice, read_gold
+from r1pipe.verify.reading.extract import Prefer, find_answer, find_choice
+from r1pipe.verify.reading.numbers import parse_quantity, same_quantity
 from r1pipe.verify.workers.pool import DEFAULT_LIMIT_S, Promise, shared_pool
 
 Checker = Callable[[Problem, str], Verdict]

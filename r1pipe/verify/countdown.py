@@ -11,8 +11,8 @@ from collections import Counter
 from fractions import Fraction
 
 from r1pipe.records import Problem, Verdict
-from r1pipe.verify.answers.extract import find_answer
-from r1pipe.verify.answers.normalise import plain
+from r1pipe.verify.reading.extract import find_answer
+from r1pipe.verify.reading.normalise import plain
 
 MAX_CHARS = 2000
 MAX_DEPTH = 40

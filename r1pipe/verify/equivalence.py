@@ -8,14 +8,14 @@ from __future__ import annotations
 import re
 from functools import lru_cache
 
-from r1pipe.verify.answers.choices import same_choice, split_option
-from r1pipe.verify.answers.clocks import read_compound
-from r1pipe.verify.answers.compare import Comparer
-from r1pipe.verify.answers.normalise import plain
-from r1pipe.verify.answers.numbers import Quantity, parse_plain_quantity, same_quantity
-from r1pipe.verify.answers.numerals import read_numeral
-from r1pipe.verify.answers.structure import Reader
-from r1pipe.verify.answers.values import Scalar, UnreadableError, Value
+from r1pipe.verify.comparing.choices import same_choice, split_option
+from r1pipe.verify.comparing.comparer import Comparer
+from r1pipe.verify.reading.clocks import read_compound
+from r1pipe.verify.reading.normalise import plain
+from r1pipe.verify.reading.numbers import Quantity, parse_plain_quantity, same_quantity
+from r1pipe.verify.reading.numerals import read_numeral
+from r1pipe.verify.reading.structure import Reader
+from r1pipe.verify.reading.values import Scalar, UnreadableError, Value
 
 MAX_ANSWER_CHARS = 300
 MAX_DEPTH = 12

@@ -6,9 +6,9 @@ from collections.abc import Iterable
 
 from r1pipe.chat import split_completion
 from r1pipe.records import Problem, Verdict
-from r1pipe.verify.answers.extract import find_answer, find_choice
-from r1pipe.verify.answers.numbers import parse_quantity, same_quantity
-from r1pipe.verify.answers.words import CHOICE, letters, normal, unmarked
+from r1pipe.verify.reading.extract import find_answer, find_choice
+from r1pipe.verify.reading.numbers import parse_quantity, same_quantity
+from r1pipe.verify.reading.words import CHOICE, letters, normal, unmarked
 
 MAX_CHARS = 300
 _LETTERS = "ABCDEFGHIJ"

@@ -30,6 +30,7 @@ from r1pipe.records import Verdict
 
 DEFAULT_LIMIT_S = 3.0
 START_LIMIT_S = 120.0
+SYMBOLIC = "r1pipe.verify.workers.symbolic"
 _POLL_S = 0.5
 
 
@@ -60,10 +61,10 @@ class _Worker:
 class Pool:
     """Verifies (gold, answer) pairs in killable processes; safe to share between threads.
 
-    `verifier` is one of `fork_server.VERIFIERS`; `math-verify` takes whole completions as answers.
+    `verifier` is the name of a module as `fork_server.main` takes one.
     """
 
-    def __init__(self, num_workers: int, verifier: str = "r1pipe") -> None:
+    def __init__(self, num_workers: int, verifier: str = SYMBOLIC) -> None:
         self.num_workers = num_workers
         self.verifier = verifier
         self.pid = os.getpid()

@@ -5,8 +5,8 @@ from __future__ import annotations
 import re
 from fractions import Fraction
 
-from r1pipe.verify.answers.naming import TEXT
-from r1pipe.verify.answers.values import UnreadableError
+from r1pipe.verify.reading.naming import TEXT
+from r1pipe.verify.reading.values import UnreadableError
 
 _BASES = [
     "two",

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from dataclasses import replace
 
-from r1pipe.verify.answers.values import Congruence, Grid, Group, Scalar, Spans, Value
+from r1pipe.verify.reading.values import Congruence, Grid, Group, Scalar, Spans, Value
 
 NAME = (
     r"(?:\\?[a-zA-Z]+(?:_(?:\{[^{}]{1,20}\}|[0-9a-zA-Z]))?'*(?:\^\{-1\})?"

@@ -9,11 +9,11 @@ from difflib import get_close_matches
 from importlib import resources
 from pathlib import Path
 
+from r1pipe.audit.cases import as_completion, case_problem
 from r1pipe.errors import SourceError
 from r1pipe.files import Record, records
 from r1pipe.records import Problem, Row
 from r1pipe.text import excerpt
-from r1pipe.verify.cases import as_completion, case_problem
 
 COLUMNS = ("gold", "completion", "answer", "label", "kind")
 """What a pair is read from, each in the column of its name unless another is given."""
@@ -55,7 +55,7 @@ def corpus() -> Iterator[Pair]:
 
 def corpus_cases() -> Iterator[Record]:
     """Yield every case of the shipped corpus, by file and line."""
-    folder = resources.files("r1pipe.verify") / "corpus"
+    folder = resources.files("r1pipe.audit") / "corpus"
     for file in sorted(folder.iterdir(), key=lambda file: file.name):
         if file.name.endswith(".jsonl"):
             for row, line in enumerate(file.read_text("utf-8").splitlines(), start=1):

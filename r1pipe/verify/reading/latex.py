@@ -10,15 +10,15 @@ from __future__ import annotations
 
 import sympy as sp
 
-from r1pipe.verify.answers import bounded
-from r1pipe.verify.answers.functions import (
+from r1pipe.verify.reading import bounded
+from r1pipe.verify.reading.functions import (
     CALLABLE,
     INVERSES,
     ONE_ARGUMENT,
     SEVERAL_ARGUMENTS,
 )
-from r1pipe.verify.answers.notation import OPERATORS, Notation
-from r1pipe.verify.answers.tokens import (
+from r1pipe.verify.reading.notation import OPERATORS, Notation
+from r1pipe.verify.reading.tokens import (
     CLOSERS,
     GREEK,
     PLAIN_WORDS,
@@ -31,8 +31,8 @@ from r1pipe.verify.answers.tokens import (
     number,
     tokens,
 )
-from r1pipe.verify.answers.units import parse_unit
-from r1pipe.verify.answers.values import UnreadableError
+from r1pipe.verify.reading.units import parse_unit
+from r1pipe.verify.reading.values import UnreadableError
 
 
 def parse_expression(text: str) -> sp.Expr:

@@ -13,9 +13,9 @@ from dataclasses import dataclass
 from typing import Literal
 
 from r1pipe.chat import ANSWER_CLOSE, ANSWER_OPEN, split_completion
-from r1pipe.verify.answers.anchors import find_phrase
-from r1pipe.verify.answers.units import parse_unit
-from r1pipe.verify.answers.words import letters
+from r1pipe.verify.reading.anchors import find_phrase
+from r1pipe.verify.reading.units import parse_unit
+from r1pipe.verify.reading.words import letters
 
 Prefer = Literal["box", "tag"]
 

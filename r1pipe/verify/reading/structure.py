@@ -11,24 +11,24 @@ import re
 from collections.abc import Callable, Sequence
 from itertools import pairwise, product
 
-from r1pipe.verify.answers import scan
-from r1pipe.verify.answers.clocks import read_clock, read_compound
-from r1pipe.verify.answers.families import without_qualifier
-from r1pipe.verify.answers.grids import Cells, determinant, read_cells
-from r1pipe.verify.answers.intervals import Intervals, merged, overlap
-from r1pipe.verify.answers.naming import NAME, TEXT, with_name
-from r1pipe.verify.answers.normalise import strip_lead
-from r1pipe.verify.answers.number_words import number_word
-from r1pipe.verify.answers.numerals import read_numeral
-from r1pipe.verify.answers.progressions import spelled_out
-from r1pipe.verify.answers.relations import (
+from r1pipe.verify.reading import scan
+from r1pipe.verify.reading.clocks import read_clock, read_compound
+from r1pipe.verify.reading.families import without_qualifier
+from r1pipe.verify.reading.grids import Cells, determinant, read_cells
+from r1pipe.verify.reading.intervals import Intervals, merged, overlap
+from r1pipe.verify.reading.naming import NAME, TEXT, with_name
+from r1pipe.verify.reading.normalise import strip_lead
+from r1pipe.verify.reading.number_words import number_word
+from r1pipe.verify.reading.numerals import read_numeral
+from r1pipe.verify.reading.progressions import spelled_out
+from r1pipe.verify.reading.relations import (
     ORDERS,
     RELATIONS,
     by_name,
     named_tuples,
     tuple_names,
 )
-from r1pipe.verify.answers.values import (
+from r1pipe.verify.reading.values import (
     Grid,
     Group,
     Leaf,
@@ -39,7 +39,7 @@ from r1pipe.verify.answers.values import (
     Value,
     Words,
 )
-from r1pipe.verify.answers.words import is_empty_set, is_word, phrase
+from r1pipe.verify.reading.words import is_empty_set, is_word, phrase
 
 MAX_ITEMS = 64
 

@@ -10,7 +10,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, TypeAlias
 
-from r1pipe.verify.answers.units import Unit
+from r1pipe.verify.reading.units import Unit
 
 if TYPE_CHECKING:
     from fractions import Fraction

@@ -6,10 +6,10 @@ import re
 from collections.abc import Callable
 from itertools import pairwise
 
-from r1pipe.verify.answers import scan
-from r1pipe.verify.answers.naming import TEXT
-from r1pipe.verify.answers.relations import Relations
-from r1pipe.verify.answers.values import (
+from r1pipe.verify.reading import scan
+from r1pipe.verify.reading.naming import TEXT
+from r1pipe.verify.reading.relations import Relations
+from r1pipe.verify.reading.values import (
     INFINITY,
     MINUS_INFINITY,
     Bound,
@@ -20,7 +20,7 @@ from r1pipe.verify.answers.values import (
     Value,
     as_spans,
 )
-from r1pipe.verify.answers.words import normal
+from r1pipe.verify.reading.words import normal
 
 REALS = Spans((Span(MINUS_INFINITY, INFINITY, True, True),))
 _REAL_WORDS = re.compile(

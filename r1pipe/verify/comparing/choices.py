@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import re
 
-from r1pipe.verify.answers.naming import TEXT
-from r1pipe.verify.answers.normalise import plain
-from r1pipe.verify.answers.words import letters
+from r1pipe.verify.reading.naming import TEXT
+from r1pipe.verify.reading.normalise import plain
+from r1pipe.verify.reading.words import letters
 
 _OPTION = re.compile(r"\(?([A-J])(?:\)[.:]?|[.\u3001])\s*(.+)", re.DOTALL)
 _BARE_LIST = re.compile(r"\{?\(?[A-J]\)?(?:\s*(?:[,;&]|and|\s)?\s*\(?[A-J]\)?){1,8}\}?")

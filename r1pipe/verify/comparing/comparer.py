@@ -12,10 +12,10 @@ from collections.abc import Callable, Sequence
 from fractions import Fraction
 from math import gcd
 
-from r1pipe.verify.answers.intervals import merged
-from r1pipe.verify.answers.naming import argument_of, same_name
-from r1pipe.verify.answers.units import conversion
-from r1pipe.verify.answers.values import (
+from r1pipe.verify.reading.intervals import merged
+from r1pipe.verify.reading.naming import argument_of, same_name
+from r1pipe.verify.reading.units import conversion
+from r1pipe.verify.reading.values import (
     INFINITY,
     MINUS_INFINITY,
     Bound,

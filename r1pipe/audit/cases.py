@@ -17,9 +17,9 @@ from r1pipe.sandbox.runners import is_runnable
 from r1pipe.sandbox.strength import require
 from r1pipe.text import visible
 from r1pipe.verify import countdown
-from r1pipe.verify.answers.extract import find_answer
 from r1pipe.verify.checkers import CHECKERS, Verification, verify_one, verify_stream
 from r1pipe.verify.code import language_of
+from r1pipe.verify.reading.extract import find_answer
 from r1pipe.verify.workers.pool import DEFAULT_LIMIT_S
 
 TASK_CHECKERS = {"arithmetic": "number", "parity": "word", "gsm8k": "number"}

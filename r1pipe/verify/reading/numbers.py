@@ -9,10 +9,10 @@ import re
 from dataclasses import dataclass
 from fractions import Fraction
 
-from r1pipe.verify.answers.naming import is_name
-from r1pipe.verify.answers.normalise import plain
-from r1pipe.verify.answers.number_words import number_word
-from r1pipe.verify.answers.units import Unit, conversion, parse_unit
+from r1pipe.verify.reading.naming import is_name
+from r1pipe.verify.reading.normalise import plain
+from r1pipe.verify.reading.number_words import number_word
+from r1pipe.verify.reading.units import Unit, conversion, parse_unit
 
 MAX_DIGITS = 400
 _MAX_EXPONENT = 400

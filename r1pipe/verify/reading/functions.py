@@ -9,8 +9,8 @@ from collections.abc import Callable
 
 import sympy as sp
 
-from r1pipe.verify.answers import bounded
-from r1pipe.verify.answers.values import UnreadableError
+from r1pipe.verify.reading import bounded
+from r1pipe.verify.reading.values import UnreadableError
 
 _SAME_NAME = "sin cos tan cot sec csc asin acos atan acot sinh cosh tanh log exp floor Abs"
 ONE_ARGUMENT: dict[str, Callable[[sp.Expr], sp.Expr]] = {

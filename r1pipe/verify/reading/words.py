@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 import unicodedata
 
-from r1pipe.verify.answers.normalise import plain
+from r1pipe.verify.reading.normalise import plain
 
 _TEXT = re.compile(
     r"\\(?:text|mathrm|textbf|textit|mathbf|operatorname|textrm|mathsf)(?![a-zA-Z])\s*\{([^{}]*)\}"

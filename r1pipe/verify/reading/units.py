@@ -48,7 +48,7 @@ def _powers(dimension: str) -> tuple[tuple[str, int], ...]:
     return tuple(sorted((name, int(power or 1)) for name, _, power in pairs))
 
 
-_SPEC = json.loads((resources.files("r1pipe.verify.answers") / "units.json").read_text("utf-8"))
+_SPEC = json.loads((resources.files("r1pipe.verify.reading") / "units.json").read_text("utf-8"))
 _UNITS = _table(_SPEC)
 _SQUARE_WORDS = {"square": 2, "sq": 2, "sq.": 2, "cubic": 3, "cu": 3, "平方": 2, "立方": 3}
 _POWER_WORDS = {"squared": 2, "cubed": 3}

@@ -11,7 +11,7 @@ from __future__ import annotations
 import sympy as sp
 from sympy.core.evalf import PrecisionExhausted
 
-from r1pipe.verify.answers.functions import Divisor
+from r1pipe.verify.reading.functions import Divisor
 
 MAX_SYMBOLS = 8
 MAX_POWER, MAX_OPERATIONS = 8, 40

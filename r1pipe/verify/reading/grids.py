@@ -6,8 +6,8 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from r1pipe.verify.answers import scan
-from r1pipe.verify.answers.values import Leaf, UnreadableError
+from r1pipe.verify.reading import scan
+from r1pipe.verify.reading.values import Leaf, UnreadableError
 
 MAX_DETERMINANT = 4
 

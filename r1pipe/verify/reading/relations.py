@@ -6,9 +6,9 @@ import re
 from collections.abc import Callable
 from dataclasses import replace
 
-from r1pipe.verify.answers import scan
-from r1pipe.verify.answers.naming import clean_name, is_name, is_variable, stem, with_name
-from r1pipe.verify.answers.values import (
+from r1pipe.verify.reading import scan
+from r1pipe.verify.reading.naming import clean_name, is_name, is_variable, stem, with_name
+from r1pipe.verify.reading.values import (
     INFINITY,
     MINUS_INFINITY,
     Bound,

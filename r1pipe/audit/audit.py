@@ -15,14 +15,15 @@ from contextlib import closing
 from dataclasses import dataclass, field
 from typing import TypeAlias, TypeVar
 
+from r1pipe.audit.pairs import ALL, Pair
 from r1pipe.keys import JsonObject
 from r1pipe.records import Problem, Verdict
 from r1pipe.text import excerpt, table_lines, visible
 from r1pipe.verify.checkers import WINDOW, Verification, verify_stream
-from r1pipe.verify.pairs import ALL, Pair
 from r1pipe.verify.workers.pool import DEFAULT_LIMIT_S, Pool, Promise
 
 OURS, PLAIN = "r1pipe", "math-verify"
+_PLAIN_MODULE = "r1pipe.audit.plain_math_verify"
 SHOW = 20
 """Disagreements that a report names, unless told otherwise."""
 MAX_GOLD_CHARS, MAX_COMPLETION_CHARS = 60, 120
@@ -196,7 +197,7 @@ def plain_stream(
 ) -> Iterator[Verdict | None]:
     """Verify by plain math-verify in a pool of its own, in order; None for tasks beyond it."""
     waiting: deque[Promise | None] = deque()
-    with closing(Pool(jobs or min(2, os.cpu_count() or 1), PLAIN)) as pool:
+    with closing(Pool(jobs or min(2, os.cpu_count() or 1), _PLAIN_MODULE)) as pool:
         for problem, text in pairs:
             is_known = problem.checker in _KNOWN_TO_PLAIN
             waiting.append(pool.submit(problem.gold, text, timeout_s) if is_known else None)

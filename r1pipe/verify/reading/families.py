@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import re
 
-from r1pipe.verify.answers.naming import TEXT
+from r1pipe.verify.reading.naming import TEXT
 
 _GREEK = r"\\(?:alpha|beta|theta|lambda|mu)"
 _LETTER = rf"(?<![\\a-zA-Z0-9}}])(?:{_GREEK}|[a-zA-Z])(?:_\{{?[0-9a-z]\}}?)?(?![a-zA-Z])"

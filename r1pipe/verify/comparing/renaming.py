@@ -8,10 +8,10 @@ from itertools import permutations
 
 import sympy as sp
 
-from r1pipe.verify.answers.compare import Comparer
-from r1pipe.verify.answers.families import parameters
-from r1pipe.verify.answers.naming import argument_of, with_name
-from r1pipe.verify.answers.values import Group, Leaf, Scalar, Value, mapped
+from r1pipe.verify.comparing.comparer import Comparer
+from r1pipe.verify.reading.families import parameters
+from r1pipe.verify.reading.naming import argument_of, with_name
+from r1pipe.verify.reading.values import Group, Leaf, Scalar, Value, mapped
 
 _MAX_LETTERS, _MAX_RESIDUES = 3, 60
 _CONSTANT = re.compile(r"[cC](?:_?[0-9])?")

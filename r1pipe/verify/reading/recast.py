@@ -16,7 +16,7 @@ from r1pipe.chat import (
     boxed,
     split_completion,
 )
-from r1pipe.verify.answers.extract import find_answer
+from r1pipe.verify.reading.extract import find_answer
 
 
 def recast(text: str, fmt: AnyFormat) -> str:

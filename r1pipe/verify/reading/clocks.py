@@ -5,9 +5,9 @@ from __future__ import annotations
 import re
 from fractions import Fraction
 
-from r1pipe.verify.answers.naming import TEXT
-from r1pipe.verify.answers.units import Unit, conversion, parse_unit
-from r1pipe.verify.answers.values import Clock
+from r1pipe.verify.reading.naming import TEXT
+from r1pipe.verify.reading.units import Unit, conversion, parse_unit
+from r1pipe.verify.reading.values import Clock
 
 _HALVES = {"am": 0, "pm": 12, "上午": 0, "早上": 0, "凌晨": 0, "下午": 12, "晚上": 12}
 _CLOCK = re.compile(

@@ -8,9 +8,9 @@ from __future__ import annotations
 
 import sympy as sp
 
-from r1pipe.verify.answers.functions import arrange, choose
-from r1pipe.verify.answers.tokens import CLOSERS, Cursor
-from r1pipe.verify.answers.values import TooBigError, UnreadableError
+from r1pipe.verify.reading.functions import arrange, choose
+from r1pipe.verify.reading.tokens import CLOSERS, Cursor
+from r1pipe.verify.reading.values import TooBigError, UnreadableError
 
 MAX_TERMS = 10_000
 OPERATORS = frozenset({"int", "sum", "prod", "lim"})

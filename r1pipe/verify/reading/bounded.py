@@ -9,7 +9,7 @@ import math
 
 import sympy as sp
 
-from r1pipe.verify.answers.values import TooBigError, UnreadableError
+from r1pipe.verify.reading.values import TooBigError, UnreadableError
 
 MAX_DIGITS = 20_000
 MAX_FACTORIAL = 5_000

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 
-from r1pipe.verify.answers.values import UnreadableError
+from r1pipe.verify.reading.values import UnreadableError
 
 MAX_WRITTEN = 64
 _WHOLE = re.compile(r"-?[0-9]{1,6}")

@@ -7,9 +7,9 @@ from fractions import Fraction
 
 import sympy as sp
 
-from r1pipe.verify.answers.functions import ONE_ARGUMENT, SEVERAL_ARGUMENTS
-from r1pipe.verify.answers.values import UnreadableError
-from r1pipe.verify.answers.words import is_word
+from r1pipe.verify.reading.functions import ONE_ARGUMENT, SEVERAL_ARGUMENTS
+from r1pipe.verify.reading.values import UnreadableError
+from r1pipe.verify.reading.words import is_word
 
 MAX_TOKENS = 400
 
