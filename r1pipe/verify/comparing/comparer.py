@@ -12,9 +12,9 @@ from collections.abc import Callable, Sequence
 from fractions import Fraction
 from math import gcd
 
+from r1pipe.verify.comparing.quantities import same_quantity
 from r1pipe.verify.reading.intervals import merged
 from r1pipe.verify.reading.naming import argument_of, same_name
-from r1pipe.verify.reading.units import conversion
 from r1pipe.verify.reading.values import (
     INFINITY,
     MINUS_INFINITY,
@@ -139,39 +139,19 @@ class Comparer:
                 or not answer.base
                 or (gold.base != answer.base and self.same_leaf(gold.value, answer.value))
             )
-        if gold.is_percent or answer.is_percent:
-            return self._percents(gold, answer)
-        if gold.unit is not None and answer.unit is not None:
-            factor = conversion(answer.unit, gold.unit)
-            if factor is None:
-                return self._angles(gold, answer)
-            return self.same_leaf(gold.value, answer.value * _leaf(factor, gold))
-        if self.same_leaf(gold.value, answer.value):
-            return True
-        return self._angles(gold, answer)
+        return same_quantity(gold, answer, self.same_leaf) or self._angles(gold, answer)
 
     def _is_numeral(self, gold: Scalar, answer: Scalar) -> bool:
         """True when the answer writes the gold's own digits and leaves the base out."""
         return (
             not answer.base
             and gold.digits.isdigit()
-            and self.same_leaf(answer.value, _leaf(Fraction(int(gold.digits)), gold))
-        )
-
-    def _percents(self, gold: Scalar, answer: Scalar) -> bool:
-        if gold.unit is not None or answer.unit is not None:
-            return False
-        if gold.is_percent and answer.is_percent:
-            return self.same_leaf(gold.value, answer.value)
-        percent, bare = (gold, answer) if gold.is_percent else (answer, gold)
-        whole = percent.value
-        return self.same_leaf(whole, bare.value) or self.same_leaf(
-            whole * _leaf(Fraction(1, 100), gold), bare.value
+            and bool(answer.value == Fraction(int(gold.digits)))
         )
 
     def _angles(self, gold: Scalar, answer: Scalar) -> bool:
         """Compare degrees with bare radians, which need a factor that is not rational."""
-        if self.as_degrees is None:
+        if self.as_degrees is None or gold.is_percent or answer.is_percent:
             return False
         marked, bare = (gold, answer) if _is_degree(gold) else (answer, gold)
         is_radian = bare.unit is None or bare.unit.powers == (("rad", 1),)
@@ -274,15 +254,6 @@ class Comparer:
 
 def _is_degree(value: Scalar) -> bool:
     return value.unit is not None and value.unit.powers == (("degree", 1),)
-
-
-def _leaf(factor: Fraction, like: Scalar) -> Leaf:
-    """Return a rational factor in the kind of number that the scalar holds."""
-    if isinstance(like.value, Fraction):
-        return factor
-    import sympy
-
-    return sympy.Rational(factor.numerator, factor.denominator)
 
 
 def int_or_none(value: Leaf) -> int | None:

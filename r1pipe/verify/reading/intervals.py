@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable
-from itertools import pairwise
+from itertools import product
 
 from r1pipe.verify.reading import scan
 from r1pipe.verify.reading.naming import TEXT
@@ -88,7 +88,7 @@ class Intervals(Relations):
         match = _LESS.fullmatch(text) or _EXCEPT.fullmatch(TEXT.sub(r" \1 ", text))
         if match is None:
             return None
-        taken = complement(merged(self.spans(match[2]), self.is_less), self.is_less)
+        taken = complement(merged(self.spans(match[2]), self.is_less))
         return overlap(self.spans(match[1]), taken, self.is_less)
 
     def _half(self, is_negative: bool, is_closed: bool) -> Spans:
@@ -98,8 +98,27 @@ class Intervals(Relations):
         return Spans((Span(zero, INFINITY, not is_closed, True),))
 
 
-def _before(left: Bound, right: Bound, is_less: _IsLess) -> bool:
-    """Return whether one end is below another; infinities are below and above all."""
+_Cut = tuple[Bound, bool]
+"""A place between numbers: a bound, and whether the place is right above it."""
+
+
+def _cuts(span: Span) -> tuple[_Cut, _Cut]:
+    return (span.low, span.is_low_open), (span.high, not span.is_high_open)
+
+
+def _span(low: _Cut, high: _Cut) -> Span:
+    return Span(low[0], high[0], low[1], not high[1])
+
+
+def _before(left: _Cut, right: _Cut, is_less: _IsLess) -> bool:
+    """Return whether one cut is below another; bounds without an order raise."""
+    return _below(left[0], right[0], is_less) or (
+        left[1] < right[1] and not _below(right[0], left[0], is_less)
+    )
+
+
+def _below(left: Bound, right: Bound, is_less: _IsLess) -> bool:
+    """Return whether one bound is below another; infinities are below and above all."""
     if left in (right, INFINITY) or right == MINUS_INFINITY:
         return False
     if left == MINUS_INFINITY or right == INFINITY:
@@ -111,44 +130,28 @@ def _before(left: Bound, right: Bound, is_less: _IsLess) -> bool:
 
 def merged(spans: Spans, is_less: _IsLess) -> Spans:
     """Join parts that overlap or touch, and order them; ends that have no order raise."""
-    parts: list[Span] = []
-    left = list(spans.parts)
+    parts: list[tuple[_Cut, _Cut]] = []
+    left = [_cuts(span) for span in spans.parts]
     while left:  # a few parts only, and an order that can fail
         first = left[0]
         for other in left[1:]:
-            if _before(other.low, first.low, is_less) or (
-                not _before(first.low, other.low, is_less) and first.is_low_open
-            ):
-                first = other
+            first = other if _before(other[0], first[0], is_less) else first
         left.remove(first)
-        if not parts or not _touch(parts[-1], first, is_less):
+        if not parts or _before(parts[-1][1], first[0], is_less):
             parts.append(first)
-            continue
-        last = parts[-1]
-        if _before(last.high, first.high, is_less):
-            parts[-1] = Span(last.low, first.high, last.is_low_open, first.is_high_open)
-        elif not _before(first.high, last.high, is_less):
-            is_open = last.is_high_open and first.is_high_open
-            parts[-1] = Span(last.low, last.high, last.is_low_open, is_open)
-    return Spans(tuple(parts), spans.name)
+        elif _before(parts[-1][1], first[1], is_less):
+            parts[-1] = parts[-1][0], first[1]
+    return Spans(tuple(_span(*part) for part in parts), spans.name)
 
 
-def _touch(left: Span, right: Span, is_less: _IsLess) -> bool:
-    """Return whether a part that begins later leaves no gap after an earlier one."""
-    if _before(right.low, left.high, is_less):
-        return True
-    is_apart = _before(left.high, right.low, is_less)
-    return not is_apart and not (left.is_high_open and right.is_low_open)
-
-
-def complement(spans: Spans, is_less: _IsLess) -> Spans:
+def complement(spans: Spans) -> Spans:
     """Return all real numbers outside of parts that are in order and do not touch."""
-    low = Span(MINUS_INFINITY, MINUS_INFINITY, True, True)
-    high = Span(INFINITY, INFINITY, True, True)
+    cuts = [cut for span in spans.parts for cut in _cuts(span)]
+    ends = [(MINUS_INFINITY, True), *cuts, (INFINITY, False)]
     gaps = [
-        Span(before.high, after.low, not before.is_high_open, not after.is_low_open)
-        for before, after in pairwise((low, *spans.parts, high))
-        if after.low != MINUS_INFINITY and before.high != INFINITY
+        _span(low, high)
+        for low, high in zip(ends[::2], ends[1::2], strict=True)
+        if high[0] != MINUS_INFINITY and low[0] != INFINITY
     ]
     return Spans(tuple(gaps), spans.name)
 
@@ -156,19 +159,9 @@ def complement(spans: Spans, is_less: _IsLess) -> Spans:
 def overlap(left: Spans, right: Spans, is_less: _IsLess) -> Spans:
     """Return what two unions have in common."""
     parts = []
-    for one in left.parts:
-        for other in right.parts:
-            low, is_low_open = one.low, one.is_low_open
-            if _before(low, other.low, is_less):
-                low, is_low_open = other.low, other.is_low_open
-            elif not _before(other.low, low, is_less):
-                is_low_open = is_low_open or other.is_low_open
-            high, is_high_open = one.high, one.is_high_open
-            if _before(other.high, high, is_less):
-                high, is_high_open = other.high, other.is_high_open
-            elif not _before(high, other.high, is_less):
-                is_high_open = is_high_open or other.is_high_open
-            is_point = not _before(low, high, is_less) and not _before(high, low, is_less)
-            if _before(low, high, is_less) or (is_point and not is_low_open and not is_high_open):
-                parts.append(Span(low, high, is_low_open, is_high_open))
+    for one, other in product(map(_cuts, left.parts), map(_cuts, right.parts)):
+        low = other[0] if _before(one[0], other[0], is_less) else one[0]
+        high = other[1] if _before(other[1], one[1], is_less) else one[1]
+        if _before(low, high, is_less):
+            parts.append(_span(low, high))
     return Spans(tuple(parts), left.name or right.name)

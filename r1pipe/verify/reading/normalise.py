@@ -83,32 +83,29 @@ _TEXT_NUMBER = re.compile(
 _MODULE = re.compile(r"\b(?:np|math|numpy|sp|sympy)\.(?=[a-zA-Z])")
 _CODE_SET = re.compile(r"set\(\[(.*)\]\)")
 _EMPHASIS = re.compile(r"^(?:\*\*|`)?([^*`]*)(?:\*\*|`)$")
+_SAME_COMMAND = """
+frac: dfrac tfrac cfrac; le: leqslant leq leqq; ge: geqslant geq geqq; ne: neq; vec: overrightarrow
+emptyset: varnothing oslash O; to: rightarrow; pi: textpi; infty: propto; {: lbrace; }: rbrace
+ldots: dots ddots cdots dotsb dotsc dotsm dotsi dotso ldotsb ldotsc ldotsm ldotsi ldotso
+$: textdollar
+"""
+_SAME_SIGN = """
+[: lbrack; ]: rbrack; (: lparen; ): rparen; |: lvert rvert vert mid; ^\\circ: degree textdegree
+£: pounds textsterling; €: euro texteuro
+"""
+_COMMAND = re.compile(r"\\([a-zA-Z]+)")
+_COMMANDS = {
+    f"{name}": before + sign
+    for before, table in (("\\", _SAME_COMMAND), ("", _SAME_SIGN))
+    for line in re.split("[;\n]", table.strip())
+    for sign, _, names in (line.strip().rpartition(": "),)
+    for name in names.split()
+} | {"colon": ":"}
+"""Commands that are written for a shorter one, or for a sign."""
 _SYNONYMS = (
-    (re.compile(r"\\[dtc]frac(?![a-zA-Z])"), r"\\frac"),
-    (re.compile(r"\\(?:lbrace|\{)(?![a-zA-Z])"), r"\\{"),
-    (re.compile(r"\\(?:rbrace)(?![a-zA-Z])"), r"\\}"),
-    (re.compile(r"\\(?:lbrack)(?![a-zA-Z])"), "["),
-    (re.compile(r"\\(?:rbrack)(?![a-zA-Z])"), "]"),
-    (re.compile(r"\\(?:lparen)(?![a-zA-Z])"), "("),
-    (re.compile(r"\\(?:rparen)(?![a-zA-Z])"), ")"),
-    (re.compile(r"\\(?:leqslant|leq|leqq)(?![a-zA-Z])"), r"\\le"),
-    (re.compile(r"\\(?:geqslant|geq|geqq)(?![a-zA-Z])"), r"\\ge"),
-    (re.compile(r"\\neq(?![a-zA-Z])"), r"\\ne"),
-    (re.compile(r"\\(?:varnothing|oslash|O)(?![a-zA-Z])"), r"\\emptyset"),
-    (re.compile(r"\\[ld]?dots[bcmio]?(?![a-zA-Z])|\\cdots(?![a-zA-Z])|\u2026"), r"\\ldots"),
-    (re.compile(r"\\colon(?![a-zA-Z])"), ":"),
-    (re.compile(r"\\(?:degree|textdegree)(?![a-zA-Z])"), r"^\\circ"),
     (re.compile(r"\^\s*\{\s*\\circ\s*\}"), r"^\\circ"),
-    (re.compile(r"\\(?:lvert|rvert|vert|mid)(?![a-zA-Z])"), "|"),
-    (re.compile(r"\\textpi(?![a-zA-Z])"), r"\\pi"),
-    (re.compile(r"\\overrightarrow(?![a-zA-Z])"), r"\\vec"),
-    (re.compile(r"\\rightarrow(?![a-zA-Z])"), r"\\to"),
     (re.compile(r"_\{\s*\\(?:text|mathrm|textrm)\s*\{\s*([a-zA-Z0-9]+)\s*\}\s*\}"), r"_{\1}"),
-    (re.compile(r"\\propto(?![a-zA-Z])"), r"\\infty"),
     (re.compile(r"\\mathrm\s*\{\s*([eid])\s*\}"), r"\1"),
-    (re.compile(r"\\(?:pounds|textsterling)(?![a-zA-Z])"), "£"),
-    (re.compile(r"\\(?:euro|texteuro)(?![a-zA-Z])"), "€"),
-    (re.compile(r"\\textdollar(?![a-zA-Z])"), r"\\$"),
 )
 _LEAD = re.compile(
     r"(?:\\text\s*\{[^{}]{0,60}(?:is|are|:|=|equals|为|是)\s*\}|(?:the )?(?:final )?answers?"
@@ -195,6 +192,7 @@ def strip_dress(text: str) -> str:
         text = _OVER.sub(r"\\frac{\1}{\2}", _WRAPPER.sub("", text))
         text = _TEXT_QUANTITY.sub(r"\1\\text{ \2}", _TEXT_NUMBER.sub(r"\1", text))
         text = _TEXT_CIRCLED.sub(lambda m: chr(0x245F + int(m[1])), text)
+        text = _COMMAND.sub(lambda m: _COMMANDS.get(m[1], m[0]), text)
         for pattern, replacement in _SYNONYMS:
             text = pattern.sub(replacement, text)
         text = _CHOOSE.sub(r"\\binom{\1}{\2}", text)

@@ -1,4 +1,4 @@
-"""Numbers and quantities as exact rationals: the fast path that decides most pairs.
+"""Read numbers and quantities as exact rationals: the fast path that decides most pairs.
 
 Everything here is linear in the text's length and free of `eval`; a number's digits are bounded.
 """
@@ -6,13 +6,13 @@ Everything here is linear in the text's length and free of `eval`; a number's di
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
 from fractions import Fraction
 
 from r1pipe.verify.reading.naming import is_name
 from r1pipe.verify.reading.normalise import plain
 from r1pipe.verify.reading.number_words import number_word
-from r1pipe.verify.reading.units import Unit, conversion, parse_unit
+from r1pipe.verify.reading.units import conversion, parse_unit
+from r1pipe.verify.reading.values import Scalar
 
 MAX_DIGITS = 400
 _MAX_EXPONENT = 400
@@ -69,22 +69,12 @@ _ASIDE = re.compile(r"\s*(?:\\text\s*\{)?\s*\(\s*([^()]{1,30}?)\s*\)\s*\}?")
 _CHINESE_PERCENT = re.compile(r"\s*百分之\s*(.+)", re.DOTALL)
 
 
-@dataclass(frozen=True, slots=True)
-class Quantity:
-    """An exact value with its unit, a percent sign, and the name it was given (`n = 5`)."""
-
-    value: Fraction
-    unit: Unit | None = None
-    is_percent: bool = False
-    name: str = ""
-
-
-def parse_quantity(text: str) -> Quantity | None:
+def parse_quantity(text: str) -> Scalar | None:
     """Return the quantity that `text` as a whole writes, or None where it is anything else."""
     return parse_plain_quantity(plain(text))
 
 
-def parse_plain_quantity(text: str) -> Quantity | None:
+def parse_plain_quantity(text: str) -> Scalar | None:
     """As `parse_quantity`, for text that `normalise.plain` already went through."""
     if len(text) > MAX_DIGITS:
         return None
@@ -154,7 +144,7 @@ def _repeating(text: str) -> Fraction:
     return int(whole) + Fraction(int(start or "0")) * scale + tail * scale
 
 
-def _with_rest(value: Fraction, currency: str, rest: str, name: str) -> Quantity | None:
+def _with_rest(value: Fraction, currency: str, rest: str, name: str) -> Scalar | None:
     """Add the percent sign or unit after a number; None if the rest is neither."""
     scale = _SCALE.match(rest)
     if scale is not None and not (
@@ -163,7 +153,7 @@ def _with_rest(value: Fraction, currency: str, rest: str, name: str) -> Quantity
         value *= _SCALES[scale.group(1)]
         rest = rest[scale.end() :].lstrip("} ")
     if _PERCENT.fullmatch(rest):
-        return None if currency else Quantity(value, None, True, name)
+        return None if currency else Scalar(value, None, True, name)
     unit = parse_unit(currency[-2:] if currency.endswith("\\$") else currency) if currency else None
     aside = _ASIDE.fullmatch(rest)
     if aside is not None:
@@ -176,29 +166,4 @@ def _with_rest(value: Fraction, currency: str, rest: str, name: str) -> Quantity
         if unit is not None and conversion(unit, behind) != 1 and not behind.noun:
             return None
         unit = unit or behind
-    return Quantity(value, unit, False, name)
-
-
-def same_quantity(gold: Quantity, answer: Quantity) -> bool:
-    """True when the answer is the gold value, under the rules for percent, units and names.
-
-    A unit or percent sign may be missing on one side; two different ones conflict, unless the
-    table converts one into the other. Exact values only: a rounded decimal is wrong.
-    """
-    if gold.name and answer.name and gold.name != answer.name:
-        return False
-    if gold.is_percent or answer.is_percent:
-        return _same_percent(gold, answer)
-    if gold.unit is not None and answer.unit is not None:
-        factor = conversion(answer.unit, gold.unit)
-        return factor is not None and answer.value * factor == gold.value
-    return gold.value == answer.value
-
-
-def _same_percent(gold: Quantity, answer: Quantity) -> bool:
-    if gold.unit is not None or answer.unit is not None:
-        return False
-    if gold.is_percent and answer.is_percent:
-        return gold.value == answer.value
-    percent, bare = (gold, answer) if gold.is_percent else (answer, gold)
-    return bare.value in (percent.value, percent.value / 100)
+    return Scalar(value, unit, False, name)
