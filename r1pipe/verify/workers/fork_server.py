@@ -16,7 +16,6 @@ import resource
 import signal
 import socket
 import sys
-from collections.abc import Iterator
 from types import FrameType, ModuleType
 
 from r1pipe.records import Verdict
@@ -101,25 +100,13 @@ def _ring(signum: int, frame: FrameType | None) -> None:
 
 def _serve(channel: socket.socket, verifier: ModuleType) -> None:
     """Answer one pair at a time until the caller closes the channel or memory has grown."""
-    for gold, answer, limit_s in _requests(channel):
+    for line in channel.makefile("rb"):
+        gold, answer, limit_s = json.loads(line)
         _limit_cpu(limit_s)
         result = _verdict(verifier, gold, answer, limit_s)
         channel.sendall(json.dumps(result).encode() + b"\n")
         if resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 > RECYCLE_BYTES:
             return  # the caller sees the end of file and asks for a fresh worker
-
-
-def _requests(channel: socket.socket) -> Iterator[tuple[str, str, float]]:
-    buffer = b""
-    while True:
-        while b"\n" not in buffer:
-            chunk = channel.recv(1 << 16)
-            if not chunk:
-                return
-            buffer += chunk
-        line, _, buffer = buffer.partition(b"\n")
-        gold, answer, limit_s = json.loads(line)
-        yield gold, answer, limit_s
 
 
 def _limit_cpu(limit_s: float) -> None:
