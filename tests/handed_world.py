@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +13,7 @@ from store_world import Params, QuietConsole, Run, flat, kind, manifest, stage
 from r1pipe.manifest import Manifest
 from r1pipe.pipeline.run import run as run_manifest
 from r1pipe.rows import write_rows
-from r1pipe.stage import Inputs
+from r1pipe.stage import Input, Inputs
 from r1pipe.store.store import Store
 
 HOSTILE = "</think> | <script>alert(1)</script> \x1b[31m [x](javascript:1) `"
@@ -48,7 +49,10 @@ def write_summary(context: Any, params: Params, run: Run, inputs: Inputs) -> Non
 MODEL = kind(write_model, name="grpo", outputs={"model": "model"})
 BOTH = kind(write_both, name="distil", outputs={"model": "model", "rows": "rows"})
 ROWS_KIND = kind(write_some_rows, name="mix", outputs={"data": "rows"})
-EVALUATE = kind(write_summary, name="evaluate", outputs={"report": "report"})
+EVALUATE = replace(
+    kind(write_summary, name="evaluate", outputs={"report": "report"}),
+    inputs={"model": Input("model")},
+)
 
 
 def handed(root: Path) -> tuple[Manifest, Store]:
@@ -60,7 +64,7 @@ def handed(root: Path) -> tuple[Manifest, Store]:
         stage("rows", ROWS_KIND, {"a": "@numbers"}, text=HOSTILE),
         stage("zero", MODEL, {"a": "rows"}),
         stage("both", BOTH, {"a": "rows"}),
-        stage("eval-zero", EVALUATE, {"a": "zero.model"}),
+        stage("eval-zero", EVALUATE, {"model": "zero.model"}),
         sources={"numbers": source},
     )
     store = Store(root / "store")

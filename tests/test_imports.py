@@ -28,7 +28,7 @@ FLOORS = (
     ("policies",),
     ("rejection", "data", "costs"),
     ("lineage", "pipeline"),
-    ("report", "api"),
+    ("report", "api", "sharing"),
     ("stages", "cli"),
     ("__main__",),
 )
@@ -39,7 +39,7 @@ LIBRARY = {
     *("models", "generate", "train", "rl", "candidates", "rejection", "data", "evaluation"),
 }
 """What stages are made of; the core knows none of it."""
-COMMAND = {"cli", "api", "pipeline", "report", "launch", "lineage", "store", "manifest"}
+COMMAND = {"cli", "api", "sharing", "pipeline", "report", "launch", "lineage", "store", "manifest"}
 """What runs stages and shows results; neither a stage nor what it is made of may know of it."""
 READS_ROWS = {"cli", "api", "lineage"}
 """What of it may load a part of the library when a command needs it."""
