@@ -17,7 +17,6 @@ from r1pipe.cli.options import (
     YesOption,
     command_group,
     load,
-    open_store,
     print_json,
 )
 from r1pipe.cli.printing import complain, say_lines
@@ -48,7 +47,8 @@ def try_stage(  # noqa: PLR0913 - options of one command
     from r1pipe.pipeline.planning import check_names
     from r1pipe.plugins.tables import using
 
-    loaded, opened = load(manifest, profile, overrides), open_store(store, manifest)
+    project = load(manifest, profile, overrides, store)
+    loaded, opened = project.manifest, project.opened
     check_names(loaded, [name])
     check_can_try(loaded.stages[name])
     try:
@@ -56,7 +56,7 @@ def try_stage(  # noqa: PLR0913 - options of one command
     except ArtifactError:
         if not before:
             raise
-        build_before(loaded, opened, name, yes)
+        build_before(project, name, yes)
         node, inputs = stage_with_inputs(loaded, opened, name)
     else:
         if before:
