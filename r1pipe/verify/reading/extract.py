@@ -9,10 +9,12 @@ boxes joined by "or" are a hedge.
 from __future__ import annotations
 
 import re
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Literal
 
 from r1pipe.chat import ANSWER_CLOSE, ANSWER_OPEN, split_completion
+from r1pipe.records import Verdict
 from r1pipe.verify.reading.anchors import find_phrase
 from r1pipe.verify.reading.units import parse_unit
 from r1pipe.verify.reading.words import letters
@@ -82,6 +84,14 @@ def find_answer(text: str, *, prefer: Prefer = "box") -> Extraction:
         if found is not None:
             return found
     return Extraction(None, "none")
+
+
+def settled(text: str, is_right: Callable[[str], bool], *, prefer: Prefer = "box") -> Verdict:
+    """Return the verdict on a completion, given whether its answer is right; a hedge is wrong."""
+    found = find_answer(text, prefer=prefer)
+    if found.answer is None:
+        return Verdict.NO_ANSWER
+    return Verdict.CORRECT if not found.is_hedge and is_right(found.answer) else Verdict.WRONG
 
 
 def boxes(text: str) -> list[str]:

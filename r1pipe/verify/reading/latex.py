@@ -112,9 +112,6 @@ class _Parser(Notation):
         if self.take("^", "**"):
             if self.take(r"\circ"):
                 return base * sp.pi / 180
-            if self.peek() == "{" and self.peek(1) == r"\circ" and self.peek(2) == "}":
-                self.position += 3
-                return base * sp.pi / 180
             if self.take(r"\prime"):
                 raise UnreadableError("a derivative")
             return bounded.power(base, self.exponent())
