@@ -94,8 +94,9 @@ def _self_verdict(problem: Problem, timeout_s: float, workers: int) -> Verdict |
         if reads_exactly(gold):
             return Verdict.CORRECT
         return shared_pool(workers).submit(gold, gold, timeout_s)
-    is_usable = _IS_USABLE.get(problem.checker, lambda problem: True)
-    return Verdict.CORRECT if is_usable(problem) else Verdict.GOLD_UNUSABLE
+    is_usable = _IS_USABLE.get(problem.checker)
+    is_right = is_usable is None or is_usable(problem)
+    return Verdict.CORRECT if is_right else Verdict.GOLD_UNUSABLE
 
 
 def _is_countdown(problem: Problem) -> bool:
@@ -115,18 +116,13 @@ def _is_target(problem: Problem) -> bool:
     return quantity is not None and quantity.value == problem.meta["target"]
 
 
-def _is_refusal(problem: Problem) -> bool:
-    phrases: list[str] = list(problem.meta.get("refusal", ()))
-    return any(normal(phrase) for phrase in phrases)
-
-
 _IS_USABLE: dict[str, Callable[[Problem], bool]] = {
     "number": lambda problem: read_gold(problem.gold)[1] is not None,
     "choice": lambda problem: bool(letters(problem.gold)),
     "word": lambda problem: bool(normal(problem.gold)),
     "contains": lambda problem: bool(normal(problem.gold)),
     "judge": lambda problem: bool(problem.gold.strip()),
-    "refusal": _is_refusal,
+    "refusal": lambda problem: any(normal(p) for p in problem.meta.get("refusal", ())),
     "code": lambda problem: read_tests(problem.meta) is not None,
     "countdown": _is_countdown,
 }
