@@ -32,7 +32,7 @@ from r1pipe.verify.reading.tokens import (
     tokens,
 )
 from r1pipe.verify.reading.units import parse_unit
-from r1pipe.verify.reading.values import UnreadableError
+from r1pipe.verify.reading.values import TooBigError, UnreadableError
 
 
 def parse_expression(text: str) -> sp.Expr:
@@ -175,10 +175,13 @@ class _Parser(Notation):
 
     def variable(self, letter: str) -> sp.Expr:
         if self.peek() == "(" and letter not in "fgh":
+            start = self.position
             try:
                 value = self.counted(letter)
+            except TooBigError:
+                raise
             except UnreadableError:
-                value = None
+                value, self.position = None, start
             if value is not None:
                 return value
         if letter in "CAP" and self.peek() == "_" and (value := self.indexed(letter)) is not None:

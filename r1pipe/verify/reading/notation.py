@@ -12,9 +12,18 @@ from r1pipe.verify.reading.functions import arrange, choose
 from r1pipe.verify.reading.tokens import CLOSERS, Cursor
 from r1pipe.verify.reading.values import TooBigError, UnreadableError
 
-MAX_TERMS = 10_000
+MAX_TERMS, MAX_STEEP_TERMS = 10_000, 200
 OPERATORS = frozenset({"int", "sum", "prod", "lim"})
 _BOUND = sp.Symbol("bound")
+
+
+def _is_steep(body: sp.Expr) -> bool:
+    """Return whether terms grow as k! or k^k do: the last of many has too many digits."""
+    return any(
+        _BOUND in part.free_symbols for part in body.atoms(sp.factorial, sp.binomial)
+    ) or any(
+        _BOUND in power.base.free_symbols & power.exp.free_symbols for power in body.atoms(sp.Pow)
+    )
 
 
 class Notation(Cursor):
@@ -56,7 +65,8 @@ class Notation(Cursor):
         self.bound.discard(letter.name)
         kind = sp.Sum if name == "sum" else sp.Product
         total = kind(body, (_BOUND, start, end))
-        if start.is_Integer and end.is_Integer and end - start > MAX_TERMS:
+        max_terms = MAX_STEEP_TERMS if _is_steep(body) else MAX_TERMS
+        if start.is_Integer and end.is_Integer and end - start > max_terms:
             raise TooBigError("more terms than can be added")
         is_series = end == sp.oo and body.free_symbols - {_BOUND}
         return total if is_series else total.doit()
