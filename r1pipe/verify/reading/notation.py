@@ -6,6 +6,8 @@ does not count.
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import sympy as sp
 
 from r1pipe.verify.reading.functions import arrange, choose
@@ -29,21 +31,14 @@ def _is_steep(body: sp.Expr) -> bool:
 class Notation(Cursor):
     """What a parser of expressions reads besides arithmetic; the parser has the rest."""
 
+    sum: Callable[[], sp.Expr]
+    product: Callable[[], sp.Expr]
+    argument: Callable[[], sp.Expr]
+    """Reads a group in braces, or one token."""
+
     def __init__(self, tokens: list[str]) -> None:
         super().__init__(tokens)
         self.bound: set[str] = set()
-
-    def sum(self) -> sp.Expr:
-        """Parse a sum."""
-        raise NotImplementedError
-
-    def product(self) -> sp.Expr:
-        """Parse a product."""
-        raise NotImplementedError
-
-    def argument(self) -> sp.Expr:
-        """Parse a group in braces, or one token."""
-        raise NotImplementedError
 
     def operator(self, name: str) -> sp.Expr:
         """Read an integral, sum, product or limit after its command."""
