@@ -32,7 +32,7 @@ from r1pipe.verify.reading.tokens import (
     tokens,
 )
 from r1pipe.verify.reading.units import parse_unit
-from r1pipe.verify.reading.values import TooBigError, UnreadableError
+from r1pipe.verify.reading.values import UnreadableError
 
 
 def parse_expression(text: str) -> sp.Expr:
@@ -174,17 +174,7 @@ class _Parser(Notation):
         return sp.Abs(value)
 
     def variable(self, letter: str) -> sp.Expr:
-        if self.peek() == "(" and letter not in "fgh":
-            start = self.position
-            try:
-                value = self.counted(letter)
-            except TooBigError:
-                raise
-            except UnreadableError:
-                value, self.position = None, start
-            if value is not None:
-                return value
-        if letter in "CAP" and self.peek() == "_" and (value := self.indexed(letter)) is not None:
+        if (value := self.called(letter)) is not None:
             return value
         label = self.subscript()
         while self.take("'"):
@@ -263,7 +253,7 @@ class _Parser(Notation):
         letter = letter[1:] if letter[1:] in GREEK else letter
         if not letter.isalpha() or (len(letter) > 1 and letter not in GREEK):
             raise UnreadableError("text")
-        if letter in "CAP" and self.peek() == "_" and (value := self.indexed(letter)) is not None:
+        if self.peek() == "_" and (value := self.called(letter)) is not None:
             return value
         style = "" if name in ("mathbf", "mathit", "mathrm", "text") else name
         return sp.Symbol(style + letter + self.subscript())

@@ -117,33 +117,41 @@ class Notation(Cursor):
             raise UnreadableError("an index before its letter")
         return choose(top, bottom) if letter == "C" else arrange(top, bottom)
 
+    def called(self, letter: str) -> sp.Expr | None:
+        """Read what a letter is called with, or go back where it is a letter only."""
+        start, value = self.position, None
+        try:
+            if self.peek() == "(" and letter not in "fgh":
+                value = self.counted(letter)
+            elif self.peek() == "_" and letter in "CAP":
+                value = self.indexed(letter)
+        except TooBigError:
+            raise
+        except UnreadableError:
+            pass
+        if value is None:
+            self.position = start
+        return value
+
     def counted(self, letter: str) -> sp.Expr | None:
         """Read `C(10,3)` and `P(5,2)`; a number of one argument, as in `I(0)`, is a name."""
-        start = self.position
-        if self.take("("):
-            arguments = self.arguments(")")
-            if len(arguments) == 2 and letter in ("C", "P", "A"):
-                return (choose if letter == "C" else arrange)(*arguments)
-            is_value = len(arguments) == 1 and arguments[0].is_Integer
-            if is_value and (letter.isupper() or arguments[0] == 0):
-                return sp.Symbol(f"{letter}({arguments[0]})")
-        self.position = start
+        self.next()
+        arguments = self.arguments(")")
+        if len(arguments) == 2 and letter in ("C", "P", "A"):
+            return (choose if letter == "C" else arrange)(*arguments)
+        is_value = len(arguments) == 1 and arguments[0].is_Integer
+        if is_value and (letter.isupper() or arguments[0] == 0):
+            return sp.Symbol(f"{letter}({arguments[0]})")
         return None
 
     def indexed(self, letter: str) -> sp.Expr | None:
         """Read `C_{10}^3` and `A_5^2`, as they are written where n over k is not."""
-        start = self.position
         self.next()
-        try:
-            top = self.argument()
-            if self.take("^"):
-                bottom = self.argument()
-                if not (top.is_Integer and bottom.is_Integer and bottom > top):
-                    return choose(top, bottom) if letter == "C" else arrange(top, bottom)
-        except UnreadableError:
-            pass
-        self.position = start
-        return None
+        top = self.argument()
+        bottom = self.argument() if self.take("^") else None
+        if bottom is None or (top.is_Integer and bottom.is_Integer and bottom > top):
+            return None
+        return choose(top, bottom) if letter == "C" else arrange(top, bottom)
 
     def arguments(self, closer: str) -> list[sp.Expr]:
         found = [self.sum()]

@@ -50,16 +50,7 @@ def _powers(dimension: str) -> tuple[tuple[str, int], ...]:
 
 _SPEC = json.loads((resources.files("r1pipe.verify.reading") / "units.json").read_text("utf-8"))
 _UNITS = _table(_SPEC)
-_POWERS = {
-    "square": 2,
-    "sq": 2,
-    "cubic": 3,
-    "cu": 3,
-    "平方": 2,
-    "立方": 3,
-    "squared": 2,
-    "cubed": 3,
-}
+_CUBES = ("cubic", "cu", "立方", "cubed")
 _POWER_AHEAD = re.compile(r"(?<!\S)(square|sq\.?|cubic|cu|平方|立方) ([^\s/^]+)", re.IGNORECASE)
 _POWER_BEHIND = re.compile(r"(?<=[^\s/^]) (squared|cubed)(?!\S)", re.IGNORECASE)
 _TEXT_COMMAND = re.compile(
@@ -136,8 +127,8 @@ def _product(text: str) -> Unit | None:
 
 def _factors(piece: str) -> list[tuple[Unit, int]] | None:
     """Split `square cm` or `m^{2} s^{-1}` into units with powers."""
-    piece = _POWER_AHEAD.sub(lambda m: f"{m[2]}^{_POWERS[m[1].lower().rstrip('.')]}", piece)
-    piece = _POWER_BEHIND.sub(lambda m: f"^{_POWERS[m[1].lower()]}", piece)
+    piece = _POWER_AHEAD.sub(lambda m: f"{m[2]}^{3 if m[1].lower() in _CUBES else 2}", piece)
+    piece = _POWER_BEHIND.sub(lambda m: f"^{3 if m[1].lower() in _CUBES else 2}", piece)
     factors: list[tuple[Unit, int]] = []
     for word in _POWER.sub(r"^\1 ", piece).split():
         name, power = _split_power(word)

@@ -13,11 +13,7 @@ CHOICE = re.compile(
     r"(?:\(\s*([A-J])\s*\)|\[\s*([A-J])\s*\]|([A-J]))(?:\s*[.:)]|(?=\s*$)|(?<=[)\]])|\s*,(?!\s*[A-J]\b))(.*)",
     re.IGNORECASE | re.DOTALL,
 )
-
-
 _LETTER_LIST = re.compile(r"\(?\s*[A-J](?:\s*(?:,|and|&|;|\s|和|与)*\s*[A-J])*\s*\)?")
-
-
 _VOWEL = re.compile("[aeiou]", re.IGNORECASE)
 _SHORT_WORDS = frozenset({"no", "on", "up", "so"})
 _NAMES = frozenset(
