@@ -31,8 +31,8 @@ from answer_rules.keys import Gold, core_of, form_of, keys
 from answer_rules.rule import Rule
 from answer_rules.values import same_value, value_of
 
+from r1pipe.audit.golds import check_golds
 from r1pipe.records import Problem
-from r1pipe.verify.golds import check_golds
 
 MODULES = (integers, fractions, algebra, groups, regions, words)
 KEEPS = {form: rules for module in MODULES for form, rules in module.KEEPS.items()}

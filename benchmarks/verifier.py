@@ -25,9 +25,9 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "tests"))
 
 from hostile import GOLDS, hostile_completions
 
+from r1pipe.audit.golds import check_golds
 from r1pipe.records import Problem, Verdict
 from r1pipe.verify import VERIFIER_VERSION, verify_many, verify_stream
-from r1pipe.verify.golds import check_golds
 from r1pipe.verify.workers.pool import Pool
 
 Pair = tuple[str, str, bool]

@@ -25,10 +25,10 @@ from r1pipe.settings import FormatParam, ModelParams, Prompt, Tools, VerifyRun, 
 from r1pipe.stage import Context, Input, Inputs
 
 if TYPE_CHECKING:
+    from r1pipe.audit.golds import GoldReport
     from r1pipe.costs.work import Cost, InfoMap
     from r1pipe.generate.protocol import Generator
     from r1pipe.models.interfaces import Tokenizer
-    from r1pipe.verify.golds import GoldReport
 
 VERSION = 4
 INPUTS = {"model": Input("model"), "problems": Input("problems", many=True)}
@@ -131,8 +131,8 @@ def _golds(context: Context, inputs: Inputs) -> dict[str, GoldReport]:
 
     Raises StageError if a benchmark has no other.
     """
+    from r1pipe.audit.golds import check_golds
     from r1pipe.rows import read_problems
-    from r1pipe.verify.golds import check_golds
 
     golds = {
         name: check_golds(read_problems(path), max_unusable_frac=1.0)

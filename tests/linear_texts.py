@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import replace
 
 from r1pipe import chat, text
+from r1pipe.audit.reasons import example_lines, reason_of
 from r1pipe.candidates.filters import longest_paragraph, repeats_beyond
 from r1pipe.candidates.judge_form import without_verdicts
 from r1pipe.candidates.judge_reply import read_reply
@@ -26,7 +27,6 @@ from r1pipe.verify.checkers import check_number
 from r1pipe.verify.equivalence import decide, read_gold
 from r1pipe.verify.reading.extract import boxes, find_answer
 from r1pipe.verify.reading.recast import recast
-from r1pipe.verify.reasons import example_lines, reason_of
 
 NUM_CHARS = 131_072
 UNITS = (

@@ -6,8 +6,8 @@ from typing import Any
 
 import pytest
 
+from r1pipe.audit.reasons import example_lines, reason_of
 from r1pipe.evaluation.warnings import completion_warnings
-from r1pipe.verify.reasons import example_lines, reason_of
 
 
 @pytest.mark.parametrize(

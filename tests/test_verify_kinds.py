@@ -5,9 +5,9 @@ from __future__ import annotations
 import pytest
 from answer_kinds import cases_of, kinds
 
+from r1pipe.audit.golds import check_golds
 from r1pipe.records import Problem, Verdict
 from r1pipe.verify import verify_many
-from r1pipe.verify.golds import check_golds
 from r1pipe.verify.reading.extract import extract_answer
 from r1pipe.verify.reading.recast import recast
 

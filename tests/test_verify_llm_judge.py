@@ -11,6 +11,7 @@ import tokenizers
 from tiny import ROOT, ScriptedGenerator, tokenizer
 from transformers import PreTrainedTokenizerFast
 
+from r1pipe.audit.golds import check_golds
 from r1pipe.candidates.judge_form import FIELDS, Form, control_tokens
 from r1pipe.candidates.judge_reply import (
     CUT_OFF,
@@ -27,7 +28,6 @@ from r1pipe.generate.uniforms import request_seed
 from r1pipe.models.prompts import encode_prompt, max_positions
 from r1pipe.records import FinishReason, Problem, Verdict
 from r1pipe.verify import verify, verify_one
-from r1pipe.verify.golds import check_golds
 
 PROBLEM = Problem("p", "law", "Who may {sign}?", "the {guardian}", checker="judge")
 TEMPLATE = "Q {question} R {reference} P {prediction} then {x}"

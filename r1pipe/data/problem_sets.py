@@ -14,6 +14,7 @@ from dataclasses import dataclass, field, replace
 from difflib import get_close_matches
 from pathlib import Path
 
+from r1pipe.audit.golds import check_golds
 from r1pipe.data.bad_rows import BadRows
 from r1pipe.data.problem_shapes import (
     Gold,
@@ -31,7 +32,6 @@ from r1pipe.files.record import broken
 from r1pipe.keys import JsonObject, digest_json
 from r1pipe.records import Problem, Row, Verdict
 from r1pipe.verify.equivalence import MAX_GOLD_CHARS, read_gold
-from r1pipe.verify.golds import check_golds
 from r1pipe.verify.reading.extract import boxes
 
 ROWS_PER_CHECK = 10_000

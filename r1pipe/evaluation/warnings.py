@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from r1pipe.audit.reasons import example_lines, reason_of
 from r1pipe.chat import CHAT, AnyFormat
 from r1pipe.records import FinishReason, Row, Verdict
-from r1pipe.verify.reasons import example_lines, reason_of
 
 NO_ANSWER_FRAC = 0.9
 TRUNCATED_FRAC = 0.8

@@ -6,6 +6,7 @@ from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager
 from pathlib import Path
 
+from r1pipe.audit.golds import check_golds
 from r1pipe.curricula.curricula import CurriculumState
 from r1pipe.errors import StageError
 from r1pipe.generate.backends import generator_of
@@ -28,7 +29,6 @@ from r1pipe.train.loop import Trainer
 from r1pipe.train.own_forward import check_forward
 from r1pipe.train.reference import Reference, make_reference
 from r1pipe.train.supervised import finish
-from r1pipe.verify.golds import check_golds
 
 NUM_COMPARED = 32
 """Prompts on which two tokenizers are compared."""

@@ -9,10 +9,10 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
+from r1pipe.audit.reasons import example_lines, reason_of
 from r1pipe.chat import AnyFormat
 from r1pipe.method_params.policies import StopWhen
 from r1pipe.records import FinishReason, Group, Problem, Rollout
-from r1pipe.verify.reasons import example_lines, reason_of
 
 WARN_WHEN = StopWhen(flat_updates=5, still_updates=20, truncated=0.95, kl=2.0)
 """When a run is warned of; `run.stop_when` says when it pauses."""

@@ -14,6 +14,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import closing
 from itertools import chain, islice
 
+from r1pipe.audit.golds import check_golds
 from r1pipe.candidates.candidate import SCHEMA, Origin
 from r1pipe.candidates.quotas import Quotas
 from r1pipe.candidates.report import write_report
@@ -37,7 +38,6 @@ from r1pipe.rows import count_rows, read_problems, write_rows
 from r1pipe.stage import Context, Inputs
 from r1pipe.verify import close_shared
 from r1pipe.verify.code import sandboxed
-from r1pipe.verify.golds import check_golds
 
 MAX_NAMED = 20
 NUM_SHOWN = 8

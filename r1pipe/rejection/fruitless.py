@@ -6,11 +6,11 @@ import json
 from collections import Counter
 from collections.abc import Sequence
 
+from r1pipe.audit.reasons import example_lines, reason_of
 from r1pipe.candidates.candidate import FAILED
 from r1pipe.errors import Paused
 from r1pipe.keys import JsonObject
 from r1pipe.stage import Context
-from r1pipe.verify.reasons import example_lines, reason_of
 
 NUM_EXAMPLES = 3
 

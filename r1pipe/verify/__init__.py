@@ -3,7 +3,7 @@
 `verify` takes one completion, `verify_many` many; `CHECKERS` is the table that `Problem.checker`
 names an entry of. The package can be used alone: it loads no PyTorch and no transformers, and
 sympy only in the workers. `reading/` reads answers, `comparing/` compares what was read, `workers/`
-does both in a pool; each knows of those before it only.
+does both in a pool; each imports only those before it.
 """
 
 from __future__ import annotations

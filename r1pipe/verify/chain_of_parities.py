@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 
 from r1pipe.records import Problem, Verdict
-from r1pipe.verify.reading.extract import find_answer
+from r1pipe.verify.reading.extract import settled
 
 MAX_CHARS = 1000
 _LINK = re.compile(r"([a-z])([01])([01])")
@@ -15,16 +15,13 @@ def check(problem: Problem, text: str) -> Verdict:
     """Verify a chain against `meta["bits"]`: as many links as there are bits, lettered in order,
     and z_i = z_(i-1) xor y_i xor x_i in each. Blanks do not count."""
     bits: str = problem.meta["bits"]
-    found = find_answer(text)
-    if found.answer is None:
-        return Verdict.NO_ANSWER
-    answer = "".join(found.answer[:MAX_CHARS].split())
+    return settled(text, lambda answer: _is_chain("".join(answer[:MAX_CHARS].split()), bits))
+
+
+def _is_chain(answer: str, bits: str) -> bool:
     links = _LINK.findall(answer)
-    if found.is_hedge or len(links) != len(bits) or len(answer) != 3 * len(bits):
-        return Verdict.WRONG
-    total = 0
-    for number, ((letter, choice, said), bit) in enumerate(zip(links, bits, strict=True)):
+    total, is_right = 0, len(links) == len(bits) and len(answer) == 3 * len(bits)
+    for number, ((letter, choice, said), bit) in enumerate(zip(links, bits, strict=False)):
         total ^= int(choice) ^ int(bit)
-        if letter != chr(ord("a") + number) or int(said) != total:
-            return Verdict.WRONG
-    return Verdict.CORRECT
+        is_right = is_right and letter == chr(ord("a") + number) and int(said) == total
+    return is_right

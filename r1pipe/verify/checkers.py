@@ -14,7 +14,7 @@ from r1pipe.verify import chain_of_parities, code, countdown, phrases
 from r1pipe.verify.comparing.choices import names_choice
 from r1pipe.verify.comparing.quantities import same_number
 from r1pipe.verify.equivalence import MAX_GOLD_CHARS, decide, offers_choice, read_gold
-from r1pipe.verify.reading.extract import Prefer, find_answer, find_choice
+from r1pipe.verify.reading.extract import Prefer, find_answer, find_choice, settled
 from r1pipe.verify.reading.numbers import parse_quantity
 from r1pipe.verify.workers.pool import DEFAULT_LIMIT_S, Promise, shared_pool
 
@@ -41,14 +41,12 @@ def check_number(problem: Problem, text: str) -> Verdict:
     gold = read_gold(problem.gold)[1]
     if gold is None:
         return Verdict.GOLD_UNUSABLE
-    found = find_answer(text)
-    if found.answer is None:
-        return Verdict.NO_ANSWER
-    if found.is_hedge:
-        return Verdict.WRONG
-    given = parse_quantity(found.answer)
-    is_right = given is not None and same_number(gold, given)
-    return Verdict.CORRECT if is_right else Verdict.WRONG
+
+    def is_right(answer: str) -> bool:
+        given = parse_quantity(answer)
+        return given is not None and same_number(gold, given)
+
+    return settled(text, is_right)
 
 
 def check_math(problem: Problem, text: str) -> Verdict:
@@ -120,20 +118,10 @@ def verify_stream(
 class _Asked(OrderedDict[tuple[str, str], Promise]):
     """The last pairs sent to the pool, so that equal ones are verified once."""
 
-    def promise(self, gold: str, answer: str, timeout_s: float, workers: int) -> Promise:
-        key = (gold, answer)
+    def once(self, key: tuple[str, str], start: Callable[[], Promise]) -> Promise:
+        """Return the promise of a pair, started where it is not among the last ones."""
         if key not in self:
-            self[key] = shared_pool(workers).submit(gold, answer, timeout_s)
-            if len(self) > WINDOW:
-                self.popitem(last=False)
-        self.move_to_end(key)
-        return self[key]
-
-    def program(self, problem: Problem, text: str) -> Promise:
-        program = code.extract_program(text, code.language_of(problem))
-        key = (f"code {sorted(problem.meta.items())!r}", program or "")
-        if key not in self:
-            self[key] = code.start(problem, text)
+            self[key] = start()
             if len(self) > WINDOW:
                 self.popitem(last=False)
         self.move_to_end(key)
@@ -155,7 +143,9 @@ def _start(problem: Problem, text: str, timeout_s: float, workers: int, asked: _
     if problem.checker == "math":
         verdict, extracted, method = _start_math(problem, text, timeout_s, workers, asked)
     elif problem.checker == "code":
-        verdict, (extracted, method) = asked.program(problem, text), _extracted(problem, text)
+        extracted, method = _extracted(problem, text)
+        tests = f"code {sorted(problem.meta.items())!r}"
+        verdict = asked.once((tests, extracted or ""), lambda: code.start(problem, text))
     else:
         verdict = checker_of(problem)(problem, text)
         extracted, method = _extracted(problem, text)
@@ -177,7 +167,8 @@ def _start_math(
     decided = False if is_open else decide(problem.gold, found.answer)
     if decided is not None:
         return Verdict.CORRECT if decided else Verdict.WRONG, found.answer, exact
-    promise = asked.promise(problem.gold, found.answer, timeout_s, workers)
+    pair = problem.gold, found.answer
+    promise = asked.once(pair, lambda: shared_pool(workers).submit(*pair, timeout_s))
     return promise, found.answer, f"{found.method}/symbolic"
 
 

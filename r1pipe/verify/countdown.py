@@ -13,7 +13,7 @@ from fractions import Fraction
 from operator import add, mul, sub
 
 from r1pipe.records import Problem, Verdict
-from r1pipe.verify.reading.extract import find_answer
+from r1pipe.verify.reading.extract import settled
 from r1pipe.verify.reading.normalise import plain
 
 MAX_CHARS = 2000
@@ -38,17 +38,15 @@ def check(problem: Problem, text: str) -> Verdict:
         target = exact(problem.meta["target"])
     except (KeyError, TypeError, ValueError):
         return Verdict.GOLD_UNUSABLE
-    found = find_answer(text, prefer="tag")
-    if found.answer is None:
-        return Verdict.NO_ANSWER
-    if found.is_hedge:
-        return Verdict.WRONG
-    try:
-        value, used = evaluate(found.answer, target)
-    except MalformedError:
-        return Verdict.WRONG
-    is_right = value == target and Counter(used) == Counter(numbers)
-    return Verdict.CORRECT if is_right else Verdict.WRONG
+
+    def is_right(answer: str) -> bool:
+        try:
+            value, used = evaluate(answer, target)
+        except MalformedError:
+            return False
+        return value == target and Counter(used) == Counter(numbers)
+
+    return settled(text, is_right, prefer="tag")
 
 
 def exact(value: object) -> Fraction:

@@ -48,7 +48,7 @@ def decide(gold: str, answer: str) -> bool | None:
     most hostile ones are not.
     """
     if len(answer) > 4 * MAX_ANSWER_CHARS:
-        return False
+        return answer.strip() == gold.strip()
     if _WHOLE.fullmatch(answer) and _WHOLE.fullmatch(gold):
         return int(answer) == int(gold)
     text, quantity = read_gold(gold)

@@ -7,7 +7,7 @@ from collections.abc import Iterable
 from r1pipe.chat import split_completion
 from r1pipe.records import Problem, Verdict
 from r1pipe.verify.comparing.quantities import same_number
-from r1pipe.verify.reading.extract import find_answer, find_choice
+from r1pipe.verify.reading.extract import find_answer, find_choice, settled
 from r1pipe.verify.reading.numbers import parse_quantity
 from r1pipe.verify.reading.words import CHOICE, letters, normal, unmarked
 
@@ -65,12 +65,7 @@ def check_word(problem: Problem, text: str) -> Verdict:
     accepted = {normal(word) for word in (problem.gold, *problem.meta.get("accept", ()))} - {""}
     if not accepted:
         return Verdict.GOLD_UNUSABLE
-    found = find_answer(text)
-    if found.answer is None:
-        return Verdict.NO_ANSWER
-    if found.is_hedge or len(found.answer) > MAX_CHARS:
-        return Verdict.WRONG
-    return Verdict.CORRECT if normal(unmarked(found.answer)) in accepted else Verdict.WRONG
+    return settled(text, lambda a: len(a) <= MAX_CHARS and normal(unmarked(a)) in accepted)
 
 
 def check_contains(problem: Problem, text: str) -> Verdict:

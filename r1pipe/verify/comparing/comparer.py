@@ -10,7 +10,9 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Callable, Sequence
 from fractions import Fraction
+from itertools import chain
 from math import gcd
+from typing import TypeVar
 
 from r1pipe.verify.comparing.quantities import same_quantity
 from r1pipe.verify.reading.intervals import merged
@@ -36,6 +38,7 @@ from r1pipe.verify.reading.values import (
 )
 
 Same = Callable[[Leaf, Leaf], bool]
+T = TypeVar("T")
 _BOUNDS = (INFINITY, MINUS_INFINITY)
 
 
@@ -60,37 +63,38 @@ class Comparer:
         """Return True when some reading of the answer equals some reading of the gold."""
         return any(self.same(gold, answer) for gold in golds for answer in answers)
 
-    def same(self, gold: Value, answer: Value) -> bool:  # noqa: C901 - one line for each shape
+    def same(self, gold: Value, answer: Value) -> bool:
         """Return True when the answer equals the gold value."""
         if _names_conflict(gold, answer):
             left, right = self._as_relation(gold), self._as_relation(answer)
             return self._relations(left, right) and _has_letters(left)
-        chain = self._chain(answer)
-        if chain is not None:
-            return self.same(gold, chain)
-        gold_chain = self._chain(gold)
-        if gold_chain is not None:
-            return self.same(gold_chain, answer)
+        if (value := self._chain(answer)) is not None:
+            return self.same(gold, value)
+        if (value := self._chain(gold)) is not None:
+            return self.same(value, answer)
         if any(isinstance(side, Group) and side.kind == "chain" for side in (gold, answer)):
             return False
         if isinstance(gold, Spans) or isinstance(answer, Spans):
             return self._spans(gold, answer)
-        gold, answer = self._single(gold), self._single(answer)
-        if isinstance(gold, Scalar) and isinstance(answer, Scalar):
-            return self._scalars(gold, answer)
-        if isinstance(gold, Group) and isinstance(answer, Group):
-            return self._groups(gold, answer)
-        if isinstance(gold, Words) and isinstance(answer, Words):
-            return gold.text == answer.text
-        if isinstance(gold, Clock) and isinstance(answer, Clock):
-            day = 86400 if gold.is_marked and answer.is_marked else 43200
-            return (gold.seconds - answer.seconds) % day == 0
-        if isinstance(gold, Congruence) and isinstance(answer, Congruence):
-            return self._congruences(gold, answer)
-        if isinstance(gold, Grid) and isinstance(answer, Grid):
-            return self._grids(gold, answer)
-        if isinstance(gold, Relation) or isinstance(answer, Relation):
-            return self._relations(self._as_relation(gold), self._as_relation(answer))
+        return self._by_shape(self._single(gold), self._single(answer))
+
+    def _by_shape(self, gold: Value, answer: Value) -> bool:
+        match gold, answer:
+            case Scalar(), Scalar():
+                return self._scalars(gold, answer)
+            case Group(), Group():
+                return self._groups(gold, answer)
+            case Words(), Words():
+                return gold.text == answer.text
+            case Clock(), Clock():
+                day = 86400 if gold.is_marked and answer.is_marked else 43200
+                return (gold.seconds - answer.seconds) % day == 0
+            case Congruence(), Congruence():
+                return self._congruences(gold, answer)
+            case Grid(), Grid():
+                return self._grids(gold, answer)
+            case (Relation(), _) | (_, Relation()):
+                return self._relations(self._as_relation(gold), self._as_relation(answer))
         return self._ratios(gold, answer)
 
     def _single(self, value: Value) -> Value:
@@ -174,7 +178,7 @@ class Comparer:
             return self._covers(gold.items, answer.items) and self._covers(answer.items, gold.items)
         if "bracket" in kinds:
             return self._in_order(gold.items, answer.items)
-        return len(gold.items) == len(answer.items) and self._matched(gold.items, answer.items)
+        return _paired(gold.items, answer.items, self.same)
 
     def _in_order(self, golds: Sequence[Value], answers: Sequence[Value]) -> bool:
         return len(golds) == len(answers) and all(map(self.same, golds, answers))
@@ -182,33 +186,13 @@ class Comparer:
     def _covers(self, golds: Sequence[Value], answers: Sequence[Value]) -> bool:
         return all(any(self.same(gold, answer) for answer in answers) for gold in golds)
 
-    def _matched(self, golds: Sequence[Value], answers: Sequence[Value]) -> bool:
-        """Pair every gold item with an answer of its own; equality makes greedy pairing exact."""
-        left = list(answers)
-        for gold in golds:
-            hit = next(
-                (index for index, answer in enumerate(left) if self.same(gold, answer)), None
-            )
-            if hit is None:
-                return False
-            left.pop(hit)
-        return True
-
     def _spans(self, gold: Value, answer: Value) -> bool:
         left, right = as_spans(gold), as_spans(answer)
         if left is None or right is None:
             return False
         with contextlib.suppress(UnreadableError):  # ends in letters have no order
             left, right = merged(left, self.is_less), merged(right, self.is_less)
-        golds, answers = list(left.parts), list(right.parts)
-        if len(golds) != len(answers):
-            return False
-        for part in golds:
-            hit = next((i for i, other in enumerate(answers) if self._same_span(part, other)), None)
-            if hit is None:
-                return False
-            answers.pop(hit)
-        return True
+        return _paired(left.parts, right.parts, self._same_span)
 
     def _same_span(self, gold: Span, answer: Span) -> bool:
         return (
@@ -224,32 +208,32 @@ class Comparer:
         return self.same_leaf(gold, answer)
 
     def _grids(self, gold: Grid, answer: Grid) -> bool:
-        shapes = [[len(row) for row in grid.rows] for grid in (gold, answer)]
-        if shapes[0] != shapes[1]:
+        if [*map(len, gold.rows)] != [*map(len, answer.rows)]:
             return False
-        pairs = zip(
-            (cell for row in gold.rows for cell in row),
-            (cell for row in answer.rows for cell in row),
-            strict=True,
-        )
-        return all(self.same_leaf(left, right) for left, right in pairs)
+        return all(map(self.same_leaf, chain(*gold.rows), chain(*answer.rows)))
 
     def _ratios(self, gold: Value, answer: Value) -> bool:
         """Compare a : b with c : d or with a fraction; only a reduced gold may be scaled."""
         left, right = _terms(gold), _terms(answer)
-        if (
-            left is None
-            or right is None
-            or not (isinstance(gold, Ratio) or isinstance(answer, Ratio))
-        ):
+        if not left or not right or (not isinstance(gold, Ratio) and not isinstance(answer, Ratio)):
             return False
-        if len(left) != len(right) or not (isinstance(gold, Scalar) or _is_reduced(left)):
-            same_length = len(left) == len(right)
-            return same_length and all(map(self.same_leaf, left, right))
-        return all(
-            self.same_leaf(left[0] * other, right[0] * own)
-            for own, other in zip(left[1:], right[1:], strict=True)
-        )
+        if len(left) != len(right):
+            return False
+        if not (isinstance(gold, Scalar) or _is_reduced(left)):
+            return all(map(self.same_leaf, left, right))
+        pairs = zip(left[1:], right[1:], strict=True)
+        return all(self.same_leaf(left[0] * other, right[0] * own) for own, other in pairs)
+
+
+def _paired(golds: Sequence[T], answers: Sequence[T], same: Callable[[T, T], bool]) -> bool:
+    """Pair every gold item with an answer of its own; equality makes greedy pairing exact."""
+    left = list(answers)
+    for gold in golds:
+        hit = next((index for index, answer in enumerate(left) if same(gold, answer)), None)
+        if hit is None:
+            return False
+        left.pop(hit)
+    return not left
 
 
 def _is_degree(value: Scalar) -> bool:

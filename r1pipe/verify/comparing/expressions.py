@@ -46,7 +46,7 @@ def proportional(left: sp.Expr, right: sp.Expr) -> bool:
         return True
     if not symbols or left.free_symbols != right.free_symbols or len(symbols) > MAX_SYMBOLS:
         return False
-    for point in _points(symbols, left, right):
+    for point in _points(symbols):
         ratio = left.subs(point), right.subs(point)
         if all(value.is_number and not _same_constant(value, sp.S.Zero) for value in ratio):
             return _agree_at_points(left * ratio[1], right * ratio[0], symbols)
@@ -81,7 +81,7 @@ def _agree_at_points(left: sp.Expr, right: sp.Expr, symbols: list[sp.Symbol]) ->
     if _is_small_polynomial(left) and _is_small_polynomial(right):
         return bool((left - right).expand() == 0)
     if not (left.has(sp.core.function.AppliedUndef) or right.has(sp.core.function.AppliedUndef)):
-        points, min_agreed = _points(symbols, left, right), _MIN_PROBES
+        points, min_agreed = _points(symbols), _MIN_PROBES
         whole = _integer_symbols(left) | _integer_symbols(right)
         if whole:
             is_rounded = left.has(*_ROUNDINGS) or right.has(*_ROUNDINGS)
@@ -111,18 +111,15 @@ def _is_small_polynomial(side: sp.Expr) -> bool:
     )
 
 
-def _points(
-    symbols: list[sp.Symbol], left: sp.Expr, right: sp.Expr
-) -> list[dict[sp.Symbol, sp.Rational]]:
+def _points(symbols: list[sp.Symbol]) -> list[dict[sp.Symbol, sp.Expr]]:
     """Return rational points, positive ones first."""
-    points = []
-    for shift in range(_NUM_PROBES):
-        point = {}
-        for index, symbol in enumerate(symbols):
-            sign = -1 if shift >= 4 and (shift + index) % 2 else 1
-            point[symbol] = sign * _fraction(shift, index)
-        points.append(point)
-    return points
+    return [
+        {
+            symbol: _fraction(shift, index) * (-1 if shift >= 4 and (shift + index) % 2 else 1)
+            for index, symbol in enumerate(symbols)
+        }
+        for shift in range(_NUM_PROBES)
+    ]
 
 
 def _integer_symbols(side: sp.Expr) -> set[sp.Symbol]:

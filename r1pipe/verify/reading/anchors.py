@@ -53,22 +53,23 @@ _MAX_CHARS, _BEFORE_CHARS = 1000, 60
 
 
 @dataclass(frozen=True, slots=True)
-class Said:
-    """An answer in a sentence, and whether the sentence leaves it open or takes it back."""
+class Extraction:
+    """What was found, where (`box`, `tag`, `hash`, `phrase`, `none`), and whether it hedges."""
 
-    content: str
-    is_hedge: bool
+    answer: str | None
+    method: str
+    is_hedge: bool = False
 
 
-def find_phrase(text: str) -> Said | None:
-    """Return what the last anchor that means it announces; one that is denied is left open."""
+def find_phrase(text: str) -> Extraction | None:
+    """Return what the last anchor that means it announces; one that is denied is a hedge."""
     denied = None
     for match in reversed(list(_ANCHOR.finditer(text))):
         before = text[max(0, match.start() - _BEFORE_CHARS) : match.start()]
         line = text[match.end() : match.end() + _MAX_CHARS].lstrip(_AFTER_ANCHOR + "\n")
         line = line.split("\n", 1)[0]
         if _DENIED.search(before) or _NEGATED.match(line):
-            denied = denied or Said(line.strip()[:80], True)
+            denied = denied or Extraction(line.strip()[:80], "phrase", True)
             continue
         opening = _OPENING.match(line)
         line = line[opening.end() :] if opening is not None else line
@@ -77,7 +78,7 @@ def find_phrase(text: str) -> Said | None:
         content = _cut(sentence)
         if content:
             after = line[end.end() :] if end is not None else ""
-            return Said(content, _is_open(f"{sentence} {after}", after))
+            return Extraction(content, "phrase", _is_open(f"{sentence} {after}", after))
     return denied
 
 

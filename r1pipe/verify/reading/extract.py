@@ -9,11 +9,13 @@ boxes joined by "or" are a hedge.
 from __future__ import annotations
 
 import re
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Literal
 
 from r1pipe.chat import ANSWER_CLOSE, ANSWER_OPEN, split_completion
-from r1pipe.verify.reading.anchors import find_phrase
+from r1pipe.records import Verdict
+from r1pipe.verify.reading.anchors import Extraction, find_phrase
 from r1pipe.verify.reading.units import parse_unit
 from r1pipe.verify.reading.words import letters
 
@@ -47,15 +49,6 @@ _MAX_JOINED = 64
 
 
 @dataclass(frozen=True, slots=True)
-class Extraction:
-    """What was found, where (`box`, `tag`, `hash`, `phrase`, `none`), and whether it hedges."""
-
-    answer: str | None
-    method: str
-    is_hedge: bool = False
-
-
-@dataclass(frozen=True, slots=True)
 class _Box:
     start: int  # of the command
     end: int  # after the closing brace
@@ -82,6 +75,14 @@ def find_answer(text: str, *, prefer: Prefer = "box") -> Extraction:
         if found is not None:
             return found
     return Extraction(None, "none")
+
+
+def settled(text: str, is_right: Callable[[str], bool], *, prefer: Prefer = "box") -> Verdict:
+    """Return the verdict on a completion, given whether its answer is right; a hedge is wrong."""
+    found = find_answer(text, prefer=prefer)
+    if found.answer is None:
+        return Verdict.NO_ANSWER
+    return Verdict.CORRECT if not found.is_hedge and is_right(found.answer) else Verdict.WRONG
 
 
 def boxes(text: str) -> list[str]:
@@ -214,9 +215,7 @@ def _from_hash(text: str) -> Extraction | None:
 
 def _from_phrase(text: str) -> Extraction | None:
     said = find_phrase(text)
-    if said is None or _is_hollow(said.content):
-        return None
-    return Extraction(said.content, "phrase", is_hedge=said.is_hedge)
+    return None if said is None or _is_hollow(said.answer or "") else said
 
 
 def find_choice(text: str) -> Extraction | None:
@@ -224,9 +223,7 @@ def find_choice(text: str) -> Extraction | None:
     part = split_completion(text).answer_part or ""
     found = _outer_boxes(part)
     said = find_phrase(part[found[-1].end :]) if found else None
-    if said is None or not letters(said.content):
-        return None
-    return Extraction(said.content, "phrase", is_hedge=said.is_hedge)
+    return None if said is None or not letters(said.answer or "") else said
 
 
 def _from_last_line(text: str) -> Extraction | None:

@@ -42,9 +42,8 @@ _IsLess = Callable[[Leaf, Leaf], bool]
 class Intervals(Relations):
     """Reads what can be seen as intervals."""
 
-    def whole(self, text: str) -> Value | None:
-        """Read anything but an interval in brackets."""
-        raise NotImplementedError
+    whole: Callable[[str], Value | None]
+    """Reads anything but an interval in brackets."""
 
     def spans(self, text: str) -> Spans:
         """Read an interval, a union, a relation or a set of points as intervals."""

@@ -112,9 +112,6 @@ class _Parser(Notation):
         if self.take("^", "**"):
             if self.take(r"\circ"):
                 return base * sp.pi / 180
-            if self.peek() == "{" and self.peek(1) == r"\circ" and self.peek(2) == "}":
-                self.position += 3
-                return base * sp.pi / 180
             if self.take(r"\prime"):
                 raise UnreadableError("a derivative")
             return bounded.power(base, self.exponent())
@@ -177,14 +174,7 @@ class _Parser(Notation):
         return sp.Abs(value)
 
     def variable(self, letter: str) -> sp.Expr:
-        if self.peek() == "(" and letter not in "fgh":
-            try:
-                value = self.counted(letter)
-            except UnreadableError:
-                value = None
-            if value is not None:
-                return value
-        if letter in "CAP" and self.peek() == "_" and (value := self.indexed(letter)) is not None:
+        if (value := self.called(letter)) is not None:
             return value
         label = self.subscript()
         while self.take("'"):
@@ -263,7 +253,7 @@ class _Parser(Notation):
         letter = letter[1:] if letter[1:] in GREEK else letter
         if not letter.isalpha() or (len(letter) > 1 and letter not in GREEK):
             raise UnreadableError("text")
-        if letter in "CAP" and self.peek() == "_" and (value := self.indexed(letter)) is not None:
+        if self.peek() == "_" and (value := self.called(letter)) is not None:
             return value
         style = "" if name in ("mathbf", "mathit", "mathrm", "text") else name
         return sp.Symbol(style + letter + self.subscript())

@@ -18,9 +18,7 @@ _DERIVATIVE = re.compile(r"frac(?:d|\\partial)([a-z])(?:d|\\partial)([a-z])")
 _NAME = re.compile(NAME)
 _BARE_VARIABLE = re.compile(r"\\?[a-zA-Z]+(?:_(?:\{[^{}]{1,20}\}|[0-9a-zA-Z]))?'*")
 _NOT_VARIABLES = re.compile(r"\\(?:pi|infty|emptyset)|pi|i|[a-z]{2,3}")  # xy is a product
-TEXT = re.compile(r"\\(?:text|mathrm|textbf|textit|mathbf|operatorname|textrm|mbox)\s*\{([^{}]*)\}")
-
-
+TEXT = re.compile(r"\\(?:text(?:bf|it|rm)?|math(?:rm|bf|sf)|operatorname|mbox)\s*\{([^{}]*)\}")
 _ARGUMENT = re.compile(r"([a-zA-Z]+'*)(?:\(([a-zA-Z])\)|_([i-n]))")
 
 

@@ -9,6 +9,8 @@ from __future__ import annotations
 import re
 import unicodedata
 
+from r1pipe.verify.reading.scan import outer_brackets
+
 _ZERO_WIDTH = re.compile(r"[\u00ad\u200b-\u200f\u202a-\u202c\u2060-\u2064\ufeff]")
 _SPACES = re.compile(r"[\u00a0\u1680\u2000-\u200a\u202f\u205f\u3000\t\r\n]")
 _SUPER = {c: unicodedata.normalize("NFKC", c) for c in "⁰¹²³⁴⁵⁶⁷⁸⁹⁺⁻⁽⁾ⁿⁱ"} | {"⁻": "-"}
@@ -222,22 +224,13 @@ def _without_final_period(text: str) -> str:
 def _unbrace(text: str) -> str:
     """Take off braces around the whole text, at most eight deep."""
     for _ in range(8):
-        if not (text.startswith("{") and text.endswith("}") and _closes_at_end(text)):
+        outer = outer_brackets(text) if text.startswith("{") and text.endswith("}") else None
+        if outer is None or outer[2] != "}":
             break
         if _SET_BUILDER.match(text):
             return rf"\{{{text[1:-1]}\}}"
-        text = text[1:-1].strip()
+        text = outer[1]
     return text
-
-
-def _closes_at_end(text: str) -> bool:
-    depth = 0
-    for index, char in enumerate(text):
-        if char in "{}" and (index == 0 or text[index - 1] != "\\"):
-            depth += 1 if char == "{" else -1
-            if depth == 0:
-                return index == len(text) - 1
-    return False
 
 
 def _latex_root(match: re.Match[str]) -> str:

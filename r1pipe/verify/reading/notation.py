@@ -6,35 +6,39 @@ does not count.
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import sympy as sp
 
 from r1pipe.verify.reading.functions import arrange, choose
 from r1pipe.verify.reading.tokens import CLOSERS, Cursor
 from r1pipe.verify.reading.values import TooBigError, UnreadableError
 
-MAX_TERMS = 10_000
+MAX_TERMS, MAX_STEEP_TERMS = 10_000, 200
 OPERATORS = frozenset({"int", "sum", "prod", "lim"})
 _BOUND = sp.Symbol("bound")
+
+
+def _is_steep(body: sp.Expr) -> bool:
+    """Return whether terms grow as k! or k^k do: the last of many has too many digits."""
+    return any(
+        _BOUND in part.free_symbols for part in body.atoms(sp.factorial, sp.binomial)
+    ) or any(
+        _BOUND in power.base.free_symbols & power.exp.free_symbols for power in body.atoms(sp.Pow)
+    )
 
 
 class Notation(Cursor):
     """What a parser of expressions reads besides arithmetic; the parser has the rest."""
 
+    sum: Callable[[], sp.Expr]
+    product: Callable[[], sp.Expr]
+    argument: Callable[[], sp.Expr]
+    """Reads a group in braces, or one token."""
+
     def __init__(self, tokens: list[str]) -> None:
         super().__init__(tokens)
         self.bound: set[str] = set()
-
-    def sum(self) -> sp.Expr:
-        """Parse a sum."""
-        raise NotImplementedError
-
-    def product(self) -> sp.Expr:
-        """Parse a product."""
-        raise NotImplementedError
-
-    def argument(self) -> sp.Expr:
-        """Parse a group in braces, or one token."""
-        raise NotImplementedError
 
     def operator(self, name: str) -> sp.Expr:
         """Read an integral, sum, product or limit after its command."""
@@ -56,7 +60,8 @@ class Notation(Cursor):
         self.bound.discard(letter.name)
         kind = sp.Sum if name == "sum" else sp.Product
         total = kind(body, (_BOUND, start, end))
-        if start.is_Integer and end.is_Integer and end - start > MAX_TERMS:
+        max_terms = MAX_STEEP_TERMS if _is_steep(body) else MAX_TERMS
+        if start.is_Integer and end.is_Integer and end - start > max_terms:
             raise TooBigError("more terms than can be added")
         is_series = end == sp.oo and body.free_symbols - {_BOUND}
         return total if is_series else total.doit()
@@ -112,33 +117,41 @@ class Notation(Cursor):
             raise UnreadableError("an index before its letter")
         return choose(top, bottom) if letter == "C" else arrange(top, bottom)
 
+    def called(self, letter: str) -> sp.Expr | None:
+        """Read what a letter is called with, or go back where it is a letter only."""
+        start, value = self.position, None
+        try:
+            if self.peek() == "(" and letter not in "fgh":
+                value = self.counted(letter)
+            elif self.peek() == "_" and letter in "CAP":
+                value = self.indexed(letter)
+        except TooBigError:
+            raise
+        except UnreadableError:
+            pass
+        if value is None:
+            self.position = start
+        return value
+
     def counted(self, letter: str) -> sp.Expr | None:
         """Read `C(10,3)` and `P(5,2)`; a number of one argument, as in `I(0)`, is a name."""
-        start = self.position
-        if self.take("("):
-            arguments = self.arguments(")")
-            if len(arguments) == 2 and letter in ("C", "P", "A"):
-                return (choose if letter == "C" else arrange)(*arguments)
-            is_value = len(arguments) == 1 and arguments[0].is_Integer
-            if is_value and (letter.isupper() or arguments[0] == 0):
-                return sp.Symbol(f"{letter}({arguments[0]})")
-        self.position = start
+        self.next()
+        arguments = self.arguments(")")
+        if len(arguments) == 2 and letter in ("C", "P", "A"):
+            return (choose if letter == "C" else arrange)(*arguments)
+        is_value = len(arguments) == 1 and arguments[0].is_Integer
+        if is_value and (letter.isupper() or arguments[0] == 0):
+            return sp.Symbol(f"{letter}({arguments[0]})")
         return None
 
     def indexed(self, letter: str) -> sp.Expr | None:
         """Read `C_{10}^3` and `A_5^2`, as they are written where n over k is not."""
-        start = self.position
         self.next()
-        try:
-            top = self.argument()
-            if self.take("^"):
-                bottom = self.argument()
-                if not (top.is_Integer and bottom.is_Integer and bottom > top):
-                    return choose(top, bottom) if letter == "C" else arrange(top, bottom)
-        except UnreadableError:
-            pass
-        self.position = start
-        return None
+        top = self.argument()
+        bottom = self.argument() if self.take("^") else None
+        if bottom is None or (top.is_Integer and bottom.is_Integer and bottom > top):
+            return None
+        return choose(top, bottom) if letter == "C" else arrange(top, bottom)
 
     def arguments(self, closer: str) -> list[sp.Expr]:
         found = [self.sum()]

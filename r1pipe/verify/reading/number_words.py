@@ -9,12 +9,10 @@ _SMALL = (
     "zero one two three four five six seven eight nine ten eleven twelve thirteen fourteen fifteen"
     " sixteen seventeen eighteen nineteen twenty"
 )
-_ENGLISH = {word: value for value, word in enumerate(_SMALL.split())}
-_TENS = {"twenty": 20, "thirty": 30, "forty": 40, "fifty": 50, "sixty": 60} | {
-    "seventy": 70,
-    "eighty": 80,
-    "ninety": 90,
-}
+SMALL = {word: value for value, word in enumerate(_SMALL.split())}
+"""The numbers from zero to twenty."""
+_TENS_WORDS = "twenty thirty forty fifty sixty seventy eighty ninety"
+_TENS = {word: 10 * value for value, word in enumerate(_TENS_WORDS.split(), 2)}
 _DIGITS = {digit: value for value, digit in enumerate("零一二三四五六七八九")} | {"两": 2}
 _PLACES = {"十": 10, "百": 100, "千": 1000}
 _LARGE = {"万": 10**4, "亿": 10**8}
@@ -27,13 +25,13 @@ _COUNTED = re.compile(
 def number_word(text: str) -> int | None:
     """Return the value of a number in words, else None."""
     bare = re.sub(r"\\text\s*\{([^{}]*)\}", r"\1", text).strip().lower()
-    if bare in _ENGLISH:
-        return _ENGLISH[bare]
+    if bare in SMALL:
+        return SMALL[bare]
     if _CHINESE.fullmatch(bare):
         return _chinese(bare)
     tens, _, ones = bare.replace(" ", "-").partition("-")
     if tens in _TENS:
-        one = _ENGLISH.get(ones, -1) if ones else 0
+        one = SMALL.get(ones, -1) if ones else 0
         return _TENS[tens] + one if 0 <= one < 10 else None
     return None
 

@@ -6,23 +6,11 @@ import re
 from fractions import Fraction
 
 from r1pipe.verify.reading.naming import TEXT
+from r1pipe.verify.reading.number_words import SMALL
 from r1pipe.verify.reading.values import UnreadableError
 
-_BASES = [
-    "two",
-    "three",
-    "four",
-    "five",
-    "six",
-    "seven",
-    "eight",
-    "nine",
-    "ten",
-    "eleven",
-    "twelve",
-]
-_NAMES = {name: base for base, name in enumerate(_BASES, start=2)} | {"sixteen": 16}
-_BASE = rf"(?P<base>[0-9]{{1,2}}|{'|'.join(_NAMES)})"
+_NAMES = {name: base for name, base in SMALL.items() if base > 1}
+_BASE = rf"(?P<base>[0-9]{{1,2}}|{'|'.join(sorted(_NAMES, key=len, reverse=True))})"
 _NUMERAL = re.compile(
     r"(?P<sign>-?)\(?(?P<digits>[0-9][0-9A-Fa-f]*(?:\.[0-9A-Fa-f]+)?|[A-Fa-f]+[0-9][0-9A-Fa-f]*"
     rf"|[A-Fa-f]{{2,}})\)?(?:_\(?{_BASE}\)?|\(?(?:in)?base{_BASE.replace('base>', 'named>')}\)?)"

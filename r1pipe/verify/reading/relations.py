@@ -36,6 +36,9 @@ _CONGRUENCE = re.compile(r"(?:(.*)\\equiv)?(.*?)\(?\\(?:pmod|mod)(?![a-zA-Z])(.*
 class Relations:
     """Reads relations; `scalar` turns the text of one leaf into a `Scalar` or raises."""
 
+    one: Callable[[str], Value]
+    """Reads one item of a group."""
+
     def __init__(
         self,
         scalar: Callable[[str], Scalar],
@@ -45,10 +48,6 @@ class Relations:
         self.scalar = scalar
         self.solve = solve
         self.is_less = is_less
-
-    def one(self, text: str) -> Value:
-        """Read one item of a group."""
-        raise NotImplementedError
 
     def leaf(self, text: str) -> Leaf:
         """Read a bare value, without unit or name."""

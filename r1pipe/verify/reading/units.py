@@ -50,8 +50,9 @@ def _powers(dimension: str) -> tuple[tuple[str, int], ...]:
 
 _SPEC = json.loads((resources.files("r1pipe.verify.reading") / "units.json").read_text("utf-8"))
 _UNITS = _table(_SPEC)
-_SQUARE_WORDS = {"square": 2, "sq": 2, "sq.": 2, "cubic": 3, "cu": 3, "平方": 2, "立方": 3}
-_POWER_WORDS = {"squared": 2, "cubed": 3}
+_CUBES = ("cubic", "cu", "立方", "cubed")
+_POWER_AHEAD = re.compile(r"(?<!\S)(square|sq\.?|cubic|cu|平方|立方) ([^\s/^]+)", re.IGNORECASE)
+_POWER_BEHIND = re.compile(r"(?<=[^\s/^]) (squared|cubed)(?!\S)", re.IGNORECASE)
 _TEXT_COMMAND = re.compile(
     r"\\(?:text|mathrm|textrm|textbf|textit|operatorname|rm|mbox|hbox|textnormal)(?![a-zA-Z])\s*\*?"
 )
@@ -126,23 +127,15 @@ def _product(text: str) -> Unit | None:
 
 def _factors(piece: str) -> list[tuple[Unit, int]] | None:
     """Split `square cm` or `m^{2} s^{-1}` into units with powers."""
-    words = _POWER.sub(r"^\1 ", piece).split()
+    piece = _POWER_AHEAD.sub(lambda m: f"{m[2]}^{3 if m[1].lower() in _CUBES else 2}", piece)
+    piece = _POWER_BEHIND.sub(lambda m: f"^{3 if m[1].lower() in _CUBES else 2}", piece)
     factors: list[tuple[Unit, int]] = []
-    ahead = 1
-    for word in words:
+    for word in _POWER.sub(r"^\1 ", piece).split():
         name, power = _split_power(word)
-        if name.lower() in _SQUARE_WORDS:
-            ahead = _SQUARE_WORDS[name.lower()]
-            continue
-        if name.lower() in _POWER_WORDS and factors:
-            factors[-1] = (factors[-1][0], factors[-1][1] * _POWER_WORDS[name.lower()])
-            continue
         unit = _known(name)
-        exponent = ahead * int(power or 1)
-        if unit is None or abs(exponent) > _MAX_POWER:
+        if unit is None or abs(int(power or 1)) > _MAX_POWER:
             return None
-        factors.append((unit, exponent))
-        ahead = 1
+        factors.append((unit, int(power or 1)))
     return factors or None
 
 

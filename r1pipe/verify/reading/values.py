@@ -7,8 +7,8 @@ reader and the same comparison serve both.
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, TypeAlias
+from dataclasses import dataclass, fields
+from typing import TYPE_CHECKING, TypeAlias, cast
 
 from r1pipe.verify.reading.units import Unit
 
@@ -126,23 +126,19 @@ Value = Scalar | Group | Spans | Relation | Grid | Ratio | Congruence | Clock | 
 
 def mapped(value: Value, change: Callable[[Leaf], Leaf]) -> Value:
     """Return the value with every leaf changed."""
-    if isinstance(value, Scalar):
-        return replace(value, value=change(value.value))
-    if isinstance(value, Group):
-        return replace(value, items=tuple(mapped(item, change) for item in value.items))
-    if isinstance(value, Spans):
-        ends = [
-            [e if isinstance(e, str) else change(e) for e in (p.low, p.high)] for p in value.parts
-        ]
-        parts = zip(value.parts, ends, strict=True)
-        return replace(value, parts=tuple(replace(p, low=e[0], high=e[1]) for p, e in parts))
-    if isinstance(value, Relation):
-        return replace(value, left=change(value.left), right=change(value.right))
-    if isinstance(value, Grid):
-        return replace(value, rows=tuple(tuple(map(change, row)) for row in value.rows))
-    if isinstance(value, Ratio):
-        return replace(value, terms=tuple(map(change, value.terms)))
-    return value
+    return cast("Value", _mapped(value, change))
+
+
+def _mapped(part: object, change: Callable[[Leaf], Leaf]) -> object:
+    """Go through fields and items; what is no text, number of a field or unit is a leaf."""
+    if part is None or isinstance(part, str | int | Unit):
+        return part
+    if isinstance(part, tuple):
+        return tuple(_mapped(item, change) for item in part)
+    if isinstance(part, Value):
+        changed = (_mapped(getattr(part, field.name), change) for field in fields(part))
+        return cast("Callable[..., object]", type(part))(*changed)
+    return change(cast("Leaf", part))
 
 
 def as_spans(value: Value | None) -> Spans | None:

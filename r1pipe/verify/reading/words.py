@@ -5,23 +5,15 @@ from __future__ import annotations
 import re
 import unicodedata
 
+from r1pipe.verify.reading.naming import TEXT
 from r1pipe.verify.reading.normalise import plain
-
-_TEXT = re.compile(
-    r"\\(?:text|mathrm|textbf|textit|mathbf|operatorname|textrm|mathsf)(?![a-zA-Z])\s*\{([^{}]*)\}"
-)
-
 
 CHOICE = re.compile(
     r"(?:the\s+)?(?:(?:answer|option|choice)\s*(?:is)?\s*:?\s*|(?:故|应)?选(?:项|择)?\s*[:：]?\s*)?"
     r"(?:\(\s*([A-J])\s*\)|\[\s*([A-J])\s*\]|([A-J]))(?:\s*[.:)]|(?=\s*$)|(?<=[)\]])|\s*,(?!\s*[A-J]\b))(.*)",
     re.IGNORECASE | re.DOTALL,
 )
-
-
 _LETTER_LIST = re.compile(r"\(?\s*[A-J](?:\s*(?:,|and|&|;|\s|和|与)*\s*[A-J])*\s*\)?")
-
-
 _VOWEL = re.compile("[aeiou]", re.IGNORECASE)
 _SHORT_WORDS = frozenset({"no", "on", "up", "so"})
 _NAMES = frozenset(
@@ -74,7 +66,7 @@ def letters(answer: str) -> str:
 def unmarked(answer: str) -> str:
     text = plain(answer)
     for _ in range(3):
-        text = _TEXT.sub(r"\1", text)
+        text = TEXT.sub(r"\1", text)
     return plain(text)
 
 
@@ -94,7 +86,7 @@ def is_word(text: str) -> bool:
 
     A word has three letters and a vowel, and they do not come in order, as those of abc do.
     """
-    bare = _TEXT.sub(r"\1", text).strip(" .")
+    bare = TEXT.sub(r"\1", text).strip(" .")
     if not (bare.isascii() and bare.isalpha()) or bare.lower() in _NAMES:
         return False
     if bare.lower() in _SHORT_WORDS:
@@ -106,12 +98,12 @@ def is_empty_set(text: str) -> bool:
     """Return whether a text says that there is no solution."""
     if re.sub(r"\s", "", text) in (r"\emptyset", r"\{\}", r"\phi"):
         return True
-    return _NO_SOLUTION.fullmatch(normal(_TEXT.sub(r" \1 ", text))) is not None
+    return _NO_SOLUTION.fullmatch(normal(TEXT.sub(r" \1 ", text))) is not None
 
 
 def phrase(text: str) -> str:
     """Return a phrase as it is compared: without marks, case and article, one word for synonyms."""
-    words = _ARTICLE.sub("", normal(_TEXT.sub(r" \1 ", text)))
+    words = _ARTICLE.sub("", normal(TEXT.sub(r" \1 ", text)))
     words = _DAY_FIRST.sub(r"\2 \1", _ORDINAL.sub(r"\1", words))
     words = _SAME.get(words.replace(" ", "") if not words.isascii() else words, words)
     return _WEEK.sub("星期", words.replace(" ", "")) if not words.isascii() else words

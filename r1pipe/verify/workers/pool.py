@@ -322,5 +322,3 @@ def _after_fork() -> None:
 
 atexit.register(close_shared)
 os.register_at_fork(after_in_child=_after_fork)
-
-__all__ = ["DEFAULT_LIMIT_S", "Pool", "close_shared", "shared_pool"]

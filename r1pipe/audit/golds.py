@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from r1pipe.errors import StageError
@@ -94,25 +94,9 @@ def _self_verdict(problem: Problem, timeout_s: float, workers: int) -> Verdict |
         if reads_exactly(gold):
             return Verdict.CORRECT
         return shared_pool(workers).submit(gold, gold, timeout_s)
-    return Verdict.CORRECT if _is_usable(problem) else Verdict.GOLD_UNUSABLE
-
-
-def _is_usable(problem: Problem) -> bool:
-    """Return True when a checker other than `math` can read the problem's gold answer."""
-    gold = problem.gold
-    if problem.checker == "number":
-        return read_gold(gold)[1] is not None
-    if problem.checker == "choice":
-        return bool(letters(gold))
-    if problem.checker in ("word", "contains"):
-        return bool(normal(gold))
-    if problem.checker == "judge":
-        return bool(gold.strip())
-    if problem.checker == "refusal":
-        return any(normal(phrase) for phrase in problem.meta.get("refusal", ()))
-    if problem.checker == "code":
-        return read_tests(problem.meta) is not None
-    return problem.checker != "countdown" or _is_countdown(problem)
+    is_usable = _IS_USABLE.get(problem.checker)
+    is_right = is_usable is None or is_usable(problem)
+    return Verdict.CORRECT if is_right else Verdict.GOLD_UNUSABLE
 
 
 def _is_countdown(problem: Problem) -> bool:
@@ -130,3 +114,16 @@ def _is_countdown(problem: Problem) -> bool:
 def _is_target(problem: Problem) -> bool:
     quantity = read_gold(problem.gold)[1]
     return quantity is not None and quantity.value == problem.meta["target"]
+
+
+_IS_USABLE: dict[str, Callable[[Problem], bool]] = {
+    "number": lambda problem: read_gold(problem.gold)[1] is not None,
+    "choice": lambda problem: bool(letters(problem.gold)),
+    "word": lambda problem: bool(normal(problem.gold)),
+    "contains": lambda problem: bool(normal(problem.gold)),
+    "judge": lambda problem: bool(problem.gold.strip()),
+    "refusal": lambda problem: any(normal(p) for p in problem.meta.get("refusal", ())),
+    "code": lambda problem: read_tests(problem.meta) is not None,
+    "countdown": _is_countdown,
+}
+"""Whether a checker other than `math` can read a problem's gold answer; a plugin's always can."""
