@@ -129,7 +129,8 @@ def our_grpo(folder: Path, turns: Turns, options: dict[str, Any]) -> None:
 
     from r1pipe.manifest.kinds import load_kinds
     from r1pipe.models.policy import load_model, load_tokenizer
-    from r1pipe.rl.setup import opened
+    from r1pipe.policies.setup import opened
+    from r1pipe.policies.training import train_policy
 
     torch.set_num_threads(1)
     stage = load_kinds(Path(__file__).parents[1] / "manifests" / "r1.yaml")["grpo"]
@@ -139,7 +140,7 @@ def our_grpo(folder: Path, turns: Turns, options: dict[str, Any]) -> None:
     context: Any = StepContext(turns)
     model, tokenizer = load_model(folder), load_tokenizer(folder)
     with timed_setup(turns), opened(context, model, tokenizer, params, run) as grpo:
-        grpo.train(asked)
+        train_policy(grpo, asked)
 
 
 def grpo_params(stage: Any, options: dict[str, Any]) -> Any:
@@ -165,7 +166,7 @@ def grpo_params(stage: Any, options: dict[str, Any]) -> Any:
 @contextmanager
 def timed_setup(turns: Turns) -> Iterator[None]:
     """Time the parts of what a GRPO run opens inside the block; the first turn begins there."""
-    from r1pipe.rl import setup
+    from r1pipe.policies import setup
 
     make_engine, generator_of, make_reference = (
         setup.make_engine,  # type: ignore[attr-defined]

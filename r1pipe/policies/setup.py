@@ -1,0 +1,154 @@
+"""Set-up of a GRPO run: opened before its first rollout, closed and written after its last one."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from contextlib import closing, contextmanager
+from pathlib import Path
+
+from r1pipe.curricula.curricula import CurriculumState
+from r1pipe.errors import StageError
+from r1pipe.generate.backends import generator_of
+from r1pipe.method_params.policies import GrpoParams, GrpoRun
+from r1pipe.models.interfaces import LanguageModel, Tokenizer
+from r1pipe.models.policy import freeze, load_model, load_tokenizer
+from r1pipe.models.precision import dtype_of
+from r1pipe.policies.parity import TOLERANCES, check_parity
+from r1pipe.records import Problem
+from r1pipe.rewards.model import RewardFn
+from r1pipe.rl.credits import credit_of
+from r1pipe.rl.grpo import Grpo
+from r1pipe.settings import ModelParams, Precision
+from r1pipe.stage import Context
+from r1pipe.supervision.steps import StepFn, rule_steps
+from r1pipe.text import visible
+from r1pipe.train.backends import make_engine, shards_weights
+from r1pipe.train.batching import batching_of
+from r1pipe.train.loop import Trainer
+from r1pipe.train.own_forward import check_forward
+from r1pipe.train.reference import Reference, make_reference
+from r1pipe.train.supervised import finish
+from r1pipe.verify.golds import check_golds
+
+NUM_COMPARED = 32
+"""Prompts on which two tokenizers are compared."""
+
+
+def usable_problems(
+    context: Context, name: str, problems: Sequence[Problem], judged: Collection[str]
+) -> list[Problem]:
+    """Return the problems whose gold answer verifies against itself.
+
+    The others, on which every completion would be wrong, are noted under `unusable_golds`: how
+    many and which share, also where there are none.
+
+    Tasks of `judged` are rewarded by a model, which reads no gold answer. All ranks return the
+    same. Raises StageError if none is left.
+    """
+    found, said = dict[str, object](), ""
+    bad: list[list[str]] = []
+    if context.ranks.is_main:
+        read = [problem for problem in problems if problem.task not in judged]
+        report = check_golds(read, max_unusable_frac=1.0)
+        bad = [[p.id, p.prompt, p.gold] for p, _ in report.quarantined]
+        found, said = report.to_json(), report.warning() if bad else ""
+    bad = context.ranks.agree(bad)
+    context.note(unusable_golds={name: found})
+    if not bad:
+        return list(problems)
+    context.warn(f"{name}: {said}")
+    left_out = set(map(tuple, bad))
+    usable = [p for p in problems if p.task in judged or (p.id, p.prompt, p.gold) not in left_out]
+    if not usable:
+        raise StageError(
+            f"{context.name}: {name}: no problem has a usable gold answer (first: problem"
+            f" {visible(bad[0][0])}, gold {visible(repr(bad[0][2][:80]))}); correct them, or choose"
+            " another checker"
+        )
+    return usable
+
+
+@contextmanager
+def opened(  # noqa: PLR0913 - what a run is given, most of it by few methods
+    context: Context,
+    model: LanguageModel,
+    tokenizer: Tokenizer,
+    params: GrpoParams,
+    run: GrpoRun,
+    reward_models: Mapping[str, RewardFn] | None = None,
+    score_steps: StepFn = rule_steps,
+    teacher: Reference | None = None,
+) -> Iterator[Grpo]:
+    """Give a run that goes on from its newest checkpoint; write the policy after the block.
+
+    A teacher is the reference; it never moves, so checkpoints do not have it.
+    """
+    precision, ranks = params.precision, context.ranks
+    made = make_reference(model, run, ranks, precision) if params.kl_coef and not teacher else None
+    reference = teacher or made
+    sampled = sampled_model(model, run, precision)
+    engine = make_engine(model, params.optimizer, run, ranks, precision)
+    batching = batching_of(run, tokenizer.pad_token_id)
+    check_forward(engine, model, batching, precision)
+    with closing(generator_of(sampled, tokenizer, run, ranks.size, precision)) as generator:
+        memory = CurriculumState(lambda: ranks.is_main)
+        others = [*([] if made is None else [made]), memory]
+        trainer = Trainer(context, engine, params.optimizer, params.num_steps, others)
+        yield Grpo(
+            context,
+            params,
+            tokenizer,
+            batching,
+            trainer,
+            generator,
+            reference,
+            credit_of(params, tokenizer, score_steps, reference, batching),
+            reward_models or {},
+            memory,
+        )
+    context.note(trained_tokens=trainer.trained_tokens)
+    if reference is not None:
+        reference.close()
+    finish(context, engine, tokenizer, precision, params.adapter)
+
+
+def open_teacher(
+    context: Context,
+    folder: Path,
+    tokenizer: Tokenizer,
+    problems: Sequence[Problem],
+    params: ModelParams,
+    run: GrpoRun,
+) -> Reference:
+    """Return a model as the frozen teacher of a policy, whole on every rank.
+
+    Raises StageError if it does not read tokens as the policy's tokenizer writes them.
+    """
+    own = load_tokenizer(folder)
+    for text in (problem.prompt for problem in problems[:NUM_COMPARED]):
+        if len(own) != len(tokenizer) or own(text)["input_ids"] != tokenizer(text)["input_ids"]:
+            raise StageError(
+                f"{context.name}: inputs.teacher: its tokenizer is another than the policy's, so it"
+                " cannot score the policy's tokens; give a teacher with the same one, or distil by"
+                " sft on its completions"
+            )
+    model = freeze(load_model(folder, dtype=dtype_of(params.precision), device=run.device))
+    return Reference(model, context.ranks, params.precision)
+
+
+def sampled_model(model: LanguageModel, run: GrpoRun, precision: Precision) -> LanguageModel:
+    """Return what the sampler runs: the trained model itself, or one of its own if that is sharded
+    (ZeRO-3). vLLM looks at its configuration only."""
+    if not run.generator.samples_policy or not shards_weights(run):
+        return model
+    folder = Path(model.name_or_path)
+    return freeze(load_model(folder, dtype=dtype_of(precision), device=run.device))
+
+
+def check_sampler(grpo: Grpo, problems: Sequence[Problem], run: GrpoRun) -> None:
+    """Check a sampler with weights of its own against the trainer (`r1pipe.policies.parity`)."""
+    if run.generator.samples_policy:
+        return
+    grpo.generator.load_weights(grpo.trainer.engine.weights())
+    tolerance = run.parity_tolerance or TOLERANCES[grpo.params.precision]
+    grpo.context.note(**check_parity(grpo, problems, tolerance))
