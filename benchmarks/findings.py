@@ -28,6 +28,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from findings_list import FINDINGS, Claim, Finding
+from r1pipe.verify.answers.recast import recast
 
 from r1pipe.evaluation.metrics import bootstrap_interval, maj_at_k, pass_at_k
 from r1pipe.evaluation.votes import votes
@@ -36,7 +37,6 @@ from r1pipe.records import Problem, Row
 from r1pipe.rewards.language import language
 from r1pipe.rows import read_rows
 from r1pipe.store.store import Store
-from r1pipe.verify.answers.recast import recast
 
 ROOT = Path(__file__).resolve().parents[1]
 SEEDS = (101, 102, 103)
