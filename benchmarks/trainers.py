@@ -9,8 +9,9 @@ sides are processes that take turns, step by step, so other work on the machine 
 seconds are those of the clock and those of the processor. Matrix products of 1024 x 1024 take
 turns with them: their rate is the arithmetic limit. Prints the tables of docs/performance.md;
 with TRAINERS_MODEL=FOLDER the model is that of a folder, in steps of 2 prompts (4 where it only
-samples) in groups of 8 and of 8 rows of 60 to 240 tokens; plain loops join the sides, and no
-group is flat on purpose.
+samples) in groups of 8 and of 8 rows of 60 to 240 tokens; plain loops join the sides, no group is
+flat on purpose, and ratios of GRPO are of seconds for a completion token, since so few completions
+differ in length.
 `--set 'grpo best:TRL={"bf16": true}'` changes the settings of a side, to look for better ones;
 `--side NAME` runs some sides only, where all of them together do not fit the memory (of SmolLM2
 they take 20 GB).
@@ -205,7 +206,9 @@ def print_ratio(sides: dict[str, Side], peer: str) -> None:
     """Print how much faster r1pipe is, round by round and in the middle, and what both computed."""
 
     def cost(step: dict[str, Any], clock: str) -> float:
-        return float(step[clock] / step["facts"].get("tokens", 1.0))
+        facts = step["facts"]
+        per = facts.get("completion_tokens", 1.0) if MODEL is not None else 1.0
+        return float(step[clock] / facts.get("tokens", per))
 
     for clock, said in (("wall", "by the clock"), ("cpu", "by processor time")):
         theirs, ours = (
