@@ -62,6 +62,8 @@ def _described(source: Path, header: dict[str, object], description: Mapping[str
     before = header.get(METADATA, {})
     if not isinstance(before, dict):
         raise DamagedError(f"{source}: {METADATA} of its header is no object")
-    text = json.dumps(header | {METADATA: before | description}, separators=(",", ":")).encode()
+    text = json.dumps(
+        header | {METADATA: before | dict(description)}, separators=(",", ":")
+    ).encode()
     text += b" " * (-len(text) % ALIGNMENT)
     return len(text).to_bytes(LENGTH_BYTES, "little") + text
