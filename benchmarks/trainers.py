@@ -9,9 +9,12 @@ sides are processes that take turns, step by step, so other work on the machine 
 seconds are those of the clock and those of the processor. Matrix products of 1024 x 1024 take
 turns with them: their rate is the arithmetic limit. Prints the tables of docs/performance.md;
 with TRAINERS_MODEL=FOLDER the model is that of a folder, in steps of 2 prompts (4 where it only
-samples) in groups of 8 and of 8 rows of 60 to 240 tokens; plain loops join the sides, and no
-group is flat on purpose.
-`--set 'grpo best:TRL={"bf16": true}'` changes the settings of a side, to look for better ones.
+samples) in groups of 8 and of 8 rows of 60 to 240 tokens; plain loops join the sides, no group is
+flat on purpose, and ratios of GRPO are of seconds for a completion token, since so few completions
+differ in length.
+`--set 'grpo best:TRL={"bf16": true}'` changes the settings of a side, to look for better ones;
+`--side NAME` runs some sides only, where all of them together do not fit the memory (of SmolLM2
+they take 20 GB).
 """
 
 from __future__ import annotations
@@ -156,7 +159,7 @@ def compare(name: str, folder: Path, chosen: argparse.Namespace, has_peer: bool)
     """Run one comparison: all sides warm, then a step of each in turn."""
     sides = {}
     for who, options in COMPARISONS[name].items():
-        if who == PEER and not has_peer:
+        if (who == PEER and not has_peer) or (chosen.side and who not in chosen.side):
             continue
         python = chosen.peer if who == PEER else sys.executable
         sides[who] = start(name, who, folder, dict(options), python)
@@ -173,7 +176,8 @@ def compare(name: str, folder: Path, chosen: argparse.Namespace, has_peer: bool)
 
 def report(name: str, sides: dict[str, Side], model: Path) -> None:
     """Print a comparison: speeds, their ratios, and where our seconds go."""
-    load = work.load_of(name, model, sides[OURS].steps[WARM_UP:])
+    first = next(side for who, side in sides.items() if who != LIMIT)
+    load = work.load_of(name, model, sides.get(OURS, first).steps[WARM_UP:])
     unit = "samples/s" if name.startswith("grpo") else "tokens/s"
     print(f"\n### {name}\n")
     print(f"| | {unit} | wall s a step | cpu s a step | peak MiB | tokens | flat groups |")
@@ -186,12 +190,12 @@ def report(name: str, sides: dict[str, Side], model: Path) -> None:
         tokens = side.mean_fact("completion_tokens")
         figures = f"{units / wall:.1f} | {wall:.2f} | {cpu:.2f} | {peak:.0f} | {tokens:.1f}"
         print(f"| {who} | {figures} | {side.mean_fact('flat_group_frac'):.2f} |")
-    for who in sides:
+    for who in sides if OURS in sides else ():
         if who not in (OURS, LIMIT):
             print_ratio(sides, who)
             ours, theirs = (sides[each].steps[-1]["peak_mib"] for each in (OURS, who))
             print(f"peak memory of r1pipe over {who}: {ours / theirs:.2f}")
-    if LIMIT in sides:
+    if LIMIT in sides and OURS in sides:
         gflop = sides[LIMIT].steps[-1]["facts"]["gflop"]
         per_cpu, per_wall = (gflop / sides[LIMIT].median(clock) for clock in ("cpu", "wall"))
         print(f"matrix products: {per_cpu:.0f} GFLOP a cpu second, {per_wall:.0f} a second\n")
@@ -202,7 +206,9 @@ def print_ratio(sides: dict[str, Side], peer: str) -> None:
     """Print how much faster r1pipe is, round by round and in the middle, and what both computed."""
 
     def cost(step: dict[str, Any], clock: str) -> float:
-        return float(step[clock] / step["facts"].get("tokens", 1.0))
+        facts = step["facts"]
+        per = facts.get("completion_tokens", 1.0) if MODEL is not None else 1.0
+        return float(step[clock] / facts.get("tokens", per))
 
     for clock, said in (("wall", "by the clock"), ("cpu", "by processor time")):
         theirs, ours = (
@@ -233,6 +239,7 @@ def main() -> None:
     parser.add_argument("--peer", default=sys.executable)
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--only", action="append", choices=list(COMPARISONS))
+    parser.add_argument("--side", action="append", choices=(OURS, PEER, PLAIN, GENERATE, LIMIT))
     parser.add_argument("--set", action="append", default=[], metavar="NAME:SIDE=JSON")
     chosen = parser.parse_args()
     for change in chosen.set:

@@ -19,6 +19,8 @@ else:
     MAX_STEPS = 12
 """Prompts of a step: NUM_PROMPTS in GRPO, NUM_SAMPLED where nothing is trained."""
 SEED, LEARNING_RATE, KL_COEF = 17, 1e-4, 0.001
+GRPO_RATE = LEARNING_RATE if MODEL is None else 1e-7
+"""So small that a few steps of a model of one's own do not change how long its completions are."""
 SHAPE: dict[str, Any] = {
     "hidden_size": 192,
     "num_layers": 5,

@@ -13,6 +13,7 @@ from torch import Tensor
 from torch.nn.functional import cross_entropy, log_softmax, pad
 from trainers_data import (
     GROUP_SIZE,
+    GRPO_RATE,
     LEARNING_RATE,
     MAX_STEPS,
     MAX_TOKENS,
@@ -108,7 +109,7 @@ def plain_grpo(folder: Path, turns: Turns, options: dict[str, Any]) -> None:
     mean_chars, is_bf16 = options["mean_chars"], options["bf16"]
     order = problem_order(problems(mean_chars), NUM_PROMPTS, SEED)
     tokenizer, model = load_tokenizer(folder), load_model(folder)
-    optimizer = torch.optim.AdamW(model.parameters(), lr=LEARNING_RATE, betas=(0.9, 0.95))
+    optimizer = torch.optim.AdamW(model.parameters(), lr=GRPO_RATE, betas=(0.9, 0.95))
     kind = torch.bfloat16 if is_bf16 else torch.float32
     for _ in range(MAX_STEPS):
         turns.next()

@@ -19,6 +19,7 @@ from unittest.mock import patch
 
 from trainers_data import (
     GROUP_SIZE,
+    GRPO_RATE,
     LEARNING_RATE,
     MAX_STEPS,
     MAX_TOKENS,
@@ -151,7 +152,7 @@ def grpo_params(stage: Any, options: dict[str, Any]) -> Any:
         num_steps=MAX_STEPS,
         problems_per_step=NUM_PROMPTS,
         group_size=GROUP_SIZE,
-        optimizer={"lr": LEARNING_RATE},
+        optimizer={"lr": GRPO_RATE},
         rewards={"length": 1.0},
         clip_low=0.2,
         clip_high=0.2,

@@ -13,6 +13,7 @@ from datasets import Dataset
 from trainers_data import (
     BATCH_SIZE,
     GROUP_SIZE,
+    GRPO_RATE,
     LEARNING_RATE,
     MAX_STEPS,
     MAX_TOKENS,
@@ -45,7 +46,7 @@ def trl_grpo(folder: Path, turns: Turns, options: dict[str, Any]) -> None:
         return [length(by_number[n], text) for n, text in zip(number, completions, strict=True)]
 
     config = trl.GRPOConfig(
-        **trl_common(folder, GROUP_SIZE * NUM_PROMPTS, options),
+        **trl_common(folder, GROUP_SIZE * NUM_PROMPTS, options, GRPO_RATE),
         num_generations=GROUP_SIZE,
         max_completion_length=MAX_TOKENS,
         beta=options.pop("kl_coef"),
@@ -103,7 +104,9 @@ def trl_sft(folder: Path, turns: Turns, options: dict[str, Any]) -> None:
     trainer.train()
 
 
-def trl_common(folder: Path, batch_size: int, options: dict[str, Any]) -> dict[str, Any]:
+def trl_common(
+    folder: Path, batch_size: int, options: dict[str, Any], rate: float = LEARNING_RATE
+) -> dict[str, Any]:
     """Return what both of TRL's trainers are given."""
     micro_batch = options.pop("micro_batch_size", batch_size)
     return {
@@ -112,7 +115,7 @@ def trl_common(folder: Path, batch_size: int, options: dict[str, Any]) -> dict[s
         "bf16": options.pop("bf16", False),
         "per_device_train_batch_size": micro_batch,
         "gradient_accumulation_steps": batch_size // micro_batch,
-        "learning_rate": LEARNING_RATE,
+        "learning_rate": rate,
         "lr_scheduler_type": "constant",
         "adam_beta2": 0.95,
         "max_steps": MAX_STEPS,

@@ -8,7 +8,7 @@ from pydantic import Field
 
 from r1pipe.backends import Backends
 from r1pipe.ranks import Launch
-from r1pipe.settings import ComputeRun, ModelParams, Placement, Precision
+from r1pipe.settings import AdapterParams, ComputeRun, ModelParams, Placement, Precision
 from r1pipe.stage import StageModel
 
 ENGINES = {
@@ -83,7 +83,16 @@ class EngineRun(ComputeRun):
 
     def incompatible_with(self, params: ModelParams) -> str | None:
         """Say what to set if the engine cannot compute what the parameters ask for."""
-        if getattr(params, "adapter", None) is not None and self.engine.shards_weights:
+        adapter = params.adapter if isinstance(params, AdapterParams) else None
+        if adapter is not None and adapter.quantize is not None:
+            if self.engine.backend != "torch":
+                return "run.engine: params.adapter.quantize needs the engine torch; set it"
+            if self.device.startswith("cpu"):
+                return (
+                    "run.device: params.adapter.quantize: nf4 needs a GPU and bitsandbytes; set"
+                    " run.device: cuda, or leave quantize out"
+                )
+        if adapter is not None and self.engine.shards_weights:
             return (
                 "run.engine: ZeRO 3 shards weights, and params.adapter needs them whole in every"
                 " process (frozen, they have no gradients and no moments); set zero_stage: 2"

@@ -56,6 +56,9 @@ class Adapter(StageModel):
     """Must be 0: a trainer that draws masks computes other probabilities than the sampler."""
     merge: bool = True
     """Whether the model that is written has the adapter in its weights, or beside them."""
+    quantize: Literal["nf4"] | None = None
+    """`nf4` holds the frozen linear layers in four bits (QLoRA, arXiv:2305.14314): on a GPU, by the
+    engine torch."""
 
 
 class AdapterParams(ModelParams):

@@ -47,7 +47,7 @@ def run(context: Context, params: Params, run: Run, inputs: Inputs) -> None:
 
     tokenizer = load_tokenizer(inputs.path("model"))
     pairs = _encoded(context, params, inputs, tokenizer)
-    model = load_trained(inputs.path("model"), run, params.precision)
+    model = load_trained(inputs.path("model"), run, params.precision, adapter=params.adapter)
     if params.adapter is not None:
         add_adapter(model, params.adapter, params.seed, params.precision)
     engine = make_engine(model, params.optimizer, run, context.ranks, params.precision)

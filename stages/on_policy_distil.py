@@ -44,7 +44,7 @@ def run(context: Context, params: Params, run: Run, inputs: Inputs) -> None:
         load_tokenizer(inputs.path("model")),
     )
     teacher = open_teacher(context, inputs.path("teacher"), tokenizer, problems, params, run)
-    model = load_trained(inputs.path("model"), run, params.precision)
+    model = load_trained(inputs.path("model"), run, params.precision, adapter=params.adapter)
     if params.adapter is not None:
         add_adapter(model, params.adapter, params.seed, params.precision)
     with opened(context, model, tokenizer, params.as_grpo(), run, teacher=teacher) as loop:

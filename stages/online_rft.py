@@ -42,7 +42,7 @@ def run(context: Context, params: Params, run: Run, inputs: Inputs) -> None:
     problems = read_problems(inputs.path("problems"))
     if params.rewards.get("accuracy"):
         problems = usable_problems(context, "problems", problems, ())
-    model = load_trained(inputs.path("model"), run, params.precision)
+    model = load_trained(inputs.path("model"), run, params.precision, adapter=params.adapter)
     if params.adapter is not None:
         add_adapter(model, params.adapter, params.seed, params.precision)
     tokenizer = load_tokenizer(inputs.path("model"))

@@ -70,7 +70,7 @@ def run(context: Context, params: Params, run: Run, inputs: Inputs) -> None:
         max_bad_frac=params.max_bad_frac,
     )
     context.note(**facts)
-    model = load_trained(inputs.path("model"), run, params.precision)
+    model = load_trained(inputs.path("model"), run, params.precision, adapter=params.adapter)
     if params.adapter is not None:
         add_adapter(model, params.adapter, params.seed, params.precision)
     fit(context, model, tokenizer, sequences, params, run, params.aggregation)

@@ -3,19 +3,35 @@
 from __future__ import annotations
 
 import json
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 from safetensors.torch import load_file
-from tiny import FakeContext, corpus_rows, grpo_params, model, problems, save_policy, stage
+from test_generator_conformance import model as model_for_vllm
+from tiny import (
+    FakeContext,
+    corpus_rows,
+    grpo_params,
+    model,
+    problems,
+    save_policy,
+    stage,
+    tokenizer,
+)
 from transformers import AutoModelForCausalLM
 
 from r1pipe.engine_settings import TrainRun
 from r1pipe.errors import Interrupted, StageError
+from r1pipe.evaluation.harness_process import prepared
+from r1pipe.generate.backends import open_generator
+from r1pipe.generate.protocol import Request, SamplingParams
+from r1pipe.generate.vllm_backend import VllmSettings
+from r1pipe.generator_settings import SampleRun
 from r1pipe.models.adapters import add_adapter, merged_weights, without_adapters
-from r1pipe.models.policy import load_model, load_tokenizer
+from r1pipe.models.policy import load_model, load_tokenizer, save_model
 from r1pipe.models.stored_adapters import is_apart, stored_adapter, whole_folder
 from r1pipe.records import TokenSequence
 from r1pipe.rows import write_problems, write_rows
@@ -279,6 +295,56 @@ def test_stages_read_an_adapter_apart_as_any_model(tmp_path: Path) -> None:
         ends.append(load_file(context.output("model") / "model.safetensors"))
     assert all(torch.equal(ends[0][name], ends[1][name]) for name in ends[0])
     assert load_tokenizer(apart).eos_token_id == load_tokenizer(merged).eos_token_id
+
+
+def pair(tmp_path: Path) -> tuple[Path, Path]:
+    """Return the folder of a merged model, and one of the same with its adapter apart."""
+    merged, apart = (
+        sft(tmp_path, name, adapter=each).output("model")
+        for name, each in (("merged", ADAPTER), ("apart", APART))
+    )
+    return merged, apart
+
+
+def greedy(folder: Path, run: SampleRun) -> list[list[int]]:
+    """Return the most likely completions of two prompts, as a stage that samples opens a model."""
+    asked = [Request((9, 30, 41), 0, 0), Request((7, 8), 1, 1)]
+    with open_generator(folder, run) as (generator, _):
+        made = list(generator.generate(asked, SamplingParams(0.0, 1.0, 12)))
+    return [s.token_ids for s in sorted(made, key=lambda sampled: sampled.index)]
+
+
+def test_evaluation_and_rejection_sampling_draw_from_the_base_with_its_adapter(
+    tmp_path: Path,
+) -> None:
+    merged, apart = pair(tmp_path)
+    found = greedy(apart, SampleRun(workers=1))
+    assert found == greedy(merged, SampleRun(workers=1))
+    assert found != greedy(tmp_path / "model", SampleRun(workers=1))
+
+
+@pytest.mark.engines
+@pytest.mark.skipif(find_spec("vllm") is None, reason="needs vllm")
+def test_vllm_draws_from_the_base_with_its_adapter(tmp_path: Path) -> None:
+    save_model(model_for_vllm(), tokenizer(), tmp_path / "model")
+    write_rows(tmp_path / "rows", corpus_rows(8, "chat"))
+    merged, apart = pair(tmp_path)
+    run = SampleRun(generator=VllmSettings(backend="vllm", kv_cache_mb=16))
+    found = greedy(apart, run)
+    assert found == greedy(merged, SampleRun(workers=1))
+    assert found != greedy(tmp_path / "model", SampleRun(workers=1))
+
+
+def test_the_harness_is_given_a_model_with_its_adapter_in_the_weights(tmp_path: Path) -> None:
+    merged, apart = pair(tmp_path)
+    (tmp_path / "work").mkdir()
+    prepared(tmp_path / "work", apart, None)
+    found = tmp_path / "work" / "model"
+    assert not is_apart(found)
+    wanted = load_file(merged / "model.safetensors")
+    assert all(
+        torch.equal(load_file(found / "model.safetensors")[name], wanted[name]) for name in wanted
+    )
 
 
 def test_an_adapter_apart_on_an_adapter_apart_is_refused_before_it_is_trained(

@@ -27,6 +27,8 @@ PROCESS_BYTES = {
 }
 """Libraries and caches of a process that has done nothing yet; a light stage may follow others in
 theirs."""
+NF4_BYTES = 0.52
+"""Of a weight in four bits, with its share of its block's scale (arXiv:2305.14314, section 3)."""
 FRAGMENTS = Range(1.0, 1.3)
 """Room between the blocks of an allocator."""
 CPU_WORKERS = 4
@@ -115,13 +117,22 @@ def _state_bytes(work: Training, where: Placement) -> float:
     weights, gradients, optimizer = (2, 2, 12) if where.is_bf16 else (4, 4, 8)
     stage, processes = where.zero_stage, where.processes  # plain torch is one process
     if work.adapter_parameters is not None:  # the frozen weights, and the adapter in float32
-        return weights * count + 16.0 * work.adapter_parameters
+        frozen = weights * count
+        if work.is_quantized:
+            frozen += (NF4_BYTES - weights) * min(count, _linear_parameters(work.model))
+        return frozen + 16.0 * work.adapter_parameters
     kept_optimizer = 0.0 if where.is_offloaded else optimizer / (processes if stage >= 1 else 1)
     return count * (
         weights / (processes if stage >= 3 else 1)
         + gradients / (processes if stage >= 2 else 1)
         + kept_optimizer
     )
+
+
+def _linear_parameters(model: ModelInfo) -> int:
+    """Return how many numbers the linear layers of attention and of one gated network have."""
+    heads = 2 * model.attention_size + model.kv_values
+    return model.num_layers * model.hidden_size * (heads + 3 * model.intermediate_size)
 
 
 def _copy_bytes(model: ModelInfo, where: Placement) -> float:

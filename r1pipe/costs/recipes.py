@@ -159,7 +159,7 @@ def supervised(
     """Return the cost of `num_epochs` passes over rows in batches of `batch_size`."""
     count = rows.num_rows if max_rows is None else rows.num_rows.at_most(max_rows)
     mean = rows.tokens.at_most(max_tokens)
-    examples = count * params.num_epochs
+    examples, adapter = count * params.num_epochs, getattr(params, "adapter", None)
     work = Training(
         model=model,
         where=training_place(params, run),
@@ -171,7 +171,8 @@ def supervised(
         mean_tokens=mean.high,
         longest=max_tokens if rows.tokens.high * 4 > max_tokens else math.ceil(mean.high * 4),
         micro_batch_tokens=run.micro_batch_tokens,
-        adapter_parameters=adapter_parameters(getattr(params, "adapter", None), model),
+        adapter_parameters=adapter_parameters(adapter, model),
+        is_quantized=adapter is not None and adapter.quantize is not None,
     )
     return Cost({"model": model}, training=(work,))
 
@@ -270,6 +271,7 @@ def rollouts(params: fields.Rollouts, run: fields.RollsOut, inputs: InfoMap) -> 
         scored_tokens=tokens if has_reference else Range(0),
         frozen_copies=int(has_reference and params.adapter is None),  # else it is the base itself
         adapter_parameters=adapter_parameters(params.adapter, model),
+        is_quantized=params.adapter is not None and params.adapter.quantize is not None,
         whole_copies=(2 if params.preference else 0)
         + (params.process == "model")
         + ("reward" in inputs),

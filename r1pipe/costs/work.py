@@ -111,7 +111,7 @@ class Training:
     `scored_tokens` only go forward (a frozen reference); `frozen_copies` models of the same size
     stay beside the trained one, sharded as it is, and `whole_copies` (reward models) on every
     device. `mean_tokens` and `longest` are of a sequence, in tokens. `adapter_parameters` are those
-    of an adapter, which alone is trained.
+    of an adapter, which alone is trained; under it the frozen linear layers may be quantized.
     """
 
     model: ModelInfo
@@ -125,6 +125,7 @@ class Training:
     frozen_copies: int = 0
     whole_copies: int = 0
     adapter_parameters: int | None = None
+    is_quantized: bool = False
 
     @property
     def trained_parameters(self) -> int:

@@ -95,6 +95,7 @@ PACKAGES = (
         module="deepspeed",
         advice="pip install 'r1pipe[deepspeed]'",
     ),
+    Package(("bitsandbytes",), (0, 50), is_core=False, advice="for GPUs: pip install bitsandbytes"),
     # these two need a GPU to be imported
     Package(
         ("liger-kernel",),

@@ -19,6 +19,7 @@ from r1pipe.errors import StageError
 from r1pipe.models.interfaces import LanguageModel
 from r1pipe.models.policy import persistent_buffers
 from r1pipe.models.precision import cast_weights
+from r1pipe.models.quantized import dequantized, is_quantized
 from r1pipe.models.stored_adapters import PART, is_apart
 from r1pipe.settings import Adapter, Precision
 
@@ -48,7 +49,7 @@ def add_adapter(
     targets = adapter.targets if isinstance(adapter.targets, str) else list(adapter.targets)
     config = LoraConfig(r=adapter.rank, lora_alpha=adapter.alpha, target_modules=targets)  # type: ignore[arg-type]
     try:
-        with torch.random.fork_rng(devices=[]):
+        with torch.random.fork_rng(devices=[]), _telling_peft(model):
             torch.manual_seed(seed)
             inject_adapter_in_model(config, model)
     except ValueError as error:
@@ -61,6 +62,17 @@ def add_adapter(
         if PART in name:
             parameter.data = parameter.data.float()
     return model
+
+
+@contextmanager
+def _telling_peft(model: LanguageModel) -> Iterator[None]:
+    """Say inside the block whether a model is in four bits, as transformers would have."""
+    is_four_bits = any(map(is_quantized, model.parameters()))
+    model.is_loaded_in_4bit = is_four_bits
+    try:
+        yield
+    finally:
+        del model.is_loaded_in_4bit
 
 
 def _is_linear(module: torch.nn.Module) -> bool:
@@ -89,9 +101,9 @@ def merged_weights(model: LanguageModel) -> Iterator[tuple[str, Tensor]]:
         layer, is_base, field = name.partition(BASE)
         if is_base and field == "weight":
             delta = model.get_submodule(layer).get_delta_weight("default")
-            yield f"{layer}.{field}", parameter.float() + delta.float()
+            yield f"{layer}.{field}", dequantized(parameter).float() + delta.float()
         else:
-            yield name.replace(BASE, "."), parameter
+            yield name.replace(BASE, "."), dequantized(parameter)
     for name, buffer in persistent_buffers(model).items():
         yield name.replace(BASE, "."), buffer
 

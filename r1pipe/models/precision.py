@@ -29,5 +29,6 @@ def cast_weights(model: LanguageModel, precision: Precision) -> LanguageModel:
     """Return the model with its weights in a precision; buffers, such as the frequencies of
     rotary positions, stay in float32, as they are in a model that is loaded in bfloat16."""
     for parameter in model.parameters():
-        parameter.data = parameter.data.to(dtype_of(precision))
+        if parameter.is_floating_point():  # else it is quantized
+            parameter.data = parameter.data.to(dtype_of(precision))
     return model

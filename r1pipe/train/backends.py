@@ -12,8 +12,9 @@ from r1pipe.engine_settings import EngineRun
 from r1pipe.errors import StageError
 from r1pipe.models.interfaces import LanguageModel
 from r1pipe.models.policy import without_randomness
+from r1pipe.models.quantized import quantize
 from r1pipe.ranks import ALONE, Ranks
-from r1pipe.settings import Optimizer, Precision
+from r1pipe.settings import Adapter, Optimizer, Precision
 from r1pipe.train.engine import Engine
 from r1pipe.train.protocol import EngineBackend
 
@@ -40,12 +41,20 @@ def load_trained(
     run: EngineRun,
     precision: Precision = "float32",
     kind: Any = AutoModelForCausalLM,
+    adapter: Adapter | None = None,
     **options: Any,
 ) -> Any:
     """Return the model of a folder as the engine of `run` takes it: in float32 on its
-    device, without dropout, or sharded for ZeRO-3 (`r1pipe.train.sharded.load_sharded`)."""
-    model = _backend(run).load(folder, kind, precision, run.device, **options)
-    return without_randomness(model)
+    device, without dropout, or sharded for ZeRO-3 (`r1pipe.train.sharded.load_sharded`).
+
+    Under an adapter that quantizes: its linear layers in four bits, never whole on the device.
+    """
+    if adapter is None or adapter.quantize is None:
+        return without_randomness(
+            _backend(run).load(folder, kind, precision, run.device, **options)
+        )
+    whole = _backend(run).load(folder, kind, precision, "cpu", dtype="auto", **options)
+    return quantize(without_randomness(whole), precision, run.device)
 
 
 def shards_weights(run: EngineRun) -> bool:
