@@ -26,7 +26,7 @@ from r1pipe.cli.options import (
     open_store,
     print_json,
 )
-from r1pipe.cli.printing import say_lines
+from r1pipe.cli.printing import complain, say_lines
 from r1pipe.errors import ArtifactError
 from r1pipe.keys import JsonObject
 
@@ -80,7 +80,7 @@ def run_stages(  # noqa: PLR0913 - options of one command
         if resume:
             _check_resumable(found)
         if not yes and loaded.profile not in QUICK_PROFILES:
-            _ask(found)
+            _ask(found, loaded, opened)
 
     selection["checkpoint_every_s"] = checkpoint_every
     if locked:
@@ -100,7 +100,7 @@ def build_before(manifest: "Manifest", store: "Store", name: str, yes: bool) -> 
 
     def after_plan(found: "Plan") -> None:
         if not yes and manifest.profile not in QUICK_PROFILES:
-            _ask(found)
+            _ask(found, manifest, store)
 
     with redirect_stdout(sys.stderr):
         run_manifest(manifest, store, make_console(after_plan), before=name)
@@ -174,11 +174,15 @@ def _check_resumable(found: "Plan") -> None:
             )
 
 
-def _ask(found: "Plan") -> None:
+def _ask(found: "Plan", manifest: "Manifest", store: "Store") -> None:
     """Ask before work that is not known to be small, if a person is at the terminal."""
-    count = sum(planned.builds for planned in found.stages)
-    if count and sys.stdin.isatty() and sys.stderr.isatty():
-        typer.confirm(f"Build {count} stages?", default=True, abort=True, err=True)
+    names = [planned.name for planned in found.stages if planned.builds]
+    if names and sys.stdin.isatty() and sys.stderr.isatty():
+        from r1pipe.costs.report import stage_costs
+
+        for line in stage_costs(manifest, store, found.records, names).short_lines():
+            complain(line)
+        typer.confirm(f"Build {len(names)} stages?", default=True, abort=True, err=True)
 
 
 def _scoreboard(result: "RunResult") -> "ActionRecord | None":
