@@ -1,0 +1,27 @@
+# r1pipe with the engines of a CPU: docker build -f containers/cpu.Dockerfile -t r1pipe:cpu .
+FROM python:3.11-slim
+
+RUN apt-get update \
+    && apt-get install --yes --no-install-recommends build-essential libnuma1 \
+    && rm -rf /var/lib/apt/lists/* \
+    && pip install --no-cache-dir uv
+
+WORKDIR /opt/r1pipe
+COPY pyproject.toml README.md LICENSE ./
+COPY uv.loc[k] ./
+COPY constraints constraints
+COPY r1pipe r1pipe
+COPY stages stages
+COPY manifests manifests
+ENV UV_TORCH_BACKEND=cpu UV_PROJECT_ENVIRONMENT=/opt/venv
+RUN if [ -f uv.lock ]; then uv sync --frozen --no-dev --no-editable --extra cpu; else \
+    uv venv /opt/venv && uv pip install --python /opt/venv/bin/python \
+        --override constraints/engines-cpu.txt '.[cpu]'; fi
+
+RUN useradd --create-home runner && mkdir /store && chown runner /store
+USER runner
+WORKDIR /home/runner
+ENV PATH=/opt/venv/bin:$PATH R1PIPE_STORE=/store OMP_WAIT_POLICY=PASSIVE TOKENIZERS_PARALLELISM=false
+VOLUME /store
+ENTRYPOINT ["r1pipe"]
+CMD ["doctor"]
