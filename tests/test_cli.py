@@ -236,7 +236,7 @@ BAD_INPUT = [
     (["show", "nothing"], 3, "no artifact 'nothing'"),
     (["run", SMALL, "--stroe", "x"], 2, "No such option"),
     (["rn", SMALL], 2, "No such command"),
-    (["run"], 2, "Missing argument"),
+    (["stage"], 2, "Missing argument"),
 ]
 
 

@@ -141,7 +141,7 @@ def running(select: Callable[..., JsonObject]) -> Callable[..., None]:
 
 @running
 def run(
-    manifest: ManifestArgument,
+    manifest: ManifestArgument = DEFAULT_MANIFEST,
     to: Annotated[
         str | None, typer.Option("--to", help="Stop after this stage and what it needs.")
     ] = None,
