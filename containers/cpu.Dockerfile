@@ -13,10 +13,13 @@ COPY constraints constraints
 COPY r1pipe r1pipe
 COPY stages stages
 COPY manifests manifests
-ENV UV_TORCH_BACKEND=cpu UV_PROJECT_ENVIRONMENT=/opt/venv
-RUN if [ -f uv.lock ]; then uv sync --frozen --no-dev --no-editable --extra cpu; else \
-    uv venv /opt/venv && uv pip install --python /opt/venv/bin/python \
-        --override constraints/engines-cpu.txt '.[cpu]'; fi
+ENV UV_TORCH_BACKEND=cpu
+RUN touch /tmp/locked.txt \
+    && if [ -f uv.lock ]; then \
+        uv export --frozen --no-dev --no-emit-project --no-hashes --extra cpu -o /tmp/locked.txt; fi \
+    && uv venv /opt/venv \
+    && uv pip install --python /opt/venv/bin/python --constraint /tmp/locked.txt \
+        --override constraints/engines-cpu.txt '.[cpu]'
 
 RUN useradd --create-home runner && mkdir /store && chown runner /store
 USER runner

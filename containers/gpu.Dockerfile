@@ -14,10 +14,12 @@ COPY uv.loc[k] ./
 COPY r1pipe r1pipe
 COPY stages stages
 COPY manifests manifests
-ENV UV_PROJECT_ENVIRONMENT=/opt/venv
-RUN if [ -f uv.lock ]; then /opt/tools/bin/uv sync --frozen --no-dev --no-editable --extra gpu; else \
-    /opt/tools/bin/uv venv --python python3 /opt/venv \
-    && /opt/tools/bin/uv pip install --python /opt/venv/bin/python '.[gpu]'; fi
+ENV PATH=/opt/tools/bin:$PATH
+RUN touch /tmp/locked.txt \
+    && if [ -f uv.lock ]; then \
+        uv export --frozen --no-dev --no-emit-project --no-hashes --extra gpu -o /tmp/locked.txt; fi \
+    && uv venv --python python3 /opt/venv \
+    && uv pip install --python /opt/venv/bin/python --constraint /tmp/locked.txt '.[gpu]'
 
 RUN useradd --create-home runner && mkdir /store && chown runner /store
 USER runner

@@ -7,6 +7,7 @@ import re
 import shutil
 import subprocess
 import sys
+import tomllib
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -100,6 +101,18 @@ def test_the_readme_is_short_and_has_what_a_newcomer_needs() -> None:
     assert "bash tests/run.sh" in text
     for command in ("plan manifests/own.yaml", "try rl --before", "run manifests/own.yaml"):
         assert f"r1pipe {command}" in text
+
+
+@pytest.mark.parametrize("path", sorted((ROOT / "containers").iterdir()), ids=lambda p: p.name)
+def test_a_container_copies_what_is_there_and_installs_an_extra_that_exists(path: Path) -> None:
+    text = path.read_text()
+    for names in re.findall(r"^COPY (.+) \S+$", text, re.MULTILINE):
+        for name in names.split():
+            assert "[" in name or (ROOT / name).exists(), name
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    extras = {*re.findall(r"--extra (\w+)", text), *re.findall(r"'\.\[(\w+)\]'", text)}
+    assert len(extras) == 1
+    assert extras <= project["optional-dependencies"].keys()
 
 
 def script(path: Path) -> str:
