@@ -16,12 +16,12 @@ HEAVY = ("torch", "transformers", "datasets", "vllm", "deepspeed", "sympy", "mat
 FLOORS = (
     ("errors", "keys", "text", "ranks", "machine", "workers", "records", "regular"),
     ("chat", "tables", "fitting"),
-    ("plugins", "stage", "sandbox", "verify/answers", "files"),
-    ("rows", "backends"),
+    ("plugins", "stage", "sandbox", "verify/reading", "files"),
+    ("rows", "backends", "verify/comparing"),
     ("settings", "store", "manifest", "doctor", "verify/workers"),
     ("engine_settings", "generator_settings"),
     ("verify", "models", "launch"),
-    ("tasks", "rewards", "generate", "train"),
+    ("tasks", "rewards", "generate", "train", "audit"),
     ("method_params",),
     ("curricula", "supervision"),
     ("rl", "candidates", "evaluation"),
@@ -35,7 +35,8 @@ FLOORS = (
 """Folders and single files of the package, and the stage files, lowest floor first. Nothing imports
 what is on its own floor or above it, not even for types; inside a folder modules may."""
 LIBRARY = {
-    *("tasks", "sandbox", "verify", "verify/answers", "verify/workers", "rewards"),
+    *("tasks", "sandbox", "audit", "rewards", "verify"),
+    *("verify/reading", "verify/comparing", "verify/workers"),
     *("models", "generate", "train", "rl", "candidates", "rejection", "data", "evaluation"),
 }
 """What stages are made of; the core knows none of it."""

@@ -76,11 +76,12 @@ def run_stages(  # noqa: PLR0913 - options of one command
     loaded, opened = load(manifest, profile, overrides), open_store(store, manifest)
     resume = selection.pop("resume", False)
 
+    ask = ask_before(loaded, opened, yes)
+
     def after_plan(found: "Plan") -> None:
         if resume:
             _check_resumable(found)
-        if not yes and loaded.profile not in QUICK_PROFILES:
-            _ask(found, loaded, opened)
+        ask(found)
 
     selection["checkpoint_every_s"] = checkpoint_every
     if locked:
@@ -98,12 +99,18 @@ def build_before(manifest: "Manifest", store: "Store", name: str, yes: bool) -> 
     from r1pipe.cli.console import make_console
     from r1pipe.pipeline.run import run as run_manifest
 
+    with redirect_stdout(sys.stderr):
+        run_manifest(manifest, store, make_console(ask_before(manifest, store, yes)), before=name)
+
+
+def ask_before(manifest: "Manifest", store: "Store", yes: bool) -> "Callable[[Plan], None]":
+    """Return what is done with a plan before its run: ask first if it may be much."""
+
     def after_plan(found: "Plan") -> None:
         if not yes and manifest.profile not in QUICK_PROFILES:
             _ask(found, manifest, store)
 
-    with redirect_stdout(sys.stderr):
-        run_manifest(manifest, store, make_console(after_plan), before=name)
+    return after_plan
 
 
 def _check_of_lock(manifest: "Manifest", store: "Store") -> "Callable[[str, ActionRecord], None]":

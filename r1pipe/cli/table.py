@@ -13,6 +13,7 @@ from typer.main import get_group
 MODULES = {
     "run": "run_commands",
     "stage": "run_commands",
+    "ablate": "ablate_command",
     "try": "try_command",
     "plan": "read_commands",
     "show": "read_commands",

@@ -18,6 +18,7 @@ from r1pipe.settings import (
     ModelParams,
     Optimizer,
     Prompt,
+    Tools,
     VerifyRun,
 )
 from r1pipe.stage import StageModel
@@ -136,6 +137,8 @@ class GrpoParams(RolloutParams):
     """Parameters that decide the trained policy."""
 
     preference: Preference | None = None
+    tools: Tools | None = None
+    """Programs in completions are run, and their output goes on in the completion, without loss."""
     process: Literal["rules", "model"] | None = None
     """Process supervision: every step of a completion is rewarded, by the `steps` of its task or by
     the process reward model of the input `process`. The summed `rewards` are one more step, at the

@@ -95,8 +95,16 @@ def subtract_kl(rollouts: Sequence[Rollout], rows: Sequence[Sequence[float]], co
     that sampled it (arXiv:2402.14740, section 2.1). It is among the rewards as `kl`, negative.
     """
     for rollout, row in zip(rollouts, rows, strict=True):
-        rollout.rewards["kl"] = sum(row) - sum(rollout.streams["sampler_logprobs"])
+        rollout.rewards["kl"] = kl_of(rollout, row)
         rollout.reward += coef * rollout.rewards["kl"]
+
+
+def kl_of(rollout: Rollout, row: Sequence[float]) -> float:
+    """Return the sum of log reference - log policy over the tokens that the policy sampled."""
+    own, mask = rollout.streams["sampler_logprobs"], rollout.trained
+    if mask is None:
+        return sum(row) - sum(own)
+    return sum(t - s for t, s, is_own in zip(row, own, mask, strict=True) if is_own)
 
 
 def assign_kl_advantages(
@@ -111,7 +119,7 @@ def assign_kl_advantages(
     for rollout, row in zip(rollouts, rows, strict=True):
         own = rollout.streams["sampler_logprobs"]
         rollout.streams["advantage"] = [coef * (t - s) for t, s in zip(row, own, strict=True)]
-        rollout.rewards["kl"] = sum(row) - sum(own)
+        rollout.rewards["kl"] = kl_of(rollout, row)
 
 
 def assign_step_advantages(groups: Sequence[Group], estimator: Estimator) -> None:

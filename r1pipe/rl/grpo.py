@@ -29,7 +29,9 @@ from r1pipe.curricula.curricula import Curriculum, CurriculumState, Draw, curric
 from r1pipe.curricula.order import problems_of_rollouts
 from r1pipe.generate.following import Followed
 from r1pipe.generate.gathering import gather_groups
+from r1pipe.generate.in_process import context_of
 from r1pipe.generate.protocol import Generator, SamplingParams
+from r1pipe.generate.tools import with_tools
 from r1pipe.method_params.policies import GrpoParams
 from r1pipe.models.interfaces import Tokenizer
 from r1pipe.records import Group, Problem, Rollout
@@ -151,7 +153,7 @@ class Grpo:
         problems = [draw.problem for draw in draws]
         sampling = SamplingParams(params.temperature, params.top_p, params.max_tokens)
         groups = sample_groups(  # [7]
-            Followed(self.generator, self.context),
+            Followed(self.sampler(), self.context),
             self.tokenizer,
             problems,
             params.group_size,
@@ -168,6 +170,13 @@ class Grpo:
             group.revealed = draw.revealed
         self.credit.settle(groups)  # [9]
         return groups
+
+    def sampler(self) -> Generator:
+        """Return what samples: the generator, and what runs the programs of its completions."""
+        model = self.trainer.engine.model
+        return with_tools(
+            self.generator, self.tokenizer, self.params.tools, context_of(model.config)
+        )
 
     def minibatches(self, groups: Sequence[Group], number: int) -> list[list[Rollout]]:
         """Split a rollout at random into minibatches whose sizes differ by one at most.

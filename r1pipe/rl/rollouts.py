@@ -17,7 +17,7 @@ from r1pipe.rewards.completion import Completion
 from r1pipe.rewards.model import RewardFn
 from r1pipe.rewards.rules import rule_rewards
 from r1pipe.verify import verify_many
-from r1pipe.verify.answers.recast import recast
+from r1pipe.verify.reading.recast import recast
 
 
 def sample_groups(  # noqa: PLR0913 - what a sample depends on
@@ -71,6 +71,7 @@ def _rollout(
         text=opened + tokenizer.decode([*given, *(ids[:-1] if has_end else ids)]),
         finish_reason=sampled.finish_reason,
         seed=request.seed,
+        trained=sampled.is_sampled,
     )
 
 

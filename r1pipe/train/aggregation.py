@@ -20,7 +20,7 @@ def assign_weights(
     """Give every token of a minibatch its weight in the loss."""
     if not rollouts:
         return
-    lengths = [len(rollout.completion_ids) for rollout in rollouts]
+    lengths = [rollout.num_trained for rollout in rollouts]
     weights = token_weights(
         torch.tensor(lengths, dtype=torch.float32),
         aggregation,
@@ -28,8 +28,8 @@ def assign_weights(
         num_tokens=sum(lengths),
         constant=constant,
     )
-    for rollout, length, weight in zip(rollouts, lengths, weights.tolist(), strict=True):
-        rollout.streams["weight"] = [weight] * length
+    for rollout, weight in zip(rollouts, weights.tolist(), strict=True):
+        rollout.streams["weight"] = [weight] * len(rollout.completion_ids)
 
 
 def token_weights(
