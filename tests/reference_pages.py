@@ -10,7 +10,7 @@ import importlib
 import inspect
 import json
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
 import typer.main
@@ -185,7 +185,7 @@ def cli_page() -> str:
     shown = {"COLUMNS": "96", "TERMINAL_WIDTH": "96", "NO_COLOR": "1"}
     parts = ["# Commands", WRITTEN, "What each command says with `--help`."]
     os.environ.update(shown)
-    for name in ["", *group.commands]:  # type: ignore[attr-defined]
+    for name in ["", *group.commands]:
         arguments = [name, "--help"] if name else ["--help"]
         found = runner.invoke(app, arguments, prog_name="r1pipe", terminal_width=96)
         assert found.exit_code == 0, found.output
@@ -284,7 +284,7 @@ def _table(rows: list[tuple[str, str, str, str]]) -> str:
     return _rows(("field", "type", "default", ""), named)
 
 
-def _rows(header: tuple[str, ...], rows: list[tuple[str, ...]]) -> str:
+def _rows(header: tuple[str, ...], rows: Sequence[tuple[str, ...]]) -> str:
     lines = [header, tuple("---" for _ in header), *rows]
     return "\n".join(f"| {' | '.join(map(_escaped, line))} |" for line in lines)
 

@@ -128,7 +128,9 @@ class StageView:
             grid.add_column(no_wrap=True)
         if room < 6 or not pace.total:
             return Text(elided(f"{title}  {steps}", width), style="bold")
-        bar = ProgressBar(total=pace.total, completed=pace.step, width=min(BAR, room))
+        bar = ProgressBar(
+            total=pace.total, completed=pace.step, width=min(BAR, room), complete_style="cyan"
+        )
         grid.add_row(Text(title, style="bold"), bar, steps)
         return grid
 
