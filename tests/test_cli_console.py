@@ -181,7 +181,7 @@ def test_a_terminal_gets_a_view_and_then_the_line_of_the_finished_stage() -> Non
     text = "\n".join(shown(stream.getvalue()))
     assert "step 3 of 10" in text
     assert "sampling 48/192" in text
-    assert re.search(r"reward +0\.25", text)
+    assert re.search(r"reward +0\.25  \u2581", text), "a bar, though Live stands in for stdout"
     assert "zero: done in 1 min 15 s  abababab  reward 0.25" in text
     assert "[red]not markup[/red]" in text
     assert stream.getvalue().endswith("\n")
@@ -292,6 +292,8 @@ def test_a_table_fits_by_leaving_out_empty_columns_then_cutting_then_blocks() ->
     assert max(map(len, cut)) <= 20
     wide = [("S", "ONE", "TWO"), ("a", "x" * 12, "y" * 12)]
     assert fitted_lines(wide, 24) == ["a", f"  ONE  {'x' * 12}", f"  TWO  {'y' * 12}"]
+    wider = [("S", "ONE", "SIX", "TWO"), ("a", "x" * 12, "z" * 12, "y" * 12)]
+    assert fitted_lines(wider, 31, spare=["ONE", "SIX"])[0].split() == ["S", "SIX", "TWO"]
     assert fitted_lines(wide, 24, spare=["ONE"]) == ["S  TWO", f"a  {'y' * 12}"]
 
 
