@@ -70,6 +70,7 @@ def view_of(record: ActionRecord, store: Store, step: int, place: str) -> StageV
         view.take(number, len(rows), values)
     spent = record.seconds * step / len(rows)
     view.pace.started, view.pace.stepped = time.monotonic() - spent, time.monotonic()
+    view.pace.first_stepped = view.pace.started + spent / step
     return view
 
 

@@ -61,6 +61,18 @@ def test_plain_lines_come_every_five_seconds_and_at_the_end(clock: Clock) -> Non
     ]
 
 
+def test_time_left_does_not_count_what_came_before_the_first_step(clock: Clock) -> None:
+    stream = io.StringIO()
+    plain = PlainConsole(stream)
+    plain.stage_started(STAGE)
+    clock.now += 60  # imports
+    for step in (1, 2, 3):
+        clock.now += 3
+        plain.progress("zero", step, 10, {})
+    # Line at once, since 63 s went by; then 3 s a step, so 21 s for the other 7.
+    assert stream.getvalue().splitlines()[1:] == ["zero: step 1/10", "zero: step 3/10  21.0 s left"]
+
+
 def test_time_left_of_a_resumed_stage_counts_its_own_steps_only(clock: Clock) -> None:
     stream = io.StringIO()
     plain = PlainConsole(stream)

@@ -114,6 +114,8 @@ class Pace:
 
     started: float = field(default_factory=lambda: time.monotonic())
     first_step: int = 0
+    first_stepped: float = 0.0
+    """When that was reported: imports and loading before it are no measure of a step."""
     step: int = 0
     total: int | None = None
     stepped: float = 0.0
@@ -121,8 +123,9 @@ class Pace:
 
     def take(self, step: int, total: int | None) -> None:
         """Note a step."""
-        self.first_step = self.first_step or step
         self.step, self.total, self.stepped = step, total, time.monotonic()
+        if not self.first_step:
+            self.first_step, self.first_stepped = step, self.stepped
 
     def spent(self) -> float:
         """Return the seconds since the stage began."""
@@ -132,5 +135,5 @@ class Pace:
         """Return the seconds that the other steps will take; None where nothing tells."""
         if not self.total or self.step >= self.total or self.step <= self.first_step:
             return None
-        per_step = (self.stepped - self.started) / (self.step - self.first_step + 1)
+        per_step = (self.stepped - self.first_stepped) / (self.step - self.first_step)
         return max(0.0, per_step * (self.total - self.step) - (time.monotonic() - self.stepped))
