@@ -58,7 +58,12 @@ class QuietConsole:
         return
 
     def stage_finished(
-        self, name: str, status: str, seconds: float, artifact_id: str | None
+        self,
+        name: str,
+        status: str,
+        seconds: float,
+        artifact_id: str | None,
+        facts: Mapping[str, object] | None = None,
     ) -> None:
         self.events.append(("finished", name, status))
 

@@ -33,9 +33,10 @@ def test_a_run_shows_its_plan_and_progress_on_stderr_and_the_scoreboard_on_stdou
     assert code == 0
     assert out == "model  pass@1\none    0.50\n"
     lines = err.splitlines()
-    assert lines[0].split() == ["STAGE", "KIND", "STATUS", "ARTIFACT", "WHY"]
-    assert lines[1].split()[:3] == ["numbers", "numbers", "run"]
-    assert lines[2].endswith("waits for numbers")
+    assert lines[0].split() == ["STAGE", "KIND", "STATUS"]
+    assert lines[1].split() == ["numbers", "numbers", "run"]
+    assert lines[2].split() == ["joined", "join", "waits"]
+    assert lines[4] == "3 stages: 3 to build; 'r1pipe plan --verbose' has all of it"
     assert "numbers: starts (numbers), stage 1 of 3" in lines
     assert any(line.startswith("numbers: done in 0.") for line in lines)
     assert "numbers: step 3/3  loss 0.3333  pass rate 0.75" in lines
@@ -235,7 +236,7 @@ BAD_INPUT = [
     (["show", "nothing"], 3, "no artifact 'nothing'"),
     (["run", SMALL, "--stroe", "x"], 2, "No such option"),
     (["rn", SMALL], 2, "No such command"),
-    (["run"], 2, "Missing argument"),
+    (["stage"], 2, "Missing argument"),
 ]
 
 

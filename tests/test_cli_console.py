@@ -7,8 +7,12 @@ import re
 
 import pytest
 
-from r1pipe.cli import console
-from r1pipe.cli.console import LiveConsole, PlainConsole, plan_lines, values_text
+from r1pipe.cli import console, progress_text
+from r1pipe.cli.console import PlainConsole
+from r1pipe.cli.live_view import Curve, LiveConsole, StageView
+from r1pipe.cli.plan_view import plan_lines, short_plan_lines
+from r1pipe.cli.progress_text import result_text, values_text
+from r1pipe.fitting import elided, fitted_lines
 from r1pipe.pipeline.planning import Plan, PlannedStage
 from r1pipe.text import format_duration, format_number, sparkline, table_lines, visible
 
@@ -32,6 +36,7 @@ class Clock:
 def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
     clock = Clock()
     monkeypatch.setattr(console, "time", clock)
+    monkeypatch.setattr(progress_text, "time", clock)
     return clock
 
 
@@ -54,6 +59,18 @@ def test_plain_lines_come_every_five_seconds_and_at_the_end(clock: Clock) -> Non
         "zero: step 9/10  reward 0.9  2.0 s left",
         "zero: step 10/10  reward 1",
     ]
+
+
+def test_time_left_does_not_count_what_came_before_the_first_step(clock: Clock) -> None:
+    stream = io.StringIO()
+    plain = PlainConsole(stream)
+    plain.stage_started(STAGE)
+    clock.now += 60  # imports
+    for step in (1, 2, 3):
+        clock.now += 3
+        plain.progress("zero", step, 10, {})
+    # Line at once, since 63 s went by; then 3 s a step, so 21 s for the other 7.
+    assert stream.getvalue().splitlines()[1:] == ["zero: step 1/10", "zero: step 3/10  21.0 s left"]
 
 
 def test_time_left_of_a_resumed_stage_counts_its_own_steps_only(clock: Clock) -> None:
@@ -87,7 +104,7 @@ def test_a_finished_stage_says_what_came_out_and_a_hit_nothing_of_the_one_before
     plain.stage_finished("base", "done", 1, "cd" * 32)
     *_, started, _, done, other = stream.getvalue().splitlines()
     assert started == "zero: starts (grpo), stage 2 of 2"
-    assert done == "zero: done in 1 min 15 s  abababab  loss 0.25  reward 1.5"
+    assert done == "zero: done in 1 min 15 s  abababab  reward 1.5"
     assert other == "base: done in 1.0 s  cdcdcdcd"
 
 
@@ -106,7 +123,8 @@ def test_work_inside_a_step_is_shown_now_and_then(clock: Clock) -> None:
 
 def test_well_known_values_come_first_and_named() -> None:
     values = {"kl": 0.1, "tokens_per_s": 12345.6, "pass_rate": 0.41239, "reward": 1}
-    assert values_text(values) == "reward 1  pass rate 0.4124  12,346 tokens/s"
+    assert values_text(values) == "reward 1  pass rate 0.4124  KL 0.1  12,346 tokens/s"
+    assert values_text({"reward": 1, "loss": 1e-9}) == "reward 1"
     assert values_text({"a": 1, "b": 2, "c": 3, "d": 4, "e": 5}) == "a 1  b 2  c 3  d 4"
 
 
@@ -124,39 +142,112 @@ def test_a_plan_is_a_table_with_reasons() -> None:
     ]
 
 
-def test_a_terminal_gets_a_live_bar_and_then_the_line_of_the_finished_stage() -> None:
+def test_a_result_is_the_scores_the_last_step_or_how_many_rows() -> None:
+    step = {"pass_rate": 0.9, "tokens_per_s": 10.0}
+    facts = {"reasoning": 0.3125, "safety": 0.0, "unusable_golds": {}}
+    assert result_text("evaluate", step, facts) == "pass@1 reasoning 0.312"
+    assert result_text("evaluate", step, {"easy": 0.0}) == "pass@1 easy 0.000"
+    assert result_text("grpo", step, {"num_rows": 3}) == "pass rate 0.9"
+    assert result_text("corpus", {}, {"num_rows": 12000}) == "12,000 rows"
+    assert result_text("scoreboard", {}, {}) == ""
+
+
+def test_neighbours_of_one_kind_share_a_row_of_the_short_plan() -> None:
+    hits = [PlannedStage(name, name, "hit", artifact="ab" * 32) for name in ("a", "b")]
+    waits = [
+        PlannedStage(f"eval-{name}", "evaluate", "waits", waits_for=["a"], builds=True)
+        for name in ("one", "two", "three")
+    ]
+    lines = short_plan_lines(Plan([*hits, *waits, STAGE]), None, 60)
+    assert lines == [
+        "STAGE              KIND      STATUS",
+        "a + 1 more         2 kinds   hit",
+        "eval-one + 2 more  evaluate  waits",
+        "zero               grpo      run",
+        "6 stages: 3 to build, 3 in the store; 'r1pipe plan",
+        "--verbose' has all of it",
+    ]
+
+
+def test_a_low_window_gets_the_first_rows_and_how_many_more_there_are() -> None:
+    stages = [PlannedStage(f"s{number}", f"k{number}", "run") for number in range(30)]
+    lines = short_plan_lines(Plan(stages), None, 80, 24)
+    assert len(lines) == 1 + 14 + 2
+    assert lines[-2] == "and 16 more"
+
+
+def shown(text: str) -> list[str]:
+    return [line.rstrip() for line in re.sub(r"\x1b\[[0-9;?]*[a-zA-Z]", "", text).split("\n")]
+
+
+def test_a_terminal_gets_a_view_and_then_the_line_of_the_finished_stage() -> None:
     stream = Terminal()
     live = LiveConsole(stream)
     live.stage_started(STAGE)
     live.progress("zero", 3, 10, {"reward": 0.25, "[bold]": 1.0})
-    live.bar.refresh()  # type: ignore[union-attr]
     live.doing("zero", "sampling", 48, 192)
-    live.bar.refresh()  # type: ignore[union-attr]
+    live.live.refresh()  # type: ignore[union-attr]
     live.stage_finished("zero", "done", 75, "ab" * 32)
     live.message("[red]not markup[/red]")
     live.close()
-    text = re.sub(r"\x1b\[[0-9;?]*[a-zA-Z]", "", stream.getvalue())
-    assert "3/10 reward 0.25" in text
+    text = "\n".join(shown(stream.getvalue()))
+    assert "step 3 of 10" in text
     assert "sampling 48/192" in text
+    assert re.search(r"reward +0\.25  \u2581", text), "a bar, though Live stands in for stdout"
     assert "zero: done in 1 min 15 s  abababab  reward 0.25" in text
     assert "[red]not markup[/red]" in text
     assert stream.getvalue().endswith("\n")
 
 
-@pytest.mark.parametrize(("total", "place"), [(25, "3/25"), (None, "3")])
-def test_on_a_narrow_terminal_the_values_give_way_to_place_and_times(
-    total: int | None, place: str, monkeypatch: pytest.MonkeyPatch
+def drawn_of(view: StageView) -> str:
+    from rich.console import Console as RichConsole
+
+    stream = io.StringIO()
+    RichConsole(file=stream, width=80, height=40).print(view.lines(80))
+    return stream.getvalue()
+
+
+@pytest.mark.parametrize(("width", "rows"), [(60, 6), (80, 3), (120, 3)])
+def test_the_view_has_place_labelled_times_and_curves_and_fits(
+    width: int, rows: int, clock: Clock
 ) -> None:
-    monkeypatch.setenv("COLUMNS", "50")
-    stream = Terminal()
-    live = LiveConsole(stream)
-    live.stage_started(STAGE)
-    live.progress("zero", 3, total, {"loss": 0.1234, "reward": 0.25, "tokens_per_s": 4263.0})
-    live.bar.refresh()  # type: ignore[union-attr]
-    drawn = re.sub(r"\x1b\[[0-9;?]*[a-zA-Z]", "", stream.getvalue()).split("\r")[-1]
-    live.close()
-    assert len(drawn) <= 50
-    assert re.fullmatch(rf"zero \S+ +{place} loss 0\.123\d?.*\u2026 +0:00:00 +(\S+)?\s*", drawn)
+    from rich.console import Console as RichConsole
+
+    view = StageView("zero", "stage 9 of 34")
+    for step in range(1, 31):
+        clock.now += 2
+        rate = step / 30
+        measures = {"pass_rate": rate, "completion_tokens": 28.0, "flat_group_frac": 0.5}
+        others = {"kl": 1e-3, "tokens_per_s": 12068.0, "reward": rate, "loss": 0.0, "lr": 1.0}
+        view.take(step, 120, measures | others)
+    stream = io.StringIO()
+    RichConsole(file=stream, width=width, height=40).print(view.lines(width))
+    head, times, *numbers = stream.getvalue().rstrip("\n").split("\n")
+    assert max(map(len, (head, times, *numbers))) <= width
+    assert head.startswith("zero  stage 9 of 34")
+    assert head.rstrip().endswith("step 30 of 120")
+    # 60 s for 30 steps, so 180 s for the other 90
+    assert times.startswith("  running 1 min 00 s   left 3 min 00 s")
+    assert len(numbers) == rows
+    text = "\n".join(numbers)
+    for label in ("reward", "pass rate", "length", "flat groups", "KL", "tokens/s"):
+        assert label in text
+    assert "lr" not in text
+    assert "\u2581" in text, "a curve is drawn in bars"
+    view.take(31, 120, {"failed_units": 0.0})
+    assert "units failed" not in drawn_of(view)
+    assert "12,068" in text
+
+
+def test_a_curve_of_a_long_run_takes_no_more_memory() -> None:
+    curve = Curve()
+    for value in range(100_000):
+        curve.add(float(value))
+    assert curve.last == 99_999
+    assert 200 <= len(curve.points) < 400
+    # Shares double whenever 400 are full: 256 values of each, whose first mean is that of 0 to 255.
+    # (200 x 256 = 51,200 values fill the first half after the last doubling, 102,400 all of it.)
+    assert curve.points[0] == 127.5
 
 
 def test_what_is_asked_after_the_plan_can_stop_the_run() -> None:
@@ -198,6 +289,24 @@ def test_a_sparkline_is_the_mean_of_its_share_of_the_points() -> None:
     assert sparkline(range(8), width=4) in ("\u2581\u2583\u2586\u2588", "_-*#")
     assert sparkline([3, 3, 3])[0] == sparkline([3])
     assert sparkline([float("nan")]) == ""
+
+
+def test_a_table_fits_by_leaving_out_empty_columns_then_cutting_then_blocks() -> None:
+    rows = [("STAGE", "COUNT", "WHY"), ("a", "0", "because of a very long reason"), ("b", "-", "")]
+    assert fitted_lines(rows, None) == [
+        "STAGE  WHY",
+        "a      because of a very long reason",
+        "b",
+    ]
+    cut, mark = fitted_lines(rows, 20), elided("ab", 1)[-1]
+    assert cut[1].startswith("a      because of")
+    assert cut[1].endswith(mark)
+    assert max(map(len, cut)) <= 20
+    wide = [("S", "ONE", "TWO"), ("a", "x" * 12, "y" * 12)]
+    assert fitted_lines(wide, 24) == ["a", f"  ONE  {'x' * 12}", f"  TWO  {'y' * 12}"]
+    wider = [("S", "ONE", "SIX", "TWO"), ("a", "x" * 12, "z" * 12, "y" * 12)]
+    assert fitted_lines(wider, 31, spare=["ONE", "SIX"])[0].split() == ["S", "SIX", "TWO"]
+    assert fitted_lines(wide, 24, spare=["ONE"]) == ["S  TWO", f"a  {'y' * 12}"]
 
 
 def test_columns_line_up_with_wide_characters() -> None:

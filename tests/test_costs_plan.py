@@ -163,18 +163,31 @@ def test_plan_with_costs_loads_nothing_heavy(tmp_path: Path) -> None:
 
 
 def test_a_plan_shows_the_table_and_what_it_rests_on(project: Path, r1pipe: Run) -> None:
-    lines = r1pipe("plan", SMALL)[1].splitlines()
-    head = next(i for i, line in enumerate(lines) if line.startswith("STAGE    TRAINS"))
-    assert lines[head + 1].startswith("numbers  -       -        5.0-10 s  100-900 MiB")
+    lines = r1pipe("plan", SMALL, "--verbose")[1].splitlines()
+    head = next(i for i, line in enumerate(lines) if line.startswith("STAGE    TIME"))
+    assert lines[head + 1].startswith("numbers  5.0-10 s  100-900 MiB")  # it trains no tokens
     assert "assumed: a guess (numbers)" in lines
     assert "joined: no estimate: kind join does not say what it costs" in lines
     assert "scores: no estimate: kind scoreboard does not say what it costs" in lines
     assert any("'r1pipe plan --probe' does so" in line for line in lines)
 
 
+def test_a_plan_on_one_screen_has_the_sums_and_what_is_unknown(project: Path, r1pipe: Run) -> None:
+    lines = r1pipe("plan", SMALL)[1].splitlines()
+    assert lines[0].split() == ["STAGE", "KIND", "STATUS", "TIME", "MEMORY"]
+    assert lines[1].split() == ["numbers", "numbers", "run", "5.0-10", "s", "100-900", "MiB"]
+    assert lines[2].split() == ["joined", "join", "waits", "-", "-"]
+    assert lines[5].startswith("time 5.0-10 s, memory 100-900 MiB, disk ")
+    assert lines[6] == "tokens trained -, sampled -"
+    assert "no estimate: kind join does not say what it costs (joined)" in lines
+    assert not any(line.startswith("assumed") for line in lines)
+    assert any(line.endswith("; 1 assumed") for line in lines)
+
+
 def test_nothing_to_run_costs_nothing(project: Path, r1pipe: Run) -> None:
     r1pipe("run", SMALL)
-    assert "TRAINS" not in r1pipe("plan", SMALL)[1]
+    assert "TIME" not in r1pipe("plan", SMALL)[1]
+    assert "TRAINS" not in r1pipe("plan", SMALL, "--verbose")[1]
 
 
 def test_show_puts_predicted_and_actual_side_by_side(project: Path, r1pipe: Run) -> None:

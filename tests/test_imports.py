@@ -15,7 +15,7 @@ ROOT = Path(__file__).resolve().parent.parent
 HEAVY = ("torch", "transformers", "datasets", "vllm", "deepspeed", "sympy", "math_verify")
 FLOORS = (
     ("errors", "keys", "text", "ranks", "machine", "workers", "records", "regular"),
-    ("chat", "tables"),
+    ("chat", "tables", "fitting"),
     ("plugins", "stage", "sandbox", "verify/reading", "files"),
     ("rows", "backends", "verify/comparing"),
     ("settings", "store", "manifest", "doctor", "verify/workers"),

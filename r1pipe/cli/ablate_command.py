@@ -126,7 +126,7 @@ def _measured(
     from r1pipe.cli.console import make_console
     from r1pipe.pipeline.run import run
 
-    console = make_console(ask_before(chain, yes))
+    console = make_console(ask_before(chain, store, yes))
     result = run(chain, store, console, to=report, checkpoint_every_s=checkpoint_every_s)
     return result.stages[report].record
 

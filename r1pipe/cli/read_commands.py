@@ -1,5 +1,6 @@
 """Commands that only read: plan, show, why, schema."""
 
+import sys
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Annotated
 
@@ -31,7 +32,7 @@ app = command_group()
 
 
 @app.command()
-def plan(
+def plan(  # noqa: PLR0913 - options of one command
     manifest: ManifestArgument = DEFAULT_MANIFEST,
     profile: ProfileOption = None,
     overrides: SetOption = None,
@@ -41,11 +42,14 @@ def plan(
     price: Annotated[
         float | None, typer.Option("--price", min=0.0, help="Of one GPU for an hour.")
     ] = None,
+    verbose: Annotated[
+        bool, typer.Option("--verbose", "-v", help="Every stage, its reasons and costs.")
+    ] = False,
     store: StoreOption = None,
     as_json: JsonOption = False,
 ) -> None:
     """Say what a run would do, why, and what it will cost."""
-    from r1pipe.cli.console import plan_lines, source_lines
+    from r1pipe.cli import plan_view
 
     project = load(manifest, profile, overrides, store)
     found = project.plan()
@@ -56,8 +60,13 @@ def plan(
     cost = project.costs(found, price)
     if as_json:
         print_json(_plan_json(project.manifest, found) | {"costs": cost.to_json()})
-    else:
-        say_lines([*plan_lines(found), *source_lines(found), *cost.lines()])
+        return
+    width, sources = plan_view.window_width(sys.stdout), plan_view.source_lines(found)
+    if verbose:
+        say_lines([*plan_view.plan_lines(found, width), *sources, *cost.lines(width)])
+        return
+    height = plan_view.window_height(sys.stdout)
+    say_lines([*plan_view.short_plan_lines(found, cost, width, height), *sources])
 
 
 @app.command()

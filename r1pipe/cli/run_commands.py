@@ -25,7 +25,7 @@ from r1pipe.cli.options import (
     load,
     print_json,
 )
-from r1pipe.cli.printing import say_lines
+from r1pipe.cli.printing import complain, say_lines
 from r1pipe.errors import ArtifactError
 from r1pipe.keys import JsonObject
 
@@ -74,7 +74,7 @@ def run_stages(  # noqa: PLR0913 - options of one command
 
     project = load(manifest, profile, overrides, store)
     resume = selection.pop("resume", False)
-    ask = ask_before(project.manifest, yes)
+    ask = ask_before(project.manifest, project.opened, yes)
 
     def after_plan(found: "Plan") -> None:
         if resume:
@@ -97,15 +97,16 @@ def build_before(project: "Project", name: str, yes: bool) -> None:
     from r1pipe.cli.console import make_console
 
     with redirect_stdout(sys.stderr):
-        project.run(console=make_console(ask_before(project.manifest, yes)), before=name)
+        ask = ask_before(project.manifest, project.opened, yes)
+        project.run(console=make_console(ask), before=name)
 
 
-def ask_before(manifest: "Manifest", yes: bool) -> "Callable[[Plan], None]":
+def ask_before(manifest: "Manifest", store: "Store", yes: bool) -> "Callable[[Plan], None]":
     """Return what is done with a plan before its run: ask first if it may be much."""
 
     def after_plan(found: "Plan") -> None:
         if not yes and manifest.profile not in QUICK_PROFILES:
-            _ask(found)
+            _ask(found, manifest, store)
 
     return after_plan
 
@@ -145,7 +146,7 @@ def running(select: Callable[..., JsonObject]) -> Callable[..., None]:
 
 @running
 def run(
-    manifest: ManifestArgument,
+    manifest: ManifestArgument = DEFAULT_MANIFEST,
     to: Annotated[
         str | None, typer.Option("--to", help="Stop after this stage and what it needs.")
     ] = None,
@@ -178,11 +179,15 @@ def _check_resumable(found: "Plan") -> None:
             )
 
 
-def _ask(found: "Plan") -> None:
+def _ask(found: "Plan", manifest: "Manifest", store: "Store") -> None:
     """Ask before work that is not known to be small, if a person is at the terminal."""
-    count = sum(planned.builds for planned in found.stages)
-    if count and sys.stdin.isatty() and sys.stderr.isatty():
-        typer.confirm(f"Build {count} stages?", default=True, abort=True, err=True)
+    names = [planned.name for planned in found.stages if planned.builds]
+    if names and sys.stdin.isatty() and sys.stderr.isatty():
+        from r1pipe.costs.report import stage_costs
+
+        for line in stage_costs(manifest, store, found.records, names).short_lines():
+            complain(line)
+        typer.confirm(f"Build {len(names)} stages?", default=True, abort=True, err=True)
 
 
 def _scoreboard(result: "RunResult") -> "ActionRecord | None":

@@ -7,12 +7,15 @@ from __future__ import annotations
 
 import json
 import shutil
+import sys
 from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING
 
 from r1pipe.api.documents import directory
+from r1pipe.cli.plan_view import window_width
 from r1pipe.cli.scores_view import score_lines
 from r1pipe.costs.report import compared_lines
+from r1pipe.fitting import fitted_lines
 from r1pipe.lineage.records import Edge, Lineage, Node, link_text
 from r1pipe.text import (
     format_bytes,
@@ -30,6 +33,8 @@ if TYPE_CHECKING:
 
 MAX_SAMPLES = 5
 MAX_SAMPLE_CHARS = 600
+INDENT = 2
+"""Of the lines of a section."""
 STEP = "step"
 GONE = "gone; 'r1pipe plan' says what rebuilds it"
 APART = ("predicted", "warnings")
@@ -55,7 +60,9 @@ def table_text(records: Sequence[Record]) -> str:
                 record.profile or "-",
             )
         )
-    return "\n".join(table_lines(rows))
+    return "\n".join(
+        fitted_lines(rows, window_width(sys.stdout), spare=("PROFILE", "MANIFEST", "KIND"))
+    )
 
 
 def record_text(record: Record, store: Store) -> str:
@@ -89,7 +96,8 @@ def metric_lines(rows: Sequence[Mapping[str, object]]) -> list[str]:
             format_number, (values[0], values[-1], min(values), max(values))
         )
         table.append((visible(name), first, last, low, high, sparkline(values)))
-    return table_lines(table) if curves else []
+    width = window_width(sys.stdout)
+    return fitted_lines(table, width and width - INDENT, spare=("MIN", "MAX")) if curves else []
 
 
 def sample_lines(rows: Sequence[Mapping[str, object]]) -> list[str]:

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from r1pipe.fitting import fitted_lines
 from r1pipe.keys import JsonObject
 from r1pipe.text import format_bytes, format_number, table_lines, visible
 
@@ -47,7 +48,7 @@ class Costs:
     price: float | None = None
     """Of a GPU for an hour, in any currency."""
 
-    def lines(self) -> list[str]:
+    def lines(self, width: int | None = None) -> list[str]:
         """Return the table, its sum, what it rests on, and what could not be estimated."""
         unknown = [f"{name}: no estimate: {visible(why)}" for name, why in self.unknown.items()]
         if not self.estimates:
@@ -57,13 +58,44 @@ class Costs:
         for name, found in self.estimates.items():
             rows.append([name, *_cells(found), *self._money_cells(found.gpu_hours)])
         rows.append(["all", *_cells(total), *self._money_cells(self.gpu_hours())])
-        lines = ["", *table_lines(rows), "", self.basis]
+        lines = [
+            "",
+            *fitted_lines(rows, width, spare=("TRAINS", "SAMPLES", "DISK")),
+            "",
+            self.basis,
+        ]
         if total.scratch_bytes.high:
             scratch = _range_text(total.scratch_bytes, BYTE_UNITS)
             lines.append(f"tokens; memory per device; besides, {scratch} of disk while it runs")
         lines += [f"assumed: {text}" for text in _grouped(self.assumed)]
         lines += [f"warning: {text}" for text in _grouped(self.warnings)]
         return lines + unknown
+
+    def short_cells(self, names: Sequence[str]) -> tuple[str, str]:
+        """Return the time of some stages together and the memory of the largest."""
+        found = {name: self.estimates[name] for name in names if name in self.estimates}
+        if not found:
+            return NONE, NONE
+        _, _, seconds, memory, _ = _cells(replace(self, estimates=found).total())
+        return seconds, memory
+
+    def short_lines(self) -> list[str]:
+        """Return the sum of all stages, what it rests on, and what could not be estimated."""
+        unknown = [f"no estimate: {text}" for text in _grouped(_by_text(self.unknown))]
+        if not self.estimates:
+            return unknown
+        trained, sampled, seconds, memory, disk = _cells(self.total())
+        lines = [
+            f"time {seconds}, memory {memory}, disk {disk}",
+            f"tokens trained {trained}, sampled {sampled}",
+        ]
+        if titles := self._money_titles():
+            cells = self._money_cells(self.gpu_hours())
+            named = [f"{title.lower()} {cell}" for title, cell in zip(titles, cells, strict=True)]
+            lines.append(", ".join(named))
+        count = len(self.assumed)
+        lines.append(f"{self.basis}; {count} assumed" if count else self.basis)
+        return lines + [f"warning: {text}" for text in _grouped(self.warnings)] + unknown
 
     def gpu_hours(self) -> Range:
         """Return the hours times GPUs of all stages."""
@@ -266,6 +298,14 @@ def _grouped(texts: Mapping[str, Sequence[str]]) -> list[str]:
         more = f" and {len(names) - MAX_NAMED} more" if len(names) > MAX_NAMED else ""
         lines.append(f"{visible(text)} ({', '.join(names[:MAX_NAMED])}{more})")
     return lines
+
+
+def _by_text(unknown: Mapping[str, str]) -> dict[str, list[str]]:
+    """Return the stages for which each text holds."""
+    found: dict[str, list[str]] = {}
+    for name, text in unknown.items():
+        found.setdefault(text, []).append(name)
+    return found
 
 
 def _cells(found: Estimate) -> list[str]:

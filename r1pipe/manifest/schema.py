@@ -142,7 +142,7 @@ class ManifestSpec(StageModel):
 
 def manifest_schema(kinds: Mapping[str, StageKind]) -> JsonObject:
     """Return the JSON Schema (2020-12) of manifests that use these kinds."""
-    schema = ManifestSpec.model_json_schema(schema_generator=_Documented)
+    schema = ManifestSpec.model_json_schema(schema_generator=Documented)
     definitions = schema["$defs"]
     parts = {
         name: {
@@ -210,7 +210,7 @@ def _any_kind(kinds: Mapping[str, StageKind]) -> JsonObject:
     }
 
 
-class _Documented(GenerateJsonSchema):
+class Documented(GenerateJsonSchema):
     """Takes the docstring under a field as its description.
 
     Pydantic can do so itself, but while a class is defined: every command would read every stage's
@@ -219,12 +219,12 @@ class _Documented(GenerateJsonSchema):
 
     def model_schema(self, schema: Any) -> JsonObject:
         found: JsonObject = super().model_schema(schema)
-        for field, text in _field_docs(schema["cls"]).items():
+        for field, text in field_docs(schema["cls"]).items():
             found["properties"][field]["description"] = text
         return found
 
 
-def _field_docs(model: type[BaseModel]) -> dict[str, str]:
+def field_docs(model: type[BaseModel]) -> dict[str, str]:
     """Return {field as it is written in a manifest: the docstring below it}."""
     docs: dict[str, str] = {}
     for base in reversed([each for each in model.__mro__ if issubclass(each, StageModel)]):
@@ -244,7 +244,7 @@ def _own_definitions(model: type[StageModel], name: str, definitions: JsonObject
     a profile may give the one and `params` the other.
     """
     template = f"#/$defs/{name}/$defs/{{model}}"
-    own = model.model_json_schema(ref_template=template, schema_generator=_Documented)
+    own = model.model_json_schema(ref_template=template, schema_generator=Documented)
     for part in (own, *own.get("$defs", {}).values()):
         part.pop("required", None)
     own["properties"] = {

@@ -26,9 +26,14 @@ class Console(Protocol):
         """Show how far the work inside a step has come."""
 
     def stage_finished(
-        self, name: str, status: str, seconds: float, artifact_id: str | None
+        self,
+        name: str,
+        status: str,
+        seconds: float,
+        artifact_id: str | None,
+        facts: Mapping[str, object] | None = None,
     ) -> None:
-        """Say how a stage ended."""
+        """Say how a stage ended; `facts` are what it noted, if it has a result."""
 
     def message(self, text: str) -> None:
         """Say something else."""

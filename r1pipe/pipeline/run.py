@@ -274,7 +274,8 @@ class _Runner:
             names = (self.manifest.name, self.manifest.profile, name)
             self.store.link_latest(*names, record.artifact_id)
         if not quiet:
-            self.console.stage_finished(name, status, seconds, record.artifact_id)
+            facts = record.facts
+            self.console.stage_finished(name, status, seconds, record.artifact_id, facts)
         if status == "done":
             for text in record.unchanged():
                 self.console.message(f"{name}: warning: {text}")

@@ -1,0 +1,112 @@
+"""A plan as text: one screen, or every stage with its reasons."""
+
+from __future__ import annotations
+
+import itertools
+import os
+from collections.abc import Sequence
+from textwrap import wrap
+from typing import TYPE_CHECKING, TextIO
+
+from r1pipe.fitting import fitted_lines
+from r1pipe.text import short_id, visible
+
+if TYPE_CHECKING:
+    from r1pipe.costs.report import Costs
+    from r1pipe.pipeline.planning import Plan, PlannedStage
+
+NEW = "not in the store yet"
+"""The reason that goes without saying."""
+MIN_ROWS = 8
+"""Rows of a plan that are shown however low the window is."""
+REST = 10
+"""Lines of a window that a plan leaves to its sums and to what comes after."""
+
+
+def window_width(stream: TextIO) -> int | None:
+    """Return the columns of the terminal behind a stream, None for a pipe or a file."""
+    return _window(stream, "COLUMNS", 0)
+
+
+def window_height(stream: TextIO) -> int | None:
+    """Return the lines of the terminal behind a stream, None for a pipe or a file."""
+    return _window(stream, "LINES", 1)
+
+
+def _window(stream: TextIO, variable: str, place: int) -> int | None:
+    if not stream.isatty():
+        return None
+    if (told := os.environ.get(variable, "")).isdecimal() and int(told):
+        return int(told)
+    try:
+        return os.get_terminal_size(stream.fileno())[place] or None
+    except (OSError, ValueError):
+        return None
+
+
+def plan_lines(plan: Plan, width: int | None = None) -> list[str]:
+    """Return every stage of a plan: its kind, what happens, and why."""
+    rows = [("STAGE", "KIND", "STATUS", "ARTIFACT", "WHY")]
+    for stage in plan.stages:
+        waits = f"waits for {', '.join(stage.waits_for)}" if stage.waits_for else ""
+        why = "; ".join(text for text in (visible(stage.reason), waits) if text)
+        rows.append((stage.name, stage.kind, stage.status, short_id(stage.artifact), why))
+    return fitted_lines(rows, width, spare=("ARTIFACT", "KIND"))
+
+
+def short_plan_lines(
+    plan: Plan, costs: Costs | None, width: int | None, height: int | None = None
+) -> list[str]:
+    """Return a plan that fits one screen: neighbours of one kind share a row.
+
+    With `costs`, a row has its time and memory, and the sums follow.
+    """
+    groups = _groups(plan.stages)
+    shown = groups if height is None else groups[: max(MIN_ROWS, height - REST)]
+    money = ("TIME", "MEMORY") if costs is not None and costs.estimates else ()
+    rows: list[tuple[str, ...]] = [("STAGE", "KIND", "STATUS", *money, "WHY")]
+    for group in shown:
+        first, names = group[0], [stage.name for stage in group]
+        more = f" + {len(group) - 1} more" if len(group) > 1 else ""
+        kinds = {stage.kind for stage in group}
+        kind = first.kind if len(kinds) == 1 else f"{len(kinds)} kinds"
+        cells = costs.short_cells(names) if costs is not None and money else ()
+        why = "" if first.reason == NEW else visible(first.reason)
+        rows.append((f"{first.name}{more}", kind, first.status, *cells, why))
+    hidden = sum(map(len, groups[len(shown) :]))
+    below = [f"and {hidden} more"] if hidden else []
+    below.append(f"{_counts(plan)}; 'r1pipe plan --verbose' has all of it")
+    below += costs.short_lines() if costs is not None else []
+    if width is not None:
+        below = [part for line in below for part in wrap(visible(line), width)]
+    return fitted_lines(rows, width, spare=("KIND", "MEMORY")) + below
+
+
+def _groups(stages: Sequence[PlannedStage]) -> list[list[PlannedStage]]:
+    """Return neighbours with the same status and reason; those to be built also of one kind."""
+
+    def likeness(stage: PlannedStage) -> tuple[str, str, str]:
+        is_plain_hit = stage.status == "hit" and not stage.reason
+        reason = stage.reason.replace(f" {stage.name} ", " it ")
+        return stage.status, reason, "" if is_plain_hit else stage.kind
+
+    return [list(group) for _, group in itertools.groupby(stages, likeness)]
+
+
+def _counts(plan: Plan) -> str:
+    """Return how many stages there are and what becomes of them, in words."""
+    builds = sum(stage.builds for stage in plan.stages)
+    rest = len(plan.stages) - builds
+    stored = f", {rest} in the store" if rest else ""
+    return f"{len(plan.stages)} stages: {builds} to build{stored}"
+
+
+def source_lines(plan: Plan) -> list[str]:
+    """Return what was found in the sources, a line for each."""
+    found: dict[tuple[str, str], list[str]] = {}
+    for look in plan.looks:
+        found.setdefault((look.source, look.found), []).append(look.stage)
+    return [
+        f"source {name}, for {', '.join(stages)}: {visible(text)}"
+        for (name, text), stages in found.items()
+    ]

@@ -1,0 +1,171 @@
+"""The pages: links and anchors, the navigation, the reference, and every command of a tutorial."""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+import subprocess
+import sys
+import tomllib
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from reference_pages import FOLDER, pages
+
+ROOT = Path(__file__).parents[1]
+DOCS = ROOT / "docs"
+PAGES = sorted(DOCS.rglob("*.md"))
+CHECKED = [*PAGES, ROOT / "README.md", ROOT / "CONTRIBUTING.md", ROOT / "AGENTS.md"]
+FENCE = re.compile(r"^(`{3,}).*?^\1$", re.DOTALL | re.MULTILINE)
+CODE = re.compile(r"`[^`\n]*`")
+LINK = re.compile(r"\]\(([^)\s]+)\)")
+HEADING = re.compile(r"^#{1,6} (.+)$", re.MULTILINE)
+BLOCK = re.compile(
+    r"(?:^<!-- ci: (?P<ci>.+?) -->\n)?^```(?P<language>\w+)\n(?P<text>.*?)^```$",
+    re.DOTALL | re.MULTILINE,
+)
+TUTORIALS = [
+    DOCS / "tutorials" / f"{name}.md"
+    for name in ("cluster", "shoebox", "your-model", "reward-and-stage")
+]
+MAX_README_LINES = 100
+
+
+def prose(path: Path) -> str:
+    """Return a page without its code."""
+    return CODE.sub("", FENCE.sub("", path.read_text(encoding="utf-8")))
+
+
+def anchors(path: Path) -> set[str]:
+    """Return the anchors of a page, as its site names them."""
+    found = set()
+    for heading in HEADING.findall(FENCE.sub("", path.read_text(encoding="utf-8"))):
+        kept = re.sub(r"[^\w\s-]", "", heading.lower()).strip()
+        found.add(re.sub(r"[-\s]+", "-", kept))
+    return found
+
+
+def links(path: Path) -> Iterator[str]:
+    """Yield the targets of a page's links within the repository."""
+    for target in LINK.findall(prose(path)):
+        if not target.startswith(("http://", "https://", "mailto:")):
+            yield target
+
+
+@pytest.mark.parametrize("path", CHECKED, ids=lambda path: str(path.relative_to(ROOT)))
+def test_a_page_links_to_files_and_headings_that_are_there(path: Path) -> None:
+    for target in links(path):
+        name, _, anchor = target.partition("#")
+        found = path if not name else (path.parent / name).resolve()
+        assert found.exists(), f"{target}: no such file"
+        if anchor:
+            assert anchor in anchors(found), f"{target}: no such heading"
+
+
+def test_the_link_checker_sees_a_wrong_link(tmp_path: Path) -> None:
+    page = tmp_path / "a.md"
+    page.write_text("# One thing: 2 `x`\n[a](#one-thing-2-x) [b](c.md)\n```\n# [d](e)\n```\n")
+    assert anchors(page) == {"one-thing-2-x"}
+    assert list(links(page)) == ["#one-thing-2-x", "c.md"]
+
+
+def test_every_page_is_in_the_navigation_once() -> None:
+    named = re.findall(r"[\w/-]+\.md$", (ROOT / "mkdocs.yml").read_text(), re.MULTILINE)
+    assert sorted(named) == sorted(str(path.relative_to(DOCS)) for path in PAGES)
+
+
+@pytest.mark.parametrize("name", ["kinds.md", "settings.md", "cli.md", "files.md", "errors.md"])
+def test_the_reference_is_that_of_the_code(name: str) -> None:
+    found = (FOLDER / name).read_text(encoding="utf-8").split()
+    assert found == pages()[name].split(), "run: python tests/reference_pages.py"
+
+
+def test_the_messages_that_are_explained_are_said_somewhere() -> None:
+    source = "\n".join(
+        re.sub(r'"\n\s+f?"', "", path.read_text())
+        for folder in ("r1pipe", "stages")
+        for path in (ROOT / folder).rglob("*.py")
+    )
+    rows = re.findall(r"^\| `(.+?)` \|", (DOCS / "troubleshooting.md").read_text(), re.MULTILINE)
+    assert len(rows) > 10
+    for message in rows:
+        for part in re.split(r" 'X'; | \.\.\. ", message):
+            assert part in source, part
+
+
+def test_the_readme_is_short_and_has_what_a_newcomer_needs() -> None:
+    text = (ROOT / "README.md").read_text()
+    assert len(text.splitlines()) <= MAX_README_LINES
+    assert "bash tests/run.sh" in text
+    for command in ("plan manifests/own.yaml", "try rl --before", "run manifests/own.yaml"):
+        assert f"r1pipe {command}" in text
+
+
+@pytest.mark.parametrize("path", sorted((ROOT / "containers").iterdir()), ids=lambda p: p.name)
+def test_a_container_copies_what_is_there_and_installs_an_extra_that_exists(path: Path) -> None:
+    text = path.read_text()
+    for names in re.findall(r"^COPY (.+) \S+$", text, re.MULTILINE):
+        for name in names.split():
+            assert "[" in name or (ROOT / name).exists(), name
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    extras = {*re.findall(r"--extra (\w+)", text), *re.findall(r"'\.\[(\w+)\]'", text)}
+    assert len(extras) == 1
+    assert extras <= project["optional-dependencies"].keys()
+
+
+def script(path: Path) -> str:
+    """Return what a tutorial tells to do, as one shell script: its files, then its commands.
+
+    A comment `ci: COMMAND` before a block stands in for it, where the block itself takes minutes.
+    """
+    parts = ["set -euo pipefail"]
+    for number, block in enumerate(BLOCK.finditer(path.read_text(encoding="utf-8"))):
+        text = block["text"]
+        if block["language"] == "bash":
+            parts.append(block["ci"] or text)
+        elif (name := re.match(r"# (\S+/\S+)\n", text)) is not None:
+            end = f"END_OF_{number}"
+            parts += [f"mkdir -p {Path(name[1]).parent}", f"cat > {name[1]} <<'{end}'\n{text}{end}"]
+    return "\n".join(parts)
+
+
+def test_every_command_of_the_tutorials_works(tmp_path: Path) -> None:
+    """They share one folder, as a reader's would."""
+    command = tmp_path / "bin" / "r1pipe"
+    command.parent.mkdir()
+    command.write_text(f'#!/bin/sh\nexec "{sys.executable}" -m r1pipe "$@"\n')
+    command.chmod(0o755)
+    project = tmp_path / "project"
+    shutil.copytree(ROOT / "manifests", project / "manifests")
+    path = f"{command.parent}{os.pathsep}{os.environ['PATH']}"
+    environment = os.environ | {"PATH": path, "PYTHONPATH": str(ROOT), "HF_HUB_OFFLINE": "1"}
+    environment |= {"OMP_NUM_THREADS": "1"}
+    environment.pop("R1PIPE_STORE", None)
+    for tutorial in TUTORIALS:
+        done = subprocess.run(
+            ["bash", "-c", script(tutorial)],
+            cwd=project,
+            env=environment,
+            capture_output=True,
+            text=True,
+            timeout=300,
+            check=False,
+        )
+        assert done.returncode == 0, (
+            f"{tutorial.name}\n{done.stdout[-2000:]}\n{done.stderr[-3000:]}"
+        )
+
+
+def test_the_site_builds_without_a_warning(tmp_path: Path) -> None:
+    pytest.importorskip("mkdocs", reason="the extra `docs` is not installed")
+    pytest.importorskip("material", reason="the extra `docs` is not installed")
+    done = subprocess.run(
+        [sys.executable, "-m", "mkdocs", "build", "--strict", "--site-dir", str(tmp_path / "site")],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
