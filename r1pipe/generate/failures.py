@@ -14,6 +14,11 @@ ONE = frozenset({0})
 class SamplingFailed(StageError):  # noqa: N818 - it ends a unit, not always the stage
     """A unit's completions cannot all be had at present (a server is busy or gone)."""
 
+    def __init__(self, message: str, index: int | None = None) -> None:
+        super().__init__(message)
+        self.index = index
+        """Of the request that failed; None if it is not known."""
+
 
 class FailedUnits:
     """Units that failed while others were sampled; a resumed stage samples them again.
@@ -36,13 +41,21 @@ class FailedUnits:
         try:
             yield
         except SamplingFailed as failure:
-            self.num_units += len(left)
-            self._last = failure
-            self._in_a_row += 1
-            if self._in_a_row == self.max_in_a_row:
-                self.check()
+            self.add(failure, len(left))
         else:
-            self._in_a_row = 0
+            self.succeeded()
+
+    def add(self, failure: SamplingFailed, num_units: int) -> None:
+        """Note a failure and how many units it ended."""
+        self.num_units += num_units
+        self._last = failure
+        self._in_a_row += 1
+        if self._in_a_row == self.max_in_a_row:
+            self.check()
+
+    def succeeded(self) -> None:
+        """Note that a unit was sampled: whoever failed is there again."""
+        self._in_a_row = 0
 
     def check(self) -> None:
         """Raise StageError if any unit failed."""

@@ -86,7 +86,7 @@ class Followed:
         waiting: list[Sampled] = []
         with self._shown(total, total - len(left)) as shown:
             completions = iter(self.generator.generate(left, sampling))
-            for sampled in self._interruptibly(completions):
+            while (sampled := waited_for(self.context, completions)) is not None:
                 shown.done += 1
                 waiting.append(sampled)
                 if self.kept is not None and len(waiting) == self.kept.size:
@@ -94,18 +94,9 @@ class Followed:
                     number, waiting = number + 1, []
                 yield sampled
 
-    def _interruptibly(self, sampled: Iterator[Sampled]) -> Iterator[Sampled]:
-        """Yield what comes; a signal ends only the waiting for it, never what is done with it."""
-        while True:
-            with self.context.interruptible():
-                found = next(sampled, None)
-            if found is None:
-                return
-            yield found
-
     @contextmanager
-    def _shown(self, total: int, done: int) -> Iterator[_Ticker]:
-        ticker = _Ticker(self.context, total, done)
+    def _shown(self, total: int, done: int) -> Iterator[Ticker]:
+        ticker = Ticker(self.context, total, done)
         with closing(ticker):
             yield ticker
 
@@ -122,11 +113,18 @@ class Followed:
         self.generator.close()
 
 
+def waited_for(context: Context, sampled: Iterator[Sampled]) -> Sampled | None:
+    """Return the next completion, if any; a signal ends only the waiting for it, never what is done
+    with it."""
+    with context.interruptible():
+        return next(sampled, None)
+
+
 def _sampled(row: JsonObject) -> Sampled:
     return Sampled(**{**row, "finish_reason": FinishReason(row["finish_reason"])})
 
 
-class _Ticker:
+class Ticker:
     """Shows how many completions there are, also while none comes."""
 
     def __init__(self, context: Context, total: int, done: int) -> None:
@@ -142,5 +140,6 @@ class _Ticker:
             self.context.doing("sampling", self.done, self.total)
 
     def close(self) -> None:
+        """Show nothing more."""
         self._ended.set()
         self._thread.join()

@@ -24,14 +24,14 @@ class OpenAISettings(GeneratorBackend):
     """A server that speaks OpenAI's API."""
 
     backend: Literal["openai"]
-    url: str
-    """Where the server is, such as `http://host:8000/v1`."""
+    url: str | tuple[str, ...] = Field(min_length=1)
+    """Where the server is, such as `http://host:8000/v1`; or a list of such servers."""
     model: str | None = None
     """The model's name there; default: the only one that it serves."""
     api_key_env: str = "OPENAI_API_KEY"
     """The environment variable that holds the key, if the server asks for one."""
     max_concurrency: int = Field(default=32, gt=0)
-    """Most requests under way at once."""
+    """Most requests under way at each server at once."""
     max_retries: int = Field(default=5, ge=0)
     """How often a request is sent again after a failure that may pass."""
     timeout_s: float = Field(default=600.0, gt=0)
@@ -39,7 +39,17 @@ class OpenAISettings(GeneratorBackend):
 
     @field_validator("url")
     @classmethod
-    def _is_address(cls, url: str) -> str:
+    def _are_addresses(cls, url: str | tuple[str, ...]) -> str | tuple[str, ...]:
+        """Refuse what is no plain address, and an address that comes twice."""
+        each = [url] if isinstance(url, str) else list(url)
+        for one in each:
+            cls._check_address(one)
+        if len(set(each)) < len(each):
+            raise ValueError("names a server twice; leave one out, or raise max_concurrency")
+        return url
+
+    @staticmethod
+    def _check_address(url: str) -> None:
         """Refuse what is no plain address, without showing it: it may hold a password."""
         if "@" in url:
             raise ValueError(
@@ -51,11 +61,15 @@ class OpenAISettings(GeneratorBackend):
                 "is no address of a server; write http:// or https://, a host, perhaps a port and a"
                 " path, such as http://host:8000/v1"
             )
-        return url
+
+    @property
+    def urls(self) -> tuple[str, ...]:
+        """The addresses of all servers."""
+        return (self.url,) if isinstance(self.url, str) else self.url
 
     def concurrency(self, max_batch: int) -> int:
         """Return how many completions are sampled at once."""
-        return self.max_concurrency
+        return self.max_concurrency * len(self.urls)
 
     def place(self, device: str, precision: Precision) -> Placement:
         """Return where sampling is done, for its cost."""

@@ -12,7 +12,9 @@ import asyncio
 import random
 import threading
 from collections.abc import Awaitable, Callable, Iterator, Sequence
+from concurrent.futures import Future
 from contextlib import suppress
+from dataclasses import dataclass, field
 from queue import SimpleQueue
 from typing import TYPE_CHECKING, TypeAlias, TypeVar
 
@@ -27,6 +29,7 @@ from r1pipe.generate.openai_client import (
     api_key,
 )
 from r1pipe.generate.protocol import Request, Sampled, SamplingParams, Weights
+from r1pipe.generate.scheduler import Answer, Scheduler, over_engines
 from r1pipe.generate.uniforms import short_seed
 from r1pipe.models.interfaces import Tokenizer
 
@@ -38,13 +41,25 @@ MAX_MODELS_BYTES = 4_194_304
 SHOWN_NAMES = 8
 NEUTRAL = {"top_k": -1, "min_p": 0.0, "repetition_penalty": 1.0}
 
-Answer = TypeVar("Answer")
-Results: TypeAlias = "SimpleQueue[Sampled | BaseException | None]"
-"""Completions as they come, then what ended the sampling: an error, or None."""
+Found = TypeVar("Found")
+Results: TypeAlias = "SimpleQueue[tuple[int, Answer]]"
+"""Answers with the number of the server they are of, as they come."""
+
+
+@dataclass
+class _Server:
+    """One server: how it is reached, and what is under way there."""
+
+    client: ServerClient
+    slots: asyncio.Semaphore
+    model: str = ""
+    is_lost: bool = False
+    tasks: set[Future[None]] = field(default_factory=set)
 
 
 class ServerGenerator:
-    """At most `max_concurrency` requests under way; completions are handed on as they come.
+    """At most `max_concurrency` requests under way at each server; completions are handed on as
+    they come.
 
     Requests are sent from an event loop in a thread of its own, which no end of the process waits
     for.
@@ -56,36 +71,82 @@ class ServerGenerator:
         self.settings = settings
         self.tokenizer = tokenizer
         self.end_ids = list(end_ids)
-        key = api_key(settings.api_key_env)
-        self._client = ServerClient(settings.url, key, settings.max_concurrency)
-        self.url = self._client.url
-        self._slots = asyncio.Semaphore(settings.max_concurrency)
+        self.num_slots = settings.concurrency(0)
+        self.losses: list[str] = []
+        key, limit = api_key(settings.api_key_env), settings.max_concurrency
+        self._servers = [
+            _Server(ServerClient(url, key, limit), asyncio.Semaphore(limit))
+            for url in settings.urls
+        ]
+        self._results: Results = SimpleQueue()
+        self._sampling = SamplingParams()
         self._loop = asyncio.new_event_loop()
         self._thread = threading.Thread(target=self._serve, name="server", daemon=True)
         self._thread.start()
         try:
-            self.model = asyncio.run_coroutine_threadsafe(self._served_model(), self._loop).result()
+            for server in self._servers:
+                named = self._served_model(server)
+                server.model = asyncio.run_coroutine_threadsafe(named, self._loop).result()
         except BaseException:
             self.close()
             raise
 
     def generate(self, requests: Sequence[Request], sampling: SamplingParams) -> Iterator[Sampled]:
-        """Yield every request's completion once, as it comes.
+        """Yield every request's completion once, as it comes."""
+        yield from self.stream(iter(requests), sampling)
 
-        Raises SamplingFailed, after what was under way, if a request fails for good; StageError
-        at once if the server refuses one.
+    def stream(
+        self, requests: Iterator[Request | None], sampling: SamplingParams
+    ) -> Iterator[Sampled]:
+        """Yield every request's completion once, as it comes; send new ones meanwhile.
+
+        A server where a request fails for good leaves its requests to the others. Raises
+        SamplingFailed, after what was under way, if the last one fails; StageError at once if a
+        server refuses a request.
         """
-        results: Results = SimpleQueue()
-        task = asyncio.run_coroutine_threadsafe(
-            self._sample_all(requests, sampling, results), self._loop
-        )
+        self._results, self._sampling = SimpleQueue(), sampling
+        for server in self._servers:
+            server.is_lost = False  # it may be there again
+        scheduler = Scheduler([self.settings.max_concurrency] * len(self._servers))
         try:
-            while (found := results.get()) is not None:
-                if isinstance(found, BaseException):
-                    raise found
-                yield found
+            yield from over_engines(scheduler, self, requests)
         finally:
+            for engine in range(len(self._servers)):
+                self._cancel(engine)
+
+    def send(self, engine: int, request: Request) -> None:
+        """Have a request sent to one server as soon as it has a slot free."""
+        work = self._work(engine, request, self._sampling, self._results)
+        task = asyncio.run_coroutine_threadsafe(work, self._loop)
+        self._servers[engine].tasks.add(task)
+        task.add_done_callback(self._servers[engine].tasks.discard)
+
+    def answer(self) -> tuple[int, Answer]:
+        """Wait for the next completion, or failure, of any server; raise what no other can mend."""
+        engine, answer = self._results.get()
+        if isinstance(answer, Exception) and not isinstance(answer, SamplingFailed):
+            raise answer
+        return engine, answer
+
+    def give_up(self, engine: int, why: Exception, num_moved: int) -> None:
+        """Leave a server until the next sampling."""
+        self._servers[engine].is_lost = True
+        self.losses.append(f"{why}; {num_moved} requests went to other servers")
+        self._cancel(engine)
+
+    def _cancel(self, engine: int) -> None:
+        for task in list(self._servers[engine].tasks):
             task.cancel()
+
+    @property
+    def url(self) -> str:
+        """The address of the first server."""
+        return self._servers[0].client.url
+
+    @property
+    def model(self) -> str:
+        """The model's name at the first server."""
+        return self._servers[0].model
 
     def load_weights(self, tensors: Weights) -> None:
         """A server takes no weights."""
@@ -110,41 +171,31 @@ class ServerGenerator:
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
-        await self._client.close()
+        for server in self._servers:
+            await server.client.close()
         await self._loop.shutdown_asyncgens()
 
-    async def _sample_all(
-        self, requests: Sequence[Request], sampling: SamplingParams, results: Results
+    async def _work(
+        self, engine: int, request: Request, sampling: SamplingParams, results: Results
     ) -> None:
-        """Put every completion into `results`, and how it ended."""
-        waiting, failures = iter(requests), list[SamplingFailed]()
-
-        async def work() -> None:
-            for request in waiting:
-                if failures:
-                    return
-                try:
-                    results.put(await self._sample(request, sampling))
-                except SamplingFailed as failure:
-                    failures.append(failure)
-
-        end: BaseException | None = None
+        """Put a request's completion, or why there is none, into the results."""
+        server = self._servers[engine]
         try:
-            async with asyncio.TaskGroup() as group:
-                for _ in range(min(self.settings.max_concurrency, len(requests))):
-                    group.create_task(work())
-        except BaseExceptionGroup as found:
-            end = found.exceptions[0]
+            results.put((engine, await self._sample(server, request, sampling)))
+        except SamplingFailed as failure:
+            results.put((engine, SamplingFailed(str(failure), request.index)))
         except asyncio.CancelledError:
-            end = StageError(f"{self.url}: sampling was given up")
+            if not server.is_lost:
+                url = server.client.url
+                results.put((engine, StageError(f"{url}: sampling was given up")))
             raise
-        finally:
-            results.put(end or (failures[0] if failures else None))
+        except Exception as error:  # noqa: BLE001 - raised where the results are read
+            results.put((engine, error))
 
-    async def _sample(self, request: Request, sampling: SamplingParams) -> Sampled:
+    async def _sample(self, server: _Server, request: Request, sampling: SamplingParams) -> Sampled:
         """Ask for one completion."""
         body = {
-            "model": self.model,
+            "model": server.model,
             "prompt": list(request.prompt_ids),
             "max_tokens": sampling.max_tokens,
             "temperature": sampling.temperature,
@@ -158,17 +209,17 @@ class ServerGenerator:
         timeout_s = self.settings.timeout_s
 
         async def ask() -> Sampled:
-            async with self._slots:
-                data = await self._client.ask(
+            async with server.slots:
+                data = await server.client.ask(
                     "/completions", body, timeout_s=timeout_s, max_bytes=max_bytes
                 )
             return read_completion(
                 data, request.index, self.tokenizer, self.end_ids, sampling.max_tokens
             )
 
-        return await self._patiently(ask)
+        return await self._patiently(server.client, ask)
 
-    async def _patiently(self, ask: Callable[[], Awaitable[Answer]]) -> Answer:
+    async def _patiently(self, client: ServerClient, ask: Callable[[], Awaitable[Found]]) -> Found:
         """Ask until it works, waiting ever longer; raise SamplingFailed in the end."""
         delay, tries = FIRST_DELAY_S, self.settings.max_retries + 1
         for attempt in range(tries):
@@ -181,24 +232,25 @@ class ServerGenerator:
                 await asyncio.sleep(min(pause, MAX_DELAY_S))
                 delay *= 2
         raise SamplingFailed(
-            f"{self.url} failed {tries} times for one request; the last time:"
-            f" {self._client.shown(str(last))}"
+            f"{client.url} failed {tries} times for one request; the last time:"
+            f" {client.shown(str(last))}"
         )
 
-    async def _served_model(self) -> str:
+    async def _served_model(self, server: _Server) -> str:
         """Return the model's name there: the one asked for, or the only one."""
+        client = server.client
 
         async def ask() -> list[str]:
-            data = await self._client.ask(
+            data = await client.ask(
                 "/models", None, timeout_s=CONNECT_TIMEOUT_S, max_bytes=MAX_MODELS_BYTES
             )
             return served_names(data)
 
-        names, wanted = await self._patiently(ask), self.settings.model
+        names, wanted = await self._patiently(client, ask), self.settings.model
         if wanted is None and len(names) == 1:
             return names[0]
         if wanted is None or wanted not in names:
-            listed = self._client.shown(", ".join(names[:SHOWN_NAMES])) or "no model"
+            listed = client.shown(", ".join(names[:SHOWN_NAMES])) or "no model"
             more = f" and {len(names) - SHOWN_NAMES} more" if len(names) > SHOWN_NAMES else ""
-            raise StageError(f"{self.url} serves {listed}{more}; name one in run.generator.model")
+            raise StageError(f"{client.url} serves {listed}{more}; name one in run.generator.model")
         return wanted

@@ -11,7 +11,7 @@ from abc import abstractmethod
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Protocol, TypeAlias
+from typing import TYPE_CHECKING, Protocol, TypeAlias, runtime_checkable
 
 from r1pipe.generator_settings import GeneratorSettings, SampleRun
 from r1pipe.models.interfaces import LanguageModel, Tokenizer
@@ -50,6 +50,11 @@ class Request:
     """The caller's number for this request; it comes back with the result."""
 
 
+def in_prompt_order(request: Request) -> tuple[int, tuple[int, ...], int]:
+    """Return what sorts requests so that equal and equally long prompts are together."""
+    return len(request.prompt_ids), request.prompt_ids, request.index
+
+
 @dataclass(frozen=True, slots=True)
 class Sampled:
     """Tokens of one request (end-of-sequence included), and the log-probability of each one under
@@ -66,7 +71,8 @@ class Sampled:
 
 
 class Generator(Protocol):
-    """Every backend passes one conformance suite."""
+    """Every backend passes one conformance suite. A backend that need not have all requests before
+    it begins is a `StreamingGenerator` too."""
 
     def generate(self, requests: Sequence[Request], sampling: SamplingParams) -> Iterator[Sampled]:
         """Yield every request's completion once, as it finishes (in any order)."""
@@ -79,6 +85,27 @@ class Generator(Protocol):
 
     def close(self) -> None:
         """Free memory and processes."""
+
+
+@runtime_checkable
+class StreamingGenerator(Generator, Protocol):
+    """A generator that takes requests while it samples, so that its slots never wait for the last
+    completion of a batch."""
+
+    num_slots: int
+    """Completions that are sampled together, over all engines."""
+    losses: list[str]
+    """Engines that were lost while others took over, and how."""
+
+    def stream(
+        self, requests: Iterator[Request | None], sampling: SamplingParams
+    ) -> Iterator[Sampled]:
+        """Yield every request's completion once, as it finishes.
+
+        Requests are asked for where this iterator is advanced, whenever there is room. Where none
+        is given (None, or the end), they are asked for again after the next completion; with none
+        under way it ends.
+        """
 
 
 class GeneratorBackend(GeneratorSettings):

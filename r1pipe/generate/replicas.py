@@ -1,10 +1,12 @@
 """Several vLLM engines side by side, each in a process of its own with its own GPUs.
 
-Prompts are dealt out to them, all samples of a prompt to one. Parent and child speak lines of JSON:
+One stream of requests feeds them all (`r1pipe.generate.scheduler`). If one dies while it samples,
+the others take over. Parent and child speak lines of JSON:
 
     {"shape", "settings"}                     -> {"ready"}
-    {"requests": [[index, seed, ids]], "sampling"} -> {"sampled": [index, ids, logprobs, reason]}
-                                                 for each, then {"done"}
+    {"sampling"}, then {"request": [index, seed, ids]} for each
+                                              -> {"sampled": [index, ids, logprobs, reason]}
+    {"end"}, which gives up what is under way -> {"done"}
     {"load"}, then {"path"} for each file     -> {"taken"} for each, then {"done"}
     the end of the input                      -> the process ends
 or {"failed": text} in place of an answer. New weights go through files in shared memory, a bounded
@@ -21,12 +23,14 @@ import sys
 import tempfile
 import threading
 from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from dataclasses import asdict
 from pathlib import Path
 from typing import IO, TYPE_CHECKING
 
 from r1pipe.errors import StageError
-from r1pipe.generate.protocol import Request, Sampled, SamplingParams, Weights
+from r1pipe.generate.protocol import Request, Sampled, SamplingParams, Weights, in_prompt_order
+from r1pipe.generate.scheduler import Answer, Scheduler, over_engines
 from r1pipe.generate.vllm_engine import EngineShape
 from r1pipe.generate.vllm_setup import kind_of_device, require_vllm
 from r1pipe.generate.weights import weight_files
@@ -43,12 +47,15 @@ RANK_NAMES = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "LOCAL_WORLD_SIZE", "MASTER_AD
 
 
 class ReplicaGenerator:
-    """Deals requests out to replicas; tokens depend on neither their number nor the dealing."""
+    """One stream of requests over replicas; tokens do not depend on their number."""
 
     def __init__(self, shape: EngineShape, settings: VllmSettings) -> None:
         require_vllm(shape.device)
         self._answers: queue.Queue[tuple[int, JsonObject]] = queue.Queue()
         self._replicas: list[_Replica] = []
+        self._gone: set[int] = set()
+        self._slots = settings.max_num_seqs
+        self.losses: list[str] = []
         try:
             for number in range(settings.data_parallel):
                 environment = replica_environment(number, shape.device, settings.tensor_parallel)
@@ -62,25 +69,73 @@ class ReplicaGenerator:
 
     def generate(self, requests: Sequence[Request], sampling: SamplingParams) -> Iterator[Sampled]:
         """Yield every request's completion once, as it finishes anywhere."""
-        shares = deal(requests, len(self._replicas))
-        for replica, share in zip(self._replicas, shares, strict=True):
-            rows = [[r.index, r.seed, list(r.prompt_ids)] for r in share]
-            replica.send({"requests": rows, "sampling": asdict(sampling)})
-        busy = len(self._replicas)
+        yield from self.stream(iter(sorted(requests, key=in_prompt_order)), sampling)
+
+    def stream(
+        self, requests: Iterator[Request | None], sampling: SamplingParams
+    ) -> Iterator[Sampled]:
+        """Yield every request's completion once, as it finishes anywhere; take new ones meanwhile.
+
+        Raises StageError when an engine refuses a request, or when the last one is gone.
+        """
+        self._tell({"sampling": asdict(sampling)})
+        scheduler = Scheduler([self._slots] * len(self._replicas))
         try:
-            while busy:
-                answer = self._answer()
-                if "done" in answer:
-                    busy -= 1
-                else:
-                    index, ids, logprobs, reason = answer["sampled"]
-                    yield Sampled(index, ids, logprobs, FinishReason(reason))
+            yield from over_engines(scheduler, self, requests)
         except StageError:
             self.close()
             raise
         finally:
-            while busy and self._replicas:  # abandoned: take what still comes
-                busy -= "done" in self._answer()
+            self._settle()
+
+    def send(self, engine: int, request: Request) -> None:
+        """Hand a request to one replica; if it is gone, its last answer says so."""
+        with suppress(_GoneError):
+            self._replicas[engine].send(
+                {"request": [request.index, request.seed, request.prompt_ids]}
+            )
+
+    def answer(self) -> tuple[int, Answer]:
+        """Wait for a replica's next completion, or its end."""
+        number, answer = self._answers.get()
+        engine = next(i for i, r in enumerate(self._replicas) if r.number == number)
+        if "failed" in answer:
+            raise StageError(f"sampling process {number}: {answer['failed']}")
+        if "ended" in answer:
+            return engine, StageError(self._replicas[engine].last_words())
+        index, ids, logprobs, reason = answer["sampled"]
+        return engine, Sampled(index, ids, logprobs, FinishReason(reason))
+
+    def give_up(self, engine: int, why: Exception, num_moved: int) -> None:
+        """Leave a replica that is gone."""
+        self._gone.add(self._replicas[engine].number)
+        self.losses.append(f"{why}; {num_moved} requests went to others")
+
+    def _settle(self) -> None:
+        """Have all replicas give up what is under way, and pass over what they still answer."""
+        waiting = {replica.number for replica in self._replicas} - self._gone
+        self._tell({"end": True})
+        while waiting:
+            number, answer = self._answers.get()
+            if "ended" in answer:
+                self._gone.add(number)
+            if "done" in answer or "ended" in answer:
+                waiting.discard(number)
+        for replica in self._replicas:
+            if replica.number in self._gone:
+                replica.end()
+        self._replicas = [each for each in self._replicas if each.number not in self._gone]
+
+    def _tell(self, message: JsonObject) -> None:
+        """Send to all that are there; one that is gone says so in its last answer."""
+        for replica in self._replicas:
+            with suppress(_GoneError):
+                replica.send(message)
+
+    @property
+    def num_slots(self) -> int:
+        """Completions that are sampled together by the replicas that are there."""
+        return self._slots * len(self._replicas)
 
     def load_weights(self, tensors: Weights) -> None:
         """Replace the weights of all replicas."""
@@ -119,8 +174,12 @@ class ReplicaGenerator:
         if "failed" in answer:
             raise StageError(f"sampling process {number}: {answer['failed']}")
         if "ended" in answer:
-            raise StageError(self._replicas[number].last_words())
+            raise StageError(next(r for r in self._replicas if r.number == number).last_words())
         return answer
+
+
+class _GoneError(StageError):
+    """A sampling process has ended."""
 
 
 class _Replica:
@@ -151,13 +210,13 @@ class _Replica:
         answers.put((self.number, {"ended": True}))
 
     def send(self, message: JsonObject) -> None:
-        """Write one line; StageError if the process is gone."""
+        """Write one line; StageError with its last words if the process is gone."""
         assert self._process.stdin is not None
         try:
             self._process.stdin.write(json.dumps(message) + "\n")
             self._process.stdin.flush()
         except BrokenPipeError:
-            raise StageError(self.last_words()) from None
+            raise _GoneError(self.last_words()) from None
 
     def last_words(self) -> str:
         """Say how the process ended and what it wrote last."""
@@ -186,17 +245,6 @@ class _Replica:
             self._process.kill()
             self._process.wait()
         self._log.close()
-
-
-def deal(requests: Sequence[Request], count: int) -> list[list[Request]]:
-    """Return `count` shares of about equal size; requests of equal prompts stay together."""
-    by_prompt: dict[tuple[int, ...], list[Request]] = {}
-    for request in requests:
-        by_prompt.setdefault(request.prompt_ids, []).append(request)
-    shares: list[list[Request]] = [[] for _ in range(count)]
-    for group in sorted(by_prompt.values(), key=len, reverse=True):
-        min(shares, key=len).extend(group)
-    return shares
 
 
 def replica_environment(number: int, device: str, num_gpus: int) -> dict[str, str]:

@@ -21,7 +21,7 @@ from torch import Tensor
 from transformers import AutoConfig
 
 from r1pipe.errors import StageError
-from r1pipe.generate.protocol import Request, Sampled, SamplingParams, Weights
+from r1pipe.generate.protocol import Request, Sampled, SamplingParams, Weights, in_prompt_order
 from r1pipe.generate.room import check_room, room_of
 from r1pipe.generate.uniforms import short_seed
 from r1pipe.generate.vllm_setup import (
@@ -43,6 +43,7 @@ if TYPE_CHECKING:
 
 CPU_KV_CACHE_MB = 256
 CPU_BLOCK_TOKENS = 32  # vLLM's 128 would share no prompt below 128 tokens
+MORE_ROOM = "; or raise run.generator.max_model_tokens"
 FINISHED = {"stop": FinishReason.STOP, "length": FinishReason.LENGTH}
 
 
@@ -73,6 +74,8 @@ class VllmGenerator:
     def __init__(self, shape: EngineShape, settings: VllmSettings) -> None:
         require_vllm(shape.device)
         self.shape = shape
+        self.num_slots = settings.max_num_seqs
+        self.losses: list[str] = []
         self.max_in_flight = 2 * settings.max_num_seqs
         is_cpu = kind_of_device(shape.device) == "cpu"
         self.can_sleep = settings.sleep and shape.is_shared and not is_cpu
@@ -94,7 +97,15 @@ class VllmGenerator:
             self._final_only: Any = vllm.RequestOutputKind.FINAL_ONLY
 
     def generate(self, requests: Sequence[Request], sampling: SamplingParams) -> Iterator[Sampled]:
-        """Yield every request's completion once, as it finishes.
+        """Yield every request's completion once, as it finishes; those of equal prompts begin one
+        after another."""
+        check_room(requests, self.max_tokens, MORE_ROOM)
+        yield from self.stream(iter(sorted(requests, key=in_prompt_order)), sampling)
+
+    def stream(
+        self, requests: Iterator[Request | None], sampling: SamplingParams
+    ) -> Iterator[Sampled]:
+        """Yield every request's completion once, as it finishes; take new ones at each step.
 
         A completion ends at the latest when prompt and completion have `max_model_tokens`; a
         prompt that leaves no room is a StageError. An abandoned iterator aborts its requests.
@@ -103,11 +114,9 @@ class VllmGenerator:
             raise StageError("this engine is closed, perhaps since a push of weights broke off")
         if self.is_asleep or self._engine.has_unfinished_requests():
             raise RuntimeError("the engine sleeps, or another sampling is under way")
-        check_room(requests, self.max_tokens, "; or raise run.generator.max_model_tokens")
-        waiting = iter(sorted(requests, key=lambda r: (len(r.prompt_ids), r.prompt_ids, r.index)))
         under_way: dict[str, int] = {}
         try:
-            while self._admit(waiting, under_way, sampling):
+            while self._admit(requests, under_way, sampling):
                 for output in self._step():
                     if output.finished:
                         index = under_way.pop(output.request_id)
@@ -119,13 +128,14 @@ class VllmGenerator:
                     self._step()
 
     def _admit(
-        self, waiting: Iterator[Request], under_way: dict[str, int], sampling: SamplingParams
+        self, waiting: Iterator[Request | None], under_way: dict[str, int], sampling: SamplingParams
     ) -> bool:
         """Hand the engine requests until it has plenty; return whether any is under way."""
         while len(under_way) < self.max_in_flight:
             request = next(waiting, None)
             if request is None:
                 break
+            check_room([request], self.max_tokens, MORE_ROOM)
             name = str(next(self._serial))
             params = self._params(
                 temperature=sampling.temperature,
