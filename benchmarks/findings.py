@@ -28,7 +28,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from findings_list import FINDINGS, Claim, Finding
-from r1pipe.verify.answers.recast import recast
+from r1pipe.verify.reading.recast import recast
 
 from r1pipe.evaluation.metrics import bootstrap_interval, maj_at_k, pass_at_k
 from r1pipe.evaluation.votes import votes

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 import tiny
 import torch
-from r1pipe.verify.answers.extract import extract_answer
+from r1pipe.verify.reading.extract import extract_answer
 
 from r1pipe.curricula.curricula import Draw
 from r1pipe.generate.following import Followed, Kept

@@ -149,7 +149,12 @@ class LoggedConsole:
         """Leave out what happens inside a step."""
 
     def stage_finished(
-        self, name: str, status: str, seconds: float, artifact_id: str | None
+        self,
+        name: str,
+        status: str,
+        seconds: float,
+        artifact_id: str | None,
+        facts: Mapping[str, object] | None = None,
     ) -> None:
         """Say how a stage ended."""
         self._logger.info("%s: %s in %.1f s (%s)", name, status, seconds, artifact_id or "-")
