@@ -75,7 +75,7 @@ def completion(
 def parts(sampled: Sampled) -> tuple[str, str]:
     """Return the text that was sampled, and the text that was not."""
     mask = sampled.is_sampled or [True] * len(sampled.token_ids)
-    return tuple(  # type: ignore[return-value]
+    return tuple(
         tiny.tokenizer().decode(
             [i for i, own in zip(sampled.token_ids, mask, strict=True) if own is w]
         )

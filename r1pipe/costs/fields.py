@@ -82,6 +82,13 @@ class Candidates(Completes, Protocol):
         """Whether problems that have enough rows get no more samples."""
 
 
+class ValueRollouts(Protocol):
+    """Parameters of PPO."""
+
+    def as_grpo(self) -> Rollouts:
+        """Return those of its rollouts and of its policy."""
+
+
 class Rollouts(Completes, Protocol):
     """Parameters of GRPO."""
 

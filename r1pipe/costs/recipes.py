@@ -286,6 +286,23 @@ def rollouts(params: fields.Rollouts, run: fields.RollsOut, inputs: InfoMap) -> 
     return Cost({"model": model}, training=(training,), sampling=(sampling,), assumes=assumes)
 
 
+def with_critic(params: fields.ValueRollouts, run: fields.RollsOut, inputs: InfoMap) -> Cost:
+    """Return the cost of PPO from the fields of `stages/ppo.py`: that of GRPO, and a critic's.
+
+    The critic trains on every completion, and values each once before; its weights, gradients and
+    moments, 16 bytes a parameter in float32, are in memory beside the policy's.
+    """
+    found, critic = rollouts(params.as_grpo(), run, inputs), inputs.get("critic", inputs["model"])
+    (policy,) = found.training
+    tokens = Range(policy.tokens.high)
+    second = replace(
+        policy, model=critic, tokens=tokens, scored_tokens=tokens, frozen_copies=0, whole_copies=0
+    )
+    beside = replace(policy, whole_copies=policy.whole_copies + 4)
+    outputs = {**found.outputs, "critic": critic}
+    return replace(found, outputs=outputs, training=(beside, second))
+
+
 def benchmarks(
     params: fields.Benchmarks,
     run: fields.Samples,

@@ -18,6 +18,7 @@ from r1pipe.records import Problem
 from r1pipe.rewards.model import RewardFn
 from r1pipe.rl.credits import credit_of
 from r1pipe.rl.grpo import Grpo
+from r1pipe.rl.ppo import Critic, ValueCredit
 from r1pipe.settings import ModelParams, Precision
 from r1pipe.stage import Context
 from r1pipe.supervision.steps import StepFn, rule_steps
@@ -78,10 +79,12 @@ def opened(  # noqa: PLR0913 - what a run is given, most of it by few methods
     reward_models: Mapping[str, RewardFn] | None = None,
     score_steps: StepFn = rule_steps,
     teacher: Reference | None = None,
+    critic: Critic | None = None,
 ) -> Iterator[Grpo]:
     """Give a run that goes on from its newest checkpoint; write the policy after the block.
 
-    A teacher is the reference; it never moves, so checkpoints do not have it.
+    A teacher is the reference; it never moves, so checkpoints do not have it. A critic gives the
+    tokens their advantages, and is the caller's to write.
     """
     precision, ranks = params.precision, context.ranks
     made = make_reference(model, run, ranks, precision) if params.kl_coef and not teacher else None
@@ -92,7 +95,7 @@ def opened(  # noqa: PLR0913 - what a run is given, most of it by few methods
     check_forward(engine, model, batching, precision)
     with closing(generator_of(sampled, tokenizer, run, ranks.size, precision)) as generator:
         memory = CurriculumState(lambda: ranks.is_main)
-        others = [*([] if made is None else [made]), memory]
+        others = [each for each in (made, critic, memory) if each is not None]
         trainer = Trainer(context, engine, params.optimizer, params.num_steps, others)
         yield Grpo(
             context,
@@ -102,7 +105,9 @@ def opened(  # noqa: PLR0913 - what a run is given, most of it by few methods
             trainer,
             generator,
             reference,
-            credit_of(params, tokenizer, score_steps, reference, batching),
+            credit_of(params, tokenizer, score_steps, reference, batching)
+            if critic is None
+            else ValueCredit(critic, reference, params.temperature, batching),
             reward_models or {},
             memory,
         )

@@ -226,7 +226,8 @@ class Grpo:
             seconds=sampled_s + time.perf_counter() - started,
             name_of=lambda index: problem_of(trained[index], of.sampled),
         )
-        measures = self.trainer.update(update, of.metrics)
+        learned = self.credit.learn(rollouts, self.trainer.step)
+        measures = self.trainer.update(update, dict(of.metrics) | learned)
         of.updates.append(measures | dict(of.metrics))
         if not any("old_logprobs" in rollout.streams for rollout in rollouts):
             first = {name: measures[name] for name in MISMATCH if name in measures}
