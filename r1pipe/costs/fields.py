@@ -45,6 +45,14 @@ class RollsOut(TrainsRows, Samples, Protocol):
     """Run settings of GRPO."""
 
 
+class DistilsOnPolicy(RollsOut, Protocol):
+    """Run settings of on-policy distillation."""
+
+    @property
+    def teacher(self) -> object | None:
+        """The server that has the teacher, if it is not here."""
+
+
 class Computes(Protocol):
     """Parameters of every stage that runs a model."""
 
@@ -82,8 +90,8 @@ class Candidates(Completes, Protocol):
         """Whether problems that have enough rows get no more samples."""
 
 
-class ValueRollouts(Protocol):
-    """Parameters of PPO."""
+class AsRollouts(Protocol):
+    """Parameters of PPO and of on-policy distillation."""
 
     def as_grpo(self) -> Rollouts:
         """Return those of its rollouts and of its policy."""

@@ -28,6 +28,7 @@ from r1pipe.generate.openai_client import (
 )
 from r1pipe.generate.protocol import Request, Sampled, SamplingParams, Weights
 from r1pipe.generate.uniforms import short_seed
+from r1pipe.keys import JsonObject
 from r1pipe.models.interfaces import Tokenizer
 
 if TYPE_CHECKING:
@@ -84,6 +85,39 @@ class ServerGenerator:
                 if isinstance(found, BaseException):
                     raise found
                 yield found
+        finally:
+            task.cancel()
+
+    def answers(
+        self,
+        bodies: Sequence[JsonObject],
+        max_bytes: Sequence[int],
+        read: Callable[[int, bytes], Answer],
+    ) -> list[Answer]:
+        """Send completion requests as they are; return what `read` makes of (place, answer).
+
+        Raises SamplingFailed if one fails for good, StageError if the server refuses one.
+        """
+
+        async def one(place: int) -> Answer:
+            async def ask() -> Answer:
+                async with self._slots:
+                    data = await self._client.ask(
+                        "/completions",
+                        {"model": self.model, **bodies[place]},
+                        timeout_s=self.settings.timeout_s,
+                        max_bytes=max_bytes[place],
+                    )
+                return read(place, data)
+
+            return await self._patiently(ask)
+
+        async def everyone() -> list[Answer]:
+            return await asyncio.gather(*map(one, range(len(bodies))))
+
+        task = asyncio.run_coroutine_threadsafe(everyone(), self._loop)
+        try:
+            return task.result()
         finally:
             task.cancel()
 

@@ -9,6 +9,7 @@ from typing import Literal, Self, TypeAlias
 from pydantic import Field, model_validator
 
 from r1pipe.engine_settings import TrainRun
+from r1pipe.generate.openai_backend import OpenAISettings
 from r1pipe.generator_settings import SampleRun
 from r1pipe.rewards.table import RewardName
 from r1pipe.settings import (
@@ -355,4 +356,22 @@ class GrpoRun(TrainRun, SampleRun, VerifyRun):
         has_reference = isinstance(params, GrpoParams) and params.kl_coef > 0
         if self.stop_when.kl is not None and not has_reference:
             return "run.stop_when.kl: there is no reference where params.kl_coef is 0; leave it out"
+        return super().incompatible_with(params)
+
+
+class OnPolicyDistilRun(GrpoRun):
+    """How it is computed."""
+
+    teacher: OpenAISettings | None = None
+    """A server that has the model of `inputs.teacher` and gives log-probabilities of prompts, as
+    `vllm serve` does; None: the teacher is computed here."""
+
+    def incompatible_with(self, params: ModelParams) -> str | None:
+        """Say what to set where a server cannot score the policy's tokens."""
+        temperature = getattr(params, "temperature", 1.0)
+        if self.teacher is not None and temperature != 1.0:
+            return (
+                f"run.teacher: servers score at temperature 1, and params.temperature is"
+                f" {temperature:g}; set that to 1, or leave run.teacher out"
+            )
         return super().incompatible_with(params)

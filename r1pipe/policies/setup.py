@@ -9,7 +9,7 @@ from pathlib import Path
 from r1pipe.curricula.curricula import CurriculumState
 from r1pipe.errors import StageError
 from r1pipe.generate.backends import generator_of
-from r1pipe.method_params.policies import GrpoParams, GrpoRun
+from r1pipe.method_params.policies import GrpoParams, GrpoRun, OnPolicyDistilRun
 from r1pipe.models.interfaces import LanguageModel, Tokenizer
 from r1pipe.models.policy import freeze, load_model, load_tokenizer
 from r1pipe.models.precision import dtype_of
@@ -27,7 +27,7 @@ from r1pipe.train.backends import make_engine, shards_weights
 from r1pipe.train.batching import batching_of
 from r1pipe.train.loop import Trainer
 from r1pipe.train.own_forward import check_forward
-from r1pipe.train.reference import Reference, make_reference
+from r1pipe.train.reference import Anchor, Reference, make_reference
 from r1pipe.train.supervised import finish
 from r1pipe.verify.golds import check_golds
 
@@ -78,7 +78,7 @@ def opened(  # noqa: PLR0913 - what a run is given, most of it by few methods
     run: GrpoRun,
     reward_models: Mapping[str, RewardFn] | None = None,
     score_steps: StepFn = rule_steps,
-    teacher: Reference | None = None,
+    teacher: Anchor | None = None,
     critic: Critic | None = None,
 ) -> Iterator[Grpo]:
     """Give a run that goes on from its newest checkpoint; write the policy after the block.
@@ -88,7 +88,7 @@ def opened(  # noqa: PLR0913 - what a run is given, most of it by few methods
     """
     precision, ranks = params.precision, context.ranks
     made = make_reference(model, run, ranks, precision) if params.kl_coef and not teacher else None
-    reference = teacher or made
+    reference: Anchor | None = teacher or made
     sampled = sampled_model(model, run, precision)
     engine = make_engine(model, params.optimizer, run, ranks, precision)
     batching = batching_of(run, tokenizer.pad_token_id)
@@ -124,8 +124,9 @@ def open_teacher(
     problems: Sequence[Problem],
     params: ModelParams,
     run: GrpoRun,
-) -> Reference:
-    """Return a model as the frozen teacher of a policy, whole on every rank.
+) -> Anchor:
+    """Return the frozen teacher of a policy: a model, whole on every rank, or the same behind the
+    server of `run.teacher`.
 
     Raises StageError if it does not read tokens as the policy's tokenizer writes them.
     """
@@ -137,6 +138,12 @@ def open_teacher(
                 " cannot score the policy's tokens; give a teacher with the same one, or distil by"
                 " sft on its completions"
             )
+    if isinstance(run, OnPolicyDistilRun) and run.teacher is not None:
+        from r1pipe.generate.openai_scores import ServerTeacher
+
+        teacher = ServerTeacher(run.teacher, tokenizer, context.ranks)
+        teacher.check([problem.prompt for problem in problems[:NUM_COMPARED]])
+        return teacher
     model = freeze(load_model(folder, dtype=dtype_of(params.precision), device=run.device))
     return Reference(model, context.ranks, params.precision)
 

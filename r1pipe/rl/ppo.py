@@ -25,11 +25,10 @@ from r1pipe.method_params.policies import PpoParams
 from r1pipe.models.interfaces import LanguageModel
 from r1pipe.records import Group, Rollout
 from r1pipe.rl.objective import Credit
-from r1pipe.train.adapter_reference import AdapterReference
 from r1pipe.train.batching import Batching, MicroBatch, count_loss_tokens, micro_batches
 from r1pipe.train.engine import Engine, Loss
 from r1pipe.train.logprobs import hidden_states
-from r1pipe.train.reference import Reference
+from r1pipe.train.reference import Anchor
 from r1pipe.train.schedule import learning_rate
 
 FOLDER = "critic"
@@ -166,7 +165,7 @@ class ValueCredit(Credit):
     """Advantages by generalized advantage estimation, from the values of a critic."""
 
     critic: Critic
-    reference: Reference | AdapterReference | None
+    reference: Anchor | None
     temperature: float
     batching: Batching
 
