@@ -112,6 +112,26 @@ def test_rounds_are_bounded_and_the_last_one_runs_nothing() -> None:
     assert made.finish_reason is FinishReason.STOP
 
 
+def test_every_round_has_a_seed_of_its_own_that_the_requests_seed_decides() -> None:
+    def seeds(seed: int) -> list[int]:
+        asked: list[int] = []
+
+        class Noting(Scripted):
+            def generate(
+                self, requests: Sequence[Request], sampling: SamplingParams
+            ) -> Iterator[Sampled]:
+                asked.extend(request.seed for request in requests)
+                return super().generate(requests, sampling)
+
+        made = ToolGenerator(Noting(lambda text: SUM), tiny.tokenizer(), Tools(max_rounds=2), None)
+        list(made.generate([Request(PROMPT, seed, 0)], SamplingParams(max_tokens=200)))
+        return asked
+
+    first, other = seeds(3), seeds(4)
+    assert len({*first, *other}) == 6
+    assert seeds(3) == first
+
+
 def test_a_completion_without_a_program_is_what_it_was() -> None:
     sampled = completion(lambda text: "\\boxed{7}")
     assert sampled.is_sampled is None
