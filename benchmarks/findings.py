@@ -36,7 +36,7 @@ from r1pipe.records import Problem, Row
 from r1pipe.rewards.language import language
 from r1pipe.rows import read_rows
 from r1pipe.store.store import Store
-from r1pipe.verify.answers.recast import recast
+from r1pipe.verify.reading.recast import recast
 
 ROOT = Path(__file__).resolve().parents[1]
 SEEDS = (101, 102, 103)

@@ -176,6 +176,8 @@ class Placement:
     """Least and most bytes of a sampler on a CPU besides its weights; None depends on the batch."""
     is_server: bool = False
     """Whether the work is done on another machine."""
+    threads: int = 1
+    """Threads that share each device's work."""
 
 
 class World(StageModel):

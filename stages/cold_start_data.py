@@ -58,8 +58,8 @@ def rewritten(row: Row, target: AnyFormat = CHAT) -> Row:
     """Return a kept trace as a row in another format, with a readable summary."""
     from r1pipe.chat import as_format, render_completion, split_completion
     from r1pipe.tasks.world import summarise
-    from r1pipe.verify.answers.extract import extract_answer
-    from r1pipe.verify.answers.recast import recast
+    from r1pipe.verify.reading.extract import extract_answer
+    from r1pipe.verify.reading.recast import recast
 
     plain = recast(row["completion"], row["format"])
     answer, thought = extract_answer(plain), split_completion(plain).thought

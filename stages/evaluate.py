@@ -178,8 +178,8 @@ def _verified(
     from r1pipe.rl.rollouts import sample_groups
     from r1pipe.tasks.general import is_helpful
     from r1pipe.verify import verify_many
-    from r1pipe.verify.answers.extract import extract_answer
-    from r1pipe.verify.answers.recast import recast
+    from r1pipe.verify.reading.extract import extract_answer
+    from r1pipe.verify.reading.recast import recast
 
     sampling = SamplingParams(params.temperature, params.top_p, params.max_tokens, logprobs=False)
     fmt = format_of(params.format, params.prompt)

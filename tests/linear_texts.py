@@ -20,11 +20,12 @@ from r1pipe.evaluation.votes import votes
 from r1pipe.records import FinishReason, Problem
 from r1pipe.rewards.format import format_own, format_zero
 from r1pipe.rewards.language import language, language_share
+from r1pipe.sandbox import outputs
 from r1pipe.verify import code, countdown, phrases
-from r1pipe.verify.answers.extract import boxes, find_answer
-from r1pipe.verify.answers.recast import recast
 from r1pipe.verify.checkers import check_number
 from r1pipe.verify.equivalence import decide, read_gold
+from r1pipe.verify.reading.extract import boxes, find_answer
+from r1pipe.verify.reading.recast import recast
 from r1pipe.verify.reasons import example_lines, reason_of
 
 NUM_CHARS = 131_072
@@ -177,7 +178,7 @@ FUNCTIONS: Mapping[str, Callable[[str], object]] = {
     "refusal": lambda given: phrases.check_refusal(_REFUSAL, given),
     "judge, checker": lambda given: phrases.check_judge(_NUMBER, given),
     "program": code.extract_program,
-    "output": code.lines_of,
+    "output": outputs.lines_of,
     "paragraphs": longest_paragraph,
     "repetitions": lambda given: repeats_beyond(given, 4),
     "judge, reply": lambda given: read_reply(given, FinishReason.STOP),

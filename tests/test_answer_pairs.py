@@ -28,11 +28,11 @@ from answer_rules.frames import MATHEMATICS, PLAIN, SPOILED, WORDS
 from answer_rules.keys import core_of, form_of, gold_of, keys, relation_of
 from answer_rules.values import same_value, value_of
 
+from r1pipe.audit.audit import audit
+from r1pipe.audit.pairs import pair_of
 from r1pipe.files import Record, records
 from r1pipe.verify import close_shared
-from r1pipe.verify.answers.extract import extract_answer
-from r1pipe.verify.audit import audit
-from r1pipe.verify.pairs import pair_of
+from r1pipe.verify.reading.extract import extract_answer
 
 KEYS = Path(__file__).with_name("answer_keys.jsonl")
 """Gold answers of our own, several of each form."""

@@ -14,8 +14,8 @@ from r1pipe.rewards.format import format_reward
 from r1pipe.tasks import chain_of_parities, countdown_four
 from r1pipe.tasks.world import Noise
 from r1pipe.verify import verify
-from r1pipe.verify.answers.recast import recast
 from r1pipe.verify.countdown import evaluate
+from r1pipe.verify.reading.recast import recast
 
 BARE = Format(think=None, answer="last-line")
 

@@ -90,7 +90,7 @@ MUTATIONS = [
     ("curricula/order.py", "random.Random", "random.SystemRandom", "student-rl", "distil"),
     ("generate/uniforms.py", "return", "return ", "rejection-sample", "second-sft"),
     ("generate/in_process.py", "temperature", "temperature ", "eval-zero", "base"),
-    ("verify/answers/numbers.py", "return", "return ", "zero", "base"),
+    ("verify/reading/numbers.py", "return", "return ", "zero", "base"),
     ("verify/workers/symbolic.py", "CORRECT", "CORRECT ", "cold-start-data", "distil"),
     ("train/schedule.py", "warmup", "warmup_", "distil", "problems"),
     ("train/batching.py", "sorted(", "list(", "helpful-rm", "problems"),

@@ -24,8 +24,8 @@ from r1pipe.rows import write_rows
 from r1pipe.settings import OwnFormat, Prompt, format_of
 from r1pipe.train.conversations import TurnEncoder
 from r1pipe.verify import verify
-from r1pipe.verify.answers.extract import extract_answer
-from r1pipe.verify.answers.recast import recast
+from r1pipe.verify.reading.extract import extract_answer
+from r1pipe.verify.reading.recast import recast
 
 OWN = Format(system="Be brief.", suffix="Box it.", think=("[T]", "[/T]"), answer="last-line")
 TAGGED = Format(think=None, answer="tag")

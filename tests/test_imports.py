@@ -16,32 +16,33 @@ HEAVY = ("torch", "transformers", "datasets", "vllm", "deepspeed", "sympy", "mat
 FLOORS = (
     ("errors", "keys", "text", "ranks", "machine", "workers", "records", "regular"),
     ("chat", "tables"),
-    ("plugins", "stage", "sandbox", "verify/answers", "files"),
-    ("rows", "backends"),
+    ("plugins", "stage", "sandbox", "verify/reading", "files"),
+    ("rows", "backends", "verify/comparing"),
     ("settings", "store", "manifest", "doctor", "verify/workers"),
     ("engine_settings", "generator_settings"),
     ("verify", "models", "launch"),
-    ("tasks", "rewards", "generate", "train"),
+    ("tasks", "rewards", "generate", "train", "audit"),
     ("method_params",),
     ("curricula", "supervision"),
     ("rl", "candidates", "evaluation"),
     ("policies",),
     ("rejection", "data", "costs"),
     ("lineage", "pipeline"),
-    ("report",),
+    ("report", "api", "sharing"),
     ("stages", "cli"),
     ("__main__",),
 )
 """Folders and single files of the package, and the stage files, lowest floor first. Nothing imports
 what is on its own floor or above it, not even for types; inside a folder modules may."""
 LIBRARY = {
-    *("tasks", "sandbox", "verify", "verify/answers", "verify/workers", "rewards"),
+    *("tasks", "sandbox", "audit", "rewards", "verify"),
+    *("verify/reading", "verify/comparing", "verify/workers"),
     *("models", "generate", "train", "rl", "candidates", "rejection", "data", "evaluation"),
 }
 """What stages are made of; the core knows none of it."""
-COMMAND = {"cli", "pipeline", "report", "launch", "lineage", "store", "manifest"}
+COMMAND = {"cli", "api", "sharing", "pipeline", "report", "launch", "lineage", "store", "manifest"}
 """What runs stages and shows results; neither a stage nor what it is made of may know of it."""
-READS_ROWS = {"cli", "lineage"}
+READS_ROWS = {"cli", "api", "lineage"}
 """What of it may load a part of the library when a command needs it."""
 STAGES = sorted((ROOT / "stages").glob("*.py"))
 

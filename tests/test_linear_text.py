@@ -80,7 +80,7 @@ def test_the_language_reward_is_that_of_the_pattern() -> None:
 
 EXTRACT = """
 import resource
-from r1pipe.verify.answers.extract import find_answer
+from r1pipe.verify.reading.extract import find_answer
 text = "\\\\boxed{" + "{}" * 1_000_000 + "}"
 before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
 find_answer(text)

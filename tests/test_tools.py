@@ -22,7 +22,7 @@ from r1pipe.settings import Tools
 from r1pipe.train.aggregation import assign_weights
 from r1pipe.train.backends import make_engine
 from r1pipe.train.batching import Batching, one_batch
-from r1pipe.verify.answers.extract import extract_answer
+from r1pipe.verify.reading.extract import extract_answer
 
 RUN = tiny.stage("grpo").run_model(micro_batch_tokens=4096, max_batch=64)
 PROMPT = (5, 6, 7)

@@ -20,7 +20,7 @@ from r1pipe.records import Group, Problem
 from r1pipe.rewards.table import REWARDS
 from r1pipe.rl.rollouts import score_groups
 from r1pipe.train.aggregation import token_weights
-from r1pipe.verify.answers.extract import extract_answer
+from r1pipe.verify.reading.extract import extract_answer
 
 MISTAKES = {
     1: "dividing by the group's standard deviation without having chosen to",

@@ -5,12 +5,12 @@ from __future__ import annotations
 import pytest
 import sympy as sp
 
-from r1pipe.verify.answers import scan
-from r1pipe.verify.answers.expressions import proportional, same_expression
-from r1pipe.verify.answers.latex import parse_expression
-from r1pipe.verify.answers.normalise import plain
-from r1pipe.verify.answers.values import Group, Scalar, Spans, TooBigError, UnreadableError
+from r1pipe.verify.comparing.expressions import proportional, same_expression
 from r1pipe.verify.equivalence import decide
+from r1pipe.verify.reading import scan
+from r1pipe.verify.reading.latex import parse_expression
+from r1pipe.verify.reading.normalise import plain
+from r1pipe.verify.reading.values import Group, Scalar, Spans, TooBigError, UnreadableError
 from r1pipe.verify.workers.symbolic import CORRECT, READER, verdict
 
 x, y, n = sp.symbols("x y n")

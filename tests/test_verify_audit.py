@@ -12,13 +12,13 @@ import pyarrow.parquet as pq
 import pytest
 from typer.testing import CliRunner
 
+from r1pipe.audit.audit import Rate, _in_step, audit, audit_lines, plain_stream
+from r1pipe.audit.pairs import LABELS, Pair, chosen_columns, labelled_pairs
 from r1pipe.cli.table import app
 from r1pipe.errors import R1PipeError
 from r1pipe.records import Problem
 from r1pipe.verify import close_shared
-from r1pipe.verify.audit import Rate, _in_step, audit, audit_lines, plain_stream
 from r1pipe.verify.checkers import WINDOW, verify_stream
-from r1pipe.verify.pairs import LABELS, Pair, chosen_columns, labelled_pairs
 
 ROWS: list[dict[str, Any]] = [
     {"gold": "5", "answer": "5.0", "label": "right", "kind": "integer"},

@@ -13,8 +13,8 @@ from hypothesis import strategies as st
 from r1pipe.errors import StageError
 from r1pipe.records import Problem, Verdict
 from r1pipe.verify import CHECKERS, verify, verify_many
-from r1pipe.verify.answers.words import letters
 from r1pipe.verify.countdown import MalformedError, evaluate
+from r1pipe.verify.reading.words import letters
 
 
 def problem(checker: str, gold: str = "", **meta: Any) -> Problem:

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
+from r1pipe.audit.cases import verify_cases
+from r1pipe.audit.pairs import corpus, corpus_cases
 from r1pipe.verify import close_shared
-from r1pipe.verify.cases import verify_cases
-from r1pipe.verify.pairs import corpus, corpus_cases
 
 
 def test_the_corpus_is_large_labelled_and_without_repeats() -> None:

@@ -6,7 +6,7 @@ import time
 
 import pytest
 
-from r1pipe.verify.answers.extract import boxes, extract_answer, find_answer
+from r1pipe.verify.reading.extract import boxes, extract_answer, find_answer
 
 FOUND = [
     (r"<think>2</think> \boxed{3}", "3"),

@@ -7,9 +7,9 @@ from answer_kinds import cases_of, kinds
 
 from r1pipe.records import Problem, Verdict
 from r1pipe.verify import verify_many
-from r1pipe.verify.answers.extract import extract_answer
-from r1pipe.verify.answers.recast import recast
 from r1pipe.verify.golds import check_golds
+from r1pipe.verify.reading.extract import extract_answer
+from r1pipe.verify.reading.recast import recast
 
 
 @pytest.mark.parametrize("kind", kinds())

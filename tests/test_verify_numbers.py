@@ -8,9 +8,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from r1pipe.verify.answers.numbers import Quantity, parse_quantity
-from r1pipe.verify.answers.units import conversion, parse_unit
 from r1pipe.verify.equivalence import decide
+from r1pipe.verify.reading.numbers import parse_quantity
+from r1pipe.verify.reading.units import conversion, parse_unit
+from r1pipe.verify.reading.values import Scalar
 
 VALUES = [
     ("5", Fraction(5)),
@@ -51,7 +52,7 @@ NOT_NUMBERS = ["", "x", "2c", "a^2", "3:5", "1/0", "1e9999", "5*3", "1,23", "2+3
 
 @pytest.mark.parametrize(("text", "value"), VALUES)
 def test_a_number_is_read_exactly(text: str, value: Fraction) -> None:
-    assert parse_quantity(text) == Quantity(value)
+    assert parse_quantity(text) == Scalar(value)
 
 
 @pytest.mark.parametrize("text", NOT_NUMBERS)
@@ -138,14 +139,14 @@ def test_over_long_and_over_deep_answers_are_wrong_at_once() -> None:
 @given(st.fractions())
 def test_every_fraction_survives_writing_and_reading(value: Fraction) -> None:
     latex = rf"\frac{{{value.numerator}}}{{{value.denominator}}}"
-    assert parse_quantity(latex) == parse_quantity(str(value)) == Quantity(value)
+    assert parse_quantity(latex) == parse_quantity(str(value)) == Scalar(value)
 
 
 @given(st.integers(), st.integers(min_value=0, max_value=10**6 - 1))
 def test_every_decimal_survives_grouping(whole: int, digits: int) -> None:
     text = f"{whole:,}.{digits:06d}"
     expected = abs(whole) + Fraction(digits, 10**6)
-    assert parse_quantity(text) == Quantity(expected if whole >= 0 else -expected)
+    assert parse_quantity(text) == Scalar(expected if whole >= 0 else -expected)
 
 
 @given(st.text(max_size=60))

@@ -16,11 +16,11 @@ from pathlib import Path
 import pytest
 from hostile import GOLDS, hostile_completions
 
+from r1pipe.audit.cases import verify_answer, verify_cases
 from r1pipe.errors import StageError
 from r1pipe.files import Record
 from r1pipe.records import Problem, Row, Verdict
 from r1pipe.verify import verify, verify_many, verify_stream
-from r1pipe.verify.cases import verify_answer, verify_cases
 from r1pipe.verify.golds import check_golds
 from r1pipe.verify.workers.pool import Pool
 

@@ -14,7 +14,7 @@ from pathlib import Path
 from answer_rules.values import same_value, value_of
 from r1pipe.errors import R1PipeError
 from r1pipe.files import records
-from r1pipe.verify.answers.extract import boxes
+from r1pipe.verify.reading.extract import boxes
 
 COLUMNS = (
     *("gold", "final_answer", "answer", "golden", "Answer", "ground_truth", "correct", "target"),

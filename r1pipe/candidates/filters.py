@@ -15,7 +15,7 @@ from r1pipe.records import FinishReason, Problem, Verdict
 from r1pipe.rewards.format import format_reward
 from r1pipe.rewards.language import language_share
 from r1pipe.settings import Keep
-from r1pipe.verify.answers.recast import recast
+from r1pipe.verify.reading.recast import recast
 
 MIN_REPEATED_CHARS = 8
 MAX_REPEATED_CHARS = 64

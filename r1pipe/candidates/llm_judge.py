@@ -17,7 +17,7 @@ from r1pipe.generate.uniforms import request_seed
 from r1pipe.models.interfaces import Tokenizer
 from r1pipe.models.prompts import encode_prompt, opened_thought
 from r1pipe.records import FinishReason, Verdict
-from r1pipe.verify.answers.recast import recast
+from r1pipe.verify.reading.recast import recast
 
 LENGTH = FinishReason.LENGTH
 

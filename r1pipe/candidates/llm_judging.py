@@ -27,7 +27,7 @@ from r1pipe.records import Problem, Row, Verdict
 from r1pipe.rows import read_rows
 from r1pipe.stage import Context, Journal
 from r1pipe.text import visible
-from r1pipe.verify.answers.recast import recast
+from r1pipe.verify.reading.recast import recast
 
 _WORDS = ("candidate_id", "task", "question", "reply", "verdict", "fault")
 REPLIES = pa.schema(

@@ -23,7 +23,7 @@ from r1pipe.rows import write_rows
 from r1pipe.settings import Keep
 from r1pipe.stage import Journal
 from r1pipe.verify import VERIFIER_VERSION, verify_stream
-from r1pipe.verify.answers.recast import recast
+from r1pipe.verify.reading.recast import recast
 
 MAX_EXAMPLES = 5
 """Examples of each kind of flip in the report; all flips are rows beside it."""

@@ -158,7 +158,7 @@ def _trial(group: Group, tokenizer: Tokenizer, values: JsonObject, fmt: Format) 
     from r1pipe.rewards.completion import Completion
     from r1pipe.rewards.rules import rule_rewards
     from r1pipe.verify import verify_many
-    from r1pipe.verify.answers.recast import recast
+    from r1pipe.verify.reading.recast import recast
     from r1pipe.verify.reasons import reason_of
 
     problem, (rollout,) = group.problem, group.rollouts

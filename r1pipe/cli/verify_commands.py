@@ -34,9 +34,9 @@ def verify(
 
     A row that is no case has `error` in its result, and the next one follows; the exit code is 1.
     """
+    from r1pipe.audit import cases
     from r1pipe.errors import StageError
     from r1pipe.sandbox.strength import using
-    from r1pipe.verify import cases
 
     if file is None:
         if gold is None or answer is None:
@@ -75,9 +75,9 @@ def audit(
     as_json: JsonOption = False,
 ) -> None:
     """Verify labelled pairs, or the shipped corpus, by r1pipe and by plain math-verify."""
-    from r1pipe.verify.audit import audit as run_audit
-    from r1pipe.verify.audit import audit_lines
-    from r1pipe.verify.pairs import chosen_columns, corpus, labelled_pairs
+    from r1pipe.audit.audit import audit as run_audit
+    from r1pipe.audit.audit import audit_lines
+    from r1pipe.audit.pairs import chosen_columns, corpus, labelled_pairs
 
     if file is None and column:
         raise typer.BadParameter("--column says where a file has its columns; give --file PAIRS")

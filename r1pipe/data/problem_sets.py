@@ -30,9 +30,9 @@ from r1pipe.files import Record, described, records
 from r1pipe.files.record import broken
 from r1pipe.keys import JsonObject, digest_json
 from r1pipe.records import Problem, Row, Verdict
-from r1pipe.verify.answers.extract import boxes
 from r1pipe.verify.equivalence import MAX_GOLD_CHARS, read_gold
 from r1pipe.verify.golds import check_golds
+from r1pipe.verify.reading.extract import boxes
 
 ROWS_PER_CHECK = 10_000
 OTHER_GOLD = "the same prompt as a row above, with another answer"

@@ -13,7 +13,7 @@ from decimal import Decimal
 from typing import Literal
 
 from r1pipe.records import Row
-from r1pipe.verify.answers.extract import boxes
+from r1pipe.verify.reading.extract import boxes
 
 Gold = Literal["hash", "boxed", "column"]
 PROMPT_NAMES = ("problem", "question", "prompt", "query", "messages")

@@ -20,7 +20,7 @@ from r1pipe.keys import JsonObject
 from r1pipe.records import FinishReason, Problem, Row, Verdict
 from r1pipe.rewards.format import format_reward
 from r1pipe.rewards.language import language
-from r1pipe.verify.answers.recast import recast
+from r1pipe.verify.reading.recast import recast
 
 Array = npt.NDArray[np.float64]
 

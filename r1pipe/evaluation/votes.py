@@ -10,8 +10,8 @@ from __future__ import annotations
 from collections.abc import Hashable, Sequence
 
 from r1pipe.records import Row, Verdict
-from r1pipe.verify.answers.words import letters, normal, unmarked
 from r1pipe.verify.equivalence import MAX_ANSWER_CHARS, decide, read_gold
+from r1pipe.verify.reading.words import letters, normal, unmarked
 from r1pipe.verify.workers.pool import DEFAULT_LIMIT_S, shared_pool
 
 MAX_ALGEBRA = 8

@@ -56,7 +56,7 @@ def model_of(trace: Trace, place: Place) -> Document:
 def verdict_of(trace: Trace, place: Place) -> Document:
     """Return the verdict, the answer extracted, and the gold answer."""
     from r1pipe.verify import extract_answer
-    from r1pipe.verify.answers.recast import recast
+    from r1pipe.verify.reading.recast import recast
 
     row = place.row
     if "verdict" not in row:

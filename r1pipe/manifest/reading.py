@@ -262,6 +262,7 @@ def _read_sources(tree: Value) -> dict[str, SourceNode]:
             spec.size,
             config=spec.config,
             split=spec.split,
+            licence=spec.licence,
         )
     return nodes
 

@@ -40,6 +40,9 @@ class SourceSpec(StageModel):
     """Parameters of a model, stored and (with experts) active, such as `1.5B` or `671B-A37B`: what
     `plan` takes if the model is not there yet. It decides nothing."""
 
+    licence: str | None = Field(default=None, pattern=r"^[\w.+-]{1,60}$")
+    """Its licence as an SPDX name, for the cards of `r1pipe push`. It decides nothing."""
+
     @field_validator("path")
     @classmethod
     def _is_path(cls, path: str | None) -> str | None:

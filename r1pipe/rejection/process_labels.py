@@ -21,7 +21,7 @@ from r1pipe.models.prompts import after_opened, encode_prompt, opened_thought
 from r1pipe.records import FinishReason, Problem, Row, Verdict
 from r1pipe.supervision.steps import line_ends
 from r1pipe.verify import verify_many
-from r1pipe.verify.answers.recast import recast
+from r1pipe.verify.reading.recast import recast
 
 LabelName: TypeAlias = Literal["hard", "soft"]
 Judged: TypeAlias = tuple[Row, Problem]

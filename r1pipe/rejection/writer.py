@@ -21,7 +21,7 @@ from r1pipe.records import FinishReason, Problem, Row, json_lines
 from r1pipe.rows import RowWriter
 from r1pipe.settings import Keep
 from r1pipe.verify import VERIFIER_VERSION, verify_stream
-from r1pipe.verify.answers.recast import recast
+from r1pipe.verify.reading.recast import recast
 
 
 @dataclass(frozen=True)

@@ -19,7 +19,7 @@ from r1pipe.chat import (
     as_format,
 )
 from r1pipe.records import Problem
-from r1pipe.verify.answers.extract import boxes
+from r1pipe.verify.reading.extract import boxes
 
 BOXLESS_CHECKERS = frozenset({"contains", "refusal", "judge", "code"})
 """Checkers of problems whose summary is free text, with no answer to box."""

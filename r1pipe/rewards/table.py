@@ -55,7 +55,7 @@ def rewards_of(fmt: AnyFormat) -> Mapping[str, Reward]:
     All but the format's own read completions as `recast` writes them.
     """
     from r1pipe.rewards.format import format_reward
-    from r1pipe.verify.answers.recast import recast
+    from r1pipe.verify.reading.recast import recast
 
     def reading(reward: Reward) -> Reward:
         return lambda problem, text: reward(problem, recast(text, fmt))

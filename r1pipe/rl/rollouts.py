@@ -17,7 +17,7 @@ from r1pipe.rewards.completion import Completion
 from r1pipe.rewards.model import RewardFn
 from r1pipe.rewards.rules import rule_rewards
 from r1pipe.verify import verify_many
-from r1pipe.verify.answers.recast import recast
+from r1pipe.verify.reading.recast import recast
 
 
 def sample_groups(  # noqa: PLR0913 - what a sample depends on

@@ -2,14 +2,13 @@
 
 `verify` takes one completion, `verify_many` many; `CHECKERS` is the table that `Problem.checker`
 names an entry of. The package can be used alone: it loads no PyTorch and no transformers, and
-sympy only in the workers. `answers/` reads and compares and knows nothing else here, `workers/`
-does so in a pool, `sandbox/` runs programs.
+sympy only in the workers. `reading/` reads answers, `comparing/` compares what was read, `workers/`
+does both in a pool; each knows of those before it only.
 """
 
 from __future__ import annotations
 
 from r1pipe.records import Problem, Verdict
-from r1pipe.verify.answers.extract import extract_answer
 from r1pipe.verify.checkers import (
     CHECKERS,
     Verification,
@@ -18,6 +17,7 @@ from r1pipe.verify.checkers import (
     verify_one,
     verify_stream,
 )
+from r1pipe.verify.reading.extract import extract_answer
 from r1pipe.verify.workers.pool import close_shared
 
 VERIFIER_VERSION = 2

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 
 from r1pipe.records import Problem, Verdict
-from r1pipe.verify.answers.extract import find_answer
+from r1pipe.verify.reading.extract import find_answer
 
 MAX_CHARS = 1000
 _LINK = re.compile(r"([a-z])([01])([01])")

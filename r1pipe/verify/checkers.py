@@ -11,10 +11,11 @@ from r1pipe.errors import StageError
 from r1pipe.plugins.tables import Entry, active, plugin_checker
 from r1pipe.records import Problem, Verdict
 from r1pipe.verify import chain_of_parities, code, countdown, phrases
-from r1pipe.verify.answers.choices import names_choice
-from r1pipe.verify.answers.extract import Prefer, find_answer, find_choice
-from r1pipe.verify.answers.numbers import parse_quantity, same_quantity
+from r1pipe.verify.comparing.choices import names_choice
+from r1pipe.verify.comparing.quantities import same_number
 from r1pipe.verify.equivalence import MAX_GOLD_CHARS, decide, offers_choice, read_gold
+from r1pipe.verify.reading.extract import Prefer, find_answer, find_choice
+from r1pipe.verify.reading.numbers import parse_quantity
 from r1pipe.verify.workers.pool import DEFAULT_LIMIT_S, Promise, shared_pool
 
 Checker = Callable[[Problem, str], Verdict]
@@ -46,7 +47,7 @@ def check_number(problem: Problem, text: str) -> Verdict:
     if found.is_hedge:
         return Verdict.WRONG
     given = parse_quantity(found.answer)
-    is_right = given is not None and same_quantity(gold, given)
+    is_right = given is not None and same_number(gold, given)
     return Verdict.CORRECT if is_right else Verdict.WRONG
 
 

@@ -1,4 +1,4 @@
-"""The Countdown checker: an expression parser over exact rationals; nothing is evaluated as code.
+"""The Countdown checker: expressions over exact rationals; nothing is evaluated as code.
 
 The answer is one expression with + - * / and parentheses (or their LaTeX and Unicode spellings)
 that uses each given number exactly once, optionally followed by one `= target`.
@@ -6,32 +6,24 @@ that uses each given number exactly once, optionally followed by one `= target`.
 
 from __future__ import annotations
 
+import ast
 import re
 from collections import Counter
 from fractions import Fraction
+from operator import add, mul, sub
 
 from r1pipe.records import Problem, Verdict
-from r1pipe.verify.answers.extract import find_answer
-from r1pipe.verify.answers.normalise import plain
+from r1pipe.verify.reading.extract import find_answer
+from r1pipe.verify.reading.normalise import plain
 
 MAX_CHARS = 2000
-MAX_DEPTH = 40
-
-_SPELLINGS = {
-    r"\times": "*",
-    r"\cdot": "*",
-    r"\ast": "*",
-    r"\div": "/",
-    "{": "(",
-    "}": ")",
-    "[": "(",
-    "]": ")",
-    r"\{": "(",
-    r"\}": ")",
-}
+_SPELLINGS = {r"\times": "*", r"\cdot": "*", r"\ast": "*", r"\div": "/", r"\frac": "frac"}
+_SPELLINGS |= {**dict.fromkeys(("{", "[", r"\{"), "("), **dict.fromkeys(("}", "]", r"\}"), ")")}
 _EXACT = re.compile(
     r"[+-]?[0-9]{1,300}(?:/0*[1-9][0-9]{0,300}|\.[0-9]{1,300})?(?:e[+-]?[0-9]{1,3})?", re.ASCII
 )
+_STATED = re.compile(r" -? ?[0-9]+")
+_SHORT_FRACTION = re.compile(r"\\frac\s*([0-9])([0-9])")
 _TOKEN = re.compile(r"\s*(?:([0-9]+)|(\\[a-z]+|\\[{}]|[-+*/(){}\[\]=]))", re.ASCII)
 
 
@@ -85,119 +77,67 @@ def evaluate(answer: str, target: Fraction | None = None) -> tuple[Fraction, lis
     >>> evaluate("(1+2)/3")
     (Fraction(1, 1), [1, 2, 3])
     """
-    parser = _Parser(_tokens(answer))
-    value = parser.sum()
-    if parser.take("="):
-        stated = parser.signed_number()
-        if target is None or stated != target:
-            raise MalformedError("the equation states another target")
-    if not parser.at_end():
-        raise MalformedError("text after the expression")
-    return value, parser.used
+    said, equals, stated = " ".join(_tokens(answer)).partition("=")
+    if equals and (not _STATED.fullmatch(stated) or Fraction(stated.replace(" ", "")) != target):
+        raise MalformedError("the equation states another target")
+    try:
+        tree = ast.parse(said.strip(), mode="eval").body
+    except (SyntaxError, ValueError, RecursionError, MemoryError):
+        raise MalformedError("no expression") from None
+    used: list[int] = []
+    return _value(tree, used), used
 
 
 def _tokens(answer: str) -> list[str]:
+    """Return the tokens of an expression as Python writes them; `\frac12` has one digit each."""
     if len(answer) > MAX_CHARS:
         raise MalformedError("too long")
     if any(char.isdigit() and not "0" <= char <= "9" for char in answer):
         raise MalformedError("digits other than 0 to 9")
-    text = plain(answer)
+    text = _SHORT_FRACTION.sub(r"\\frac{\1}{\2}", plain(answer)).strip()
     tokens: list[str] = []
     position = 0
     while position < len(text):
         match = _TOKEN.match(text, position)
         if match is None:
-            if text[position:].isspace():
-                break
             raise MalformedError(f"unexpected {text[position]!r}")
         position = match.end()
-        token = match.group(1) or match.group(2)
-        if token == r"\frac" and text[position : position + 3].strip()[:1].isdigit():
-            digits = text[position:].lstrip()[:2]  # \frac12: one digit each
-            position = text.index(digits, position) + 2
-            tokens += ["(", *("/".join(digits)), ")"]
-            continue
-        tokens.append(_SPELLINGS.get(token, token))
+        number, sign = match.groups()
+        tokens.append(str(int(number)) if number else _SPELLINGS.get(sign, sign))
     return tokens
 
 
-class _Parser:
-    """Recursive descent over + - * / and parentheses, with bounded depth."""
-
-    def __init__(self, tokens: list[str]) -> None:
-        self.tokens = tokens
-        self.position = 0
-        self.depth = 0
-        self.used: list[int] = []
-
-    def at_end(self) -> bool:
-        return self.position == len(self.tokens)
-
-    def take(self, token: str) -> bool:
-        if not self.at_end() and self.tokens[self.position] == token:
-            self.position += 1
-            return True
-        return False
-
-    def sum(self) -> Fraction:
-        value = self.product()
-        while True:
-            if self.take("+"):
-                value += self.product()
-            elif self.take("-"):
-                value -= self.product()
-            else:
-                return value
-
-    def product(self) -> Fraction:
-        value = self.factor()
-        while True:
-            if self.take("*"):
-                value *= self.factor()
-            elif self.take("/"):
-                value = _divide(value, self.factor())
-            else:
-                return value
-
-    def factor(self) -> Fraction:
-        sign = 1
-        while (is_minus := self.take("-")) or self.take("+"):
-            sign = -sign if is_minus else sign
-        return sign * self.atom()
-
-    def atom(self) -> Fraction:
-        if self.take(r"\frac"):
-            top = self.group()
-            return _divide(top, self.group())
-        if not self.at_end() and self.tokens[self.position] == "(":
-            return self.group()
-        number = self.number()
-        self.used.append(number)
-        return Fraction(number)
-
-    def group(self) -> Fraction:
-        if not self.take("("):
-            raise MalformedError("a parenthesis is missing")
-        self.depth += 1
-        if self.depth > MAX_DEPTH:
-            raise MalformedError("nested too deeply")
-        value = self.sum()
-        self.depth -= 1
-        if not self.take(")"):
-            raise MalformedError("a parenthesis is not closed")
-        return value
-
-    def number(self) -> int:
-        if self.at_end() or not self.tokens[self.position].isdigit():
-            raise MalformedError("a number is missing")
-        self.position += 1
-        return int(self.tokens[self.position - 1])
-
-    def signed_number(self) -> Fraction:
-        return Fraction(-self.number() if self.take("-") else self.number())
+def _value(node: ast.expr, used: list[int]) -> Fraction:
+    """Return the value of a tree; a chain of operations is walked in a loop, however long."""
+    chain: list[tuple[ast.operator, ast.expr]] = []
+    sign = 1
+    while isinstance(node, ast.BinOp):
+        chain.append((node.op, node.right))
+        node = node.left
+    while isinstance(node, ast.UnaryOp):
+        sign = -sign if isinstance(node.op, ast.USub) else sign
+        node = node.operand
+    match node:
+        case ast.Constant(value=int(number)):
+            used.append(number)
+            value = Fraction(number)
+        case ast.Call(func=ast.Call(func=ast.Name(id="frac"), args=[top]), args=[bottom]):
+            value = _divide(_value(top, used), _value(bottom, used))
+        case ast.BinOp():  # in parentheses, behind a sign
+            value = _value(node, used)
+        case _:
+            raise MalformedError("neither a number nor a group")
+    value *= sign
+    for operator, right in reversed(chain):
+        operation = _OPERATIONS[type(operator)]
+        value = operation(value, _value(right, used))
+    return value
 
 
 def _divide(top: Fraction, bottom: Fraction) -> Fraction:
     if not bottom:
         raise MalformedError("division by zero")
     return top / bottom
+
+
+_OPERATIONS = {ast.Add: add, ast.Sub: sub, ast.Mult: mul, ast.Div: _divide}

@@ -8,14 +8,15 @@ from __future__ import annotations
 import re
 from functools import lru_cache
 
-from r1pipe.verify.answers.choices import same_choice, split_option
-from r1pipe.verify.answers.clocks import read_compound
-from r1pipe.verify.answers.compare import Comparer
-from r1pipe.verify.answers.normalise import plain
-from r1pipe.verify.answers.numbers import Quantity, parse_plain_quantity, same_quantity
-from r1pipe.verify.answers.numerals import read_numeral
-from r1pipe.verify.answers.structure import Reader
-from r1pipe.verify.answers.values import Scalar, UnreadableError, Value
+from r1pipe.verify.comparing.choices import same_choice, split_option
+from r1pipe.verify.comparing.comparer import Comparer
+from r1pipe.verify.comparing.quantities import same_number
+from r1pipe.verify.reading.clocks import read_compound
+from r1pipe.verify.reading.normalise import plain
+from r1pipe.verify.reading.numbers import parse_plain_quantity
+from r1pipe.verify.reading.numerals import read_numeral
+from r1pipe.verify.reading.structure import Reader
+from r1pipe.verify.reading.values import Scalar, UnreadableError, Value
 
 MAX_ANSWER_CHARS = 300
 MAX_DEPTH = 12
@@ -32,12 +33,12 @@ _LOOSE_SPACE = re.compile(r"(?<![0-9a-zA-Z,]) +| +(?![0-9a-zA-Z])|(?<=,) +(?![0-
 
 
 @lru_cache(maxsize=16384)
-def read_gold(gold: str) -> tuple[str, Quantity | None]:
+def read_gold(gold: str) -> tuple[str, Scalar | None]:
     """Return the gold answer in its plain spelling, and as a quantity where it is one."""
     text = plain(gold)
     quantity = parse_plain_quantity(text)
     compound = read_compound(text) if quantity is None else None
-    return text, quantity if compound is None else Quantity(*compound)
+    return text, quantity if compound is None else Scalar(*compound)
 
 
 def decide(gold: str, answer: str) -> bool | None:
@@ -61,7 +62,7 @@ def decide(gold: str, answer: str) -> bool | None:
         if given is None and quantity.unit is not None:
             given = _with_bare_letter(candidate)
         if given is not None:
-            return same_quantity(quantity, given)
+            return same_number(quantity, given)
     if not candidate:
         return False
     if quantity is None and ("$" not in gold and _in_bare_unit(text, candidate)):
@@ -101,10 +102,10 @@ def _in_bare_unit(gold: str, answer: str) -> bool:
     if quantity is None or quantity.unit is None or quantity.unit.noun:
         return False
     given = parse_plain_quantity(answer) or _with_bare_letter(answer)
-    return given is not None and same_quantity(quantity, given)
+    return given is not None and same_number(quantity, given)
 
 
-def _with_bare_letter(text: str) -> Quantity | None:
+def _with_bare_letter(text: str) -> Scalar | None:
     """Read `5 m` as metres if the gold answer has a unit."""
     match = _BARE_LETTER.fullmatch(text)
     return parse_plain_quantity(rf"{match[1]}\text{{ {match[2]}}}") if match is not None else None
@@ -139,7 +140,7 @@ def _rational_scalar(text: str) -> Scalar:
     quantity = parse_plain_quantity(text)
     if quantity is None or quantity.name:
         raise UnreadableError("not a rational number")
-    return Scalar(quantity.value, quantity.unit, quantity.is_percent)
+    return quantity
 
 
 _READER = Reader(_rational_scalar)

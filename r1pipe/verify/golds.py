@@ -8,11 +8,11 @@ from dataclasses import dataclass
 
 from r1pipe.errors import StageError
 from r1pipe.records import Problem, Verdict
+from r1pipe.sandbox.tests import read_tests
 from r1pipe.text import visible
 from r1pipe.verify import countdown
-from r1pipe.verify.answers.words import letters, normal
-from r1pipe.verify.code import read_tests
 from r1pipe.verify.equivalence import MAX_GOLD_CHARS, read_gold, reads_exactly
+from r1pipe.verify.reading.words import letters, normal
 from r1pipe.verify.workers.pool import DEFAULT_LIMIT_S, Promise, shared_pool
 
 MAX_NAMED = 10

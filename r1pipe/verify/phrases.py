@@ -6,9 +6,10 @@ from collections.abc import Iterable
 
 from r1pipe.chat import split_completion
 from r1pipe.records import Problem, Verdict
-from r1pipe.verify.answers.extract import find_answer, find_choice
-from r1pipe.verify.answers.numbers import parse_quantity, same_quantity
-from r1pipe.verify.answers.words import CHOICE, letters, normal, unmarked
+from r1pipe.verify.comparing.quantities import same_number
+from r1pipe.verify.reading.extract import find_answer, find_choice
+from r1pipe.verify.reading.numbers import parse_quantity
+from r1pipe.verify.reading.words import CHOICE, letters, normal, unmarked
 
 MAX_CHARS = 300
 _LETTERS = "ABCDEFGHIJ"
@@ -56,7 +57,7 @@ def _same_text(text: str, option: str) -> bool:
     if normal(text) == normal(option):
         return True
     left, right = parse_quantity(text), parse_quantity(option)
-    return left is not None and right is not None and same_quantity(right, left)
+    return left is not None and right is not None and same_number(right, left)
 
 
 def check_word(problem: Problem, text: str) -> Verdict:

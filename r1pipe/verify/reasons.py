@@ -5,8 +5,8 @@ from __future__ import annotations
 from r1pipe.chat import CHAT, AnyFormat, split_completion
 from r1pipe.records import FinishReason, Verdict
 from r1pipe.text import excerpt
-from r1pipe.verify.answers.extract import extract_answer
-from r1pipe.verify.answers.recast import recast
+from r1pipe.verify.reading.extract import extract_answer
+from r1pipe.verify.reading.recast import recast
 
 MAX_ANSWER_CHARS = 60
 MAX_PROMPT_CHARS = 160

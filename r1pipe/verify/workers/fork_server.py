@@ -9,46 +9,32 @@ from __future__ import annotations
 
 import contextlib
 import ctypes
+import importlib
 import json
 import os
 import resource
 import signal
 import socket
 import sys
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
-from types import FrameType
+from types import FrameType, ModuleType
 
-from r1pipe.verify.workers import plain_math_verify, symbolic
+from r1pipe.records import Verdict
 
 MEMORY_BYTES = 3 << 30
 RECYCLE_BYTES = 400 << 20
 _PR_SET_PDEATHSIG = 1
 
 
-@dataclass(frozen=True, slots=True)
-class Verifier:
-    """What a worker runs on a pair; `read_gold` fills the cache that `verdict` reads."""
-
-    warm_up: Callable[[], None]
-    read_gold: Callable[[str], None]
-    verdict: Callable[[str, str], str]
-
-
-VERIFIERS = {
-    "r1pipe": Verifier(symbolic.warm_up, symbolic.read_gold, symbolic.verdict),
-    "math-verify": Verifier(
-        plain_math_verify.warm_up, plain_math_verify.read_gold, plain_math_verify.verdict
-    ),
-}
-
-
 class OutOfTimeError(BaseException):
     """The worker's own timer rang; not an Exception, so that no library swallows it."""
 
 
-def main(control_fd: int, verifier: Verifier) -> None:
-    """Serve the control socket until it closes."""
+def main(control_fd: int, verifier: ModuleType) -> None:
+    """Serve the control socket until it closes.
+
+    The verifier is a module: its `warm_up()` runs once, its `read_gold(gold)` fills the cache that
+    its `verdict(gold, answer)` reads.
+    """
     control = socket.socket(fileno=control_fd)
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the caller to handle
     with contextlib.redirect_stdout(sys.stderr):
@@ -82,7 +68,7 @@ def _reap(pid: int, workers: set[int]) -> None:
     workers.discard(pid)
 
 
-def _fork_worker(fd: int, control: socket.socket, verifier: Verifier) -> int:
+def _fork_worker(fd: int, control: socket.socket, verifier: ModuleType) -> int:
     parent = os.getpid()
     pid = os.fork()
     if pid:
@@ -112,27 +98,15 @@ def _ring(signum: int, frame: FrameType | None) -> None:
     raise OutOfTimeError
 
 
-def _serve(channel: socket.socket, verifier: Verifier) -> None:
+def _serve(channel: socket.socket, verifier: ModuleType) -> None:
     """Answer one pair at a time until the caller closes the channel or memory has grown."""
-    for gold, answer, limit_s in _requests(channel):
+    for line in channel.makefile("rb"):
+        gold, answer, limit_s = json.loads(line)
         _limit_cpu(limit_s)
         result = _verdict(verifier, gold, answer, limit_s)
         channel.sendall(json.dumps(result).encode() + b"\n")
         if resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 > RECYCLE_BYTES:
             return  # the caller sees the end of file and asks for a fresh worker
-
-
-def _requests(channel: socket.socket) -> Iterator[tuple[str, str, float]]:
-    buffer = b""
-    while True:
-        while b"\n" not in buffer:
-            chunk = channel.recv(1 << 16)
-            if not chunk:
-                return
-            buffer += chunk
-        line, _, buffer = buffer.partition(b"\n")
-        gold, answer, limit_s = json.loads(line)
-        yield gold, answer, limit_s
 
 
 def _limit_cpu(limit_s: float) -> None:
@@ -142,14 +116,14 @@ def _limit_cpu(limit_s: float) -> None:
     resource.setrlimit(resource.RLIMIT_CPU, (soft, resource.RLIM_INFINITY))
 
 
-def _verdict(verifier: Verifier, gold: str, answer: str, limit_s: float) -> str:
+def _verdict(verifier: ModuleType, gold: str, answer: str, limit_s: float) -> str:
     """Return the verdict of one pair; the timer rings before the caller's deadline."""
-    fault = late = symbolic.GOLD_UNUSABLE  # as long as only the gold answer has been read
+    fault = late = Verdict.GOLD_UNUSABLE.value  # as long as only the gold answer has been read
     try:
         signal.setitimer(signal.ITIMER_REAL, 0.8 * limit_s)
         verifier.read_gold(gold)
         fault, late = "crashed", "timeout"
-        return verifier.verdict(gold, answer)
+        return str(verifier.verdict(gold, answer))
     except OutOfTimeError:
         return late
     except (Exception, RecursionError, MemoryError):  # noqa: BLE001 - model text
@@ -159,4 +133,4 @@ def _verdict(verifier: Verifier, gold: str, answer: str, limit_s: float) -> str:
 
 
 if __name__ == "__main__":
-    main(int(sys.argv[1]), VERIFIERS[sys.argv[2]])
+    main(int(sys.argv[1]), importlib.import_module(sys.argv[2]))

@@ -23,6 +23,7 @@ from collections import deque
 from concurrent.futures import Future
 from dataclasses import dataclass
 from pathlib import Path
+from typing import BinaryIO
 
 import r1pipe
 from r1pipe.errors import StageError
@@ -30,6 +31,7 @@ from r1pipe.records import Verdict
 
 DEFAULT_LIMIT_S = 3.0
 START_LIMIT_S = 120.0
+SYMBOLIC = "r1pipe.verify.workers.symbolic"
 _POLL_S = 0.5
 
 
@@ -51,19 +53,25 @@ class _Task:
 class _Worker:
     pid: int
     channel: socket.socket
+    replies: BinaryIO | None = None
     task: _Task | None = None
     started: float = 0.0
     deadline: float = 0.0
-    buffer: bytes = b""
+
+    def close(self) -> None:
+        """Close both ends of its use: a socket stays open as long as a file on it does."""
+        if self.replies is not None:
+            self.replies.close()
+        self.channel.close()
 
 
 class Pool:
     """Verifies (gold, answer) pairs in killable processes; safe to share between threads.
 
-    `verifier` is one of `fork_server.VERIFIERS`; `math-verify` takes whole completions as answers.
+    `verifier` is the name of a module as `fork_server.main` takes one.
     """
 
-    def __init__(self, num_workers: int, verifier: str = "r1pipe") -> None:
+    def __init__(self, num_workers: int, verifier: str = SYMBOLIC) -> None:
         self.num_workers = num_workers
         self.verifier = verifier
         self.pid = os.getpid()
@@ -140,6 +148,7 @@ class _Dispatcher:
         self.pool = pool
         self.fork_server: subprocess.Popen[bytes] | None = None
         self.control: socket.socket | None = None
+        self.replies: BinaryIO | None = None
         self.workers: list[_Worker] = []
         self.selector = selectors.DefaultSelector()
         self.selector.register(pool._wake_out, selectors.EVENT_READ, None)
@@ -198,18 +207,14 @@ class _Dispatcher:
         return None
 
     def _collect(self, worker: _Worker) -> None:
-        try:
-            chunk = worker.channel.recv(1 << 16)
-        except OSError:
-            chunk = b""
-        if not chunk:
+        assert worker.replies is not None, "it has been spawned"
+        line = b""
+        with contextlib.suppress(OSError):
+            line = worker.replies.readline()
+        if line.endswith(b"\n"):
+            self._finish(worker, Verdict(json.loads(line)))
+        else:
             self._replace(worker, Verdict.CRASHED)
-            return
-        worker.buffer += chunk
-        if worker.buffer.endswith(b"\n"):
-            verdict = Verdict(json.loads(worker.buffer))
-            worker.buffer = b""
-            self._finish(worker, verdict)
 
     def _finish(self, worker: _Worker, verdict: Verdict) -> None:
         task, worker.task = worker.task, None
@@ -224,7 +229,7 @@ class _Dispatcher:
 
     def _respawn(self, worker: _Worker) -> None:
         self.selector.unregister(worker.channel)
-        worker.channel.close()
+        worker.close()
         self._ask(f"kill {worker.pid}")
         self._spawn(worker)
 
@@ -232,7 +237,7 @@ class _Dispatcher:
         ours, theirs = socket.socketpair()
         worker.pid = int(self._ask("spawn", theirs.fileno()))
         theirs.close()
-        worker.channel, worker.buffer = ours, b""
+        worker.channel, worker.replies = ours, ours.makefile("rb")
         self.selector.register(ours, selectors.EVENT_READ, worker)
 
     def _ask(self, command: str, *fds: int) -> str:
@@ -244,18 +249,16 @@ class _Dispatcher:
         return self._read_line()
 
     def _read_line(self) -> str:
-        assert self.control is not None, "called after the fork server has started"
-        line = b""
-        while not line.endswith(b"\n"):
-            chunk = self.control.recv(256)
-            if not chunk:
-                raise StageError("verify: the process that forks the workers ended; see stderr")
-            line += chunk
+        assert self.replies is not None, "called after the fork server has started"
+        line = self.replies.readline()
+        if not line:
+            raise StageError("verify: the process that forks the workers ended; see stderr")
         return line.decode().strip()
 
     def _start_fork_server(self) -> None:
         self.control, theirs = socket.socketpair()
         self.control.settimeout(START_LIMIT_S)
+        self.replies = self.control.makefile("rb")
         root = str(Path(r1pipe.__file__).parent.parent)
         path = os.pathsep.join(part for part in (root, os.environ.get("PYTHONPATH", "")) if part)
         command = [sys.executable, "-m", "r1pipe.verify.workers.fork_server"]
@@ -272,9 +275,9 @@ class _Dispatcher:
 
     def drop_sockets(self) -> None:
         """Close this process's copies, and tell no one."""
-        for sock in (self.control, *(worker.channel for worker in self.workers)):
-            if sock is not None:
-                sock.close()
+        for each in (self.replies, self.control, *self.workers):
+            if each is not None:
+                each.close()
 
     def stop(self) -> None:
         """End the fork server, and with it every worker."""

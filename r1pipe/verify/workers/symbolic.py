@@ -12,19 +12,19 @@ from functools import lru_cache
 
 import sympy as sp
 
-from r1pipe.verify.answers import scan
-from r1pipe.verify.answers.choices import same_choice, split_option
-from r1pipe.verify.answers.compare import Comparer
-from r1pipe.verify.answers.expressions import proportional, same_expression
-from r1pipe.verify.answers.families import domains_conflict
-from r1pipe.verify.answers.latex import parse_expression
-from r1pipe.verify.answers.normalise import plain
-from r1pipe.verify.answers.number_words import worded_number
-from r1pipe.verify.answers.numbers import parse_plain_quantity
-from r1pipe.verify.answers.renaming import same_renamed
-from r1pipe.verify.answers.structure import Reader
-from r1pipe.verify.answers.units import parse_unit
-from r1pipe.verify.answers.values import (
+from r1pipe.verify.comparing.choices import same_choice, split_option
+from r1pipe.verify.comparing.comparer import Comparer
+from r1pipe.verify.comparing.expressions import proportional, same_expression
+from r1pipe.verify.comparing.renaming import same_renamed
+from r1pipe.verify.reading import scan
+from r1pipe.verify.reading.families import domains_conflict
+from r1pipe.verify.reading.latex import parse_expression
+from r1pipe.verify.reading.normalise import plain
+from r1pipe.verify.reading.number_words import worded_number
+from r1pipe.verify.reading.numbers import parse_plain_quantity
+from r1pipe.verify.reading.structure import Reader
+from r1pipe.verify.reading.units import parse_unit
+from r1pipe.verify.reading.values import (
     INFINITY,
     MINUS_INFINITY,
     Group,
