@@ -1,7 +1,7 @@
 """Run the published comparisons of `manifests/findings/` and write docs/findings.md's tables.
 
 usage: python benchmarks/findings.py STORE [--seeds 101 102 103] [--only NAME ...] [--profile smoke]
-           [--read] [--page docs/findings.md] [--pictures docs/findings]
+           [--read] [--set PATH=VALUE] [--page docs/findings.md] [--pictures docs/findings]
 
 Every seed's runs share the store, so what several findings need is made once; what is there is not
 run again. `--read` runs nothing that is not there. The page keeps its text: what stands between
@@ -28,7 +28,6 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from findings_list import FINDINGS, Claim, Finding
-from r1pipe.verify.reading.recast import recast
 
 from r1pipe.evaluation.metrics import bootstrap_interval, maj_at_k, pass_at_k
 from r1pipe.evaluation.votes import votes
@@ -37,6 +36,7 @@ from r1pipe.records import Problem, Row
 from r1pipe.rewards.language import language
 from r1pipe.rows import read_rows
 from r1pipe.store.store import Store
+from r1pipe.verify.reading.recast import recast
 
 ROOT = Path(__file__).resolve().parents[1]
 SEEDS = (101, 102, 103)
@@ -76,12 +76,15 @@ class Interval:
 # ---- running -------------------------------------------------------------------------------------
 
 
-def run_seed(name: str, store: Path, seed: int, profile: str | None, read: bool) -> Measured:
-    """Run one finding with one seed and read what it gave."""
+def run_seed(
+    name: str, store: Path, seed: int, profile: str | None, read: bool, given: Sequence[str] = ()
+) -> Measured:
+    """Run one finding with one seed and read what it gave; `given` is set besides."""
     finding, found = FINDINGS[name], Measured()
     for variant, sets in (finding.variants or {"": ()}).items():
         chosen = ["--profile", profile] if profile else []
-        chosen += [part for text in (f"params.seed={seed}", *sets) for part in ("--set", text)]
+        texts = (f"params.seed={seed}", *sets, *given)
+        chosen += [part for text in texts for part in ("--set", text)]
         document = _command(finding, name, store, chosen, read)
         end = f"@{variant}" if variant else ""
         _collect(document, Store(store), end, found)
@@ -287,6 +290,7 @@ def main() -> None:
     parser.add_argument("--only", nargs="+", choices=list(FINDINGS), default=list(FINDINGS))
     parser.add_argument("--profile")
     parser.add_argument("--read", action="store_true", help="run nothing")
+    parser.add_argument("--set", action="append", default=[])
     parser.add_argument("--page", type=Path)
     parser.add_argument("--pictures", type=Path)
     chosen = parser.parse_args()
@@ -296,7 +300,7 @@ def main() -> None:
         print(f"about {minutes:.0f} minutes on two idle cores; here are {cores}", file=sys.stderr)
     for name in chosen.only:
         by_seed = {
-            seed: run_seed(name, chosen.store, seed, chosen.profile, chosen.read)
+            seed: run_seed(name, chosen.store, seed, chosen.profile, chosen.read, chosen.set)
             for seed in chosen.seeds
         }
         text = section(name, by_seed)

@@ -4,8 +4,8 @@ Paper: arXiv:2306.13649 (GKD, on-policy data with the reverse KL). The advantage
 log teacher - log policy, on the prefix that the policy has written; in expectation that is the
 gradient of the reverse KL of the next token. Rewards are logged and play no part.
 
-In: `model`, `problems`, `teacher`: a model with the same tokenizer. Out: `model`, a Hugging Face
-directory.
+In: `model`, `problems`, `teacher`: a model with the same tokenizer, computed here or by the server
+of `run.teacher`. Out: `model`, a Hugging Face directory.
 
 Departures: the KL is estimated by the sampled tokens (k1), where GKD sums over the vocabulary.
 
@@ -16,7 +16,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from r1pipe.method_params.policies import GrpoRun, OnPolicyDistilParams
+from r1pipe.method_params.policies import OnPolicyDistilParams, OnPolicyDistilRun
 from r1pipe.stage import Context, Input, Inputs
 
 if TYPE_CHECKING:
@@ -27,7 +27,7 @@ INPUTS = {"model": Input("model"), "problems": Input("problems"), "teacher": Inp
 OUTPUTS = {"model": "model"}
 
 Params = OnPolicyDistilParams
-Run = GrpoRun
+Run = OnPolicyDistilRun
 
 
 def run(context: Context, params: Params, run: Run, inputs: Inputs) -> None:
@@ -54,6 +54,6 @@ def run(context: Context, params: Params, run: Run, inputs: Inputs) -> None:
 
 def cost(params: Params, run: Run, inputs: InfoMap) -> Cost:
     """Return the cost for `plan`: rollouts, the teacher's log-probabilities, updates."""
-    from r1pipe.costs.recipes import rollouts
+    from r1pipe.costs.recipes import with_teacher
 
-    return rollouts(params.as_grpo(), run, inputs)
+    return with_teacher(params, run, inputs)

@@ -51,10 +51,13 @@ Run = RewardModelRun
 
 def run(context: Context, params: Params, run: Run, inputs: Inputs) -> None:
     """Train backbone and head on the preference rows."""
-    from r1pipe.models.policy import in_dtype, load_tokenizer, say_dtype
-    from r1pipe.models.precision import dtype_of
+    from r1pipe.models.policy import load_tokenizer
     from r1pipe.rows import check_columns, read_rows
-    from r1pipe.supervision.reward_model import check_scores, new_reward_model
+    from r1pipe.supervision.reward_model import (
+        check_scores,
+        new_reward_model,
+        write_reward_model,
+    )
     from r1pipe.supervision.training import train_reward_model
     from r1pipe.train.backends import make_engine
 
@@ -77,16 +80,7 @@ def run(context: Context, params: Params, run: Run, inputs: Inputs) -> None:
     examples = [encoded[i] for i in kept]
     labels = [labels[i] for i in kept] if labels else []
     train_reward_model(context, engine, examples, labels, params, run, tokenizer.pad_token_id)
-    weights = engine.consolidated()
-    if weights is not None:
-        out = context.output("model")
-        dtype = dtype_of(params.precision)
-        weights = in_dtype(model, weights, dtype)
-        model.save_pretrained(out, safe_serialization=True, state_dict=weights)
-        tokenizer.save_pretrained(out)
-        if dtype is not model.dtype:
-            say_dtype(out, dtype)
-    engine.close()
+    write_reward_model(context, engine, tokenizer, params.precision)
     context.note(num_examples=len(examples), too_long=len(rows) - len(kept))
 
 

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 from test_costs import MODEL
 from tiny import stage
 
 from r1pipe.costs.preferences import STEPS
-from r1pipe.costs.work import Cost, DatasetInfo, Range, RowsInfo
+from r1pipe.costs.work import Cost, DatasetInfo, ProblemsInfo, Range, RowsInfo
 
 CANDIDATES = RowsInfo(Range(80), Range(10), Range(20))
 
@@ -52,3 +53,44 @@ def test_a_selection_takes_its_share_of_the_documents() -> None:
     made = cost("select-corpus", inputs, collected_frac=0.2)
     assert made.outputs["rows"].num_rows == Range(100, 200)  # type: ignore[attr-defined]
     assert made.other_s.high > made.other_s.low > 1.0
+
+
+ROLLOUTS = {
+    "format": "chat",
+    "num_steps": 4,
+    "problems_per_step": 2,
+    "group_size": 4,
+    "optimizer": {"lr": 1e-5},
+    "max_tokens": 12,
+}
+
+
+def test_a_critic_trains_on_every_completion_and_stays_in_memory() -> None:
+    inputs = {"model": MODEL, "problems": ProblemsInfo(Range(40), Range(10), Range(4, 12))}
+    made = cost("ppo", inputs, rewards={"accuracy": 1.0}, kl_coef=0.0, **ROLLOUTS)
+    policy, critic = made.training
+    assert critic.tokens == Range(policy.tokens.high)
+    assert critic.scored_tokens == Range(policy.tokens.high), "values, once before the updates"
+    assert (policy.frozen_copies, policy.whole_copies) == (0, 4)
+    assert made.outputs == {"model": MODEL, "critic": MODEL}
+
+
+def test_a_teacher_counts_with_its_own_size_beside_an_adapter_too_and_not_behind_a_server() -> None:
+    kind = stage("on-policy-distil")
+    large = replace(
+        MODEL,
+        num_parameters=3 * MODEL.num_parameters,
+        active_parameters=2 * MODEL.active_parameters,
+    )
+    problems = ProblemsInfo(Range(40), Range(10), Range(4, 12))
+    inputs = {"model": MODEL, "problems": problems, "teacher": large}
+    tokens = (Range(10) + Range(4, 12)) * 32
+    for adapter in (None, {"rank": 2, "alpha": 4}):
+        params = kind.params(seed=1, adapter=adapter, **ROLLOUTS)
+        (work,) = kind.cost(params, kind.run_model(), inputs).training
+        assert (work.frozen_copies, work.whole_copies) == (0, 3)
+        assert work.scored_tokens == tokens * 2.0
+        assert (work.adapter_parameters is None) is (adapter is None)
+        server = kind.run_model(teacher={"backend": "openai", "url": "http://here/v1"})
+        (work,) = kind.cost(params, server, inputs).training
+        assert (work.whole_copies, work.scored_tokens) == (0, Range(0))

@@ -8,7 +8,6 @@ from pathlib import Path
 import pytest
 import tiny
 import torch
-from r1pipe.verify.reading.extract import extract_answer
 
 from r1pipe.curricula.curricula import Draw
 from r1pipe.generate.following import Followed, Kept
@@ -23,6 +22,7 @@ from r1pipe.settings import Tools
 from r1pipe.train.aggregation import assign_weights
 from r1pipe.train.backends import make_engine
 from r1pipe.train.batching import Batching, one_batch
+from r1pipe.verify.reading.extract import extract_answer
 
 RUN = tiny.stage("grpo").run_model(micro_batch_tokens=4096, max_batch=64)
 PROMPT = (5, 6, 7)
@@ -110,6 +110,26 @@ def test_rounds_are_bounded_and_the_last_one_runs_nothing() -> None:
     assert text.count("```output\n42\n```") == 2
     assert text.count("print(19 + 23)") == 3
     assert made.finish_reason is FinishReason.STOP
+
+
+def test_every_round_has_a_seed_of_its_own_that_the_requests_seed_decides() -> None:
+    def seeds(seed: int) -> list[int]:
+        asked: list[int] = []
+
+        class Noting(Scripted):
+            def generate(
+                self, requests: Sequence[Request], sampling: SamplingParams
+            ) -> Iterator[Sampled]:
+                asked.extend(request.seed for request in requests)
+                return super().generate(requests, sampling)
+
+        made = ToolGenerator(Noting(lambda text: SUM), tiny.tokenizer(), Tools(max_rounds=2), None)
+        list(made.generate([Request(PROMPT, seed, 0)], SamplingParams(max_tokens=200)))
+        return asked
+
+    first, other = seeds(3), seeds(4)
+    assert len({*first, *other}) == 6
+    assert seeds(3) == first
 
 
 def test_a_completion_without_a_program_is_what_it_was() -> None:

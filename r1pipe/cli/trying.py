@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from r1pipe.records import Group, Problem, Rollout, TokenSequence
 
 KINDS = (
-    *("grpo", "online-rft", "on-policy-distil"),
+    *("grpo", "ppo", "online-rft", "on-policy-distil"),
     *("evaluate", "rejection-sample", "cold-start-data", "sft"),
 )
 ZERO_KINDS = ("cold-start-data",)

@@ -47,6 +47,14 @@ class RollsOut(TrainsRows, Samples, Protocol):
     """Run settings of GRPO."""
 
 
+class DistilsOnPolicy(RollsOut, Protocol):
+    """Run settings of on-policy distillation."""
+
+    @property
+    def teacher(self) -> object | None:
+        """The server that has the teacher, if it is not here."""
+
+
 class Computes(Protocol):
     """Parameters of every stage that runs a model."""
 
@@ -82,6 +90,13 @@ class Candidates(Completes, Protocol):
     @property
     def adaptive(self) -> object | None:
         """Whether problems that have enough rows get no more samples."""
+
+
+class AsRollouts(Protocol):
+    """Parameters of PPO and of on-policy distillation."""
+
+    def as_grpo(self) -> Rollouts:
+        """Return those of its rollouts and of its policy."""
 
 
 class Rollouts(Completes, Protocol):

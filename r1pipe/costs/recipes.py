@@ -292,6 +292,47 @@ def rollouts(params: fields.Rollouts, run: fields.RollsOut, inputs: InfoMap) -> 
     return Cost({"model": model}, training=(training,), sampling=(sampling,), assumes=assumes)
 
 
+def with_teacher(params: fields.AsRollouts, run: fields.DistilsOnPolicy, inputs: InfoMap) -> Cost:
+    """Return the cost of on-policy distillation: that of GRPO whose reference is the teacher.
+
+    The teacher is whole on every device, beside an adapter too, and its forward pass is its own
+    size's; behind a server it costs nothing here.
+    """
+    found, model, teacher = (
+        rollouts(params.as_grpo(), run, inputs),
+        inputs["model"],
+        inputs["teacher"],
+    )
+    (training,) = found.training
+    is_here = run.teacher is None
+    copies = teacher.num_parameters / model.num_parameters if is_here else 0.0
+    scored = training.scored_tokens * (teacher.active_parameters / model.active_parameters)
+    training = replace(
+        training,
+        frozen_copies=0,
+        whole_copies=training.whole_copies + copies,
+        scored_tokens=scored if is_here else Range(0),
+    )
+    return replace(found, training=(training,))
+
+
+def with_critic(params: fields.AsRollouts, run: fields.RollsOut, inputs: InfoMap) -> Cost:
+    """Return the cost of PPO from the fields of `stages/ppo.py`: that of GRPO, and a critic's.
+
+    The critic trains on every completion, and values each once before; its weights, gradients and
+    moments, 16 bytes a parameter in float32, are in memory beside the policy's.
+    """
+    found, critic = rollouts(params.as_grpo(), run, inputs), inputs.get("critic", inputs["model"])
+    (policy,) = found.training
+    tokens = Range(policy.tokens.high)
+    second = replace(
+        policy, model=critic, tokens=tokens, scored_tokens=tokens, frozen_copies=0, whole_copies=0
+    )
+    beside = replace(policy, whole_copies=policy.whole_copies + 4)
+    outputs = {**found.outputs, "critic": critic}
+    return replace(found, outputs=outputs, training=(beside, second))
+
+
 def benchmarks(
     params: fields.Benchmarks,
     run: fields.Samples,

@@ -123,7 +123,7 @@ class Training:
     micro_batch_tokens: int
     scored_tokens: Range = NOTHING
     frozen_copies: int = 0
-    whole_copies: int = 0
+    whole_copies: float = 0
     adapter_parameters: int | None = None
     is_quantized: bool = False
 

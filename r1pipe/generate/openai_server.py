@@ -31,6 +31,7 @@ from r1pipe.generate.openai_client import (
 from r1pipe.generate.protocol import Request, Sampled, SamplingParams, Weights
 from r1pipe.generate.scheduler import Answer, Scheduler, over_engines
 from r1pipe.generate.uniforms import short_seed
+from r1pipe.keys import JsonObject
 from r1pipe.models.interfaces import Tokenizer
 
 if TYPE_CHECKING:
@@ -147,6 +148,41 @@ class ServerGenerator:
     def model(self) -> str:
         """The model's name at the first server."""
         return self._servers[0].model
+
+    def answers(
+        self,
+        bodies: Sequence[JsonObject],
+        max_bytes: Sequence[int],
+        read: Callable[[int, bytes], Found],
+    ) -> list[Found]:
+        """Send requests as they are to the first server; return what `read` makes of each answer.
+
+        `read` is given an answer's place too.
+        Raises SamplingFailed if one fails for good, StageError if the server refuses one.
+        """
+        server = self._servers[0]
+
+        async def one(place: int) -> Found:
+            async def ask() -> Found:
+                async with server.slots:
+                    data = await server.client.ask(
+                        "/completions",
+                        {"model": server.model, **bodies[place]},
+                        timeout_s=self.settings.timeout_s,
+                        max_bytes=max_bytes[place],
+                    )
+                return read(place, data)
+
+            return await self._patiently(server.client, ask)
+
+        async def everyone() -> list[Found]:
+            return await asyncio.gather(*map(one, range(len(bodies))))
+
+        task = asyncio.run_coroutine_threadsafe(everyone(), self._loop)
+        try:
+            return task.result()
+        finally:
+            task.cancel()
 
     def load_weights(self, tensors: Weights) -> None:
         """A server takes no weights."""

@@ -9,6 +9,7 @@ from typing import Literal, Self, TypeAlias
 from pydantic import Field, model_validator
 
 from r1pipe.engine_settings import TrainRun
+from r1pipe.generate.openai_backend import OpenAISettings
 from r1pipe.generator_settings import SampleRun
 from r1pipe.rewards.table import RewardName
 from r1pipe.settings import (
@@ -167,6 +168,9 @@ class GrpoParams(RolloutParams):
     negative, alone as its advantage (on-policy distillation, where the reference is a teacher)."""
     reference_refresh_steps: int = Field(default=400, gt=0)
     """The reference becomes the policy after so many updates (not rollouts); R1: 400."""
+    entropy_coef: float | None = Field(default=None, ge=0)
+    """Weight of the entropy of each token's distribution, a bonus; 0 logs it only, and None does
+    not compute it."""
     sampler_truncation: float | None = Field(default=None, ge=1)
     """Truncated importance sampling: tokens weigh min(policy / sampler, this), which corrects for a
     sampler whose arithmetic is another than the trainer's. Costs a forward pass."""
@@ -275,6 +279,52 @@ class OnPolicyDistilParams(RolloutParams):
         )
 
 
+class PpoParams(RolloutParams):
+    """Parameters that decide the trained policy and its critic."""
+
+    aggregation: Aggregation = "token-mean"
+    """How token losses are summed."""
+    clip_low: float = Field(default=0.2, gt=0)
+    """The ratio is clipped below at 1 - clip_low."""
+    clip_high: float = Field(default=0.2, gt=0)
+    """The ratio is clipped above at 1 + clip_high."""
+    kl_coef: float = Field(default=0.05, ge=0)
+    """Weight of the KL to the reference (k1), which is taken off each token's reward; 0 needs no
+    reference."""
+    gamma: float = Field(default=1.0, gt=0, le=1)
+    """Discount of a token's reward at the token before."""
+    gae_lambda: float = Field(default=1.0, ge=0, le=1)
+    """Of generalized advantage estimation; R1 (v2, A.3) finds the usual 0.95 worse than 1."""
+    whiten: bool = True
+    """Whether the advantages of a rollout are scaled to mean 0 and variance 1."""
+    value_clip: float | None = Field(default=0.2, gt=0)
+    """How far a value may be from the rollout's in the critic's loss; None: as far as it is."""
+    critic_optimizer: Optimizer | None = None
+    """Of the critic; None: the policy's."""
+    entropy_coef: float = Field(default=0.0, ge=0)
+    """Weight of the entropy bonus; the entropy is logged in any case."""
+
+    @model_validator(mode="after")
+    def _has_its_own_credit(self) -> Self:
+        if self.dynamic_sampling:
+            raise ValueError(
+                "dynamic_sampling leaves out groups of equal rewards, whose tokens have advantages"
+                " under a critic; leave it out"
+            )
+        return self
+
+    def as_grpo(self) -> GrpoParams:
+        """Return the same as parameters of GRPO, whose loss it is; advantages are a critic's."""
+        names = RolloutParams.model_fields.keys() | {"clip_low", "clip_high", "entropy_coef"}
+        return GrpoParams(
+            **{name: getattr(self, name) for name in sorted(names)},
+            advantage="reward",
+            kl_coef=self.kl_coef,
+            kl_in="reward",
+            reference_refresh_steps=self.num_steps + 1,
+        )
+
+
 class StopWhen(StageModel):
     """When a run pauses to be looked at; the same command goes on. None: never."""
 
@@ -306,4 +356,22 @@ class GrpoRun(TrainRun, SampleRun, VerifyRun):
         has_reference = isinstance(params, GrpoParams) and params.kl_coef > 0
         if self.stop_when.kl is not None and not has_reference:
             return "run.stop_when.kl: there is no reference where params.kl_coef is 0; leave it out"
+        return super().incompatible_with(params)
+
+
+class OnPolicyDistilRun(GrpoRun):
+    """How it is computed."""
+
+    teacher: OpenAISettings | None = None
+    """A server that has the model of `inputs.teacher` and gives log-probabilities of prompts, as
+    `vllm serve` does; None: the teacher is computed here."""
+
+    def incompatible_with(self, params: ModelParams) -> str | None:
+        """Say what to set where a server cannot score the policy's tokens."""
+        temperature = getattr(params, "temperature", 1.0)
+        if self.teacher is not None and temperature != 1.0:
+            return (
+                f"run.teacher: servers score at temperature 1, and params.temperature is"
+                f" {temperature:g}; set that to 1, or leave run.teacher out"
+            )
         return super().incompatible_with(params)

@@ -10,7 +10,7 @@ from r1pipe.audit.golds import check_golds
 from r1pipe.curricula.curricula import CurriculumState
 from r1pipe.errors import StageError
 from r1pipe.generate.backends import generator_of
-from r1pipe.method_params.policies import GrpoParams, GrpoRun
+from r1pipe.method_params.policies import GrpoParams, GrpoRun, OnPolicyDistilRun
 from r1pipe.models.interfaces import LanguageModel, Tokenizer
 from r1pipe.models.policy import freeze, load_model, load_tokenizer
 from r1pipe.models.precision import dtype_of
@@ -19,6 +19,7 @@ from r1pipe.records import Problem
 from r1pipe.rewards.model import RewardFn
 from r1pipe.rl.credits import credit_of
 from r1pipe.rl.grpo import Grpo
+from r1pipe.rl.ppo import Critic, ValueCredit
 from r1pipe.settings import ModelParams, Precision
 from r1pipe.stage import Context
 from r1pipe.supervision.steps import StepFn, rule_steps
@@ -27,7 +28,7 @@ from r1pipe.train.backends import make_engine, shards_weights
 from r1pipe.train.batching import batching_of
 from r1pipe.train.loop import Trainer
 from r1pipe.train.own_forward import check_forward
-from r1pipe.train.reference import Reference, make_reference
+from r1pipe.train.reference import Anchor, Reference, make_reference
 from r1pipe.train.supervised import finish
 
 NUM_COMPARED = 32
@@ -77,22 +78,24 @@ def opened(  # noqa: PLR0913 - what a run is given, most of it by few methods
     run: GrpoRun,
     reward_models: Mapping[str, RewardFn] | None = None,
     score_steps: StepFn = rule_steps,
-    teacher: Reference | None = None,
+    teacher: Anchor | None = None,
+    critic: Critic | None = None,
 ) -> Iterator[Grpo]:
     """Give a run that goes on from its newest checkpoint; write the policy after the block.
 
-    A teacher is the reference; it never moves, so checkpoints do not have it.
+    A teacher is the reference; it never moves, so checkpoints do not have it. A critic gives the
+    tokens their advantages, and is the caller's to write.
     """
     precision, ranks = params.precision, context.ranks
     made = make_reference(model, run, ranks, precision) if params.kl_coef and not teacher else None
-    reference = teacher or made
+    reference: Anchor | None = teacher or made
     sampled = sampled_model(model, run, precision)
     engine = make_engine(model, params.optimizer, run, ranks, precision)
     batching = batching_of(run, tokenizer.pad_token_id)
     check_forward(engine, model, batching, precision)
     with closing(generator_of(sampled, tokenizer, run, ranks.size, precision)) as generator:
         memory = CurriculumState(lambda: ranks.is_main)
-        others = [*([] if made is None else [made]), memory]
+        others = [each for each in (made, critic, memory) if each is not None]
         trainer = Trainer(context, engine, params.optimizer, params.num_steps, others)
         yield Grpo(
             context,
@@ -102,7 +105,9 @@ def opened(  # noqa: PLR0913 - what a run is given, most of it by few methods
             trainer,
             generator,
             reference,
-            credit_of(params, tokenizer, score_steps, reference, batching),
+            credit_of(params, tokenizer, score_steps, reference, batching)
+            if critic is None
+            else ValueCredit(critic, reference, params.temperature, batching),
             reward_models or {},
             memory,
         )
@@ -119,8 +124,9 @@ def open_teacher(
     problems: Sequence[Problem],
     params: ModelParams,
     run: GrpoRun,
-) -> Reference:
-    """Return a model as the frozen teacher of a policy, whole on every rank.
+) -> Anchor:
+    """Return the frozen teacher of a policy: a model, whole on every rank, or the same behind the
+    server of `run.teacher`.
 
     Raises StageError if it does not read tokens as the policy's tokenizer writes them.
     """
@@ -132,6 +138,12 @@ def open_teacher(
                 " cannot score the policy's tokens; give a teacher with the same one, or distil by"
                 " sft on its completions"
             )
+    if isinstance(run, OnPolicyDistilRun) and run.teacher is not None:
+        from r1pipe.generate.openai_scores import ServerTeacher
+
+        teacher = ServerTeacher(run.teacher, tokenizer, context.ranks)
+        teacher.check([problem.prompt for problem in problems[:NUM_COMPARED]])
+        return teacher
     model = freeze(load_model(folder, dtype=dtype_of(params.precision), device=run.device))
     return Reference(model, context.ranks, params.precision)
 

@@ -13,16 +13,15 @@ from r1pipe.records import Group, Rollout, Step
 from r1pipe.rl.estimators import ESTIMATORS
 from r1pipe.rl.objective import Credit, Estimator, eps_of
 from r1pipe.supervision.steps import StepFn, assign_steps
-from r1pipe.train.adapter_reference import AdapterReference
 from r1pipe.train.batching import Batching
-from r1pipe.train.reference import Reference
+from r1pipe.train.reference import Anchor
 
 
 def credit_of(
     params: GrpoParams,
     tokenizer: Tokenizer,
     score_steps: StepFn,
-    reference: Reference | AdapterReference | None,
+    reference: Anchor | None,
     batching: Batching,
 ) -> Credit:
     """Return what gives the tokens of a rollout their advantages, as the parameters say."""
@@ -64,7 +63,7 @@ class KlCredit(Credit):
 
     estimator: Estimator
     params: GrpoParams
-    reference: Reference | AdapterReference
+    reference: Anchor
     batching: Batching
 
     def settle(self, groups: Sequence[Group]) -> None:

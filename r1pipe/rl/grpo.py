@@ -48,12 +48,11 @@ from r1pipe.rl.objective import (
 from r1pipe.rl.rollouts import sample_groups, score_groups
 from r1pipe.settings import format_of
 from r1pipe.stage import Context
-from r1pipe.train.adapter_reference import AdapterReference
 from r1pipe.train.aggregation import assign_weights
 from r1pipe.train.batching import Batching, count_loss_tokens, micro_batches
 from r1pipe.train.logprobs import completion_logprobs
 from r1pipe.train.loop import Trainer, Update
-from r1pipe.train.reference import Reference
+from r1pipe.train.reference import Anchor
 
 
 @dataclass
@@ -83,7 +82,7 @@ class Grpo:
     batching: Batching
     trainer: Trainer
     generator: Generator
-    reference: Reference | AdapterReference | None
+    reference: Anchor | None
     credit: Credit
     reward_models: Mapping[str, RewardFn] = field(default_factory=dict)
     """Task -> reward model that takes the place of the accuracy reward."""
@@ -226,7 +225,8 @@ class Grpo:
             seconds=sampled_s + time.perf_counter() - started,
             name_of=lambda index: problem_of(trained[index], of.sampled),
         )
-        measures = self.trainer.update(update, of.metrics)
+        learned = self.credit.learn(rollouts, self.trainer.step)
+        measures = self.trainer.update(update, dict(of.metrics) | learned)
         of.updates.append(measures | dict(of.metrics))
         if not any("old_logprobs" in rollout.streams for rollout in rollouts):
             first = {name: measures[name] for name in MISMATCH if name in measures}

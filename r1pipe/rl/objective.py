@@ -9,7 +9,7 @@ ways from rewards to the advantages of tokens.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -19,7 +19,7 @@ from r1pipe.models.interfaces import LanguageModel
 from r1pipe.records import FinishReason, Group, Rollout
 from r1pipe.train.batching import MicroBatch
 from r1pipe.train.engine import Loss
-from r1pipe.train.logprobs import token_logprobs
+from r1pipe.train.logprobs import logprobs_and_entropies, token_logprobs
 
 EPS = 1e-8
 EPS_MODEL = 1e-6
@@ -71,6 +71,10 @@ class Credit:
     def settle(self, groups: Sequence[Group]) -> None:
         """Give every token of a rollout its advantage, once all ranks have all of it."""
         self.assign(groups)
+
+    def learn(self, rollouts: Sequence[Rollout], step: int) -> dict[str, float]:
+        """Learn from a minibatch beside the policy, as a critic does; return what is logged."""
+        return {}
 
     def assign(self, groups: Sequence[Group]) -> None:
         """Give every token the advantage of its completion, in its group or in the batch.
@@ -184,7 +188,10 @@ def grpo_loss(
     `num_tokens` counts those of the whole minibatch that are trained, as the stream `weight` does,
     so micro-batching changes nothing.
     """
-    logprobs = token_logprobs(model, batch, params.temperature)  # [N], as all below
+    if params.entropy_coef is None:
+        logprobs, entropy = token_logprobs(model, batch, params.temperature), None  # [N], as below
+    else:
+        logprobs, entropy = logprobs_and_entropies(model, batch, params.temperature)
     sampler_logprobs = batch.at_trained("sampler_logprobs")
     has_old = "old_logprobs" in batch.streams
     old_logprobs = batch.at_trained("old_logprobs") if has_old else logprobs.detach()
@@ -201,11 +208,15 @@ def grpo_loss(
         surrogate=surrogate,
         weights=1.0 if limit is None else truncated_weights(old_logprobs, sampler_logprobs, limit),
     )
-    return _measured(
-        (token.loss * batch.at_trained("weight")).sum(),
-        token,
-        log_ratio(old_logprobs, sampler_logprobs),
-        num_tokens,
+    mismatch = log_ratio(old_logprobs, sampler_logprobs)
+    loss = token.loss
+    if entropy is not None and params.entropy_coef:
+        loss = loss - params.entropy_coef * entropy
+    found = _measured((loss * batch.at_trained("weight")).sum(), token, mismatch, num_tokens)
+    if entropy is None:
+        return found
+    return replace(
+        found, sums={**found.sums, "entropy": float(entropy.detach().sum()) / num_tokens}
     )
 
 

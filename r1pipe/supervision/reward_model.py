@@ -21,16 +21,17 @@ from r1pipe.engine_settings import EngineRun, TrainRun
 from r1pipe.errors import StageError
 from r1pipe.method_params.preferences import ReadBy
 from r1pipe.models.interfaces import LanguageModel, Tokenizer
-from r1pipe.models.policy import freeze, load_model, load_tokenizer
+from r1pipe.models.policy import freeze, in_dtype, load_model, load_tokenizer, say_dtype
 from r1pipe.models.precision import dtype_of
 from r1pipe.models.prompts import after_opened, encode_completion, encode_prompt, opened_thought
 from r1pipe.records import Message, Problem, TokenSequence
 from r1pipe.rewards.model import RewardFn, helpfulness_text, safety_text
 from r1pipe.settings import Precision
+from r1pipe.stage import Context
 from r1pipe.train.backends import load_trained
 from r1pipe.train.batching import MicroBatch, batching_of, micro_batches, one_batch
 from r1pipe.train.conversations import TurnEncoder
-from r1pipe.train.engine import Forward
+from r1pipe.train.engine import Engine, Forward
 from r1pipe.train.logprobs import hidden_states, vocabulary
 from r1pipe.train.own_forward import TOLERANCES, short_sequences
 from r1pipe.train.sequence_parallel import add_over_shards
@@ -52,6 +53,25 @@ def new_reward_model(
             num_labels=1,
             fresh=None if is_reward_model(policy) else "score",
         )
+
+
+def write_reward_model(
+    context: Context,
+    engine: Engine,
+    tokenizer: Tokenizer,
+    precision: Precision,
+    output: str = "model",
+) -> None:
+    """Write a trained reward model, in the precision's dtype, as an output; close its engine."""
+    model, weights = engine.model, engine.consolidated()
+    if weights is not None:
+        out, dtype = context.output(output), dtype_of(precision)
+        weights = in_dtype(model, weights, dtype)
+        model.save_pretrained(out, safe_serialization=True, state_dict=weights)
+        tokenizer.save_pretrained(out)
+        if dtype is not model.dtype:
+            say_dtype(out, dtype)
+    engine.close()
 
 
 def is_reward_model(folder: Path) -> bool:

@@ -41,6 +41,31 @@ def token_logprobs(model: LanguageModel, batch: MicroBatch, temperature: float =
     on the others, since ZeRO-3 gathers its weight for every call. Logits are divided by
     `temperature`, as the sampler's were; without that the ratio compares two distributions.
     """
+    return _at_targets(model, batch, partial(gather_logprobs, temperature=temperature))
+
+
+def logprobs_and_entropies(
+    model: LanguageModel, batch: MicroBatch, temperature: float = 1.0
+) -> tuple[Tensor, Tensor]:
+    """Return what `token_logprobs` does, and the entropy of the distribution that each token is
+    drawn from, in nats.  -> [N], [N]"""
+
+    def both(logits: Tensor, targets: Tensor) -> Tensor:
+        logs = torch.log_softmax(logits / temperature, dim=-1)
+        entropies = -(logs.exp() * logs).sum(dim=-1)
+        return torch.stack([logs.gather(1, targets[:, None])[:, 0], entropies], dim=1)
+
+    found = _at_targets(model, batch, both)
+    return found[:, 0], found[:, 1]
+
+
+def _at_targets(
+    model: LanguageModel, batch: MicroBatch, measure: Callable[[Tensor, Tensor], Tensor]
+) -> Tensor:
+    """Return a measure of the logits of every trained token.  ([M, V], [M] -> [M, ...]) -> [N, ...]
+
+    Float64 logits stay so; others are measured in float32.
+    """
     predicts = batch.loss_mask[:, 1:]  # position t predicts token t + 1
     hidden = hidden_states(model, batch)
     states = hidden[:, : predicts.shape[1]][predicts]  # [N, H]
@@ -48,8 +73,7 @@ def token_logprobs(model: LanguageModel, batch: MicroBatch, temperature: float =
 
     def score(states: Tensor, targets: Tensor) -> Tensor:
         logits = logits_of(model, states)
-        exact = logits if logits.dtype == torch.float64 else logits.float()
-        return gather_logprobs(exact, targets, temperature)
+        return measure(logits if logits.dtype == torch.float64 else logits.float(), targets)
 
     rows = max(1, MAX_LOGITS // vocabulary(model))
     count = max(len(targets), batch.most_targets)

@@ -6,7 +6,7 @@ import copy
 from collections.abc import Iterable, Sequence
 from contextlib import AbstractContextManager, ExitStack, nullcontext
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol
 
 import torch
 from safetensors import safe_open
@@ -32,6 +32,22 @@ if TYPE_CHECKING:
     from r1pipe.train.sharded import ShardedReference
 
 NAME = "reference"
+
+
+class Anchor(Protocol):
+    """What a policy's log-probabilities are compared with: a frozen copy, its own base beside an
+    adapter, or a teacher, here or behind a server."""
+
+    def logprobs(
+        self, sequences: Sequence[TokenSequence], temperature: float, batching: Batching
+    ) -> list[list[float]]:
+        """Return each sequence's completion log-probabilities, on every rank."""
+
+    def refresh(self, weights: Iterable[tuple[str, Tensor]]) -> None:
+        """Become the policy of these weights."""
+
+    def close(self) -> None:
+        """Free what it holds."""
 
 
 class Reference:
