@@ -11,9 +11,10 @@ arguments          named parameters, without `self` or `cls`, `*args` and `**kwa
 typed              functions whose parameters and result all have an annotation
 public documented  functions and methods without a leading underscore that have a docstring
 Any per 1,000      uses of the name `Any` per thousand lines, its imports not counted
-one update         files that hold what `--entry` reaches by name, over calls and mentions, within
-                   `--folders` (the algorithm: engine, batching, model and store are aside), and
-                   their lines, whole; a method is reached by name where one class only has it
+one update         files that hold what `--update` reaches by name, over calls and mentions, within
+                   `--folders` (the algorithm; aside are engine, batching, model and store, single
+                   rewards, curricula, and what opens and watches a run), and their lines, whole; a
+                   method is reached by name where one class only has it
 walk               the trip of `--parameter` of `--entry` through the calls: house_walk.py; "whole":
                    passed on as it is or inside an object; "with its parts": what is read from it,
                    such as `params.kl_coef`, is followed too
@@ -168,9 +169,11 @@ def reached(source: Source, entry: Function, folders: Sequence[str]) -> list[Mod
     return sorted(modules.values(), key=source.file)
 
 
-def trips(source: Source, entry: Function, parameter: str, folders: Sequence[str]) -> Row:
-    """Return what one update takes a reader through."""
-    modules = reached(source, entry, folders)
+def trips(
+    source: Source, entry: Function, update: Function, parameter: str, folders: Sequence[str]
+) -> Row:
+    """Return what one update takes a reader through, and where the parameters go."""
+    modules = reached(source, update, folders)
     whole = Walk(source).start(entry, parameter)
     parts = Walk(source, parts=True).start(entry, parameter)
     row: Row = {
@@ -185,7 +188,9 @@ def trips(source: Source, entry: Function, parameter: str, folders: Sequence[str
     return row
 
 
-def measure(source: Source, entry: str, parameter: str, folders: Sequence[str]) -> dict[str, Row]:
+def measure(
+    source: Source, entry: str, update: str, parameter: str, folders: Sequence[str]
+) -> dict[str, Row]:
     """Return all tables: {name: {column: value}}."""
     stages = [m for m in source.modules.values() if folder_of(source, m) == STAGES]
     library = [m for m in source.modules.values() if folder_of(source, m) != STAGES]
@@ -194,7 +199,7 @@ def measure(source: Source, entry: str, parameter: str, folders: Sequence[str]) 
     for name, sizes in by_folder(source).items():
         row = sizes.row()
         tables[f"folder {name}"] = {k: row[k] for k in ("files", "lines", "`Any` per 1,000 lines")}
-    tables["trips"] = trips(source, source.at(entry), parameter, folders)
+    tables["trips"] = trips(source, source.at(entry), source.at(update), parameter, folders)
     tables["layout"] = {
         "folder circles": ", ".join(circles(source)) or "none",
         "modules at the top of the package": len(tops),
@@ -232,13 +237,14 @@ def main() -> None:
     )
     here = Path(__file__).resolve().parents[1]
     parser.add_argument("--checkout", type=Path, default=here)
-    parser.add_argument("--entry", default="stages/grpo.py:run", help="where the trips start")
+    parser.add_argument("--entry", default="stages/grpo.py:run", help="where the walk starts")
+    parser.add_argument("--update", default="r1pipe/rl/grpo.py:Grpo.train", help="one update")
     parser.add_argument("--parameter", default="params", help="what the walk follows")
     parser.add_argument("--folders", nargs="+", default=["rl"], help="what holds the algorithm")
     parser.add_argument("--json", action="store_true")
     options = parser.parse_args()
     source = Source(options.checkout.resolve(), (PACKAGE, STAGES))
-    tables = measure(source, options.entry, options.parameter, options.folders)
+    tables = measure(source, options.entry, options.update, options.parameter, options.folders)
     print(json.dumps(tables, indent=1) if options.json else markdown(tables))
 
 

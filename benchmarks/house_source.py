@@ -150,11 +150,14 @@ class Source:
         return module.path.relative_to(self.root).as_posix()
 
     def at(self, place: str) -> Function:
-        """Return the function at `path/to/file.py:name`."""
+        """Return the function at `path/to/file.py:name`, or the method at `...:Class.name`."""
         path, _, name = place.partition(":")
+        of, _, name = name.rpartition(".")
         for module in self.modules.values():
-            if self.file(module) == path and name in module.functions:
-                return module.functions[name]
+            if self.file(module) == path:
+                found = module.classes[of].methods if of in module.classes else module.functions
+                if name in found:
+                    return found[name]
         raise SystemExit(f"no function {place} in {self.root}")
 
     def resolve(self, module: Module, node: ast.expr) -> Function | Class | None:

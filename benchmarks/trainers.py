@@ -8,8 +8,9 @@ rollout; SFT: 64 rows of 20 to 90 tokens. `--peer` is the interpreter of an envi
 sides are processes that take turns, step by step, so other work on the machine slows all alike;
 seconds are those of the clock and those of the processor. Matrix products of 1024 x 1024 take
 turns with them: their rate is the arithmetic limit. Prints the tables of docs/performance.md;
-with TRAINERS_MODEL=FOLDER the model is that of a folder, in steps of 4 prompts in groups of 8 and
-of 8 rows of 60 to 240 tokens; a plain loop and `generate` of transformers join the sides.
+with TRAINERS_MODEL=FOLDER the model is that of a folder, in steps of 2 prompts (4 where it only
+samples) in groups of 8 and of 8 rows of 60 to 240 tokens; plain loops join the sides, and no
+group is flat on purpose.
 `--set 'grpo best:TRL={"bf16": true}'` changes the settings of a side, to look for better ones.
 """
 
@@ -29,15 +30,16 @@ from pathlib import Path
 from typing import Any
 
 import trainers_work as work
-from trainers_data import KL_COEF, MODEL, write_model
+from trainers_data import GROUP_SIZE, KL_COEF, MODEL, NUM_PROMPTS, NUM_SAMPLED, write_model
 
 from r1pipe.launch.process import prepare_process
 
 WARM_UP = 1
 OURS, PEER, LIMIT = "r1pipe", "TRL", "gemm"
 PLAIN, GENERATE = "plain", "generate"
-MEAN_CHARS = 100.0
-"""About the median of a fresh model's completions; the length reward is centred on it."""
+MEAN_CHARS = 100.0 if MODEL is None else 200.0
+"""About the median of the completions of a fresh model, and of SmolLM2 with 64 tokens; the length
+reward is centred on it."""
 # PyTorch's fused attention is slow backwards in bfloat16 on a CPU
 EAGER_PEER: dict[str, Any] = {"model_init_kwargs": {"attn_implementation": "eager"}}
 # the best settings were looked for with --set on a CPU without matrix units for bfloat16
@@ -65,15 +67,25 @@ COMPARISONS: dict[str, dict[str, dict[str, Any]]] = {
     },
 }
 BFLOAT16 = {"precision": "bfloat16", "engine": {"attention": "eager"}}
+SAMPLED = {"max_batch": GROUP_SIZE * NUM_SAMPLED // 2}
+TRAINED = {"max_batch": GROUP_SIZE * NUM_PROMPTS // 2, "kl_coef": 0.0}
+"""So few completions are one batch by default, which one of two workers would sample by itself."""
 OF_A_MODEL: dict[str, dict[str, dict[str, Any]]] = {
-    "sample float32": {OURS: {"precision": "float32"}, GENERATE: {"precision": "float32"}},
-    "sample bfloat16": {OURS: {"precision": "bfloat16"}, GENERATE: {"precision": "bfloat16"}},
+    "sample float32": {
+        OURS: {"precision": "float32", "run": SAMPLED},
+        GENERATE: {"precision": "float32"},
+    },
+    "sample bfloat16": {
+        OURS: {"precision": "bfloat16", "run": SAMPLED},
+        GENERATE: {"precision": "bfloat16"},
+    },
     "sft float32": {OURS: {}, PEER: {}, PLAIN: {"bf16": False}},
     "sft bfloat16": {OURS: BFLOAT16, PEER: {"bf16": True, **EAGER_PEER}, PLAIN: {"bf16": True}},
-    "grpo float32": {OURS: {"kl_coef": 0.0}, PEER: {"kl_coef": 0.0}},
+    "grpo float32": {OURS: TRAINED, PEER: {"kl_coef": 0.0}, PLAIN: {"bf16": False}},
     "grpo bfloat16": {
-        OURS: {"kl_coef": 0.0, **BFLOAT16},
+        OURS: {**TRAINED, **BFLOAT16},
         PEER: {"kl_coef": 0.0, "bf16": True, **EAGER_PEER},
+        PLAIN: {"bf16": True},
     },
 }
 if MODEL is not None:
@@ -177,6 +189,8 @@ def report(name: str, sides: dict[str, Side], model: Path) -> None:
     for who in sides:
         if who not in (OURS, LIMIT):
             print_ratio(sides, who)
+            ours, theirs = (sides[each].steps[-1]["peak_mib"] for each in (OURS, who))
+            print(f"peak memory of r1pipe over {who}: {ours / theirs:.2f}")
     if LIMIT in sides:
         gflop = sides[LIMIT].steps[-1]["facts"]["gflop"]
         per_cpu, per_wall = (gflop / sides[LIMIT].median(clock) for clock in ("cpu", "wall"))

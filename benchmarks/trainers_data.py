@@ -10,13 +10,14 @@ from typing import Any
 MODEL = os.environ.get("TRAINERS_MODEL")
 """Folder of a model of one's own, whose steps are smaller in number and longer in tokens."""
 if MODEL is None:
-    GROUP_SIZE, NUM_PROMPTS, MAX_TOKENS = 8, 32, 64
+    GROUP_SIZE, NUM_PROMPTS, NUM_SAMPLED, MAX_TOKENS = 8, 32, 32, 64
     BATCH_SIZE, ROW_TOKENS, PROMPT_TOKENS = 64, (20, 90), 9
     MAX_STEPS = 24
 else:
-    GROUP_SIZE, NUM_PROMPTS, MAX_TOKENS = 8, 4, 64
+    GROUP_SIZE, NUM_PROMPTS, NUM_SAMPLED, MAX_TOKENS = 8, 2, 4, 64
     BATCH_SIZE, ROW_TOKENS, PROMPT_TOKENS = 8, (60, 240), 40
     MAX_STEPS = 12
+"""Prompts of a step: NUM_PROMPTS in GRPO, NUM_SAMPLED where nothing is trained."""
 SEED, LEARNING_RATE, KL_COEF = 17, 1e-4, 0.001
 SHAPE: dict[str, Any] = {
     "hidden_size": 192,
@@ -70,10 +71,12 @@ def copy_model(source: Path, folder: Path) -> int:
 
 
 def problems(mean_chars: float) -> list[Any]:
-    """Return problems; no completion of every second one is rewarded, so its group is flat."""
+    """Return problems; of a fresh model no completion of every second one is rewarded, so its group
+    is flat."""
     from r1pipe.records import Problem
 
-    rng, limits = random.Random(SEED), (1, round(mean_chars / CHARS_FRAC))
+    rng, limit = random.Random(SEED), round(mean_chars / CHARS_FRAC)
+    limits = (1 if MODEL is None else limit, limit)
 
     def asked(number: int) -> Any:
         a, b, c, d = (rng.randint(1, 9) for _ in range(4))
@@ -82,7 +85,7 @@ def problems(mean_chars: float) -> list[Any]:
             str(number), "arithmetic", f"{a}+{b}*{c}-{d}=", str(a + b * c - d), meta=meta
         )
 
-    return [asked(number) for number in range(NUM_PROMPTS * MAX_STEPS)]
+    return [asked(number) for number in range(max(NUM_PROMPTS, NUM_SAMPLED) * MAX_STEPS)]
 
 
 def sequences(vocabulary: int) -> list[Any]:

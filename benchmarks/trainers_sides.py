@@ -23,7 +23,7 @@ from trainers_data import (
     MAX_STEPS,
     MAX_TOKENS,
     NUM_PROMPTS,
-    PROMPT_TOKENS,
+    NUM_SAMPLED,
     SEED,
     problems,
     sequences,
@@ -129,7 +129,8 @@ def our_grpo(folder: Path, turns: Turns, options: dict[str, Any]) -> None:
 
     from r1pipe.manifest.kinds import load_kinds
     from r1pipe.models.policy import load_model, load_tokenizer
-    from r1pipe.rl.setup import opened
+    from r1pipe.policies.setup import opened
+    from r1pipe.policies.training import train_policy
 
     torch.set_num_threads(1)
     stage = load_kinds(Path(__file__).parents[1] / "manifests" / "r1.yaml")["grpo"]
@@ -139,7 +140,7 @@ def our_grpo(folder: Path, turns: Turns, options: dict[str, Any]) -> None:
     context: Any = StepContext(turns)
     model, tokenizer = load_model(folder), load_tokenizer(folder)
     with timed_setup(turns), opened(context, model, tokenizer, params, run) as grpo:
-        grpo.train(asked)
+        train_policy(grpo, asked)
 
 
 def grpo_params(stage: Any, options: dict[str, Any]) -> Any:
@@ -165,7 +166,7 @@ def grpo_params(stage: Any, options: dict[str, Any]) -> Any:
 @contextmanager
 def timed_setup(turns: Turns) -> Iterator[None]:
     """Time the parts of what a GRPO run opens inside the block; the first turn begins there."""
-    from r1pipe.rl import setup
+    from r1pipe.policies import setup
 
     make_engine, generator_of, make_reference = (
         setup.make_engine,  # type: ignore[attr-defined]
@@ -226,38 +227,6 @@ def time_engine(turns: Turns, engine: Any) -> Any:
     return engine
 
 
-def plain_sft(folder: Path, turns: Turns, options: dict[str, Any]) -> None:
-    """Train on the same rows by a loop of PyTorch and transformers: one padded batch a step."""
-    import torch
-    from torch.nn.functional import cross_entropy, pad
-
-    from r1pipe.models.policy import load_model
-    from r1pipe.train.supervised import batches_of
-
-    model = load_model(folder).train()
-    optimizer = torch.optim.AdamW(model.parameters(), lr=LEARNING_RATE, betas=(0.9, 0.95))
-    rows = sequences(model.config.vocab_size)
-    kind = torch.bfloat16 if options["bf16"] else torch.float32
-    for numbers in batches_of(len(rows), supervised_params()):
-        turns.next()
-        chosen = [rows[number] for number in numbers]
-        width = max(map(len, chosen))
-        whole = [torch.tensor([*r.prompt_ids, *r.completion_ids]) for r in chosen]
-        ids = torch.stack([pad(row, (0, width - len(row))) for row in whole])
-        mask = torch.stack([pad(torch.ones(len(row)), (0, width - len(row))) for row in whole])
-        labels = torch.where(mask.bool(), ids, -100)
-        labels[:, :PROMPT_TOKENS] = -100
-        with torch.autocast("cpu", kind, enabled=options["bf16"]):
-            logits = model(input_ids=ids, attention_mask=mask.long(), use_cache=False).logits
-        loss = cross_entropy(logits[:, :-1].float().flatten(0, 1), labels[:, 1:].flatten())
-        loss.backward()
-        torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
-        optimizer.step()
-        optimizer.zero_grad()
-        turns.facts = {"loss": float(loss)}
-    turns.next()
-
-
 # ---- sampling only -------------------------------------------------------------------------------
 
 
@@ -285,9 +254,9 @@ def our_sampling(folder: Path, turns: Turns, options: dict[str, Any]) -> None:
         folder, load_tokenizer(folder), run, options["precision"]
     )
     prompts = prompts_of(folder)
-    for start in range(0, len(prompts), NUM_PROMPTS):
+    for start in range(0, len(prompts), NUM_SAMPLED):
         turns.next()
-        chosen = prompts[start : start + NUM_PROMPTS]
+        chosen = prompts[start : start + NUM_SAMPLED]
         requests = [
             Request(tuple(prompt), SEED * start + number, number)
             for number, prompt in enumerate(p for p in chosen for _ in range(GROUP_SIZE))
@@ -296,36 +265,6 @@ def our_sampling(folder: Path, turns: Turns, options: dict[str, Any]) -> None:
         turns.facts = {
             "tokens": sum(len(s.token_ids) for s in generator.generate(requests, sampling))
         }
-    turns.next()
-
-
-def plain_sampling(folder: Path, turns: Turns, options: dict[str, Any]) -> None:
-    """Sample the same groups by `generate` of transformers: one padded batch a step."""
-    import torch
-
-    from r1pipe.models.policy import load_model, load_tokenizer
-
-    tokenizer = load_tokenizer(folder)
-    kind = torch.bfloat16 if options["precision"] == "bfloat16" else torch.float32
-    model = load_model(folder, dtype=kind).eval()
-    prompts, pad_id = prompts_of(folder), tokenizer.pad_token_id
-    for start in range(0, len(prompts), NUM_PROMPTS):
-        turns.next()
-        chosen = prompts[start : start + NUM_PROMPTS]
-        width = max(map(len, chosen))
-        ids = torch.tensor([[pad_id] * (width - len(p)) + p for p in chosen])
-        mask = torch.tensor([[0] * (width - len(p)) + [1] * len(p) for p in chosen])
-        found = model.generate(
-            input_ids=ids,
-            attention_mask=mask,
-            do_sample=True,
-            top_k=0,
-            max_new_tokens=MAX_TOKENS,
-            num_return_sequences=GROUP_SIZE,
-            pad_token_id=pad_id,
-        )
-        ends = torch.cumsum(found[:, width:] == tokenizer.eos_token_id, dim=1)
-        turns.facts = {"tokens": int((ends == 0).sum() + (ends.amax(dim=1) > 0).sum())}
     turns.next()
 
 
@@ -354,12 +293,14 @@ def side_of(name: str) -> Callable[[Path, Turns, dict[str, Any]], None]:
         import trainers_trl
 
         return trainers_trl.trl_grpo if name.startswith("grpo") else trainers_trl.trl_sft
+    if name != "gemm" and "r1pipe" not in name:
+        import trainers_plain
+
+        return trainers_plain.SIDES[name]
     return {
         "grpo:r1pipe": our_grpo,
         "sft:r1pipe": our_sft,
-        "sft:plain": plain_sft,
         "sample:r1pipe": our_sampling,
-        "sample:generate": plain_sampling,
         "gemm": gemm,
     }[name]
 

@@ -25,10 +25,10 @@ from trainers_data import (
 from trainers_sides import Turns
 from transformers import TrainerCallback
 
+from r1pipe.curricula.order import problem_order
 from r1pipe.models.policy import load_tokenizer
 from r1pipe.models.prompts import encode_prompt
 from r1pipe.rewards.length import length
-from r1pipe.rl.rollouts import problem_order
 from r1pipe.train.supervised import batches_of
 
 

@@ -30,6 +30,8 @@ class Optimizer(StageModel):
     """Gradients are scaled down to this norm."""
 
 
+Aggregation: TypeAlias = Literal["sequence-mean", "token-mean", "constant", "sequence-sum"]
+"""How the losses of tokens are summed."""
 Precision: TypeAlias = Literal["float32", "bfloat16"]
 
 
@@ -81,6 +83,21 @@ class Prompt(StageModel):
     """The system message; in `r1-zero` it takes the place of the paper's passage."""
     suffix: str = ""
     """What follows every question on a line of its own, such as `Put the answer in \\boxed{}.`"""
+
+
+class Tools(StageModel):
+    """Python programs in completions are run in the sandbox, and what they print goes on in the
+    completion (arXiv:2402.03300, sections 2.3 and 3)."""
+
+    max_rounds: int = Field(default=4, gt=0)
+    """Programs of one completion that are run; ours."""
+    max_output_chars: int = Field(default=400, gt=0)
+    """Longest output of a program; the rest is cut. Ours."""
+    wall_s: float = Field(default=5.0, gt=0, le=60)
+    """Seconds that a program may take."""
+    ends: bool = False
+    """Whether the output of the first program ends the completion, whose last line it is (program
+    of thought)."""
 
 
 class OwnFormat(Prompt):
@@ -159,6 +176,8 @@ class Placement:
     """Least and most bytes of a sampler on a CPU besides its weights; None depends on the batch."""
     is_server: bool = False
     """Whether the work is done on another machine."""
+    threads: int = 1
+    """Threads that share each device's work."""
 
 
 class World(StageModel):

@@ -16,7 +16,7 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
 from r1pipe.errors import StageError
-from r1pipe.rl.params import DpoParams, DpoRun
+from r1pipe.method_params.preferences import DpoParams, DpoRun
 from r1pipe.stage import Context, Input, Inputs
 
 if TYPE_CHECKING:

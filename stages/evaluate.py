@@ -21,7 +21,7 @@ from pydantic import Field
 from r1pipe.errors import StageError
 from r1pipe.generator_settings import SampleRun
 from r1pipe.records import Problem, Row
-from r1pipe.settings import FormatParam, ModelParams, Prompt, VerifyRun, format_of
+from r1pipe.settings import FormatParam, ModelParams, Prompt, Tools, VerifyRun, format_of
 from r1pipe.stage import Context, Input, Inputs
 
 if TYPE_CHECKING:
@@ -43,6 +43,8 @@ class Params(ModelParams):
     """Format that the model was trained in: `r1-zero`, `chat`, or an own one."""
     prompt: Prompt | None = None
     """A system message, and what follows every question."""
+    tools: Tools | None = None
+    """Programs in completions are run, and their output goes on in the completion."""
     num_samples: int = Field(gt=0)
     """Completions per problem."""
     temperature: float = Field(default=1.0, ge=0)
@@ -66,6 +68,8 @@ def run(context: Context, params: Params, run: Run, inputs: Inputs) -> None:
     from r1pipe.generate.backends import open_generator
     from r1pipe.generate.failures import FailedUnits
     from r1pipe.generate.following import Followed, Kept
+    from r1pipe.generate.tools import with_tools
+    from r1pipe.models.prompts import max_positions
     from r1pipe.verify.code import sandboxed
 
     journal = context.journal("samples")
@@ -73,19 +77,20 @@ def run(context: Context, params: Params, run: Run, inputs: Inputs) -> None:
     golds = _golds(context, inputs)
     benchmarks = {name: found.usable for name, found in golds.items()}
     units = list(_units(benchmarks, params.problems_per_unit))
-    failed = FailedUnits()
+    failed, context_size = FailedUnits(), max_positions(inputs.path("model"))
     listed = [problem for problems in benchmarks.values() for problem in problems]
     with (
         sandboxed(context, run.sandbox, listed),
         open_generator(inputs.path("model"), run, params.precision) as (generator, tokenizer),
     ):
+        sampler = with_tools(generator, tokenizer, params.tools, context_size, run.max_batch)
         for number, (name, problems) in enumerate(units):
             if str(number) in done:
                 continue
             with failed.tolerated():
                 started = time.perf_counter()
                 kept = Kept(context.journal("batches"), str(number), run.max_batch)
-                followed = Followed(generator, context, kept)
+                followed = Followed(sampler, context, kept)
                 rows = _verified(followed, tokenizer, name, problems, params)
                 journal.append(str(number), rows)
                 right = sum(row["verdict"] == "correct" for row in rows) / len(rows)

@@ -21,13 +21,13 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from r1pipe.errors import StageError
-from r1pipe.rl.params import GrpoParams, GrpoRun
+from r1pipe.method_params.policies import GrpoParams, GrpoRun
 from r1pipe.stage import Context, Input, Inputs
 
 if TYPE_CHECKING:
     from r1pipe.costs.work import Cost, InfoMap
-    from r1pipe.rl.rollouts import RewardFn
-    from r1pipe.rl.steps import StepFn
+    from r1pipe.rewards.model import RewardFn
+    from r1pipe.supervision.steps import StepFn
 
 VERSION = 3
 INPUTS = {
@@ -52,9 +52,10 @@ def run(context: Context, params: Params, run: Run, inputs: Inputs) -> None:
     """Train the policy, rollout by rollout; `r1pipe.rl.grpo` is the algorithm."""
     from r1pipe.models.adapters import add_adapter
     from r1pipe.models.policy import load_tokenizer
-    from r1pipe.rl.reward_model import reward_function
-    from r1pipe.rl.setup import check_sampler, opened, usable_problems
+    from r1pipe.policies.setup import check_sampler, opened, usable_problems
+    from r1pipe.policies.training import train_policy
     from r1pipe.rows import read_problems
+    from r1pipe.supervision.reward_model import reward_function
     from r1pipe.train.backends import load_trained
     from r1pipe.verify.code import sandboxed
 
@@ -78,7 +79,7 @@ def run(context: Context, params: Params, run: Run, inputs: Inputs) -> None:
         opened(context, model, tokenizer, params, run, reward_models, score_steps) as grpo,
     ):
         check_sampler(grpo, problems, run)
-        grpo.train(problems, general)
+        train_policy(grpo, problems, general, run.stop_when)
 
 
 def _reward_models(params: Params, run: Run, inputs: Inputs, name: str) -> dict[str, RewardFn]:
@@ -88,7 +89,7 @@ def _reward_models(params: Params, run: Run, inputs: Inputs, name: str) -> dict[
     missing = [i for i in ("general", "helpful", "safety") if i not in inputs]
     if missing:
         raise StageError(f"{name}: params.preference needs the inputs {', '.join(missing)}")
-    from r1pipe.rl.reward_model import reward_function
+    from r1pipe.supervision.reward_model import reward_function
 
     return {
         "general": reward_function(inputs.path("helpful"), "summary", run, params.precision),
@@ -98,7 +99,7 @@ def _reward_models(params: Params, run: Run, inputs: Inputs, name: str) -> dict[
 
 def _score_steps(params: Params, run: Run, inputs: Inputs, name: str) -> StepFn:
     """Return what rewards steps under process supervision."""
-    from r1pipe.rl.steps import process_reward_function, rule_steps
+    from r1pipe.supervision.steps import process_reward_function, rule_steps
 
     if params.process != "model":
         return rule_steps

@@ -16,7 +16,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from r1pipe.rl.params import GrpoRun, OnPolicyDistilParams
+from r1pipe.method_params.policies import GrpoRun, OnPolicyDistilParams
 from r1pipe.stage import Context, Input, Inputs
 
 if TYPE_CHECKING:
@@ -34,7 +34,8 @@ def run(context: Context, params: Params, run: Run, inputs: Inputs) -> None:
     """Train the policy, rollout by rollout; `r1pipe.rl.grpo` is the loop."""
     from r1pipe.models.adapters import add_adapter
     from r1pipe.models.policy import load_tokenizer
-    from r1pipe.rl.setup import check_sampler, open_teacher, opened
+    from r1pipe.policies.setup import check_sampler, open_teacher, opened
+    from r1pipe.policies.training import train_policy
     from r1pipe.rows import read_problems
     from r1pipe.train.backends import load_trained
 
@@ -48,7 +49,7 @@ def run(context: Context, params: Params, run: Run, inputs: Inputs) -> None:
         add_adapter(model, params.adapter, params.seed, params.precision)
     with opened(context, model, tokenizer, params.as_grpo(), run, teacher=teacher) as loop:
         check_sampler(loop, problems, run)
-        loop.train(problems)
+        train_policy(loop, problems, stop_when=run.stop_when)
 
 
 def cost(params: Params, run: Run, inputs: InfoMap) -> Cost:

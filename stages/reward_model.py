@@ -20,8 +20,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from r1pipe.errors import StageError
+from r1pipe.method_params.preferences import RewardModelParams, RewardModelRun
 from r1pipe.records import Row, messages_from_json
-from r1pipe.rl.params import RewardModelParams, RewardModelRun
 from r1pipe.stage import Context, Input, Inputs
 from r1pipe.text import visible
 
@@ -53,9 +53,9 @@ def run(context: Context, params: Params, run: Run, inputs: Inputs) -> None:
     """Train backbone and head on the preference rows."""
     from r1pipe.models.policy import in_dtype, load_tokenizer, say_dtype
     from r1pipe.models.precision import dtype_of
-    from r1pipe.rl.preference import train_reward_model
-    from r1pipe.rl.reward_model import check_scores, new_reward_model
     from r1pipe.rows import check_columns, read_rows
+    from r1pipe.supervision.reward_model import check_scores, new_reward_model
+    from r1pipe.supervision.training import train_reward_model
     from r1pipe.train.backends import make_engine
 
     tokenizer = load_tokenizer(inputs.path("model"))
@@ -113,7 +113,7 @@ def _fits(texts: Sequence[TokenSequence], max_tokens: int | None) -> bool:
 def _examples(
     rows: list[Row], tokenizer: Tokenizer, params: Params
 ) -> Iterator[tuple[TokenSequence, ...]]:
-    from r1pipe.rl.reward_model import encode_scored
+    from r1pipe.supervision.reward_model import encode_scored
     from r1pipe.train.conversations import Untrainable
 
     if params.objective == "process":
@@ -131,7 +131,7 @@ def _examples(
 
 def _steps_of(row: Row, number: int, tokenizer: Tokenizer) -> tuple[TokenSequence]:
     """Return a text whose trained tokens are the ends of its steps, with their labels."""
-    from r1pipe.rl.steps import encode_steps
+    from r1pipe.supervision.steps import encode_steps
 
     ends = [step["end"] for step in row["steps"]]
     labels = [step["label"] for step in row["steps"]]

@@ -26,8 +26,8 @@ from r1pipe.models.prompts import encode_completion, encode_prompt
 from r1pipe.ranks import ALONE, Ranks
 from r1pipe.records import Rollout, TokenSequence
 from r1pipe.rl.dpo import dpo_loss
-from r1pipe.rl.preference import adjacent
 from r1pipe.settings import Adapter, Optimizer
+from r1pipe.supervision.training import adjacent
 from r1pipe.train.backends import make_engine
 from r1pipe.train.batching import Batching, Layout, MicroBatch, count_loss_tokens, micro_batches
 from r1pipe.train.engine import Engine, Loss

@@ -11,7 +11,7 @@ from tiny import model, objective, rollout, tokenizer, update_policy
 from torch import Tensor
 
 from r1pipe.records import Rollout
-from r1pipe.rl.params import Aggregation
+from r1pipe.settings import Aggregation
 from r1pipe.train.batching import Batching
 from r1pipe.train.engine import TorchEngine
 

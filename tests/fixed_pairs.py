@@ -11,10 +11,10 @@ from fixed_batch import VOCAB, Gradients, policy
 from tiny import tokenizer
 from torch import Tensor
 
+from r1pipe.method_params.preferences import PairAggregation
 from r1pipe.records import TokenSequence
 from r1pipe.rl.dpo import Pair, dpo_loss
-from r1pipe.rl.params import PairAggregation
-from r1pipe.rl.preference import adjacent
+from r1pipe.supervision.training import adjacent
 
 BETA = 0.3
 NUM_PAIRS = 6

@@ -15,16 +15,16 @@ from r1pipe.engine_settings import TrainRun
 from r1pipe.models.policy import load_model
 from r1pipe.ranks import Ranks
 from r1pipe.records import TokenSequence
-from r1pipe.rl.reference import make_reference
-from r1pipe.rl.reward_model import new_reward_model
 from r1pipe.settings import Optimizer
 from r1pipe.stage import Inputs
+from r1pipe.supervision.reward_model import new_reward_model
 from r1pipe.train import deepspeed_setup as setup
 from r1pipe.train.backends import load_trained, make_engine
 from r1pipe.train.batching import Batching, micro_batches
 from r1pipe.train.deepspeed_backend import DeepSpeedSettings
 from r1pipe.train.engine import Loss
 from r1pipe.train.logprobs import token_logprobs
+from r1pipe.train.reference import make_reference
 
 PERSISTENT = 600
 """Parameters up to this size stay whole: norms and the attention's matrices, not the others."""

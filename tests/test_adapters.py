@@ -18,10 +18,10 @@ from r1pipe.models.adapters import add_adapter, merged_weights, without_adapters
 from r1pipe.models.policy import load_model, load_tokenizer
 from r1pipe.models.stored_adapters import is_apart, stored_adapter, whole_folder
 from r1pipe.records import TokenSequence
-from r1pipe.rl.adapter_reference import AdapterReference
 from r1pipe.rows import write_problems, write_rows
 from r1pipe.settings import Adapter, ModelParams, Precision
 from r1pipe.stage import Inputs
+from r1pipe.train.adapter_reference import AdapterReference
 from r1pipe.train.batching import Batching, one_batch
 from r1pipe.train.deepspeed_backend import DeepSpeedSettings
 from r1pipe.train.logprobs import token_logprobs

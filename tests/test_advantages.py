@@ -10,8 +10,8 @@ import torch
 from tiny import advantage_of, rollout
 
 from r1pipe.records import Group, Problem
-from r1pipe.rl.losses import group_advantages
-from r1pipe.rl.rollouts import assign_advantages
+from r1pipe.rl.estimators import ESTIMATORS
+from r1pipe.rl.objective import Credit, group_advantages
 
 
 def group(num_correct: int) -> torch.Tensor:
@@ -64,7 +64,7 @@ def test_rounding_of_a_reward_model_makes_no_whole_advantage() -> None:
         for made, reward in zip(rollouts, rewards, strict=True):
             made.reward, made.rewards = reward, {name: reward}
         groups.append(Group(Problem("p", "t", "?", "a"), rollouts))
-    assign_advantages(groups, "group")
+    Credit(ESTIMATORS["group"]).assign(groups)
     std = ulp * math.sqrt(15) / 16
     rule, model = (advantage_of(g.rollouts[0]) for g in groups)
     assert rule == pytest.approx(ulp * 15 / 16 / (std + 1e-8), rel=1e-6)
@@ -85,7 +85,7 @@ def test_rollouts_get_the_advantages_of_their_own_group() -> None:
         for made, reward in zip(rollouts, rewards, strict=True):
             made.reward = reward
         groups.append(Group(Problem("p", "t", "q", "g"), rollouts))
-    assign_advantages(groups, "group")
+    Credit(ESTIMATORS["group"]).assign(groups)
     # two rewards a distance d apart: mean in the middle, std d/2, so plus and minus one
     found = [[advantage_of(r) for r in g.rollouts] for g in groups]
     assert found[0] == pytest.approx([1.0, -1.0], abs=1e-6)

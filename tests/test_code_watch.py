@@ -86,8 +86,8 @@ def test_unchanged_code_is_not_remarked_on(copy: Copy) -> None:
 
 MUTATIONS = [
     # module, a line, its mutation, a stage that it decides, one that it does not (None: all are)
-    ("rl/losses.py", "torch.minimum", "torch.maximum", "zero", "base"),
-    ("rl/rollouts.py", "random.Random", "random.SystemRandom", "student-rl", "distil"),
+    ("rl/objective.py", "torch.minimum", "torch.maximum", "zero", "base"),
+    ("curricula/order.py", "random.Random", "random.SystemRandom", "student-rl", "distil"),
     ("generate/uniforms.py", "return", "return ", "rejection-sample", "second-sft"),
     ("generate/in_process.py", "temperature", "temperature ", "eval-zero", "base"),
     ("verify/reading/numbers.py", "return", "return ", "zero", "base"),
@@ -159,7 +159,9 @@ def test_code_that_runs_in_a_process_of_its_own_is_watched(copy: Copy) -> None:
 
 
 def test_the_modules_found_without_importing_are_those_that_importing_loads() -> None:
-    script = "import sys, r1pipe.rl.setup; print([n for n in sys.modules if n[:7] == 'r1pipe.'])"
+    script = (
+        "import sys, r1pipe.policies.setup; print([n for n in sys.modules if n[:7] == 'r1pipe.'])"
+    )
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, cwd=ROOT)
     loaded = {f"{name[7:].replace('.', '/')}.py" for name in ast.literal_eval(done.stdout)}
     loaded = {name for name in loaded if (ROOT / "r1pipe" / name).is_file()}  # a package is none

@@ -201,11 +201,13 @@ def test_the_median_baseline_is_a_parameter_that_moves_no_key(checkout: Path) ->
         checkout,
         """
         from r1pipe.records import Group, Problem, Rollout
-        from r1pipe.rl.rollouts import assign_advantages
+        from r1pipe.rl.estimators import ESTIMATORS
+        from r1pipe.rl.objective import Credit
 
         chosen = zero("params.advantage=group-median")
         group = [Rollout([1], [2, 3], reward=reward) for reward in (4.0, 0.0, 0.5, 1.0)]
-        assign_advantages([Group(Problem("p", "t", "?", "a"), group)], chosen.params.advantage)
+        groups = [Group(Problem("p", "t", "?", "a"), group)]
+        Credit(ESTIMATORS[chosen.params.advantage]).assign(groups)
         found = [[each.streams["advantage"] for each in group], zero().key_params()]
         """,
     )

@@ -22,13 +22,7 @@ from tiny import (
     tokenizer,
 )
 
-from r1pipe.errors import Interrupted, StageError
-from r1pipe.generate.protocol import SamplingParams
-from r1pipe.models.prompts import encode_prompt
-from r1pipe.records import FinishReason, Group, Problem, Verdict
-from r1pipe.rewards.completion import Completion
-from r1pipe.rewards.overlong import overlong
-from r1pipe.rl.curricula import (
+from r1pipe.curricula.curricula import (
     R3,
     AdaBack,
     Curriculum,
@@ -40,8 +34,17 @@ from r1pipe.rl.curricula import (
     is_flat,
     shown_frac,
 )
-from r1pipe.rl.rollouts import problem_order, revealed_ids, sample_groups
-from r1pipe.rl.setup import opened
+from r1pipe.curricula.order import problem_order
+from r1pipe.curricula.revealed import revealed_ids
+from r1pipe.errors import Interrupted, StageError
+from r1pipe.generate.protocol import SamplingParams
+from r1pipe.models.prompts import encode_prompt
+from r1pipe.policies.setup import opened
+from r1pipe.policies.training import train_policy
+from r1pipe.records import FinishReason, Group, Problem, Verdict
+from r1pipe.rewards.completion import Completion
+from r1pipe.rewards.overlong import overlong
+from r1pipe.rl.rollouts import sample_groups
 
 META = {"max_chars": MAX_CHARS}
 SOLVED = [
@@ -171,7 +174,7 @@ class Rewarded:
         groups = [
             group(d.problem, 1.0, 0.0 if d.problem.id in self.differing else 1.0) for d in draws
         ]
-        self.run.assign(groups)
+        self.run.credit.assign(groups)
         return groups
 
 
@@ -181,8 +184,8 @@ def kept_of(differing: set[str], max_draws: int = 3) -> tuple[list[str], Any, li
     assert isinstance(curriculum, DynamicSampling)
     rewarded = Rewarded(run, differing)
     run.roll_out = rewarded  # type: ignore[method-assign]
-    groups, metrics = run.roll_out_enough(curriculum.next(0), 0, curriculum)
-    return [each.problem.id for each in groups], metrics, rewarded.asked
+    done = run.roll_out_enough(curriculum.next(0), 0, curriculum)
+    return [each.problem.id for each in done.groups], done.metrics, rewarded.asked
 
 
 def test_flat_groups_are_replaced_by_those_of_more_problems() -> None:
@@ -200,7 +203,7 @@ def test_advantages_of_a_batch_are_those_of_the_groups_that_are_kept() -> None:
     run, curriculum = grpo_of(chosen), made(chosen)
     order = [[p.id for p in batch] for batch in islice(problem_order(SOLVED, 3, 3), 2)]
     run.roll_out = Rewarded(run, {order[0][1], *order[1]})  # type: ignore[method-assign]
-    groups, _ = run.roll_out_enough(curriculum.next(0), 0, curriculum)
+    groups = run.roll_out_enough(curriculum.next(0), 0, curriculum).groups
     # rewards 1 and 0 in each: a mean of 1/2; of the first draw it was 5/6
     found = [[r.streams["advantage"][0] for r in each.rollouts] for each in groups]
     assert found == [[0.5, -0.5]] * 3
@@ -283,7 +286,7 @@ CURRICULA = {
 def train(context: FakeContext, chosen: Any) -> Any:
     policy = model()
     with opened(context, policy, tokenizer(), chosen, RUN) as run:
-        run.train(SOLVED)
+        train_policy(run, SOLVED)
     return policy
 
 

@@ -18,14 +18,14 @@ from torch import Tensor
 from torch.nn.functional import log_softmax, logsigmoid
 
 from r1pipe.errors import ArtifactError, Interrupted, StageError
+from r1pipe.method_params.preferences import PairAggregation
 from r1pipe.models.policy import load_model
 from r1pipe.records import Message, TokenSequence, messages_to_json
 from r1pipe.rl import dpo
 from r1pipe.rl.dpo import Pair, ReferenceSums, dpo_loss
-from r1pipe.rl.params import PairAggregation
-from r1pipe.rl.preference import adjacent
 from r1pipe.rows import write_rows
 from r1pipe.stage import Inputs
+from r1pipe.supervision.training import adjacent
 from r1pipe.train.batching import Batching, one_batch
 from r1pipe.train.engine import TorchEngine
 

@@ -19,11 +19,11 @@ from test_sequence_parallel import on_ranks, threads_exchange
 from tiny import advantage_of, grpo_params, model, rollout, tokenizer, update_policy
 from torch import Tensor
 
+from r1pipe.method_params.policies import Advantage, GrpoParams
 from r1pipe.records import Group, Problem, Rollout
+from r1pipe.rl.credits import subtract_kl
 from r1pipe.rl.estimators import ESTIMATORS, RATIOS, SURROGATES, sequence_means
-from r1pipe.rl.losses import EPS
-from r1pipe.rl.params import Advantage, GrpoParams
-from r1pipe.rl.rollouts import assign_advantages, subtract_kl
+from r1pipe.rl.objective import EPS, Credit
 from r1pipe.train.batching import Batching, micro_batches
 from r1pipe.train.sequence_parallel import split
 
@@ -91,7 +91,7 @@ def test_the_batch_is_that_of_all_groups(tmp_path: Any) -> None:
         for made, reward in zip(rollouts, rewards, strict=True):
             made.reward = reward
         groups.append(Group(Problem("p", "t", "?", "a"), rollouts))
-    assign_advantages(groups, "batch-mean")
+    Credit(ESTIMATORS["batch-mean"]).assign(groups)
     assert [[advantage_of(r) for r in g.rollouts] for g in groups] == [[0.75, -0.25], [-0.25] * 2]
 
 
@@ -225,7 +225,7 @@ def rewarded(rollouts: Sequence[Rollout], estimator: Advantage) -> list[Group]:
         made.reward = float(number in (0, 4, 5))
     asked = Problem("p", "t", "?", "a")
     groups = [Group(asked, list(rollouts[:3])), Group(asked, list(rollouts[3:]))]
-    assign_advantages(groups, estimator)
+    Credit(ESTIMATORS[estimator]).assign(groups)
     return groups
 
 

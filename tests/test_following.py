@@ -17,8 +17,9 @@ from r1pipe.errors import Interrupted
 from r1pipe.generate.following import Followed, Kept
 from r1pipe.generate.protocol import Request, Sampled, SamplingParams
 from r1pipe.launch.stopping import Stopper
+from r1pipe.policies.setup import opened
+from r1pipe.policies.training import train_policy
 from r1pipe.records import FinishReason
-from r1pipe.rl.setup import opened
 
 SAMPLING = SamplingParams(max_tokens=6, logprobs=False)
 REQUESTS = [Request((5 + i % 3, 9), 100 + i, i) for i in range(10)]
@@ -206,7 +207,7 @@ def test_a_rollout_that_is_interrupted_keeps_the_updates_before_it(
 
         monkeypatch.setattr(run, "roll_out", second_fails)
         with pytest.raises(Interrupted, match="by the test"):
-            run.train(problems(12, max_chars=18))
+            train_policy(run, problems(12, max_chars=18))
         latest = context.checkpoints.latest()
         assert latest is not None
         assert latest[0] == 2

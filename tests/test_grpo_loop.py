@@ -23,13 +23,16 @@ from tiny import (
     tokenizer,
 )
 
+from r1pipe.curricula.order import problems_of_rollouts
 from r1pipe.errors import Interrupted, StageError
 from r1pipe.models.prompts import encode_prompt
+from r1pipe.policies import setup
+from r1pipe.policies.setup import opened, usable_problems
+from r1pipe.policies.training import train_policy
 from r1pipe.records import FinishReason, Group, Problem
-from r1pipe.rl import setup
-from r1pipe.rl.grpo import trained_rollouts, with_gradient
-from r1pipe.rl.rollouts import problems_of_rollouts, rollout_metrics
-from r1pipe.rl.setup import opened, usable_problems
+from r1pipe.rewards.metrics import rollout_metrics
+from r1pipe.rl.grpo import Trained
+from r1pipe.rl.objective import trained_rollouts, with_gradient
 from r1pipe.rows import write_problems
 from r1pipe.stage import Inputs
 from r1pipe.train.backends import make_engine
@@ -47,7 +50,7 @@ def train(
     """Train a policy, a fresh one where none is given, and return it."""
     policy = policy or model()
     with opened(context, policy, tokenizer(), chosen, RUN, reward_models) as run:
-        run.train(problems(12, max_chars=MAX_CHARS), general)
+        train_policy(run, problems(12, max_chars=MAX_CHARS), general)
     return policy
 
 
@@ -197,9 +200,9 @@ def one_update(tmp_path: Path, groups: list[Group], **changes: Any) -> tuple[dic
     chosen = grpo_params(minibatches_per_rollout=1, kl_coef=0.0, **changes)
     engine = make_engine(model(), chosen.optimizer, RUN)
     run = grpo_of(chosen, engine, context=context)
-    metrics: Any = rollout_metrics(groups)
+    done = Trained(0, groups, groups, rollout_metrics(groups))
     for minibatch in run.minibatches(groups, 0):
-        metrics = run.update(minibatch, metrics)
+        run.update(minibatch, done)
     return context.logged[0], engine.model
 
 

@@ -13,9 +13,10 @@ import torch
 from tiny import advantage_of, model, objective, rollout, set_advantage, tokenizer, update_policy
 from torch import Tensor
 
+from r1pipe.method_params.policies import GrpoParams
 from r1pipe.records import Rollout
-from r1pipe.rl.losses import grpo_token_loss, k3_kl, token_weights
-from r1pipe.rl.params import GrpoParams
+from r1pipe.rl.objective import grpo_token_loss, k3_kl
+from r1pipe.train.aggregation import token_weights
 from r1pipe.train.batching import Batching, MicroBatch
 from r1pipe.train.engine import TorchEngine
 from r1pipe.train.logprobs import completion_logprobs

@@ -183,7 +183,7 @@ def test_a_walk_follows_what_is_read_from_the_value_where_asked(source: Source) 
 
 
 def test_all_tables_are_there(source: Source) -> None:
-    tables = measure(source, "stages/train.py:run", "params", ["algo"])
+    tables = measure(source, "stages/train.py:run", "stages/train.py:run", "params", ["algo"])
     assert tables["layout"]["modules at the top of the package"] == 2
     assert tables["layout"]["folder circles"] == "algo <-> tools"
     assert tables["folder algo"]["files"] == 4

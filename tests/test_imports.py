@@ -22,10 +22,13 @@ FLOORS = (
     ("engine_settings", "generator_settings"),
     ("verify", "models", "launch"),
     ("tasks", "rewards", "generate", "train", "audit"),
+    ("method_params",),
+    ("curricula", "supervision"),
     ("rl", "candidates", "evaluation"),
+    ("policies",),
     ("rejection", "data", "costs"),
     ("lineage", "pipeline"),
-    ("report",),
+    ("report", "api", "sharing"),
     ("stages", "cli"),
     ("__main__",),
 )
@@ -37,9 +40,9 @@ LIBRARY = {
     *("models", "generate", "train", "rl", "candidates", "rejection", "data", "evaluation"),
 }
 """What stages are made of; the core knows none of it."""
-COMMAND = {"cli", "pipeline", "report", "launch", "lineage", "store", "manifest"}
+COMMAND = {"cli", "api", "sharing", "pipeline", "report", "launch", "lineage", "store", "manifest"}
 """What runs stages and shows results; neither a stage nor what it is made of may know of it."""
-READS_ROWS = {"cli", "lineage"}
+READS_ROWS = {"cli", "api", "lineage"}
 """What of it may load a part of the library when a command needs it."""
 STAGES = sorted((ROOT / "stages").glob("*.py"))
 

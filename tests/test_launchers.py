@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import re
+import shutil
 import subprocess
 import sys
 from importlib.util import find_spec
@@ -14,7 +15,7 @@ import pytest
 from launch_project import Project
 
 from r1pipe.errors import ArtifactError, StageError
-from r1pipe.launch.job import JobFolder
+from r1pipe.launch.job import JobFolder, Report
 from r1pipe.launch.launcher import Child, command_of, first_error, launcher_of
 from r1pipe.launch.rank import launched_as
 from r1pipe.ranks import Launch
@@ -105,6 +106,19 @@ def test_a_run_of_torchrun_uses_its_processes(project: Project) -> None:
     assert done.returncode == 0, done.stderr[-3000:]
     assert (folder / "work" / "out" / "rows" / "sum.txt").read_text() == "15"
     assert "rank 1 of 2 was killed by SIGKILL" in (folder / "error.txt").read_text()
+
+
+def test_a_rank_that_dies_after_its_report_or_after_the_job_is_no_failure(tmp_path: Path) -> None:
+    folder = JobFolder(tmp_path / "job")
+    folder.path.mkdir()
+    folder.write_report(Report(1, "done"))
+    folder.report_death(1, 2, -6)
+    folder.report_death(0, 2, -9)
+    assert [report.status for report in folder.reports()] == ["done", "failed"]
+    assert folder.reports()[1].message.startswith("rank 0 of 2 was killed by SIGKILL")
+    shutil.rmtree(folder.path)
+    folder.report_death(0, 2, -6)
+    assert not folder.path.exists()
 
 
 def test_torchrun_is_asked_for_where_it_does_not_run(project: Project) -> None:

@@ -91,7 +91,8 @@ def test_a_duplicate_key_names_both_places() -> None:
         ("a: .inf", "m.yaml:1:4: .inf is not a finite number"),
         ("a: !foo 3", "m.yaml:1:4: the tag !foo is not supported"),
         ("? [1]\n: 2", "m.yaml:1:3: a key must be plain text"),
-        ("[" * 5000, f"m.yaml:1:{MAX_DEPTH + 2}: the document is too large or nested too deeply"),
+        ("[" * 5000, "m.yaml:1:1001: not YAML: while increasing flow level, exceeded maximum"),
+        ("[" * 500, f"m.yaml:1:{MAX_DEPTH + 2}: the document is too large or nested too deeply"),
     ],
 )
 def test_what_is_not_a_manifest_ends_with_its_place(text: str, mistake: str) -> None:

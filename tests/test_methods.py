@@ -10,7 +10,7 @@ import pytest
 from command import ROOT, Run
 
 from r1pipe.manifest import load_manifest
-from r1pipe.rl.params import OnlineRftParams
+from r1pipe.method_params.policies import OnlineRftParams
 
 PAGE = (ROOT / "docs" / "methods.md").read_text()
 MANIFESTS = sorted((ROOT / "manifests" / "methods").glob("*.yaml"))

@@ -12,8 +12,9 @@ from tiny import FakeContext, grpo_params, model, problems, stage, tokenizer
 
 from r1pipe.errors import StageError
 from r1pipe.models.policy import save_model
+from r1pipe.policies.setup import opened
+from r1pipe.policies.training import train_policy
 from r1pipe.records import TokenSequence
-from r1pipe.rl.setup import opened
 from r1pipe.settings import Optimizer
 from r1pipe.train.batching import Batching, MicroBatch, micro_batches
 from r1pipe.train.engine import Loss, TorchEngine
@@ -88,7 +89,7 @@ def test_in_grpo_a_loss_that_is_nan_names_the_problems_of_its_micro_batch(tmp_pa
 
         grpo.roll_out = roll_out  # type: ignore[method-assign, assignment]
         try:
-            grpo.train(asked)
+            train_policy(grpo, asked)
         except StageError as error:
             assert f"in a micro-batch of problem {poisoned[0]}. The step" in str(error)  # noqa: PT017
             raise

@@ -15,9 +15,10 @@ from tiny import FakeContext, assert_same_weights, model, problems, save_policy,
 from r1pipe.errors import Interrupted, StageError
 from r1pipe.models.policy import new_model, save_model
 from r1pipe.models.tokenizer import train_tokenizer
+from r1pipe.policies.setup import open_teacher, opened
+from r1pipe.policies.training import train_policy
 from r1pipe.records import Rollout
-from r1pipe.rl.rollouts import assign_kl_advantages
-from r1pipe.rl.setup import open_teacher, opened
+from r1pipe.rl.credits import assign_kl_advantages
 
 
 def params(**changes: Any) -> Any:
@@ -69,7 +70,7 @@ def train(context: FakeContext, teacher: Path, chosen: Any) -> Any:
     policy = model(seed=1)
     given = open_teacher(context, teacher, tokenizer(), problems(8), chosen, RUN)
     with opened(context, policy, tokenizer(), chosen.as_grpo(), RUN, teacher=given) as run:
-        run.train(problems(8))
+        train_policy(run, problems(8))
     return policy
 
 

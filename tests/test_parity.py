@@ -26,11 +26,12 @@ from tiny import (
 
 from r1pipe.errors import StageError
 from r1pipe.generate.protocol import Generator, Request, Sampled, SamplingParams
+from r1pipe.method_params.policies import GrpoParams
+from r1pipe.policies.parity import changed, changed_parameters, check_parity, mismatch
+from r1pipe.policies.setup import opened
+from r1pipe.policies.training import train_policy
 from r1pipe.rl import grpo
-from r1pipe.rl.losses import grpo_token_loss, truncated_weights
-from r1pipe.rl.params import GrpoParams
-from r1pipe.rl.parity import changed, changed_parameters, check_parity, mismatch
-from r1pipe.rl.setup import opened
+from r1pipe.rl.objective import grpo_token_loss, truncated_weights
 from r1pipe.train.batching import Batching
 from r1pipe.train.engine import TorchEngine
 from r1pipe.train.logprobs import completion_logprobs
@@ -279,7 +280,7 @@ def test_log_probs_are_computed_again_only_where_several_updates_need_them(
     )
     run = stage("grpo").run_model(max_batch=64)
     with opened(FakeContext(tmp_path), model(), tokenizer(), chosen, run) as made:
-        made.train(problems(8, max_chars=18))
+        train_policy(made, problems(8, max_chars=18))
     assert len(called) == passes
 
 

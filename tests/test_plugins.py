@@ -397,7 +397,7 @@ def test_a_process_that_is_started_meanwhile_has_the_plugins_and_refuses_others(
 
 
 def test_a_plugin_reward_is_a_rollouts_reward(manifest: Path) -> None:
-    from r1pipe.rl.rollouts import rule_rewards
+    from r1pipe.rewards.rules import rule_rewards
 
     weights: Mapping[str, float] = {"accuracy": 1.0, "brevity": 0.5}
     with using(load_plugins([manifest.parent.parent / "plugins" / "brevity.py"])):

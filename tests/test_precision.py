@@ -33,10 +33,10 @@ from r1pipe.manifest import StageNode, load_manifest
 from r1pipe.models.policy import load_model, save_model
 from r1pipe.models.precision import cast_weights, computing
 from r1pipe.records import TokenSequence
-from r1pipe.rl import reward_model
 from r1pipe.rows import write_rows
 from r1pipe.settings import Optimizer, Precision
 from r1pipe.stage import Inputs
+from r1pipe.supervision import reward_model
 from r1pipe.train.backends import make_engine
 from r1pipe.train.batching import Batching
 from r1pipe.train.logprobs import completion_logprobs

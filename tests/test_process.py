@@ -14,13 +14,17 @@ from tiny import FakeContext, grpo_params, model, problems, rollout, save_policy
 
 from r1pipe.chat import render_completion
 from r1pipe.errors import StageError
+from r1pipe.generate.gathering import from_table, to_table
 from r1pipe.models.prompts import encode_prompt
+from r1pipe.policies.setup import opened
+from r1pipe.policies.training import train_policy
 from r1pipe.records import FinishReason, Group, Problem, Rollout, Step, TokenSequence
-from r1pipe.rl.gathering import from_table, to_table
-from r1pipe.rl.reward_model import new_reward_model
-from r1pipe.rl.rollouts import assign_advantages, assign_step_advantages
-from r1pipe.rl.setup import opened
-from r1pipe.rl.steps import (
+from r1pipe.rl.credits import assign_step_advantages
+from r1pipe.rl.estimators import ESTIMATORS
+from r1pipe.rl.objective import Credit
+from r1pipe.stage import Inputs
+from r1pipe.supervision.reward_model import new_reward_model
+from r1pipe.supervision.steps import (
     assign_steps,
     encode_steps,
     in_tokens,
@@ -29,7 +33,6 @@ from r1pipe.rl.steps import (
     rule_steps,
     token_ends,
 )
-from r1pipe.stage import Inputs
 from r1pipe.tasks import arithmetic, parity
 from r1pipe.tasks.table import TASKS
 from r1pipe.tasks.world import Noise
@@ -46,7 +49,7 @@ def advantages_in(steps: list[list[Step]], lengths: list[int]) -> list[list[floa
     rollouts = [rollout([1], [2] * length) for length in lengths]
     for made, each in zip(rollouts, steps, strict=True):
         made.steps = each
-    assign_step_advantages([Group(Problem("p", "t", "?", "a"), rollouts)], "group")
+    assign_step_advantages([Group(Problem("p", "t", "?", "a"), rollouts)], ESTIMATORS["group"])
     return [made.streams["advantage"] for made in rollouts]
 
 
@@ -71,7 +74,10 @@ def test_one_step_at_the_last_token_is_outcome_supervision_to_the_last_bit() -> 
                     one.reward = reward
                     one.steps = [(len(one.completion_ids), reward)] if has_steps else []
                 made.append(Group(Problem("p", "t", "?", "a"), rollouts))
-            (assign_step_advantages if has_steps else assign_advantages)(made, "group")
+            if has_steps:
+                assign_step_advantages(made, ESTIMATORS["group"])
+            else:
+                Credit(ESTIMATORS["group"]).assign(made)
         found = {
             has_steps: [r.streams["advantage"] for g in made for r in g.rollouts]
             for has_steps, made in groups.items()
@@ -296,7 +302,7 @@ def test_a_policy_learns_from_steps_alone(tmp_path: Path, is_packed: bool) -> No
     )
     run = RUN.model_copy(update={"layout": "packed" if is_packed else "padded"})
     with opened(context, model(), tokenizer(), chosen, run, {}, letters) as grpo:
-        grpo.train(problems(12))
+        train_policy(grpo, problems(12))
     found = context.column("reward_steps")
     assert sum(found[-3:]) / 3 > sum(found[:3]) / 3 + 0.1
 

@@ -18,9 +18,9 @@ from r1pipe.generate.protocol import Request, Sampled, SamplingParams
 from r1pipe.models.prompts import encode_prompt
 from r1pipe.records import FinishReason, Problem, Verdict
 from r1pipe.rejection.process_labels import Continuer, label
-from r1pipe.rl.steps import line_ends
 from r1pipe.rows import read_rows, write_problems, write_rows
 from r1pipe.stage import Inputs
+from r1pipe.supervision.steps import line_ends
 from r1pipe.verify import verify_many
 
 VERIFY = "r1pipe.rejection.process_labels.verify_many"

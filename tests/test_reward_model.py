@@ -16,8 +16,9 @@ from r1pipe.chat import render_completion
 from r1pipe.engine_settings import TrainRun
 from r1pipe.errors import Interrupted, StageError
 from r1pipe.records import Problem, TokenSequence
-from r1pipe.rl.preference import adjacent, pairwise_loss, pointwise_loss
-from r1pipe.rl.reward_model import (
+from r1pipe.rows import read_rows, write_rows
+from r1pipe.stage import Inputs
+from r1pipe.supervision.reward_model import (
     check_scores,
     encode_scored,
     new_reward_model,
@@ -25,8 +26,7 @@ from r1pipe.rl.reward_model import (
     scored_text,
     scores,
 )
-from r1pipe.rows import read_rows, write_rows
-from r1pipe.stage import Inputs
+from r1pipe.supervision.training import adjacent, pairwise_loss, pointwise_loss
 from r1pipe.train.batching import one_batch
 from r1pipe.train.engine import LocalForward
 

@@ -24,11 +24,11 @@ from transformers import AutoModelForSequenceClassification
 from r1pipe.engine_settings import TrainRun
 from r1pipe.errors import StageError
 from r1pipe.records import Problem
-from r1pipe.rl.preference import process_loss
-from r1pipe.rl.reward_model import is_reward_model, new_reward_model, reward_function
-from r1pipe.rl.steps import encode_steps, line_ends, process_reward_function, step_scores
 from r1pipe.rows import write_problems, write_rows
 from r1pipe.stage import Inputs
+from r1pipe.supervision.reward_model import is_reward_model, new_reward_model, reward_function
+from r1pipe.supervision.steps import encode_steps, line_ends, process_reward_function, step_scores
+from r1pipe.supervision.training import process_loss
 from r1pipe.train.batching import one_batch
 from r1pipe.train.deepspeed_backend import DeepSpeedSettings
 

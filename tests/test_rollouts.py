@@ -17,20 +17,16 @@ from tiny import (
 )
 
 from r1pipe.chat import boxed, render_completion
+from r1pipe.curricula.curricula import Draw
+from r1pipe.curricula.order import problem_order, problems_of_rollouts
+from r1pipe.generate.gathering import from_table, to_table
 from r1pipe.generate.in_process import TransformersGenerator
 from r1pipe.generate.protocol import SamplingParams
 from r1pipe.records import FinishReason, Group, Rollout, Verdict
 from r1pipe.rewards.completion import Completion
-from r1pipe.rl.curricula import Draw
-from r1pipe.rl.gathering import from_table, to_table
-from r1pipe.rl.rollouts import (
-    problem_order,
-    problems_of_rollouts,
-    rollout_metrics,
-    rule_rewards,
-    sample_groups,
-    score_groups,
-)
+from r1pipe.rewards.metrics import rollout_metrics
+from r1pipe.rewards.rules import rule_rewards
+from r1pipe.rl.rollouts import sample_groups, score_groups
 
 PAD = tokenizer().pad_token_id
 

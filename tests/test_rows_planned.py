@@ -18,10 +18,10 @@ from r1pipe.errors import ArtifactError, SourceError, StageError
 from r1pipe.manifest import Manifest, Origin, SourceNode, load_manifest
 from r1pipe.pipeline.looking import look_at_sources
 from r1pipe.records import Message, Row
-from r1pipe.rl.reward_model import encode_scored
 from r1pipe.rows import read_rows, write_rows
 from r1pipe.stage import Inputs
 from r1pipe.store.store import Store
+from r1pipe.supervision.reward_model import encode_scored
 
 ASK, SAY = {"role": "user", "content": "2+3?"}, {"role": "assistant", "content": "5"}
 SYSTEM = {"role": "system", "content": "Be brief."}

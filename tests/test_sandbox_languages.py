@@ -14,7 +14,7 @@ from r1pipe.errors import StageError
 from r1pipe.records import Problem, Verdict
 from r1pipe.regular import UnfitError, parse_json
 from r1pipe.rewards.completion import Completion
-from r1pipe.rl.rollouts import rule_rewards
+from r1pipe.rewards.rules import rule_rewards
 from r1pipe.sandbox import landlock, seccomp, strength
 from r1pipe.sandbox.layers import LOST, NAMESPACES, REQUIRED
 from r1pipe.sandbox.runners import RUNNERS, is_runnable

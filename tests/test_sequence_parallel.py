@@ -20,7 +20,7 @@ from transformers import AttentionInterface
 
 from r1pipe.errors import StageError
 from r1pipe.records import TokenSequence
-from r1pipe.rl.reward_model import new_reward_model, scores
+from r1pipe.supervision.reward_model import new_reward_model, scores
 from r1pipe.train import logprobs, sequence_parallel
 from r1pipe.train.batching import Batching, MicroBatch, SequenceShard, micro_batches, one_batch
 from r1pipe.train.deepspeed_backend import DeepSpeedSettings

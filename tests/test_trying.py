@@ -7,10 +7,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from command import Run
+from fake_project import make_project
 from store_world import QuietConsole, kind, manifest, write_number
 from store_world import stage as node_of
 from tiny import problems, save_policy, stage
 
+from r1pipe.cli import trying
 from r1pipe.cli.trying import Trial, trial_lines, trials_of
 from r1pipe.errors import ArtifactError, ManifestError, StageError
 from r1pipe.manifest import StageNode
@@ -150,3 +153,21 @@ def test_an_input_of_an_input_may_be_gone(tmp_path: Path) -> None:
     store.set_artifact_aside(result.stages["middle"].record.artifact_id)
     with pytest.raises(ArtifactError, match="rl: needs base, middle, not built"):
         stage_with_inputs(made, Store(store.root), "rl")
+
+
+def test_before_builds_what_is_not_there_and_says_in_a_line_that_all_is(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, r1pipe: Run
+) -> None:
+    make_project(tmp_path)
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.delenv("R1PIPE_STORE", raising=False)
+    monkeypatch.setattr(trying, "KINDS", ("join",))
+    monkeypatch.setattr(trying, "trials_of", lambda *_: [Trial("row 1", "a", "b", 1)])
+    small = ("try", "joined", "--manifest", "manifests/small.yaml")
+    assert r1pipe(*small)[0] != 0
+    code, out, err = r1pipe(*small, "--before")
+    assert code == 0, err
+    assert out.startswith("[1] row 1")
+    assert "numbers: starts" in err
+    assert r1pipe(*small, "--before") == (0, out, "joined: all that it reads is in the store\n")
+    assert r1pipe(*small) == (0, out, "")

@@ -18,8 +18,8 @@ from tiny import rollout, stage
 from r1pipe.chat import boxed, render_completion, split_completion
 from r1pipe.records import Group, Problem
 from r1pipe.rewards.table import REWARDS
-from r1pipe.rl.losses import token_weights
 from r1pipe.rl.rollouts import score_groups
+from r1pipe.train.aggregation import token_weights
 from r1pipe.verify.reading.extract import extract_answer
 
 MISTAKES = {

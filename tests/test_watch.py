@@ -18,17 +18,18 @@ from tiny import (
 )
 
 from r1pipe.errors import Paused
+from r1pipe.method_params.policies import StopWhen
+from r1pipe.policies.setup import opened
+from r1pipe.policies.training import train_policy
+from r1pipe.policies.watch import Watch
 from r1pipe.records import FinishReason, Group, Problem, Rollout, Verdict
-from r1pipe.rl.params import StopWhen
-from r1pipe.rl.setup import opened
-from r1pipe.rl.watch import Watch
 
 PROBLEM = Problem("p1", "arithmetic", "what is 1 + 1?", "2")
 
 
 def watch(num_steps: int = 40, **limits: Any) -> Watch:
     chosen = grpo_params(num_steps=num_steps, rewards={"accuracy": 1.0, "format": 1.0})
-    made = Watch(chosen, StopWhen(**limits))
+    made = Watch(chosen.num_steps, chosen.max_tokens, chosen.format, StopWhen(**limits))
     made.groups = [group("so <think>2", "length"), group("\\boxed{3}", "stop", Verdict.WRONG)]
     return made
 
@@ -81,7 +82,6 @@ def test_problems_that_are_all_solved_are_called_too_easy() -> None:
 
 def test_a_run_of_three_updates_is_warned_after_all_three() -> None:
     made = watch(num_steps=4)
-    made.params = made.params.model_copy(update={"num_steps": 4})
     for number in range(4):
         made.take(metrics(flat_group_frac=1.0))
         assert len(made.new_warnings()) == (number == 3)
@@ -161,7 +161,7 @@ def train(context: FakeContext, chosen: Any, **stop_when: Any) -> Any:
     run = stage("grpo").run_model(max_batch=64, stop_when=StopWhen(**stop_when))
     policy = model()
     with opened(context, policy, tokenizer(), chosen, run) as grpo:
-        grpo.train(problems(12, max_chars=MAX_CHARS))
+        train_policy(grpo, problems(12, max_chars=MAX_CHARS), stop_when=run.stop_when)
     return policy
 
 

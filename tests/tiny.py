@@ -20,15 +20,17 @@ from r1pipe.errors import Interrupted
 from r1pipe.generate.in_process import TransformersGenerator
 from r1pipe.generate.protocol import Request, Sampled, SamplingParams
 from r1pipe.manifest.kinds import load_kinds
+from r1pipe.method_params.policies import GrpoParams
 from r1pipe.models.policy import new_model, save_model
 from r1pipe.models.prompts import encode_prompt
 from r1pipe.models.tokenizer import train_tokenizer
 from r1pipe.ranks import ALONE
 from r1pipe.records import FinishReason, Problem, Rollout, TokenSequence, json_lines
-from r1pipe.rl.grpo import Grpo
-from r1pipe.rl.params import Aggregation, GrpoParams
-from r1pipe.settings import Optimizer, Precision
+from r1pipe.rl.credits import credit_of
+from r1pipe.rl.grpo import Grpo, Trained
+from r1pipe.settings import Aggregation, Optimizer, Precision
 from r1pipe.stage import Checkpoints
+from r1pipe.supervision.steps import rule_steps
 from r1pipe.tasks import corpus
 from r1pipe.tasks.table import TASKS
 from r1pipe.tasks.world import Noise, sample_problems
@@ -214,7 +216,8 @@ def grpo_of(
     context = context or FakeContext(Path(tempfile.mkdtemp()))
     trainer = Trainer(context, engine, chosen.optimizer, chosen.num_steps)
     batching = batching or Batching(4096, "padded", tokenizer().pad_token_id)
-    return Grpo(context, chosen, tokenizer(), batching, trainer, sampler, None)
+    credit = credit_of(chosen, tokenizer(), rule_steps, None, batching)
+    return Grpo(context, chosen, tokenizer(), batching, trainer, sampler, None, credit)
 
 
 def update_policy(
@@ -233,7 +236,7 @@ def update_policy(
     for name, rows in (("reference_logprobs", reference_rows), ("old_logprobs", old_rows)):
         for each, row in zip(made, rows or [], strict=bool(rows)):
             each.streams[name] = list(row)
-    run.update(made, {})
+    run.update(made, Trained(0, [], [], {}))
     logged: Any = run.context
     (row,) = logged.logged
     return {n: v for n, v in row.items() if n not in ("step", "lr", "tokens_per_s")}

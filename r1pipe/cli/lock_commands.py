@@ -16,7 +16,6 @@ from r1pipe.cli.options import (
     StoreOption,
     command_group,
     load,
-    open_store,
     print_json,
 )
 from r1pipe.cli.printing import say, say_lines
@@ -40,9 +39,10 @@ def lock(
     """Write a lock: every stage's key and artifact, so that others can reproduce them."""
     from r1pipe.pipeline.lock import lock_path, make_lock, write_lock
 
-    loaded = load(manifest, profile, overrides)
+    project = load(manifest, profile, overrides, store)
+    loaded = project.manifest
     path = output or lock_path(loaded.path, loaded.profile)
-    made = make_lock(loaded, open_store(store, manifest), path)
+    made = make_lock(loaded, project.opened, path)
     write_lock(made, path)
     say(f"{path}: {len(made.stages)} stages; 'r1pipe reproduce {path}' runs and compares them")
 
@@ -64,16 +64,15 @@ def reproduce(
     from r1pipe.pipeline.lock import check_recipe, read_lock
     from r1pipe.pipeline.reproduction import certify
     from r1pipe.pipeline.resolution import Resolver
-    from r1pipe.pipeline.run import run
-    from r1pipe.store.store import Store
 
     path = find_manifest(lock)
     locked = read_lock(path)
-    loaded = load(path.parent / locked.manifest, locked.profile, locked.overrides)
-    opened = Store(store or project_root(lock) / "reproduced")
+    root = store or project_root(lock) / "reproduced"
+    project = load(path.parent / locked.manifest, locked.profile, locked.overrides, root)
+    loaded, opened = project.manifest, project.opened
     check_recipe(locked, loaded, Resolver(loaded, opened))
     with redirect_stdout(sys.stderr):  # libraries print, and stdout is for what was asked for
-        result = run(loaded, opened, make_console())
+        result = project.run(console=make_console())
     found = certify(locked, result, opened)
     if as_json:
         print_json(found.to_json())

@@ -11,7 +11,7 @@ import typer
 from r1pipe.cli.printing import print_json as print_json
 
 if TYPE_CHECKING:
-    from r1pipe.manifest import Manifest
+    from r1pipe.api.project import Project
     from r1pipe.store.store import Store
 
 DEFAULT_MANIFEST = Path("manifests/r1.yaml")
@@ -57,8 +57,10 @@ def store_folder(store: Path | None, manifest: Path = DEFAULT_MANIFEST) -> Path:
     return store or default_store(manifest)
 
 
-def load(path: Path, profile: str | None, overrides: list[str] | None) -> "Manifest":
-    """Return a resolved manifest."""
-    from r1pipe.manifest import load_manifest
+def load(
+    path: Path, profile: str | None, overrides: list[str] | None, store: Path | None
+) -> "Project":
+    """Return a resolved manifest with its store."""
+    from r1pipe.api.project import load
 
-    return load_manifest(path, profile=profile, overrides=overrides or ())
+    return load(path, profile=profile, sets=overrides or (), store=store)

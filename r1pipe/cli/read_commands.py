@@ -22,9 +22,9 @@ from r1pipe.cli.printing import say, say_lines
 from r1pipe.errors import ArtifactError
 
 if TYPE_CHECKING:
+    from r1pipe.api.results import Result, Results
     from r1pipe.manifest import Manifest
     from r1pipe.pipeline.planning import Plan
-    from r1pipe.store.actions import ActionRecord
     from r1pipe.store.store import Store
 
 app = command_group()
@@ -46,20 +46,16 @@ def plan(
 ) -> None:
     """Say what a run would do, why, and what it will cost."""
     from r1pipe.cli.console import plan_lines, source_lines
-    from r1pipe.costs.report import stage_costs
-    from r1pipe.pipeline import planning
 
-    loaded = load(manifest, profile, overrides)
-    opened = open_store(store, manifest)
-    found = planning.plan(loaded, opened)
+    project = load(manifest, profile, overrides, store)
+    found = project.plan()
     if probe:
         from r1pipe.pipeline import probe as probing
 
-        probing.probe(loaded)
-    names = [stage.name for stage in found.stages if stage.builds]
-    cost = stage_costs(loaded, opened, found.records, names, price)
+        probing.probe(project.manifest)
+    cost = project.costs(found, price)
     if as_json:
-        print_json(_plan_json(loaded, found) | {"costs": cost.to_json()})
+        print_json(_plan_json(project.manifest, found) | {"costs": cost.to_json()})
     else:
         say_lines([*plan_lines(found), *source_lines(found), *cost.lines()])
 
@@ -90,49 +86,51 @@ def show(
     as_json: JsonOption = False,
 ) -> None:
     """Show all artifacts, or everything about one."""
+    from r1pipe.api.results import Results
+
     opened = open_store(store)
+    results = Results(opened)
     if name is None:
-        _show_all(opened.records(), as_json)
+        _show_all(results, as_json)
         return
-    record = None if attempt else _record_of(opened, name)
-    if record is None:
+    result = None if attempt else _result_of(results, opened, name)
+    if result is None:
         _show_attempt(opened, name, as_json)
         return
     if row is not None or why_not is not None:
         from r1pipe.cli import rows_view
 
-        rows_view.print_row(opened, record, row, why_not, as_json)
+        rows_view.print_row(opened, result.record, row, why_not, as_json)
     elif lineage:
-        _show_lineage(opened, record, as_json)
+        _show_lineage(result, opened, as_json)
     else:
-        _show_record(opened, record, as_json)
+        _show_result(result, opened, as_json)
 
 
-def _show_lineage(opened: "Store", record: "ActionRecord", as_json: bool) -> None:
-    from r1pipe.cli import views
-
-    records = opened.known()
+def _show_lineage(result: "Result", opened: "Store", as_json: bool) -> None:
     if as_json:
-        print_json(views.lineage_json(record, records))
-    else:
-        say_lines(views.lineage_lines(record, records))
-
-
-def _show_record(opened: "Store", record: "ActionRecord", as_json: bool) -> None:
-    from r1pipe.cli import views
-
-    if as_json:
-        print_json(views.record_json(record, opened))
+        print_json(result.lineage())
         return
-    say(views.record_text(record, opened))
-    if opened.attempts(record.stage_name):
-        say(f"\nan attempt at it is not finished: r1pipe show {record.stage_name} --attempt")
+    from r1pipe.cli import views
+
+    say_lines(views.lineage_lines(result.record, opened.known()))
 
 
-def _record_of(store: "Store", name: str) -> "ActionRecord | None":
-    """Return the record that a name stands for; None if there is only an attempt at it."""
+def _show_result(result: "Result", opened: "Store", as_json: bool) -> None:
+    if as_json:
+        print_json(result.show())
+        return
+    from r1pipe.cli import views
+
+    say(views.record_text(result.record, opened))
+    if opened.attempts(stage := result.record.stage_name):
+        say(f"\nan attempt at it is not finished: r1pipe show {stage} --attempt")
+
+
+def _result_of(results: "Results", store: "Store", name: str) -> "Result | None":
+    """Return the result that a name stands for; None if there is only an attempt at it."""
     try:
-        return store.resolve(name)
+        return results[name]
     except ArtifactError:
         if store.attempts(name):
             return None
@@ -151,13 +149,13 @@ def _show_attempt(store: "Store", name: str, as_json: bool) -> None:
         say(attempt_text(store, found[-1]))
 
 
-def _show_all(records: "list[ActionRecord]", as_json: bool) -> None:
+def _show_all(results: "Results", as_json: bool) -> None:
+    if as_json:
+        print_json(results.show())
+        return
     from r1pipe.cli import views
 
-    if as_json:
-        print_json([views.summary_json(record) for record in records])
-    else:
-        say(views.table_text(records))
+    say(views.table_text([result.record for result in results]))
 
 
 @app.command()
@@ -172,8 +170,8 @@ def why(
     """Say why a stage runs or not: what changed, and where."""
     from r1pipe.pipeline.why import explain
 
-    loaded = load(manifest, profile, overrides)
-    explanation = explain(loaded, open_store(store, manifest), name)
+    project = load(manifest, profile, overrides, store)
+    explanation = explain(project.manifest, project.opened, name)
     if as_json:
         print_json(explanation.to_json())
     else:

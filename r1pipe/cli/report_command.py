@@ -14,7 +14,6 @@ from r1pipe.cli.options import (
     StoreOption,
     command_group,
     load,
-    open_store,
 )
 from r1pipe.cli.printing import complain, say
 
@@ -42,7 +41,8 @@ def report(
     from r1pipe.report.page import render
     from r1pipe.store.disk import place_text
 
-    loaded, opened = load(manifest, profile, overrides), open_store(store, manifest)
+    project = load(manifest, profile, overrides, store)
+    loaded, opened = project.manifest, project.opened
     if watch:
         from r1pipe.report.serving import serve
 

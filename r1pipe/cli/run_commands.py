@@ -23,7 +23,6 @@ from r1pipe.cli.options import (
     YesOption,
     command_group,
     load,
-    open_store,
     print_json,
 )
 from r1pipe.cli.printing import say_lines
@@ -31,6 +30,7 @@ from r1pipe.errors import ArtifactError
 from r1pipe.keys import JsonObject
 
 if TYPE_CHECKING:
+    from r1pipe.api.project import Project
     from r1pipe.manifest import Manifest
     from r1pipe.pipeline.planning import Plan
     from r1pipe.pipeline.run import RunResult
@@ -67,43 +67,47 @@ def run_stages(  # noqa: PLR0913 - options of one command
 ) -> None:
     """Run the selected stages, then print the scoreboard if there is one.
 
-    `selection` is that of `run_manifest`, and `resume`; the other parameters are options of every
+    `selection` is that of `Project.run`, and `resume`; the other parameters are options of every
     command made by `running`.
     """
     from r1pipe.cli.console import make_console
-    from r1pipe.pipeline.run import run as run_manifest
 
-    loaded, opened = load(manifest, profile, overrides), open_store(store, manifest)
+    project = load(manifest, profile, overrides, store)
     resume = selection.pop("resume", False)
+    ask = ask_before(project.manifest, yes)
 
     def after_plan(found: "Plan") -> None:
         if resume:
             _check_resumable(found)
-        if not yes and loaded.profile not in QUICK_PROFILES:
-            _ask(found)
+        ask(found)
 
     selection["checkpoint_every_s"] = checkpoint_every
     if locked:
-        selection["check"] = _check_of_lock(loaded, opened)
+        selection["check"] = _check_of_lock(project.manifest, project.opened)
     with redirect_stdout(sys.stderr):  # libraries print, and stdout is for what was asked for
-        result = run_manifest(loaded, opened, make_console(after_plan), **selection)
+        result = project.run(console=make_console(after_plan), **selection)
     if as_json:
-        print_json(_result_json(loaded, opened, result))
+        print_json(_result_json(project.manifest, project.opened, result))
     elif (board := _scoreboard(result)) is not None:
-        _print_board(board, opened)
+        _print_board(board, project.opened)
 
 
-def build_before(manifest: "Manifest", store: "Store", name: str, yes: bool) -> None:
+def build_before(project: "Project", name: str, yes: bool) -> None:
     """Build all that a stage reads; ask first if it may be much."""
     from r1pipe.cli.console import make_console
-    from r1pipe.pipeline.run import run as run_manifest
+
+    with redirect_stdout(sys.stderr):
+        project.run(console=make_console(ask_before(project.manifest, yes)), before=name)
+
+
+def ask_before(manifest: "Manifest", yes: bool) -> "Callable[[Plan], None]":
+    """Return what is done with a plan before its run: ask first if it may be much."""
 
     def after_plan(found: "Plan") -> None:
         if not yes and manifest.profile not in QUICK_PROFILES:
             _ask(found)
 
-    with redirect_stdout(sys.stderr):
-        run_manifest(manifest, store, make_console(after_plan), before=name)
+    return after_plan
 
 
 def _check_of_lock(manifest: "Manifest", store: "Store") -> "Callable[[str, ActionRecord], None]":

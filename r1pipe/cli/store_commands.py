@@ -193,16 +193,17 @@ def import_(
     """
     from r1pipe.store.importing import import_all
 
-    loaded = None if verify is None else load(manifest, profile, overrides)
     opened = open_store(store)
+    project = None if verify is None else load(manifest, profile, overrides, opened.root)
     record, above = import_all(opened, source)
     lines = [f"imported {_label(record)}"]
-    if loaded is not None and verify is not None:
+    if project is not None and verify is not None:
         from r1pipe.cli.console import make_console
         from r1pipe.pipeline.verifying import verify_import
 
         with redirect_stdout(sys.stderr):
-            made = verify_import(loaded, opened, make_console(), [record, *above], verify)
+            args = project.manifest, opened, make_console(), [record, *above], verify
+            made = verify_import(*args)
         lines.append(f"{_label(made)}: built again, the same bytes")
     _print(_row(record) | {"verified": verify}, lines, as_json)
 
@@ -219,6 +220,6 @@ def _label(record: "ActionRecord") -> str:
 
 
 def _row(record: "ActionRecord") -> dict[str, object]:
-    from r1pipe.cli.views import summary_json
+    from r1pipe.api.documents import summary
 
-    return summary_json(record)
+    return dict(summary(record))

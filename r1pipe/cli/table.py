@@ -13,6 +13,7 @@ from typer.main import get_group
 MODULES = {
     "run": "run_commands",
     "stage": "run_commands",
+    "ablate": "ablate_command",
     "try": "try_command",
     "plan": "read_commands",
     "show": "read_commands",
@@ -28,6 +29,7 @@ MODULES = {
     "tag": "store_commands",
     "export": "store_commands",
     "import": "store_commands",
+    "push": "sharing_commands",
     "verify": "verify_commands",
     "audit": "verify_commands",
     "doctor": "doctor",

@@ -17,10 +17,10 @@ from r1pipe.cli.options import (
     YesOption,
     command_group,
     load,
-    open_store,
     print_json,
 )
-from r1pipe.cli.printing import say_lines
+from r1pipe.cli.printing import complain, say_lines
+from r1pipe.errors import ArtifactError
 
 app = command_group()
 
@@ -47,12 +47,20 @@ def try_stage(  # noqa: PLR0913 - options of one command
     from r1pipe.pipeline.planning import check_names
     from r1pipe.plugins.tables import using
 
-    loaded, opened = load(manifest, profile, overrides), open_store(store, manifest)
+    project = load(manifest, profile, overrides, store)
+    loaded, opened = project.manifest, project.opened
     check_names(loaded, [name])
     check_can_try(loaded.stages[name])
-    if before:
-        build_before(loaded, opened, name, yes)
-    node, inputs = stage_with_inputs(loaded, opened, name)
+    try:
+        node, inputs = stage_with_inputs(loaded, opened, name)
+    except ArtifactError:
+        if not before:
+            raise
+        build_before(project, name, yes)
+        node, inputs = stage_with_inputs(loaded, opened, name)
+    else:
+        if before:
+            complain(f"{name}: all that it reads is in the store")
     prepare_process()
     with redirect_stdout(sys.stderr), using(loaded.plugins, node.plugins):
         trials = trials_of(node, inputs, problems)

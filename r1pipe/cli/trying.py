@@ -157,7 +157,7 @@ def _problems(inputs: Inputs, count: int) -> list[Problem]:
 def _trial(group: Group, tokenizer: Tokenizer, values: JsonObject, fmt: Format) -> Trial:
     from r1pipe.audit.reasons import reason_of
     from r1pipe.rewards.completion import Completion
-    from r1pipe.rl.rollouts import rule_rewards
+    from r1pipe.rewards.rules import rule_rewards
     from r1pipe.verify import verify_many
     from r1pipe.verify.reading.recast import recast
 

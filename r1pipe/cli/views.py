@@ -1,4 +1,4 @@
-"""Views of the store: all artifacts, one of them, and its lineage, as text or JSON.
+"""Views of the store: all artifacts, one of them, and its lineage, as text.
 
 Text that a model wrote is shown with its control characters written out, never acted on.
 """
@@ -7,13 +7,12 @@ from __future__ import annotations
 
 import json
 import shutil
-from collections import deque
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict
 from typing import TYPE_CHECKING
 
+from r1pipe.api.documents import directory
 from r1pipe.cli.scores_view import score_lines
-from r1pipe.costs.report import actual_values, compared_lines
+from r1pipe.costs.report import compared_lines
 from r1pipe.lineage.records import Edge, Lineage, Node, link_text
 from r1pipe.text import (
     format_bytes,
@@ -77,23 +76,6 @@ def record_text(record: Record, store: Store) -> str:
     return "\n\n".join(section for section in sections if section)
 
 
-def record_json(record: Record, store: Store) -> dict[str, object]:
-    """Return one artifact as a JSON document."""
-    actual = actual_values(record, store) if "predicted" in record.facts else None
-    return asdict(record) | {
-        "actual": actual,
-        "directory": _directory(record, store),
-        "metrics": [dict(row) for row in store.metrics(record)],
-        "samples": [dict(row) for row in store.samples(record)],
-    }
-
-
-def summary_json(record: Record) -> dict[str, object]:
-    """Return one line of the table as JSON values."""
-    names = ("stage_name", "kind", "artifact_id", "key", "created", "seconds", "manifest_name")
-    return {name: getattr(record, name) for name in names} | {"profile": record.profile}
-
-
 def metric_lines(rows: Sequence[Mapping[str, object]]) -> list[str]:
     """Return each metric's first, last, least and greatest value with its curve."""
     curves: dict[str, list[float]] = {}
@@ -138,33 +120,6 @@ def lineage_lines(record: Record, records: Sequence[Record]) -> list[str]:
     return lines
 
 
-def lineage_json(record: Record, records: Sequence[Record]) -> dict[str, object]:
-    """Return an artifact's lineage as JSON values: every edge once, nearest first."""
-    graph = Lineage(records)
-    return {
-        "artifact": summary_json(record),
-        "made_from": _edges(record, graph.above),
-        "used_by": _edges(record, graph.below),
-    }
-
-
-def _edges(record: Record, after: After) -> list[dict[str, object]]:
-    edges: list[dict[str, object]] = []
-    seen, waiting = {record.key}, deque([record])
-    while waiting:
-        node = waiting.popleft()
-        for name, other in after(node):
-            edge = {"of": node.artifact_id, "input": name}
-            if isinstance(other, Mapping):
-                edges.append(edge | dict(other))
-                continue
-            edges.append(edge | summary_json(other))
-            if other.key not in seen:
-                seen.add(other.key)
-                waiting.append(other)
-    return edges
-
-
 def _branches(record: Record, after: After, indent: str) -> list[str]:
     """Return the tree below a record; what was shown before is not unfolded again."""
     lines: list[str] = []
@@ -203,13 +158,9 @@ def _heading(record: Record, store: Store) -> str:
         ("took", format_duration(record.seconds)),
         ("size", format_bytes(record.size)),
         ("peak memory", format_bytes(record.peak_rss_bytes)),
-        ("directory", _directory(record, store) or GONE),
+        ("directory", directory(record, store) or GONE),
     ]
     return "\n".join(table_lines(rows))
-
-
-def _directory(record: Record, store: Store) -> str | None:
-    return str(store.artifact_dir(record.artifact_id)) if store.has_artifact(record) else None
 
 
 def warnings_of(record: Record) -> list[str]:

@@ -14,6 +14,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from r1pipe.costs import memory, rates, sources
+from r1pipe.costs.hints import hints
 from r1pipe.costs.models import model_from_config
 from r1pipe.costs.work import (
     NOTHING,
@@ -39,12 +40,6 @@ START_S = Range(0.3, 6.0)
 """Importing what a stage needs, loading and saving a model."""
 LIGHT_START_S = Range(0.0, 0.5)
 """The same, of a stage without a model."""
-LARGE_MODEL = 50_000_000
-"""Parameters from which the arithmetic of a CPU takes most of the time."""
-BFLOAT16_HINT = (
-    "this processor multiplies in bfloat16, which trains a model of this size about three times as"
-    " fast as float32; set params.precision: bfloat16"
-)
 ASSUMED_GPU_BYTES = 80 * 10**9
 ROW_FACTS = (("rows",), ("num_rows",), ("reasoning_rows", "general_rows"))
 """Notes of finished stages that say how many rows they wrote."""
@@ -179,7 +174,10 @@ class Estimator:
             device=device,
             devices=max(place.processes for place in places),
             assumes=(*cost.assumes, *sorted(assumed)),
-            warnings=(*self._too_large(peak, device), *self._too_precise(cost)),
+            warnings=(
+                *self._too_large(peak, device),
+                *hints(cost, has_bfloat16=self.machine.has_bfloat16),
+            ),
         )
 
     def _peak(self, cost: Cost, device: str) -> Range:
@@ -209,19 +207,6 @@ class Estimator:
         what = "this machine" if device.startswith("cpu") else "a GPU"
         advice = "lower run.micro_batch_tokens or run.max_batch, or divide it (run.engine)"
         return (f"does not fit the {format_bytes(room)} of {what}; {advice}",)
-
-    def _too_precise(self, cost: Cost) -> tuple[str, ...]:
-        works = [(work.model, work.where) for work in cost.training]
-        works += [(work.model, work.where) for work in cost.sampling]
-        if self.machine.has_bfloat16 and any(
-            model.num_parameters >= LARGE_MODEL
-            and where.device.startswith("cpu")
-            and not where.is_bf16
-            and not where.is_server
-            for model, where in works
-        ):
-            return (BFLOAT16_HINT,)
-        return ()
 
 
 def _largest(ranges: Iterable[Range]) -> Range:

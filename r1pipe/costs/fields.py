@@ -17,6 +17,7 @@ class Trains(Protocol):
     """Run settings of a stage that trains."""
 
     device: str
+    workers: int | None
     engine: EngineSettings
 
 
@@ -24,6 +25,7 @@ class Samples(Protocol):
     """Run settings of a stage that samples."""
 
     device: str
+    workers: int | None
     max_batch: int
     generator: GeneratorSettings
 

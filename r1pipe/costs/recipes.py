@@ -26,6 +26,7 @@ from r1pipe.costs.work import (
     Training,
 )
 from r1pipe.settings import Adapter, Placement, World
+from r1pipe.workers import num_workers
 
 TASK_TOKENS: Mapping[str, tuple[float, float]] = {
     # task: prompt and completion (thought, answer and summary) in the chat format
@@ -130,12 +131,15 @@ def imported_rows(data: DatasetInfo | RowsInfo, wanted: int | None) -> RowsInfo:
 
 def training_place(params: fields.Computes, run: fields.Trains) -> Placement:
     """Return where a stage trains."""
-    return run.engine.place(run.device, params.precision)
+    place = run.engine.place(run.device, params.precision)
+    return replace(place, threads=num_workers(run.workers, run.device))
 
 
 def sampling_place(params: fields.Computes, run: fields.Samples) -> Placement:
     """Return where a stage samples."""
-    return run.generator.place(run.device, params.precision)
+    place = run.generator.place(run.device, params.precision)
+    is_shared = run.generator.samples_policy  # else it is not these threads that sample
+    return replace(place, threads=num_workers(run.workers, run.device) if is_shared else 1)
 
 
 def batch_limit(run: fields.Samples) -> int:

@@ -20,6 +20,7 @@ FORM = {
 """Measure of the completions -> its column."""
 _AT_K = re.compile(r"(pass|maj)@([0-9]+)")
 _TASK = "pass@1 "
+_BOUGHT = "What each stage bought (paired difference, 95 % interval; * excludes zero)"
 _ROUGH = "rough intervals, of few problems"
 
 
@@ -38,7 +39,7 @@ def tables(board: JsonObject) -> list[BoardTable]:
     values: Mapping[str, JsonObject] = board["values"]
     models = [name for name in board["models"] if values.get(name)]
     benchmarks = _union(values[name] for name in models)
-    made = [_scores(board, models, benchmarks), _paired(board)] if benchmarks else []
+    made = [scores_table(board), paired_table(board, _BOUGHT)] if benchmarks else []
     for benchmark in benchmarks:
         by_model = {name: values[name].get(benchmark, {}) for name in models}
         measures = _union(by_model.values())
@@ -59,8 +60,10 @@ def tables(board: JsonObject) -> list[BoardTable]:
     return [table for table in made if len(table.header) > 1 and table.rows]
 
 
-def _scores(board: JsonObject, models: Sequence[str], benchmarks: Sequence[str]) -> BoardTable:
+def scores_table(board: JsonObject) -> BoardTable:
     """Return pass@1 of every benchmark, and its other scores of single problems."""
+    models = [name for name in board["models"] if board["values"].get(name)]
+    benchmarks = _union(board["values"][name] for name in models)
     rows: dict[str, JsonObject] = {}
     for name in models:
         row: JsonObject = {}
@@ -112,8 +115,8 @@ def _extent(value: JsonObject | None) -> float:
     return max((abs(n) for n in numbers if isinstance(n, int | float)), default=0.0)
 
 
-def _paired(board: JsonObject) -> BoardTable:
-    title = "What each stage bought (paired difference, 95 % interval; * excludes zero)"
+def paired_table(board: JsonObject, title: str) -> BoardTable:
+    """Return the paired differences; those that are zero in every row are named below instead."""
     found: Mapping[str, JsonObject] = board["paired"]
     paired = {name: found[name] for name in board["models"] if name in found}
     rows = {

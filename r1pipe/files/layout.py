@@ -271,15 +271,14 @@ def _listings_by_name(names: Sequence[str]) -> list[Listing]:
 
 def _card_configs(path: Path) -> list[JsonObject]:
     """Return the `configs` of a data set card, or nothing."""
-    from ruamel.yaml import YAML
-    from ruamel.yaml.error import YAMLError
+    import yaml
 
     text = path.read_text(encoding="utf-8", errors="replace").replace("\r\n", "\n")
     if not (found := _CARD_HEAD.match(text)):
         return []
     try:
-        card = YAML(typ="safe").load(found[1])
-    except (YAMLError, ValueError, RecursionError) as error:
+        card = yaml.safe_load(found[1])
+    except (yaml.YAMLError, ValueError, RecursionError) as error:
         first = str(error).splitlines()[0]
         raise broken(
             path, f"its header cannot be read ({first})", "correct it or remove it"

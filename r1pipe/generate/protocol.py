@@ -61,6 +61,8 @@ class Sampled:
     token_ids: list[int]
     logprobs: list[float]
     finish_reason: FinishReason
+    is_sampled: list[bool] | None = None
+    """Which tokens were sampled, where some are outputs of tools; None is all."""
 
 
 class Generator(Protocol):

@@ -103,18 +103,28 @@ class JobFolder:
         """Return the file that takes what a rank prints."""
         return self.path / f"rank-{rank}.log"
 
-    def death(self, rank: int, code: int) -> str:
-        """Describe the end of a rank that wrote no report."""
+    def death(self, rank: int, size: int, code: int) -> str:
+        """Describe the end of one of `size` ranks, which wrote no report."""
         how = f"ended with code {code}"
         if code < 0:
             how = f"was killed by {signal.Signals(-code).name}"
             if code == -signal.SIGKILL:
                 how += " (the kernel does that when memory runs out)"
-        return f"rank {rank} of {self.job().size} {how}; {tail(self.log_path(rank))}"
+        return f"rank {rank} of {size} {how}; {tail(self.log_path(rank))}"
+
+    def report_death(self, rank: int, size: int, code: int) -> None:
+        """Report the end of a rank, unless it has done so itself or the folder is gone."""
+        if self.path.exists() and not self.report_path(rank).exists():
+            text = self.death(rank, size, code)
+            self.write_report(Report(rank, "failed", "StageError", text))
+
+    def report_path(self, rank: int) -> Path:
+        """Return the file that says how a rank ended."""
+        return self.path / f"rank-{rank}.json"
 
     def write_report(self, report: Report) -> None:
         """Write how a rank ended."""
-        disk.place_json(self.path / f"rank-{report.rank}.json", asdict(report), durable=False)
+        disk.place_json(self.report_path(report.rank), asdict(report), durable=False)
 
     def reports(self) -> list[Report]:
         """Return how ranks ended, in the order of time."""

@@ -130,7 +130,7 @@ def wait_for_reports(folder: JobFolder, children: list[Child]) -> None:
 
 def first_error(folder: JobFolder, children: list[Child]) -> Exception:
     """Return the error to show: a rank's report to the user, a death, or a bug's traceback."""
-    reports = folder.reports()
+    reports, size = folder.reports(), folder.job().size
     for report in reports:
         if report.status == "failed":
             return user_error(report)
@@ -138,9 +138,9 @@ def first_error(folder: JobFolder, children: list[Child]) -> Exception:
     for child in children:
         code = child.process.poll()
         if code is not None and child.rank is not None and child.rank not in reported:
-            return StageError(folder.death(child.rank, code))
+            return StageError(folder.death(child.rank, size, code))
     bugs = [f"rank {r.rank}:\n{r.message}" for r in reports if r.status == "bug"]
-    missing = sorted(set(range(folder.job().size)) - reported)
+    missing = sorted(set(range(size)) - reported)
     if bugs and (not missing or all(child.rank is not None for child in children)):
         return RuntimeError(bugs[0])
     output = folder.log_path(missing[0] if missing else 0)

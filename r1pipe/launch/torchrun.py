@@ -103,17 +103,18 @@ def follow() -> None:
 
 
 def _follow_job(folder: JobFolder, over: str) -> None:
-    """Run one rank until it has ended or the job is over; report a death it could not report."""
-    from r1pipe.launch.job import Report
+    """Run one rank until it has ended or the job is over; report a death it could not report.
 
+    A rank may die after its report, when its libraries are torn down: that is no failure, and by
+    then the run may have removed the folder.
+    """
     rank = int(os.environ["RANK"])
     process = start_rank(folder, {})
     try:
         while process.poll() is None and not _store().check([over]):
             time.sleep(POLL_S)
         if process.returncode and process.returncode < 0:
-            text = folder.death(rank, process.returncode)
-            folder.write_report(Report(rank, "failed", "StageError", text))
+            folder.report_death(rank, int(os.environ["WORLD_SIZE"]), process.returncode)
     finally:
         with suppress(ProcessLookupError):
             os.killpg(process.pid, signal.SIGKILL)

@@ -1,7 +1,8 @@
 """Lay a manifest, what it extends, its profile and the overrides over one another.
 
-Precedence: extended manifest < manifest < profile < `--set`, and in each of these `defaults` below
-what is said of a stage. Stars, `targets` and `$params` are resolved when all layers are laid.
+Precedence: extended manifest < manifest < profile < ablation < `--set`, and in each of these
+`defaults` below what is said of a stage. Stars, `targets` and `$params` are resolved when all
+layers are laid.
 """
 
 from __future__ import annotations
@@ -38,7 +39,8 @@ class Resolution:
     chosen: Resolved
     profile: str | None
     variants: list[Resolved]
-    """The tree before profile and overrides, and as each profile that was not chosen has it."""
+    """The tree before profile and overrides, as each profile that was not chosen has it, and, where
+    no ablation was chosen, as each of them has it."""
     defaults: list[Defaults]
     """Those of all layers."""
 
@@ -107,8 +109,9 @@ def resolve_layers(
     overrides: Sequence[str],
     kinds: Mapping[str, StageKind],
     mistakes: list[Mistake],
+    ablation: str | None = None,
 ) -> Resolution | None:
-    """Return a manifest's tree with profile and overrides laid on and references filled in."""
+    """Return a manifest's tree with all layers laid on and references filled in."""
     documents = read_manifest(path, mistakes)
     if documents is None:
         return None
@@ -120,7 +123,7 @@ def resolve_layers(
             if before.get(name, kind) != kind:
                 layers.outdated[name] = frozenset(each.origin.file for each in documents[:number])
     profile = _chosen_profile(layers.tree, profile, mistakes)
-    variants = _lay_profiles(layers, profile)
+    variants = _lay_profiles(layers, profile) + _lay_ablations(layers, ablation)
     if (override := read_overrides(overrides, mistakes)) is not None:
         layers.lay(_layer(override, kinds))
     chosen, *others = [each.finished() for each in (layers, *variants)]
@@ -165,9 +168,31 @@ def _lay_profiles(layers: Layers, profile: str | None) -> list[Layers]:
     return variants
 
 
+def _lay_ablations(layers: Layers, chosen: str | None) -> list[Layers]:
+    """Lay the ablation that is chosen; if none is, return the layers of each, to be checked."""
+    section = layers.tree.get("ablations", "without")
+    known = section.entries() if section else {}
+    if chosen is not None:
+        if chosen not in known:
+            message = f"unknown ablation '{chosen}'{nearest(chosen, known, 'ablations')}"
+            layers.below.mistakes.append(Mistake(visible(message)))
+        else:
+            layers.lay(_layer_over(known[chosen], layers))
+        return []
+    variants = []
+    for value in known.values():
+        variants.append(layers.copy())
+        variants[-1].lay(_layer_over(value, layers))
+    return variants
+
+
 def _profile_layer(name: str, profile: Value, layers: Layers) -> Layer:
     """Return a profile as a layer; the schema checks the shape of its defaults in the profile."""
-    tree = in_profile(profile, name)
+    return _layer_over(in_profile(profile, name), layers)
+
+
+def _layer_over(tree: Value, layers: Layers) -> Layer:
+    """Return a profile or an ablation as a layer, without what holds no more of a stage."""
     entries = {key: value for key, value in tree.entries().items() if key in PROFILED}
     if (stages := entries.get("stages")) is not None and isinstance(stages.data, dict):
         said = {

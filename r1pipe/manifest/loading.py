@@ -18,6 +18,7 @@ from r1pipe.manifest.nodes import SourceNode, StageNode
 from r1pipe.manifest.plugin_files import read_plugins, reading_with
 from r1pipe.manifest.reading import TreeReader
 from r1pipe.manifest.recipe import find_manifest, nearest_manifest
+from r1pipe.manifest.schema import AblationsSpec
 from r1pipe.plugins.tables import NONE, Plugins
 from r1pipe.stage import StageKind
 from r1pipe.text import excerpt
@@ -37,6 +38,9 @@ class Manifest:
     overrides: tuple[str, ...] = ()
     """The `--set` texts that it was resolved with."""
     plugins: Plugins = NONE
+    ablations: AblationsSpec | None = None
+    ablation: str | None = None
+    """What is left out of it; its name says so too."""
 
 
 def load_manifest(
@@ -45,12 +49,13 @@ def load_manifest(
     profile: str | None = None,
     overrides: Sequence[str] = (),
     kinds: Mapping[str, StageKind] | None = None,
+    ablation: str | None = None,
 ) -> Manifest:
     """Read, resolve and check a manifest, or raise one ManifestError with all its mistakes."""
     path = _existing(path)
     mistakes: list[Mistake] = []
     kinds = load_kinds(path) if kinds is None else kinds
-    resolution = resolve_layers(path, profile, overrides, kinds, mistakes)
+    resolution = resolve_layers(path, profile, overrides, kinds, mistakes, ablation)
     if resolution is None:
         raise ManifestError(*sorted_mistakes(mistakes))
     reader = TreeReader(kinds, mistakes)
@@ -62,8 +67,18 @@ def load_manifest(
         reader.check_defaults(resolution.defaults)
     if mistakes or nodes is None:
         raise ManifestError(*sorted_mistakes(mistakes))
-    name, sources, stages = nodes
-    return Manifest(path, name, resolution.profile, stages, sources, tuple(overrides), plugins)
+    spec, sources, stages = nodes
+    return Manifest(
+        path,
+        spec.name if ablation is None else f"{spec.name}-without-{ablation}",
+        resolution.profile,
+        stages,
+        sources,
+        tuple(overrides),
+        plugins,
+        spec.ablations,
+        ablation,
+    )
 
 
 def _existing(path: Path) -> Path:

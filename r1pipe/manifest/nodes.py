@@ -32,6 +32,7 @@ class SourceNode:
     """Parameters in words; only `plan` reads them."""
     config: str | None = None
     split: str | None = None
+    licence: str | None = None
 
     @property
     def part(self) -> dict[str, str]:

@@ -21,7 +21,7 @@ from r1pipe.stage import StageKind, StageModel
 
 Inputs = Mapping[str, Ref | Mapping[str, Ref]]
 Models = tuple[StageModel | None, StageModel | None]
-Found = tuple[str, dict[str, SourceNode], dict[str, StageNode]]
+Found = tuple[ManifestSpec, dict[str, SourceNode], dict[str, StageNode]]
 
 
 class TreeReader:
@@ -38,7 +38,7 @@ class TreeReader:
         """The kinds of all stages."""
 
     def read(self, resolved: Resolved, is_partial: bool = False) -> Found | None:
-        """Return a tree's name, sources and stages; mistakes are reported on the way."""
+        """Return a tree as said, its sources and stages; mistakes are reported on the way."""
         tree = resolved.tree
 
         def hint(path: Sequence[str]) -> str | None:
@@ -52,7 +52,7 @@ class TreeReader:
         sources = _read_sources(tree)
         stages = self.stages(resolved, sources, is_partial)
         check_texts(sources, stages.values(), self.mistakes)
-        return None if spec is None else (spec.name, sources, stages)
+        return None if spec is None else (spec, sources, stages)
 
     def kind_of(self, stage: Value | None, mistakes: list[Mistake]) -> StageKind | None:
         """Return the kind a stage names, or None after reporting that there is none."""
@@ -262,6 +262,7 @@ def _read_sources(tree: Value) -> dict[str, SourceNode]:
             spec.size,
             config=spec.config,
             split=spec.split,
+            licence=spec.licence,
         )
     return nodes
 

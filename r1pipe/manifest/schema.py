@@ -40,6 +40,9 @@ class SourceSpec(StageModel):
     """Parameters of a model, stored and (with experts) active, such as `1.5B` or `671B-A37B`: what
     `plan` takes if the model is not there yet. It decides nothing."""
 
+    licence: str | None = Field(default=None, pattern=r"^[\w.+-]{1,60}$")
+    """Its licence as an SPDX name, for the cards of `r1pipe push`. It decides nothing."""
+
     @field_validator("path")
     @classmethod
     def _is_path(cls, path: str | None) -> str | None:
@@ -84,17 +87,31 @@ class DefaultsSpec(StageModel):
     run: JsonObject = Field(default_factory=dict)
 
 
-class ProfileSpec(StageModel):
+class LayerSpec(StageModel):
+    """Values laid over those of the manifest."""
+
+    defaults: dict[str, DefaultsSpec] = Field(default_factory=dict)
+    """By kind of stage; `"*"` is every kind that has the field."""
+    params: JsonObject = Field(default_factory=dict)
+    sources: dict[str, JsonObject | None] = Field(default_factory=dict)
+    stages: dict[str, JsonObject | None] = Field(default_factory=dict)
+
+
+class ProfileSpec(LayerSpec):
     """Values laid over the manifest when the profile is chosen."""
 
     extends: str | None = None
     """Another profile, which is laid first."""
-    defaults: dict[str, DefaultsSpec] = Field(default_factory=dict)
-    """By kind of stage; `"*"` is every kind that has the field."""
     targets: list[str] | None = None
-    params: JsonObject = Field(default_factory=dict)
-    sources: dict[str, JsonObject | None] = Field(default_factory=dict)
-    stages: dict[str, JsonObject | None] = Field(default_factory=dict)
+
+
+class AblationsSpec(StageModel):
+    """What `r1pipe ablate` leaves out of a chain in turn, and where it measures."""
+
+    report: Name
+    """The `evaluate` stage at the end of the chain."""
+    without: dict[Name, LayerSpec]
+    """Name of what is left out -> the values, over those of the profile, that leave it out."""
 
 
 class ManifestSpec(StageModel):
@@ -119,6 +136,8 @@ class ManifestSpec(StageModel):
     sources: dict[Name, SourceSpec] = Field(default_factory=dict)
     stages: dict[Name, StageSpec] = Field(default_factory=dict)
     profiles: dict[Name, ProfileSpec] = Field(default_factory=dict)
+    ablations: AblationsSpec | None = None
+    """What `r1pipe ablate` leaves out in turn."""
 
 
 def manifest_schema(kinds: Mapping[str, StageKind]) -> JsonObject:
@@ -146,7 +165,7 @@ def manifest_schema(kinds: Mapping[str, StageKind]) -> JsonObject:
     ]
     defaults = {name: {"properties": part} | _CLOSED for name, part in parts.items()}
     defaults[ANY_KIND] = {"properties": _any_kind(kinds)} | _CLOSED
-    for spec in (schema, definitions["ProfileSpec"]):
+    for spec in (schema, definitions["LayerSpec"], definitions["ProfileSpec"]):
         own = spec["properties"]["defaults"]
         own.pop("additionalProperties")
         spec["properties"]["defaults"] = own | {"properties": defaults} | _CLOSED

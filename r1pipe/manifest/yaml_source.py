@@ -12,9 +12,9 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from ruamel.yaml import YAML
-from ruamel.yaml.error import MarkedYAMLError
-from ruamel.yaml.events import (
+import yaml
+from yaml.error import MarkedYAMLError
+from yaml.events import (
     AliasEvent,
     MappingEndEvent,
     MappingStartEvent,
@@ -23,7 +23,7 @@ from ruamel.yaml.events import (
     SequenceStartEvent,
     StreamEndEvent,
 )
-from ruamel.yaml.reader import ReaderError
+from yaml.reader import ReaderError
 
 from r1pipe.errors import Mistake
 from r1pipe.regular import UnfitError, read_regular
@@ -35,6 +35,11 @@ MAX_BYTES = 2 << 20
 """Bounds on a document: aliases of aliases could otherwise unfold without end."""
 
 STR_TAG = "tag:yaml.org,2002:str"
+PARSER = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
+"""Events alone are taken from it: libyaml's where it is installed, some ten times as fast."""
+SLOW_PARSER = yaml.SafeLoader
+PAIR = re.compile(r"\\u[dD][89abAB]")
+"""JSON's escape of a character in two parts: libyaml refuses it, PyYAML's own parser does not."""
 INT = re.compile(r"[-+]?[0-9]{1,300}")
 BASED = re.compile(r"0o[0-7]{1,300}|0x[0-9a-fA-F]{1,240}")
 """Integers that a float can hold; longer ones are texts, and wrong wherever a number is due."""
@@ -148,7 +153,7 @@ def parse_yaml(text: str, start: Origin, mistakes: list[Mistake]) -> Value | Non
     """Return the one document in `text`; places are counted in `start`'s file."""
     reader = _Reader(start, mistakes)
     try:
-        return reader.document(text)
+        return reader.document(text, SLOW_PARSER if PAIR.search(text) else PARSER)
     except MarkedYAMLError as error:
         mark = error.problem_mark or error.context_mark
         parts = [part for part in (error.context, error.problem) if part]
@@ -205,8 +210,8 @@ class _Reader:
             return self.start
         return Origin(self.start.file, mark.line + 1, mark.column + 1)
 
-    def document(self, text: str) -> Value | None:
-        self.events = iter(YAML(typ="safe", pure=True).parse(text))
+    def document(self, text: str, parser: type[yaml.SafeLoader]) -> Value | None:
+        self.events = iter(yaml.parse(text, Loader=parser))
         next(self.events)  # the start of the stream
         if isinstance(next(self.events), StreamEndEvent):
             self.mistakes.append(
@@ -283,17 +288,19 @@ class _Reader:
 
     def key(self, event: Any, depth: int) -> str | None:
         if isinstance(event, ScalarEvent):
-            return str(event.value)
+            return joined_pairs(str(event.value))
         self.value(event, depth + 1)
         return None
 
     def scalar(self, event: Any, origin: Origin) -> Scalar:
         text = str(event.value)
+        if not text.isascii():
+            text = joined_pairs(text)
         if event.tag not in (None, "!", STR_TAG):
             self.mistakes.append(
                 origin.mistake(f"the tag {event.tag} is not supported; leave it out")
             )
-        if event.tag is not None or event.style is not None:
+        if event.tag is not None or event.style:
             return text
         if NOT_FINITE.fullmatch(text):
             self.mistakes.append(
@@ -308,6 +315,11 @@ class _TooLargeError(Exception):
 
     def __init__(self, origin: Origin) -> None:
         self.origin = origin
+
+
+def joined_pairs(text: str) -> str:
+    """Return a text in which two escapes of a UTF-16 pair, as JSON has them, are one character."""
+    return text.encode("utf-16", "surrogatepass").decode("utf-16", "surrogatepass")
 
 
 def plain_scalar(text: str) -> Scalar:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Protocol, TypeAlias
+from typing import TYPE_CHECKING, Literal, Protocol, TypeAlias
 
 if TYPE_CHECKING:
     from tokenizers import AddedToken
@@ -47,11 +47,10 @@ class Tokenizer(Protocol):
         conversation: Sequence[Mapping[str, str]],
         *,
         add_generation_prompt: bool,
-        tokenize: bool,
-        return_dict: bool,
+        tokenize: Literal[False],
         **options: bool | int | str,
-    ) -> list[int]:
-        """Return the ids of a conversation in the tokenizer's chat template."""
+    ) -> str:
+        """Return the text of a conversation in the tokenizer's chat template."""
 
     def get_chat_template(self) -> str:
         """Return the chat template that counts, if there are several."""

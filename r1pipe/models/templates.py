@@ -40,20 +40,26 @@ def render_ids(
     *,
     is_asked: bool,
 ) -> list[int]:
-    """Return the tokens of messages by the tokenizer's chat template.
+    """Return the tokens of messages by the tokenizer's chat template, as `render` does the text."""
+    text = render(tokenizer, messages, options, is_asked=is_asked)
+    return list(tokenizer(text, add_special_tokens=False)["input_ids"])
+
+
+def render(
+    tokenizer: Tokenizer,
+    messages: Sequence[Mapping[str, str]],
+    options: Mapping[str, bool | int | str],
+    *,
+    is_asked: bool,
+) -> str:
+    """Return messages as a text by the tokenizer's chat template, control tokens written out.
 
     `is_asked` opens the assistant's next turn. Raises TemplateError for what the template itself
     says, StageError if it takes too long or too much memory.
     """
     if tokenizer.chat_template in OWN_TEMPLATES:
-        return list(
-            tokenizer.apply_chat_template(
-                messages,
-                add_generation_prompt=is_asked,
-                tokenize=True,
-                return_dict=False,
-                **dict(options),
-            )
+        return tokenizer.apply_chat_template(
+            messages, add_generation_prompt=is_asked, tokenize=False, **dict(options)
         )
     try:
         asked = {
@@ -66,8 +72,7 @@ def render_ids(
         line = json.dumps(asked)
     except (ValueError, TypeError) as error:
         raise TemplateError(str(error)) from error
-    text = _worker().render(line.encode() + b"\n")
-    return list(tokenizer(text, add_special_tokens=False)["input_ids"])
+    return _worker().render(line.encode() + b"\n")
 
 
 class Worker:
@@ -80,7 +85,7 @@ class Worker:
         self._process: subprocess.Popen[bytes] | None = None
 
     def render(self, line: bytes) -> str:
-        """Return the text of one request; raises as `render_ids` does."""
+        """Return the text of one request; raises as `render` does."""
         with self._lock:
             began = time.monotonic()
             if self._process is None:

@@ -19,6 +19,7 @@ from r1pipe.launch.context import RunContext
 from r1pipe.launch.launcher import run_kind
 from r1pipe.launch.process import prepare_process
 from r1pipe.launch.stopping import Stopper
+from r1pipe.machine import give_back_memory
 from r1pipe.manifest import Manifest, StageNode
 from r1pipe.pipeline import code, warm_start
 from r1pipe.pipeline.planning import PlannedStage
@@ -147,6 +148,7 @@ class Builder:
             if (hint := self._hint(node.name, error)) is not None:
                 error.add_note(hint)
             raise
+        give_back_memory()  # else the process keeps what its largest stage has needed
         noted: code.Digests = (attempt.state or {})["code"]
         self._check_what_was_read(node, attempt, began)
         draft = self._draft(node, key, preimage, context, noted)

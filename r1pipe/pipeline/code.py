@@ -29,7 +29,7 @@ MAX_NAMED = 3
 DIGITS = 16
 
 Digests = Mapping[str, str]
-"""Module, as a path such as `rl/losses.py` or `stages/grpo.py` -> digest of its bytes, cut to
+"""Module, as a path such as `rl/objective.py` or `stages/grpo.py` -> digest of its bytes, cut to
 `DIGITS` digits in hex."""
 
 

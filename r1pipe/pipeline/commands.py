@@ -14,6 +14,9 @@ def run_command(
     manifest: Manifest, store: Store, to: str | None = None, rebuild: Iterable[str] = ()
 ) -> str:
     """Return the command that runs a manifest as it is resolved now."""
+    if manifest.ablation is not None:
+        words = ["r1pipe", "ablate", str(manifest.path), "--only", manifest.ablation]
+        return shlex.join([*words, *(["--at", to] if to else []), *_options(manifest, store)])
     words = ["r1pipe", "run", str(manifest.path), *_options(manifest, store)]
     words += ["--to", to] if to else []
     for name in sorted(rebuild):

@@ -19,7 +19,7 @@ from r1pipe.generate.uniforms import request_seed
 from r1pipe.models.interfaces import Tokenizer
 from r1pipe.models.prompts import after_opened, encode_prompt, opened_thought
 from r1pipe.records import FinishReason, Problem, Row, Verdict
-from r1pipe.rl.steps import line_ends
+from r1pipe.supervision.steps import line_ends
 from r1pipe.verify import verify_many
 from r1pipe.verify.reading.recast import recast
 

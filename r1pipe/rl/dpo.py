@@ -23,12 +23,12 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 from torch.nn.functional import logsigmoid
 
+from r1pipe.method_params.preferences import DpoParams, DpoRun, PairAggregation
 from r1pipe.models.adapters import is_adapted, without_adapters
 from r1pipe.models.interfaces import LanguageModel
 from r1pipe.records import TokenSequence
-from r1pipe.rl.params import DpoParams, DpoRun, PairAggregation
-from r1pipe.rl.preference import adjacent
 from r1pipe.stage import Context
+from r1pipe.supervision.training import adjacent
 from r1pipe.train.batching import Batching, MicroBatch
 from r1pipe.train.engine import Engine, Loss
 from r1pipe.train.logprobs import completion_logprobs, token_logprobs

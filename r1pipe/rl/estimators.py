@@ -1,29 +1,32 @@
 """What tells the methods of one family apart: advantages, ratios and surrogates, each in a table.
 
-GRPO's own are in `rl/losses.py`, which is checked line by line; here are the others, so a method is
-one pure function and one line of a table. `docs/methods.md` says which fields make which method.
+GRPO's own are in `rl/objective.py`, which is checked line by line; here are the others, so a method
+is one pure function and one line of a table. `docs/methods.md` says which fields make which method.
 
 # P problems, G group_size, N trained tokens of a micro-batch
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from functools import partial
 
 import torch
 from torch import Tensor
 
-from r1pipe.records import Step
-from r1pipe.rl.losses import RatioFunction, Surrogate, clip, group_advantages, of_tokens
-from r1pipe.rl.params import Advantage, RatioLevel, SurrogateName
+from r1pipe.method_params.policies import Advantage, RatioLevel, SurrogateName
+from r1pipe.rl.objective import (
+    Estimator,
+    RatioFunction,
+    Surrogate,
+    clip,
+    group_advantages,
+    of_tokens,
+)
 from r1pipe.train.batching import MicroBatch
 from r1pipe.train.sequence_parallel import add_over_shards
 
 # ---- advantages ----------------------------------------------------------------------------------
-
-Estimator = Callable[[Tensor, Tensor | float], Tensor]
-"""Rewards in float64 and an epsilon, one or [P, 1] -> advantages.  [P, G] -> [P, G]"""
 
 
 def _group(rewards: Tensor, eps: Tensor | float) -> Tensor:
@@ -80,22 +83,6 @@ ESTIMATORS: Mapping[Advantage, Estimator] = {
     "reward": plain_reward,
     "indicator": indicator,
 }
-
-
-def advantages_of_steps(steps: Sequence[Step], length: int) -> list[float]:
-    """Return the advantages of a completion's tokens, given its steps with normalised rewards.
-
-    A token has the sum of those of the steps that end at it or after it (arXiv:2402.03300, section
-    4.1.3).
-
-    >>> advantages_of_steps([(2, 1.0), (3, -1.0)], 4)
-    [0.0, 0.0, -1.0, 0.0]
-    """
-    row, total, token = list[float](), 0.0, length
-    for end, value in reversed(steps):
-        row += [total] * (token - end)
-        total, token = total + value, end
-    return [*row, *[total] * token][::-1]
 
 
 # ---- ratios --------------------------------------------------------------------------------------

@@ -99,7 +99,7 @@ class ActionRecord:
     size: int
     facts: JsonObject = field(default_factory=dict)
     code: Mapping[str, str] = field(default_factory=dict)
-    """Module that decides the result, such as `rl/losses.py` -> digest of its bytes; empty in
+    """Module that decides the result, such as `rl/objective.py` -> digest of its bytes; empty in
     records made before it was noted."""
 
     def to_json(self) -> dict[str, object]:

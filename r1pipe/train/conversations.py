@@ -7,7 +7,8 @@ begins with exactly the tokens trained so far, both turns share one sequence; if
 gets a sequence of its own. So a template that rewrites earlier turns is trained exactly too:
 Qwen 3 and DeepSeek R1 take the thoughts out of them, and Llama 3 trims blanks.
 
-No template is asked which tokens are the assistant's: most say nothing about it.
+No template is asked which tokens are the assistant's: most say nothing about it. It renders all
+messages again for every turn, but only what it adds is tokenized (`r1pipe.models.pieces`).
 """
 
 from __future__ import annotations
@@ -21,8 +22,9 @@ from typing import Literal
 from r1pipe.chat import CHAT, Format
 from r1pipe.errors import StageError
 from r1pipe.models.interfaces import Tokenizer
+from r1pipe.models.pieces import Pieces
 from r1pipe.models.prompts import after_opened, encode_prompt, opened_thought
-from r1pipe.models.templates import TemplateError, render_ids
+from r1pipe.models.templates import TemplateError, render
 from r1pipe.records import Message, TokenSequence
 
 TrainOn = Literal["every-turn", "last-turn"]
@@ -45,6 +47,7 @@ class TurnEncoder:
                 " stop; set eos_token in its tokenizer_config.json"
             )
         self._end = min(self._ends) if tokenizer.eos_token_id is None else tokenizer.eos_token_id
+        self._pieces = Pieces(tokenizer)
         self._opened: dict[Format, str] = {}
         self._end_texts = [tokenizer.decode([end]) for end in sorted(self._ends)]
 
@@ -65,8 +68,9 @@ class TurnEncoder:
         if not turns:
             raise Untrainable("no turn of the assistant is to be trained")
         sequences: list[TokenSequence] = []
+        self._pieces.forget()
         for number in turns if train_on == "every-turn" else turns[-1:]:
-            prompt = self.prompt(messages[:number], fmt)
+            prompt = self._prompt(messages[:number], fmt)
             said = self.completion(messages[number].content, fmt)
             if not sequences or not _extend(sequences[-1], prompt, said):
                 sequences.append(TokenSequence(prompt, said))
@@ -83,6 +87,10 @@ class TurnEncoder:
 
         A template without a place for a system message gets it before the first user's words.
         """
+        self._pieces.forget()
+        return self._prompt(messages, fmt)
+
+    def _prompt(self, messages: Sequence[Message], fmt: Format) -> list[int]:
         if not self.tokenizer.chat_template:
             return encode_prompt(self.tokenizer, messages[-1].content, fmt)  # says what to do
         try:
@@ -139,9 +147,10 @@ class TurnEncoder:
     def _rendered(self, messages: Iterable[Message], fmt: Format, *, is_asked: bool) -> list[int]:
         turns = [{"role": each.role, "content": each.content} for each in messages]
         try:
-            return render_ids(self.tokenizer, turns, dict(fmt.options), is_asked=is_asked)
+            text = render(self.tokenizer, turns, dict(fmt.options), is_asked=is_asked)
         except TemplateError as error:
             raise Untrainable(f"the model's chat template refuses it ({error})") from error
+        return self._pieces.ids(text)
 
 
 def _extend(sequence: TokenSequence, prompt: list[int], said: list[int]) -> bool:

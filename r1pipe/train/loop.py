@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from math import isfinite
 from pathlib import Path
@@ -16,7 +17,7 @@ from typing import Protocol
 
 from torch import Tensor
 
-from r1pipe.errors import StageError
+from r1pipe.errors import Interrupted, StageError
 from r1pipe.models.interfaces import LanguageModel
 from r1pipe.settings import Optimizer
 from r1pipe.stage import Context
@@ -128,11 +129,16 @@ class Trainer:
             self.save()
         self._context.stop_if_asked()
 
-    def save_once(self) -> None:
-        """Save unless the newest checkpoint is of this step, or no step was made."""
-        latest = self._context.checkpoints.latest()
-        if self.step > (0 if latest is None else latest[0]):
-            self.save()
+    @contextmanager
+    def saved_if_stopped(self) -> Iterator[None]:
+        """Save first what the updates so far have done, if the block is interrupted."""
+        try:
+            yield
+        except Interrupted:
+            latest = self._context.checkpoints.latest()
+            if self.step > (0 if latest is None else latest[0]):
+                self.save()
+            raise
 
     def save(self) -> None:
         """Save the training as it is between two updates."""

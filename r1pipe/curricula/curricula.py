@@ -15,8 +15,8 @@ from pathlib import Path
 
 from r1pipe.errors import StageError
 from r1pipe.keys import JsonObject
+from r1pipe.method_params.policies import GrpoParams
 from r1pipe.records import Group, Problem
-from r1pipe.rl.params import GrpoParams
 
 FILE = "curriculum.json"
 """In a checkpoint: the state of the curriculum."""
@@ -211,6 +211,14 @@ class CurriculumState:
         self.state: JsonObject | None = None
         """None until a rollout is done, and after a checkpoint that has none."""
         self._writes = write
+
+    def resumed(self, curriculum: Curriculum, done: int) -> Curriculum:
+        """Return a curriculum after `done` rollouts, where the last checkpoint left it."""
+        if self.state is None:
+            curriculum.skip(done)
+        else:
+            curriculum.restore(self.state)
+        return curriculum
 
     def save(self, folder: Path) -> None:
         """Write it into a checkpoint folder, on one rank."""

@@ -19,9 +19,9 @@ from r1pipe.models.policy import freeze
 from r1pipe.models.precision import cast_weights
 from r1pipe.ranks import ALONE, Ranks
 from r1pipe.records import TokenSequence
-from r1pipe.rl.adapter_reference import AdapterReference
 from r1pipe.settings import Precision
 from r1pipe.tables import gather_floats
+from r1pipe.train.adapter_reference import AdapterReference
 from r1pipe.train.backends import load_trained, shards_weights
 from r1pipe.train.batching import Batching
 from r1pipe.train.engine import LocalForward

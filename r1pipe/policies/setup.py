@@ -7,26 +7,27 @@ from contextlib import closing, contextmanager
 from pathlib import Path
 
 from r1pipe.audit.golds import check_golds
+from r1pipe.curricula.curricula import CurriculumState
 from r1pipe.errors import StageError
 from r1pipe.generate.backends import generator_of
+from r1pipe.method_params.policies import GrpoParams, GrpoRun
 from r1pipe.models.interfaces import LanguageModel, Tokenizer
 from r1pipe.models.policy import freeze, load_model, load_tokenizer
 from r1pipe.models.precision import dtype_of
+from r1pipe.policies.parity import TOLERANCES, check_parity
 from r1pipe.records import Problem
-from r1pipe.rl.curricula import CurriculumState
+from r1pipe.rewards.model import RewardFn
+from r1pipe.rl.credits import credit_of
 from r1pipe.rl.grpo import Grpo
-from r1pipe.rl.params import GrpoParams, GrpoRun
-from r1pipe.rl.parity import TOLERANCES, check_parity
-from r1pipe.rl.reference import Reference, make_reference
-from r1pipe.rl.rollouts import RewardFn
-from r1pipe.rl.steps import StepFn, rule_steps
 from r1pipe.settings import ModelParams, Precision
 from r1pipe.stage import Context
+from r1pipe.supervision.steps import StepFn, rule_steps
 from r1pipe.text import visible
 from r1pipe.train.backends import make_engine, shards_weights
 from r1pipe.train.batching import batching_of
 from r1pipe.train.loop import Trainer
 from r1pipe.train.own_forward import check_forward
+from r1pipe.train.reference import Reference, make_reference
 from r1pipe.train.supervised import finish
 
 NUM_COMPARED = 32
@@ -101,9 +102,8 @@ def opened(  # noqa: PLR0913 - what a run is given, most of it by few methods
             trainer,
             generator,
             reference,
+            credit_of(params, tokenizer, score_steps, reference, batching),
             reward_models or {},
-            run.stop_when,
-            score_steps,
             memory,
         )
     context.note(trained_tokens=trainer.trained_tokens)
@@ -146,7 +146,7 @@ def sampled_model(model: LanguageModel, run: GrpoRun, precision: Precision) -> L
 
 
 def check_sampler(grpo: Grpo, problems: Sequence[Problem], run: GrpoRun) -> None:
-    """Check a sampler with weights of its own against the trainer (`r1pipe.rl.parity`)."""
+    """Check a sampler with weights of its own against the trainer (`r1pipe.policies.parity`)."""
     if run.generator.samples_policy:
         return
     grpo.generator.load_weights(grpo.trainer.engine.weights())

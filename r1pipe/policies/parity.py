@@ -16,12 +16,12 @@ from dataclasses import dataclass
 import torch
 
 from r1pipe.errors import StageError
+from r1pipe.generate.gathering import gather_groups
 from r1pipe.generate.protocol import SamplingParams
 from r1pipe.models.adapters import is_adapted
 from r1pipe.records import Problem, Rollout
-from r1pipe.rl.gathering import gather_groups
 from r1pipe.rl.grpo import Grpo
-from r1pipe.rl.losses import MAX_LOG_RATIO
+from r1pipe.rl.objective import MAX_LOG_RATIO
 from r1pipe.rl.rollouts import sample_groups
 from r1pipe.settings import Precision
 from r1pipe.train.engine import Engine

@@ -19,14 +19,13 @@ from transformers import AutoModelForSequenceClassification
 
 from r1pipe.engine_settings import EngineRun, TrainRun
 from r1pipe.errors import StageError
+from r1pipe.method_params.preferences import ReadBy
 from r1pipe.models.interfaces import LanguageModel, Tokenizer
 from r1pipe.models.policy import freeze, load_model, load_tokenizer
 from r1pipe.models.precision import dtype_of
 from r1pipe.models.prompts import after_opened, encode_completion, encode_prompt, opened_thought
 from r1pipe.records import Message, Problem, TokenSequence
-from r1pipe.rewards.model import helpfulness_text, safety_text
-from r1pipe.rl.params import ReadBy
-from r1pipe.rl.rollouts import RewardFn
+from r1pipe.rewards.model import RewardFn, helpfulness_text, safety_text
 from r1pipe.settings import Precision
 from r1pipe.train.backends import load_trained
 from r1pipe.train.batching import MicroBatch, batching_of, micro_batches, one_batch

@@ -13,12 +13,12 @@ import torch
 from torch import Tensor
 from torch.nn.functional import binary_cross_entropy_with_logits, logsigmoid
 
+from r1pipe.method_params.preferences import PreferenceObjective, RewardModelParams, RewardModelRun
 from r1pipe.models.interfaces import LanguageModel
 from r1pipe.records import TokenSequence
-from r1pipe.rl.params import PreferenceObjective, RewardModelParams, RewardModelRun
-from r1pipe.rl.reward_model import scores
-from r1pipe.rl.steps import step_scores
 from r1pipe.stage import Context
+from r1pipe.supervision.reward_model import scores
+from r1pipe.supervision.steps import step_scores
 from r1pipe.train.batching import MicroBatch, one_batch
 from r1pipe.train.engine import Engine, Loss
 from r1pipe.train.loop import Trainer, Update

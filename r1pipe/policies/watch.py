@@ -10,9 +10,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 from r1pipe.audit.reasons import example_lines, reason_of
+from r1pipe.chat import AnyFormat
+from r1pipe.method_params.policies import StopWhen
 from r1pipe.records import FinishReason, Group, Problem, Rollout
-from r1pipe.rl.params import GrpoParams, StopWhen
-from r1pipe.settings import format_of
 
 WARN_WHEN = StopWhen(flat_updates=5, still_updates=20, truncated=0.95, kl=2.0)
 """When a run is warned of; `run.stop_when` says when it pauses."""
@@ -64,11 +64,13 @@ class Streaks:
 class Watch:
     """Follows the updates of one run; after a resume it counts from zero again."""
 
-    def __init__(self, params: GrpoParams, stop_when: StopWhen) -> None:
-        self.params = params
+    def __init__(
+        self, num_updates: int, max_tokens: int, fmt: AnyFormat, stop_when: StopWhen
+    ) -> None:
+        self.max_tokens, self.format = max_tokens, fmt
         self.groups: Sequence[Group] = []
         """Of the present rollout."""
-        few = min(WARN_WHEN.flat_updates or 0, params.num_steps)
+        few = min(WARN_WHEN.flat_updates or 0, num_updates)
         warn_when = WARN_WHEN.model_copy(update={"flat_updates": few, "in_a_row": few})
         self._warned, self._stops = Streaks(warn_when), Streaks(stop_when)
         self._said: set[str] = set()
@@ -109,7 +111,7 @@ class Watch:
         return f"{head} reward, so nothing is learned ({self._rewards()}); {few}.{self._example()}"
 
     def _truncated(self, count: int) -> str:
-        frac, limit = self._metrics.get("truncated_frac", 0.0), self.params.max_tokens
+        frac, limit = self._metrics.get("truncated_frac", 0.0), self.max_tokens
         return (
             f"{frac:.0%} of the completions are cut off at max_tokens ({limit}), for"
             f" {_updates(count)}: give more tokens, or see whether the model ever ends its"
@@ -160,7 +162,7 @@ class Watch:
             problem.gold,
             str(rollout.verdict),
             rollout.finish_reason.value,
-            format_of(self.params.format, self.params.prompt),
+            self.format,
         )
         return "\n".join([" An example:", *example_lines(problem.prompt, rollout.text, reason)])
 

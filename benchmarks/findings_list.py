@@ -1,0 +1,182 @@
+"""What `findings.py` runs and compares: manifests, claims as published, pictures."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Literal
+
+Kind = Literal["scores", "samples", "steps", "variants"]
+
+
+@dataclass(frozen=True)
+class Claim:
+    """`new` is above (or below, or level with) `old` by a measure of single problems."""
+
+    text: str
+    measure: str
+    new: str
+    old: str
+    sign: Literal["+", "-", "0"] = "+"
+    published: str = "figure only"
+
+
+@dataclass(frozen=True)
+class Picture:
+    """Bars by model; values over k; a metric over steps; or a measure over the variants."""
+
+    kind: Kind
+    models: tuple[str, ...]
+    measures: tuple[str, ...] = ("pass@1",)
+
+
+@dataclass(frozen=True)
+class Finding:
+    """One manifest of `manifests/findings/`, its claims and its picture."""
+
+    title: str
+    claims: tuple[Claim, ...]
+    picture: Picture
+    measures: tuple[str, ...] = ("pass@1",)
+    variants: Mapping[str, tuple[str, ...]] | None = None
+    """Name -> what is set; models are called MODEL@NAME then."""
+    is_ablation: bool = False
+    minutes: float = 3.0
+    """Of one seed on two idle cores, estimated; runs that share a base take less."""
+
+
+def _grown(new: str, old: str) -> tuple[Claim, ...]:
+    return (
+        Claim(f"{new} above {old}, early", "pass@1", f"{new}-early", f"{old}-early"),
+        Claim(f"{new} above {old}, late", "pass@1", f"{new}-late", f"{old}-late"),
+    )
+
+
+def _chain(bits: int) -> tuple[Claim, ...]:
+    chance = f"chance is {2.0**-bits:.4f}; paper, n = 16:"
+    return (
+        Claim(f"n = {bits}: AdaBack above RL", "pass@1", f"adaback@{bits}", f"rl@{bits}", "+",
+              f"{chance} about 1.0 in < 700 iterations, RL at the format's reward only"),
+        Claim(f"n = {bits}: AdaBack above RL after SFT", "pass@1", f"adaback@{bits}",
+              f"sft-rl@{bits}", "+", "the same"),
+        Claim(f"n = {bits}: AdaBack above R3", "pass@1", f"adaback@{bits}", f"r3@{bits}", "+",
+              "about 0.8 after 16,000 iterations"),
+        Claim(f"n = {bits}: RL stays at the base", "pass@1", f"rl@{bits}", f"base@{bits}", "0"),
+    )  # fmt: skip
+
+
+BITS = (8, 12)
+PARTS = ("naive", "filter", "clip-higher", "penalty", "token-level", "dynamic")
+DAPO = (30, 36, 38, 41, 42, 50)
+"""AIME 2024, avg@32, of Qwen2.5-32B (arXiv:2503.14476, table 1)."""
+FIVE = ("rft", "online-rft", "outcome", "process", "outcome-model", "process-model")
+
+FINDINGS: Mapping[str, Finding] = {
+    "figure-5": Finding(
+        "DeepSeekMath, figure 5: online RFT, GRPO, process supervision",
+        (
+            *_grown("online-rft", "rft"),
+            *_grown("outcome", "online-rft"),
+            *_grown("process", "outcome"),
+            *_grown("outcome-model", "online-rft"),
+            *_grown("process-model", "outcome-model"),
+        ),
+        Picture("scores", tuple(f"{name}-{when}" for name in FIVE for when in ("early", "late"))),
+        minutes=7,
+    ),
+    "figure-6": Finding(
+        "DeepSeekMath, figure 6: two rounds of iterative GRPO",
+        (
+            Claim("round 1 above the cold start", "pass@1", "round-1", "cold-start"),
+            Claim("round 2 above round 1", "pass@1", "round-2", "round-1", "+", "less"),
+        ),
+        Picture("scores", ("cold-start", "round-1", "round-2")),
+        minutes=2.5,
+    ),
+    "figure-7": Finding(
+        "DeepSeekMath, figure 7: maj@k and pass@k",
+        (
+            Claim("maj@64 rises", "maj@64", "grpo", "cold-start"),
+            Claim("pass@1 rises", "pass@1", "grpo", "cold-start"),
+            Claim("pass@64 does not rise", "pass@64", "grpo", "cold-start", "0"),
+        ),
+        Picture("samples", ("cold-start", "grpo"), ("pass@", "maj@")),
+        ("pass@1", "pass@8", "pass@64", "maj@8", "maj@64"),
+        minutes=2.5,
+    ),
+    "chain-of-parities": Finding(
+        "AdaBack: chains of parities",
+        tuple(claim for bits in BITS for claim in _chain(bits)),
+        Picture("variants", ("base", "sft", "rl", "sft-rl", "r3", "adaback")),
+        variants={str(bits): (f"params.bits=[{bits}]",) for bits in BITS},
+        minutes=8,
+    ),
+    "distillation": Finding(
+        "DeepSeek-R1, section 4.1: distillation, RL and on-policy distillation of a small model",
+        (
+            Claim("distilled above RL", "pass@1", "distilled", "rl", "+",
+                  "AIME 72.6 against 47.0, MATH 94.3 against 91.6"),
+            Claim("on-policy above RL", "pass@1", "on-policy", "rl", "+", "not in the paper"),
+            Claim("on-policy above distilled", "pass@1", "on-policy", "distilled", "+",
+                  "not in the paper"),
+        ),
+        Picture("scores", ("grpo", "small", "rl", "distilled", "on-policy")),
+        minutes=2.5,
+    ),
+    "language": Finding(
+        "DeepSeek-R1, section 2.3.2: the price of the language reward",
+        (
+            Claim("thoughts keep to one language", "language", "with", "without"),
+            Claim("at a price in accuracy", "pass@1", "with", "without", "-", "slight"),
+        ),
+        Picture("scores", ("cold-start", "with", "without"), ("pass@1", "language")),
+        ("pass@1", "language"),
+        minutes=1.5,
+    ),
+    "length": Finding(
+        "DeepSeek-R1, figure 3: length over R1-Zero's training",
+        (
+            Claim("completions grow longer", "tokens", "r1-zero", "base", "+",
+                  "about 500 to over 8,000 tokens"),
+            Claim("pass@1 rises", "pass@1", "r1-zero", "base", "+", "AIME 15.6 to 77.9"),
+        ),
+        Picture("steps", ("r1-zero",), ("completion_tokens", "pass_rate")),
+        ("pass@1", "tokens"),
+        minutes=2,
+    ),
+    "dapo": Finding(
+        "DAPO, table 1: its parts, cumulative",
+        tuple(
+            Claim(f"{new} above {old}", "pass@1", new, old, "+", f"AIME {after} against {before}")
+            for (old, before), (new, after) in zip(
+                zip(PARTS, DAPO, strict=True), list(zip(PARTS, DAPO, strict=True))[1:], strict=False
+            )
+        ),
+        Picture("scores", PARTS),
+        ("pass@1", "truncated"),
+        minutes=4.5,
+    ),
+    "dr-grpo": Finding(
+        "Dr. GRPO: the biases of length and difficulty",
+        (
+            Claim("GRPO's wrong completions are longer", "tokens of wrong ones", "grpo", "dr-grpo"),
+            Claim("its right ones are not", "tokens of right ones", "grpo", "dr-grpo", "0"),
+            Claim("pass@1 is the same", "pass@1", "grpo", "dr-grpo", "0",
+                  "Oat-Zero-7B: AIME 43.3"),
+        ),
+        Picture("scores", ("cold-start", "grpo", "dr-grpo"),
+                ("tokens of wrong ones", "tokens of right ones")),
+        ("pass@1", "tokens of wrong ones", "tokens of right ones"),
+        minutes=3,
+    ),
+    "left-out": Finding(
+        "DeepSeek-R1, table 3: each stage left out in turn",
+        tuple(
+            Claim(f"without {name}", "pass@1", name, "nothing", "-", "not in the paper")
+            for name in ("cold-start", "language-reward", "second-sft", "alignment")
+        ),
+        Picture("scores", ("nothing", "cold-start", "language-reward", "second-sft", "alignment")),
+        is_ablation=True,
+        minutes=7,
+    ),
+}  # fmt: skip

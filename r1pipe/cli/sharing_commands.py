@@ -1,0 +1,69 @@
+"""Commands that hand results on: push."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from r1pipe.cli.options import (
+    DEFAULT_MANIFEST,
+    JsonOption,
+    ManifestOption,
+    ProfileOption,
+    SetOption,
+    StoreOption,
+    command_group,
+    load,
+    print_json,
+)
+from r1pipe.cli.printing import say, say_lines
+from r1pipe.errors import ArtifactError
+from r1pipe.text import format_bytes
+
+app = command_group()
+
+
+@app.command()
+def push(  # noqa: PLR0913 - options of one command
+    stage: Annotated[str, typer.Argument(help="The stage.", show_default=False)],
+    repo: Annotated[
+        str | None, typer.Argument(help="OWNER/NAME on the Hub.", show_default=False)
+    ] = None,
+    to: Annotated[
+        Path | None,
+        typer.Option("--to", "--dry-run", metavar="FOLDER", help="Write it here and push nothing."),
+    ] = None,
+    output: Annotated[
+        str | None, typer.Option("--output", help="Which output, if it has several.")
+    ] = None,
+    public: Annotated[
+        bool, typer.Option("--public", help="For all to see; without it, private.")
+    ] = False,
+    manifest: ManifestOption = DEFAULT_MANIFEST,
+    profile: ProfileOption = None,
+    overrides: SetOption = None,
+    store: StoreOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Push a model or rows to the Hub, with a card made from the record."""
+    from r1pipe.sharing.parcel import make_parcel, write_folder
+
+    if (to is None) == (repo is None):
+        raise ArtifactError("say where: r1pipe push STAGE OWNER/NAME, or STAGE --to FOLDER")
+    project = load(manifest, profile, overrides, store)
+    record = project[stage].record
+    parcel = make_parcel(project.manifest, project.opened, record, output)
+    if to is not None:
+        write_folder(parcel, to)
+        where = str(to)
+    else:
+        from r1pipe.sharing.hub import push as push_to_hub
+
+        message = f"{stage}: artifact {record.artifact_id}"
+        where = push_to_hub(parcel, str(repo), message, public=public)
+    names = sorted({*parcel.files, *parcel.texts})
+    if as_json:
+        print_json({"where": where, "type": parcel.type, "size": parcel.size, "files": names})
+    else:
+        say_lines([f"  {name}" for name in names])
+        say(f"{where}: {parcel.type} of {stage}, {format_bytes(parcel.size)}")

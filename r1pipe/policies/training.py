@@ -1,0 +1,64 @@
+"""A run of GRPO seen from outside: what is kept of it, what is warned of, and when it pauses."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from r1pipe.errors import Paused
+from r1pipe.method_params.policies import StopWhen
+from r1pipe.policies.watch import Watch
+from r1pipe.records import Group, Problem
+from r1pipe.rl.grpo import Grpo, Trained
+from r1pipe.stage import Context
+
+SAMPLES_EVERY, NUM_SAMPLE_ROWS = 10, 4
+
+
+def train_policy(
+    grpo: Grpo,
+    problems: Sequence[Problem],
+    general: Sequence[Problem] = (),
+    stop_when: StopWhen | None = None,
+) -> None:
+    """Train to the last update; warn of what looks wrong.
+
+    Raises Paused, with all saved, where `stop_when` (of the run) says so.
+    """
+    num_steps, max_tokens = grpo.params.num_steps, grpo.params.max_tokens
+    watch = Watch(num_steps, max_tokens, grpo.format, stop_when or StopWhen())
+    for rollout in grpo.train(problems, general):
+        if rollout.number % SAMPLES_EVERY == 0:
+            keep_samples(grpo.context, rollout.groups, rollout.number)
+        look_out(grpo, watch, rollout)
+    if not grpo.trainer.has_moved:
+        grpo.context.warn("the policy is unchanged: no update had a gradient")
+
+
+def look_out(grpo: Grpo, watch: Watch, rollout: Trained) -> None:
+    """Warn of what looks wrong after a rollout; raise Paused if there is a reason to pause."""
+    trainer = grpo.trainer
+    watch.groups = rollout.sampled
+    for metrics in rollout.updates:
+        watch.take(metrics)
+    for text in watch.new_warnings():
+        grpo.context.warn(f"step {trainer.step}: {text}")
+    reason = watch.reason_to_pause()
+    if reason is not None and trainer.step < grpo.params.num_steps:
+        trainer.save()
+        raise Paused(
+            f"{grpo.context.name}: paused after step {trainer.step} by run.stop_when: {reason}"
+        )
+
+
+def keep_samples(context: Context, groups: Sequence[Group], number: int) -> None:
+    """Keep a few completions for `r1pipe show`."""
+    for group in groups[:NUM_SAMPLE_ROWS]:
+        rollout = group.rollouts[0]
+        context.sample(
+            rollout=number,
+            prompt=group.problem.prompt,
+            gold=group.problem.gold,
+            completion=rollout.text,
+            reward=rollout.reward,
+            advantage=rollout.streams["advantage"][0],
+        )

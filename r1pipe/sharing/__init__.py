@@ -1,0 +1,1 @@
+"""Hand results on: cards, Hub repositories, stores elsewhere."""

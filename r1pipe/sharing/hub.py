@@ -1,0 +1,86 @@
+"""Push a parcel to a repository of the Hugging Face Hub, private unless it is said otherwise."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from r1pipe.errors import ArtifactError, StoreError
+from r1pipe.sharing.parcel import Parcel
+from r1pipe.text import excerpt, without_passwords
+
+if TYPE_CHECKING:
+    from huggingface_hub import HfApi
+
+MAX_SAID_CHARS = 300
+OFFLINE = "the Hub cannot be reached because HF_HUB_OFFLINE is set; unset it, or write a folder"
+NO_TOKEN = "no token of the Hub: run 'hf auth login', or set HF_TOKEN"
+
+
+def push(
+    parcel: Parcel, repo: str, message: str, *, public: bool = False, api: HfApi | None = None
+) -> str:
+    """Push in one commit, so that a reader sees all of it or nothing; return its address.
+
+    A repository that is there keeps what else it has. Raises StoreError without token or network,
+    ArtifactError for a public repository that was not said to be.
+    """
+    from huggingface_hub import CommitOperationAdd, HfApi
+
+    api = api or HfApi()
+    repo_type = "model" if parcel.type == "model" else "dataset"
+    given: dict[str, Path | bytes] = {**parcel.files, **parcel.texts}
+    with hub_errors(repo):
+        if not api.token and not _stored_token():
+            raise StoreError(f"{repo}: {NO_TOKEN}; --to FOLDER writes it without the Hub")
+        api.create_repo(repo, repo_type=repo_type, private=not public, exist_ok=True)
+        if not public and api.repo_info(repo, repo_type=repo_type).private is not True:
+            raise ArtifactError(f"{repo} is public; say --public to push there, or name another")
+        adds = [
+            CommitOperationAdd(name, content if isinstance(content, bytes) else str(content))
+            for name, content in given.items()
+        ]
+        done = api.create_commit(repo, adds, repo_type=repo_type, commit_message=message)
+    return str(done.commit_url)
+
+
+def _stored_token() -> str | None:
+    from huggingface_hub import get_token
+
+    return get_token()
+
+
+@contextmanager
+def hub_errors(repo: str) -> Iterator[None]:
+    """Say in one line what the Hub or the network refuses."""
+    from httpx2 import HTTPError
+    from huggingface_hub.errors import (
+        HfHubHTTPError,
+        HFValidationError,
+        LocalTokenNotFoundError,
+        OfflineModeIsEnabled,
+    )
+
+    try:
+        yield
+    except OfflineModeIsEnabled as error:
+        raise StoreError(f"{repo}: {OFFLINE}") from error
+    except LocalTokenNotFoundError as error:
+        raise StoreError(f"{repo}: {NO_TOKEN}") from error
+    except HFValidationError as error:
+        said = f"no name of a repository ({_said(error)}); give OWNER/NAME"
+        raise ArtifactError(f"{repo}: {said}") from error
+    except HfHubHTTPError as error:
+        status = error.response.status_code
+        advice = f"; {NO_TOKEN}" if status in (401, 403) else ""
+        raise StoreError(f"{repo}: the Hub refuses ({status}): {_said(error)}{advice}") from error
+    except (HTTPError, ConnectionError, TimeoutError) as error:
+        raise StoreError(
+            f"{repo}: the Hub cannot be reached ({_said(error)}); the same command tries again"
+        ) from error
+
+
+def _said(error: Exception) -> str:
+    return excerpt(without_passwords(str(error)), MAX_SAID_CHARS)
