@@ -177,3 +177,11 @@ def test_sums_and_integrals_are_worked_out_exactly() -> None:
     assert verdict(r"\sum_{k=1}^{3}k", "5=6") != CORRECT
     assert verdict(r"\sum_{k=1}^{3}k", "6c") != CORRECT
     assert verdict(r"\sum_{k=1}^{3}\frac{k}{10^7}", r"\frac{7}{10^7}") != CORRECT
+
+
+def test_a_letter_with_an_index_and_a_power_is_no_count() -> None:
+    root = r"\left[P_{0}^{2/5}-\frac{2}{5}gz\right]^{5/2}"
+    assert verdict(root, r"\left[-\frac{2}{5}gz+P_0^{2/5}\right]^{5/2}") == CORRECT
+    assert verdict(root, r"\left[P_1^{2/5}-\frac{2}{5}gz\right]^{5/2}") == "wrong"
+    assert verdict("C_{10}^{3}", "120") == CORRECT
+    assert verdict("C(10,3)", "120") == CORRECT

@@ -103,6 +103,14 @@ def test_countdown_is_exact_where_a_tolerance_is_fooled() -> None:
     assert verify(task, thought("<answer>2+1/(9999*10000)</answer>")) is Verdict.WRONG
 
 
+def test_a_countdown_expression_may_be_long_but_no_part_of_it_may_be_missing() -> None:
+    assert evaluate("-".join(["1"] * 900)) == (-898, [1] * 900)
+    assert evaluate("-" * 1501 + "5") == (-5, [5])
+    for half in (r"\frac3", r"\frac{3}+1", r"\frac{3}{}", "frac(3)(4)", "(1+2", "1+", "1 2"):
+        with pytest.raises(MalformedError, match=r"no expression|neither a number|unexpected"):
+            evaluate(half)
+
+
 def test_countdown_in_an_unclosed_thought_is_no_answer() -> None:
     task = problem("countdown", numbers=[1, 2], target=3)
     assert verify(task, "<think><answer>1+2</answer>") is Verdict.NO_ANSWER
@@ -128,7 +136,7 @@ def test_countdown_values_agree_with_python_on_fractions(
 
 def test_an_expression_must_be_whole() -> None:
     for text in ("", "+", "1+", "*1", "(1", "1)", "1 2", "1..2", "a"):
-        with pytest.raises(MalformedError):
+        with pytest.raises(MalformedError, match=r"no expression|neither a number|unexpected"):
             evaluate(text)
 
 

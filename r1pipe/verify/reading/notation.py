@@ -119,16 +119,15 @@ class Notation(Cursor):
 
     def called(self, letter: str) -> sp.Expr | None:
         """Read what a letter is called with, or go back where it is a letter only."""
-        start, value = self.position, None
+        start, value, is_call = self.position, None, self.peek() == "("
         try:
-            if self.peek() == "(" and letter not in "fgh":
+            if is_call and letter not in "fgh":
                 value = self.counted(letter)
             elif self.peek() == "_" and letter in "CAP":
                 value = self.indexed(letter)
-        except TooBigError:
-            raise
-        except UnreadableError:
-            pass
+        except UnreadableError as error:
+            if is_call and isinstance(error, TooBigError):
+                raise  # P_0^{2/5} is a letter with an index, P(10^9,3) is none
         if value is None:
             self.position = start
         return value
