@@ -29,6 +29,7 @@ MODULES = {
     "export": "store_commands",
     "import": "store_commands",
     "push": "sharing_commands",
+    "store": "remote_commands",
     "verify": "verify_commands",
     "audit": "verify_commands",
     "doctor": "doctor",
