@@ -14,6 +14,7 @@ MODULES = {
     "run": "run_commands",
     "stage": "run_commands",
     "try": "try_command",
+    "init": "init_command",
     "plan": "read_commands",
     "show": "read_commands",
     "report": "report_command",
