@@ -31,6 +31,7 @@ MODULES = {
     "import": "store_commands",
     "push": "sharing_commands",
     "store": "remote_commands",
+    "serve": "serve_command",
     "verify": "verify_commands",
     "audit": "verify_commands",
     "doctor": "doctor",
