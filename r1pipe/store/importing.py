@@ -17,7 +17,7 @@ from typing import IO, Annotated, Protocol, cast
 from pydantic import Field
 
 from r1pipe.errors import ArtifactError, DamagedError, StoreError
-from r1pipe.keys import JsonObject, copy_stream
+from r1pipe.keys import FileEntry, JsonObject, copy_stream, digest_file
 from r1pipe.regular import UnfitError, open_regular, parse_json
 from r1pipe.store import disk
 from r1pipe.store.actions import ActionRecord
@@ -57,24 +57,40 @@ def import_all(store: Store, source: Path) -> tuple[ActionRecord, list[ActionRec
     """Import like `import_artifact`; return the record, and those of all that it was made from."""
     if not source.exists():
         raise ArtifactError(f"{source} does not exist; name what 'r1pipe export' wrote")
+    doing = f"{source} cannot be imported"
+    with disk.store_errors(store.root, doing, ADVICE), _archive(source) as archive:
+        return import_from(store, str(source), archive)
+
+
+def import_from(
+    store: Store, source: str, archive: Archive, name: str | None = None
+) -> tuple[ActionRecord, list[ActionRecord]]:
+    """Import from an open archive; what comes under a `name` goes on there after a kill.
+
+    Files that are whole are kept until the import ends well, or finds a damaged one.
+    """
     store.prepare()
-    name = disk.token()
-    incoming = store.root / INCOMING / name
+    folder = store.root / INCOMING / (name or disk.token())
     with (
         disk.store_errors(store.root, f"{source} cannot be imported", ADVICE),
-        store.lock(name).held(),
-        _archive(source) as archive,
+        store.lock(folder.name).held(),
     ):
+        is_kept = name is not None
         try:
             record, above = _read_card(source, archive)
             _refuse_other_result(store, source, record)
-            seal = _copy_object(source, archive, record, incoming / "object")
-            _copy_logs(source, archive, incoming / "logs")
+            seal = _copy_object(source, archive, record, folder / "object")
+            _copy_logs(source, archive, folder / "logs")
             if dict(seal.outputs) != dict(record.outputs):
                 raise DamagedError(f"{source}: the record's outputs are not those that were sealed")
-            _place(store, record, above, incoming)
+            _place(store, record, above, folder)
+            is_kept = False
+        except DamagedError:
+            is_kept = False
+            raise
         finally:
-            disk.remove_tree(incoming)
+            if not is_kept:
+                disk.remove_tree(folder)
     return record, above
 
 
@@ -132,11 +148,11 @@ def _archive(source: Path) -> Iterator[Archive]:
         ) from error
 
 
-def _read_card(source: Path, archive: Archive) -> tuple[ActionRecord, list[ActionRecord]]:
+def _read_card(source: str, archive: Archive) -> tuple[ActionRecord, list[ActionRecord]]:
     where = f"{source}: {CARD_NAME}"
     found = archive.open(CARD_NAME)
     if found is None:
-        raise ArtifactError(f"{where} is missing; '{source.name}' is not an exported artifact")
+        raise ArtifactError(f"{where} is missing; this is not an exported artifact")
     stream, size = found
     if size > MAX_CARD_BYTES:
         raise DamagedError(f"{where}: {size:,} bytes; expected an action record")
@@ -155,7 +171,7 @@ def _read_card(source: Path, archive: Archive) -> tuple[ActionRecord, list[Actio
     return record, [ActionRecord.from_json(each, where) for each in card.ancestors]
 
 
-def _refuse_other_result(store: Store, source: Path, record: ActionRecord) -> None:
+def _refuse_other_result(store: Store, source: str, record: ActionRecord) -> None:
     """Refuse a second result of one key; the user decides which one stays."""
     here = store.readable(record.key)
     is_other = here is not None and here.artifact_id != record.artifact_id
@@ -166,7 +182,8 @@ def _refuse_other_result(store: Store, source: Path, record: ActionRecord) -> No
         )
 
 
-def _copy_object(source: Path, archive: Archive, record: ActionRecord, target: Path) -> Seal:
+def _copy_object(source: str, archive: Archive, record: ActionRecord, target: Path) -> Seal:
+    (target / SEAL_NAME).unlink(missing_ok=True)  # of an import that was killed
     _copy_entry(source, archive, f"object/{SEAL_NAME}", target / SEAL_NAME)
     seal = read_seal(target)
     if seal.artifact != record.artifact_id:
@@ -179,6 +196,8 @@ def _copy_object(source: Path, archive: Archive, record: ActionRecord, target: P
     if seal.size > free:
         raise StoreError(f"{source}: needs {seal.size:,} bytes, {free:,} are free; {ADVICE}")
     for entry in seal.files:
+        if _is_here(target / entry.path, entry):
+            continue
         name = f"object/{entry.path}"
         digest = _copy_entry(source, archive, name, target / entry.path, entry.size)
         if digest != entry.digest:
@@ -192,8 +211,18 @@ def _copy_object(source: Path, archive: Archive, record: ActionRecord, target: P
     return seal
 
 
+def _is_here(path: Path, entry: FileEntry) -> bool:
+    """Return whether an import that was killed has brought a file whole; a torn one goes."""
+    if not path.is_file():
+        return False
+    if path.stat().st_size == entry.size and digest_file(path) == entry.digest:
+        return True
+    path.unlink()
+    return False
+
+
 def _copy_entry(
-    source: Path, archive: Archive, name: str, target: Path, expected: int | None = None
+    source: str, archive: Archive, name: str, target: Path, expected: int | None = None
 ) -> str:
     """Copy a file of the expected size; of a seal the size is bounded only."""
     found = archive.open(name)
@@ -210,7 +239,8 @@ def _copy_entry(
     return digest
 
 
-def _copy_logs(source: Path, archive: Archive, target: Path) -> None:
+def _copy_logs(source: str, archive: Archive, target: Path) -> None:
+    disk.remove_tree(target)  # of an import that was killed
     target.mkdir(parents=True)
     for name in LOG_NAMES:
         if (found := archive.open(f"logs/{name}")) is None:

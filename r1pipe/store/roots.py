@@ -219,11 +219,18 @@ def tagged(root: Path, name: str) -> str | None:
 
 
 def add_tag(root: Path, name: str, key: str) -> None:
-    """Give a record a name of its own; a tag that is there already moves."""
+    """Give a record a name of its own for good; a tag that names another record is refused."""
     if not TAG.fullmatch(name):
         raise ArtifactError(
             f"'{name}' cannot be a tag; use letters, digits, dots, dashes and underscores"
         )
+    with suppress(DamagedError):  # a damaged tag is written anew
+        there = tagged(root, name)
+        if there not in (None, key):
+            raise ArtifactError(
+                f"tag '{name}' names {str(there)[:12]} already, and may be cited so; take a"
+                f" new name, such as '{name}-2', or take it away first: r1pipe tag {name} --remove"
+            )
     write_state(tag_path(root, name), {"name": name, "key": key})
 
 
