@@ -69,7 +69,8 @@ class ReplicaGenerator:
 
     def generate(self, requests: Sequence[Request], sampling: SamplingParams) -> Iterator[Sampled]:
         """Yield every request's completion once, as it finishes anywhere."""
-        yield from self.stream(iter(sorted(requests, key=in_prompt_order)), sampling)
+        ordered: list[Request] = sorted(requests, key=in_prompt_order)
+        yield from self.stream(iter(ordered), sampling)
 
     def stream(
         self, requests: Iterator[Request | None], sampling: SamplingParams

@@ -100,7 +100,8 @@ class VllmGenerator:
         """Yield every request's completion once, as it finishes; those of equal prompts begin one
         after another."""
         check_room(requests, self.max_tokens, MORE_ROOM)
-        yield from self.stream(iter(sorted(requests, key=in_prompt_order)), sampling)
+        ordered: list[Request] = sorted(requests, key=in_prompt_order)
+        yield from self.stream(iter(ordered), sampling)
 
     def stream(
         self, requests: Iterator[Request | None], sampling: SamplingParams
