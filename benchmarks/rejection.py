@@ -103,14 +103,14 @@ def sample_canned() -> None:
     def opened(model: Path, settings: Any, precision: Any) -> Iterator[tuple[Canned, Any]]:
         yield canned, canned.tokenizer
 
-    plain = sources.GeneratedSamples.samples
+    plain = sources.GeneratedSamples.requests
 
-    def samples(self: Any, units: Any, problems: Sequence[Sequence[Problem]]) -> Iterator[Any]:
-        canned.learn([problem for asked in problems for problem in asked])
-        return plain(self, units, problems)
+    def requests(self: Any, unit: Any, problems: Sequence[Problem]) -> Any:
+        canned.learn(problems)
+        return plain(self, unit, problems)
 
     collecting.open_generator = opened  # type: ignore[assignment,attr-defined]
-    sources.GeneratedSamples.samples = samples  # type: ignore[method-assign]
+    sources.GeneratedSamples.requests = requests  # type: ignore[method-assign]
 
 
 def prepare(folder: Path, candidates: int) -> None:

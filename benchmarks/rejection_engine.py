@@ -74,7 +74,7 @@ def only_generator(opened: tuple[Any, Any], problems: Sequence[Problem]) -> floa
     generator, tokenizer = opened
     params, count = sample_params(), 0
     began = time.perf_counter()
-    for unit in Schedule(problems, params).units(lambda: None):
+    for unit in Schedule(problems, params).units(lambda _: None):
         asked = [problems[place] for place in unit.places]
         prompts = [tuple(encode_prompt(tokenizer, p.prompt, "chat")) for p in asked]
         seeds = [sample_seed(1, p, i) for p in asked for i in range(SAMPLES)]

@@ -45,14 +45,11 @@ class Steps:
 
     def __init__(self, candidates: int, root: Path) -> None:
         self.clock, self.root, self.canned = Clock(), root, Canned()
-        self.source = GeneratedSamples(
-            lambda units: self.canned, self.canned.tokenizer, SamplingParams(), "chat", 1
-        )
+        self.source = GeneratedSamples(self.canned.tokenizer, "chat", 1)
         self.origin = Origin("chat", 1.0, "m" * 64, Keep())
         self.selection = Selection(Quotas(), candidates)
         self.writer = RowWriter(root / "candidates", SCHEMA)
         self.journal = FileJournal(root / "journal")
-        self.canned_s = 0.0
 
     def unit(self, number: int, problems: Sequence[Problem]) -> None:
         """Go through all steps with one unit of problems of one task."""
@@ -77,12 +74,12 @@ class Steps:
             for prompt, p in zip(self.canned.golds, problems, strict=True)
             for i in range(SAMPLES)
         ]
-        began = time.process_time()
-        list(self.canned.generate(requests, SamplingParams()))
-        self.canned_s += time.process_time() - began
+        made = list(self.canned.generate(requests, SamplingParams()))
         unit = Unit(number, tuple(range(PROBLEMS)), 0, SAMPLES)
-        take = lambda: [s for _, s in self.source.samples([unit], [problems])]  # noqa: E731
-        samples: list[Sample] = self.clock.time("requests and decoding", take)
+        part = "requests and decoding"
+        self.clock.time(part, self.source.requests, unit, problems)
+        decode = lambda: [self.source.sample(unit, problems, each) for each in made]  # noqa: E731
+        samples: list[Sample] = self.clock.time(part, decode)
         return samples
 
     def finish(self) -> dict[str, float]:
@@ -91,7 +88,6 @@ class Steps:
         self.journal.close()
         kept = read_rows(self.root / "candidates", only="kept")
         self.clock.time("rows, read back and written", write_rows, self.root / "rows", kept, SCHEMA)
-        self.clock.parts["requests and decoding"] -= self.canned_s
         return self.clock.parts
 
 

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+import random
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
@@ -12,6 +13,7 @@ from typing import Any
 from tiny import FakeContext, ScriptedGenerator, problems, stage, tokenizer
 
 from r1pipe.chat import boxed, render_completion
+from r1pipe.generate.failures import SamplingFailed
 from r1pipe.generate.protocol import Request
 from r1pipe.records import Problem
 from r1pipe.rejection import collecting
@@ -50,6 +52,39 @@ class BySample(ScriptedGenerator):
         return super().generate(requests, sampling)
 
 
+class Streamed:
+    """A script as a generator that streams: it answers the oldest or the newest request that it
+    has, as `rng` says."""
+
+    def __init__(self, script: Any, num_slots: int, rng: random.Random | None = None) -> None:
+        self.script = script
+        self.num_slots = num_slots
+        self.losses: list[str] = []
+        self.rng = rng
+        self.most_under_way = 0
+
+    def generate(self, requests: Sequence[Request], sampling: Any) -> Any:
+        raise AssertionError("it is to be given a stream")
+
+    def load_weights(self, tensors: Any) -> None: ...
+    def sleep(self) -> None: ...
+    def close(self) -> None: ...
+
+    def stream(self, requests: Iterator[Request | None], sampling: Any) -> Any:
+        held: list[Request] = []
+        while True:
+            while len(held) < self.num_slots and (request := next(requests, None)) is not None:
+                held.append(request)
+            if not held:
+                return
+            self.most_under_way = max(self.most_under_way, len(held))
+            request = held.pop(self.rng.choice([0, -1]) if self.rng else 0)
+            try:
+                yield from self.script.generate([request], sampling)
+            except SamplingFailed as failure:
+                raise SamplingFailed(str(failure), request.index) from None
+
+
 def half_texts(asked: list[Problem]) -> dict[str, list[str]]:
     return {p.prompt: [right(p), wrong(p), right(p, "a sum of two")] for p in asked}
 
@@ -83,7 +118,7 @@ def sample(
     }  # fmt: skip
     context = context or FakeContext(tmp_path / "work")
     inputs = {"model": tmp_path / "model", "problems": tmp_path / "problems"}
-    names = ("units_at_once", "stop_without_rows")
+    names = ("stop_without_rows",)
     run = chosen.run_model(**{name: values.pop(name) for name in names if name in values})
     params = chosen.params.model_validate_json(json.dumps(values))
     chosen.run(context, params, run, Inputs(inputs))

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from sampling_world import BySample, english, files, half_texts, right, sample, wrong
+from sampling_world import BySample, Streamed, english, files, half_texts, right, sample, wrong
 from tiny import FakeContext
 
 from r1pipe.errors import StageError
@@ -101,22 +101,26 @@ def test_nothing_is_sampled_beyond_a_target_that_failed_units_may_reach(
     assert sorted(script.given) == sorted(steady.given), "each sample once, and no other"
 
 
-@pytest.mark.parametrize(("units_at_once", "failed"), [(1, "1 unit"), (3, "2 units")])
+@pytest.mark.parametrize("num_slots", [None, 6])
 def test_adaptive_sampling_goes_on_as_far_as_it_needs_no_failed_result(
-    tmp_path: Path, units_at_once: int, failed: str, monkeypatch: Any
+    tmp_path: Path, num_slots: int | None, monkeypatch: Any
 ) -> None:
     asked = english(60)  # thirty units in the first round
     texts = {p.prompt: [(right if i % 3 else wrong)(p), right(p, "b")] for i, p in enumerate(asked)}
-    options: dict[str, Any] = {"adaptive": ROUNDS, "units_at_once": units_at_once}
+    options: dict[str, Any] = {"adaptive": ROUNDS}
     steady = Unsteady(texts, asked)
     whole = sample(tmp_path / "whole", steady, asked, monkeypatch, **options)
     script = Unsteady(texts, asked)
-    script.bad = seeds_of(asked, 20)  # unit 10; in threes it takes unit 11 with it
-    with pytest.raises(StageError, match=f"^{failed} could not be sampled"):
-        sample(tmp_path, script, asked, monkeypatch, **options)
-    assert max(map(int, units_in(tmp_path))) == 10 + LAG - 1
+    script.bad = seeds_of(asked, 20)  # unit 10
+    generator = script if num_slots is None else Streamed(script, num_slots)
+    with pytest.raises(StageError, match=r"^1 unit could not be sampled"):
+        sample(tmp_path, generator, asked, monkeypatch, **options)
+    if num_slots is None:
+        assert max(map(int, units_in(tmp_path))) == 10 + LAG - 1
+    else:
+        assert 10 < max(map(int, units_in(tmp_path))) <= 10 + 8 * num_slots
     script.bad = set()
-    resumed = sample(tmp_path, script, asked, monkeypatch, **options)
+    resumed = sample(tmp_path, generator, asked, monkeypatch, **options)
     assert files(resumed) == files(whole)
     again = len(script.given) - len(steady.given)
     assert 0 <= again <= 4, "at most what was sampled of the failed unit before it failed"
@@ -140,9 +144,9 @@ def test_a_refusal_ends_it_at_once_and_what_was_sampled_is_kept(
 @pytest.mark.parametrize(
     "end", [StageError("HTTP 401"), RecursionError("deep"), ValueError("odd"), MemoryError("full")]
 )
-@pytest.mark.parametrize(("units_at_once", "kept"), [(1, {"0", "1"}), (3, {"0", "1", "2", "4"})])
+@pytest.mark.parametrize(("num_slots", "kept"), [(None, {"0", "1"}), (8, {"0", "1", "2"})])
 def test_whatever_ends_the_sampling_the_units_that_are_finished_are_kept(
-    tmp_path: Path, end: Exception, units_at_once: int, kept: set[str], monkeypatch: Any
+    tmp_path: Path, end: Exception, num_slots: int | None, kept: set[str], monkeypatch: Any
 ) -> None:
     class Ending(Unsteady):
         """Ends in the last request of unit 2, or in unit 3 beside others that were given first."""
@@ -155,9 +159,10 @@ def test_whatever_ends_the_sampling_the_units_that_are_finished_are_kept(
 
     asked = english(12)
     script = Ending(half_texts(asked), asked)
-    script.bad = seeds_of(asked, 5 if units_at_once == 1 else 7) | seeds_of(asked, 11)
+    script.bad = seeds_of(asked, 7 if num_slots else 5) | seeds_of(asked, 11)
+    generator = Streamed(script, num_slots) if num_slots else script
     with pytest.raises(type(end), match=str(end)):
-        sample(tmp_path, script, asked, monkeypatch, units_at_once=units_at_once)
+        sample(tmp_path, generator, asked, monkeypatch)
     assert units_in(tmp_path) == kept
 
 
@@ -177,10 +182,10 @@ def test_units_that_are_whole_when_another_fails_beside_them_are_kept(
     script = Late(half_texts(asked), asked)
     script.bad = seeds_of(asked, 2)
     with pytest.raises(StageError, match="1 unit could not be sampled"):
-        sample(tmp_path, script, asked, monkeypatch, units_at_once=3)
+        sample(tmp_path, Streamed(script, 12), asked, monkeypatch)
     assert units_in(tmp_path) == {"0", "2", "3", "4", "5"}
     script.bad = set()
-    resumed = sample(tmp_path, script, asked, monkeypatch, units_at_once=3)
+    resumed = sample(tmp_path, Streamed(script, 12), asked, monkeypatch)
     assert files(resumed) == files(whole)
 
 
@@ -201,9 +206,8 @@ def test_any_failures_give_the_bytes_of_a_run_without(
     for _ in range(40):
         script.bad = set(rng.sample(every, 6))
         try:
-            resumed = sample(
-                tmp_path, script, asked, monkeypatch, units_at_once=rng.randrange(1, 4), **options
-            )
+            generator = rng.choice([script, Streamed(script, rng.randrange(1, 20), rng)])
+            resumed = sample(tmp_path, generator, asked, monkeypatch, **options)
             break
         except StageError as error:
             if "could not be sampled" not in str(error):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import random
 import subprocess
 from collections.abc import Sequence
 from pathlib import Path
@@ -11,6 +12,7 @@ from typing import Any
 import pytest
 from sampling_world import (
     BySample,
+    Streamed,
     english,
     files,
     half_right,
@@ -48,16 +50,12 @@ def test_sampling_ends_with_the_unit_that_reaches_the_target(
 def test_units_that_are_sampled_together_give_the_same_bytes(
     tmp_path: Path, monkeypatch: Any
 ) -> None:
-    class Backwards(BySample):
-        def generate(self, requests: Sequence[Request], sampling: Any) -> Any:
-            return reversed(list(super().generate(requests, sampling)))
-
     asked = english(9)
     apart = sample(tmp_path / "apart", half_right(asked), asked, monkeypatch)
-    script = Backwards(half_texts(asked), asked, 3)
-    together = sample(tmp_path / "together", script, asked, monkeypatch, units_at_once=3)
+    script = Streamed(half_right(asked), 6, random.Random(1))
+    together = sample(tmp_path / "together", script, asked, monkeypatch)
     assert files(together) == files(apart)
-    assert script.units == [12, 6]  # five units of two, two, two, two and one problem
+    assert script.most_under_way == 6, "five units of four (and two) requests"
 
 
 @pytest.mark.parametrize("units_before_the_kill", [1, 3])
@@ -86,9 +84,9 @@ class MostlyRight:
         self.script = half_right(asked)
 
     def generate(self, requests: Sequence[Request], sampling: Any) -> Any:
-        texts = list(self.script.generate(requests, sampling))
-        for found, text in zip(self.inner.generate(requests, sampling), texts, strict=True):
-            yield found if found.index % 2 else text
+        texts = {each.index: each for each in self.script.generate(requests, sampling)}
+        for found in self.inner.generate(requests, sampling):
+            yield found if found.index % 2 else texts[found.index]
 
 
 def test_a_resumed_stage_stops_where_the_uninterrupted_one_did(

@@ -15,6 +15,7 @@ from contextlib import closing, contextmanager
 from dataclasses import dataclass, field, replace
 from itertools import count
 
+from r1pipe.errors import StageError
 from r1pipe.generate.failures import FailedUnits, SamplingFailed
 from r1pipe.generate.following import Kept, Ticker, waited_for
 from r1pipe.generate.protocol import (
@@ -108,6 +109,8 @@ class Stream:
         except SamplingFailed as failure:
             self._end()
             return self._failed(failure)
+        if sampled.index not in self._under_way:
+            raise StageError("the generator answered a request twice, or one that it never got")
         name, request = self._under_way.pop(sampled.index)
         sampled = replace(sampled, index=request.index)
         self._keep(self._units[name], sampled)
@@ -131,12 +134,14 @@ class Stream:
             if sampled is not None:
                 return sampled
             self._end()
-        raise RuntimeError("a generator ended without the completions that it was asked for")
+        missing = len(self._under_way)
+        raise StageError(f"the generator ended without {missing} completions it was asked for")
 
     def _started(self) -> Iterator[Sampled]:
         if isinstance(self.generator, StreamingGenerator):
             return self.generator.stream(self._asked(), self.sampling)
-        return self.generator.generate([r for r in self._asked() if r is not None], self.sampling)
+        requests = [request for request in self._asked() if request is not None]
+        return iter(self.generator.generate(requests, self.sampling))
 
     def _asked(self) -> Iterator[Request | None]:
         """Yield requests under numbers of their own; None where there is none at present."""

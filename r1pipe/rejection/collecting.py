@@ -22,8 +22,8 @@ from r1pipe.candidates.selection import kept_rows
 from r1pipe.chat import AnyFormat
 from r1pipe.errors import StageError
 from r1pipe.generate.backends import open_generator
-from r1pipe.generate.following import Followed, Kept
-from r1pipe.generate.protocol import Generator, SamplingParams
+from r1pipe.generate.protocol import SamplingParams
+from r1pipe.generate.streaming import streaming
 from r1pipe.keys import JsonObject
 from r1pipe.records import Problem, Row
 from r1pipe.rejection.fruitless import Fruitless
@@ -66,14 +66,10 @@ def collect(
         closing(CandidateWriterProcess(settings)) as writer,
         open_generator(inputs.path("model"), run, params.precision) as (generator, tokenizer),
     ):
-
-        def generator_of(units: str) -> Generator:
-            kept = Kept(context.journal("batches"), units, run.max_batch)
-            return Followed(generator, context, kept)
-
-        source = GeneratedSamples(generator_of, tokenizer, sampling, fmt, params.seed)
-        collector = RejectionSampler(context, params, run, schedule, source, writer)
-        collector.run()
+        with streaming(generator, context, sampling, run.max_batch) as stream:
+            source = GeneratedSamples(tokenizer, fmt, params.seed)
+            collector = RejectionSampler(context, params, run, schedule, source, writer, stream)
+            collector.run()
         counts = writer.finish()
     check_counts(context, counts, sum(schedule.num_samples))
     check_kept(context, counts, collector.fruitless)

@@ -50,9 +50,6 @@ class SampleParams(ModelParams):
 class CollectRun(SampleRun, VerifyRun):
     """How candidates are sampled."""
 
-    units_at_once: int = Field(default=1, gt=0, le=7)
-    """Units whose requests a generator is given together. More of them keep an engine with
-    continuous batching busy while the last completions of a unit finish; a kill costs them all."""
     stop_without_rows: int | None = Field(default=256, gt=0)
     """Completions without a kept one after which the stage pauses; the same command samples as many
     again. null: never."""

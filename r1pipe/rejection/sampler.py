@@ -1,24 +1,27 @@
 """The loop of rejection sampling: some units are sampled while others are verified.
 
+A generator that streams is given the requests of further units as it has room for them; another
+one samples unit after unit.
+
 A unit that cannot be sampled does not stop the others, as far as they do not depend on it. Their
 rows go into the journal, where a resumed stage finds them by the unit's number and plays them back
 in its place: so its decisions, all taken in the units' order, are those of a run without failures.
 """
 
-# a unit's way: queued -> pending (given to the writer, or failed) -> done -> the schedule
+# a unit's way: pending (sampled, then given to the writer, or failed) -> done -> the schedule
 
 from __future__ import annotations
 
 import json
 from collections import deque
-from collections.abc import Iterable
 from contextlib import suppress
+from functools import partial
 from math import ceil
 
-from r1pipe.candidates.candidate import Sample
 from r1pipe.errors import StageError
 from r1pipe.generate.failures import FailedUnits
-from r1pipe.rejection.dispatch import dispatch
+from r1pipe.generate.streaming import Stream, UnitFailed
+from r1pipe.rejection.dispatch import Dispatcher
 from r1pipe.rejection.forecast import Forecast
 from r1pipe.rejection.fruitless import Fruitless
 from r1pipe.rejection.params import CollectRun, SampleParams
@@ -32,8 +35,13 @@ LEFT_EVERY_UNITS = 64
 """Units between two counts of the samples that are left, which look at every problem."""
 
 
+SLOTS_IN_FLIGHT = 8
+"""Samples of the units in flight, as a multiple of what an engine samples together: while a long
+completion is sampled, its slot's neighbours have others. Their texts are in memory."""
+
+
 class RejectionSampler:
-    """Samples and writes all units of a schedule, at most `LAG` of them in flight."""
+    """Samples and writes all units of a schedule, a bounded number of them in flight."""
 
     def __init__(
         self,
@@ -43,14 +51,16 @@ class RejectionSampler:
         schedule: Schedule,
         source: GeneratedSamples,
         writer: CandidateWriterProcess,
+        stream: Stream,
     ) -> None:
         self.context = context
         self.schedule = schedule
         self.source = source
         self.writer = writer
+        self.stream = stream
+        self.dispatcher = Dispatcher(writer)
         self.target_rows = params.target_rows
         self.is_adaptive = params.adaptive is not None
-        self.units_at_once = run.units_at_once
         self.journal = context.journal("candidates")
         self.journaled = self.journal.done()
         previous = context.previous("candidates")
@@ -60,13 +70,14 @@ class RejectionSampler:
         self.samples_left = 0
         self.failures = FailedUnits()
         self.fruitless = Fruitless(run.stop_without_rows)
-        self.queued: list[Unit] = []
         self.pending: deque[Unit] = deque()
         self.done: deque[tuple[Unit, UnitResult | None]] = deque()
-        self.sampled: set[int] = set()
-        """Numbers of the units in flight that the generator sampled."""
-        self.failed: set[int] = set()
-        """Numbers of the units that have no result."""
+        self.sampled: dict[int, Unit] = {}
+        """The units in flight that the generator samples, by number."""
+        self.num_taken = 0
+        """Units that the schedule has the results of, or that failed."""
+        self.num_in_flight = 0
+        """Samples of the units that are pending."""
         self.num_unknown = 0
         """Samples of units that were begun and have no result (yet)."""
 
@@ -79,8 +90,8 @@ class RejectionSampler:
             self.run_units()
             self.finish_all()
         except Exception:
-            self.queued = []
             with suppress(Exception):  # it is about the failure that is raised below
+                self.dispatcher.fail_open()
                 self.finish_all()  # what was sampled is verified and kept
             raise
         self.failures.check()
@@ -88,18 +99,41 @@ class RejectionSampler:
 
     def run_units(self) -> None:
         """Begin unit after unit, while the oldest ones finish."""
-        for unit in self.schedule.units(self.take_all):
-            while len(self.queued) + len(self.pending) + len(self.done) >= LAG:
-                self.take_oldest()
+        for unit in self.schedule.units(self.take_until):
+            self.make_room()
             if self.is_reached():
                 return
             self.begin(unit)
+            while not self.stream.wants_units:
+                self.take_sample()
             self.check_fruit()
             self.context.stop_if_asked()
 
+    def make_room(self) -> None:
+        """Take results until another unit may begin."""
+        if self.schedule.has_quotas or not self.stream.is_streaming:
+            while len(self.pending) + len(self.done) >= LAG:
+                self.take_oldest()
+            return
+        slots = self.stream.num_slots * (1 if self.fruitless.is_watching else SLOTS_IN_FLIGHT)
+        while self.pending and (self.num_in_flight >= slots or self.is_oldest_finished()):
+            self.finish_oldest()
+        while self.done:
+            self.take_oldest()
+
+    def is_oldest_finished(self) -> bool:
+        """Whether the oldest result can be had without waiting."""
+        unit = self.pending[0]
+        if self.dispatcher.is_open(unit):
+            return False
+        return unit.number in self.dispatcher.failed or self.writer.has_result
+
     def check_fruit(self) -> None:
-        """Raise Paused if too much was sampled in vain; waits for results until there is a row."""
-        while self.fruitless.is_watching and self.pending:
+        """Raise Paused if too much was sampled in vain.
+
+        Waits for results until there is a row, unless that would leave slots empty.
+        """
+        while self.fruitless.is_watching and self.pending and not self.stream.is_streaming:
             self.finish_oldest()
         self.fruitless.check(self.context)
 
@@ -107,49 +141,41 @@ class RejectionSampler:
         """Start a unit: from the journal, a previous result, or the generator."""
         problems, name = self.schedule.of(unit), str(unit.number)
         self.num_unknown += unit.num_samples
+        self.num_in_flight += unit.num_samples
+        self.pending.append(unit)
         if name in self.journaled:
-            self.sample_queued()  # units are written in their order
             if self.previous is not None:
                 self.previous.skip(unit)
-            self.writer.replay(problems, self.journal.lines(name))
-            self.pending.append(unit)
-        elif self.previous and (samples := self.previous.take(unit, problems)) is not None:
-            self.sample_queued()
-            self.num_reused += unit.num_samples
-            self.give([unit], ((0, sample) for sample in samples))
-        else:
-            self.queued.append(unit)
-            if len(self.queued) == self.units_at_once:
-                self.sample_queued()
-
-    def sample_queued(self) -> None:
-        """Sample all queued units at once, if any."""
-        units, self.queued = self.queued, []
-        if not units:
+            self.dispatcher.replay(unit, problems, partial(self.journal.lines, name))
             return
-        self.sampled.update(unit.number for unit in units)
+        self.dispatcher.open(unit, problems)
+        if self.previous and (samples := self.previous.take(unit, problems)) is not None:
+            self.num_reused += unit.num_samples
+            for sample in samples:
+                self.dispatcher.add(unit.number, sample)
+            return
+        self.sampled[unit.number] = unit
         self.forecast.start()
-        problems = [self.schedule.of(unit) for unit in units]
-        self.give(units, self.source.samples(units, problems))
+        self.stream.add(name, self.source.requests(unit, problems))
 
-    def give(self, units: list[Unit], samples: Iterable[tuple[int, Sample]]) -> None:
-        """Give samples to the writer; a unit whose samples cannot be had has failed."""
-        problems = [self.schedule.of(unit) for unit in units]
-        left = set(range(len(units)))
-        try:
-            with self.failures.tolerated(left):
-                for place in dispatch(self.writer, units, problems, samples):
-                    left.remove(place)
-        finally:
-            self.pending.extend(units)
-            self.failed.update(units[place].number for place in left)
+    def take_sample(self) -> None:
+        """Wait for the next completion of any unit; a unit that cannot be sampled has failed."""
+        name, found = self.stream.take()
+        if isinstance(found, UnitFailed):
+            self.dispatcher.fail(int(name))
+            self.failures.add(found.failure, 1)
+            return
+        unit = self.sampled[int(name)]
+        sample = self.source.sample(unit, self.schedule.of(unit), found)
+        if self.dispatcher.add(unit.number, sample):
+            self.failures.succeeded()
 
     def is_reached(self) -> bool:
         """Return whether there are enough rows, or may be once failed units are sampled.
 
         Waits only if the units in flight decide.
         """
-        while (self.queued or self.pending) and self._kept_at_most() >= self.target_rows:
+        while self.pending and self._kept_at_most() >= self.target_rows:
             self.finish_oldest()
         return self._kept_at_most() >= self.target_rows
 
@@ -158,10 +184,12 @@ class RejectionSampler:
 
     def finish_oldest(self) -> None:
         """Wait for the oldest result and put its rows into the journal."""
-        if not self.pending:
-            self.sample_queued()
-        unit = self.pending.popleft()
-        if unit.number in self.failed:
+        unit = self.pending[0]
+        while self.dispatcher.is_open(unit):
+            self.take_sample()
+        self.pending.popleft()
+        self.num_in_flight -= unit.num_samples
+        if unit.number in self.dispatcher.failed:
             self.done.append((unit, None))
             return
         result = self.writer.result()
@@ -181,13 +209,13 @@ class RejectionSampler:
         self.done.append((unit, result))
         self.num_unknown -= unit.num_samples
         self.forecast.add(result, is_sampled=unit.number in self.sampled)
-        self.sampled.discard(unit.number)
+        self.sampled.pop(unit.number, None)
         if name not in self.journaled:
             self._log(unit, result)
 
     def finish_all(self) -> None:
         """Wait for the results of all units that were begun."""
-        while self.queued or self.pending:
+        while self.pending:
             self.finish_oldest()
 
     def take_oldest(self) -> None:
@@ -198,15 +226,21 @@ class RejectionSampler:
         if not self.done:
             self.finish_oldest()
         unit, result = self.done.popleft()
+        self.num_taken += 1
         if result is not None:
             self.schedule.take(unit, result)
         elif self.is_adaptive:
             self.finish_all()
             self.failures.check()
 
+    def take_until(self, number: int) -> None:
+        """Pass results to the schedule up to those of the unit of a number."""
+        while self.num_taken <= number:
+            self.take_oldest()
+
     def take_all(self) -> None:
         """Pass all new results to the schedule."""
-        while self.queued or self.pending or self.done:
+        while self.pending or self.done:
             self.take_oldest()
 
     def _log(self, unit: Unit, result: UnitResult) -> None:
@@ -214,8 +248,8 @@ class RejectionSampler:
             self.samples_left = self.schedule.samples_left()
         self.samples_left = max(0, self.samples_left - result.num_rows)
         values, samples = self.forecast.values(self.samples_left)
-        if self.failed:
-            values["failed_units"] = float(len(self.failed))
+        if self.dispatcher.failed:
+            values["failed_units"] = float(len(self.dispatcher.failed))
         self.context.log(
             unit.number + 1,
             unit.number + 1 + ceil(samples / unit.num_samples),

@@ -1,8 +1,10 @@
 """The order of sampling: every problem alike, or in rounds that leave some out.
 
-Decisions rest on the results of units that are `LAG` or more before the unit decided on (a new
-round waits for all of them), never on what happens to be known by then. So a resumed stage, and one
-with a higher target, goes through the same units.
+With quotas, decisions rest on the results of units that are `LAG` or more before the unit decided
+on (a new round waits for all of them). Without, a problem's part in a round rests on its own
+results only, and a round begins while the last completions of the one before are sampled. No
+decision rests on what happens to be known by then. So a resumed stage, and one with a higher
+target, goes through the same units.
 """
 
 from __future__ import annotations
@@ -17,7 +19,7 @@ from r1pipe.rejection.params import SampleParams
 from r1pipe.rejection.writer import UnitResult
 
 LAG = 8
-"""Units in flight at most: some are sampled while those before them are verified."""
+"""Units in flight at most with quotas: some are sampled while those before them are verified."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,15 +54,25 @@ class Schedule:
         self.num_samples, self.num_new = array("l", [0]) * count, array("l", [0]) * count
         self.num_tokens = array("q", [0]) * count
         self._is_beyond_quota = bytearray(count)
+        self._latest = array("l", [-1]) * count
+        """The number of the last unit that a problem was in."""
         self.num_units = 0
 
-    def units(self, finish_all: Callable[[], None]) -> Iterator[Unit]:
-        """Yield the units; `finish_all` must have all results so far taken in."""
+    @property
+    def has_quotas(self) -> bool:
+        """Whether a problem's rows may rule out those of another one."""
+        return self.params.adaptive is not None and self.params.adaptive.quotas != Quotas()
+
+    def units(self, take_until: Callable[[int], None]) -> Iterator[Unit]:
+        """Yield the units; `take_until` must have the results taken in of the unit of a number and
+        of all before it."""
         size = self.params.problems_per_unit
         for first, samples in self.rounds:
-            finish_all()
+            if self.has_quotas:
+                take_until(self.num_units - 1)
             chosen: list[int] = []
             for place in range(len(self.problems)):
+                take_until(self._latest[place])
                 if self.reason_to_stop(place) is None:
                     chosen.append(place)
                 if len(chosen) == size:
@@ -71,6 +83,8 @@ class Schedule:
 
     def _unit(self, places: Sequence[int], first: int, samples: int) -> Unit:
         self.num_units += 1
+        for place in places:
+            self._latest[place] = self.num_units - 1
         return Unit(self.num_units - 1, tuple(places), first, samples)
 
     def of(self, unit: Unit) -> list[Problem]:

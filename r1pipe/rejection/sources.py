@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from itertools import islice
 from pathlib import Path
 
 from r1pipe.candidates.candidate import Sample, candidate_id
 from r1pipe.chat import AnyFormat
-from r1pipe.generate.protocol import Generator, Request, SamplingParams
+from r1pipe.generate.protocol import Request, Sampled
 from r1pipe.generate.uniforms import request_seed
 from r1pipe.models.interfaces import Tokenizer
 from r1pipe.models.prompts import encode_prompt, opened_thought
@@ -19,53 +19,40 @@ from r1pipe.rows import read_rows
 
 
 class GeneratedSamples:
-    """Samples from a generator; each request has its own seed, whatever unit it is in."""
+    """Requests for samples, and the samples of their completions; each request has its own seed,
+    whatever unit it is in."""
 
-    def __init__(
-        self,
-        generator_of: Callable[[str], Generator],
-        tokenizer: Tokenizer,
-        sampling: SamplingParams,
-        fmt: AnyFormat,
-        seed: int,
-    ) -> None:
-        self.generator_of = generator_of
-        """What samples the requests of a name, which are always the same."""
+    def __init__(self, tokenizer: Tokenizer, fmt: AnyFormat, seed: int) -> None:
         self.tokenizer = tokenizer
-        self.sampling = sampling
         self.format = fmt
         self.seed = seed
+        self._opened: str | None = None
 
-    def samples(
-        self, units: Sequence[Unit], problems: Sequence[Sequence[Problem]]
-    ) -> Iterator[tuple[int, Sample]]:
-        """Yield the samples of some units as they finish, each with its unit's place in `units`."""
-        origins: list[tuple[int, Problem, int]] = []
+    def requests(self, unit: Unit, problems: Sequence[Problem]) -> list[Request]:
+        """Return the requests of a unit, problem by problem."""
         requests: list[Request] = []
-        for place, (unit, asked) in enumerate(zip(units, problems, strict=True)):
-            for problem in asked:
-                prompt = tuple(encode_prompt(self.tokenizer, problem.prompt, self.format))
-                for i in range(unit.first_sample, unit.first_sample + unit.samples_per_problem):
-                    seed = sample_seed(self.seed, problem, i)
-                    requests.append(Request(prompt, seed, len(requests)))
-                    origins.append((place, problem, i))
-        opened = opened_thought(self.tokenizer, self.format) if requests else ""
-        name = "-".join(str(unit.number) for unit in (units[0], *units[1:][-1:]))
-        for sampled in self.generator_of(name).generate(requests, self.sampling):
-            place, problem, i = origins[sampled.index]
-            ids = sampled.token_ids
-            has_end = sampled.finish_reason is FinishReason.STOP
-            yield (
-                place,
-                Sample(
-                    problem=problem,
-                    sample_index=i,
-                    seed=requests[sampled.index].seed,
-                    text=opened + self.tokenizer.decode(ids[:-1] if has_end else ids),
-                    num_tokens=len(ids),
-                    finish_reason=sampled.finish_reason,
-                ),
-            )
+        for problem in problems:
+            prompt = tuple(encode_prompt(self.tokenizer, problem.prompt, self.format))
+            for i in range(unit.first_sample, unit.first_sample + unit.samples_per_problem):
+                seed = sample_seed(self.seed, problem, i)
+                requests.append(Request(prompt, seed, len(requests)))
+        return requests
+
+    def sample(self, unit: Unit, problems: Sequence[Problem], sampled: Sampled) -> Sample:
+        """Return the sample that a completion of the unit is."""
+        if self._opened is None:
+            self._opened = opened_thought(self.tokenizer, self.format)
+        place, number = divmod(sampled.index, unit.samples_per_problem)
+        problem, index = problems[place], unit.first_sample + number
+        ids, has_end = sampled.token_ids, sampled.finish_reason is FinishReason.STOP
+        return Sample(
+            problem=problem,
+            sample_index=index,
+            seed=sample_seed(self.seed, problem, index),
+            text=self._opened + self.tokenizer.decode(ids[:-1] if has_end else ids),
+            num_tokens=len(ids),
+            finish_reason=sampled.finish_reason,
+        )
 
 
 def sample_seed(seed: int, problem: Problem, sample_index: int) -> int:

@@ -86,6 +86,11 @@ class CandidateWriterProcess:
         problems = [ProblemResult(*problem) for problem in value["problems"]]
         return UnitResult(value["rows"], value["correct"], problems, payload)
 
+    @property
+    def has_result(self) -> bool:
+        """Whether `result` would not wait."""
+        return not self._replies.empty()
+
     def finish(self) -> dict[str, int]:
         """Close the shards; return counts of the candidates by outcome."""
         self._tell({"finish": True})
