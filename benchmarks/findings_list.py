@@ -82,7 +82,7 @@ FINDINGS: Mapping[str, Finding] = {
             *_grown("process-model", "outcome-model"),
         ),
         Picture("scores", tuple(f"{name}-{when}" for name in FIVE for when in ("early", "late"))),
-        minutes=7,
+        minutes=6.5,
     ),
     "figure-6": Finding(
         "DeepSeekMath, figure 6: two rounds of iterative GRPO",
@@ -91,7 +91,7 @@ FINDINGS: Mapping[str, Finding] = {
             Claim("round 2 above round 1", "pass@1", "round-2", "round-1", "+", "less"),
         ),
         Picture("scores", ("cold-start", "round-1", "round-2")),
-        minutes=2.5,
+        minutes=2.2,
     ),
     "figure-7": Finding(
         "DeepSeekMath, figure 7: maj@k and pass@k",
@@ -102,14 +102,14 @@ FINDINGS: Mapping[str, Finding] = {
         ),
         Picture("samples", ("cold-start", "grpo"), ("pass@", "maj@")),
         ("pass@1", "pass@8", "pass@64", "maj@8", "maj@64"),
-        minutes=2.5,
+        minutes=1.5,
     ),
     "chain-of-parities": Finding(
         "AdaBack: chains of parities",
         tuple(claim for bits in BITS for claim in _chain(bits)),
         Picture("variants", ("base", "sft", "rl", "sft-rl", "r3", "adaback")),
         variants={str(bits): (f"params.bits=[{bits}]",) for bits in BITS},
-        minutes=8,
+        minutes=5,
     ),
     "distillation": Finding(
         "DeepSeek-R1, section 4.1: distillation, RL and on-policy distillation of a small model",
@@ -131,7 +131,7 @@ FINDINGS: Mapping[str, Finding] = {
         ),
         Picture("scores", ("cold-start", "with", "without"), ("pass@1", "language")),
         ("pass@1", "language"),
-        minutes=1.5,
+        minutes=1.2,
     ),
     "length": Finding(
         "DeepSeek-R1, figure 3: length over R1-Zero's training",
@@ -142,7 +142,7 @@ FINDINGS: Mapping[str, Finding] = {
         ),
         Picture("steps", ("r1-zero",), ("completion_tokens", "pass_rate")),
         ("pass@1", "tokens"),
-        minutes=2,
+        minutes=1.5,
     ),
     "dapo": Finding(
         "DAPO, table 1: its parts, cumulative",
@@ -154,7 +154,7 @@ FINDINGS: Mapping[str, Finding] = {
         ),
         Picture("scores", PARTS),
         ("pass@1", "truncated"),
-        minutes=4.5,
+        minutes=2.2,
     ),
     "dr-grpo": Finding(
         "Dr. GRPO: the biases of length and difficulty",
@@ -167,7 +167,7 @@ FINDINGS: Mapping[str, Finding] = {
         Picture("scores", ("cold-start", "grpo", "dr-grpo"),
                 ("tokens of wrong ones", "tokens of right ones")),
         ("pass@1", "tokens of wrong ones", "tokens of right ones"),
-        minutes=3,
+        minutes=1.8,
     ),
     "left-out": Finding(
         "DeepSeek-R1, table 3: each stage left out in turn",
@@ -177,6 +177,6 @@ FINDINGS: Mapping[str, Finding] = {
         ),
         Picture("scores", ("nothing", "cold-start", "language-reward", "second-sft", "alignment")),
         is_ablation=True,
-        minutes=7,
+        minutes=5.5,
     ),
 }  # fmt: skip
