@@ -67,6 +67,7 @@ PACKAGES = (
     Package(("accelerate",), (1, 10)),
     Package(("peft",), (0, 18)),
     Package(("httpx2",), (2, 0), (3,)),
+    Package(("fsspec",), (2024, 6)),
     Package(("huggingface-hub",), (2, 4), (3,)),
     Package(("jinja2",), (3, 1)),
     Package(("math-verify",), (0, 9), (0, 10), module="math_verify"),

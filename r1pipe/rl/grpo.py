@@ -31,7 +31,7 @@ from r1pipe.generate.following import Followed
 from r1pipe.generate.gathering import gather_groups
 from r1pipe.generate.in_process import context_of
 from r1pipe.generate.protocol import Generator, SamplingParams
-from r1pipe.generate.tools import with_tools
+from r1pipe.generate.tools import ToolGenerator
 from r1pipe.method_params.policies import GrpoParams
 from r1pipe.models.interfaces import Tokenizer
 from r1pipe.records import Group, Problem, Rollout
@@ -151,8 +151,12 @@ class Grpo:
         params, ranks, fmt = self.params, self.context.ranks, self.format
         problems = [draw.problem for draw in draws]
         sampling = SamplingParams(params.temperature, params.top_p, params.max_tokens)
+        sampler = self.generator
+        if params.tools is not None:
+            positions = context_of(self.trainer.engine.model.config)
+            sampler = ToolGenerator(sampler, self.tokenizer, params.tools, positions)
         groups = sample_groups(  # [7]
-            Followed(self.sampler(), self.context),
+            Followed(sampler, self.context),
             self.tokenizer,
             problems,
             params.group_size,
@@ -169,13 +173,6 @@ class Grpo:
             group.revealed = draw.revealed
         self.credit.settle(groups)  # [9]
         return groups
-
-    def sampler(self) -> Generator:
-        """Return what samples: the generator, and what runs the programs of its completions."""
-        model = self.trainer.engine.model
-        return with_tools(
-            self.generator, self.tokenizer, self.params.tools, context_of(model.config)
-        )
 
     def minibatches(self, groups: Sequence[Group], number: int) -> list[list[Rollout]]:
         """Split a rollout at random into minibatches whose sizes differ by one at most.

@@ -9,7 +9,7 @@ ways from rewards to the advantages of tokens.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
@@ -19,7 +19,7 @@ from r1pipe.models.interfaces import LanguageModel
 from r1pipe.records import FinishReason, Group, Rollout
 from r1pipe.train.batching import MicroBatch
 from r1pipe.train.engine import Loss
-from r1pipe.train.logprobs import logprobs_and_entropies, token_logprobs
+from r1pipe.train.logprobs import policy_logprobs
 
 EPS = 1e-8
 EPS_MODEL = 1e-6
@@ -188,10 +188,9 @@ def grpo_loss(
     `num_tokens` counts those of the whole minibatch that are trained, as the stream `weight` does,
     so micro-batching changes nothing.
     """
-    if params.entropy_coef is None:
-        logprobs, entropy = token_logprobs(model, batch, params.temperature), None  # [N], as below
-    else:
-        logprobs, entropy = logprobs_and_entropies(model, batch, params.temperature)
+    logprobs, entropy = policy_logprobs(  # [N], as all below
+        model, batch, params.temperature, has_entropy=params.entropy_coef is not None
+    )
     sampler_logprobs = batch.at_trained("sampler_logprobs")
     has_old = "old_logprobs" in batch.streams
     old_logprobs = batch.at_trained("old_logprobs") if has_old else logprobs.detach()
@@ -208,26 +207,24 @@ def grpo_loss(
         surrogate=surrogate,
         weights=1.0 if limit is None else truncated_weights(old_logprobs, sampler_logprobs, limit),
     )
-    mismatch = log_ratio(old_logprobs, sampler_logprobs)
     loss = token.loss
-    if entropy is not None and params.entropy_coef:
-        loss = loss - params.entropy_coef * entropy
-    found = _measured((loss * batch.at_trained("weight")).sum(), token, mismatch, num_tokens)
-    if entropy is None:
-        return found
-    return replace(
-        found, sums={**found.sums, "entropy": float(entropy.detach().sum()) / num_tokens}
-    )
+    if entropy is not None:
+        loss = loss - (params.entropy_coef or 0.0) * entropy
+    loss = (loss * batch.at_trained("weight")).sum()
+    mismatch = log_ratio(old_logprobs, sampler_logprobs)
+    return _measured(loss, token, mismatch, entropy, num_tokens)
 
 
-def _measured(loss: Tensor, token: TokenLoss, mismatch: Tensor, num_tokens: int) -> Loss:
+def _measured(
+    loss: Tensor, token: TokenLoss, mismatch: Tensor, entropy: Tensor | None, num_tokens: int
+) -> Loss:
     """Return a micro-batch's loss with what is logged of its tokens."""
     means = {
         "kl": token.kl,
         "clip_frac": token.is_clipped,
         "ratio_mean": token.ratio,
         "mismatch_kl": torch.expm1(mismatch) - mismatch,
-    }
+    } | ({} if entropy is None else {"entropy": entropy.detach()})
     peaks = {
         "ratio_max": token.ratio,
         "mismatch_ratio_max": mismatch.abs().clamp(max=MAX_LOG_RATIO).exp(),

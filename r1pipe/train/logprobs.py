@@ -59,6 +59,15 @@ def logprobs_and_entropies(
     return found[:, 0], found[:, 1]
 
 
+def policy_logprobs(
+    model: LanguageModel, batch: MicroBatch, temperature: float, *, has_entropy: bool
+) -> tuple[Tensor, Tensor | None]:
+    """Return both of `logprobs_and_entropies`, or the first alone."""
+    if has_entropy:
+        return logprobs_and_entropies(model, batch, temperature)
+    return token_logprobs(model, batch, temperature), None
+
+
 def _at_targets(
     model: LanguageModel, batch: MicroBatch, measure: Callable[[Tensor, Tensor], Tensor]
 ) -> Tensor:
