@@ -80,9 +80,12 @@ def config_of(
 
 
 def join_process_group() -> None:
-    """Have DeepSpeed use the stage's process group; without one, make a group of one."""
+    """Have DeepSpeed use the stage's process group; without one, make a group of one.
+
+    There may be one that vLLM has made in this process.
+    """
+    os.environ.setdefault("LOCAL_RANK", "0")
     if not dist.is_initialized():
-        os.environ.setdefault("LOCAL_RANK", "0")
         dist.init_process_group("gloo", store=HashStore(), rank=0, world_size=1)
     if not torch.cuda.is_available():  # else it compiles a shared-memory kernel for a minute
         deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
