@@ -153,6 +153,23 @@ class Group:
     """Share of the problem's solution that was given with the prompt."""
 
 
+@dataclass
+class Trained:
+    """A rollout and the updates that were made on it."""
+
+    number: int
+    groups: Sequence[Group]
+    """Those that were trained on."""
+    sampled: Sequence[Group]
+    """All of them."""
+    metrics: Mapping[str, float]
+    """Of all that was sampled."""
+    seconds: float = 0.0
+    """Spent on sampling and rewards."""
+    updates: list[Mapping[str, float]] = field(default_factory=list)
+    """What was logged of each update."""
+
+
 def json_lines(rows: Iterable[Mapping[str, object]]) -> bytes:
     """Return rows of JSON values as lines of JSON, one each."""
     dumps = json.dumps

@@ -110,6 +110,6 @@ def _score_steps(params: Params, run: Run, inputs: Inputs, name: str) -> StepFn:
 
 def cost(params: Params, run: Run, inputs: InfoMap) -> Cost:
     """Return the cost for `plan`: rollouts, the reference's log-probabilities, updates."""
-    from r1pipe.costs.recipes import rollouts
+    from r1pipe.costs.rollouts import rollouts
 
     return rollouts(params, run, inputs)

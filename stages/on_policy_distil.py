@@ -54,6 +54,6 @@ def run(context: Context, params: Params, run: Run, inputs: Inputs) -> None:
 
 def cost(params: Params, run: Run, inputs: InfoMap) -> Cost:
     """Return the cost for `plan`: rollouts, the teacher's log-probabilities, updates."""
-    from r1pipe.costs.recipes import with_teacher
+    from r1pipe.costs.rollouts import with_teacher
 
     return with_teacher(params, run, inputs)

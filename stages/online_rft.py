@@ -53,6 +53,6 @@ def run(context: Context, params: Params, run: Run, inputs: Inputs) -> None:
 
 def cost(params: Params, run: Run, inputs: InfoMap) -> Cost:
     """Return the cost for `plan`: rollouts and updates."""
-    from r1pipe.costs.recipes import rollouts
+    from r1pipe.costs.rollouts import rollouts
 
     return rollouts(params.as_grpo(), run, inputs)

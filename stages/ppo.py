@@ -89,6 +89,6 @@ def _critic(context: Context, params: Params, run: Run, inputs: Inputs, pad_id: 
 
 def cost(params: Params, run: Run, inputs: InfoMap) -> Cost:
     """Return the cost for `plan`: rollouts, and updates of the policy and of the critic."""
-    from r1pipe.costs.recipes import with_critic
+    from r1pipe.costs.rollouts import with_critic
 
     return with_critic(params, run, inputs)

@@ -9,7 +9,7 @@ from types import SimpleNamespace
 
 import pytest
 
-from r1pipe.costs import memory, rates, recipes
+from r1pipe.costs import memory, rates, recipes, rollouts
 from r1pipe.costs.models import forward_flops
 from r1pipe.costs.rates import Calibration, Speed
 from r1pipe.costs.work import (
@@ -135,7 +135,7 @@ def test_grpo_samples_every_group_and_trains_some_of_it() -> None:
     )
     run = GrpoRun(micro_batch_tokens=256, max_batch=32)
     problems = ProblemsInfo(Range(100), Range(10), Range(20, 30))
-    cost = recipes.rollouts(params, run, {"model": MODEL, "problems": problems})
+    cost = rollouts.rollouts(params, run, {"model": MODEL, "problems": problems})
     (work,), (samples,) = cost.training, cost.sampling
     assert samples.completions == Range(192)  # 6 x 4 x 8
     assert samples.rounds == Range(3)
@@ -145,14 +145,14 @@ def test_grpo_samples_every_group_and_trains_some_of_it() -> None:
     assert work.scored_tokens == Range(192 * 30, 192 * 40)
     assert work.frozen_copies == 1
     params.dynamic_sampling, params.process = 10, "model"
-    cost = recipes.rollouts(params, run, {"model": MODEL, "problems": problems})
+    cost = rollouts.rollouts(params, run, {"model": MODEL, "problems": problems})
     (again,), (samples,) = cost.training, cost.sampling
     assert samples.completions == Range(192, 1920)  # up to ten draws
     assert samples.rounds == Range(3, 30)
     assert again.tokens == work.tokens
     assert (work.whole_copies, again.whole_copies) == (0, 1)
     params.adapter = Adapter(rank=4, alpha=8.0)
-    (adapted,) = recipes.rollouts(params, run, {"model": MODEL, "problems": problems}).training
+    (adapted,) = rollouts.rollouts(params, run, {"model": MODEL, "problems": problems}).training
     assert adapted.frozen_copies == 0, "the reference is the base itself"
     assert adapted.adapter_parameters == recipes.adapter_parameters(params.adapter, MODEL)
 
@@ -174,7 +174,7 @@ def test_every_rank_of_grpo_samples_with_a_sampler_of_its_own() -> None:
     engine = DeepSpeedSettings(backend="deepspeed", num_processes=4)
     run = GrpoRun(device="cuda", micro_batch_tokens=256, max_batch=32, engine=engine)
     problems = ProblemsInfo(Range(100), Range(10), Range(20, 30))
-    cost = recipes.rollouts(params, run, {"model": MODEL, "problems": problems})
+    cost = rollouts.rollouts(params, run, {"model": MODEL, "problems": problems})
     assert cost.sampling[0].where.processes == cost.training[0].where.processes == 4
     assert cost.sampling[0].where.is_bf16
     assert cost.training[0].where.is_bf16

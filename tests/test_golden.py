@@ -75,7 +75,7 @@ def test_a_changed_module_has_been_asked_about_the_versions_of_its_kinds() -> No
 def test_the_question_names_the_module_and_the_kinds_it_decides() -> None:
     modules = ("train/schedule.py", "tasks/parity.py")
     text = question({module: kinds_of(module) for module in modules})
-    training = "dpo, grpo, on-policy-distil, online-rft, pretrain, reward-model, sft"
+    training = "dpo, grpo, on-policy-distil, online-rft, ppo, pretrain, reward-model, sft"
     assert f"train/schedule.py changed; it decides {training}\n" in text
     assert "tasks/parity.py changed; it decides corpus, dpo, grpo, " in text  # rules of its steps
 

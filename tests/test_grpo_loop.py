@@ -29,9 +29,8 @@ from r1pipe.models.prompts import encode_prompt
 from r1pipe.policies import setup
 from r1pipe.policies.setup import opened, usable_problems
 from r1pipe.policies.training import train_policy
-from r1pipe.records import FinishReason, Group, Problem
+from r1pipe.records import FinishReason, Group, Problem, Trained
 from r1pipe.rewards.metrics import rollout_metrics
-from r1pipe.rl.grpo import Trained
 from r1pipe.rl.objective import trained_rollouts, with_gradient
 from r1pipe.rows import write_problems
 from r1pipe.stage import Inputs

@@ -25,9 +25,9 @@ from r1pipe.models.policy import new_model, save_model
 from r1pipe.models.prompts import encode_prompt
 from r1pipe.models.tokenizer import train_tokenizer
 from r1pipe.ranks import ALONE
-from r1pipe.records import FinishReason, Problem, Rollout, TokenSequence, json_lines
+from r1pipe.records import FinishReason, Problem, Rollout, TokenSequence, Trained, json_lines
 from r1pipe.rl.credits import credit_of
-from r1pipe.rl.grpo import Grpo, Trained
+from r1pipe.rl.grpo import Grpo
 from r1pipe.settings import Aggregation, Optimizer, Precision
 from r1pipe.stage import Checkpoints
 from r1pipe.supervision.steps import rule_steps

@@ -59,7 +59,6 @@ def ablate(  # noqa: PLR0913 - options of one command
     The manifest's section `ablations` says how. What differs is built; the rest is in the store.
     A chain that stops on its way is named, and the others are measured.
     """
-    from r1pipe.evaluation.scoreboard import build
     from r1pipe.manifest import load_manifest
 
     whole = load_manifest(manifest, profile=profile, overrides=overrides or ())
@@ -68,25 +67,13 @@ def ablate(  # noqa: PLR0913 - options of one command
         load_manifest(manifest, profile=profile, overrides=overrides or (), ablation=name)
         for name in names
     ]
-    opened, found = open_store(store, manifest), dict[str, JsonObject]()
-    keys = dict[str, str]()
-    stopped = dict[str, R1PipeError]()
+    opened = open_store(store, manifest)
     with redirect_stdout(sys.stderr):  # libraries print, and stdout is for what was asked for
-        for chain in chains:
-            name = chain.ablation or WHOLE
-            complain(f"without {name}:")
-            try:
-                record = _measured(chain, opened, report, yes, checkpoint_every)
-            except (StageError, Paused) as error:
-                if name == WHOLE:
-                    raise
-                stopped[name] = error
-                continue
-            path = opened.output_dir(record, "report") / "summary.json"
-            keys[name], found[name] = record.key, json.loads(path.read_text())
-    board = build(found, list(found), dict.fromkeys(names, WHOLE), seed=0)
+        records, stopped = _reached(chains, opened, report, yes, checkpoint_every)
+    board = _board(opened, records, names)
     said = {name: str(error) for name, error in stopped.items()}
     if as_json:
+        keys = {name: record.key for name, record in records.items()}
         more = {"report": report, "profile": whole.profile, "keys": keys, "stopped": said}
         print_json(board | more)
     else:
@@ -117,6 +104,44 @@ def _chosen(manifest: "Manifest", only: Sequence[str], at: str | None) -> tuple[
         where = "--at" if at else f"{manifest.path}: ablations.report"
         raise ManifestError(f"{where}: '{report}' is no evaluate stage{end}")
     return [name for name in said.without if name in (only or said.without)], report
+
+
+def _reached(
+    chains: Sequence["Manifest"],
+    store: "Store",
+    report: str,
+    yes: bool,
+    checkpoint_every_s: float,
+) -> "tuple[dict[str, ActionRecord], dict[str, R1PipeError]]":
+    """Return the reports of all chains by name, and why the others have stopped.
+
+    The whole chain, which all are compared to, may not stop.
+    """
+    records, stopped = dict[str, "ActionRecord"](), dict[str, R1PipeError]()
+    for chain in chains:
+        name = chain.ablation or WHOLE
+        complain(f"without {name}:")
+        try:
+            records[name] = _measured(chain, store, report, yes, checkpoint_every_s)
+        except (StageError, Paused) as error:
+            if name == WHOLE:
+                raise
+            stopped[name] = error
+    return records, stopped
+
+
+def _board(
+    store: "Store", records: "Mapping[str, ActionRecord]", names: Sequence[str]
+) -> JsonObject:
+    """Return the scoreboard of the chains; each of `names` is compared to the whole one."""
+    from r1pipe.evaluation.scoreboard import build
+
+    found = dict[str, JsonObject]()
+    for name, record in records.items():
+        path = store.output_dir(record, "report") / "summary.json"
+        found[name] = json.loads(path.read_text())
+    board: JsonObject = build(found, list(found), dict.fromkeys(names, WHOLE), seed=0)
+    return board
 
 
 def _measured(

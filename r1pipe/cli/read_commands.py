@@ -107,13 +107,19 @@ def show(
         _show_attempt(opened, name, as_json)
         return
     if row is not None or why_not is not None:
-        from r1pipe.cli import rows_view
-
-        rows_view.print_row(opened, result.record, row, why_not, as_json)
+        _show_row(result, opened, row, why_not, as_json)
     elif lineage:
         _show_lineage(result, opened, as_json)
     else:
         _show_result(result, opened, as_json)
+
+
+def _show_row(
+    result: "Result", opened: "Store", row: str | None, why_not: str | None, as_json: bool
+) -> None:
+    from r1pipe.cli import rows_view
+
+    rows_view.print_row(opened, result.record, row, why_not, as_json)
 
 
 def _show_lineage(result: "Result", opened: "Store", as_json: bool) -> None:

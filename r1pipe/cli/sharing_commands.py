@@ -1,7 +1,7 @@
 """Commands that hand results on: push."""
 
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -19,6 +19,9 @@ from r1pipe.cli.options import (
 from r1pipe.cli.printing import say, say_lines
 from r1pipe.errors import ArtifactError
 from r1pipe.text import format_bytes
+
+if TYPE_CHECKING:
+    from r1pipe.sharing.parcel import Parcel
 
 app = command_group()
 
@@ -53,17 +56,20 @@ def push(  # noqa: PLR0913 - options of one command
     project = load(manifest, profile, overrides, store)
     record = project[stage].record
     parcel = make_parcel(project.manifest, project.opened, record, output)
+    where = str(to)
     if to is not None:
         write_folder(parcel, to)
-        where = str(to)
     else:
-        from r1pipe.sharing.hub import push as push_to_hub
-
-        message = f"{stage}: artifact {record.artifact_id}"
-        where = push_to_hub(parcel, str(repo), message, public=public)
+        where = _to_hub(parcel, str(repo), f"{stage}: artifact {record.artifact_id}", public)
     names = sorted({*parcel.files, *parcel.texts})
     if as_json:
         print_json({"where": where, "type": parcel.type, "size": parcel.size, "files": names})
     else:
         say_lines([f"  {name}" for name in names])
         say(f"{where}: {parcel.type} of {stage}, {format_bytes(parcel.size)}")
+
+
+def _to_hub(parcel: "Parcel", repo: str, message: str, public: bool) -> str:
+    from r1pipe.sharing.hub import push as push_to_hub
+
+    return push_to_hub(parcel, repo, message, public=public)

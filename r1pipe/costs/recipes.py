@@ -1,4 +1,4 @@
-"""What the stages' own `cost` functions share: lengths, supervised training, sampling, GRPO.
+"""What the stages' own `cost` functions share: lengths, supervised training, sampling.
 
 Lengths of synthetic problems were counted on the laptop profile's data (a 765-token vocabulary):
 they hold for its tokenizer within a fifth. Nothing is published about lengths of real traces as a
@@ -245,92 +245,6 @@ def candidates(params: fields.Candidates, run: fields.Samples, inputs: InfoMap) 
     low, high = KEPT_FRAC.low * 100, KEPT_FRAC.high * 100
     kept_text = f"{low:.0f} to {high:.0f} % of the completions kept as different rows"
     return Cost(outputs, sampling=(work,), assumes=(kept_text, *assumes))
-
-
-def rollouts(params: fields.Rollouts, run: fields.RollsOut, inputs: InfoMap) -> Cost:
-    """Return the cost of GRPO from the fields of `stages/grpo.py`.
-
-    Completions of groups whose advantages are all zero may be left out of the backward pass; the
-    range reaches down to a third of them being trained.
-    """
-    model, problems = inputs["model"], inputs["problems"]
-    completions = params.num_steps * params.problems_per_step * params.group_size
-    rounds = params.num_steps // params.minibatches_per_rollout
-    length = completion_length(problems, params.max_tokens)
-    tokens = (problems.prompt_tokens + length) * completions
-    per_round = params.problems_per_step * params.minibatches_per_rollout * params.group_size
-    has_reference, draws = params.kl_coef > 0, params.dynamic_sampling or 1
-    training = Training(
-        model=model,
-        where=training_place(params, run),
-        tokens=Range(tokens.low / 3, tokens.high),
-        updates=Range(params.num_steps),
-        mean_tokens=(problems.prompt_tokens + length).high,
-        longest=params.max_tokens + math.ceil(problems.prompt_tokens.high),
-        micro_batch_tokens=run.micro_batch_tokens,
-        scored_tokens=tokens if has_reference else Range(0),
-        frozen_copies=int(has_reference and params.adapter is None),  # else it is the base itself
-        adapter_parameters=adapter_parameters(params.adapter, model),
-        is_quantized=params.adapter is not None and params.adapter.quantize is not None,
-        whole_copies=(2 if params.preference else 0)
-        + (params.process == "model")
-        + ("reward" in inputs),
-    )
-    place = sampling_place(params, run)  # each rank has a sampler of its own
-    sampling = SamplingWork(
-        model=model,
-        where=replace(place, processes=max(place.processes, training.where.processes)),
-        completions=Range(1, draws) * completions,
-        prompts=Range(1, draws) * (completions / params.group_size),
-        prompt_tokens=problems.prompt_tokens,
-        completion_tokens=length,
-        longest=params.max_tokens,
-        at_once=min(per_round, batch_limit(run)),
-        rounds=Range(1, draws) * rounds,
-    )
-    assumes = length_assumption(problems, params.max_tokens)
-    return Cost({"model": model}, training=(training,), sampling=(sampling,), assumes=assumes)
-
-
-def with_teacher(params: fields.AsRollouts, run: fields.DistilsOnPolicy, inputs: InfoMap) -> Cost:
-    """Return the cost of on-policy distillation: that of GRPO whose reference is the teacher.
-
-    The teacher is whole on every device, beside an adapter too, and its forward pass is its own
-    size's; behind a server it costs nothing here.
-    """
-    found, model, teacher = (
-        rollouts(params.as_grpo(), run, inputs),
-        inputs["model"],
-        inputs["teacher"],
-    )
-    (training,) = found.training
-    is_here = run.teacher is None
-    copies = teacher.num_parameters / model.num_parameters if is_here else 0.0
-    scored = training.scored_tokens * (teacher.active_parameters / model.active_parameters)
-    training = replace(
-        training,
-        frozen_copies=0,
-        whole_copies=training.whole_copies + copies,
-        scored_tokens=scored if is_here else Range(0),
-    )
-    return replace(found, training=(training,))
-
-
-def with_critic(params: fields.AsRollouts, run: fields.RollsOut, inputs: InfoMap) -> Cost:
-    """Return the cost of PPO from the fields of `stages/ppo.py`: that of GRPO, and a critic's.
-
-    The critic trains on every completion, and values each once before; its weights, gradients and
-    moments, 16 bytes a parameter in float32, are in memory beside the policy's.
-    """
-    found, critic = rollouts(params.as_grpo(), run, inputs), inputs.get("critic", inputs["model"])
-    (policy,) = found.training
-    tokens = Range(policy.tokens.high)
-    second = replace(
-        policy, model=critic, tokens=tokens, scored_tokens=tokens, frozen_copies=0, whole_copies=0
-    )
-    beside = replace(policy, whole_copies=policy.whole_copies + 4)
-    outputs = {**found.outputs, "critic": critic}
-    return replace(found, outputs=outputs, training=(beside, second))
 
 
 def benchmarks(

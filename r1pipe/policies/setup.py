@@ -19,7 +19,7 @@ from r1pipe.records import Problem
 from r1pipe.rewards.model import RewardFn
 from r1pipe.rl.credits import credit_of
 from r1pipe.rl.grpo import Grpo
-from r1pipe.rl.ppo import Critic, ValueCredit
+from r1pipe.rl.ppo import Critic
 from r1pipe.settings import ModelParams, Precision
 from r1pipe.stage import Context
 from r1pipe.supervision.steps import StepFn, rule_steps
@@ -97,20 +97,9 @@ def opened(  # noqa: PLR0913 - what a run is given, most of it by few methods
         memory = CurriculumState(lambda: ranks.is_main)
         others = [each for each in (made, critic, memory) if each is not None]
         trainer = Trainer(context, engine, params.optimizer, params.num_steps, others)
-        yield Grpo(
-            context,
-            params,
-            tokenizer,
-            batching,
-            trainer,
-            generator,
-            reference,
-            credit_of(params, tokenizer, score_steps, reference, batching)
-            if critic is None
-            else ValueCredit(critic, reference, params.temperature, batching),
-            reward_models or {},
-            memory,
-        )
+        credit = credit_of(params, tokenizer, score_steps, reference, batching, critic)
+        parts = tokenizer, batching, trainer, generator, reference, credit, reward_models or {}
+        yield Grpo(context, params, *parts, memory)
     context.note(trained_tokens=trainer.trained_tokens)
     if reference is not None:
         reference.close()

@@ -7,8 +7,8 @@ from collections.abc import Sequence
 from r1pipe.errors import Paused
 from r1pipe.method_params.policies import StopWhen
 from r1pipe.policies.watch import Watch
-from r1pipe.records import Group, Problem
-from r1pipe.rl.grpo import Grpo, Trained
+from r1pipe.records import Group, Problem, Trained
+from r1pipe.rl.grpo import Grpo
 from r1pipe.stage import Context
 
 SAMPLES_EVERY, NUM_SAMPLE_ROWS = 10, 4

@@ -12,6 +12,7 @@ from r1pipe.models.interfaces import Tokenizer
 from r1pipe.records import Group, Rollout, Step
 from r1pipe.rl.estimators import ESTIMATORS
 from r1pipe.rl.objective import Credit, Estimator, eps_of
+from r1pipe.rl.ppo import Critic, ValueCredit
 from r1pipe.supervision.steps import StepFn, assign_steps
 from r1pipe.train.batching import Batching
 from r1pipe.train.reference import Anchor
@@ -23,8 +24,11 @@ def credit_of(
     score_steps: StepFn,
     reference: Anchor | None,
     batching: Batching,
+    critic: Critic | None = None,
 ) -> Credit:
     """Return what gives the tokens of a rollout their advantages, as the parameters say."""
+    if critic is not None:
+        return ValueCredit(critic, reference, params.temperature, batching)
     estimator = ESTIMATORS[params.estimator]
     if params.process is not None:
         name = "process" if params.process == "model" else "steps"

@@ -34,7 +34,7 @@ from r1pipe.generate.protocol import Generator, SamplingParams
 from r1pipe.generate.tools import ToolGenerator
 from r1pipe.method_params.policies import GrpoParams
 from r1pipe.models.interfaces import Tokenizer
-from r1pipe.records import Group, Problem, Rollout
+from r1pipe.records import Group, Problem, Rollout, Trained
 from r1pipe.rewards.metrics import problem_of, rollout_metrics
 from r1pipe.rewards.model import RewardFn
 from r1pipe.rl.estimators import RATIOS, SURROGATES
@@ -53,23 +53,6 @@ from r1pipe.train.batching import Batching, count_loss_tokens, micro_batches
 from r1pipe.train.logprobs import completion_logprobs
 from r1pipe.train.loop import Trainer, Update
 from r1pipe.train.reference import Anchor
-
-
-@dataclass
-class Trained:
-    """A rollout and the updates that were made on it."""
-
-    number: int
-    groups: Sequence[Group]
-    """Those that were trained on."""
-    sampled: Sequence[Group]
-    """All of them."""
-    metrics: Mapping[str, float]
-    """Of all that was sampled."""
-    seconds: float = 0.0
-    """Spent on sampling and rewards."""
-    updates: list[Mapping[str, float]] = field(default_factory=list)
-    """What was logged of each update."""
 
 
 @dataclass

@@ -1,0 +1,114 @@
+"""Costs of the methods that train on what the policy samples: GRPO, distillation, PPO."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import replace
+
+from r1pipe.costs import fields
+from r1pipe.costs.recipes import (
+    adapter_parameters,
+    batch_limit,
+    completion_length,
+    length_assumption,
+    sampling_place,
+    training_place,
+)
+from r1pipe.costs.work import Cost, InfoMap, ModelInfo, ProblemsInfo, Range, SamplingWork, Training
+
+
+def rollouts(params: fields.Rollouts, run: fields.RollsOut, inputs: InfoMap) -> Cost:
+    """Return the cost of GRPO from the fields of `stages/grpo.py`.
+
+    Completions of groups whose advantages are all zero may be left out of the backward pass; the
+    range reaches down to a third of them being trained.
+    """
+    model, problems = inputs["model"], inputs["problems"]
+    completions = params.num_steps * params.problems_per_step * params.group_size
+    length = completion_length(problems, params.max_tokens)
+    tokens = (problems.prompt_tokens + length) * completions
+    has_reference = params.kl_coef > 0
+    training = Training(
+        model=model,
+        where=training_place(params, run),
+        tokens=Range(tokens.low / 3, tokens.high),
+        updates=Range(params.num_steps),
+        mean_tokens=(problems.prompt_tokens + length).high,
+        longest=params.max_tokens + math.ceil(problems.prompt_tokens.high),
+        micro_batch_tokens=run.micro_batch_tokens,
+        scored_tokens=tokens if has_reference else Range(0),
+        frozen_copies=int(has_reference and params.adapter is None),  # else it is the base itself
+        adapter_parameters=adapter_parameters(params.adapter, model),
+        is_quantized=params.adapter is not None and params.adapter.quantize is not None,
+        whole_copies=(2 if params.preference else 0)
+        + (params.process == "model")
+        + ("reward" in inputs),
+    )
+    sampling = rollout_sampling(params, run, model, problems, training.where.processes)
+    assumes = length_assumption(problems, params.max_tokens)
+    return Cost({"model": model}, training=(training,), sampling=(sampling,), assumes=assumes)
+
+
+def rollout_sampling(
+    params: fields.Rollouts,
+    run: fields.RollsOut,
+    model: ModelInfo,
+    problems: ProblemsInfo,
+    num_trainers: int,
+) -> SamplingWork:
+    """Return the sampling of all rollouts; each rank that trains has a sampler of its own."""
+    completions = params.num_steps * params.problems_per_step * params.group_size
+    per_round = params.problems_per_step * params.minibatches_per_rollout * params.group_size
+    place, draws = sampling_place(params, run), Range(1, params.dynamic_sampling or 1)
+    return SamplingWork(
+        model=model,
+        where=replace(place, processes=max(place.processes, num_trainers)),
+        completions=draws * completions,
+        prompts=draws * (completions / params.group_size),
+        prompt_tokens=problems.prompt_tokens,
+        completion_tokens=completion_length(problems, params.max_tokens),
+        longest=params.max_tokens,
+        at_once=min(per_round, batch_limit(run)),
+        rounds=draws * (params.num_steps // params.minibatches_per_rollout),
+    )
+
+
+def with_teacher(params: fields.AsRollouts, run: fields.DistilsOnPolicy, inputs: InfoMap) -> Cost:
+    """Return the cost of on-policy distillation: that of GRPO whose reference is the teacher.
+
+    The teacher is whole on every device, beside an adapter too, and its forward pass is its own
+    size's; behind a server it costs nothing here.
+    """
+    found, model, teacher = (
+        rollouts(params.as_grpo(), run, inputs),
+        inputs["model"],
+        inputs["teacher"],
+    )
+    (training,) = found.training
+    is_here = run.teacher is None
+    copies = teacher.num_parameters / model.num_parameters if is_here else 0.0
+    scored = training.scored_tokens * (teacher.active_parameters / model.active_parameters)
+    training = replace(
+        training,
+        frozen_copies=0,
+        whole_copies=training.whole_copies + copies,
+        scored_tokens=scored if is_here else Range(0),
+    )
+    return replace(found, training=(training,))
+
+
+def with_critic(params: fields.AsRollouts, run: fields.RollsOut, inputs: InfoMap) -> Cost:
+    """Return the cost of PPO from the fields of `stages/ppo.py`: that of GRPO, and a critic's.
+
+    The critic trains on every completion, and values each once before; its weights, gradients and
+    moments, 16 bytes a parameter in float32, are in memory beside the policy's.
+    """
+    found, critic = rollouts(params.as_grpo(), run, inputs), inputs.get("critic", inputs["model"])
+    (policy,) = found.training
+    tokens = Range(policy.tokens.high)
+    second = replace(
+        policy, model=critic, tokens=tokens, scored_tokens=tokens, frozen_copies=0, whole_copies=0
+    )
+    beside = replace(policy, whole_copies=policy.whole_copies + 4)
+    outputs = {**found.outputs, "critic": critic}
+    return replace(found, outputs=outputs, training=(beside, second))
