@@ -39,6 +39,8 @@ OPENING: tuple[dict[str, Any], ...] = (
 """Values that other fields need before they can be changed."""
 ONE_VALUE = {"top_p", "columns.rules", "add_tags", "adapter.dropout"}
 """Fields that have no second value: what a stage does not do, how it reads, a former name."""
+ONE_VALUE_OF = {"PpoParams": {"dynamic_sampling"}}
+"""Those of single models."""
 
 
 @pytest.fixture(scope="module")
@@ -131,7 +133,8 @@ def valid_changes(instance: BaseModel) -> Iterator[tuple[str, BaseModel, BaseMod
             if path in missing and found:
                 missing.discard(path)
                 yield path, base, found[0]
-    assert missing <= ONE_VALUE, f"no valid change was found for {sorted(missing)} of {model}"
+    one_value = ONE_VALUE | ONE_VALUE_OF.get(model.__name__, set())
+    assert missing <= one_value, f"no valid change was found for {sorted(missing)} of {model}"
 
 
 def plain(instance: BaseModel) -> dict[str, Any]:

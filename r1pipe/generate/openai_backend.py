@@ -24,7 +24,7 @@ class OpenAISettings(GeneratorBackend):
     """A server that speaks OpenAI's API."""
 
     backend: Literal["openai"]
-    url: str | tuple[str, ...] = Field(min_length=1)
+    url: str | tuple[str, ...]
     """Where the server is, such as `http://host:8000/v1`; or a list of such servers."""
     model: str | None = None
     """The model's name there; default: the only one that it serves."""
@@ -42,6 +42,8 @@ class OpenAISettings(GeneratorBackend):
     def _are_addresses(cls, url: str | tuple[str, ...]) -> str | tuple[str, ...]:
         """Refuse what is no plain address, and an address that comes twice."""
         each = [url] if isinstance(url, str) else list(url)
+        if not each:
+            raise ValueError("names no server; give an address, or leave the backend out")
         for one in each:
             cls._check_address(one)
         if len(set(each)) < len(each):

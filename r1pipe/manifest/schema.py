@@ -247,12 +247,17 @@ def _own_definitions(model: type[StageModel], name: str, definitions: JsonObject
     own = model.model_json_schema(ref_template=template, schema_generator=Documented)
     for part in (own, *own.get("$defs", {}).values()):
         part.pop("required", None)
-    own["properties"] = {
-        field: {"anyOf": [value, {"type": "string", "pattern": r"^\$params\."}]}
-        for field, value in own.get("properties", {}).items()
-    }
+        for field, value in part.get("properties", {}).items():
+            if isinstance(inner := value.get("additionalProperties"), dict):
+                value["additionalProperties"] = _or_parameter(inner)
+            part["properties"][field] = _or_parameter(value)
     definitions[name] = own
     return {"$ref": f"#/$defs/{name}"}
+
+
+def _or_parameter(schema: JsonObject) -> JsonObject:
+    """Return a schema that takes a reference to a parameter too."""
+    return {"anyOf": [schema, {"type": "string", "pattern": r"^\$params\."}]}
 
 
 def _inputs_schema(kind: StageKind) -> JsonObject:
