@@ -10,13 +10,13 @@ so that their batches, and with them their rounding, are those of the unit.
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import closing, contextmanager
 from dataclasses import dataclass, field, replace
 from itertools import count
 
 from r1pipe.errors import StageError
-from r1pipe.generate.failures import FailedUnits, SamplingFailed
+from r1pipe.generate.failures import SamplingFailed
 from r1pipe.generate.following import Kept, Ticker, waited_for
 from r1pipe.generate.protocol import (
     Generator,
@@ -184,38 +184,6 @@ class Stream:
         if self._ticker is not None:
             self._ticker.close()
             self._ticker = None
-
-
-def whole_units(
-    stream: Stream, units: Iterable[tuple[str, Sequence[Request]]], failed: FailedUnits
-) -> Iterator[tuple[str, list[Sampled]]]:
-    """Yield each unit as soon as all its completions are there, in the order of their indices.
-
-    Units are asked for as the generator needs them. Those that fail are noted, and left out.
-    """
-    more, found = iter(units), dict[str, list[Sampled]]()
-    sizes, is_ended = dict[str, int](), False
-    while True:
-        while not is_ended and stream.wants_units:
-            if (unit := next(more, None)) is None:
-                is_ended = True
-                break
-            name, requests = unit
-            found[name], sizes[name] = [], len(requests)
-            stream.add(name, requests)
-            if not requests:
-                yield name, found.pop(name)
-        if not stream.num_open:
-            return
-        name, sampled = stream.take()
-        if isinstance(sampled, UnitFailed):
-            del found[name]
-            failed.add(sampled.failure, 1)
-            continue
-        found[name].append(sampled)
-        if len(found[name]) == sizes[name]:
-            failed.succeeded()
-            yield name, sorted(found.pop(name), key=lambda each: each.index)
 
 
 @contextmanager
