@@ -11,6 +11,7 @@ import pytest
 import torch
 from tiny import (
     MAX_CHARS,
+    SMALL_RUN,
     FakeContext,
     assert_same_weights,
     frozen_logprobs,
@@ -47,19 +48,8 @@ BATCHING = Batching(4096, "padded", 0)
 
 
 def ppo_params(**changes: Any) -> PpoParams:
-    """Return the parameters of a small run whose reward a random policy can move."""
-    values: dict[str, Any] = {
-        "seed": 3,
-        "format": "chat",
-        "num_steps": 6,
-        "problems_per_step": 2,
-        "group_size": 4,
-        "minibatches_per_rollout": 2,
-        "optimizer": {"lr": 1e-2, "schedule": "cosine", "warmup_steps": 1},
-        "rewards": {"length": 1.0},
-        "max_tokens": 12,
-    }
-    return PpoParams(**(values | changes))
+    """Return the parameters of a small run."""
+    return PpoParams(**(SMALL_RUN | changes))
 
 
 @pytest.fixture(scope="module")

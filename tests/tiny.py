@@ -157,24 +157,24 @@ MAX_CHARS = 18
 """Of the length reward: random completions of twelve tokens have 10 to 31 characters."""
 
 
+SMALL_RUN: dict[str, Any] = {
+    "seed": 3,
+    "format": "chat",
+    "num_steps": 6,
+    "problems_per_step": 2,
+    "group_size": 4,
+    "minibatches_per_rollout": 2,
+    "optimizer": {"lr": 1e-2, "schedule": "cosine", "warmup_steps": 1},
+    "rewards": {"length": 1.0},
+    "max_tokens": 12,
+}
+"""Of a method that samples: a reward that a random policy can move."""
+
+
 def grpo_params(**changes: Any) -> Any:
-    """Return the parameters of a small run whose reward a random policy can move."""
-    values: dict[str, Any] = {
-        "seed": 3,
-        "format": "chat",
-        "num_steps": 6,
-        "problems_per_step": 2,
-        "group_size": 4,
-        "minibatches_per_rollout": 2,
-        "optimizer": {"lr": 1e-2, "schedule": "cosine", "warmup_steps": 1},
-        "rewards": {"length": 1.0},
-        "clip_low": 10.0,
-        "clip_high": 10.0,
-        "kl_coef": 0.05,
-        "reference_refresh_steps": 3,
-        "max_tokens": 12,
-    }
-    return stage("grpo").params(**(values | changes))
+    """Return the parameters of a small run."""
+    own = {"clip_low": 10.0, "clip_high": 10.0, "kl_coef": 0.05, "reference_refresh_steps": 3}
+    return stage("grpo").params(**(SMALL_RUN | own | changes))
 
 
 def general_problem(task: str) -> Problem:
