@@ -1,15 +1,15 @@
 """The reference pages of the documentation, written from the code.
 
-`python tests/reference_pages.py` writes them into `docs/reference/`.
+`python tests/reference_pages.py [FOLDER]` writes them into `docs/reference/` or another folder.
 """
 
 from __future__ import annotations
 
-import functools
 import importlib
 import inspect
 import json
 import os
+import sys
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
@@ -42,7 +42,6 @@ SIGNS = {
 }
 
 
-@functools.cache
 def pages() -> dict[str, str]:
     """Return the text of every reference page by file name."""
     kinds = load_kinds(ROOT / "manifests" / "r1.yaml")
@@ -298,6 +297,7 @@ def _joined(parts: list[str]) -> str:
 
 
 if __name__ == "__main__":
-    FOLDER.mkdir(exist_ok=True)
+    folder = Path(sys.argv[1]) if len(sys.argv) > 1 else FOLDER
+    folder.mkdir(exist_ok=True)
     for name, text in pages().items():
-        (FOLDER / name).write_text(text, encoding="utf-8")
+        (folder / name).write_text(text, encoding="utf-8")

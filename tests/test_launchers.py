@@ -8,6 +8,7 @@ import re
 import shutil
 import subprocess
 import sys
+import threading
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -16,7 +17,7 @@ from launch_project import Project
 
 from r1pipe.errors import ArtifactError, StageError
 from r1pipe.launch.job import JobFolder, Report
-from r1pipe.launch.launcher import Child, command_of, first_error, launcher_of
+from r1pipe.launch.launcher import Child, command_of, first_error, launcher_of, wait_for_reports
 from r1pipe.launch.rank import launched_as
 from r1pipe.ranks import Launch
 
@@ -185,3 +186,18 @@ def test_a_rank_that_a_launcher_lost_is_named_before_what_its_death_did_to_other
     assert isinstance(error, StageError)
     said = r"(?s)ranks \[1\] ended without a report .*rank 1 is here.*rank 0:\nConnection reset"
     assert re.match(said, str(error))
+
+
+def test_a_rank_elsewhere_has_time_to_say_that_it_died(project: Project) -> None:
+    project.run()
+    folder = JobFolder(next(project.folder.glob("ranks-*")))
+    (folder.path / "rank-1.json").unlink()
+    bug = {"rank": 0, "status": "bug", "message": "Connection reset by peer"}
+    (folder.path / "rank-0.json").write_text(json.dumps(bug | {"time": 1.0}))
+    ours = Child(subprocess.Popen(["false"]), rank=0)
+    ours.process.wait()
+    late = threading.Timer(0.5, folder.report_death, (1, 2, -9))
+    late.start()
+    wait_for_reports(folder, [ours])
+    late.join()
+    assert "rank 1 of 2 was killed by SIGKILL" in str(first_error(folder, [ours]))

@@ -122,10 +122,21 @@ def tell(context: RunContext, what: str, values: JsonObject) -> None:
 
 
 def wait_for_reports(folder: JobFolder, children: list[Child]) -> None:
-    """Give ranks that fail because another one did the time to report it."""
+    """Give ranks that fail because another one did the time to report it, also those elsewhere."""
     ends = time.monotonic() + GRACE_S
-    while time.monotonic() < ends and any(child.process.poll() is None for child in children):
+    while time.monotonic() < ends and (
+        any(child.process.poll() is None for child in children) or is_silent(folder, children)
+    ):
         time.sleep(POLL_S)
+
+
+def is_silent(folder: JobFolder, children: list[Child]) -> bool:
+    """Return whether a rank that is not a process of ours has not said how it ended."""
+    ours = {child.rank for child in children}
+    if None in ours:  # a launcher, which ends after its ranks
+        return False
+    reported = {report.rank for report in folder.reports()}
+    return bool(set(range(folder.job().size)) - ours - reported)
 
 
 def first_error(folder: JobFolder, children: list[Child]) -> Exception:
