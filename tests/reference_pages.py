@@ -21,8 +21,9 @@ from r1pipe.cli.table import app
 from r1pipe.engine_settings import ENGINES
 from r1pipe.generator_settings import GENERATORS
 from r1pipe.keys import JsonObject
+from r1pipe.manifest.json_schema import Documented
 from r1pipe.manifest.kinds import load_kinds
-from r1pipe.manifest.schema import Documented, SourceSpec, StageSpec
+from r1pipe.manifest.schema import SourceSpec, StageSpec
 from r1pipe.rewards.table import REWARDS
 from r1pipe.stage import Input, StageKind, StageModel
 from r1pipe.store.actions import ActionRecord

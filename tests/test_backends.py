@@ -15,8 +15,8 @@ from r1pipe.generate.backends import open_generator
 from r1pipe.generate.protocol import Request, SamplingParams
 from r1pipe.generator_settings import GENERATORS, SampleRun
 from r1pipe.manifest import Manifest, load_manifest
+from r1pipe.manifest.json_schema import manifest_schema
 from r1pipe.manifest.kinds import load_kinds
-from r1pipe.manifest.schema import manifest_schema
 
 MANIFEST = """\
 r1pipe: 1

@@ -14,8 +14,8 @@ from short_project import SHORT
 from tiny import MANIFEST as R1
 
 from r1pipe.manifest import load_manifest
+from r1pipe.manifest.json_schema import manifest_schema
 from r1pipe.manifest.kinds import load_kinds
-from r1pipe.manifest.schema import manifest_schema
 
 DOCS = R1.parents[1] / "docs" / "manifests.md"
 

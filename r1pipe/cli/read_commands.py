@@ -196,9 +196,9 @@ def why(
 @app.command()
 def schema(manifest: ManifestArgument = DEFAULT_MANIFEST) -> None:
     """Print the JSON Schema of manifests, for editors."""
+    from r1pipe.manifest.json_schema import manifest_schema
     from r1pipe.manifest.kinds import load_kinds
     from r1pipe.manifest.recipe import find_manifest
-    from r1pipe.manifest.schema import manifest_schema
 
     print_json(manifest_schema(load_kinds(find_manifest(manifest))))
 

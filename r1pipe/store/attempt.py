@@ -35,7 +35,7 @@ class _State(StateModel):
     model_config = ConfigDict(extra="allow")
 
     format: Count
-    work: Annotated[str, Field(pattern=r"^work-\d+-[0-9a-z]+$")]
+    work: Annotated[str, Field(pattern=r"^work-[0-9]+-[0-9a-z]+$")]
     epoch: Count
     stage: str = ""
     is_rebuild: bool = False

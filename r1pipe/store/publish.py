@@ -35,7 +35,7 @@ from r1pipe.store.store import Store
 class _Prepared(StateModel):
     record: JsonObject
     sealed: Annotated[str, Field(pattern=r"^sealed-[0-9a-z]+$")]
-    logs: Annotated[str, Field(pattern=r"^work-\d+-[0-9a-z]+/logs$")]
+    logs: Annotated[str, Field(pattern=r"^work-[0-9]+-[0-9a-z]+/logs$")]
 
 
 def publish(
