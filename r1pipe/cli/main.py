@@ -18,7 +18,7 @@ from typing import NoReturn
 
 from r1pipe.errors import R1PipeError, StoreError
 
-GC_THRESHOLD = 50_000
+GC_THRESHOLD = 200_000
 """New objects between two searches for cycles: what is imported stays, and Python's 700 would have
 a short command search it through forty times."""
 
