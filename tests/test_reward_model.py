@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import math
 import random
 from pathlib import Path
@@ -58,6 +59,16 @@ def test_the_pointwise_loss_is_worked_by_hand() -> None:
     labels = torch.tensor([1.0, 0.0, 1.0], dtype=torch.float64)
     by_hand = [math.log(2), math.log(1 + math.exp(2)), math.log(1 + math.exp(-2))]
     assert pointwise_loss(values, labels).item() == pytest.approx(sum(by_hand))
+
+
+def test_a_head_that_is_to_be_fresh_is_not_reported_as_missing(
+    policy: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(logging.getLogger("transformers"), "propagate", True)
+    new_reward_model(policy, seed=3)
+    assert "MISSING" not in caplog.text
+    AutoModelForSequenceClassification.from_pretrained(policy)
+    assert "MISSING" in caplog.text
 
 
 # ---- what is read --------------------------------------------------------------------------------

@@ -8,7 +8,8 @@ read at its last token.
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -16,6 +17,7 @@ from typing import Any
 import torch
 from torch import Tensor
 from transformers import AutoModelForSequenceClassification
+from transformers import logging as transformers_logging
 
 from r1pipe.engine_settings import EngineRun, TrainRun
 from r1pipe.errors import StageError
@@ -43,7 +45,7 @@ def new_reward_model(
 ) -> Any:
     """Return the policy's backbone with a fresh scalar head, as the engine of `run` wants it; of a
     reward model all of it, its head too."""
-    with torch.random.fork_rng(devices=[]):
+    with torch.random.fork_rng(devices=[]), _quiet_loading():
         torch.manual_seed(seed)
         return load_trained(
             policy,
@@ -53,6 +55,17 @@ def new_reward_model(
             num_labels=1,
             fresh=None if is_reward_model(policy) else "score",
         )
+
+
+@contextmanager
+def _quiet_loading() -> Iterator[None]:
+    """Keep transformers from reporting that the head, which is to be fresh, is in no file."""
+    before = transformers_logging.get_verbosity()
+    transformers_logging.set_verbosity_error()
+    try:
+        yield
+    finally:
+        transformers_logging.set_verbosity(before)
 
 
 def write_reward_model(
