@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # Everything that must hold before a change lands: lint, format, types, tests.
 # Sets itself up in .venv (Python 3.11 or newer); arguments go to pytest. With R1PIPE_ENGINES=1 it
-# installs vLLM and DeepSpeed for a CPU too, and their tests run; without, those are skipped.
+# installs vLLM, DeepSpeed and Ray too, and their tests run; without, those are skipped.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 python="${PYTHON:-python3}"
@@ -13,7 +13,7 @@ if [ "${R1PIPE_ENGINES:-}" = 1 ]; then
     wheels="${UV_FIND_LINKS:-${PIP_FIND_LINKS:-$(.venv/bin/python -m pip config get global.find-links || true)}}"
     if [ -n "$wheels" ]; then export UV_FIND_LINKS="$wheels"; else export UV_TORCH_BACKEND=cpu; fi
     .venv/bin/uv pip install --quiet --python .venv/bin/python \
-        --override constraints/engines-cpu.txt --editable '.[cpu,dev,plot]'
+        --override constraints/engines-cpu.txt --editable '.[cpu,dev,plot,ray]'
 fi
 export HF_HUB_OFFLINE=1 OMP_WAIT_POLICY=PASSIVE TOKENIZERS_PARALLELISM=false
 unset PYTHONDONTWRITEBYTECODE

@@ -170,7 +170,8 @@ def test_every_backend_is_read_back_from_what_its_settings_write(
         (
             "{backend: transformers, kv_cach_mb: 3}",
             "12:42",
-            "unknown key 'kv_cach_mb' in stages.eval.run.generator; keys: backend",
+            "unknown key 'kv_cach_mb' in stages.eval.run.generator; keys: address, backend,"
+            " cluster, data_parallel, max_restarts, start_timeout_s",
         ),
         (
             "{backend: vllm, max_num_seqs: 0}",
@@ -181,6 +182,17 @@ def test_every_backend_is_read_back_from_what_its_settings_write(
             "{backend: openai}",
             "12:7",
             "stages.eval.run.generator.url is missing and has no default",
+        ),
+        (
+            "{backend: transformers, data_parallel: 2}",
+            "12:18",
+            "stages.eval.run.generator: data_parallel needs a cluster; on one machine raise"
+            " run.workers, or add `cluster: ray`",
+        ),
+        (
+            "{backend: vllm, address: auto}",
+            "12:18",
+            "stages.eval.run.generator: address needs a cluster; add `cluster: ray`",
         ),
         ("vllm", "12:18", "stages.eval.run.generator should be a mapping, not 'vllm'"),
         ("[vllm]", "12:18", 'stages.eval.run.generator should be a mapping, not ["vllm"]'),

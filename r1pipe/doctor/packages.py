@@ -96,6 +96,14 @@ PACKAGES = (
         module="deepspeed",
         advice="pip install 'r1pipe[deepspeed]'",
     ),
+    Package(
+        ("ray",),
+        (2, 60),
+        (3,),
+        is_core=False,
+        tested="2.60.0",
+        advice="for engines on a cluster: pip install 'r1pipe[ray]'",
+    ),
     Package(("bitsandbytes",), (0, 50), is_core=False, advice="for GPUs: pip install bitsandbytes"),
     # these two need a GPU to be imported
     Package(

@@ -18,7 +18,16 @@ from r1pipe.generate.protocol import Request, Sampled
 AHEAD_FRAC = 0.25
 """Requests beyond its slots that an engine holds, as a share of them."""
 
-Answer: TypeAlias = Sampled | Exception
+
+class Restarting(Exception):  # noqa: N818 - an answer, which nobody raises
+    """An engine is lost, and is started again: it will answer that it `IsUp`."""
+
+
+class IsUp:
+    """An engine that was starting can be given requests."""
+
+
+Answer: TypeAlias = Sampled | Exception | IsUp
 
 
 class Engines(Protocol):
@@ -28,7 +37,7 @@ class Engines(Protocol):
         """Hand over a request, without waiting; a failure to do so is an answer."""
 
     def answer(self) -> tuple[int, Answer]:
-        """Wait for the next answer: an engine's completion, or why it is lost."""
+        """Wait for the next answer: an engine's completion, why it is lost, or that it is up."""
 
     def give_up(self, engine: int, why: Exception, num_moved: int) -> None:
         """Leave a lost engine, of which so many requests go to others; what it may still answer is
@@ -43,6 +52,8 @@ class Scheduler:
         self.capacities = [count + max(1, int(count * AHEAD_FRAC)) for count in slots]
         self.held: list[dict[int, Request]] = [{} for _ in slots]
         self.alive = set(range(len(slots)))
+        self.starting: set[int] = set()
+        """Engines that can be given requests later."""
         self._last: tuple[tuple[int, ...], int] = (), -1
 
     @property
@@ -64,13 +75,22 @@ class Scheduler:
         self.held[engine][request.index] = request
         return engine
 
+    def knows(self, engine: int) -> bool:
+        """Whether an engine answers, or will."""
+        return engine in self.alive | self.starting
+
+    def knows_others(self, engine: int) -> bool:
+        """Whether an engine beside this one answers, or will."""
+        return bool((self.alive | self.starting) - {engine})
+
     def take_back(self, engine: int, index: int) -> bool:
         """Note that a request was answered; return whether this engine was to answer it."""
         return self.held[engine].pop(index, None) is not None
 
-    def lose(self, engine: int) -> list[Request]:
-        """Return the requests of an engine that is no more, for others to answer."""
+    def lose(self, engine: int, *, restarts: bool) -> list[Request]:
+        """Return the requests of an engine that is gone, for others, or later for itself."""
         self.alive.discard(engine)
+        (self.starting.add if restarts else self.starting.discard)(engine)
         moved, self.held[engine] = list(self.held[engine].values()), {}
         return moved
 
@@ -83,30 +103,41 @@ def over_engines(
 ) -> Iterator[Sampled]:
     """Yield every request's completion once, as `StreamingGenerator.stream` says.
 
-    An engine that is lost leaves its requests to the others. With the last one, what it holds is
-    waited for as far as it comes, and then its failure is raised.
+    An engine that is lost leaves its requests to the others, and takes new ones if it is started
+    again. With the last one, what it holds is waited for as far as it comes, and then its failure
+    is raised.
     """
     again, failure = deque[Request](), None
     while True:
-        if failure is None:
-            _fill(scheduler, engines, again, requests)
-        if scheduler.is_idle:
+        _fill(scheduler, engines, again, requests)
+        if scheduler.is_idle and (scheduler.alive or failure):
             break
         engine, answer = engines.answer()
         if isinstance(answer, Sampled):
             if scheduler.take_back(engine, answer.index):
                 yield answer
-        elif scheduler.alive > {engine}:
-            moved = scheduler.lose(engine)
-            engines.give_up(engine, answer, len(moved))
-            again.extend(moved)
-        elif engine in scheduler.alive:
-            failure = failure or answer
+        elif isinstance(answer, IsUp):
+            scheduler.starting.discard(engine)
+            scheduler.alive.add(engine)
+        elif not scheduler.knows(engine):
+            continue  # it was given up
+        elif isinstance(answer, Restarting) or scheduler.knows_others(engine):
+            again.extend(_moved(scheduler, engines, engine, answer))
+        else:
+            failure, requests = failure or answer, iter(())
+            again.clear()
             index = answer.index if isinstance(answer, SamplingFailed) else None
             if index is None or not scheduler.take_back(engine, index):
                 break  # it answers nothing any more
     if failure is not None:
         raise failure
+
+
+def _moved(scheduler: Scheduler, engines: Engines, engine: int, why: Exception) -> list[Request]:
+    """Give a lost engine up; return its requests."""
+    moved = scheduler.lose(engine, restarts=isinstance(why, Restarting))
+    engines.give_up(engine, why, len(moved))
+    return moved
 
 
 def _fill(

@@ -5,25 +5,38 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Literal
 
-from r1pipe.generate.protocol import Generator, GeneratorBackend
+from pydantic import model_validator
+
+from r1pipe.generate.clusters import ClusterBackend
+from r1pipe.generate.protocol import Generator
 from r1pipe.generator_settings import SampleRun
 from r1pipe.models.interfaces import LanguageModel, Tokenizer
 from r1pipe.settings import Precision
 
 
-class TransformersSettings(GeneratorBackend):
-    """transformers in this process; batches are bounded by `max_batch` of the stage."""
+class TransformersSettings(ClusterBackend):
+    """transformers in this process, or as actors on a cluster; batches are bounded by `max_batch`
+    of the stage."""
 
     package = "transformers"
 
     backend: Literal["transformers"] = "transformers"
+
+    @model_validator(mode="after")
+    def _engines_have_a_cluster(self) -> TransformersSettings:
+        if self.data_parallel > 1 and self.cluster is None:
+            raise ValueError(
+                "data_parallel needs a cluster; on one machine raise run.workers, or add"
+                " `cluster: ray`"
+            )
+        return self
 
     @property
     def samples_policy(self) -> bool:
         """Whether it samples from the very model that is trained, not from weights of its own."""
         return True
 
-    def open_sealed(
+    def open_here(
         self, folder: Path, tokenizer: Tokenizer, run: SampleRun, precision: Precision
     ) -> Generator:
         """Return a generator with the folder's model, frozen."""
@@ -42,6 +55,7 @@ class TransformersSettings(GeneratorBackend):
         precision: Precision,
     ) -> Generator:
         """Return a generator that samples from the very model, whatever its weights become."""
+        self.refuse_cluster()
         from r1pipe.generate.in_process import TransformersGenerator
         from r1pipe.models.policy import end_ids
         from r1pipe.workers import num_workers

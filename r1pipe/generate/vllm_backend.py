@@ -9,7 +9,8 @@ from typing import Literal
 from pydantic import Field
 
 from r1pipe.errors import StageError
-from r1pipe.generate.protocol import Generator, GeneratorBackend
+from r1pipe.generate.clusters import ClusterBackend
+from r1pipe.generate.protocol import Generator
 from r1pipe.generator_settings import SampleRun
 from r1pipe.models.interfaces import LanguageModel, Tokenizer
 from r1pipe.settings import Placement, Precision
@@ -19,7 +20,7 @@ SEALED_FRACTION, BESIDE_FRACTION = 0.9, 0.45
 """Of a GPU's memory, without and with a model that is trained."""
 
 
-class VllmSettings(GeneratorBackend):
+class VllmSettings(ClusterBackend):
     """vLLM."""
 
     package = "vllm"
@@ -27,8 +28,6 @@ class VllmSettings(GeneratorBackend):
     backend: Literal["vllm"]
     tensor_parallel: int = Field(default=1, gt=0)
     """GPUs that share the weights of one engine."""
-    data_parallel: int = Field(default=1, gt=0)
-    """Engines side by side, each with its own GPUs and its share of the prompts."""
     gpu_memory_fraction: float | None = Field(default=None, gt=0, lt=1)
     """Share of each GPU's memory; default: 0.9, and 0.45 beside a trainer."""
     kv_cache_mb: int | None = Field(default=None, gt=0)
@@ -41,6 +40,11 @@ class VllmSettings(GeneratorBackend):
     """No CUDA graphs: starts sooner, samples more slowly. On a CPU always so."""
     sleep: bool = True
     """In GRPO on a GPU, free the engine's memory while the policy trains."""
+
+    @property
+    def devices_per_engine(self) -> int:
+        """GPUs, or cores of a CPU, of one engine."""
+        return self.tensor_parallel
 
     def concurrency(self, max_batch: int) -> int:
         """Return how many completions are sampled at once."""
@@ -63,7 +67,7 @@ class VllmSettings(GeneratorBackend):
         """Return the share of a GPU's memory, without or with a model that is trained."""
         return self.gpu_memory_fraction or (BESIDE_FRACTION if is_beside else SEALED_FRACTION)
 
-    def open_sealed(
+    def open_here(
         self, folder: Path, tokenizer: Tokenizer, run: SampleRun, precision: Precision
     ) -> Generator:
         """Return an engine for the folder's model, or as many as `data_parallel` says."""
@@ -88,6 +92,7 @@ class VllmSettings(GeneratorBackend):
         precision: Precision,
     ) -> Generator:
         """Return an engine with weights of its own, which `load_weights` replaces."""
+        self.refuse_cluster()
         if self.data_parallel > 1 or (num_ranks > 1 and self.tensor_parallel > 1):
             raise StageError(
                 "if a policy is trained, each of its processes has one engine of its own: leave"

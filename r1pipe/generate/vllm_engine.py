@@ -27,6 +27,7 @@ from r1pipe.generate.uniforms import short_seed
 from r1pipe.generate.vllm_setup import (
     check_head_size,
     import_vllm,
+    is_spanning,
     kind_of_device,
     quiet,
     require_vllm,
@@ -252,7 +253,7 @@ def engine_arguments(
     if shape.is_ranked:
         arguments["distributed_executor_backend"] = "external_launcher"
     elif settings.tensor_parallel > 1:
-        arguments["distributed_executor_backend"] = "mp"
+        arguments["distributed_executor_backend"] = "ray" if is_spanning() else "mp"
     if settings.kv_cache_mb or is_cpu:
         arguments["kv_cache_memory_bytes"] = (settings.kv_cache_mb or CPU_KV_CACHE_MB) << 20
     if is_cpu:

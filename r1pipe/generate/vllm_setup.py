@@ -104,6 +104,15 @@ def import_vllm(device: str) -> Any:
     )
 
 
+def is_spanning() -> bool:
+    """Return whether this process is an actor of Ray that has several bundles for one engine."""
+    ray = sys.modules.get("ray")
+    if ray is None or not ray.is_initialized():
+        return False
+    group = ray.util.get_current_placement_group()
+    return group is not None and len(group.bundle_specs) > 1
+
+
 def free_memory() -> None:
     """Give back what a closed engine held."""
     import torch

@@ -1,0 +1,66 @@
+"""Backends whose engines may run on a cluster: the settings that they share, and the choice."""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from pathlib import Path
+from typing import Literal
+
+from pydantic import Field, model_validator
+
+from r1pipe.errors import StageError
+from r1pipe.generate.protocol import Generator, GeneratorBackend
+from r1pipe.generator_settings import SampleRun
+from r1pipe.models.interfaces import Tokenizer
+from r1pipe.settings import Precision
+
+
+class ClusterBackend(GeneratorBackend):
+    """A backend with engines in this process or on this machine, or as actors of Ray."""
+
+    cluster: Literal["ray"] | None = None
+    """`ray` makes every engine an actor on a Ray cluster; default: engines on this machine."""
+    address: str | None = Field(default=None, min_length=1)
+    """The cluster's address, such as `10.0.0.1:6379` or `auto`; default: RAY_ADDRESS of the
+    environment, and without that a cluster on this machine, for this run alone."""
+    data_parallel: int = Field(default=1, gt=0)
+    """Engines side by side, each with its own GPUs and its share of the prompts."""
+    max_restarts: int = Field(default=3, ge=0)
+    """With `cluster`: how often an engine that died is started again."""
+    start_timeout_s: float = Field(default=1800.0, gt=0)
+    """With `cluster`: longest wait for the first engine."""
+
+    @model_validator(mode="after")
+    def _address_has_a_cluster(self) -> ClusterBackend:
+        if self.address is not None and self.cluster is None:
+            raise ValueError("address needs a cluster; add `cluster: ray`")
+        return self
+
+    @property
+    def devices_per_engine(self) -> int:
+        """GPUs, or cores of a CPU, of one engine."""
+        return 1
+
+    def open_sealed(
+        self, folder: Path, tokenizer: Tokenizer, run: SampleRun, precision: Precision
+    ) -> Generator:
+        """Return a generator for the model in a sealed folder, here or on a cluster."""
+        if self.cluster is None:
+            return self.open_here(folder, tokenizer, run, precision)
+        from r1pipe.generate.ray_engines import RayGenerator
+
+        return RayGenerator(self, folder, run, precision)
+
+    @abstractmethod
+    def open_here(
+        self, folder: Path, tokenizer: Tokenizer, run: SampleRun, precision: Precision
+    ) -> Generator:
+        """Return a generator for the model in a sealed folder, on this machine."""
+
+    def refuse_cluster(self) -> None:
+        """Raise StageError if a policy that is trained would be sampled on a cluster."""
+        if self.cluster is not None:
+            raise StageError(
+                "run.generator.cluster samples finished models; a policy that is trained is sampled"
+                " by engines beside the trainer: leave it out here"
+            )

@@ -1,0 +1,161 @@
+"""Connecting to a Ray cluster, and placing engines on it. Ray is imported only here."""
+
+from __future__ import annotations
+
+import logging
+import os
+import signal
+import threading
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from typing import Any
+
+from r1pipe.errors import StageError
+from r1pipe.generate.ray_actor import EngineActor, EngineSpec
+
+INSTALL = "pip install 'r1pipe[ray]'"
+OBJECT_STORE_BYTES = 100 << 20
+"""Of a cluster on this machine: requests and completions are small."""
+ENVIRONMENT = {
+    "HF_HUB_OFFLINE": "1",
+    "OMP_NUM_THREADS": "1",
+    "OMP_WAIT_POLICY": "PASSIVE",
+    "TOKENIZERS_PARALLELISM": "false",
+}
+"""Of every engine's process."""
+SPANNING = {"RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0"}
+"""Of an engine over several nodes, whose own process has no GPU: it may see those of its node."""
+MAX_SHOWN = 400
+
+
+class RayCluster:
+    """A connection to a cluster, which this process keeps until it ends.
+
+    Engines belong to it: whatever ends the process, Ray ends them.
+    """
+
+    def __init__(self, address: str | None, num_cpus: int) -> None:
+        """Connect to `address`, else to RAY_ADDRESS, else start a cluster on this machine that has
+        `num_cpus` cores to give; raise StageError if Ray is missing or nobody answers."""
+        self.ray = import_ray()
+        self.address = address or os.environ.get("RAY_ADDRESS") or "local"
+        if not self.ray.is_initialized():
+            self._connect(num_cpus)
+
+    @property
+    def is_local(self) -> bool:
+        """Whether the cluster was started for this run: it never has more than now."""
+        return self.address == "local"
+
+    def _connect(self, num_cpus: int) -> None:
+        options: dict[str, Any] = {}
+        if self.is_local:
+            options = {
+                "num_cpus": max(num_cpus, os.cpu_count() or 1),
+                "object_store_memory": OBJECT_STORE_BYTES,
+                "include_dashboard": False,
+            }
+        with own_signals():
+            try:
+                self.ray.init(self.address, log_to_driver=False, configure_logging=False, **options)
+            except (ConnectionError, RuntimeError, ValueError, TimeoutError) as error:
+                raise StageError(
+                    f"no Ray cluster answers at {self.address} ({last_line(error)}); start one"
+                    " with `ray start --head`, or correct run.generator.address or RAY_ADDRESS"
+                ) from error
+
+    @property
+    def resources(self) -> Mapping[str, float]:
+        """What all nodes have together."""
+        found: Mapping[str, float] = self.ray.cluster_resources()
+        return found
+
+    def bundles(self, num_devices: int, *, on_gpus: bool) -> list[dict[str, float]]:
+        """Return what one engine asks for: one bundle, or if no node has as many GPUs, one bundle
+        for each."""
+        if not on_gpus:
+            return [{"CPU": num_devices}]
+        gpus = [node["Resources"].get("GPU", 0) for node in self.ray.nodes() if node["Alive"]]
+        if 0 < max(gpus, default=0) < num_devices:
+            return [{"GPU": 1, "CPU": 1}] * num_devices
+        return [{"GPU": num_devices, "CPU": 1}]
+
+    def reserve(self, bundles: list[dict[str, float]]) -> Any:
+        """Ask for a placement group; what is in it waits until there is one."""
+        strategy = "STRICT_PACK" if len(bundles) == 1 else "PACK"
+        return self.ray.util.placement_group(bundles, strategy=strategy)
+
+    def start(self, group: Any, spec: EngineSpec) -> Any:
+        """Return a new actor in a placement group."""
+        from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
+
+        bundles = group.bundle_specs
+        spans = len(bundles) > 1
+        own = {"CPU": 1, "GPU": 0} if spans else {"CPU": 0, "GPU": 0, **bundles[0]}
+        actor = self.ray.remote(concurrency_groups={"orders": 1, "replies": 1})(EngineActor)
+        environment = ENVIRONMENT | (SPANNING if spans else {})
+        return actor.options(
+            num_cpus=own["CPU"],
+            num_gpus=own["GPU"],
+            max_restarts=0,
+            scheduling_strategy=PlacementGroupSchedulingStrategy(
+                group,
+                placement_group_bundle_index=0,
+                placement_group_capture_child_tasks=spans,
+            ),
+            runtime_env={"env_vars": environment},
+        ).remote(spec)
+
+    def end(self, actor: Any) -> None:
+        """End an actor, if it is there."""
+        self.ray.kill(actor)
+
+    def release(self, group: Any) -> None:
+        """Give a placement group back."""
+        self.ray.util.remove_placement_group(group)
+
+
+def import_ray() -> Any:
+    """Return the module `ray`; StageError with the command that installs it if it is missing."""
+    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+    try:
+        import ray
+        import ray._private.worker
+        import ray.util
+    except ImportError:
+        raise StageError(
+            f"run.generator.cluster is ray, which is not installed here; install it with\n"
+            f"    {INSTALL}\n(docs/scale.md), or leave the option out"
+        ) from None
+    logging.getLogger("ray").setLevel(logging.ERROR)
+    # what raylets say of workers that died would come between our lines; engines' ends are told
+    ray._private.worker.print_to_stdstream = _unsaid
+    return ray
+
+
+def _unsaid(data: object, ignore_prefix: bool) -> None:
+    return None
+
+
+@contextmanager
+def own_signals() -> Iterator[None]:
+    """Put back the handler of SIGTERM, which Ray takes for itself."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before = signal.getsignal(signal.SIGTERM)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
+def last_line(error: BaseException) -> str:
+    """Return the end of what Ray says, which has the cause, on one line, without its advice."""
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    text = lines[-1] if lines else type(error).__name__
+    for line in lines:
+        if line.startswith("The actor is dead because"):
+            text = line.partition("Worker exit detail: ")[2] or line
+    text = text.partition(" Some common causes")[0]
+    return text if len(text) <= MAX_SHOWN else text[:MAX_SHOWN] + "..."
