@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
+from typing import TextIO
 
 from r1pipe.text import BARS, display_width, sparkline, table_lines, visible
 
@@ -78,3 +80,24 @@ def elided(text: str, width: int) -> str:
     while text and display_width(text) + len(mark) > width:
         text = text[:-1]
     return text + mark
+
+
+def window_width(stream: TextIO) -> int | None:
+    """Return the columns of the terminal behind a stream, None for a pipe or a file."""
+    return _window(stream, "COLUMNS", 0)
+
+
+def window_height(stream: TextIO) -> int | None:
+    """Return the lines of the terminal behind a stream, None for a pipe or a file."""
+    return _window(stream, "LINES", 1)
+
+
+def _window(stream: TextIO, variable: str, place: int) -> int | None:
+    if not stream.isatty():
+        return None
+    if (told := os.environ.get(variable, "")).isdecimal() and int(told):
+        return int(told)
+    try:
+        return os.get_terminal_size(stream.fileno())[place] or None
+    except (OSError, ValueError):
+        return None

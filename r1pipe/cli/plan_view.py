@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import itertools
-import os
 from collections.abc import Sequence
 from textwrap import wrap
-from typing import TYPE_CHECKING, TextIO
+from typing import TYPE_CHECKING
 
 from r1pipe.fitting import fitted_lines
 from r1pipe.text import short_id, visible
@@ -21,27 +20,6 @@ MIN_ROWS = 8
 """Rows of a plan that are shown however low the window is."""
 REST = 10
 """Lines of a window that a plan leaves to its sums and to what comes after."""
-
-
-def window_width(stream: TextIO) -> int | None:
-    """Return the columns of the terminal behind a stream, None for a pipe or a file."""
-    return _window(stream, "COLUMNS", 0)
-
-
-def window_height(stream: TextIO) -> int | None:
-    """Return the lines of the terminal behind a stream, None for a pipe or a file."""
-    return _window(stream, "LINES", 1)
-
-
-def _window(stream: TextIO, variable: str, place: int) -> int | None:
-    if not stream.isatty():
-        return None
-    if (told := os.environ.get(variable, "")).isdecimal() and int(told):
-        return int(told)
-    try:
-        return os.get_terminal_size(stream.fileno())[place] or None
-    except (OSError, ValueError):
-        return None
 
 
 def plan_lines(plan: Plan, width: int | None = None) -> list[str]:

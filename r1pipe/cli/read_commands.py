@@ -50,6 +50,7 @@ def plan(  # noqa: PLR0913 - options of one command
 ) -> None:
     """Say what a run would do, why, and what it will cost."""
     from r1pipe.cli import plan_view
+    from r1pipe.fitting import window_height, window_width
 
     project = load(manifest, profile, overrides, store)
     found = project.plan()
@@ -61,11 +62,11 @@ def plan(  # noqa: PLR0913 - options of one command
     if as_json:
         print_json(_plan_json(project.manifest, found) | {"costs": cost.to_json()})
         return
-    width, sources = plan_view.window_width(sys.stdout), plan_view.source_lines(found)
+    width, sources = window_width(sys.stdout), plan_view.source_lines(found)
     if verbose:
         say_lines([*plan_view.plan_lines(found, width), *sources, *cost.lines(width)])
         return
-    height = plan_view.window_height(sys.stdout)
+    height = window_height(sys.stdout)
     say_lines([*plan_view.short_plan_lines(found, cost, width, height), *sources])
 
 

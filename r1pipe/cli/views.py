@@ -12,10 +12,9 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING
 
 from r1pipe.api.documents import directory
-from r1pipe.cli.plan_view import window_width
 from r1pipe.cli.scores_view import score_lines
 from r1pipe.costs.report import compared_lines
-from r1pipe.fitting import fitted_lines
+from r1pipe.fitting import fitted_lines, window_width
 from r1pipe.lineage.records import Edge, Lineage, Node, link_text
 from r1pipe.text import (
     format_bytes,

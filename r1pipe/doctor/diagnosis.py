@@ -5,6 +5,7 @@ It needs only the standard library, so `python -m r1pipe.doctor` works where not
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -14,7 +15,8 @@ from r1pipe.doctor import environment, packages
 from r1pipe.doctor.checks import Check
 from r1pipe.doctor.confinement import check_sandbox
 from r1pipe.errors import StageError, StoreError
-from r1pipe.text import format_bytes, table_lines, visible
+from r1pipe.fitting import fitted_lines, window_width
+from r1pipe.text import format_bytes, visible
 
 
 @dataclass(frozen=True)
@@ -47,8 +49,9 @@ class Diagnosis:
         rows += [
             (check.status, check.name, visible(check.found), check.wanted) for check in self.checks
         ]
+        table = fitted_lines(rows, window_width(sys.stdout), spare=("WANTED",))
         todo = [check for check in self.checks if check.advice]
-        lines = [f"r1pipe {__version__} on {self._machine_text()}", "", *table_lines(rows), ""]
+        lines = [f"r1pipe {__version__} on {self._machine_text()}", "", *table, ""]
         if todo:
             lines.append("What to do:")
             lines += [f"  {check.name}: {visible(check.advice)}" for check in todo]
