@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import math
 from typing import Annotated, ClassVar
 
-from pydantic import Field
+from pydantic import Field, field_validator
 
 from r1pipe.backends import Backends
 from r1pipe.settings import ComputeRun, Placement, Precision
@@ -42,6 +43,21 @@ class GeneratorSettings(StageModel):
 GENERATOR_BACKENDS = Backends("generator", GeneratorSettings, GENERATORS)
 
 
+class Expected(StageModel):
+    """What is known of a stage's work before it is done: `plan` takes it, and nothing else does."""
+
+    completion_tokens: tuple[float, float] | None = None
+    """Between how many tokens completions will have on average, such as `[200, 900]`; default: as
+    the problems say, else a share of `max_tokens`."""
+
+    @field_validator("completion_tokens")
+    @classmethod
+    def _is_range(cls, value: tuple[float, float] | None) -> tuple[float, float] | None:
+        if value is not None and not 0 < value[0] <= value[1] < math.inf:
+            raise ValueError("give the least and the most, in this order, both above 0")
+        return value
+
+
 class SampleRun(ComputeRun):
     """How sampling is computed."""
 
@@ -51,3 +67,5 @@ class SampleRun(ComputeRun):
         default_factory=GENERATOR_BACKENDS.default_settings
     )
     """transformers, vLLM or a server."""
+    expect: Expected = Field(default_factory=Expected)
+    """What `plan` should reckon with."""

@@ -15,10 +15,12 @@ from command import Run
 from fake_project import make_project
 from ruamel.yaml import YAML
 
+from r1pipe.costs import rates
+from r1pipe.costs.models import model_of_size
 from r1pipe.costs.rates import Calibration, Speed, calibration_path, write_calibration
 from r1pipe.costs.report import BYTE_UNITS, COUNT_UNITS, TIME_UNITS, Costs, _compared, _span
 from r1pipe.costs.sources import model_source
-from r1pipe.costs.work import Estimate, Range
+from r1pipe.costs.work import Cost, Estimate, ProblemsInfo, Range
 from r1pipe.errors import ManifestError
 from r1pipe.machine import read_machine
 from r1pipe.manifest import SourceNode, load_manifest
@@ -119,6 +121,49 @@ def test_grpo_of_the_paper_samples_what_its_numbers_say(r1pipe: Run, tmp_path: P
         pytest.approx(completions * 0.1 * 32_768),
         pytest.approx(completions * 0.6 * 32_768),
     ]
+
+
+def parts_of(profile: str, expect: str = "") -> tuple[Range, Range]:
+    """Return hours of training and of sampling of `zero`, on GPUs of the H100 class."""
+    overrides = [f"stages.zero.run.expect.completion_tokens={expect}"] if expect else []
+    manifest = load_manifest(Path(R1), profile=profile, overrides=overrides)
+    node = manifest.stages["zero"]
+    problems = ProblemsInfo(Range(80_000), Range(60, 120), None)
+    model = model_of_size({"node8": "7B", "gpu": "1.5B"}[profile])
+    assert model is not None
+    assert node.kind.cost is not None
+    cost = node.kind.cost(node.params, node.run, {"model": model, "problems": problems})
+    assert isinstance(cost, Cost)
+    training = sum((rates.training_seconds(each, None)[0] for each in cost.training), Range(0))
+    sampling = sum((rates.sampling_seconds(each, None)[0] for each in cost.sampling), Range(0))
+    return training * (1 / 3600), sampling * (1 / 3600)
+
+
+def test_zero_of_node8_costs_what_it_does_by_hand() -> None:
+    """819,200 completions of 819 to 4,915 tokens after 60 to 120, a 7B model, 8 x 990 TFLOP/s.
+
+    Training: 6 x 7e9 operations a token and 2 x 7e9 for the reference, at 40 % of the peak on 0.95
+    of 8 devices to 15 % on 0.75 of them.
+    """
+    training, sampling = parts_of("node8")
+    fewest, most = (819_200 * tokens for tokens in (60 + 819.2, 120 + 4915.2))
+    operations = 8 * 7e9
+    low = fewest * operations / (400e12 * 8 * 0.95) / 3600
+    high = most * operations / (150e12 * 8 * 0.75) / 3600
+    assert low == pytest.approx(3.7, abs=0.1)
+    assert high == pytest.approx(71, abs=1)
+    assert low <= training.low <= 1.2 * low
+    assert high <= training.high <= 1.3 * high
+    # a forward pass is a third; besides, weights are read for every token of a full batch
+    assert sampling.low <= 2
+    assert 11 <= sampling.high <= 40
+
+
+@pytest.mark.parametrize("profile", ["node8", "gpu"])
+def test_known_lengths_leave_a_factor_of_four(profile: str) -> None:
+    for found, rough in zip(parts_of(profile, "[600,600]"), parts_of(profile), strict=True):
+        assert found.high <= 4 * found.low
+        assert rough.high > 4 * rough.low
 
 
 def test_the_laptop_profile_is_predicted_as_it_was_measured(r1pipe: Run, tmp_path: Path) -> None:

@@ -27,6 +27,7 @@ R1 = ROOT / "manifests" / "r1.yaml"
 OPENING: tuple[dict[str, Any], ...] = (
     {"generator": {"backend": "openai", "url": "http://localhost:1"}},
     {"generator": {"backend": "vllm"}},
+    {"generator": {"backend": "vllm", "cluster": "ray"}},
     {"engine": {"backend": "deepspeed", "num_processes": 2, "zero_stage": 3}},
     {"temperature": 1.0},
     {"format": {"think": ["<t>", "</t>"], "answer": "boxed"}},
@@ -72,6 +73,8 @@ def others(annotation: Any, value: Any) -> Iterator[Any]:  # noqa: C901 - one ca
         yield from (f"{value or ''}x", "cuda", "en", "judge")
     elif origin in (list, tuple, frozenset, set):
         items = list(value or ())
+        if arguments == (float, float):  # a range
+            yield [max(items, default=0) + number for number in range(1, 1 + len(arguments))]
         yield from ([*items, one] for one in others(arguments[0], items[-1] if items else None))
         yield from (items[:-1], [])
     elif origin is dict:

@@ -181,7 +181,10 @@ class Estimator:
         )
 
     def _peak(self, cost: Cost, device: str) -> Range:
-        """Return the most one device has to hold: trainer and sampler, one of them or both."""
+        """Return the most one device has to hold: trainer and sampler, one of them or both.
+
+        On a GPU an engine with own weights sleeps while the trainer computes.
+        """
         training = [memory.training_bytes(work) for work in cost.training]
         sampling = [
             memory.sampling_bytes(work, self.device_bytes(work.where.device), not cost.training)
@@ -192,7 +195,12 @@ class Estimator:
         process = memory.PROCESS_BYTES.get(kind, memory.PROCESS_BYTES["cuda"])
         is_beside = any(work.where.has_own_weights for work in cost.sampling)
         parts = [_largest([cost.held_bytes, *training]), _largest(sampling)]
-        return process + (parts[0] + parts[1] if is_beside else _largest(parts))
+        if is_beside and kind != "cpu":
+            held = [memory.trainer_bytes(work) for work in cost.training]
+            parts[1] += _largest([cost.held_bytes, *held])
+        elif is_beside:
+            parts = [parts[0] + parts[1]]
+        return process + _largest(parts)
 
     def device_bytes(self, device: str) -> int:
         """Return the memory of a device: this machine's, or what is assumed of a GPU."""
@@ -202,11 +210,12 @@ class Estimator:
 
     def _too_large(self, peak: Range, device: str) -> tuple[str, ...]:
         room = self.device_bytes(device)
-        if not room or peak.low <= room:
+        if not room or peak.high <= room:
             return ()
         what = "this machine" if device.startswith("cpu") else "a GPU"
+        fits = "may not fit" if peak.low <= room else "does not fit"
         advice = "lower run.micro_batch_tokens or run.max_batch, or divide it (run.engine)"
-        return (f"does not fit the {format_bytes(room)} of {what}; {advice}",)
+        return (f"{fits} the {format_bytes(room)} of {what}; {advice}",)
 
 
 def _largest(ranges: Iterable[Range]) -> Range:

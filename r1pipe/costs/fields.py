@@ -9,7 +9,7 @@ from __future__ import annotations
 from typing import Protocol
 
 from r1pipe.engine_settings import EngineSettings
-from r1pipe.generator_settings import GeneratorSettings
+from r1pipe.generator_settings import Expected, GeneratorSettings
 from r1pipe.settings import Adapter, Precision, World
 
 
@@ -28,6 +28,7 @@ class Samples(Protocol):
     workers: int | None
     max_batch: int
     generator: GeneratorSettings
+    expect: Expected
 
 
 class TrainsRows(Trains, Protocol):

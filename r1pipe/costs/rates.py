@@ -27,7 +27,7 @@ ADAPTER_FRAC = Range(2 / 3, 1.0)
 """Of the time of a training token, if the weights are frozen: they need no own gradient."""
 SCORE_FRAC = 1 / 3
 """Time of a forward pass, as a share of forward and backward."""
-PARALLEL_FRAC = Range(0.6, 0.95)
+PARALLEL_FRAC = Range(0.75, 0.95)
 """Share of its speed that each of several devices keeps."""
 
 SERVER_TOKEN_S = Range(0.005, 0.05)
@@ -123,11 +123,11 @@ CPU = Assumed(
 )
 GPU = Assumed(
     Range(1e-6, 2e-5),
-    Range(40e12, 400e12),
+    Range(150e12, 400e12),
     Range(2e-5, 1e-4),
     3e12,
     Range(1e-11, 1e-10),
-    "GPUs of the H100 class (80 GB, 990 TFLOP/s in bf16) at 4 to 40 % of their peak",
+    "GPUs of the H100 class (80 GB, 990 TFLOP/s in bf16) at 15 to 40 % of their peak",
 )
 
 

@@ -25,6 +25,7 @@ from r1pipe.costs.work import (
     SamplingWork,
     Training,
 )
+from r1pipe.generator_settings import Expected
 from r1pipe.settings import Adapter, Placement, World
 from r1pipe.workers import num_workers
 
@@ -195,15 +196,20 @@ def adapter_parameters(adapter: Adapter | None, model: ModelInfo) -> int | None:
     return adapter.rank * model.num_layers * sum(sizes[name] for name in chosen)
 
 
-def completion_length(problems: ProblemsInfo, max_tokens: int) -> Range:
-    """Return how long completions will be on average."""
+def completion_length(problems: ProblemsInfo, max_tokens: int, expect: Expected) -> Range:
+    """Return how long completions will be on average: as is expected, else as the problems say."""
+    if expect.completion_tokens is not None:
+        return Range(*expect.completion_tokens).at_most(max_tokens)
     if problems.completion_tokens is None:
         return TRACE_FRAC * max_tokens
     return problems.completion_tokens.at_most(max_tokens)
 
 
-def length_assumption(problems: ProblemsInfo, max_tokens: int) -> tuple[str, ...]:
+def length_assumption(problems: ProblemsInfo, max_tokens: int, expect: Expected) -> tuple[str, ...]:
     """Say what was assumed about lengths, if nothing was known."""
+    if expect.completion_tokens is not None:
+        low, high = expect.completion_tokens
+        return (f"completions of {low:,.0f} to {high:,.0f} tokens on average, as run.expect says",)
     if problems.completion_tokens is not None:
         return ()
     low, high = TRACE_FRAC.low * 100, TRACE_FRAC.high * 100
@@ -221,7 +227,7 @@ def candidates(params: fields.Candidates, run: fields.Samples, inputs: InfoMap) 
         fewest * min(most.low, math.ceil(needed.low / unit) * unit),
         min(most.high, math.ceil(needed.high / unit) * unit),
     )
-    length = completion_length(problems, params.max_tokens)
+    length = completion_length(problems, params.max_tokens, run.expect)
     work = SamplingWork(
         model=model,
         where=sampling_place(params, run),
@@ -241,7 +247,7 @@ def candidates(params: fields.Candidates, run: fields.Samples, inputs: InfoMap) 
         "rows": RowsInfo(kept, problems.prompt_tokens, length),
         "candidates": RowsInfo(completions, problems.prompt_tokens, length),
     }
-    assumes = length_assumption(problems, params.max_tokens)
+    assumes = length_assumption(problems, params.max_tokens, run.expect)
     low, high = KEPT_FRAC.low * 100, KEPT_FRAC.high * 100
     kept_text = f"{low:.0f} to {high:.0f} % of the completions kept as different rows"
     return Cost(outputs, sampling=(work,), assumes=(kept_text, *assumes))
@@ -257,9 +263,9 @@ def benchmarks(
     works, rows, assumes = [], [], dict[str, None]()
     for benchmark in problems.values():
         completions = benchmark.num_problems * params.num_samples
-        length = completion_length(benchmark, params.max_tokens)
+        length = completion_length(benchmark, params.max_tokens, run.expect)
         rows.append(RowsInfo(completions, benchmark.prompt_tokens, length))
-        assumes.update(dict.fromkeys(length_assumption(benchmark, params.max_tokens)))
+        assumes.update(dict.fromkeys(length_assumption(benchmark, params.max_tokens, run.expect)))
         unit = params.problems_per_unit * params.num_samples
         works.append(
             SamplingWork(

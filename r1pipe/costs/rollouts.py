@@ -20,18 +20,18 @@ from r1pipe.costs.work import Cost, InfoMap, ModelInfo, ProblemsInfo, Range, Sam
 def rollouts(params: fields.Rollouts, run: fields.RollsOut, inputs: InfoMap) -> Cost:
     """Return the cost of GRPO from the fields of `stages/grpo.py`.
 
-    Completions of groups whose advantages are all zero may be left out of the backward pass; the
-    range reaches down to a third of them being trained.
+    Completions of groups whose advantages are all zero may be left out of the backward pass, if no
+    KL term gives them a gradient; the range then reaches down to a third of them being trained.
     """
     model, problems = inputs["model"], inputs["problems"]
     completions = params.num_steps * params.problems_per_step * params.group_size
-    length = completion_length(problems, params.max_tokens)
+    length = completion_length(problems, params.max_tokens, run.expect)
     tokens = (problems.prompt_tokens + length) * completions
     has_reference = params.kl_coef > 0
     training = Training(
         model=model,
         where=training_place(params, run),
-        tokens=Range(tokens.low / 3, tokens.high),
+        tokens=tokens if has_reference else Range(tokens.low / 3, tokens.high),
         updates=Range(params.num_steps),
         mean_tokens=(problems.prompt_tokens + length).high,
         longest=params.max_tokens + math.ceil(problems.prompt_tokens.high),
@@ -45,7 +45,7 @@ def rollouts(params: fields.Rollouts, run: fields.RollsOut, inputs: InfoMap) -> 
         + ("reward" in inputs),
     )
     sampling = rollout_sampling(params, run, model, problems, training.where.processes)
-    assumes = length_assumption(problems, params.max_tokens)
+    assumes = length_assumption(problems, params.max_tokens, run.expect)
     return Cost({"model": model}, training=(training,), sampling=(sampling,), assumes=assumes)
 
 
@@ -66,7 +66,7 @@ def rollout_sampling(
         completions=draws * completions,
         prompts=draws * (completions / params.group_size),
         prompt_tokens=problems.prompt_tokens,
-        completion_tokens=completion_length(problems, params.max_tokens),
+        completion_tokens=completion_length(problems, params.max_tokens, run.expect),
         longest=params.max_tokens,
         at_once=min(per_round, batch_limit(run)),
         rounds=draws * (params.num_steps // params.minibatches_per_rollout),

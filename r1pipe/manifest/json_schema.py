@@ -105,6 +105,11 @@ class Documented(GenerateJsonSchema):
             found["properties"][field]["description"] = text
         return found
 
+    def tagged_union_schema(self, schema: Any) -> JsonObject:
+        found: JsonObject = super().tagged_union_schema(schema)
+        # a layer may leave `backend` to another one: then options that several have fit them all
+        return {"anyOf": found["oneOf"]}
+
 
 def field_docs(model: type[BaseModel]) -> dict[str, str]:
     """Return {field as it is written in a manifest: the docstring below it}."""
