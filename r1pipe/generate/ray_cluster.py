@@ -150,6 +150,26 @@ def own_signals() -> Iterator[None]:
         signal.signal(signal.SIGTERM, before)
 
 
+@contextmanager
+def named_address(address: str) -> Iterator[str | None]:
+    """Give the address to tell Ray: none, and RAY_ADDRESS, if it is that of a cluster.
+
+    Told an address outright, Ray 2.60 leaves the token of this user aside, which `ray start` uses.
+    """
+    if address in ("local", "auto"):
+        yield address
+        return
+    before = os.environ.get("RAY_ADDRESS")
+    os.environ["RAY_ADDRESS"] = address
+    try:
+        yield None
+    finally:
+        if before is None:
+            del os.environ["RAY_ADDRESS"]
+        else:
+            os.environ["RAY_ADDRESS"] = before
+
+
 def last_line(error: BaseException) -> str:
     """Return the end of what Ray says, which has the cause, on one line, without its advice."""
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
