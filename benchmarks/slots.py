@@ -40,10 +40,11 @@ NEVER = 1_000_000_000
 class SimulatedEngines:
     """A generator over simulated engines; a completion is one token, its length takes time only."""
 
-    def __init__(self, num_engines: int, slots: int) -> None:
-        self.engines = Simulated(num_engines, slots)
-        self.each = [slots] * num_engines
-        self.num_slots = slots * num_engines
+    def __init__(self, each: Sequence[int]) -> None:
+        """`each` has the slots of every engine, as many for all."""
+        self.engines = Simulated(len(each), each[0])
+        self.each = each
+        self.num_slots = sum(each)
         self.losses: list[str] = []
         self.rng = random.Random(1)
 
@@ -188,13 +189,14 @@ def main() -> None:
     for count in asked.engines:
         slots = count * asked.slots
         units = max(1, slots * asked.waves // (PROBLEMS * SAMPLES))
+        each = [asked.slots] * count
         with tempfile.TemporaryDirectory() as name:
-            folder, made = Path(name), lambda n=count: SimulatedEngines(n, asked.slots)
+            folder = Path(name)
             shares = [
-                by_unit(made(), min(units, 40)),
-                rejection(made(), units, folder),
-                evaluation(made(), units, folder),
-                evaluation(SimulatedEngines(1, slots), units, folder),
+                by_unit(SimulatedEngines(each), min(units, 40)),
+                rejection(SimulatedEngines(each), units, folder),
+                evaluation(SimulatedEngines(each), units, folder),
+                evaluation(SimulatedEngines([slots]), units, folder),
             ]
         cells = " | ".join(f"{share:.3f}" for share in shares)
         print(f"| {count} | {slots:,} | {units * PROBLEMS * SAMPLES:,} | {cells} |", flush=True)

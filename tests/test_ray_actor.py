@@ -2,19 +2,17 @@
 
 from __future__ import annotations
 
-import os
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
-from tiny import ScriptedGenerator, save_policy
+from tiny import ScriptedGenerator, grpo_params, save_policy, stage
 
 from r1pipe.errors import StageError
 from r1pipe.generate.backends import open_generator
 from r1pipe.generate.protocol import Request, Sampled, SamplingParams
 from r1pipe.generate.ray_actor import EngineActor, EngineSpec, Failed, Made, Order, Up, streamed
-from r1pipe.generate.ray_cluster import named_address
 from r1pipe.generate.ray_engines import RayGenerator
 from r1pipe.generate.transformers_backend import TransformersSettings
 from r1pipe.generator_settings import SampleRun
@@ -111,18 +109,8 @@ def test_without_ray_the_command_that_installs_it_is_told(
         RayGenerator(settings, folder, SampleRun(generator=settings), "float32")
 
 
-def test_ray_is_told_an_address_by_its_own_variable_and_that_is_put_back(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    monkeypatch.setenv("RAY_ADDRESS", "before:1")
-    with named_address("host:6379") as told:
-        assert told is None
-        assert os.environ["RAY_ADDRESS"] == "host:6379"
-    assert os.environ["RAY_ADDRESS"] == "before:1"
-    with named_address("local") as told:
-        assert told == "local"
-
-
 def test_a_policy_that_is_trained_is_not_sampled_on_a_cluster() -> None:
-    with pytest.raises(StageError, match="leave it out here"):
-        TransformersSettings(cluster="ray").refuse_cluster()
+    kind = stage("grpo")
+    run = kind.run_model.model_validate({"generator": {"cluster": "ray"}})
+    assert "leave it out" in str(run.incompatible_with(grpo_params()))
+    assert kind.run_model().incompatible_with(grpo_params()) is None
