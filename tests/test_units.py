@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 from sampling_world import Streamed
+from test_process_labels import PROBLEMS, TABLE
 from tiny import FakeContext, generator, model, problems, save_policy, stage, tokenizer
 
 from r1pipe.errors import StageError
@@ -18,7 +19,7 @@ from r1pipe.generate.protocol import Request, Sampled, SamplingParams
 from r1pipe.generate.streaming import streaming
 from r1pipe.generate.units import Asked, Whole, whole_units
 from r1pipe.records import FinishReason
-from r1pipe.rows import read_rows, write_problems
+from r1pipe.rows import read_rows, write_problems, write_rows
 from r1pipe.stage import Inputs
 
 SAMPLING = SamplingParams()
@@ -147,3 +148,32 @@ def test_an_evaluation_as_one_stream_writes_what_unit_after_unit_does(
     monkeypatch.setattr("r1pipe.generate.backends.open_generator", opened)
     assert results("streamed") == by_unit
     assert sampler.most_under_way == 7, "more than the six requests of a unit"
+
+
+def test_labels_of_steps_as_one_stream_are_those_of_unit_after_unit(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write_rows(tmp_path / "candidates", TABLE)
+    write_problems(tmp_path / "problems", PROBLEMS)
+    kind = stage("process-labels")
+    params = kind.params(
+        seed=1, num_continuations=2, max_tokens=6, labels="soft", candidates_per_unit=1
+    )
+
+    def results(name: str, num_slots: int) -> list[dict[str, Any]]:
+        sampler: Any = generator(model())
+        if num_slots:
+            sampler = Streamed(sampler, num_slots, random.Random(1))
+
+        @contextmanager
+        def opened(*args: object) -> Iterator[Any]:
+            yield sampler, tokenizer()
+
+        monkeypatch.setattr("r1pipe.generate.backends.open_generator", opened)
+        context = FakeContext(tmp_path / name)
+        inputs = {each: tmp_path / each for each in ("candidates", "problems", "model")}
+        kind.run(context, params, kind.run_model(), Inputs(inputs))
+        assert not num_slots or sampler.most_under_way == num_slots
+        return list(read_rows(context.output("rows")))
+
+    assert results("streamed", 8) == results("by unit", 0)
