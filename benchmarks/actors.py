@@ -22,6 +22,7 @@ from r1pipe.generate import ray_cluster
 from r1pipe.generate.protocol import Request, Sampled, SamplingParams, Weights
 from r1pipe.generate.ray_actor import EngineActor, EngineSpec, Up
 from r1pipe.generate.ray_engines import RayGenerator
+from r1pipe.generate.ray_versions import versions
 from r1pipe.generate.transformers_backend import TransformersSettings
 from r1pipe.generator_settings import SampleRun
 from r1pipe.records import FinishReason
@@ -77,7 +78,7 @@ class FixedSpeedActor(EngineActor):
     def _serve(self, spec: EngineSpec) -> None:
         slots = SampleRun.model_validate_json(spec.run).max_batch
         engine = FixedSpeed(slots, float(Path(spec.folder).name))
-        self._replies.put(Up(f"process {os.getpid()}", slots))
+        self._replies.put(Up(f"process {os.getpid()}", slots, versions()))
         while True:
             self._follow(engine, slots)
 
