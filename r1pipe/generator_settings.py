@@ -31,6 +31,10 @@ class GeneratorSettings(StageModel):
         """Whether it samples from the very model that is trained, not from weights of its own."""
         return False
 
+    def cannot_follow(self) -> str | None:
+        """Say what to set if it cannot sample a policy that is being trained."""
+        return None
+
     def concurrency(self, max_batch: int) -> int:
         """Return how many completions are sampled at once; `max_batch` is that of the stage."""
         return max_batch

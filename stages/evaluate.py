@@ -12,9 +12,9 @@ Run it with `r1pipe stage eval-r1`.
 from __future__ import annotations
 
 import json
-import time
 from collections.abc import Iterator, Mapping, Sequence
-from typing import TYPE_CHECKING
+from itertools import starmap
+from typing import TYPE_CHECKING, NamedTuple
 
 from pydantic import Field
 
@@ -27,7 +27,8 @@ from r1pipe.stage import Context, Input, Inputs
 if TYPE_CHECKING:
     from r1pipe.audit.golds import GoldReport
     from r1pipe.costs.work import Cost, InfoMap
-    from r1pipe.generate.protocol import Generator
+    from r1pipe.generate.protocol import Request, Sampled
+    from r1pipe.generate.units import Asked, Whole
     from r1pipe.models.interfaces import Tokenizer
 
 VERSION = 4
@@ -63,42 +64,98 @@ class Run(SampleRun, VerifyRun):
     """How it is computed."""
 
 
+class Unit(NamedTuple):
+    """Problems of one benchmark that are sampled and verified together."""
+
+    benchmark: str
+    problems: Sequence[Problem]
+
+
+class Answer(NamedTuple):
+    """What the report needs of a completion."""
+
+    text: str
+    num_tokens: int
+    finish_reason: str
+    seed: int
+
+
 def run(context: Context, params: Params, run: Run, inputs: Inputs) -> None:
     """Sample every benchmark, verify, summarise."""
+    golds = _golds(context, inputs)
+    benchmarks = {name: found.usable for name, found in golds.items()}
+    _sample(context, params, run, inputs, benchmarks)
+    rows = _in_order(context.journal("samples").rows(), benchmarks)
+    _report(context, params, rows, golds)
+
+
+def _sample(
+    context: Context,
+    params: Params,
+    run: Run,
+    inputs: Inputs,
+    benchmarks: Mapping[str, list[Problem]],
+) -> None:
+    """Sample and verify what is not in the journal yet; a unit goes there when it is whole."""
     from r1pipe.generate.backends import open_generator
     from r1pipe.generate.failures import FailedUnits
-    from r1pipe.generate.following import Followed, Kept
+    from r1pipe.generate.protocol import SamplingParams
+    from r1pipe.generate.streaming import streaming
     from r1pipe.generate.tools import with_tools
+    from r1pipe.generate.units import whole_units
     from r1pipe.models.prompts import max_positions
     from r1pipe.verify.code import sandboxed
 
-    journal = context.journal("samples")
-    done = journal.done()
-    golds = _golds(context, inputs)
-    benchmarks = {name: found.usable for name, found in golds.items()}
-    units = list(_units(benchmarks, params.problems_per_unit))
-    failed, context_size = FailedUnits(), max_positions(inputs.path("model"))
+    journal, failed = context.journal("samples"), FailedUnits()
+    done, units = journal.done(), list(_units(benchmarks, params.problems_per_unit))
     listed = [problem for problems in benchmarks.values() for problem in problems]
+    sampling = SamplingParams(params.temperature, params.top_p, params.max_tokens, logprobs=False)
     with (
         sandboxed(context, run.sandbox, listed),
         open_generator(inputs.path("model"), run, params.precision) as (generator, tokenizer),
     ):
-        sampler = with_tools(generator, tokenizer, params.tools, context_size, run.max_batch)
-        for number, (name, problems) in enumerate(units):
-            if str(number) in done:
-                continue
-            with failed.tolerated():
-                started = time.perf_counter()
-                kept = Kept(context.journal("batches"), str(number), run.max_batch)
-                followed = Followed(sampler, context, kept)
-                rows = _verified(followed, tokenizer, name, problems, params)
-                journal.append(str(number), rows)
+        positions, answers = max_positions(inputs.path("model")), Answers(tokenizer, params)
+        sampler = with_tools(generator, tokenizer, params.tools, positions, run.max_batch)
+        left = ((str(n), unit) for n, unit in enumerate(units) if str(n) not in done)
+        with streaming(sampler, context, sampling, run.max_batch) as stream:
+            wholes = whole_units(stream, starmap(answers.asked, left), answers.read, failed)
+            for count, whole in enumerate(wholes, len(done) + 1):
+                rows = _verified(whole, params)
+                journal.append(whole.name, rows)
                 right = sum(row["verdict"] == "correct" for row in rows) / len(rows)
-                speed = sum(row["num_tokens"] for row in rows) / (time.perf_counter() - started)
-                context.log(number + 1, len(units), pass_rate=right, tokens_per_s=speed)
-            context.stop_if_asked()
+                speed = whole.tokens_per_s
+                context.log(count, len(units), pass_rate=right, tokens_per_s=speed)
+                context.stop_if_asked()
     failed.check()
-    _report(context, params, _in_order(journal.rows(), benchmarks), golds)
+
+
+class Answers:
+    """Problems as requests, and completions as answers."""
+
+    def __init__(self, tokenizer: Tokenizer, params: Params) -> None:
+        from r1pipe.models.prompts import opened_thought
+
+        self.tokenizer = tokenizer
+        self.params = params
+        self.format = format_of(params.format, params.prompt)
+        self.opened = opened_thought(tokenizer, self.format)
+
+    def asked(self, name: str, unit: Unit) -> Asked[Unit]:
+        """Return a unit with its requests."""
+        from r1pipe.generate.units import Asked
+        from r1pipe.rl.rollouts import requests_of
+
+        size, seeds = self.params.num_samples, [self.params.seed]
+        requests = requests_of(self.tokenizer, unit.problems, size, self.format, seeds)
+        return Asked(name, unit, requests)
+
+    def read(self, unit: Unit, request: Request, sampled: Sampled) -> Answer:
+        """Return the answer that a completion is."""
+        from r1pipe.rl.rollouts import written_ids
+
+        text = self.opened + self.tokenizer.decode(written_ids(sampled))
+        reason = sampled.finish_reason.value
+        return Answer(text, len(sampled.token_ids), reason, request.seed)
 
 
 def _report(
@@ -151,61 +208,50 @@ def _golds(context: Context, inputs: Inputs) -> dict[str, GoldReport]:
     return golds
 
 
-def _units(
-    benchmarks: dict[str, list[Problem]], size: int
-) -> Iterator[tuple[str, Sequence[Problem]]]:
+def _units(benchmarks: Mapping[str, list[Problem]], size: int) -> Iterator[Unit]:
     for name, problems in benchmarks.items():
         for start in range(0, len(problems), size):
-            yield name, problems[start : start + size]
+            yield Unit(name, problems[start : start + size])
 
 
-def _in_order(rows: Iterator[Row], benchmarks: dict[str, list[Problem]]) -> list[Row]:
-    """Return the rows in the order of the problems: a unit that failed comes last in a journal."""
+def _in_order(rows: Iterator[Row], benchmarks: Mapping[str, list[Problem]]) -> list[Row]:
+    """Return the rows in the order of the problems: a journal has units as they ended."""
     problems = [(name, p.id) for name, listed in benchmarks.items() for p in listed]
     place = {problem: number for number, problem in enumerate(problems)}
     return sorted(rows, key=lambda row: place[row["benchmark"], row["problem_id"]])
 
 
-def _verified(
-    generator: Generator,
-    tokenizer: Tokenizer,
-    benchmark: str,
-    problems: Sequence[Problem],
-    params: Params,
-) -> list[Row]:
-    """Sample and verify some problems of one benchmark."""
-    from r1pipe.generate.protocol import SamplingParams
-    from r1pipe.rl.rollouts import sample_groups
+def _verified(whole: Whole[Unit, Answer], params: Params) -> list[Row]:
+    """Verify the completions of one unit."""
     from r1pipe.tasks.general import is_helpful
     from r1pipe.verify import verify_many
     from r1pipe.verify.reading.extract import extract_answer
     from r1pipe.verify.reading.recast import recast
 
-    sampling = SamplingParams(params.temperature, params.top_p, params.max_tokens, logprobs=False)
-    fmt = format_of(params.format, params.prompt)
-    groups = sample_groups(
-        generator, tokenizer, problems, params.num_samples, sampling, fmt, [params.seed]
-    )
-    found = [(g.problem, r, recast(r.text, fmt)) for g in groups for r in g.rollouts]
+    fmt, size = format_of(params.format, params.prompt), params.num_samples
+    found = [
+        (whole.item.problems[index // size], answer, recast(answer.text, fmt))
+        for index, answer in sorted(whole.found.items())
+    ]
     verdicts = verify_many((problem, plain) for problem, _, plain in found)
     return [
         {
-            "benchmark": benchmark,
+            "benchmark": whole.item.benchmark,
             "problem_id": problem.id,
             "task": problem.task,
             "language": problem.language,
             "checker": problem.checker,
             "prompt": problem.prompt,
             "gold": problem.gold,
-            "completion": rollout.text,
+            "completion": answer.text,
             "extracted": extract_answer(plain),
             "verdict": str(verdict),
             "is_helpful": verdict == "correct" and is_helpful(problem, plain),
-            "num_tokens": len(rollout.completion_ids),
-            "finish_reason": rollout.finish_reason.value,
-            "seed": rollout.seed,
+            "num_tokens": answer.num_tokens,
+            "finish_reason": answer.finish_reason,
+            "seed": answer.seed,
         }
-        for (problem, rollout, plain), verdict in zip(found, verdicts, strict=True)
+        for (problem, answer, plain), verdict in zip(found, verdicts, strict=True)
     ]
 
 

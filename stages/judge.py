@@ -19,7 +19,6 @@ Run it with `r1pipe stage judge --manifest manifests/judge.yaml`.
 from __future__ import annotations
 
 import sys
-import time
 from collections import Counter
 from collections.abc import Iterator
 from itertools import chain, islice
@@ -143,6 +142,8 @@ def _ask_all(
     from r1pipe.generate.backends import open_generator
     from r1pipe.generate.failures import FailedUnits
     from r1pipe.generate.protocol import SamplingParams
+    from r1pipe.generate.streaming import streaming
+    from r1pipe.generate.units import Asked, whole_units
     from r1pipe.models.prompts import max_positions
     from r1pipe.rows import read_rows
 
@@ -158,19 +159,21 @@ def _ask_all(
     if (first := next(left, None)) is None:
         return tally
     sampling = SamplingParams(params.temperature, 1.0, params.max_tokens, logprobs=False)
-    context_tokens = max_positions(inputs.path("model"))
-    with open_generator(inputs.path("model"), run, params.precision) as (generator, tokenizer):
-        fmt = format_of(params.format, params.prompt)
-        judge = Judge(
-            generator, tokenizer, sampling, params.votes, params.seed, context_tokens, fmt
-        )
-        for unit, batch in chain([first], left):
-            with failed.tolerated():
-                began = time.perf_counter()
-                rows = reply_rows(batch, judge.ask(batch), params.temperature, context.input_ids)
-                journal.append(unit, rows)
-                _log(context, params, int(unit), num_chosen, rows, time.perf_counter() - began)
-                tally.add(rows).check(*limit)
+    positions = max_positions(inputs.path("model"))
+    fmt = format_of(params.format, params.prompt)
+    with (
+        open_generator(inputs.path("model"), run, params.precision) as (generator, tokenizer),
+        streaming(generator, context, sampling, run.max_batch) as stream,
+    ):
+        judge = Judge(tokenizer, params.votes, params.seed, positions, fmt)
+        asked = (Asked(unit, batch, judge.requests(batch)) for unit, batch in chain([first], left))
+        wholes = whole_units(stream, asked, lambda _, *reply: judge.reply(*reply), failed)
+        for count, whole in enumerate(wholes, len(done) + 1):
+            replies = judge.replies(whole.item, whole.found)
+            rows = reply_rows(whole.item, replies, params.temperature, context.input_ids)
+            journal.append(whole.name, rows)
+            _log(context, params, count, num_chosen, rows, whole.tokens_per_s)
+            tally.add(rows).check(*limit)
             context.stop_if_asked()
     failed.check()
     return tally
@@ -197,18 +200,18 @@ def _units(
 def _log(
     context: Context,
     params: Params,
-    unit: int,
+    count: int,
     num_chosen: int,
     rows: list[Row],
-    seconds: float,
+    tokens_per_s: float,
 ) -> None:
     """Log one unit: the shares called correct and without a verdict, and the speed."""
     context.log(
-        unit + 1,
+        count,
         -(-num_chosen // params.candidates_per_unit),
         pass_rate=sum(row["verdict"] == Verdict.CORRECT for row in rows) / len(rows),
         unreadable=sum(bool(row["fault"]) for row in rows) / len(rows),
-        tokens_per_s=sum(row["num_tokens"] for row in rows) / seconds,
+        tokens_per_s=tokens_per_s,
     )
 
 

@@ -112,9 +112,10 @@ def _continue_all(
     """Sample and verify what is not in the journal yet."""
     from r1pipe.generate.backends import open_generator
     from r1pipe.generate.failures import FailedUnits
-    from r1pipe.generate.following import Followed, Kept
     from r1pipe.generate.protocol import SamplingParams
-    from r1pipe.rejection.process_labels import Continuer, unit_rows
+    from r1pipe.generate.streaming import streaming
+    from r1pipe.generate.units import Asked, whole_units
+    from r1pipe.rejection.process_labels import Continuer
 
     journal, failed, size = context.journal("steps"), FailedUnits(), params.candidates_per_unit
     done, num_units = journal.done(), -(-num_candidates // size)
@@ -122,18 +123,19 @@ def _continue_all(
         return
     candidates = _chosen(context, params, inputs)
     sampling = SamplingParams(params.temperature, 1.0, params.max_tokens, logprobs=False)
-    with open_generator(inputs.path("model"), run, params.precision) as (generator, tokenizer):
-        for number in range(num_units):
-            unit = list(islice(candidates, size))
-            if str(number) in done:
-                continue
-            with failed.tolerated():
-                kept = Kept(context.journal("batches"), str(number), run.max_batch)
-                followed = Followed(generator, context, kept)
-                options = sampling, params.num_continuations, params.seed
-                rows = unit_rows(unit, Continuer(followed, tokenizer, *options))
-                journal.append(str(number), rows)
-                context.log(number + 1, num_units, steps=sum(len(row["steps"]) for row in rows))
+    with (
+        open_generator(inputs.path("model"), run, params.precision) as (generator, tokenizer),
+        streaming(generator, context, sampling, run.max_batch) as stream,
+    ):
+        continuer = Continuer(tokenizer, params.num_continuations, params.seed)
+        batches = ((str(number), list(islice(candidates, size))) for number in range(num_units))
+        units = ((name, continuer.unit(batch)) for name, batch in batches if name not in done)
+        asked = (Asked(name, unit, continuer.requests(unit.distinct)) for name, unit in units)
+        wholes = whole_units(stream, asked, continuer.text, failed)
+        for count, whole in enumerate(wholes, len(done) + 1):
+            rows = continuer.rows(whole.item, whole.found)
+            journal.append(whole.name, rows)
+            context.log(count, num_units, steps=sum(len(row["steps"]) for row in rows))
             context.stop_if_asked()
     failed.check()
 

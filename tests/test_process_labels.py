@@ -249,20 +249,11 @@ def test_continuations_that_the_verifier_cannot_decide_count_neither_way(
     assert context.notes["undecided_steps"] == 3
 
 
-def test_the_model_is_given_prompt_and_prefix_as_tokens(tmp_path: Path) -> None:
-    asked: list[Request] = []
-
-    class Listening(Enumerating):
-        def generate(
-            self, requests: Sequence[Request], sampling: SamplingParams
-        ) -> Iterator[Sampled]:
-            asked.extend(requests)
-            return super().generate(requests, sampling)
-
-    continuer = Continuer(Listening(PROBLEMS), tokenizer(), SamplingParams(), 2, 1)
+def test_the_model_is_given_prompt_and_prefix_as_tokens() -> None:
+    continuer = Continuer(tokenizer(), 2, 1)
     prefixes = continuer.prefixes(TABLE[0], PROBLEMS[0])
     assert [prefix.text for prefix in prefixes] == ["0", "0\n2", "0\n2\n2", TABLE[0]["completion"]]
-    continuer.outcomes(prefixes[:2])
+    asked = continuer.requests(prefixes[:2])
     prompt = encode_prompt(tokenizer(), PROBLEMS[0].prompt, "chat")
     texts = ["0", "0", "0\n2", "0\n2"]
     expected = [(*prompt, *tokenizer()(t, add_special_tokens=False)["input_ids"]) for t in texts]

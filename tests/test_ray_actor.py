@@ -7,13 +7,14 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
-from tiny import ScriptedGenerator, save_policy
+from tiny import ScriptedGenerator, grpo_params, save_policy, stage
 
 from r1pipe.errors import StageError
 from r1pipe.generate.backends import open_generator
 from r1pipe.generate.protocol import Request, Sampled, SamplingParams
 from r1pipe.generate.ray_actor import EngineActor, EngineSpec, Failed, Made, Order, Up, streamed
 from r1pipe.generate.ray_engines import RayGenerator
+from r1pipe.generate.ray_versions import OneVersion, versions
 from r1pipe.generate.transformers_backend import TransformersSettings
 from r1pipe.generator_settings import SampleRun
 from r1pipe.records import FinishReason
@@ -100,6 +101,19 @@ def test_a_generator_that_streams_is_given_the_stream() -> None:
     assert [made.index for made in streamed(Echo(), given, SAMPLING, 1)] == [0, 0]
 
 
+def test_engines_of_other_versions_are_refused_by_name() -> None:
+    here = versions()
+    one = OneVersion()
+    one.check("node a", here)
+    one.check("node b", dict(here))
+    with pytest.raises(StageError, match=r"node c and node a differ: torch 1\.0 and "):
+        one.check("node c", here | {"torch": "1.0"})
+    with pytest.raises(StageError, match="vllm 9 and missing"):
+        one.check("node d", here | {"vllm": "9"})
+    with pytest.raises(StageError, match="r1pipe's code on node e is not that of this run"):
+        one.check("node e", here | {"r1pipe": "0"})
+
+
 def test_without_ray_the_command_that_installs_it_is_told(
     monkeypatch: pytest.MonkeyPatch, folder: Path
 ) -> None:
@@ -110,5 +124,7 @@ def test_without_ray_the_command_that_installs_it_is_told(
 
 
 def test_a_policy_that_is_trained_is_not_sampled_on_a_cluster() -> None:
-    with pytest.raises(StageError, match="leave it out here"):
-        TransformersSettings(cluster="ray").refuse_cluster()
+    kind = stage("grpo")
+    run = kind.run_model.model_validate({"generator": {"cluster": "ray"}})
+    assert "leave it out" in str(run.incompatible_with(grpo_params()))
+    assert kind.run_model().incompatible_with(grpo_params()) is None

@@ -21,7 +21,7 @@ from r1pipe.candidates.judge_reply import (
     UNCLEAR,
     read_reply,
 )
-from r1pipe.candidates.llm_judge import Judge, Question, majority
+from r1pipe.candidates.llm_judge import Judge, Question, Reply, majority
 from r1pipe.chat import ASSISTANT, END, THINK_CLOSE
 from r1pipe.generate.protocol import SamplingParams
 from r1pipe.generate.uniforms import request_seed
@@ -286,6 +286,14 @@ def test_the_shipped_template_has_every_field_and_says_what_a_reply_looks_like()
 # ---- asking --------------------------------------------------------------------------------------
 
 
+def replies(judge: Judge, script: ScriptedGenerator, asked: list[Question]) -> list[list[Reply]]:
+    """Return a script's replies."""
+    requests = {request.index: request for request in judge.requests(asked)}
+    sampling = SamplingParams(0.5, 1.0, 200, logprobs=False)
+    made = script.generate(list(requests.values()), sampling)
+    return judge.replies(asked, {m.index: judge.reply(requests[m.index], m) for m in made})
+
+
 def test_replies_come_back_in_order_as_they_were_said_with_a_seed_of_their_own() -> None:
     asked = [Question("a#0", "law", "first"), Question("a#1", "law", "second")]
     script = ScriptedGenerator({"first": [RIGHT, "no"], "second": [WRONG, RIGHT]}, "chat")
@@ -294,9 +302,8 @@ def test_replies_come_back_in_order_as_they_were_said_with_a_seed_of_their_own()
         def generate(self, requests, sampling):  # type: ignore[no-untyped-def]
             return reversed(list(script.generate(requests, sampling)))
 
-    sampling = SamplingParams(0.5, 1.0, 200, logprobs=False)
-    judge = Judge(Backwards({}, "chat"), tokenizer(), sampling, 2, 7, None)
-    first, second = judge.ask(asked)
+    judge = Judge(tokenizer(), 2, 7, None)
+    first, second = replies(judge, Backwards({}, "chat"), asked)
     assert [reply.text for reply in (*first, *second)] == [RIGHT, "no", WRONG, RIGHT]
     assert [reply.verdict for reply in first] == [Verdict.CORRECT, Verdict.CRASHED]
     assert [reply.seed for reply in first] == [request_seed(7, "a#0", 0), request_seed(7, "a#0", 1)]
@@ -308,15 +315,15 @@ def test_a_question_that_fills_the_context_is_not_put() -> None:
     long = Question("a#0", "law", "first, and then some more")
     asked = [long, Question("a#1", "law", "first")]
     script = ScriptedGenerator({"first": [RIGHT, RIGHT]}, "chat")
-    judge = Judge(script, tokenizer(), SamplingParams(0.5, 1.0, 200), 2, 7, size + 1)
-    first, second = judge.ask(asked)
+    judge = Judge(tokenizer(), 2, 7, size + 1)
+    first, second = replies(judge, script, asked)
     assert [(reply.verdict, reply.fault, reply.text) for reply in first] == [
         (Verdict.CRASHED, TOO_LONG, "")
     ] * 2
     assert [reply.verdict for reply in second] == [Verdict.CORRECT] * 2
-    none = Judge(script, tokenizer(), SamplingParams(0.5, 1.0, 200), 2, 7, size)
-    assert [reply.fault for reply in none.ask(asked[1:])[0]] == [TOO_LONG] * 2
-    assert len(script.asked) == 1, "nobody is called for nothing"
+    none = Judge(tokenizer(), 2, 7, size)
+    assert none.requests(asked[1:]) == [], "nobody is called for nothing"
+    assert [reply.fault for reply in none.replies(asked[1:], {})[0]] == [TOO_LONG] * 2
 
 
 @pytest.mark.parametrize(

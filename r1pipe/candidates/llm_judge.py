@@ -7,12 +7,13 @@ thought (`judge_form`), and replies with an analysis and then JSON with `correct
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 
 from r1pipe.candidates.judge_reply import TOO_LONG, read_reply
 from r1pipe.chat import AnyFormat, as_format
-from r1pipe.generate.protocol import Generator, Request, Sampled, SamplingParams
+from r1pipe.generate.protocol import Request, Sampled
 from r1pipe.generate.uniforms import request_seed
 from r1pipe.models.interfaces import Tokenizer
 from r1pipe.models.prompts import encode_prompt, opened_thought
@@ -43,13 +44,11 @@ class Question:
     text: str
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class Judge:
-    """A language model as a judge, on any generator backend."""
+    """Questions as requests to a language model, and its completions as replies."""
 
-    generator: Generator
     tokenizer: Tokenizer
-    sampling: SamplingParams
     votes: int
     """Replies to each question."""
     seed: int
@@ -58,33 +57,50 @@ class Judge:
     format: AnyFormat = "chat"
     """Of the judge's prompts and replies."""
 
-    def ask(self, questions: Sequence[Question]) -> list[list[Reply]]:
-        """Ask the judge; return the replies to each question, in order.
+    def requests(self, questions: Sequence[Question]) -> list[Request]:
+        """Return the requests for the replies to some questions, by question and vote.
 
         A request's seed is made of `seed`, the candidate's id and the vote's number. A question
         that fills the context is not put: some backends end the whole unit at it.
         """
-        requests, replies = [], list[list[Reply]]()
-        for question in questions:
+        requests: list[Request] = []
+        for place, question in enumerate(questions):
             prompt = tuple(encode_prompt(self.tokenizer, question.text, self.format))
-            parts = self.seed, question.candidate_id
-            seeds = [request_seed(*parts, vote) for vote in range(self.votes)]
-            replies.append([Reply(Verdict.CRASHED, TOO_LONG, "", s, 0, LENGTH) for s in seeds])
             if self.max_positions is None or len(prompt) < self.max_positions:
-                first = (len(replies) - 1) * self.votes
-                requests += [Request(prompt, seed, first + i) for i, seed in enumerate(seeds)]
-        opened = opened_thought(self.tokenizer, self.format) if requests else ""
-        for sampled in self.generator.generate(requests, self.sampling) if requests else ():
-            place, vote = divmod(sampled.index, self.votes)
-            replies[place][vote] = self._reply(sampled, replies[place][vote].seed, opened)
-        return replies
+                requests += [
+                    Request(prompt, seed, place * self.votes + vote)
+                    for vote, seed in enumerate(self._seeds(question))
+                ]
+        return requests
 
-    def _reply(self, sampled: Sampled, seed: int, opened: str) -> Reply:
+    def reply(self, request: Request, sampled: Sampled) -> Reply:
+        """Return the reply that a completion is."""
         ids, reason = sampled.token_ids, sampled.finish_reason
-        text = opened + str(self.tokenizer.decode(ids if reason is LENGTH else ids[:-1]))
+        text = self._opened + str(self.tokenizer.decode(ids if reason is LENGTH else ids[:-1]))
         tags = replace(as_format(self.format), answer="boxed")  # JSON stays as it is
         verdict, fault = read_reply(recast(text, tags), reason)
-        return Reply(verdict, fault, text, seed, len(ids), reason)
+        return Reply(verdict, fault, text, request.seed, len(ids), reason)
+
+    def replies(
+        self, questions: Sequence[Question], found: Mapping[int, Reply]
+    ) -> list[list[Reply]]:
+        """Return the replies to each question, given those of its requests by their index."""
+        return [
+            [
+                found.get(place * self.votes + vote)
+                or Reply(Verdict.CRASHED, TOO_LONG, "", seed, 0, LENGTH)
+                for vote, seed in enumerate(self._seeds(question))
+            ]
+            for place, question in enumerate(questions)
+        ]
+
+    @cached_property
+    def _opened(self) -> str:
+        return opened_thought(self.tokenizer, self.format)
+
+    def _seeds(self, question: Question) -> list[int]:
+        parts = self.seed, question.candidate_id
+        return [request_seed(*parts, vote) for vote in range(self.votes)]
 
 
 def majority(verdicts: Sequence[Verdict]) -> Verdict:

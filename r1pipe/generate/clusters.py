@@ -8,7 +8,6 @@ from typing import Literal
 
 from pydantic import Field, model_validator
 
-from r1pipe.errors import StageError
 from r1pipe.generate.protocol import Generator, GeneratorBackend
 from r1pipe.generator_settings import SampleRun
 from r1pipe.models.interfaces import Tokenizer
@@ -57,10 +56,11 @@ class ClusterBackend(GeneratorBackend):
     ) -> Generator:
         """Return a generator for the model in a sealed folder, on this machine."""
 
-    def refuse_cluster(self) -> None:
-        """Raise StageError if a policy that is trained would be sampled on a cluster."""
-        if self.cluster is not None:
-            raise StageError(
-                "run.generator.cluster samples finished models; a policy that is trained is sampled"
-                " by engines beside the trainer: leave it out here"
-            )
+    def cannot_follow(self) -> str | None:
+        """Say what to set if it cannot sample a policy that is being trained."""
+        if self.cluster is None:
+            return None
+        return (
+            "run.generator.cluster: a policy that is trained is sampled by engines beside the"
+            " trainer, not on a cluster; leave it out"
+        )

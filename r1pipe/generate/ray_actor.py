@@ -11,7 +11,7 @@ import os
 import socket
 import threading
 from collections import deque
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from queue import Empty, SimpleQueue
@@ -26,6 +26,7 @@ from r1pipe.generate.protocol import (
     SamplingParams,
     StreamingGenerator,
 )
+from r1pipe.generate.ray_versions import versions
 from r1pipe.generator_settings import SampleRun
 from r1pipe.settings import Precision
 
@@ -58,6 +59,7 @@ class Up:
     place: str
     """Where it is, for messages."""
     num_slots: int
+    versions: Mapping[str, str]
 
 
 @dataclass(frozen=True)
@@ -109,7 +111,7 @@ class EngineActor:
             run = SampleRun.model_validate_json(spec.run)
             with open_generator(Path(spec.folder), run, spec.precision) as (generator, _):
                 slots = run.generator.concurrency(run.max_batch)
-                self._replies.put(Up(place, slots))
+                self._replies.put(Up(place, slots, versions()))
                 while True:
                     self._follow(generator, slots)
         except StageError as error:

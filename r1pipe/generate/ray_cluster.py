@@ -7,7 +7,7 @@ import os
 import signal
 import threading
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import Any
 
 from r1pipe.errors import StageError
@@ -55,10 +55,13 @@ class RayCluster:
                 "object_store_memory": OBJECT_STORE_BYTES,
                 "include_dashboard": False,
             }
+        else:
+            use_own_token()
+        failures = ConnectionError, RuntimeError, ValueError, self.ray.exceptions.RayError
         with own_signals():
             try:
                 self.ray.init(self.address, log_to_driver=False, configure_logging=False, **options)
-            except (ConnectionError, RuntimeError, ValueError, TimeoutError) as error:
+            except failures as error:
                 raise StageError(
                     f"no Ray cluster answers at {self.address} ({last_line(error)}); start one"
                     " with `ray start --head`, or correct run.generator.address or RAY_ADDRESS"
@@ -148,6 +151,17 @@ def own_signals() -> Iterator[None]:
         yield
     finally:
         signal.signal(signal.SIGTERM, before)
+
+
+def use_own_token() -> None:
+    """Show the token of this user to the cluster, as `ray start` does if there is one.
+
+    Ray 2.60 does so by itself only where it looks for the address.
+    """
+    with suppress(ImportError):
+        from ray._private.authentication import authentication_token_setup as tokens
+
+        tokens.maybe_enable_token_auth_if_token_available(warn_if_disabled=False)
 
 
 def last_line(error: BaseException) -> str:

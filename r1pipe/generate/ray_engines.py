@@ -23,6 +23,7 @@ from r1pipe.errors import StageError
 from r1pipe.generate.protocol import Request, Sampled, SamplingParams, Weights, in_prompt_order
 from r1pipe.generate.ray_actor import EngineSpec, Failed, Made, Order, Reply, Up
 from r1pipe.generate.ray_cluster import RayCluster, last_line
+from r1pipe.generate.ray_versions import OneVersion
 from r1pipe.generate.scheduler import Answer, IsUp, Restarting, Scheduler, over_engines
 from r1pipe.generator_settings import SampleRun
 from r1pipe.settings import Precision
@@ -63,6 +64,7 @@ class RayGenerator:
         self._slots = settings.concurrency(run.max_batch)
         self._events: queue.Queue[tuple[_Engine, Any, Future[list[Reply]]]] = queue.Queue()
         self._answers: deque[tuple[int, Answer]] = deque()
+        self._versions = OneVersion()
         self._number = 0
         self._sampling = SamplingParams()
         self._engines: list[_Engine] = []
@@ -168,6 +170,7 @@ class RayGenerator:
                 self._lose(engine, reply.why)
                 return
             if isinstance(reply, Up):
+                self._versions.check(reply.place, reply.versions)
                 engine.is_up, engine.place = True, reply.place
                 self._answers.extend(answers([IsUp()]))
             elif isinstance(reply, Made) and reply.number == self._number:

@@ -92,7 +92,6 @@ class VllmSettings(ClusterBackend):
         precision: Precision,
     ) -> Generator:
         """Return an engine with weights of its own, which `load_weights` replaces."""
-        self.refuse_cluster()
         if self.data_parallel > 1 or (num_ranks > 1 and self.tensor_parallel > 1):
             raise StageError(
                 "if a policy is trained, each of its processes has one engine of its own: leave"

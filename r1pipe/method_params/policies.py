@@ -352,7 +352,10 @@ class GrpoRun(TrainRun, SampleRun, VerifyRun):
     step if vllm samples; the default is 0.001 in float32 and 0.05 in bfloat16."""
 
     def incompatible_with(self, params: ModelParams) -> str | None:
-        """Say what to set if the engine, or a condition to stop, does not go with `params`."""
+        """Say what to set if the engine, the sampler or a condition to stop does not go with
+        `params`."""
+        if (refusal := self.generator.cannot_follow()) is not None:
+            return refusal
         has_reference = isinstance(params, GrpoParams) and params.kl_coef > 0
         if self.stop_when.kl is not None and not has_reference:
             return "run.stop_when.kl: there is no reference where params.kl_coef is 0; leave it out"

@@ -7,14 +7,14 @@ prefix and continuation. The end of the completion itself needs none: its verdic
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import Literal, TypeAlias
 
 from r1pipe.candidates.candidate import FAILED
 from r1pipe.chat import as_format
-from r1pipe.generate.protocol import Generator, Request, SamplingParams
+from r1pipe.generate.protocol import Request, Sampled
 from r1pipe.generate.uniforms import request_seed
 from r1pipe.models.interfaces import Tokenizer
 from r1pipe.models.prompts import after_opened, encode_prompt, opened_thought
@@ -61,23 +61,31 @@ def why_left_out(row: Row) -> str | None:
     return None if line_ends(row["completion"]) else "without_steps"
 
 
-class Continuer:
-    """Goes on from prefixes with a model, and verifies what comes of it."""
+@dataclass(frozen=True, slots=True)
+class Unit:
+    """Candidates whose steps are continued together."""
 
-    def __init__(
-        self,
-        generator: Generator,
-        tokenizer: Tokenizer,
-        sampling: SamplingParams,
-        num_continuations: int,
-        seed: int,
-    ) -> None:
-        self.generator = generator
+    judged: Sequence[Judged]
+    prefixes: Sequence[Sequence[Prefix]]
+    """Of each candidate, the last one with all of it."""
+    distinct: Sequence[Prefix]
+    """What is continued."""
+
+
+class Continuer:
+    """Has a model go on from prefixes, and verifies what comes of it."""
+
+    def __init__(self, tokenizer: Tokenizer, num_continuations: int, seed: int) -> None:
         self.tokenizer = tokenizer
-        self.sampling = sampling
         self.num_continuations = num_continuations
         self.seed = seed
         self._opened = lru_cache(maxsize=64)(lambda fmt: opened_thought(tokenizer, fmt))
+
+    def unit(self, judged: Sequence[Judged]) -> Unit:
+        """Return candidates with their prefixes, equal ones only once to be continued."""
+        prefixes = [self.prefixes(row, problem) for row, problem in judged]
+        continued = {prefix.key: prefix for of_row in prefixes for prefix in of_row[:-1]}
+        return Unit(judged, prefixes, list(continued.values()))
 
     def prefixes(self, row: Row, problem: Problem) -> list[Prefix]:
         """Return the prefixes of a candidate that end with a step, the last one with all of it.
@@ -89,32 +97,49 @@ class Continuer:
         ends = [end for end in line_ends(text) if end > skipped]
         return [Prefix(problem, text[:end], fmt) for end in ends]
 
-    def outcomes(self, prefixes: Iterable[Prefix]) -> dict[tuple[str, str, str, str], Outcome]:
-        """Sample and verify the continuations of all different prefixes, by their keys.
+    def requests(self, prefixes: Sequence[Prefix]) -> list[Request]:
+        """Return the requests for the continuations of different prefixes, one after the other.
 
         A request's seed is made of the problem, the prefix and its number, so that a prefix has
         the same continuations whatever unit it is in.
         """
-        distinct = list({prefix.key: prefix for prefix in prefixes}.values())
         count = self.num_continuations
-        ids = map(self._ids, distinct)
-        requests = [
+        return [
             Request(own, request_seed(self.seed, *prefix.key, i), number * count + i)
-            for number, (prefix, own) in enumerate(zip(distinct, ids, strict=True))
+            for number, (prefix, own) in enumerate((each, self._ids(each)) for each in prefixes)
             for i in range(count)
         ]
-        texts = [""] * len(requests)
-        for sampled in self.generator.generate(requests, self.sampling) if requests else ():
-            tokens, is_cut = sampled.token_ids, sampled.finish_reason is FinishReason.LENGTH
-            said = self.tokenizer.decode(tokens if is_cut else tokens[:-1])
-            texts[sampled.index] = distinct[sampled.index // count].text + said
-        owners = [distinct[request.index // count] for request in requests]
+
+    def text(self, unit: Unit, request: Request, sampled: Sampled) -> str:
+        """Return a prefix with a continuation."""
+        tokens, is_cut = sampled.token_ids, sampled.finish_reason is FinishReason.LENGTH
+        said = self.tokenizer.decode(tokens if is_cut else tokens[:-1])
+        return unit.distinct[request.index // self.num_continuations].text + said
+
+    def rows(self, unit: Unit, texts: Mapping[int, str]) -> list[Row]:
+        """Verify the continued texts of a unit, by the indices of their requests; return, for each
+        candidate, its steps as [end, right, decided] in a list."""
+        outcomes = self._outcomes(unit.distinct, texts)
+        rows: list[Row] = []
+        for (row, _), of_row in zip(unit.judged, unit.prefixes, strict=True):
+            found = [(len(p.text), outcomes[p.key]) for p in of_row[:-1]]
+            steps = [[end, outcome.num_correct, outcome.num_decided] for end, outcome in found]
+            is_right = int(row["verdict"] == Verdict.CORRECT)
+            steps += [[len(of_row[-1].text), is_right, 1]] if of_row else []
+            rows.append({"id": row["id"], "steps": steps})
+        return rows
+
+    def _outcomes(
+        self, prefixes: Sequence[Prefix], texts: Mapping[int, str]
+    ) -> dict[tuple[str, str, str, str], Outcome]:
+        count = self.num_continuations
+        owners = [prefix for prefix in prefixes for _ in range(count)]
         verdicts = verify_many(
-            [(p.problem, recast(text, p.format)) for p, text in zip(owners, texts, strict=True)]
+            [(p.problem, recast(texts[i], p.format)) for i, p in enumerate(owners)]
         )
         return {
             prefix.key: _outcome(verdicts[number * count : (number + 1) * count])
-            for number, prefix in enumerate(distinct)
+            for number, prefix in enumerate(prefixes)
         }
 
     def _ids(self, prefix: Prefix) -> tuple[int, ...]:
@@ -128,20 +153,6 @@ class Continuer:
 def _outcome(verdicts: Sequence[Verdict]) -> Outcome:
     decided = [verdict for verdict in verdicts if verdict not in FAILED]
     return Outcome(decided.count(Verdict.CORRECT), len(decided))
-
-
-def unit_rows(unit: Sequence[Judged], continuer: Continuer) -> list[Row]:
-    """Return, for each candidate of a unit, its steps as [end, right, decided] in a list."""
-    prefixes = [continuer.prefixes(row, problem) for row, problem in unit]
-    outcomes = continuer.outcomes(prefix for of_row in prefixes for prefix in of_row[:-1])
-    rows: list[Row] = []
-    for (row, _), of_row in zip(unit, prefixes, strict=True):
-        found = [(len(p.text), outcomes[p.key]) for p in of_row[:-1]]
-        steps = [[end, outcome.num_correct, outcome.num_decided] for end, outcome in found]
-        is_right = int(row["verdict"] == Verdict.CORRECT)
-        steps += [[len(of_row[-1].text), is_right, 1]] if of_row else []
-        rows.append({"id": row["id"], "steps": steps})
-    return rows
 
 
 def label(num_correct: int, num_decided: int, labels: LabelName) -> float:

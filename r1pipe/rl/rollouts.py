@@ -59,16 +59,35 @@ def sample_groups(  # noqa: PLR0913 - what a sample depends on
     ]
 
 
+def requests_of(
+    tokenizer: Tokenizer,
+    problems: Sequence[Problem],
+    group_size: int,
+    fmt: AnyFormat,
+    seed_parts: Sequence[int | str],
+) -> list[Request]:
+    """Return the requests for `group_size` completions of every problem, as `sample_groups` asks
+    for them."""
+    prompts = [tuple(encode_prompt(tokenizer, problem.prompt, fmt)) for problem in problems]
+    seeds = _seeds(problems, group_size, seed_parts)
+    return [Request(prompts[i // group_size], seed, i) for i, seed in enumerate(seeds)]
+
+
+def written_ids(sampled: Sampled) -> list[int]:
+    """Return the tokens of a completion's text: all but the end of the sequence."""
+    is_whole = sampled.finish_reason is FinishReason.STOP
+    return sampled.token_ids[:-1] if is_whole else sampled.token_ids
+
+
 def _rollout(
     request: Request, sampled: Sampled, given: Sequence[int], tokenizer: Tokenizer, opened: str
 ) -> Rollout:
     """Return a completion as a rollout; its text has what was given before what was written."""
-    has_end, ids = sampled.finish_reason is FinishReason.STOP, sampled.token_ids
     return Rollout(
         list(request.prompt_ids),
-        ids,
+        sampled.token_ids,
         streams={"sampler_logprobs": sampled.logprobs},
-        text=opened + tokenizer.decode([*given, *(ids[:-1] if has_end else ids)]),
+        text=opened + tokenizer.decode([*given, *written_ids(sampled)]),
         finish_reason=sampled.finish_reason,
         seed=request.seed,
         trained=sampled.is_sampled,

@@ -1,0 +1,81 @@
+"""Units of requests sampled as one stream, each handed over as soon as it is whole."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass, field
+from time import perf_counter
+from typing import Generic, TypeVar
+
+from r1pipe.generate.failures import FailedUnits
+from r1pipe.generate.protocol import Request, Sampled
+from r1pipe.generate.streaming import Stream, UnitFailed
+
+ItemT = TypeVar("ItemT")
+FoundT = TypeVar("FoundT")
+
+
+@dataclass(frozen=True)
+class Asked(Generic[ItemT]):
+    """A unit: what it is about, and the requests that it needs, by different indices."""
+
+    name: str
+    item: ItemT
+    requests: Sequence[Request]
+
+
+@dataclass(frozen=True)
+class Whole(Generic[ItemT, FoundT]):
+    """A unit with what was read from each completion, by the index of its request."""
+
+    name: str
+    item: ItemT
+    found: dict[int, FoundT]
+    tokens_per_s: float
+    """Of all units, since the last one was handed over."""
+
+
+@dataclass
+class _Open(Generic[ItemT, FoundT]):
+    unit: Asked[ItemT]
+    by_index: dict[int, Request]
+    found: dict[int, FoundT] = field(default_factory=dict)
+
+
+def whole_units(
+    stream: Stream,
+    units: Iterable[Asked[ItemT]],
+    read: Callable[[ItemT, Request, Sampled], FoundT],
+    failed: FailedUnits,
+) -> Iterator[Whole[ItemT, FoundT]]:
+    """Yield every unit when its last completion is there, in whatever order that comes.
+
+    A generator that streams is never without requests while there are further units. Completions
+    are read as they come, so that no tokens wait for a unit's end. Units that cannot be sampled are
+    noted in `failed`, which ends the stage when nobody is there.
+    """
+    waiting, num_tokens, since = iter(units), 0, perf_counter()
+    under_way: dict[str, _Open[ItemT, FoundT]] = {}
+    while True:
+        while stream.wants_units and (unit := next(waiting, None)) is not None:
+            if unit.requests:
+                under_way[unit.name] = _Open(unit, {each.index: each for each in unit.requests})
+                stream.add(unit.name, unit.requests)
+            else:
+                yield Whole(unit.name, unit.item, {}, 0.0)
+        if not under_way:
+            return
+        name, sampled = stream.take()
+        if isinstance(sampled, UnitFailed):
+            del under_way[name]
+            failed.add(sampled.failure, 1)
+            continue
+        own, index = under_way[name], sampled.index
+        num_tokens += len(sampled.token_ids)
+        own.found[index] = read(own.unit.item, own.by_index[index], sampled)
+        if len(own.found) == len(own.by_index):
+            del under_way[name]
+            failed.succeeded()
+            speed = num_tokens / (perf_counter() - since)
+            yield Whole(name, own.unit.item, own.found, speed)
+            num_tokens, since = 0, perf_counter()
