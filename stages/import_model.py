@@ -13,6 +13,7 @@ Run it with `r1pipe stage base --profile gpu`.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Literal
 
 from pydantic import model_validator
@@ -57,10 +58,12 @@ class Run(StageModel):
 
 def run(context: Context, params: Params, run: Run, inputs: Inputs) -> None:
     """Load, adapt the tokenizer if that is asked for, save as safetensors."""
+    from r1pipe.models.folders import model_found
     from r1pipe.models.foreign import load_foreign, make_tags_whole
     from r1pipe.models.policy import save_model
     from r1pipe.models.prompts import opened_thought
 
+    model_found(inputs.path("source"))  # says in one line what transformers says in many
     found = load_foreign(inputs.path("source"), params.dtype)
     model, tokenizer = found.model, found.tokenizer
     own = "the model's own" if tokenizer.chat_template else "none: only r1-zero can prompt it"
@@ -75,6 +78,13 @@ def run(context: Context, params: Params, run: Run, inputs: Inputs) -> None:
     )
     if found.dropped_ends:
         context.note(end_ids_outside_the_vocabulary=found.dropped_ends)
+
+
+def look(params: Params, inputs: Inputs) -> Mapping[str, str]:
+    """Say what the folder holds, by names and headers."""
+    from r1pipe.models.folders import model_found
+
+    return {"source": model_found(inputs.path("source"))}
 
 
 def cost(params: Params, run: Run, inputs: InfoMap) -> Cost:

@@ -159,6 +159,8 @@ class FakeHub:
         self.refuses = refuses
         self.created: list[dict[str, Any]] = []
         self.files: dict[str, bytes] = {}
+        self.went_ahead: dict[str, list[str]] = {}
+        """File that went over before the commit -> what lay in its folder then."""
 
     def create_repo(self, repo: str, **options: Any) -> None:
         if self.refuses is not None:
@@ -168,8 +170,17 @@ class FakeHub:
     def repo_info(self, repo: str, **options: Any) -> Any:
         return SimpleNamespace(private=self.private)
 
+    def preupload_lfs_files(self, repo: str, additions: Any, **options: Any) -> None:
+        for each in additions:
+            folder = Path(each.path_or_fileobj).parent
+            self.went_ahead[each.path_in_repo] = sorted(path.name for path in folder.iterdir())
+            self.files[each.path_in_repo] = Path(each.path_or_fileobj).read_bytes()
+            each.path_or_fileobj = b""
+
     def create_commit(self, repo: str, operations: Any, **options: Any) -> Any:
         for each in operations:
+            if each.path_in_repo in self.went_ahead:
+                continue
             with each.as_file() as file:
                 self.files[each.path_in_repo] = file.read()
         return SimpleNamespace(commit_url=f"https://hub/{repo}/commit/1")

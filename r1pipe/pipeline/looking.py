@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from r1pipe.errors import SourceError, StageError
-from r1pipe.manifest import Manifest, Ref, StageNode
+from r1pipe.manifest import Manifest, Ref, SourceNode, StageNode
 from r1pipe.manifest.sources import path_here
 from r1pipe.stage import Inputs
 
@@ -55,7 +55,7 @@ def _look(manifest: Manifest, node: StageNode, views: Path) -> list[Look]:
     here = {
         name: path
         for name, source in sources.items()
-        if (path := path_here(source, views)) is not None
+        if (path := path_here(source, views)) is not None and not _is_partly_here(source)
     }
     try:
         found = node.kind.look(node.params, Inputs(here)) if here else {}
@@ -64,3 +64,8 @@ def _look(manifest: Manifest, node: StageNode, views: Path) -> list[Look]:
         origin = sources[next(iter(here))].origin
         raise SourceError(f"{origin}: {names}, for {node.name}: {error}") from error
     return [Look(sources[name].name, node.name, text) for name, text in found.items()]
+
+
+def _is_partly_here(source: SourceNode) -> bool:
+    """Return whether a source may lack files: a model of the Hub, before the stage fetches it."""
+    return source.type == "model" and source.hf is not None

@@ -19,6 +19,10 @@ from r1pipe.text import format_bytes, format_duration
 LINEAGE = "r1pipe-lineage.json"
 MIXED = "other"
 """The Hub's word for a licence that is not one of its list, or several."""
+STAMPED = (
+    " The headers of the safetensors files here say them too; the tensors are the artifact's, byte"
+    " for byte."
+)
 
 
 @dataclass(frozen=True)
@@ -92,6 +96,7 @@ def _introduction(facts: Facts) -> str:
         f" {format_duration(record.seconds)}; {format_bytes(record.size)}.\n\n"
         f"Artifact `{record.artifact_id}`, output `{record.outputs[facts.output]}`, key"
         f" `{record.key}`. The ids are digests of the files and of what they were made from."
+        f"{STAMPED if facts.type == 'model' else ''}"
     )
 
 
@@ -136,8 +141,11 @@ def _lineage(facts: Facts) -> str:
     return f"{markdown.table(heads, rows)}\n\n`{LINEAGE}` has the records, with every id in full."
 
 
+def recipe_of(facts: Facts) -> dict[str, object]:
+    """Return the parameters of the whole recipe that are not their kind's defaults, by stage."""
+    return {each.stage_name: each.preimage["params"] for each in (facts.record, *facts.above)}
+
+
 def _recipe(facts: Facts) -> str:
-    """Return the parameters of the whole recipe that are not their kind's defaults."""
-    params = {each.stage_name: each.preimage["params"] for each in (facts.record, *facts.above)}
-    text = json.dumps(params, indent=1, sort_keys=True)
+    text = json.dumps(recipe_of(facts), indent=1, sort_keys=True)
     return f"Parameters that are not their kind's defaults:\n\n{markdown.fenced(text, 'json')}"

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING
 
 from r1pipe.errors import ArtifactError, StoreError
@@ -12,7 +13,7 @@ from r1pipe.sharing.parcel import Parcel
 from r1pipe.text import excerpt, without_passwords
 
 if TYPE_CHECKING:
-    from huggingface_hub import HfApi
+    from huggingface_hub import CommitOperationAdd, HfApi
 
 MAX_SAID_CHARS = 300
 OFFLINE = "the Hub cannot be reached because HF_HUB_OFFLINE is set; unset it, or write a folder"
@@ -31,19 +32,31 @@ def push(
 
     api = api or HfApi()
     repo_type = "model" if parcel.type == "model" else "dataset"
-    given: dict[str, Path | bytes] = {**parcel.files, **parcel.texts}
-    with hub_errors(repo):
+    with hub_errors(repo), TemporaryDirectory(prefix="r1pipe-push-") as folder:
         if not api.token and not _stored_token():
             raise StoreError(f"{repo}: {NO_TOKEN}; --to FOLDER writes it without the Hub")
         api.create_repo(repo, repo_type=repo_type, private=not public, exist_ok=True)
         if not public and api.repo_info(repo, repo_type=repo_type).private is not True:
             raise ArtifactError(f"{repo} is public; say --public to push there, or name another")
-        adds = [
-            CommitOperationAdd(name, content if isinstance(content, bytes) else str(content))
-            for name, content in given.items()
-        ]
+        adds = [CommitOperationAdd(name, text) for name, text in parcel.texts.items()]
+        adds += [_addition(parcel, name, Path(folder), repo, api) for name in parcel.files]
         done = api.create_commit(repo, adds, repo_type=repo_type, commit_message=message)
     return str(done.commit_url)
+
+
+def _addition(parcel: Parcel, name: str, folder: Path, repo: str, api: HfApi) -> CommitOperationAdd:
+    """Return a file for the commit; a stamped copy goes over at once, and then takes no disk."""
+    from huggingface_hub import CommitOperationAdd
+
+    if not parcel.is_stamped(name):
+        return CommitOperationAdd(name, str(parcel.files[name]))
+    copy = folder / name
+    parcel.copy(name, copy)
+    addition = CommitOperationAdd(name, str(copy))
+    api.preupload_lfs_files(repo, [addition], repo_type="model")
+    if addition.path_or_fileobj == b"":  # the Hub has it; a file that it wants in the commit stays
+        copy.unlink()
+    return addition
 
 
 def _stored_token() -> str | None:

@@ -13,9 +13,10 @@ from r1pipe.errors import ArtifactError, DamagedError
 from r1pipe.keys import copy_and_digest
 from r1pipe.manifest import Manifest
 from r1pipe.manifest.recipe import project_root
-from r1pipe.sharing.card import LINEAGE, Facts, card_text
+from r1pipe.sharing.card import LINEAGE, Facts, card_text, recipe_of
 from r1pipe.sharing.scores import scores_of
 from r1pipe.sharing.sources import origins
+from r1pipe.sharing.stamps import SUFFIX, copy_stamped
 from r1pipe.store import disk
 from r1pipe.store.actions import ActionRecord
 from r1pipe.store.sealing import read_seal
@@ -39,12 +40,29 @@ class Parcel:
     digests: Mapping[str, str]
     texts: Mapping[str, bytes]
     """Name -> what is made for the parcel: its card and its lineage."""
+    stamp: Mapping[str, str]
+    """What the headers of safetensors files get; empty for rows."""
 
     @property
     def size(self) -> int:
         """Bytes of all files."""
         sizes = [path.stat().st_size for path in self.files.values()]
         return sum(sizes) + sum(map(len, self.texts.values()))
+
+    def is_stamped(self, name: str) -> bool:
+        """Return whether a file gets the stamp as it is copied."""
+        return bool(self.stamp) and name.endswith(SUFFIX)
+
+    def copy(self, name: str, target: Path) -> None:
+        """Copy a file, with its stamp; DamagedError if its bytes are not those that were sealed."""
+        source = self.files[name]
+        target.parent.mkdir(parents=True, exist_ok=True)
+        if self.is_stamped(name):
+            digest = copy_stamped(source, target, self.stamp)
+        else:
+            digest = copy_and_digest(source, target)
+        if digest != self.digests[name]:
+            raise DamagedError(f"{source}: expected digest {self.digests[name]}, found {digest}")
 
 
 def make_parcel(
@@ -83,7 +101,18 @@ def make_parcel(
         {names[each.path]: root / each.path for each in sealed},
         {names[each.path]: each.digest for each in sealed},
         {CARD: card_text(facts).encode(), LINEAGE: json.dumps(lineage, indent=1).encode()},
+        stamp_of(facts) if kind_of == "model" else {},
     )
+
+
+def stamp_of(facts: Facts) -> dict[str, str]:
+    """Return what a model's weights say of themselves, wherever they are taken."""
+    record = facts.record
+    return {
+        "r1pipe.artifact": record.artifact_id,
+        "r1pipe.key": record.key,
+        "r1pipe.recipe": json.dumps(recipe_of(facts), sort_keys=True),
+    }
 
 
 def _output(manifest: Manifest, record: ActionRecord, output: str | None) -> tuple[str, str]:
@@ -130,13 +159,8 @@ def write_folder(parcel: Parcel, folder: Path) -> None:
     draft = folder.with_name(f".{folder.name}.{disk.token()}")
     try:
         with disk.store_errors(folder, "cannot be written"):
-            for name, source in parcel.files.items():
-                (draft / name).parent.mkdir(parents=True, exist_ok=True)
-                digest = copy_and_digest(source, draft / name)
-                if digest != parcel.digests[name]:
-                    raise DamagedError(
-                        f"{source}: expected digest {parcel.digests[name]}, found {digest}"
-                    )
+            for name in parcel.files:
+                parcel.copy(name, draft / name)
             for name, text in parcel.texts.items():
                 (draft / name).write_bytes(text)
             draft.rename(folder)
