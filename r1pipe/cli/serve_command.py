@@ -24,13 +24,11 @@ def serve(
     store: StoreOption = None,
 ) -> None:
     """Print the command that serves a model as an OpenAI-compatible server, or run it."""
-    from r1pipe.api.results import MODEL_FILE, Results
+    from r1pipe.api.results import Results
 
     result = Results(open_store(store))[name]
-    folders = [path.parent for path in result.path.glob(f"*/{MODEL_FILE}")]
-    if len(folders) != 1:
-        raise ArtifactError(f"{result!r}: holds {len(folders)} models; name a stage that makes one")
-    words = ["vllm", "serve", str(folders[0]), "--served-model-name", result.record.stage_name]
+    folder = result.model_folder()
+    words = ["vllm", "serve", str(folder), "--served-model-name", result.record.stage_name]
     words += ["--host", "127.0.0.1", "--port", str(port)]
     if not run:
         say(shlex.join(words))

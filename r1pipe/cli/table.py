@@ -33,6 +33,7 @@ MODULES = {
     "push": "sharing_commands",
     "store": "remote_commands",
     "serve": "serve_command",
+    "chat": "chat_command",
     "verify": "verify_commands",
     "audit": "verify_commands",
     "doctor": "doctor",
