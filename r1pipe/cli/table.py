@@ -31,6 +31,7 @@ MODULES = {
     "export": "store_commands",
     "import": "store_commands",
     "push": "sharing_commands",
+    "export-gguf": "gguf_command",
     "store": "remote_commands",
     "serve": "serve_command",
     "chat": "chat_command",
