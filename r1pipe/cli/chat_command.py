@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
-from r1pipe.cli.options import StoreOption, command_group, open_store
+from r1pipe.cli.options import ResultArgument, StoreOption, command_group, open_store
 from r1pipe.cli.printing import complain, print_json_line, say, say_dimmed
 
 if TYPE_CHECKING:
@@ -17,9 +17,7 @@ app = command_group()
 
 @app.command()
 def chat(  # noqa: PLR0913 - options of one command
-    name: Annotated[
-        str, typer.Argument(help="A stage, stage@7f3a, a tag or an id.", show_default=False)
-    ],
+    name: ResultArgument,
     system: Annotated[str, typer.Option("--system", help="The system message.")] = "",
     fmt: Annotated[
         Literal["chat", "r1-zero"] | None,

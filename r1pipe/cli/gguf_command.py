@@ -9,7 +9,7 @@ from typing import Annotated, Literal
 
 import typer
 
-from r1pipe.cli.options import StoreOption, command_group, open_store
+from r1pipe.cli.options import ResultArgument, StoreOption, command_group, open_store
 from r1pipe.cli.printing import complain, say
 from r1pipe.errors import ArtifactError, StageError
 
@@ -23,9 +23,7 @@ TOLD_LINES = 5
 
 @app.command("export-gguf")
 def export_gguf(
-    name: Annotated[
-        str, typer.Argument(help="A stage, stage@7f3a, a tag or an id.", show_default=False)
-    ],
+    name: ResultArgument,
     file: Annotated[Path, typer.Argument(help="A new file, such as zero.gguf.")],
     outtype: Annotated[
         Literal["auto", "f32", "f16", "bf16", "q8_0"],

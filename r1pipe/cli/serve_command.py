@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from r1pipe.cli.options import StoreOption, command_group, open_store
+from r1pipe.cli.options import ResultArgument, StoreOption, command_group, open_store
 from r1pipe.cli.printing import say
 from r1pipe.errors import ArtifactError
 
@@ -16,9 +16,7 @@ app = command_group()
 
 @app.command()
 def serve(
-    name: Annotated[
-        str, typer.Argument(help="A stage, stage@7f3a, a tag or an id.", show_default=False)
-    ],
+    name: ResultArgument,
     port: Annotated[int, typer.Option("--port", min=1, max=65535, help="Of this machine.")] = 8000,
     run: Annotated[bool, typer.Option("--run", help="Run it here, not only print it.")] = False,
     store: StoreOption = None,
