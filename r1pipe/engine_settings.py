@@ -10,6 +10,7 @@ from r1pipe.backends import Backends
 from r1pipe.ranks import Launch
 from r1pipe.settings import AdapterParams, ComputeRun, ModelParams, Placement, Precision
 from r1pipe.stage import StageModel
+from r1pipe.tracking.table import TrackerName, missing_packages
 
 ENGINES = {
     "torch": "r1pipe.train.torch_backend.TorchSettings",
@@ -76,6 +77,9 @@ class EngineRun(ComputeRun):
         default_factory=ENGINE_BACKENDS.default_settings
     )
     """PyTorch or DeepSpeed."""
+    track: tuple[TrackerName, ...] = ()
+    """Trackers that are sent the metrics too, each an optional package; offline unless its own
+    environment variables say otherwise."""
 
     def launch(self) -> Launch | None:
         """Return the processes to run in; None is the pipeline's own."""
@@ -83,6 +87,8 @@ class EngineRun(ComputeRun):
 
     def incompatible_with(self, params: ModelParams) -> str | None:
         """Say what to set if the engine cannot compute what the parameters ask for."""
+        if (message := missing_packages(self.track)) is not None:
+            return message
         adapter = params.adapter if isinstance(params, AdapterParams) else None
         if adapter is not None and adapter.quantize is not None:
             if self.engine.backend != "torch":

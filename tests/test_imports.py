@@ -17,7 +17,7 @@ FLOORS = (
     ("errors", "keys", "text", "ranks", "machine", "workers", "records", "regular"),
     ("chat", "tables", "fitting"),
     ("plugins", "stage", "sandbox", "verify/reading", "files"),
-    ("rows", "backends", "verify/comparing"),
+    ("rows", "backends", "tracking", "verify/comparing"),
     ("settings", "store", "manifest", "doctor", "verify/workers"),
     ("engine_settings", "generator_settings"),
     ("verify", "models", "launch"),

@@ -92,6 +92,15 @@ class Result:
         """Return the folder of one output; the name can be left out if there is only one."""
         return self.path / (name or self._one(list(self.record.outputs)))
 
+    def model_folder(self) -> Path:
+        """Return the folder of the one model; transformers and vLLM load it as it is."""
+        folders = [path.parent for path in self.path.glob(f"*/{MODEL_FILE}")]
+        if len(folders) != 1:
+            raise ArtifactError(
+                f"{self!r}: holds {len(folders)} models; name a stage that makes one"
+            )
+        return folders[0]
+
     def model(self, output: str | None = None, device: str = "cpu") -> LanguageModel:
         """Load a model as transformers' class of it, in the dtype of its files, for inference."""
         from r1pipe.models.policy import freeze, load_model

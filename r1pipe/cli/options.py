@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from r1pipe.cli import completing
 from r1pipe.cli.printing import print_json as print_json
 
 if TYPE_CHECKING:
@@ -19,7 +20,24 @@ DEFAULT_MANIFEST = Path("manifests/r1.yaml")
 ManifestArgument = Annotated[Path, typer.Argument(help="The manifest.")]
 ManifestOption = Annotated[Path, typer.Option("--manifest", "-m", help="The manifest.")]
 ProfileOption = Annotated[
-    str | None, typer.Option("--profile", "-p", help="The profile; else the manifest's own.")
+    str | None,
+    typer.Option(
+        "--profile",
+        "-p",
+        help="The profile; else the manifest's own.",
+        autocompletion=completing.profiles,
+    ),
+]
+StageArgument = Annotated[
+    str, typer.Argument(help="The stage.", show_default=False, autocompletion=completing.stages)
+]
+ResultArgument = Annotated[
+    str,
+    typer.Argument(
+        help="A stage, stage@7f3a, a tag or an id.",
+        show_default=False,
+        autocompletion=completing.results,
+    ),
 ]
 SetOption = Annotated[
     list[str] | None,

@@ -8,6 +8,7 @@ of JSON, which reads back as the same text, for documents.
 from __future__ import annotations
 
 import json
+import os
 import sys
 import traceback
 from collections.abc import Iterable
@@ -19,6 +20,13 @@ from r1pipe.text import visible
 def say(text: str) -> None:
     """Print what was asked for; its lines stay lines."""
     print(visible(text, keep_lines=True))
+
+
+def say_dimmed(text: str) -> None:
+    """Print what matters less, dimmed on a terminal with colours; its lines stay lines."""
+    plain = visible(text, keep_lines=True)
+    has_colours = sys.stdout.isatty() and os.environ.get("TERM") != "dumb"
+    print(f"\x1b[2m{plain}\x1b[0m" if has_colours and not os.environ.get("NO_COLOR") else plain)
 
 
 def say_lines(lines: Iterable[str]) -> None:

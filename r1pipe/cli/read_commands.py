@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from r1pipe.cli import completing
 from r1pipe.cli.options import (
     DEFAULT_MANIFEST,
     JsonOption,
@@ -13,6 +14,7 @@ from r1pipe.cli.options import (
     ManifestOption,
     ProfileOption,
     SetOption,
+    StageArgument,
     StoreOption,
     command_group,
     load,
@@ -77,6 +79,7 @@ def show(
         typer.Argument(
             help="A stage, stage@7f3a, a tag or an id; all artifacts without one.",
             show_default=False,
+            autocompletion=completing.results,
         ),
     ] = None,
     lineage: Annotated[
@@ -176,7 +179,7 @@ def _show_all(results: "Results", as_json: bool) -> None:
 
 @app.command()
 def why(
-    name: Annotated[str, typer.Argument(help="The stage.", show_default=False)],
+    name: StageArgument,
     manifest: ManifestOption = DEFAULT_MANIFEST,
     profile: ProfileOption = None,
     overrides: SetOption = None,

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from r1pipe.cli import completing
 from r1pipe.cli.options import (
     DEFAULT_MANIFEST,
     JsonOption,
@@ -19,6 +20,7 @@ from r1pipe.cli.options import (
     ManifestOption,
     ProfileOption,
     SetOption,
+    StageArgument,
     StoreOption,
     YesOption,
     command_group,
@@ -148,10 +150,18 @@ def running(select: Callable[..., JsonObject]) -> Callable[..., None]:
 def run(
     manifest: ManifestArgument = DEFAULT_MANIFEST,
     to: Annotated[
-        str | None, typer.Option("--to", help="Stop after this stage and what it needs.")
+        str | None,
+        typer.Option(
+            "--to",
+            help="Stop after this stage and what it needs.",
+            autocompletion=completing.stages,
+        ),
     ] = None,
     rebuild: Annotated[
-        list[str] | None, typer.Option("--rebuild", help="Run this stage in any case.")
+        list[str] | None,
+        typer.Option(
+            "--rebuild", help="Run this stage in any case.", autocompletion=completing.stages
+        ),
     ] = None,
 ) -> JsonObject:
     """Run a manifest: every stage whose result is not in the store yet."""
@@ -160,7 +170,7 @@ def run(
 
 @running
 def stage(
-    name: Annotated[str, typer.Argument(help="The stage.", show_default=False)],
+    name: StageArgument,
     manifest: ManifestOption = DEFAULT_MANIFEST,
     resume: Annotated[
         bool, typer.Option("--resume", help="Only continue an attempt; never start again.")

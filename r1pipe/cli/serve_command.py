@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from r1pipe.cli.options import StoreOption, command_group, open_store
+from r1pipe.cli.options import ResultArgument, StoreOption, command_group, open_store
 from r1pipe.cli.printing import say
 from r1pipe.errors import ArtifactError
 
@@ -16,21 +16,17 @@ app = command_group()
 
 @app.command()
 def serve(
-    name: Annotated[
-        str, typer.Argument(help="A stage, stage@7f3a, a tag or an id.", show_default=False)
-    ],
+    name: ResultArgument,
     port: Annotated[int, typer.Option("--port", min=1, max=65535, help="Of this machine.")] = 8000,
     run: Annotated[bool, typer.Option("--run", help="Run it here, not only print it.")] = False,
     store: StoreOption = None,
 ) -> None:
     """Print the command that serves a model as an OpenAI-compatible server, or run it."""
-    from r1pipe.api.results import MODEL_FILE, Results
+    from r1pipe.api.results import Results
 
     result = Results(open_store(store))[name]
-    folders = [path.parent for path in result.path.glob(f"*/{MODEL_FILE}")]
-    if len(folders) != 1:
-        raise ArtifactError(f"{result!r}: holds {len(folders)} models; name a stage that makes one")
-    words = ["vllm", "serve", str(folders[0]), "--served-model-name", result.record.stage_name]
+    folder = result.model_folder()
+    words = ["vllm", "serve", str(folder), "--served-model-name", result.record.stage_name]
     words += ["--host", "127.0.0.1", "--port", str(port)]
     if not run:
         say(shlex.join(words))

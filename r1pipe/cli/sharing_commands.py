@@ -11,6 +11,7 @@ from r1pipe.cli.options import (
     ManifestOption,
     ProfileOption,
     SetOption,
+    StageArgument,
     StoreOption,
     command_group,
     load,
@@ -28,7 +29,7 @@ app = command_group()
 
 @app.command()
 def push(  # noqa: PLR0913 - options of one command
-    stage: Annotated[str, typer.Argument(help="The stage.", show_default=False)],
+    stage: StageArgument,
     repo: Annotated[
         str | None, typer.Argument(help="OWNER/NAME on the Hub.", show_default=False)
     ] = None,

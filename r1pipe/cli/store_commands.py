@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from r1pipe.cli import completing
 from r1pipe.cli.options import (
     DEFAULT_MANIFEST,
     JsonOption,
@@ -30,7 +31,12 @@ if TYPE_CHECKING:
 app = command_group()
 
 NameArgument = Annotated[
-    str, typer.Argument(help="A stage, stage@7f3a, a tag or an id.", show_default=False)
+    str,
+    typer.Argument(
+        help="A stage, stage@7f3a, a tag or an id.",
+        show_default=False,
+        autocompletion=completing.results,
+    ),
 ]
 
 
@@ -104,7 +110,11 @@ def gc(
 def pin(
     name: Annotated[
         str | None,
-        typer.Argument(help="What to pin; lists the pins without one.", show_default=False),
+        typer.Argument(
+            help="What to pin; lists the pins without one.",
+            show_default=False,
+            autocompletion=completing.results,
+        ),
     ] = None,
     remove: Annotated[bool, typer.Option("--remove", help="Take the pin away.")] = False,
     store: StoreOption = None,

@@ -13,6 +13,7 @@ from r1pipe.cli.options import (
     ManifestOption,
     ProfileOption,
     SetOption,
+    StageArgument,
     StoreOption,
     YesOption,
     command_group,
@@ -27,7 +28,7 @@ app = command_group()
 
 @app.command(name="try")
 def try_stage(  # noqa: PLR0913 - options of one command
-    name: Annotated[str, typer.Argument(help="The stage.", show_default=False)],
+    name: StageArgument,
     manifest: ManifestOption = DEFAULT_MANIFEST,
     problems: Annotated[int, typer.Option("--problems", min=1, help="How many to sample.")] = 8,
     before: Annotated[

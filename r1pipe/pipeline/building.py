@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 
 from r1pipe.errors import Interrupted, Paused, SourceError, StageError
 from r1pipe.keys import JsonObject
-from r1pipe.launch.context import RunContext
+from r1pipe.launch.context import Progress, RunContext
 from r1pipe.launch.launcher import run_kind
 from r1pipe.launch.process import prepare_process
 from r1pipe.launch.stopping import Stopper
@@ -29,8 +29,11 @@ from r1pipe.plugins.tables import using
 from r1pipe.store import disk
 from r1pipe.store.actions import ActionRecord
 from r1pipe.store.attempt import Attempt
+from r1pipe.store.metrics import read_metrics
 from r1pipe.store.publish import finish_prepared, publish
 from r1pipe.store.store import Store
+from r1pipe.tracking.table import Place
+from r1pipe.tracking.tracked import Tracked
 
 if TYPE_CHECKING:
     from r1pipe.pipeline.progress import Console
@@ -83,6 +86,7 @@ class Builder:
             "stage": node.name,
             "is_rebuild": is_rebuild,
             "code": self._code(node, noted),
+            "run_id": self._run_id(node, key, attempt if is_same else None),
         }
         attempt.begin(facts, fresh=not is_same, journals_of=journals)
         return self._run_stage(node, key, preimage, attempt, previous)
@@ -99,6 +103,28 @@ class Builder:
                 )
             digests = code.mixed(before, digests)
         return digests
+
+    def _run_id(self, node: StageNode, key: str, attempt: Attempt | None) -> str:
+        """Return what trackers call the attempt: the same for as long as it is gone on with."""
+        state = None if attempt is None or attempt.work is None else attempt.state
+        return str((state or {}).get("run_id") or f"{node.name}-{key[:8]}-{disk.token()}")
+
+    def _tracked(self, node: StageNode, key: str, attempt: Attempt, work: Path) -> Tracked:
+        """Return the trackers that a stage asks for; the steps in its log they have already."""
+        names = getattr(node.run, "track", ())
+        steps = [int(row["step"]) for row in read_metrics(work / "logs")] if names else []
+        config: JsonObject = {
+            "kind": node.kind.kind,
+            "profile": self.manifest.profile or "",
+            "key": key,
+            **node.params.model_dump(mode="json"),
+        }
+        project, run_id = self.manifest.name, str((attempt.state or {}).get("run_id"))
+        place = Place(project, run_id, self.store.root / "tracked", config)
+        tell = self.console.message
+        return Tracked(
+            names, place, max(steps, default=0), lambda text: tell(f"{node.name}: {text}")
+        )
 
     def _previous(self, node: StageNode, preimage: JsonObject) -> ActionRecord | None:
         """Return the result that a stage goes on from, kept from collection while it runs."""
@@ -124,12 +150,13 @@ class Builder:
         outputs = tuple(node.kind.outputs)
         ids = self.resolver.input_ids(node, self.finished)
         every_s = self.checkpoint_every_s
+        tracked = self._tracked(node, key, attempt, work)
         context = RunContext(
             node.name,
             work,
             outputs,
             ids,
-            self.console.progress,
+            self._progress(tracked),
             self.stopper,
             every_s,
             self._folder(previous),
@@ -139,7 +166,7 @@ class Builder:
         paths = self.resolver.paths(node, self.finished)
         began = time.monotonic()
         try:
-            with _closing(context), using(self.manifest.plugins, node.plugins):
+            with _closing(context), tracked, using(self.manifest.plugins, node.plugins):
                 context.note(**self.predictions.note(node.name))
                 self.resolver.check_sources(node)
                 run_kind(node.kind, context, node.params, node.run, paths)
@@ -153,6 +180,15 @@ class Builder:
         self._check_what_was_read(node, attempt, began)
         draft = self._draft(node, key, preimage, context, noted)
         return publish(self.store, attempt, draft, outputs)
+
+    def _progress(self, tracked: Tracked) -> Progress:
+        """Return what is told of each step: the console, then the trackers."""
+
+        def progress(name: str, step: int, total: int | None, values: Mapping[str, float]) -> None:
+            self.console.progress(name, step, total, values)
+            tracked.log(step, values)
+
+        return progress
 
     def _check_what_was_read(self, node: StageNode, attempt: Attempt, began: float) -> None:
         """Give up an attempt whose sources changed while they were read: nothing of it is sound."""

@@ -18,9 +18,10 @@ from r1pipe.keys import digest_bytes
 from r1pipe.manifest import recipe
 from r1pipe.stage import StageKind
 
-UNWATCHED = ("__init__.py", "costs/", "doctor/")
+UNWATCHED = ("__init__.py", "costs/", "doctor/", "tracking/")
 """Modules that describe stages and decide nothing in them: the version, estimates, what is
-installed. What runs stages (cli, pipeline, launch, lineage, store, manifest) no stage imports."""
+installed, where curves go. What runs stages (cli, pipeline, launch, lineage, store, manifest) no
+stage imports."""
 STAGES = "stages/"
 """The stage file and its neighbours, whose folder may be the user's own."""
 MIXED = "mixed"

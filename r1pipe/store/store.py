@@ -7,6 +7,7 @@
     logs/<random>/             metrics, samples, facts; named by a record
     stats/<artifact id>        stat signatures (signatures.py); may be deleted at any time
     latest/<manifest>/<profile>/<stage>   symbolic links for people; never read
+    tracked/<tracker>/         files of trackers of experiments; never read
     runs/, pins/, tags/, gone/, trash/, locks/, sources/
 
 A record is only read by its key, and a directory by its digest, so neither clocks nor the store's

@@ -1,0 +1,86 @@
+"""The command that talks to a model."""
+
+from dataclasses import asdict
+from typing import TYPE_CHECKING, Annotated, Literal
+
+import typer
+
+from r1pipe.cli.options import ResultArgument, StoreOption, command_group, open_store
+from r1pipe.cli.printing import complain, print_json_line, say, say_dimmed
+
+if TYPE_CHECKING:
+    from r1pipe.cli.chatting import Reply
+    from r1pipe.generator_settings import SampleRun
+
+app = command_group()
+
+
+@app.command()
+def chat(  # noqa: PLR0913 - options of one command
+    name: ResultArgument,
+    system: Annotated[str, typer.Option("--system", help="The system message.")] = "",
+    fmt: Annotated[
+        Literal["chat", "r1-zero"] | None,
+        typer.Option("--format", help="The prompt's format; else the one of the stage."),
+    ] = None,
+    temperature: Annotated[
+        float, typer.Option("--temperature", min=0, help="0 is the most likely token.")
+    ] = 0.6,
+    top_p: Annotated[float, typer.Option("--top-p", min=0.001, max=1)] = 0.95,
+    max_tokens: Annotated[
+        int, typer.Option("--max-tokens", min=1, help="Most tokens of one answer.")
+    ] = 1024,
+    seed: Annotated[int, typer.Option("--seed", help="The same seed, the same answers.")] = 0,
+    device: Annotated[str, typer.Option("--device", help="cpu, cuda, cuda:1.")] = "cpu",
+    backend: Annotated[
+        Literal["transformers", "vllm"], typer.Option("--backend", help="What samples.")
+    ] = "transformers",
+    url: Annotated[
+        str | None,
+        typer.Option("--url", help="A server that has the model, such as 'r1pipe serve' starts."),
+    ] = None,
+    store: StoreOption = None,
+    as_json: Annotated[
+        bool, typer.Option("--json", help="One JSON document on a line for each turn.")
+    ] = False,
+) -> None:
+    """Talk to a model: a line is a turn, Ctrl-D or Ctrl-C leaves."""
+    from r1pipe.api.results import Results
+    from r1pipe.cli.chatting import conversation, format_for, turns_of_user
+    from r1pipe.generate.protocol import SamplingParams
+
+    result = Results(open_store(store))[name]
+    form = format_for(result.record.preimage["params"], fmt, system)
+    sampling = SamplingParams(temperature, top_p, max_tokens, logprobs=False)
+    opened = conversation(result.model_folder(), form, _run(device, backend, url), sampling, seed)
+    try:
+        with opened as talk:
+            for line in turns_of_user():
+                reply = talk.reply(line)
+                if as_json:
+                    print_json_line({"prompt": line, **asdict(reply)})
+                else:
+                    _show(reply)
+    except KeyboardInterrupt:
+        complain("")
+
+
+def _run(device: str, backend: str, url: str | None) -> "SampleRun":
+    from r1pipe.errors import ManifestError
+    from r1pipe.generator_settings import SampleRun
+
+    chosen = {"backend": backend} if url is None else {"backend": "openai", "url": url}
+    try:
+        return SampleRun.model_validate({"device": device, "generator": chosen})
+    except ValueError as error:
+        raise ManifestError(f"--url {url}: {error}") from error
+
+
+def _show(reply: "Reply") -> None:
+    """Print a reply, its thought dimmed."""
+    if reply.thought:
+        say_dimmed(reply.thought)
+    if reply.answer:
+        say(reply.answer)
+    if reply.finish_reason == "length":
+        complain(f"(cut off after {reply.num_tokens} tokens; --max-tokens gives more)")

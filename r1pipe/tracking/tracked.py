@@ -1,0 +1,77 @@
+"""The trackers of one stage: opened, told the steps of its metrics log, closed."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import redirect_stdout
+from dataclasses import replace
+from functools import partial
+from importlib import import_module
+from types import TracebackType
+
+from r1pipe.errors import StageError
+from r1pipe.tracking.table import Place, Tracker, TrackerName, missing_packages
+
+
+class Tracked:
+    """The trackers of a stage, open inside a `with` block.
+
+    A tracker that fails is told of and left, since training of many hours is worth more than its
+    curves elsewhere; the metrics log has them all.
+    """
+
+    def __init__(
+        self,
+        names: Sequence[TrackerName],
+        place: Place,
+        last_step: int,
+        tell: Callable[[str], None],
+    ) -> None:
+        """Take note of what to open; steps up to `last_step` an earlier attempt has passed on."""
+        self._names = tuple(dict.fromkeys(names))
+        self._place = place
+        self._last_step = last_step
+        self._tell = tell
+        self._open: dict[TrackerName, Tracker] = {}
+
+    def __enter__(self) -> Tracked:
+        """Open the trackers; raises StageError if a package is not installed."""
+        if (message := missing_packages(self._names)) is not None:
+            raise StageError(message)
+        for name in self._names:
+            self._guard(name, partial(self._open_one, name))
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        for name, tracker in list(self._open.items()):
+            self._guard(name, partial(tracker.close, error is None))
+        self._open.clear()
+
+    def log(self, step: int, values: Mapping[str, float]) -> None:
+        """Pass the values of a step on, unless an earlier attempt has done so."""
+        if step > self._last_step:
+            plain = {name: float(value) for name, value in values.items()}  # also of a tensor
+            for name, tracker in list(self._open.items()):
+                self._guard(name, partial(tracker.log, step, plain))
+
+    def _open_one(self, name: TrackerName) -> None:
+        place = replace(self._place, folder=self._place.folder / name)
+        place.folder.mkdir(parents=True, exist_ok=True)
+        adapter = import_module(f"r1pipe.tracking.{name}_run")
+        self._open[name] = adapter.open_run(place)
+        self._tell(f"tracked by {name} as {place.project}/{place.run_id}")
+
+    def _guard(self, name: TrackerName, call: Callable[[], None]) -> None:
+        try:
+            with redirect_stdout(sys.stderr):  # stdout has what the command was asked for
+                call()
+        except Exception as error:  # noqa: BLE001 - a package of others, perhaps with a network
+            self._open.pop(name, None)
+            what = f"warning: the tracker {name} failed and is left: {type(error).__name__}"
+            self._tell(f"{what}: {error}; the stage's own log has every step")

@@ -1,0 +1,209 @@
+"""`r1pipe chat`: several turns by the model's template, escaped, from a pipe and in a terminal."""
+
+from __future__ import annotations
+
+import io
+import json
+import os
+import pty
+import select
+import subprocess
+import sys
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+import tiny
+from command import ROOT
+from command import Run as RunCommand
+from handed_world import handed
+
+from r1pipe.chat import CHAT, R1_ZERO, Format
+from r1pipe.cli import chatting
+from r1pipe.cli.chatting import Conversation, format_for
+from r1pipe.generate import backends
+from r1pipe.generate.protocol import Request, Sampled, SamplingParams
+from r1pipe.records import FinishReason
+
+
+class Scripted:
+    """A generator that says what it is told to, and remembers its prompts."""
+
+    def __init__(self, *texts: str) -> None:
+        self.tokenizer = tiny.tokenizer()
+        self.texts = list(texts)
+        self.prompts: list[str] = []
+
+    def generate(self, requests: Sequence[Request], sampling: SamplingParams) -> Iterator[Sampled]:
+        (request,) = requests
+        self.prompts.append(self.tokenizer.decode(list(request.prompt_ids)))
+        ids = self.tokenizer(self.texts.pop(0))["input_ids"]
+        yield Sampled(0, [*ids, self.tokenizer.eos_token_id], [], FinishReason.STOP)
+
+    def load_weights(self, tensors: object) -> None: ...
+    def sleep(self) -> None: ...
+    def close(self) -> None: ...
+
+
+def talk(said: Scripted, fmt: Format = CHAT, context: int | None = None) -> Conversation:
+    return Conversation(said, said.tokenizer, fmt, SamplingParams(), 0, context)
+
+
+def test_a_turn_continues_the_conversation_without_the_thoughts_before() -> None:
+    said = Scripted("<think>\n2 and 2\n</think>\n\nfour", "five")
+    opened = talk(said, Format(system="count"))
+    first = opened.reply("2+2")
+    assert (first.thought, first.answer, first.finish_reason) == ("2 and 2", "four", "stop")
+    second = opened.reply("one more")
+    assert (second.thought, second.answer) == (None, "five")
+    assert said.prompts == [
+        "<|system|>count<|user|>2+2<|assistant|>",
+        "<|system|>count<|user|>2+2<|assistant|>four<|end|><|user|>one more<|assistant|>",
+    ]
+
+
+def test_a_thought_that_is_not_closed_is_no_answer() -> None:
+    reply = talk(Scripted("<think>\n2 and")).reply("2+2")
+    assert (reply.thought, reply.answer) == ("2 and", "")
+
+
+def test_r1_zero_is_asked_one_question_at_a_time() -> None:
+    said = Scripted("<think>a</think> <answer>1</answer>", "<think>b</think> <answer>2</answer>")
+    opened = talk(said, R1_ZERO)
+    assert opened.reply("3 plus 4").answer == "<answer>1</answer>"
+    opened.reply("second")
+    assert said.prompts[1].endswith("User: second. Assistant:")
+    assert "plus" not in said.prompts[1]
+
+
+def test_the_oldest_turns_are_forgotten_where_the_context_is_full(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    said = Scripted("one", "two", "three")
+    sizes = [len(said.tokenizer(f"<|user|>{t}<|assistant|>")["input_ids"]) for t in ("aaaa", "c")]
+    opened = talk(said, context=2 * sizes[0] * 4 // 3)  # two turns of a size fit in its 75 %
+    for text in ("aaaa", "bbbb", "c"):
+        opened.reply(text)
+    assert "aaaa" in said.prompts[0]
+    assert said.prompts[-1].endswith("<|user|>c<|assistant|>")
+    assert "aaaa" not in said.prompts[-1]
+    assert "turns are forgotten" in capsys.readouterr().err
+
+
+def test_the_format_is_that_of_the_stage_unless_another_is_chosen() -> None:
+    own = {"think": ["[", "]"], "answer": "last-line", "system": "mine"}
+    assert format_for({}, None, "") == CHAT
+    assert format_for({"format": "r1-zero"}, None, "") == R1_ZERO
+    assert format_for({"format": "r1-zero"}, "chat", "s") == Format(system="s")
+    assert format_for({"prompt": {"system": "trained"}}, None, "").system == "trained"
+    found = format_for({"format": own}, None, "")
+    assert (found.think, found.answer, found.system) == (("[", "]"), "last-line", "mine")
+
+
+@pytest.fixture
+def scripted(monkeypatch: pytest.MonkeyPatch) -> Scripted:
+    said = Scripted("<think>\nhm\x1b[2J\n</think>\n\nfour\x1b]0;x\x07\nand \u202eso", "five")
+
+    @contextmanager
+    def opened(*_: object) -> Iterator[tuple[Any, Any]]:
+        sys.stdout.write("noise of a package")
+        yield said, said.tokenizer
+
+    monkeypatch.setattr(backends, "open_generator", opened)
+    return said
+
+
+def given(monkeypatch: pytest.MonkeyPatch, text: bytes) -> None:
+    monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(text), "utf-8"))
+
+
+def test_piped_lines_are_turns_and_answers_are_escaped(
+    tmp_path: Path, r1pipe: RunCommand, scripted: Scripted, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store = ("--store", str(handed(tmp_path)[1].root))
+    given(monkeypatch, b"2+2\n\n\xff?\n")
+    code, out, err = r1pipe("chat", "zero", *store)
+    assert (code, out) == (0, "hm\\x1b[2J\nfour\\x1b]0;x\\x07\nand \\u202eso\nfive\n")
+    assert "noise of a package" in err
+    assert scripted.prompts[1].endswith("\\xff?<|assistant|>")
+
+
+def test_as_json_each_turn_is_a_document_on_a_line(
+    tmp_path: Path, r1pipe: RunCommand, scripted: Scripted, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store = ("--store", str(handed(tmp_path)[1].root))
+    given(monkeypatch, b"2+2\nmore\n")
+    lines = r1pipe("chat", "zero", "--json", *store)[1].splitlines()
+    first, second = map(json.loads, lines)
+    assert (first["prompt"], first["thought"]) == ("2+2", "hm\x1b[2J")
+    assert first["answer"] == "four\x1b]0;x\x07\nand \u202eso"
+    assert (second["thought"], second["answer"], second["finish_reason"]) == (None, "five", "stop")
+
+
+def test_what_is_no_model_is_refused_with_what_to_do(tmp_path: Path, r1pipe: RunCommand) -> None:
+    store = ("--store", str(handed(tmp_path)[1].root))
+    code, _, err = r1pipe("chat", "rows", *store)
+    assert code == 3
+    assert "holds 0 models; name a stage that makes one" in err
+    code, _, err = r1pipe("chat", "zero", "--url", "not a url", *store)
+    assert code == 2
+    assert "--url" in err
+
+
+def test_ctrl_c_leaves_without_a_traceback(
+    tmp_path: Path, r1pipe: RunCommand, scripted: Scripted, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def interrupted() -> Iterator[str]:
+        raise KeyboardInterrupt
+        yield ""
+
+    monkeypatch.setattr(chatting, "turns_of_user", interrupted)
+    code, out, err = r1pipe("chat", "zero", "--store", str(handed(tmp_path)[1].root))
+    assert (code, out) == (0, "")
+    assert "Traceback" not in err
+
+
+def test_in_a_terminal_the_thought_is_dimmed_and_ctrl_d_leaves() -> None:
+    code = (
+        "from r1pipe.cli.chatting import turns_of_user\n"
+        "from r1pipe.cli.printing import say_dimmed\n"
+        "for turn in turns_of_user(): say_dimmed(turn + chr(27))"
+    )
+    main, other = pty.openpty()
+    environment = {k: v for k, v in os.environ.items() if k != "NO_COLOR"} | {"TERM": "xterm"}
+    process = subprocess.Popen(
+        [sys.executable, "-c", code], cwd=ROOT, env=environment, stdin=other, stdout=other
+    )
+    os.close(other)
+    os.write(main, b"hello\n")
+    seen, sent_end, until = b"", False, time.monotonic() + 30
+    while time.monotonic() < until and process.poll() is None:
+        if select.select([main], [], [], 0.05)[0]:
+            try:
+                seen += os.read(main, 1 << 12)
+            except OSError:
+                break  # the terminal has no other end any more
+        if b"\x1b[0m" in seen and seen.rstrip().endswith(b">") and not sent_end:
+            os.write(main, b"\x04")
+            sent_end = True
+    assert process.wait(timeout=5) == 0
+    os.close(main)
+    assert b"\x1b[2mhello\\x1b\x1b[0m" in seen
+
+
+def test_a_tiny_model_answers_the_same_twice(
+    tmp_path: Path, r1pipe: RunCommand, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store = ("--store", str(handed(tmp_path)[1].root), "--max-tokens", "8")
+    answers = []
+    for _ in range(2):
+        given(monkeypatch, b"1+1\n2+2\n")
+        code, out, err = r1pipe("chat", "zero", "--json", *store)
+        assert code == 0, err
+        answers.append([json.loads(line) for line in out.splitlines()])
+    assert answers[0] == answers[1]
+    assert [answer["prompt"] for answer in answers[0]] == ["1+1", "2+2"]
+    assert all(0 < answer["num_tokens"] <= 8 for answer in answers[0])
