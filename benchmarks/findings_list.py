@@ -69,7 +69,7 @@ BITS = (8, 12)
 PARTS = ("naive", "filter", "clip-higher", "penalty", "token-level", "dynamic")
 DAPO = (30, 36, 38, 41, 42, 50)
 """AIME 2024, avg@32, of Qwen2.5-32B (arXiv:2503.14476, table 1)."""
-FIVE = ("rft", "online-rft", "outcome", "process", "outcome-model", "process-model")
+FIVE = ("rft", "online-rft", "outcome", "process")
 
 FINDINGS: Mapping[str, Finding] = {
     "figure-5": Finding(
@@ -78,11 +78,18 @@ FINDINGS: Mapping[str, Finding] = {
             *_grown("online-rft", "rft"),
             *_grown("outcome", "online-rft"),
             *_grown("process", "outcome"),
-            *_grown("outcome-model", "online-rft"),
-            *_grown("process-model", "outcome-model"),
         ),
         Picture("scores", tuple(f"{name}-{when}" for name in FIVE for when in ("early", "late"))),
-        minutes=6.5,
+        minutes=4,
+    ),
+    "figure-5-models": Finding(
+        "DeepSeekMath, figure 5, with reward models",
+        (
+            Claim("outcome-model above online-rft", "pass@1", "outcome-model", "online-rft"),
+            Claim("process-model above outcome-model", "pass@1", "process-model", "outcome-model"),
+        ),
+        Picture("scores", ("cold-start", "online-rft", "outcome-model", "process-model")),
+        minutes=6,
     ),
     "figure-6": Finding(
         "DeepSeekMath, figure 6: two rounds of iterative GRPO",
