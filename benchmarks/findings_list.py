@@ -104,12 +104,13 @@ FINDINGS: Mapping[str, Finding] = {
         "DeepSeekMath, figure 7: maj@k and pass@k",
         (
             Claim("maj@64 rises", "maj@64", "grpo", "cold-start"),
-            Claim("pass@1 rises", "pass@1", "grpo", "cold-start"),
+            Claim("pass@1 rises", "pass@1", "grpo", "cold-start", "+",
+                  "GSM8K 82.9 to 88.2, MATH 46.8 to 51.7"),
             Claim("pass@64 does not rise", "pass@64", "grpo", "cold-start", "0"),
         ),
         Picture("samples", ("cold-start", "grpo"), ("pass@", "maj@")),
         ("pass@1", "pass@8", "pass@64", "maj@8", "maj@64"),
-        minutes=1.5,
+        minutes=3,
     ),
     "chain-of-parities": Finding(
         "AdaBack: chains of parities",

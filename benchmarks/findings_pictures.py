@@ -77,6 +77,7 @@ def _over_k(axes: Axes, finding: Finding, by_seed: Mapping[int, Measured]) -> No
                 )  # fmt: skip
     axes.set_xscale("log", base=2)
     axes.set_xlabel("k")
+    axes.set_ylabel("share right")
 
 
 def _over_steps(axes: Axes, finding: Finding, by_seed: Mapping[int, Measured]) -> None:
