@@ -10,6 +10,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, Literal
 
+import fake_trackers
 import pytest
 from pydantic import BaseModel, ValidationError
 from test_keys import keys
@@ -182,7 +183,10 @@ def test_every_params_field_of_every_kind_changes_the_key() -> None:
     assert seen == set(load_kinds(R1))
 
 
-def test_no_run_field_of_the_recipe_changes_a_key(manifest: Manifest) -> None:
+def test_no_run_field_of_the_recipe_changes_a_key(
+    manifest: Manifest, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fake_trackers.install(monkeypatch)
     overrides: dict[str, list[str]] = {}
     for node in manifest.stages.values():
         for path, _, changed in valid_changes(node.run):

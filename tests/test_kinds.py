@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import sys
 from pathlib import Path
 
@@ -9,8 +10,9 @@ import pytest
 from fake_project import NUMBERS, make_project
 
 from r1pipe.errors import ManifestError
+from r1pipe.manifest import recipe
 from r1pipe.manifest.kinds import load_kinds
-from r1pipe.manifest.recipe import find_manifest, project_root, recipe_root, stage_folders
+from r1pipe.manifest.recipe import find_manifest, path_in, project_root, recipe_root, stage_folders
 
 
 @pytest.fixture
@@ -111,3 +113,25 @@ def test_a_project_is_the_folder_above_manifests(tmp_path: Path) -> None:
     assert stage_folders(deep)[0] == tmp_path / "stages"
     (tmp_path / "a.yaml").touch()
     assert project_root(tmp_path / "a.yaml") == Path()
+
+
+def test_paths_of_an_installed_manifest_count_from_the_folder_of_the_user(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(recipe, "PACKAGE", tmp_path / "package")
+    own = tmp_path / "package" / "_recipe" / "manifests"
+    train = Path("../data/train.jsonl")
+    assert path_in(own / "own.yaml", train) == Path("data/train.jsonl")
+    assert path_in(own / "methods" / "dpo.yaml", Path("../../data/a")) == Path("data/a")
+    assert path_in(own / "own.yaml", Path("/models/a")) == Path("/models/a")
+    mine = Path("project/manifests/own.yaml")
+    assert path_in(mine, train) == Path("project/manifests/../data/train.jsonl")
+
+
+def test_no_two_manifests_take_one_file_for_different_things() -> None:
+    root = recipe_root()
+    assert root is not None
+    claimed: dict[str, str] = {}
+    for path in sorted((root / "manifests").glob("*.yaml")):
+        for found in re.findall(r"path: (\.\./data/[^,}]+)", path.read_text()):
+            assert claimed.setdefault(found, path.name) == path.name, found

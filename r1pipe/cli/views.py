@@ -66,6 +66,8 @@ def table_text(records: Sequence[Record]) -> str:
 
 def record_text(record: Record, store: Store) -> str:
     """Return one artifact's fields, inputs, facts, metrics and samples as text."""
+    width = window_width(sys.stdout)
+    inner = None if width is None else width - 2  # a section is indented
     sections = [
         _heading(record, store),
         "\n".join(score_lines(record, store, shutil.get_terminal_size((160, 24)).columns)),
@@ -75,7 +77,7 @@ def record_text(record: Record, store: Store) -> str:
         section("outputs", table_lines(sorted(record.outputs.items()))),
         section("warnings", warning_lines(warnings_of(record))),
         section("facts", fact_lines(record.facts)),
-        section("predicted and actual", compared_lines(record, store)),
+        section("predicted and actual", compared_lines(record, store, inner)),
         section("metrics", metric_lines(store.metrics(record))),
         section("samples", sample_lines(store.samples(record))),
     ]

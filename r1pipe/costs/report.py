@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 from r1pipe.fitting import fitted_lines
 from r1pipe.keys import JsonObject
-from r1pipe.text import format_bytes, format_number, table_lines, visible
+from r1pipe.text import format_bytes, format_number, visible
 
 if TYPE_CHECKING:
     from r1pipe.costs.estimate import Estimator
@@ -199,8 +199,8 @@ def basis_text(estimator: Estimator) -> str:
     return f"times from {engines}, measured here on {calibration.made[:10]}{busy}{again}"
 
 
-def compared_lines(record: ActionRecord, store: Store) -> list[str]:
-    """Return a stage's prediction beside what it took, as aligned lines; none without one."""
+def compared_lines(record: ActionRecord, store: Store, width: int | None = None) -> list[str]:
+    """Return a stage's prediction beside what it took, as lines of `width`; none without one."""
     predicted = record.facts.get("predicted")
     if not isinstance(predicted, Mapping):
         return []
@@ -219,7 +219,7 @@ def compared_lines(record: ActionRecord, store: Store) -> list[str]:
         value = actual.get(name)
         shown = NONE if value is None else _number(value, units)
         rows.append((label, _span(low, high, units), shown, _compared(low, high, value)))
-    return table_lines(rows)
+    return fitted_lines(rows, width)
 
 
 def actual_values(record: ActionRecord, store: Store) -> dict[str, float | None]:

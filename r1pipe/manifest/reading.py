@@ -11,6 +11,7 @@ from r1pipe.manifest.graph import topological_order
 from r1pipe.manifest.layers import Resolved
 from r1pipe.manifest.names import nearest
 from r1pipe.manifest.nodes import SourceNode, StageNode
+from r1pipe.manifest.recipe import path_in
 from r1pipe.manifest.references import Outputs, Ref, read_inputs, unknown_input
 from r1pipe.manifest.schema import ManifestSpec, SourceSpec
 from r1pipe.manifest.texts import check_texts
@@ -271,7 +272,7 @@ def _source_path(text: str, value: Value | None) -> Path:
     """Return a source's path: relative to the file that says so, or here for an override."""
     path = Path(text).expanduser()
     is_override = value is None or value.origin.set_text is not None
-    return path if is_override or value is None else Path(value.origin.file).parent / path
+    return path if is_override or value is None else path_in(Path(value.origin.file), path)
 
 
 def _origin_of_edge(stage: Value, upstream: str) -> Origin:

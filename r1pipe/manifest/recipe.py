@@ -6,6 +6,7 @@ An installed wheel carries them inside the package, a checkout beside it.
 from __future__ import annotations
 
 import difflib
+import os
 from pathlib import Path
 
 PACKAGE = Path(__file__).resolve().parents[1]
@@ -19,6 +20,18 @@ def recipe_root() -> Path | None:
         if (root / "stages").is_dir() and (root / "manifests").is_dir():
             return root
     return None
+
+
+def path_in(file: Path, path: Path) -> Path:
+    """Return a path that a manifest names: it counts from the manifest's folder.
+
+    In an installed copy, in which nobody can put anything, from the `manifests/` of this folder.
+    """
+    installed = PACKAGE / "_recipe" / MANIFESTS
+    if path.is_absolute() or not (where := file.resolve()).is_relative_to(installed):
+        return file.parent / path
+    here = Path(MANIFESTS) / where.relative_to(installed).parent
+    return Path(os.path.normpath(here / path))
 
 
 def find_manifest(path: Path) -> Path:
