@@ -98,10 +98,10 @@ class EngineRun(ComputeRun):
                     "run.device: params.adapter.quantize: nf4 needs a GPU and bitsandbytes; set"
                     " run.device: cuda, or leave quantize out"
                 )
-        if adapter is not None and self.engine.shards_weights:
+        if adapter is not None and not adapter.merge and self.engine.shards_weights:
             return (
-                "run.engine: ZeRO 3 shards weights, and params.adapter needs them whole in every"
-                " process (frozen, they have no gradients and no moments); set zero_stage: 2"
+                "run.engine: ZeRO 3 shards adapters too, and params.adapter.merge: false writes"
+                " those of one process; set zero_stage: 2, or merge: true"
             )
         return self.engine.incompatible_with(params.precision)
 

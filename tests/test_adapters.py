@@ -410,10 +410,13 @@ def test_layers_that_are_not_there_are_told_with_those_that_are() -> None:
         add_adapter(model(), wrong, 1)
 
 
-def test_an_engine_that_shards_weights_is_refused_by_the_plan() -> None:
-    params: Any = grpo_params(adapter=ADAPTER)
+def test_an_adapter_apart_from_sharded_weights_is_refused_by_the_plan() -> None:
+    apart = ADAPTER.model_copy(update={"merge": False})
+    params: Any = grpo_params(adapter=apart)
     settings = {n: DeepSpeedSettings(backend="deepspeed", zero_stage=n) for n in (2, 3)}
     runs = {number: TrainRun(engine=each) for number, each in settings.items()}
     assert "set zero_stage: 2" in str(runs[3].incompatible_with(params))
     assert runs[2].incompatible_with(params) is None
     assert runs[3].incompatible_with(ModelParams()) is None
+    merged: Any = grpo_params(adapter=ADAPTER)
+    assert runs[3].incompatible_with(merged) is None

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 import torch
-from curves import CURVES, NUM_STEPS, OPTIMIZER, WHOLE, Curve, curve_of
+from curves import CURVES, NUM_STEPS, OPTIMIZER, Curve, curve_of
 from tiny import corpus_rows, model, save_policy, stage
 
 from r1pipe.engine_settings import EngineRun
@@ -56,7 +56,7 @@ class Run(StageModel):
 
 
 def run(context, params, run, inputs):
-    from curves import CURVES, WHOLE, curve_of, positions_held
+    from curves import CURVES, curve_of, positions_held
     from r1pipe.engine_settings import EngineRun
     from r1pipe.train import deepspeed_setup, logprobs
     from r1pipe.train.deepspeed_backend import DeepSpeedSettings
@@ -81,7 +81,7 @@ def run(context, params, run, inputs):
         if is_shared:
             held, whole = positions_held(engine_run, context.ranks)
             context.log(1, **{{f"held-{{stage}}": held, f"whole-{{stage}}": whole}})
-        for task in CURVES if stage < 3 else WHOLE:
+        for task in CURVES:
             curve = curve_of(task, engine_run, context.ranks, layout)
             for step, (loss, norm) in enumerate(curve, start=1):
                 names = [f"{{task}}-{{stage}}-{{layout}}-{{what}}" for what in ("loss", "norm")]
@@ -154,7 +154,7 @@ def assert_same_curve(logged: dict[int, dict[str, float]], task: str, case: str)
 
 @pytest.mark.parametrize(
     ("task", "zero_stage"),
-    [(task, number) for task in CURVES for number in range(4 if task in WHOLE else 3)],
+    [(task, number) for task in CURVES for number in range(4)],
 )
 def test_the_curves_agree_step_by_step(
     logged: dict[int, dict[str, float]], task: str, zero_stage: int
@@ -165,7 +165,7 @@ def test_the_curves_agree_step_by_step(
 @pytest.mark.parametrize("layout", ["padded", "packed"])
 @pytest.mark.parametrize(
     ("task", "zero_stage"),
-    [(task, number) for task in CURVES for number in ((2, 3) if task in WHOLE else (2,))],
+    [(task, number) for task in CURVES for number in (2, 3)],
 )
 def test_the_curves_of_ranks_that_share_micro_batches_agree_step_by_step(
     shared: dict[int, dict[str, float]], task: str, zero_stage: int, layout: str
@@ -190,6 +190,7 @@ class Sft:
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
+        self.adapter: dict[str, object] | None = None
         self.kind = stage("sft")
         self.inputs = {"model": save_policy(folder / "base"), "rows": folder / "rows"}
         write_rows(folder / "rows", corpus_rows(12, "chat"))
@@ -198,7 +199,12 @@ class Sft:
         context = context_in(self.folder / name, console, ("model",))
         optimizer = {"lr": 3e-3, "schedule": "cosine"}
         params = self.kind.params(
-            seed=1, num_epochs=10, batch_size=4, max_tokens=100, optimizer=optimizer
+            seed=1,
+            num_epochs=10,
+            batch_size=4,
+            max_tokens=100,
+            optimizer=optimizer,
+            adapter=self.adapter,
         )
         settings: Any = {"engine": engine, "micro_batch_tokens": 64}
         try:
@@ -242,6 +248,31 @@ def test_training_resumes_on_another_number_of_processes_and_stage(
     trained = dict(load_model(out).named_parameters())
     for name, weight in expected.named_parameters():
         torch.testing.assert_close(trained[name], weight, rtol=0, atol=2e-4)  # Adam's sign steps
+
+
+@pytest.mark.parametrize(("first", "second"), [((2, 3), (1, 3)), ((2, 2), (2, 3))])
+def test_an_adapter_beside_sharded_weights_resumes_and_is_merged_as_beside_whole_ones(
+    tmp_path: Path, first: tuple[int, ...], second: tuple[int, ...]
+) -> None:
+    sft, whole = Sft(tmp_path), Console()
+    sft.adapter = {"rank": 4, "alpha": 16.0}
+    expected = load_model(sft.run("whole", whole, **engine(1, 0)))
+    stopped = Console()
+    stopped.stop_at = 2
+    with pytest.raises(Interrupted, match="SIGTERM"):
+        sft.run("moved", stopped, **engine(*first))
+    console = Console()
+    trained = dict(load_model(sft.run("moved", console, **engine(*second))).named_parameters())
+    logged = stopped.logged | console.logged
+    assert sorted(logged) == list(range(1, 31))
+    for step, values in logged.items():
+        assert values["loss"] == pytest.approx(whole.logged[step]["loss"], abs=1e-4)
+    base = dict(load_model(sft.inputs["model"]).named_parameters())
+    moved = 0.0
+    for name, weight in expected.named_parameters():
+        torch.testing.assert_close(trained[name], weight, rtol=0, atol=2e-4)  # Adam's sign steps
+        moved = max(moved, float((weight - base[name]).abs().max()))
+    assert moved > 0.01, "an adapter that does not move shows nothing"
 
 
 def engine(processes: int, zero_stage: int, sequence_parallel: int = 1) -> dict[str, Any]:

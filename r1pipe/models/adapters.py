@@ -7,8 +7,8 @@ is given W + alpha / R * B A under the model's own names.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -89,23 +89,40 @@ def adapted_layers(model: LanguageModel) -> Iterator[Any]:
     yield from (module for module in model.modules() if hasattr(module, "lora_A"))
 
 
+Whole = Callable[..., AbstractContextManager[object]]
+"""Gives a block in which parameters that are sharded among ranks are whole."""
+
+
 @torch.no_grad()
-def merged_weights(model: LanguageModel) -> Iterator[tuple[str, Tensor]]:
+def merged_weights(
+    model: LanguageModel, whole: Whole | None = None
+) -> Iterator[tuple[str, Tensor]]:
     """Yield all weights and stored buffers of a model with its adapters, by the model's own names.
 
-    Those of adapted layers are float32 sums, one in memory at a time.
+    Those of adapted layers are float32 sums, one in memory at a time. With `whole` the parameters
+    are sharded: all ranks must go through all of them.
     """
     for name, parameter in model.named_parameters():
         if PART in name:
             continue
         layer, is_base, field = name.partition(BASE)
-        if is_base and field == "weight":
-            delta = model.get_submodule(layer).get_delta_weight("default")
-            yield f"{layer}.{field}", dequantized(parameter).float() + delta.float()
-        else:
-            yield name.replace(BASE, "."), dequantized(parameter)
+        is_merged = is_base and field == "weight"
+        own = parameter, *(_parts(model.get_submodule(layer)) if is_merged else ())
+        with nullcontext() if whole is None else whole(*own):
+            weight = dequantized(parameter)
+            if is_merged:
+                delta = model.get_submodule(layer).get_delta_weight("default")
+                weight = weight.float() + delta.float()
+            elif whole is not None:
+                weight = weight.clone()
+        yield name.replace(BASE, "."), weight
     for name, buffer in persistent_buffers(model).items():
         yield name.replace(BASE, "."), buffer
+
+
+def _parts(layer: Any) -> tuple[Tensor, Tensor]:
+    """Return A and B of a layer."""
+    return layer.lora_A["default"].weight, layer.lora_B["default"].weight
 
 
 @contextmanager

@@ -20,6 +20,8 @@ from torch import Tensor
 from r1pipe.models.adapters import is_adapted, merged_weights
 from r1pipe.models.interfaces import LanguageModel
 from r1pipe.models.policy import persistent_buffers
+from r1pipe.models.precision import dtype_of
+from r1pipe.models.stored_adapters import PART
 from r1pipe.ranks import Ranks
 from r1pipe.settings import Precision
 from r1pipe.train.batching import MicroBatch
@@ -60,6 +62,8 @@ class DeepSpeedEngine:
         precision: Precision = "float32",
     ) -> None:
         join_process_group()
+        if settings.zero_stage == 3 and is_adapted(model):
+            _cast_adapters(model, precision)
         self.model = model
         self.ranks = ranks
         self.stage = settings.zero_stage
@@ -135,7 +139,7 @@ class DeepSpeedEngine:
         """Yield every parameter, whole, by name; adapters merged. All ranks must go through all of
         them."""
         if is_adapted(self.model):
-            yield from merged_weights(self.model)
+            yield from merged_weights(self.model, gathered if self.stage == 3 else None)
             return
         for name, parameter in self.parameters.items():
             with self._whole(parameter):
@@ -146,8 +150,10 @@ class DeepSpeedEngine:
         """Return the float32 weights in this process's memory on rank 0, None elsewhere; those of
         adapters are merged as they compute, so in the precision of the training."""
         if is_adapted(self.model):
-            whole = self.weights() if self.ranks.is_main else iter(())
-            merged = {name: tensor.detach().to("cpu", copy=True) for name, tensor in whole}
+            merged = dict[str, Tensor]()
+            for name, tensor in self.weights():  # on every rank, which may hold a shard
+                if self.ranks.is_main:
+                    merged[name] = tensor.detach().to("cpu", copy=True)
             return merged if self.ranks.is_main else None
         found: dict[str, Tensor] = {}
         for name, parameter in self.parameters.items():
@@ -260,3 +266,11 @@ class DeepSpeedEngine:
             "fp32_partitioned_groups_flat" if self.stage == 3 else "single_partition_of_fp32_groups"
         )
         return list(getattr(self.optimizer, name))
+
+
+def _cast_adapters(model: LanguageModel, precision: Precision) -> None:
+    """Give adapters the dtype of the weights beside them: DeepSpeed casts whole models only, and
+    this one may be sharded already. What the optimizer updates stays float32."""
+    for name, parameter in model.named_parameters():
+        if PART in name:
+            parameter.data = parameter.data.to(dtype_of(precision))

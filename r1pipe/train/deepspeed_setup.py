@@ -42,11 +42,11 @@ class RootModule(torch.nn.Module):
         return part if isinstance(part, Tensor) else (part.value, part)
 
 
-def gathered(parameter: Tensor, *, is_written: bool = False) -> AbstractContextManager[object]:
-    """Give a block in which a parameter of ZeRO-3 is whole on all ranks; if `is_written`, what
-    rank 0 writes into it there stays."""
+def gathered(*parameters: Tensor, is_written: bool = False) -> AbstractContextManager[object]:
+    """Give a block in which parameters of ZeRO-3 are whole on all ranks; if `is_written`, what
+    rank 0 writes into them there stays."""
     block: AbstractContextManager[object] = deepspeed.zero.GatheredParameters(
-        [parameter], modifier_rank=0 if is_written else None
+        list(parameters), modifier_rank=0 if is_written else None
     )
     return block
 

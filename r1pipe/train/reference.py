@@ -126,12 +126,12 @@ def make_reference(
     model: LanguageModel, run: EngineRun, ranks: Ranks, precision: Precision
 ) -> Reference | AdapterReference:
     """Return a frozen copy of the policy, which computes as the engine will; of a policy with
-    adapters its own base.
+    adapters its own base, or with ZeRO-3 a second shard of that.
 
     DeepSpeed has weights of the precision, so the copy has them too; beside PyTorch it has the
     float32 weights and computes under autocast.
     """
-    if is_adapted(model):
+    if is_adapted(model) and not shards_weights(run):
         return AdapterReference(model, precision, ranks)
     if not shards_weights(run):
         own = freeze(copy.deepcopy(model))
