@@ -34,6 +34,10 @@ class GeneratorSettings(StageModel):
         """Return how many completions are sampled at once; `max_batch` is that of the stage."""
         return max_batch
 
+    def incompatible_beside(self, num_processes: int) -> str | None:
+        """Say what to set if it cannot sample inside each process of a trainer; None if it can."""
+        return None
+
     def place(self, device: str, precision: Precision) -> Placement:
         """Return where sampling is done, for its cost."""
         return Placement(self.backend, device, is_bf16=precision == "bfloat16")

@@ -111,4 +111,4 @@ def test_without_ray_the_command_that_installs_it_is_told(
 
 def test_a_policy_that_is_trained_is_not_sampled_on_a_cluster() -> None:
     with pytest.raises(StageError, match="leave it out here"):
-        TransformersSettings(cluster="ray").refuse_cluster()
+        TransformersSettings(cluster="ray").refuse_beside(1)

@@ -57,10 +57,16 @@ class ClusterBackend(GeneratorBackend):
     ) -> Generator:
         """Return a generator for the model in a sealed folder, on this machine."""
 
-    def refuse_cluster(self) -> None:
-        """Raise StageError if a policy that is trained would be sampled on a cluster."""
-        if self.cluster is not None:
-            raise StageError(
-                "run.generator.cluster samples finished models; a policy that is trained is sampled"
-                " by engines beside the trainer: leave it out here"
-            )
+    def incompatible_beside(self, num_processes: int) -> str | None:
+        """Say what to set if it cannot sample inside each process of a trainer; None if it can."""
+        if self.cluster is None:
+            return None
+        return (
+            "run.generator.cluster samples finished models; a policy that is trained is sampled"
+            " by engines beside the trainer: leave it out here"
+        )
+
+    def refuse_beside(self, num_processes: int) -> None:
+        """Raise StageError if it cannot sample inside each process of a trainer."""
+        if (message := self.incompatible_beside(num_processes)) is not None:
+            raise StageError(message)
