@@ -13,7 +13,9 @@ from test_costs import MODEL, sampling, training
 from r1pipe.costs.placement import Misfit, Room, misfits, mistake
 from r1pipe.costs.work import Cost, ModelInfo
 from r1pipe.engine_settings import TrainRun
+from r1pipe.errors import StageError
 from r1pipe.generator_settings import SampleRun
+from r1pipe.launch.rank import gpu_of
 from r1pipe.machine import Gpu, Machine, visible_gpus
 from r1pipe.manifest import load_manifest
 from r1pipe.method_params.policies import GrpoRun
@@ -193,3 +195,10 @@ def test_the_paper_says_what_is_planned_only_and_samples_on_a_cluster(
         name for text, names in warnings.items() if "of weights do not" in text for name in names
     }
     assert unfit == {"zero", "reasoning-rl", "alignment-rl"}  # what samples apart fits
+
+
+def test_a_rank_takes_its_own_gpu_or_the_only_one_it_sees() -> None:
+    assert [gpu_of(rank, 8) for rank in (0, 3, 7)] == [0, 3, 7]
+    assert gpu_of(3, 1) == 0  # a Slurm task with one visible GPU
+    with pytest.raises(StageError, match=r"rank 3 of this node has no GPU: 2 are visible"):
+        gpu_of(3, 2)
