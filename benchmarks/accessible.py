@@ -32,7 +32,8 @@ addEventListener("load", () => setTimeout(async () => {
   place.id = "axe-found";
   place.textContent = JSON.stringify({violations: short(found.violations),
     incomplete: short(found.incomplete), passes: found.passes.length,
-    scheme: matchMedia("(prefers-color-scheme: dark)").matches ? "dark" : "light"}).replaceAll("<", "\\\\u003c");
+    scheme: matchMedia("(prefers-color-scheme: dark)").matches ? "dark" : "light"})
+    .replaceAll("<", "\\\\u003c");
   document.body.append(place);
 }, 500));
 </script>

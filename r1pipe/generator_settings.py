@@ -31,13 +31,13 @@ class GeneratorSettings(StageModel):
         """Whether it samples from the very model that is trained, not from weights of its own."""
         return False
 
-    def cannot_follow(self) -> str | None:
-        """Say what to set if it cannot sample a policy that is being trained."""
-        return None
-
     def concurrency(self, max_batch: int) -> int:
         """Return how many completions are sampled at once; `max_batch` is that of the stage."""
         return max_batch
+
+    def incompatible_beside(self, num_processes: int) -> str | None:
+        """Say what to set if it cannot sample inside each process of a trainer; None if it can."""
+        return None
 
     def place(self, device: str, precision: Precision) -> Placement:
         """Return where sampling is done, for its cost."""

@@ -11,12 +11,14 @@ import os
 import platform
 import shutil
 import subprocess
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
 CGROUP = Path("/sys/fs/cgroup")
 MEMINFO = Path("/proc/meminfo")
+DEVICES = Path("/dev")
 CPUINFO = Path("/proc/cpuinfo")
 NVIDIA_SMI = "nvidia-smi"
 NVIDIA_TIMEOUT_S = 20.0
@@ -135,6 +137,24 @@ def read_gpus() -> tuple[Gpu, ...]:
             name, memory, driver = row
             gpus.append(Gpu(name, int(memory) * MIB, driver))
     return tuple(gpus)
+
+
+def visible_gpus(gpus: Sequence[Gpu], environ: Mapping[str, str] | None = None) -> int:
+    """Return how many of a machine's GPUs this process may use, by CUDA_VISIBLE_DEVICES.
+
+    Without the driver's own tool its device files are counted.
+    """
+    settings = os.environ if environ is None else environ
+    there = len(gpus) or len(list(DEVICES.glob("nvidia[0-9]*")))
+    told = settings.get("CUDA_VISIBLE_DEVICES")
+    if told is None:
+        return there
+    named = 0
+    for name in filter(None, map(str.strip, told.split(","))):
+        if name.startswith("-"):  # CUDA ends the list at the first that is none
+            break
+        named += 1
+    return min(named, there) if not told.startswith("MIG") else named
 
 
 def _meminfo(name: str) -> int:

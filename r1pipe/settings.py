@@ -179,6 +179,8 @@ class Placement:
     """Least and most bytes of a sampler on a CPU besides its weights; None depends on the batch."""
     is_server: bool = False
     """Whether the work is done on another machine."""
+    on_cluster: bool = False
+    """Whether a cluster finds the devices, which may be other machines'."""
     threads: int = 1
     """Threads that share each device's work."""
 

@@ -128,3 +128,5 @@ def test_a_policy_that_is_trained_is_not_sampled_on_a_cluster() -> None:
     run = kind.run_model.model_validate({"generator": {"cluster": "ray"}})
     assert "leave it out" in str(run.incompatible_with(grpo_params()))
     assert kind.run_model().incompatible_with(grpo_params()) is None
+    with pytest.raises(StageError, match="leave it out"):
+        TransformersSettings(cluster="ray").refuse_beside(1)

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING
 from r1pipe.costs import memory, rates, sources
 from r1pipe.costs.hints import hints
 from r1pipe.costs.models import model_from_config
+from r1pipe.costs.placement import Misfit, Room, misfits
 from r1pipe.costs.work import (
     NOTHING,
     Cost,
@@ -40,7 +41,6 @@ START_S = Range(0.3, 6.0)
 """Importing what a stage needs, loading and saving a model."""
 LIGHT_START_S = Range(0.0, 0.5)
 """The same, of a stage without a model."""
-ASSUMED_GPU_BYTES = 80 * 10**9
 ROW_FACTS = (("rows",), ("num_rows",), ("reasoning_rows", "general_rows"))
 """Notes of finished stages that say how many rows they wrote."""
 
@@ -65,6 +65,7 @@ class Estimator:
         self.records = records
         self.calibration = calibration
         self.machine = machine
+        self.room = Room(machine)
         self.assumed_sources: dict[str, str] = {}
         self._costs: dict[str, Cost | Unknown] = {}
 
@@ -85,6 +86,13 @@ class Estimator:
             "completions": sum(each.low for each in exact) if is_exact else None,
             "calibrated": self.calibration.made if self.calibration else None,
         }
+
+    def misfits(self, name: str) -> list[Misfit]:
+        """Return what of a stage cannot start where it was placed."""
+        cost = None
+        with suppress(Unknown):
+            cost = self.cost(name)
+        return list(dict.fromkeys(misfits(self.manifest.stages[name].run, cost, self.room)))
 
     def cost(self, name: str) -> Cost:
         """Return the work of a stage in its own words; raises Unknown."""
@@ -187,7 +195,9 @@ class Estimator:
         """
         training = [memory.training_bytes(work) for work in cost.training]
         sampling = [
-            memory.sampling_bytes(work, self.device_bytes(work.where.device), not cost.training)
+            memory.sampling_bytes(
+                work, self.room.device_bytes(work.where.device), not cost.training
+            )
             for work in cost.sampling
         ]
         is_light = not cost.training and not cost.sampling and not cost.held_bytes.high
@@ -202,14 +212,8 @@ class Estimator:
             parts = [parts[0] + parts[1]]
         return process + _largest(parts)
 
-    def device_bytes(self, device: str) -> int:
-        """Return the memory of a device: this machine's, or what is assumed of a GPU."""
-        if device.startswith("cpu"):
-            return self.machine.memory_bytes
-        return max((gpu.memory_bytes for gpu in self.machine.gpus), default=ASSUMED_GPU_BYTES)
-
     def _too_large(self, peak: Range, device: str) -> tuple[str, ...]:
-        room = self.device_bytes(device)
+        room = self.room.device_bytes(device)
         if not room or peak.high <= room:
             return ()
         what = "this machine" if device.startswith("cpu") else "a GPU"

@@ -7,6 +7,7 @@ for its router; `tests/test_costs_models.py` holds them against published number
 from __future__ import annotations
 
 import re
+from dataclasses import replace
 
 from r1pipe.costs.fields import Sizes
 from r1pipe.costs.work import ModelInfo
@@ -68,6 +69,7 @@ def model_from_config(config: JsonObject) -> ModelInfo:
         attention_size=attention_size,
         num_parameters=layers * attention + stored + norms + head * (1 if is_tied else 2),
         active_parameters=layers * attention + active + norms + head,
+        num_heads=int(config["num_attention_heads"]),
     )
 
 
@@ -103,7 +105,7 @@ def model_of_size(text: str) -> ModelInfo | None:
     else:
         near = (model_from_config(_qwen(*sizes)) for sizes in QWEN_SHAPES)
         shape = min(near, key=lambda model: _distance(model.num_parameters, stored))
-    return ModelInfo(**vars(shape) | {"num_parameters": stored, "active_parameters": active})
+    return replace(shape, num_parameters=stored, active_parameters=active, num_heads=None)
 
 
 def forward_flops(model: ModelInfo, context_tokens: float) -> float:

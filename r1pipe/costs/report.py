@@ -167,6 +167,8 @@ def stage_costs(
     assumed: dict[str, list[str]] = {}
     warnings: dict[str, list[str]] = {}
     for name in names:
+        for misfit in estimator.misfits(name):
+            warnings.setdefault(misfit.text, []).append(name)
         try:
             estimates[name] = estimator.estimate(name)
         except Unknown as reason:

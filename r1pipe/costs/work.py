@@ -64,6 +64,13 @@ class ModelInfo(Info):
     """Heads times their size: what one query is compared in."""
     num_parameters: int
     active_parameters: int
+    num_heads: int | None = None
+    """Attention heads, which devices share; None if only a size is known."""
+
+    @property
+    def has_experts(self) -> bool:
+        """Whether a token goes through a part of the parameters only."""
+        return self.active_parameters < 0.9 * self.num_parameters
 
 
 @dataclass(frozen=True)

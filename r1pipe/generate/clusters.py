@@ -8,6 +8,7 @@ from typing import Literal
 
 from pydantic import Field, model_validator
 
+from r1pipe.errors import StageError
 from r1pipe.generate.protocol import Generator, GeneratorBackend
 from r1pipe.generator_settings import SampleRun
 from r1pipe.models.interfaces import Tokenizer
@@ -56,11 +57,16 @@ class ClusterBackend(GeneratorBackend):
     ) -> Generator:
         """Return a generator for the model in a sealed folder, on this machine."""
 
-    def cannot_follow(self) -> str | None:
-        """Say what to set if it cannot sample a policy that is being trained."""
+    def incompatible_beside(self, num_processes: int) -> str | None:
+        """Say what to set if it cannot sample inside each process of a trainer; None if it can."""
         if self.cluster is None:
             return None
         return (
             "run.generator.cluster: a policy that is trained is sampled by engines beside the"
             " trainer, not on a cluster; leave it out"
         )
+
+    def refuse_beside(self, num_processes: int) -> None:
+        """Raise StageError if it cannot sample inside each process of a trainer."""
+        if (message := self.incompatible_beside(num_processes)) is not None:
+            raise StageError(message)

@@ -55,6 +55,7 @@ class TransformersSettings(ClusterBackend):
         precision: Precision,
     ) -> Generator:
         """Return a generator that samples from the very model, whatever its weights become."""
+        self.refuse_beside(num_ranks)
         from r1pipe.generate.in_process import TransformersGenerator
         from r1pipe.models.policy import end_ids
         from r1pipe.workers import num_workers

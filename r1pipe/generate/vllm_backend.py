@@ -8,7 +8,6 @@ from typing import Literal
 
 from pydantic import Field
 
-from r1pipe.errors import StageError
 from r1pipe.generate.clusters import ClusterBackend
 from r1pipe.generate.protocol import Generator
 from r1pipe.generator_settings import SampleRun
@@ -50,6 +49,20 @@ class VllmSettings(ClusterBackend):
         """Return how many completions are sampled at once."""
         return self.max_num_seqs
 
+    def incompatible_beside(self, num_processes: int) -> str | None:
+        """Say what to set if an engine inside each process of a trainer cannot be so divided."""
+        if self.data_parallel > 1:
+            return (
+                "run.generator.data_parallel: if a policy is trained, each of its processes has one"
+                " engine of its own; leave data_parallel out, and set run.engine.num_processes"
+            )
+        if num_processes > 1 and self.tensor_parallel > 1:
+            return (
+                f"run.generator.tensor_parallel: {self.tensor_parallel} GPUs for the engine of each"
+                f" of {num_processes} processes, which have one GPU each; leave tensor_parallel out"
+            )
+        return super().incompatible_beside(num_processes)
+
     def place(self, device: str, precision: Precision) -> Placement:
         """Return where sampling is done, for its cost."""
         return replace(
@@ -58,6 +71,7 @@ class VllmSettings(ClusterBackend):
             shards=self.tensor_parallel,
             start_s=(2.0, 90.0),
             has_own_weights=True,
+            on_cluster=self.cluster is not None,
             memory_frac=self.memory_fraction(is_beside=False),
             memory_frac_beside=self.memory_fraction(is_beside=True),
             cpu_bytes=(450 * MIB, 900 * MIB),  # its libraries and its default cache
@@ -92,11 +106,7 @@ class VllmSettings(ClusterBackend):
         precision: Precision,
     ) -> Generator:
         """Return an engine with weights of its own, which `load_weights` replaces."""
-        if self.data_parallel > 1 or (num_ranks > 1 and self.tensor_parallel > 1):
-            raise StageError(
-                "if a policy is trained, each of its processes has one engine of its own: leave"
-                " out run.generator.data_parallel, and with several processes tensor_parallel too"
-            )
+        self.refuse_beside(num_ranks)
         from r1pipe.generate.vllm_engine import EngineShape, VllmGenerator
         from r1pipe.models.policy import end_ids
         from r1pipe.models.stored_adapters import whole_folder

@@ -146,13 +146,28 @@ def join(store: TCPStore, rank: int, size: int, device: str) -> None:
 
     backend = "gloo"
     if device.startswith("cuda"):
-        torch.cuda.set_device(int(os.environ["LOCAL_RANK"]))
+        own = gpu_of(int(os.environ["LOCAL_RANK"]), torch.cuda.device_count())
+        os.environ["LOCAL_RANK"] = str(own)  # DeepSpeed and vLLM take their device from it
+        torch.cuda.set_device(own)
         backend = "cpu:gloo,cuda:nccl"
     else:
         here = int(os.environ.get("LOCAL_WORLD_SIZE", str(size)))
         torch.set_num_threads(max(1, len(os.sched_getaffinity(0)) // here))
     group = PrefixStore("group", store)
     dist.init_process_group(backend, store=group, rank=rank, world_size=size, timeout=PATIENCE)
+
+
+def gpu_of(local_rank: int, visible: int) -> int:
+    """Return the GPU of a node's rank: the only visible one (Slurm may give each task its own), or
+    that of its number. Raises StageError if there are fewer."""
+    if visible == 1:
+        return 0
+    if local_rank >= visible:
+        raise StageError(
+            f"rank {local_rank} of this node has no GPU: {visible} are visible; start as many"
+            " processes on a node as it has GPUs (run.engine.num_processes)"
+        )
+    return local_rank
 
 
 def exchange_by_gloo() -> Exchange:

@@ -354,12 +354,12 @@ class GrpoRun(TrainRun, SampleRun, VerifyRun):
     def incompatible_with(self, params: ModelParams) -> str | None:
         """Say what to set if the engine, the sampler or a condition to stop does not go with
         `params`."""
-        if (refusal := self.generator.cannot_follow()) is not None:
-            return refusal
         has_reference = isinstance(params, GrpoParams) and params.kl_coef > 0
         if self.stop_when.kl is not None and not has_reference:
             return "run.stop_when.kl: there is no reference where params.kl_coef is 0; leave it out"
-        return super().incompatible_with(params)
+        launch = self.engine.launch()
+        beside = self.generator.incompatible_beside(launch.num_processes if launch else 1)
+        return beside or super().incompatible_with(params)
 
 
 class OnPolicyDistilRun(GrpoRun):

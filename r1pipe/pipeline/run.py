@@ -18,6 +18,7 @@ from r1pipe.launch import torchrun
 from r1pipe.launch.stopping import Stopper
 from r1pipe.manifest import Manifest
 from r1pipe.pipeline import commands
+from r1pipe.pipeline.placing import refuse_misplaced
 from r1pipe.pipeline.planning import Plan, PlannedStage, plan, selected
 from r1pipe.pipeline.resolution import Resolver, upstream
 from r1pipe.stage import CHECKPOINT_EVERY_S
@@ -83,6 +84,7 @@ def run(  # noqa: PLR0913 - the options of one command
         _refuse_damage(store, planned)
         for error in planned.missing.values():
             raise error
+        refuse_misplaced(manifest, store, planned)
         runner = _Runner(resolver, console, planned, again, checkpoint_every_s, check)
         if only:
             runner.command = commands.stage_command(manifest, store, only)
