@@ -362,3 +362,12 @@ def test_help_names_every_command(r1pipe: Run) -> None:
     for name in MODULES:
         assert f"  {name} " in out
         assert r1pipe(name, "--help")[0] == 0
+
+
+def test_a_manifest_asked_for_without_its_folder_is_named_with_it(
+    r1pipe: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert r1pipe("plan", "own.yaml")[2] == (
+        "own.yaml: no such manifest; did you mean 'manifests/own.yaml'?\n"
+    )

@@ -50,7 +50,9 @@ def nearest_manifest(path: Path) -> str:
     names = sorted({found.name for folder in folders for found in folder.glob("*.yaml")})
     close = difflib.get_close_matches(path.name, names, n=1)
     if close:
-        return f"; did you mean '{path.with_name(close[0])}'?"
+        beside = path.with_name(close[0])
+        is_elsewhere = root is not None and not beside.exists()
+        return f"; did you mean '{Path(MANIFESTS) / close[0] if is_elsewhere else beside}'?"
     return f"; there are: {', '.join(names)}" if names else ""
 
 
