@@ -202,6 +202,9 @@ class Estimator:
         process = memory.PROCESS_BYTES.get(kind, memory.PROCESS_BYTES["cuda"])
         is_beside = any(work.where.has_own_weights for work in cost.sampling)
         parts = [_largest([cost.held_bytes, *training]), _largest(sampling)]
+        if is_beside and all(work.where.sleeps for work in cost.sampling):
+            resident = sum(map(memory.resident_bytes, cost.training))
+            return process + _largest([parts[0], parts[1] + Range(resident)])
         return process + (parts[0] + parts[1] if is_beside else _largest(parts))
 
     def _too_large(self, peak: Range, device: str) -> tuple[str, ...]:
