@@ -171,6 +171,8 @@ class Placement:
     CUDA graphs."""
     has_own_weights: bool = False
     """Whether a sampler stays in memory beside the model that is trained."""
+    sleeps: bool = False
+    """Whether a sampler gives its memory back while the model beside it is trained."""
     memory_frac: float | None = None
     """Share of a GPU's memory that a sampler takes at once."""
     memory_frac_beside: float | None = None

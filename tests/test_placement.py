@@ -142,7 +142,7 @@ def test_a_mixture_of_experts_that_no_node_holds_is_planned_only() -> None:
     [
         ({"data_parallel": 2}, "data_parallel: if a policy is trained"),
         ({"tensor_parallel": 2}, "2 GPUs for the engine of each of 4 processes"),
-        ({"cluster": "ray"}, "samples finished models"),
+        ({"cluster": "ray"}, "not on a cluster; leave it out"),
     ],
 )
 def test_a_generator_inside_each_rank_has_its_one_gpu(
@@ -202,3 +202,23 @@ def test_a_rank_takes_its_own_gpu_or_the_only_one_it_sees() -> None:
     assert gpu_of(3, 1) == 0  # a Slurm task with one visible GPU
     with pytest.raises(StageError, match=r"rank 3 of this node has no GPU: 2 are visible"):
         gpu_of(3, 2)
+
+
+@pytest.mark.parametrize(
+    ("profile", "held"),
+    [
+        # 16 bytes a parameter over 8 ranks, the reference's 2; and 0.45 of 80 GB while sampling
+        ("node8", 7e9 * (16 + 2) / 8 + 36e9),
+        ("gpu", 1.5e9 * (16 + 2) + 36e9),
+    ],
+)
+def test_a_sleeping_engine_is_not_added_to_what_training_needs(
+    profile: str, held: float, r1pipe: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("r1pipe.machine.read_gpus", lambda: ())
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    store = str(tmp_path / "store")
+    out = r1pipe("plan", str(R1), "--profile", profile, "--json", "--store", store)[1]
+    low, high = json.loads(out)["costs"]["stages"]["zero"]["peak_bytes"]
+    assert low == pytest.approx(held + 500 * 2**20)
+    assert high < 80e9

@@ -191,7 +191,7 @@ class Estimator:
     def _peak(self, cost: Cost, device: str) -> Range:
         """Return the most one device has to hold: trainer and sampler, one of them or both.
 
-        On a GPU an engine with own weights sleeps while the trainer computes.
+        Beside an engine that sleeps while the policy trains, only what stays is held.
         """
         training = [memory.training_bytes(work) for work in cost.training]
         sampling = [
@@ -205,12 +205,10 @@ class Estimator:
         process = memory.PROCESS_BYTES.get(kind, memory.PROCESS_BYTES["cuda"])
         is_beside = any(work.where.has_own_weights for work in cost.sampling)
         parts = [_largest([cost.held_bytes, *training]), _largest(sampling)]
-        if is_beside and kind != "cpu":
-            held = [memory.trainer_bytes(work) for work in cost.training]
-            parts[1] += _largest([cost.held_bytes, *held])
-        elif is_beside:
-            parts = [parts[0] + parts[1]]
-        return process + _largest(parts)
+        if is_beside and all(work.where.sleeps for work in cost.sampling):
+            resident = sum(map(memory.resident_bytes, cost.training))
+            return process + _largest([parts[0], parts[1] + Range(resident)])
+        return process + (parts[0] + parts[1] if is_beside else _largest(parts))
 
     def _too_large(self, peak: Range, device: str) -> tuple[str, ...]:
         room = self.room.device_bytes(device)

@@ -57,15 +57,15 @@ def training_bytes(work: Training) -> Range:
     low = least * (0.5 * per_token + logits)
     high = tokens * at_once * (1.3 * per_token + 3 * logits)
     activations = Range(low, high) * (1 / where.sequence_parallel)
-    return trainer_bytes(work) + activations * FRAGMENTS
+    return (Range(resident_bytes(work)) + activations) * FRAGMENTS
 
 
-def trainer_bytes(work: Training) -> Range:
-    """Return what one device that trains holds between its steps: weights, moments, references."""
+def resident_bytes(work: Training) -> float:
+    """Return what a device that trains keeps between its steps: state, reference, reward models."""
     where, model = work.where, work.model
     width = 2 if where.is_bf16 else 4
     state = _state_bytes(work, where) + work.frozen_copies * _copy_bytes(model, where)
-    return FRAGMENTS * (state + work.whole_copies * float(width * model.num_parameters))
+    return state + work.whole_copies * float(width * model.num_parameters)
 
 
 def sampling_bytes(work: SamplingWork, device_bytes: int | None, is_alone: bool = True) -> Range:

@@ -71,6 +71,7 @@ class VllmSettings(ClusterBackend):
             shards=self.tensor_parallel,
             start_s=(2.0, 90.0),
             has_own_weights=True,
+            sleeps=self.sleep and not device.startswith("cpu"),
             on_cluster=self.cluster is not None,
             memory_frac=self.memory_fraction(is_beside=False),
             memory_frac_beside=self.memory_fraction(is_beside=True),
