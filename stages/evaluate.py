@@ -142,8 +142,8 @@ class Answers:
 
     def asked(self, name: str, unit: Unit) -> Asked[Unit]:
         """Return a unit with its requests."""
+        from r1pipe.generate.group_requests import requests_of
         from r1pipe.generate.units import Asked
-        from r1pipe.rl.rollouts import requests_of
 
         size, seeds = self.params.num_samples, [self.params.seed]
         requests = requests_of(self.tokenizer, unit.problems, size, self.format, seeds)
@@ -151,9 +151,7 @@ class Answers:
 
     def read(self, unit: Unit, request: Request, sampled: Sampled) -> Answer:
         """Return the answer that a completion is."""
-        from r1pipe.rl.rollouts import written_ids
-
-        text = self.opened + self.tokenizer.decode(written_ids(sampled))
+        text = self.opened + self.tokenizer.decode(sampled.written_ids)
         reason = sampled.finish_reason.value
         return Answer(text, len(sampled.token_ids), reason, request.seed)
 

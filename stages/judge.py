@@ -159,13 +159,12 @@ def _ask_all(
     if (first := next(left, None)) is None:
         return tally
     sampling = SamplingParams(params.temperature, 1.0, params.max_tokens, logprobs=False)
-    positions = max_positions(inputs.path("model"))
-    fmt = format_of(params.format, params.prompt)
+    asks = max_positions(inputs.path("model")), format_of(params.format, params.prompt)
     with (
         open_generator(inputs.path("model"), run, params.precision) as (generator, tokenizer),
         streaming(generator, context, sampling, run.max_batch) as stream,
     ):
-        judge = Judge(tokenizer, params.votes, params.seed, positions, fmt)
+        judge = Judge(tokenizer, params.votes, params.seed, *asks)
         asked = (Asked(unit, batch, judge.requests(batch)) for unit, batch in chain([first], left))
         wholes = whole_units(stream, asked, lambda _, *reply: judge.reply(*reply), failed)
         for count, whole in enumerate(wholes, len(done) + 1):

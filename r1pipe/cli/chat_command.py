@@ -15,14 +15,24 @@ if TYPE_CHECKING:
 app = command_group()
 
 
+FormatOption = Annotated[
+    Literal["chat", "r1-zero"] | None,
+    typer.Option("--format", help="The prompt's format; else the one of the stage."),
+]
+BackendOption = Annotated[
+    Literal["transformers", "vllm"], typer.Option("--backend", help="What samples.")
+]
+UrlOption = Annotated[
+    str | None,
+    typer.Option("--url", help="A server that has the model, such as 'r1pipe serve' starts."),
+]
+
+
 @app.command()
 def chat(  # noqa: PLR0913 - options of one command
     name: ResultArgument,
     system: Annotated[str, typer.Option("--system", help="The system message.")] = "",
-    fmt: Annotated[
-        Literal["chat", "r1-zero"] | None,
-        typer.Option("--format", help="The prompt's format; else the one of the stage."),
-    ] = None,
+    fmt: FormatOption = None,
     temperature: Annotated[
         float, typer.Option("--temperature", min=0, help="0 is the most likely token.")
     ] = 0.6,
@@ -32,13 +42,8 @@ def chat(  # noqa: PLR0913 - options of one command
     ] = 1024,
     seed: Annotated[int, typer.Option("--seed", help="The same seed, the same answers.")] = 0,
     device: Annotated[str, typer.Option("--device", help="cpu, cuda, cuda:1.")] = "cpu",
-    backend: Annotated[
-        Literal["transformers", "vllm"], typer.Option("--backend", help="What samples.")
-    ] = "transformers",
-    url: Annotated[
-        str | None,
-        typer.Option("--url", help="A server that has the model, such as 'r1pipe serve' starts."),
-    ] = None,
+    backend: BackendOption = "transformers",
+    url: UrlOption = None,
     store: StoreOption = None,
     as_json: Annotated[
         bool, typer.Option("--json", help="One JSON document on a line for each turn.")

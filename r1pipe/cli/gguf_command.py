@@ -21,6 +21,14 @@ TOLD_LINES = 5
 """Last lines of a converter that failed which are told again."""
 
 
+ConverterOption = Annotated[
+    Path | None,
+    typer.Option(
+        "--converter", help=f"{SCRIPT} of llama.cpp; else that in ${VARIABLE}.", metavar="PATH"
+    ),
+]
+
+
 @app.command("export-gguf")
 def export_gguf(
     name: ResultArgument,
@@ -29,12 +37,7 @@ def export_gguf(
         Literal["auto", "f32", "f16", "bf16", "q8_0"],
         typer.Option("--outtype", help="How numbers are kept; auto: as the model has them."),
     ] = "auto",
-    converter: Annotated[
-        Path | None,
-        typer.Option(
-            "--converter", help=f"{SCRIPT} of llama.cpp; else that in ${VARIABLE}.", metavar="PATH"
-        ),
-    ] = None,
+    converter: ConverterOption = None,
     store: StoreOption = None,
 ) -> None:
     """Write a model as a GGUF file for llama.cpp, Ollama and others."""

@@ -72,6 +72,11 @@ def plan(  # noqa: PLR0913 - options of one command
     say_lines([*plan_view.short_plan_lines(found, cost, width, height), *sources])
 
 
+AttemptOption = Annotated[
+    bool, typer.Option("--attempt", help="What is being built, or was stopped, paused or failed.")
+]
+
+
 @app.command()
 def show(
     name: Annotated[
@@ -91,10 +96,7 @@ def show(
     why_not: Annotated[
         str | None, typer.Option("--why-not", metavar="ID", help="Why it is without a row.")
     ] = None,
-    attempt: Annotated[
-        bool,
-        typer.Option("--attempt", help="What is being built, or was stopped, paused or failed."),
-    ] = False,
+    attempt: AttemptOption = False,
     store: StoreOption = None,
     as_json: JsonOption = False,
 ) -> None:

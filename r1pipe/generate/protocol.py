@@ -69,6 +69,11 @@ class Sampled:
     is_sampled: list[bool] | None = None
     """Which tokens were sampled, where some are outputs of tools; None is all."""
 
+    @property
+    def written_ids(self) -> list[int]:
+        """The tokens of the completion's text: all but the end of the sequence."""
+        return self.token_ids[:-1] if self.finish_reason is FinishReason.STOP else self.token_ids
+
 
 class Generator(Protocol):
     """Every backend passes one conformance suite. A backend that need not have all requests before

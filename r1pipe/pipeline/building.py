@@ -149,7 +149,6 @@ class Builder:
         assert work is not None, "the attempt was begun"
         outputs = tuple(node.kind.outputs)
         ids = self.resolver.input_ids(node, self.finished)
-        every_s = self.checkpoint_every_s
         tracked = self._tracked(node, key, attempt, work)
         context = RunContext(
             node.name,
@@ -158,7 +157,7 @@ class Builder:
             ids,
             self._progress(tracked),
             self.stopper,
-            every_s,
+            self.checkpoint_every_s,
             self._folder(previous),
             self.console.message,
             self.console.doing,

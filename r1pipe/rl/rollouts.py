@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Mapping, Sequence
 
 from r1pipe.chat import AnyFormat
 from r1pipe.curricula.revealed import revealed_ids
+from r1pipe.generate.group_requests import seeds_of
 from r1pipe.generate.protocol import Generator, Request, Sampled, SamplingParams
-from r1pipe.generate.uniforms import request_seed
 from r1pipe.models.interfaces import Tokenizer
 from r1pipe.models.prompts import encode_prompt, opened_thought
 from r1pipe.ranks import ALONE, Ranks
-from r1pipe.records import FinishReason, Group, Problem, Rollout
+from r1pipe.records import Group, Problem, Rollout
 from r1pipe.rewards.completion import Completion
 from r1pipe.rewards.model import RewardFn
 from r1pipe.rewards.rules import rule_rewards
@@ -37,7 +36,7 @@ def sample_groups(  # noqa: PLR0913 - what a sample depends on
     every problem, the share of its solution that joins the prompt; the text has it before what the
     policy wrote.
     """
-    seeds = ranks.share(_seeds(problems, group_size, seed_parts), group_size)
+    seeds = ranks.share(seeds_of(problems, group_size, seed_parts), group_size)
     shares = ranks.share(revealed) if revealed else ()
     problems = ranks.share(problems)
     given = [revealed_ids(tokenizer, *each, fmt) for each in zip(problems, shares, strict=False)]
@@ -59,26 +58,6 @@ def sample_groups(  # noqa: PLR0913 - what a sample depends on
     ]
 
 
-def requests_of(
-    tokenizer: Tokenizer,
-    problems: Sequence[Problem],
-    group_size: int,
-    fmt: AnyFormat,
-    seed_parts: Sequence[int | str],
-) -> list[Request]:
-    """Return the requests for `group_size` completions of every problem, as `sample_groups` asks
-    for them."""
-    prompts = [tuple(encode_prompt(tokenizer, problem.prompt, fmt)) for problem in problems]
-    seeds = _seeds(problems, group_size, seed_parts)
-    return [Request(prompts[i // group_size], seed, i) for i, seed in enumerate(seeds)]
-
-
-def written_ids(sampled: Sampled) -> list[int]:
-    """Return the tokens of a completion's text: all but the end of the sequence."""
-    is_whole = sampled.finish_reason is FinishReason.STOP
-    return sampled.token_ids[:-1] if is_whole else sampled.token_ids
-
-
 def _rollout(
     request: Request, sampled: Sampled, given: Sequence[int], tokenizer: Tokenizer, opened: str
 ) -> Rollout:
@@ -87,28 +66,11 @@ def _rollout(
         list(request.prompt_ids),
         sampled.token_ids,
         streams={"sampler_logprobs": sampled.logprobs},
-        text=opened + tokenizer.decode([*given, *written_ids(sampled)]),
+        text=opened + tokenizer.decode([*given, *sampled.written_ids]),
         finish_reason=sampled.finish_reason,
         seed=request.seed,
         trained=sampled.is_sampled,
     )
-
-
-def _seeds(problems: Sequence[Problem], group_size: int, parts: Sequence[int | str]) -> list[int]:
-    """Return the seeds of all completions, problem by problem.
-
-    A problem that comes twice (a rollout that spans two epochs) gets other ones.
-    """
-    times = Counter[tuple[str, str]]()
-    seeds = []
-    for problem in problems:
-        first = times[problem.id, problem.prompt] * group_size
-        times[problem.id, problem.prompt] += 1
-        seeds += [
-            request_seed(*parts, problem.id, problem.prompt, first + place)
-            for place in range(group_size)
-        ]
-    return seeds
 
 
 def score_groups(
