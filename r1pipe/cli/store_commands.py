@@ -14,6 +14,7 @@ from r1pipe.cli.options import (
     JsonOption,
     ManifestOption,
     ProfileOption,
+    ResultArgument,
     SetOption,
     StoreOption,
     command_group,
@@ -30,19 +31,10 @@ if TYPE_CHECKING:
 
 app = command_group()
 
-NameArgument = Annotated[
-    str,
-    typer.Argument(
-        help="A stage, stage@7f3a, a tag or an id.",
-        show_default=False,
-        autocompletion=completing.results,
-    ),
-]
-
 
 @app.command()
 def diff(
-    old: NameArgument, new: NameArgument, store: StoreOption = None, as_json: JsonOption = False
+    old: ResultArgument, new: ResultArgument, store: StoreOption = None, as_json: JsonOption = False
 ) -> None:
     """Compare two artifacts: key, metrics, files, rows."""
     from r1pipe.store.diff import diff as compare
@@ -165,7 +157,7 @@ def tag(
 
 @app.command()
 def export(
-    name: NameArgument,
+    name: ResultArgument,
     destination: Annotated[
         Path, typer.Argument(help="A new folder, or a file that ends in .tar.", show_default=False)
     ],

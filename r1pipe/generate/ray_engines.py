@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import queue
 from collections import deque
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from concurrent.futures import Future
 from contextlib import suppress
 from dataclasses import dataclass, field
@@ -20,11 +20,11 @@ from time import monotonic
 from typing import TYPE_CHECKING, Any
 
 from r1pipe.errors import StageError
-from r1pipe.generate.protocol import Request, Sampled, SamplingParams, Weights, in_prompt_order
+from r1pipe.generate.protocol import Request, Sampled, SamplingParams, Weights
 from r1pipe.generate.ray_actor import EngineSpec, Failed, Made, Order, Reply, Up
 from r1pipe.generate.ray_cluster import RayCluster, last_line
 from r1pipe.generate.ray_versions import OneVersion
-from r1pipe.generate.scheduler import Answer, IsUp, Restarting, Scheduler, over_engines
+from r1pipe.generate.scheduler import Answer, IsUp, ManyEngines, Restarting, Scheduler
 from r1pipe.generator_settings import SampleRun
 from r1pipe.settings import Precision
 
@@ -48,7 +48,7 @@ class _Engine:
     outbox: list[Request] = field(default_factory=list)
 
 
-class RayGenerator:
+class RayGenerator(ManyEngines):
     """One stream of requests over the engines that are up."""
 
     def __init__(
@@ -90,11 +90,6 @@ class RayGenerator:
         """Completions that are sampled together by the engines that are up or will be."""
         return self._slots * sum(not engine.is_gone for engine in self._engines)
 
-    def generate(self, requests: Sequence[Request], sampling: SamplingParams) -> Iterator[Sampled]:
-        """Yield every request's completion once, as it finishes anywhere."""
-        ordered: list[Request] = sorted(requests, key=in_prompt_order)
-        yield from self.stream(iter(ordered), sampling)
-
     def stream(
         self, requests: Iterator[Request | None], sampling: SamplingParams
     ) -> Iterator[Sampled]:
@@ -109,13 +104,7 @@ class RayGenerator:
         scheduler.starting = there - scheduler.alive
         if not there:
             raise StageError("no engine is left on the cluster; the stage can be resumed")
-        try:
-            yield from over_engines(scheduler, self, requests)
-        except StageError:
-            self.close()
-            raise
-        finally:
-            self._settle()
+        yield from self.over_engines(scheduler, requests)
 
     def send(self, engine: int, request: Request) -> None:
         """Have a request sent with the next ones of its engine."""
@@ -228,7 +217,7 @@ class RayGenerator:
             f" at {self._cluster.address} has {has} in all: `ray status` says what is free"
         )
 
-    def _settle(self) -> None:
+    def settle(self) -> None:
         """Have all engines give up what is under way; what they still say of it is not used."""
         self._answers.clear()
         for engine in self._engines:

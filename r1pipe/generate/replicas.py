@@ -22,15 +22,15 @@ import subprocess
 import sys
 import tempfile
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import suppress
 from dataclasses import asdict
 from pathlib import Path
 from typing import IO, TYPE_CHECKING
 
 from r1pipe.errors import StageError
-from r1pipe.generate.protocol import Request, Sampled, SamplingParams, Weights, in_prompt_order
-from r1pipe.generate.scheduler import Answer, Scheduler, over_engines
+from r1pipe.generate.protocol import Request, Sampled, SamplingParams, Weights
+from r1pipe.generate.scheduler import Answer, ManyEngines, Scheduler
 from r1pipe.generate.vllm_engine import EngineShape
 from r1pipe.generate.vllm_setup import kind_of_device, require_vllm
 from r1pipe.generate.weights import weight_files
@@ -46,7 +46,7 @@ RANK_NAMES = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "LOCAL_WORLD_SIZE", "MASTER_AD
 """Of the training job, if this is one of its processes; an engine would try to join it."""
 
 
-class ReplicaGenerator:
+class ReplicaGenerator(ManyEngines):
     """One stream of requests over replicas; tokens do not depend on their number."""
 
     def __init__(self, shape: EngineShape, settings: VllmSettings) -> None:
@@ -67,11 +67,6 @@ class ReplicaGenerator:
             self.close()
             raise
 
-    def generate(self, requests: Sequence[Request], sampling: SamplingParams) -> Iterator[Sampled]:
-        """Yield every request's completion once, as it finishes anywhere."""
-        ordered: list[Request] = sorted(requests, key=in_prompt_order)
-        yield from self.stream(iter(ordered), sampling)
-
     def stream(
         self, requests: Iterator[Request | None], sampling: SamplingParams
     ) -> Iterator[Sampled]:
@@ -81,13 +76,7 @@ class ReplicaGenerator:
         """
         self._tell({"sampling": asdict(sampling)})
         scheduler = Scheduler([self._slots] * len(self._replicas))
-        try:
-            yield from over_engines(scheduler, self, requests)
-        except StageError:
-            self.close()
-            raise
-        finally:
-            self._settle()
+        yield from self.over_engines(scheduler, requests)
 
     def send(self, engine: int, request: Request) -> None:
         """Hand a request to one replica; if it is gone, its last answer says so."""
@@ -112,7 +101,7 @@ class ReplicaGenerator:
         self._gone.add(self._replicas[engine].number)
         self.losses.append(f"{why}; {num_moved} requests went to others")
 
-    def _settle(self) -> None:
+    def settle(self) -> None:
         """Have all replicas give up what is under way, and pass over what they still answer."""
         waiting = {replica.number for replica in self._replicas} - self._gone
         self._tell({"end": True})

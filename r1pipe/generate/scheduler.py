@@ -8,12 +8,14 @@ the others. Nothing here knows time or processes.
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections import deque
 from collections.abc import Iterator, Sequence
 from typing import Protocol, TypeAlias
 
+from r1pipe.errors import StageError
 from r1pipe.generate.failures import SamplingFailed
-from r1pipe.generate.protocol import Request, Sampled
+from r1pipe.generate.protocol import Request, Sampled, SamplingParams, in_prompt_order
 
 AHEAD_FRAC = 0.25
 """Requests beyond its slots that an engine holds, as a share of them."""
@@ -96,6 +98,53 @@ class Scheduler:
 
     def _room(self, engine: int) -> float:
         return 1 - len(self.held[engine]) / self.capacities[engine]
+
+
+class ManyEngines(ABC):
+    """A generator over several engines, which are `Engines` themselves."""
+
+    def generate(self, requests: Sequence[Request], sampling: SamplingParams) -> Iterator[Sampled]:
+        """Yield every request's completion once, as it finishes anywhere."""
+        ordered: list[Request] = sorted(requests, key=in_prompt_order)
+        yield from self.stream(iter(ordered), sampling)
+
+    def over_engines(
+        self, scheduler: Scheduler, requests: Iterator[Request | None]
+    ) -> Iterator[Sampled]:
+        """Yield completions of a stream; close all if it fails, and give up what is left of it."""
+        try:
+            yield from over_engines(scheduler, self, requests)
+        except StageError:
+            self.close()
+            raise
+        finally:
+            self.settle()
+
+    @abstractmethod
+    def stream(
+        self, requests: Iterator[Request | None], sampling: SamplingParams
+    ) -> Iterator[Sampled]:
+        """Yield completions, as `StreamingGenerator.stream` says."""
+
+    @abstractmethod
+    def send(self, engine: int, request: Request) -> None:
+        """Hand over a request, as `Engines` says."""
+
+    @abstractmethod
+    def answer(self) -> tuple[int, Answer]:
+        """Wait for the next answer, as `Engines` says."""
+
+    @abstractmethod
+    def give_up(self, engine: int, why: Exception, num_moved: int) -> None:
+        """Leave a lost engine, as `Engines` says."""
+
+    @abstractmethod
+    def settle(self) -> None:
+        """Give up what is under way, at the end of a stream."""
+
+    @abstractmethod
+    def close(self) -> None:
+        """Free memory and processes."""
 
 
 def over_engines(
