@@ -13,7 +13,8 @@ messages again for every turn, but only what it adds is tokenized (`r1pipe.model
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
+from contextlib import suppress
 from dataclasses import replace
 from functools import cached_property
 from itertools import takewhile
@@ -22,6 +23,7 @@ from typing import Literal
 from r1pipe.chat import CHAT, Format
 from r1pipe.errors import StageError
 from r1pipe.models.interfaces import Tokenizer
+from r1pipe.models.many_texts import ManyTexts
 from r1pipe.models.pieces import Pieces
 from r1pipe.models.prompts import after_opened, encode_prompt, opened_thought
 from r1pipe.models.templates import TemplateError, render
@@ -48,8 +50,23 @@ class TurnEncoder:
             )
         self._end = min(self._ends) if tokenizer.eos_token_id is None else tokenizer.eos_token_id
         self._pieces = Pieces(tokenizer)
+        self._texts = ManyTexts(tokenizer)
         self._opened: dict[Format, str] = {}
         self._end_texts = [tokenizer.decode([end]) for end in sorted(self._ends)]
+
+    def prepare(
+        self, conversations: Iterable[tuple[Sequence[Message], Format]], train_on: TrainOn
+    ) -> None:
+        """Tokenize at once what the model says in conversations that will be encoded next."""
+        self._texts.prepare(self._all_said(conversations, train_on))
+
+    def _all_said(
+        self, conversations: Iterable[tuple[Sequence[Message], Format]], train_on: TrainOn
+    ) -> Iterator[str]:
+        for messages, fmt in conversations:
+            for number in _trained(messages, train_on):
+                with suppress(Untrainable):  # encoding says why
+                    yield self._said(messages[number].content, fmt)
 
     def encode(
         self, messages: Sequence[Message], train_on: TrainOn, fmt: Format = CHAT
@@ -60,16 +77,12 @@ class TurnEncoder:
         question.
         """
         messages = _as_asked(messages, fmt)
-        turns = [
-            number
-            for number, each in enumerate(messages)
-            if each.role == "assistant" and each.is_trained
-        ]
+        turns = _trained(messages, train_on)
         if not turns:
             raise Untrainable("no turn of the assistant is to be trained")
         sequences: list[TokenSequence] = []
         self._pieces.forget()
-        for number in turns if train_on == "every-turn" else turns[-1:]:
+        for number in turns:
             prompt = self._prompt(messages[:number], fmt)
             said = self.completion(messages[number].content, fmt)
             if not sequences or not _extend(sequences[-1], prompt, said):
@@ -106,14 +119,16 @@ class TurnEncoder:
         An end that the text has itself is not doubled, nor is a thought's opening that the prompt
         ends with. A text without a thought, after a prompt that opens one, closes it first.
         """
-        if fmt not in self._opened:
-            self._opened[fmt] = opened_thought(self.tokenizer, fmt)
-        text = after_opened(self._without_end(text), self._opened[fmt], fmt)
-        ids = list(self.tokenizer(text, add_special_tokens=False)["input_ids"])
+        ids = self._texts.ids(self._said(text, fmt))
         if not self._ends.isdisjoint(ids):
             raise Untrainable("a token that ends a turn stands inside the completion")
         is_plain = fmt.template == "r1-zero"
         return [*ids, self._end if is_plain else self._chat_end]
+
+    def _said(self, text: str, fmt: Format) -> str:
+        if fmt not in self._opened:
+            self._opened[fmt] = opened_thought(self.tokenizer, fmt)
+        return after_opened(self._without_end(text), self._opened[fmt], fmt)
 
     @cached_property
     def _chat_end(self) -> int:
@@ -151,6 +166,16 @@ class TurnEncoder:
         except TemplateError as error:
             raise Untrainable(f"the model's chat template refuses it ({error})") from error
         return self._pieces.ids(text)
+
+
+def _trained(messages: Sequence[Message], train_on: TrainOn) -> list[int]:
+    """Return the places of the turns to be trained."""
+    turns = [
+        number
+        for number, each in enumerate(messages)
+        if each.role == "assistant" and each.is_trained
+    ]
+    return turns if train_on == "every-turn" else turns[-1:]
 
 
 def _extend(sequence: TokenSequence, prompt: list[int], said: list[int]) -> bool:
