@@ -96,7 +96,9 @@ def pull(store: Store, remote: Remote, names: Sequence[str], tell: Tell) -> Exch
     done = Exchange()
     keys, seals = remote.names("records"), remote.names("artifacts")
     if not keys:
-        raise ArtifactError(f"{remote.url}: holds no artifacts; 'r1pipe store push' brings them")
+        raise ArtifactError(
+            f"{remote.url}: holds no artifacts, or is not there; 'r1pipe store push' brings them"
+        )
     records = [_record(remote, key) for key in sorted(keys)]
     for record in _named(remote, [r for r in records if r.artifact_id in seals], names):
         here = store.readable(record.key)

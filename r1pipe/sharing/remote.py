@@ -156,6 +156,12 @@ class HubRemote(Remote):
                 )
         self._files.invalidate_cache()
 
+    @contextmanager
+    def _reached(self) -> Iterator[None]:
+        """Say what the Hub refuses, such as a token."""
+        with super()._reached(), hub_errors(self._repo):
+            yield
+
 
 class _Reached:
     """A stream of a store elsewhere whose failures are said like all others."""
