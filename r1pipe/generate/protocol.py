@@ -8,7 +8,7 @@ imported when a method is called.
 from __future__ import annotations
 
 from abc import abstractmethod
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol, TypeAlias, runtime_checkable
@@ -111,6 +111,15 @@ class StreamingGenerator(Generator, Protocol):
         is given (None, or the end), they are asked for again after the next completion; with none
         under way it ends.
         """
+
+
+@runtime_checkable
+class TellingGenerator(Generator, Protocol):
+    """A generator that can tell tokens when they are sampled, before the completion is whole."""
+
+    on_tokens: Callable[[int, Sequence[int]], None] | None
+    """Called with a request's index and all its tokens so far, perhaps in another thread; an
+    exception of it ends the sampling and comes out of `generate`."""
 
 
 class GeneratorBackend(GeneratorSettings):
