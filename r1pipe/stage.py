@@ -136,6 +136,18 @@ class Checkpoints(Protocol):
     def saving(self, step: int) -> AbstractContextManager[Path]:
         """Give a directory to write into; sealed by one rename when the block ends well."""
 
+    def save_beside(self, step: int, snapshot: Callable[[Path], Callable[[], None]]) -> None:
+        """Save what `snapshot` copies now; what it returns writes the copy, in a thread.
+
+        Waits for the checkpoint before; what failed in it is raised.
+        """
+
+    def check(self) -> None:
+        """Raise what failed in a checkpoint that was written beside the stage."""
+
+    def wait(self) -> None:
+        """Wait for such a checkpoint; raise what failed."""
+
 
 class Context(Protocol):
     """What the pipeline gives a running stage."""

@@ -142,7 +142,7 @@ def test_a_mixture_of_experts_that_no_node_holds_is_planned_only() -> None:
     [
         ({"data_parallel": 2}, "data_parallel: if a policy is trained"),
         ({"tensor_parallel": 2}, "2 GPUs for the engine of each of 4 processes"),
-        ({"cluster": "ray"}, "not on a cluster; leave it out"),
+        ({"cluster": "ray"}, "go with a trainer of one process"),
     ],
 )
 def test_a_generator_inside_each_rank_has_its_one_gpu(
