@@ -170,14 +170,25 @@ def main() -> None:
     parser.add_argument("--slots", type=int, default=16)
     parser.add_argument("--step-ms", type=float, default=20.0)
     parser.add_argument("--waves", type=int, default=10, help="requests for each slot")
+    parser.add_argument("--parts", nargs="+", default=["speed", "pushes"])
     asked = parser.parse_args()
     vars(ray_cluster)["EngineActor"] = FixedSpeedActor
     cluster = ray_cluster.RayCluster(None, 4)  # all that follow use it
+    if "speed" in asked.parts:
+        print_speed(asked.slots, asked.step_ms / 1000, asked.waves)
+    if "pushes" in asked.parts:
+        with tempfile.TemporaryDirectory() as name:
+            print_pushes(Path(name))
+    cluster.ray.shutdown()
+
+
+def print_speed(slots: int, step_s: float, waves: int) -> None:
+    """Print the speed by the number of actors, and the most that one driver passes on."""
     print("| actors | all up after s | tokens/s | of one actor's share |\n|---|---|---|---|")
     one = 0.0
     for count in (1, 2, 4):
-        made, started_s = opened(count, asked.slots, asked.step_ms / 1000)
-        speed = tokens_per_s(made, count * asked.slots * asked.waves)
+        made, started_s = opened(count, slots, step_s)
+        speed = tokens_per_s(made, count * slots * waves)
         one = one or speed
         print(f"| {count} | {started_s:.1f} | {speed:.0f} | {speed / (count * one):.3f} |")
         made.close()
@@ -186,18 +197,7 @@ def main() -> None:
     tokens_per_s(made, count)
     most = count / (time.perf_counter() - began)
     print(f"\n{most:.0f} completions/s with engines that take no time")
-    began = time.perf_counter()
-    os.kill(int(made._engines[0].place.split()[-1]), signal.SIGKILL)
-    while made._engines[0].is_up:
-        made._hear(*made._events.get())
-    told_s = time.perf_counter() - began
-    wait_for_all(made)
-    up_s = time.perf_counter() - began
-    print(f"a killed simulated actor is told after {told_s:.2f} s, up again after {up_s:.1f} s")
     made.close()
-    with tempfile.TemporaryDirectory() as name:
-        print_pushes(Path(name))
-    cluster.ray.shutdown()
 
 
 if __name__ == "__main__":

@@ -123,6 +123,7 @@ def test_grpo_samples_every_group_and_trains_some_of_it() -> None:
     params = SimpleNamespace(
         precision="float32",
         num_steps=6,
+        staleness=0,
         problems_per_step=4,
         group_size=8,
         minibatches_per_rollout=2,
@@ -160,6 +161,7 @@ def test_grpo_samples_every_group_and_trains_some_of_it() -> None:
 def test_every_rank_of_grpo_samples_with_a_sampler_of_its_own() -> None:
     params = SimpleNamespace(
         num_steps=2,
+        staleness=0,
         problems_per_step=4,
         group_size=8,
         minibatches_per_rollout=2,

@@ -120,8 +120,3 @@ def test_training_ahead_of_a_cluster_gives_the_weights_of_training_ahead_here(
     here = train(folder, tmp_path / "here", 1, TransformersSettings())
     there = train(folder, tmp_path / "there", 1, on_cluster(2))
     assert_same_weights(here, there)
-
-
-def test_the_number_of_engines_moves_no_weight(cluster: Any, folder: Path, tmp_path: Path) -> None:
-    trained = [train(folder, tmp_path / str(count), 0, on_cluster(count)) for count in (1, 2)]
-    assert_same_weights(*trained)
