@@ -127,6 +127,8 @@ if facts["cuda_works"]:
         facts["gpus"].append(
             {"name": torch.cuda.get_device_name(index), "memory_bytes": total, "free_bytes": free}
         )
+has_nccl = torch.distributed.is_available() and torch.distributed.is_nccl_available()
+facts["nccl"] = list(torch.cuda.nccl.version()) if has_nccl else None
 facts["threads"] = torch.get_num_threads()
 """
 
