@@ -70,6 +70,8 @@ def test_what_other_nodes_compute_needs_no_gpu_here(monkeypatch: pytest.MonkeyPa
     assert texts(run, 0) == []
     generator = {"backend": "vllm", "cluster": "ray", "data_parallel": 64}
     assert texts(SampleRun.model_validate({"device": "cuda", "generator": generator}), 0) == []
+    actors = {"backend": "transformers", "cluster": "ray", "data_parallel": 64}
+    assert texts(SampleRun.model_validate({"device": "cuda", "generator": actors}), 0) == []
     server = {"backend": "openai", "url": "http://localhost:8000/v1"}
     assert texts(SampleRun.model_validate({"device": "cuda", "generator": server}), 0) == []
 
@@ -104,6 +106,19 @@ def test_devices_that_share_heads_divide_their_number() -> None:
     text = "3 does not divide the model's 8 attention heads; use one of 1, 2, 4, 8"
     assert found(8) == [Misfit(path, f"{path}: {text}")]
     assert found(12) == found(None) == []
+
+
+def test_devices_that_share_an_engine_share_its_key_value_heads() -> None:
+    def found(shards: int, num_kv_heads: int | None) -> list[Misfit]:
+        model = replace(MODEL, num_heads=24, num_kv_heads=num_kv_heads)
+        work = sampling(replace(VLLM, shards=shards), model=model)
+        return list(misfits(SampleRun(), Cost({}, sampling=(work,)), room(24)))
+
+    path = "run.generator.tensor_parallel"
+    text = "6 neither divides the model's 4 key-value heads nor is a multiple of them; use one of"
+    assert found(6, 4) == [Misfit(path, f"{path}: {text} 1, 2, 4, 8, 12, 24")]
+    assert found(2, 4) == found(4, 4) == found(8, 4) == found(6, None) == []
+    assert found(6, 1) == [], "latent attention"
 
 
 def test_positions_are_shared_by_a_divisor_of_the_heads() -> None:
