@@ -10,6 +10,7 @@ import pytest
 from command import Run
 from test_costs import MODEL, sampling, training
 
+from r1pipe.costs.estimate import make_estimator
 from r1pipe.costs.placement import Misfit, Room, misfits, mistake
 from r1pipe.costs.work import Cost, ModelInfo
 from r1pipe.engine_settings import TrainRun
@@ -20,6 +21,7 @@ from r1pipe.machine import Gpu, Machine, visible_gpus
 from r1pipe.manifest import load_manifest
 from r1pipe.method_params.policies import GrpoRun
 from r1pipe.settings import ModelParams, Placement
+from r1pipe.store.store import Store
 
 R1 = Path(__file__).resolve().parent.parent / "manifests" / "r1.yaml"
 H100 = Gpu("H100", 80 * 10**9, "580")
@@ -237,3 +239,28 @@ def test_a_sleeping_engine_is_not_added_to_what_training_needs(
     low, high = json.loads(out)["costs"]["stages"]["zero"]["peak_bytes"]
     assert low == pytest.approx(held + 500 * 2**20)
     assert high < 80e9
+
+
+def test_on_a_cluster_the_other_stages_of_the_paper_start(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("r1pipe.machine.read_gpus", lambda: (H100,) * 8)
+    monkeypatch.setenv("SLURM_JOB_NUM_NODES", "64")
+    manifest = load_manifest(R1, profile="paper")
+    estimator = make_estimator(manifest, Store(tmp_path), {})
+    found = {
+        name: [each.text for each in estimator.misfits(name) if each.is_certain]
+        for name in manifest.stages
+    }
+    refused = {name: texts for name, texts in found.items() if texts}
+    trains = {"zero", "cold-start-sft", "reasoning-rl", "second-sft", "alignment-rl"}
+    assert refused.keys() == trains | {"helpful-rm", "safety-rm"}
+    for texts in refused.values():
+        assert texts[0].startswith("plan only: needs expert parallelism")
+    assert {
+        "cold-start-data",
+        "rejection-sample",
+        "distil",
+        "student-rl",
+        "eval-r1",
+    } <= found.keys()
