@@ -6,7 +6,6 @@ import json
 import re
 import subprocess
 import sys
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -319,7 +318,7 @@ def test_times_say_on_what_they_rest(project: Path, r1pipe: Run) -> None:
 
 def source(**values: Any) -> SourceNode:
     node = SourceNode("m", None, None, None, "model", Origin("m.yaml", 1, 1))
-    return replace(node, **values)
+    return node._replace(**values)
 
 
 def test_a_models_size_is_its_configs_else_stated_else_named_else_assumed(

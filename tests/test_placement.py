@@ -74,6 +74,9 @@ def test_what_other_nodes_compute_needs_no_gpu_here(monkeypatch: pytest.MonkeyPa
     assert texts(SampleRun.model_validate({"device": "cuda", "generator": generator}), 0) == []
     actors = {"backend": "transformers", "cluster": "ray", "data_parallel": 64}
     assert texts(SampleRun.model_validate({"device": "cuda", "generator": actors}), 0) == []
+    beside = {"generator": actors, "device": "cuda"}
+    assert texts(GrpoRun.model_validate(beside), 1) == [], "the trainer's own"
+    assert [path for path, _ in texts(GrpoRun.model_validate(beside), 0)] == ["run.device"]
     server = {"backend": "openai", "url": "http://localhost:8000/v1"}
     assert texts(SampleRun.model_validate({"device": "cuda", "generator": server}), 0) == []
 
@@ -159,7 +162,7 @@ def test_a_mixture_of_experts_that_no_node_holds_is_planned_only() -> None:
     [
         ({"data_parallel": 2}, "data_parallel: if a policy is trained"),
         ({"tensor_parallel": 2}, "2 GPUs for the engine of each of 4 processes"),
-        ({"cluster": "ray"}, "not on a cluster; leave it out"),
+        ({"cluster": "ray"}, "go with a trainer of one process"),
     ],
 )
 def test_a_generator_inside_each_rank_has_its_one_gpu(

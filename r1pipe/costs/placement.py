@@ -102,9 +102,10 @@ def _gpus_here(run: StageModel, device: str) -> dict[str, int]:
     if isinstance(run, SampleRun):
         place = run.generator.place(device, "float32")
         is_beside = isinstance(run, EngineRun)
-        if not is_beside and (place.is_server or place.on_cluster):
+        is_elsewhere = place.is_server or place.on_cluster
+        if is_elsewhere and not is_beside:
             return {}
-        if place.processes > 1:
+        if place.processes > 1 and not is_elsewhere:
             return {
                 f"{GENERATOR}.{'tensor' if place.shards > 1 else 'data'}_parallel": place.processes
             }

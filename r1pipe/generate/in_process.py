@@ -7,7 +7,7 @@ prompts share one prefill. Rows that have ended leave the batch. Threads share t
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing
 from dataclasses import dataclass, field
 from threading import Event
@@ -19,7 +19,13 @@ from numpy.typing import NDArray
 from torch import Tensor
 from transformers import DynamicCache
 
-from r1pipe.generate.protocol import Request, Sampled, SamplingParams, Weights
+from r1pipe.generate.protocol import (
+    Request,
+    Sampled,
+    SamplingParams,
+    Weights,
+    in_prompt_order,
+)
 from r1pipe.generate.room import check_room, room_of
 from r1pipe.generate.uniforms import uniforms
 from r1pipe.machine import give_back_memory
@@ -60,6 +66,7 @@ class TransformersGenerator:
         self.workers = workers
         self.precision = precision
         self.context = context_of(model.config)
+        self.on_tokens: Callable[[int, Sequence[int]], None] | None = None
         self._end = Event()
         """Set when nobody waits for the batches at work any more."""
 
@@ -70,7 +77,7 @@ class TransformersGenerator:
         StageError.
         """
         check_room(requests, self.context)
-        ordered = sorted(requests, key=lambda r: (len(r.prompt_ids), r.prompt_ids, r.index))
+        ordered = sorted(requests, key=in_prompt_order)
         was_training = self.model.training
         self.model.eval()
         try:
@@ -149,6 +156,8 @@ class TransformersGenerator:
                 continue
             row.token_ids.append(token)
             row.logprobs.append(logprob)
+            if self.on_tokens is not None:
+                self.on_tokens(row.request.index, row.token_ids)
             if token in self.end_ids:
                 finished.append(
                     Sampled(row.request.index, row.token_ids, row.logprobs, FinishReason.STOP)
@@ -197,7 +206,8 @@ class TransformersGenerator:
         give_back_memory()
 
     def close(self) -> None:
-        """The model belongs to the caller."""
+        """End batches that another thread waits for; the model belongs to the caller."""
+        self._end.set()
 
 
 def context_of(config: Any) -> int | None:

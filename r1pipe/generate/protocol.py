@@ -113,6 +113,15 @@ class StreamingGenerator(Generator, Protocol):
         """
 
 
+@runtime_checkable
+class TellingGenerator(Generator, Protocol):
+    """A generator that can tell tokens when they are sampled, before the completion is whole."""
+
+    on_tokens: Callable[[int, Sequence[int]], None] | None
+    """Called with a request's index and all its tokens so far, perhaps in another thread; an
+    exception of it ends the sampling and comes out of `generate`."""
+
+
 class GeneratorBackend(GeneratorSettings):
     """The settings of one backend, and how it is opened with them."""
 

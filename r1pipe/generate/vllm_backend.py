@@ -63,7 +63,7 @@ class VllmSettings(ClusterBackend):
 
     def incompatible_beside(self, num_processes: int) -> str | None:
         """Say what to set if an engine inside each process of a trainer cannot be so divided."""
-        if self.data_parallel > 1:
+        if self.data_parallel > 1 and self.cluster is None:
             return (
                 "run.generator.data_parallel: if a policy is trained, each of its processes has one"
                 " engine of its own; leave data_parallel out, and set run.engine.num_processes"
@@ -74,6 +74,15 @@ class VllmSettings(ClusterBackend):
                 f" of {num_processes} processes, which have one GPU each; leave tensor_parallel out"
             )
         return super().incompatible_beside(num_processes)
+
+    def incompatible_ahead(self, num_processes: int) -> str | None:
+        """Say what to set if it cannot sample while the policy trains; None if it can."""
+        if self.cluster is None:
+            return (
+                "run.generator: vLLM in the trainer's process samples in turn with it; with"
+                " params.staleness add `cluster: ray`, or sample with transformers"
+            )
+        return super().incompatible_ahead(num_processes)
 
     def place(self, device: str, precision: Precision) -> Placement:
         """Return where sampling is done, for its cost."""
@@ -108,7 +117,7 @@ class VllmSettings(ClusterBackend):
                 return ReplicaGenerator(shape, self)
             return VllmGenerator(shape, self)
 
-    def open_beside(
+    def open_beside_here(
         self,
         model: LanguageModel,
         tokenizer: Tokenizer,
@@ -117,7 +126,6 @@ class VllmSettings(ClusterBackend):
         precision: Precision,
     ) -> Generator:
         """Return an engine with weights of its own, which `load_weights` replaces."""
-        self.refuse_beside(num_ranks)
         from r1pipe.generate.vllm_engine import EngineShape, VllmGenerator
         from r1pipe.models.policy import end_ids
         from r1pipe.models.stored_adapters import whole_folder

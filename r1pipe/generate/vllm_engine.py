@@ -82,6 +82,7 @@ class VllmGenerator:
         self.can_sleep = settings.sleep and shape.is_shared and not is_cpu
         self.is_asleep = False
         self.num_workers = 1 if shape.is_ranked else settings.tensor_parallel
+        self.on_tokens: Callable[[int, Sequence[int]], None] | None = None
         self._serial = count()
         with refused_in_a_line(shape.folder):
             config = AutoConfig.from_pretrained(shape.folder, **OFFLINE)
@@ -95,7 +96,7 @@ class VllmGenerator:
             )
             self._engine: Any = vllm.LLMEngine.from_engine_args(arguments, vllm.OFFLINE)
             self._params: Callable[..., Any] = vllm.SamplingParams
-            self._final_only: Any = vllm.RequestOutputKind.FINAL_ONLY
+            self._kinds: Any = vllm.RequestOutputKind
         self.num_slots = int(self._engine.vllm_config.scheduler_config.max_num_seqs)
         self.max_in_flight = 2 * self.num_slots
 
@@ -122,6 +123,8 @@ class VllmGenerator:
         try:
             while self._admit(requests, under_way, sampling):
                 for output in self._step():
+                    if self.on_tokens is not None:
+                        self.on_tokens(under_way[output.request_id], output.outputs[0].token_ids)
                     if output.finished:
                         index = under_way.pop(output.request_id)
                         yield sampled_of(output, index, sampling)
@@ -150,7 +153,7 @@ class VllmGenerator:
                 logprobs=0 if wants_logprobs(sampling) else None,
                 flat_logprobs=True,
                 detokenize=False,
-                output_kind=self._final_only,
+                output_kind=self._kinds.CUMULATIVE if self.on_tokens else self._kinds.FINAL_ONLY,
             )
             self._engine.add_request(name, {"prompt_token_ids": list(request.prompt_ids)}, params)
             under_way[name] = request.index

@@ -115,8 +115,8 @@ class RejectionSampler:
             while len(self.pending) + len(self.done) >= LAG:
                 self.take_oldest()
             return
-        slots = self.stream.num_slots * (1 if self.fruitless.is_watching else SLOTS_IN_FLIGHT)
-        while self.pending and (self.num_in_flight >= slots or self.is_oldest_finished()):
+        most = self.stream.num_slots * SLOTS_IN_FLIGHT
+        while self.pending and (self.num_in_flight >= most or self.is_oldest_finished()):
             self.finish_oldest()
         while self.done:
             self.take_oldest()
