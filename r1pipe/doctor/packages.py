@@ -59,7 +59,7 @@ INSTALL_CPU = (
 INSTALL_VLLM = f"with a GPU: {INSTALL_GPU}; on a CPU, in the repository: {INSTALL_CPU}"
 PACKAGES = (
     Package(("torch",), (2, 13), (2, 14), tested="2.13", module="torch"),
-    Package(("transformers",), (5, 16, 1), (5, 20), tested="5.16.1 to 5.19", module="transformers"),
+    Package(("transformers",), (5, 18), (5, 20), tested="5.18 to 5.19", module="transformers"),
     Package(("tokenizers",), (0, 22)),
     Package(("pyarrow",), (18,)),
     Package(("numpy",), (2, 0)),
