@@ -416,18 +416,3 @@ def test_the_total_adds_time_and_takes_the_largest_memory() -> None:
     assert total.peak_bytes == Range(20, 30)
     assert total.disk_bytes == Range(12)
     assert total.devices == 4
-
-
-def test_gpu_hours_are_counted_on_gpus_alone_and_priced() -> None:
-    gpu = Estimate(seconds=Range(3600, 7200), device="cuda", devices=4)
-    costs = Costs({"a": gpu, "b": Estimate(seconds=Range(3600))}, price=2.5)
-    assert costs.gpu_hours() == Range(4, 8)
-    lines = [line.split() for line in costs.lines() if line]
-    assert lines[0][-2:] == ["GPU-HOURS", "PRICE"]
-    assert [line[-2:] for line in lines[1:4]] == [
-        ["4.0-8.0", "10-20"],
-        ["-", "-"],
-        ["4.0-8.0", "10-20"],
-    ]
-    assert costs.to_json()["price"] == [10.0, 20.0]
-    assert "GPU-HOURS" not in "".join(Costs({"b": Estimate(seconds=Range(3600))}).lines())

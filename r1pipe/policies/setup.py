@@ -10,7 +10,7 @@ from pathlib import Path
 from r1pipe.audit.golds import check_golds
 from r1pipe.curricula.curricula import CurriculumState
 from r1pipe.errors import StageError
-from r1pipe.generate.backends import generator_of
+from r1pipe.generate.backends import Prompts, SomeRun, fitted, generator_of
 from r1pipe.method_params.policies import GrpoParams, GrpoRun, OnPolicyDistilRun
 from r1pipe.models.adapters import is_adapted
 from r1pipe.models.interfaces import LanguageModel, Tokenizer
@@ -23,7 +23,7 @@ from r1pipe.rewards.model import RewardFn
 from r1pipe.rl.credits import credit_of
 from r1pipe.rl.grpo import Grpo, in_turn
 from r1pipe.rl.ppo import Critic
-from r1pipe.settings import ModelParams, Precision
+from r1pipe.settings import ModelParams, Precision, format_of
 from r1pipe.stage import Context
 from r1pipe.supervision.steps import StepFn, rule_steps
 from r1pipe.text import visible
@@ -70,6 +70,23 @@ def usable_problems(
             " another checker"
         )
     return usable
+
+
+def with_room_for(
+    problems: Sequence[Problem],
+    run: SomeRun,
+    params: GrpoParams,
+    folder: Path,
+    tokenizer: Tokenizer,
+) -> SomeRun:
+    """Return `run` with a sampler that has no more room than the problems need.
+
+    Where prompts show parts of solutions, it has what the model allows.
+    """
+    if params.adaback is not None or params.r3 is not None:
+        return run
+    fmt = format_of(params.format, params.prompt)
+    return fitted(run, folder, tokenizer, Prompts(problems, fmt, params.max_tokens))
 
 
 @contextmanager

@@ -21,7 +21,7 @@ from r1pipe.candidates.report import write_report
 from r1pipe.candidates.selection import kept_rows
 from r1pipe.chat import AnyFormat
 from r1pipe.errors import StageError
-from r1pipe.generate.backends import open_generator
+from r1pipe.generate.backends import Prompts, open_generator
 from r1pipe.generate.protocol import SamplingParams
 from r1pipe.generate.streaming import streaming
 from r1pipe.generate.tools import with_tools
@@ -63,10 +63,11 @@ def collect(
         context.output("candidates"),
     )
     sampling = SamplingParams(params.temperature, 1.0, params.max_tokens, logprobs=False)
+    model, prompts = inputs.path("model"), Prompts(problems, fmt, params.max_tokens)
     with (
         sandboxed(context, run.sandbox, problems),
         closing(CandidateWriterProcess(settings)) as writer,
-        open_generator(inputs.path("model"), run, params.precision) as (generator, tokenizer),
+        open_generator(model, run, params.precision, prompts) as (generator, tokenizer),
     ):
         positions = max_positions(inputs.path("model"))
         sampler = with_tools(generator, tokenizer, params.tools, positions, run.max_batch)
