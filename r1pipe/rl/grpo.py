@@ -60,8 +60,19 @@ Rollouts: TypeAlias = Callable[
 
 @contextmanager
 def in_turn(grpo: Grpo, curriculum: Curriculum, numbers: range) -> Iterator[Iterator[Trained]]:
-    """Have each rollout sampled when it is wanted, with the policy as it is."""
-    yield (grpo.next_rollout(curriculum, number) for number in numbers)
+    """Sample and reward each rollout when it is wanted, with the policy as it is."""
+
+    def sampled(number: int) -> Trained:
+        draws = curriculum.next(number)
+        started = time.perf_counter()
+        grpo.generator.load_weights(grpo.trainer.engine.weights())
+        with grpo.trainer.saved_if_stopped():
+            rollout = grpo.roll_out_enough(draws, number, curriculum)
+        grpo.generator.sleep()
+        rollout.seconds = time.perf_counter() - started
+        return rollout
+
+    yield map(sampled, numbers)
 
 
 @dataclass
@@ -110,17 +121,6 @@ class Grpo:
                 self.memory.state = rollout.curriculum
                 yield rollout
                 trainer.checkpoint()
-
-    def next_rollout(self, curriculum: Curriculum, number: int) -> Trained:
-        """Sample and reward a rollout with the policy as it is."""
-        draws = curriculum.next(number)
-        started = time.perf_counter()
-        self.generator.load_weights(self.trainer.engine.weights())
-        with self.trainer.saved_if_stopped():
-            rollout = self.roll_out_enough(draws, number, curriculum)
-        self.generator.sleep()
-        rollout.seconds = time.perf_counter() - started
-        return rollout
 
     def roll_out_enough(
         self, draws: Sequence[Draw], number: int, curriculum: Curriculum
