@@ -7,8 +7,7 @@ RUN apt-get update \
     && pip install --no-cache-dir uv
 
 WORKDIR /opt/r1pipe
-COPY pyproject.toml README.md LICENSE ./
-COPY uv.loc[k] ./
+COPY pyproject.toml README.md LICENSE uv.loc[k] ./
 COPY constraints constraints
 COPY r1pipe r1pipe
 COPY stages stages

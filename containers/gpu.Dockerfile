@@ -9,8 +9,7 @@ RUN apt-get update \
     && python3 -m venv /opt/tools && /opt/tools/bin/pip install --no-cache-dir uv
 
 WORKDIR /opt/r1pipe
-COPY pyproject.toml README.md LICENSE ./
-COPY uv.loc[k] ./
+COPY pyproject.toml README.md LICENSE uv.loc[k] ./
 COPY r1pipe r1pipe
 COPY stages stages
 COPY manifests manifests

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import io
 import json
 import os
@@ -9,8 +10,9 @@ import pty
 import select
 import subprocess
 import sys
+import termios
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -21,9 +23,10 @@ from command import ROOT
 from command import Run as RunCommand
 from handed_world import handed
 
-from r1pipe.chat import CHAT, R1_ZERO, Format
+from r1pipe.chat import CHAT, HOUSE, R1_ZERO, Format
 from r1pipe.cli import chatting
-from r1pipe.cli.chatting import Conversation, format_for
+from r1pipe.cli.chatting import Conversation, Reply, format_for
+from r1pipe.cli.streaming import Detokenizer, ReplyPrinter
 from r1pipe.generate import backends
 from r1pipe.generate.protocol import Request, Sampled, SamplingParams
 from r1pipe.records import FinishReason
@@ -116,6 +119,99 @@ def scripted(monkeypatch: pytest.MonkeyPatch) -> Scripted:
     return said
 
 
+class Telling(Scripted):
+    """One that tells its tokens as they come."""
+
+    on_tokens: Callable[[int, Sequence[int]], None] | None = None
+
+    def generate(self, requests: Sequence[Request], sampling: SamplingParams) -> Iterator[Sampled]:
+        for sampled in super().generate(requests, sampling):
+            for size in range(1, len(sampled.token_ids) + 1):
+                assert self.on_tokens is not None
+                self.on_tokens(0, sampled.token_ids[:size])
+            yield sampled
+
+
+def test_text_is_told_as_it_is_generated_and_is_that_of_the_whole_reply() -> None:
+    told: list[str] = []
+    whole = "<think>\nso \u4f60\u597d \U0001f600\n</think>\n\nfour and five"
+    reply = talk(Telling(whole)).reply("2+2", told.append)
+    assert "".join(told) == whole
+    assert len([text for text in told if text]) > 5
+    assert not any("\ufffd" in text for text in told)
+    assert (reply.thought, reply.answer) == ("so \u4f60\u597d \U0001f600", "four and five")
+
+
+def test_an_interrupted_reply_ends_there_and_its_answer_stays_in_the_conversation() -> None:
+    said = Telling("four and five", "<think>\nlong", "six")
+    opened = talk(said)
+
+    def interrupted_at(text: str, end: str) -> tuple[Reply, str]:
+        told: list[str] = []
+
+        def check() -> None:
+            if end in "".join(told):
+                raise KeyboardInterrupt
+
+        return opened.reply(text, told.append, check), "".join(told)
+
+    reply, told = interrupted_at("2+2", "four")
+    assert told in ("four", "four ", "four a", "four an", "four and", "four and ")
+    assert (reply.answer, reply.finish_reason) == (told.strip(), "interrupted")
+    reply, _ = interrupted_at("go on", "lon")
+    assert (reply.answer, reply.finish_reason) == ("", "interrupted")
+    assert "long".startswith(reply.thought or "-")
+    assert opened.reply("more").answer == "six"
+    asked = f"<|user|>2+2<|assistant|>{told.strip()}<|end|><|user|>more<|assistant|>"
+    assert said.prompts[-1] == asked, "a turn without an answer is forgotten"
+    with pytest.raises(KeyboardInterrupt):
+        talk(Interrupted()).reply("2+2")
+
+
+class Interrupted(Scripted):
+    def generate(self, requests: Sequence[Request], sampling: SamplingParams) -> Iterator[Sampled]:
+        raise KeyboardInterrupt
+        yield
+
+
+@pytest.mark.parametrize("size", [1, 2, 3, 100])
+@pytest.mark.parametrize(
+    ("text", "shown"),
+    [
+        ("<think>\n a b\n\n</think>\n\nfour\n\n", "a b\nfour\n"),
+        ("<think></think>four", "four\n"),
+        ("hm</think> four", "hm\nfour\n"),
+        ("1 < 2 <thin <think>ice</thin", "1 < 2 <thin\nice</thin\n"),
+        ("<think>never <think> ends ", "never <think> ends\n"),
+        (" \n", ""),
+    ],
+)
+def test_a_reply_is_printed_the_same_however_its_text_is_cut(
+    text: str, shown: str, size: int
+) -> None:
+    file = io.StringIO()
+    printer = ReplyPrinter(HOUSE, file)
+    for start in range(0, len(text), size):
+        printer.add(text[start : start + size])
+    printer.end()
+    assert file.getvalue() == shown
+
+
+def test_a_thought_of_many_tokens_is_decoded_in_linear_time() -> None:
+    class Counting:
+        num_ids = 0
+
+        def decode(self, ids: Sequence[int], **_: object) -> str:
+            self.num_ids += len(ids)
+            return "".join(map(chr, ids))
+
+    counting: Any = Counting()
+    text, ids = Detokenizer(counting), [ord("a")] * 1000 + [0xFFFD] * 1000
+    told = "".join(text.text(ids[:size]) for size in range(1, 2001)) + text.text(ids, is_last=True)
+    assert told == "".join(map(chr, ids))
+    assert counting.num_ids < 2000 * 60
+
+
 def given(monkeypatch: pytest.MonkeyPatch, text: bytes) -> None:
     monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(text), "utf-8"))
 
@@ -166,32 +262,70 @@ def test_ctrl_c_leaves_without_a_traceback(
     assert "Traceback" not in err
 
 
-def test_in_a_terminal_the_thought_is_dimmed_and_ctrl_d_leaves() -> None:
-    code = (
-        "from r1pipe.cli.chatting import turns_of_user\n"
-        "from r1pipe.cli.printing import say_dimmed\n"
-        "for turn in turns_of_user(): say_dimmed(turn + chr(27))"
-    )
+IN_A_TERMINAL = """
+import itertools, time
+from r1pipe.chat import R1_ZERO
+from r1pipe.cli.chat_command import _show
+from r1pipe.cli.chatting import Conversation, turns_of_user
+from r1pipe.generate.protocol import Sampled, SamplingParams
+from r1pipe.records import FinishReason
+
+class Letters:
+    eos_token_id = 0
+    def __call__(self, text, **_): return {"input_ids": [*map(ord, text)]}
+    def decode(self, ids, **_): return "".join(map(chr, ids))
+
+class Slow:
+    on_tokens = None
+    load_weights = sleep = close = print
+    says = [itertools.chain("<think>hm", itertools.repeat(chr(27))), "<think>a</think> so"]
+    def generate(self, requests, sampling):
+        ids = []
+        for letter in self.says.pop(0):
+            ids.append(ord(letter))
+            self.on_tokens(0, ids)
+            time.sleep(0.005)
+        yield Sampled(0, ids, [], FinishReason.STOP)
+
+talk = Conversation(Slow(), Letters(), R1_ZERO, SamplingParams(), 0, None)
+for turn in turns_of_user(): _show(talk, turn)
+"""
+
+
+def test_in_a_terminal_thoughts_are_dimmed_and_ctrl_c_ends_a_reply_but_not_the_chat() -> None:
     main, other = pty.openpty()
     environment = {k: v for k, v in os.environ.items() if k != "NO_COLOR"} | {"TERM": "xterm"}
     process = subprocess.Popen(
-        [sys.executable, "-c", code], cwd=ROOT, env=environment, stdin=other, stdout=other
+        [sys.executable, "-c", IN_A_TERMINAL],
+        cwd=ROOT,
+        env=environment | {"PYTHONPATH": str(ROOT)},
+        stdin=other,
+        stdout=other,
+        stderr=other,
+        start_new_session=True,
+        preexec_fn=lambda: fcntl.ioctl(0, termios.TIOCSCTTY, 0),
     )
     os.close(other)
-    os.write(main, b"hello\n")
-    seen, sent_end, until = b"", False, time.monotonic() + 30
-    while time.monotonic() < until and process.poll() is None:
-        if select.select([main], [], [], 0.05)[0]:
-            try:
+    seen, place, until = b"", 0, time.monotonic() + 30
+    for awaited, answer in (
+        (b"> ", b"hello\n"),
+        (rb"\x1b" + b"\x1b[0m", b"\x03"),  # the thought never ends
+        (b"(ended after", b""),
+        (b"> ", b"more\n"),
+        (b"so", b""),
+        (b"> ", b"\x04"),
+    ):
+        while (found := seen.find(awaited, place)) < 0:
+            assert time.monotonic() < until, seen
+            if select.select([main], [], [], 0.05)[0]:
                 seen += os.read(main, 1 << 12)
-            except OSError:
-                break  # the terminal has no other end any more
-        if b"\x1b[0m" in seen and seen.rstrip().endswith(b">") and not sent_end:
-            os.write(main, b"\x04")
-            sent_end = True
+        place = found + len(awaited)
+        os.write(main, answer)
     assert process.wait(timeout=5) == 0
     os.close(main)
-    assert b"\x1b[2mhello\\x1b\x1b[0m" in seen
+    assert b"\x1b[2mh\x1b[0m\x1b[2mm\x1b[0m" in seen
+    assert b"\x1b[2ma\x1b[0m\r\nso" in seen
+    assert b"<think>" not in seen
 
 
 def test_a_tiny_model_answers_the_same_twice(

@@ -225,6 +225,10 @@ def test_places_are_read_from_run_and_the_precision_from_params() -> None:
         (Placement("deepspeed", processes=4, zero_stage=2), 4 + 4 / 4 + 8 / 4),
         (Placement("deepspeed", processes=4, zero_stage=3), 16 / 4),
         (Placement("deepspeed", processes=4, zero_stage=3, is_bf16=True), (2 + 2 + 12) / 4),
+        (
+            Placement("deepspeed", processes=16, zero_stage=3, is_bf16=True, neighbours=8),
+            (2 + 2 + 12) / 16 + 2 / 8,
+        ),
         (Placement("deepspeed", processes=4, zero_stage=3, is_offloaded=True), 8 / 4),
     ],
 )

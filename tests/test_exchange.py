@@ -65,6 +65,20 @@ def test_only_what_is_missing_goes_over(world: tuple[Path, Remote]) -> None:
     assert pull(Store(root / "other"), remote, ["first"], quiet).there == 2
 
 
+def test_what_came_along_as_a_record_goes_over_when_it_is_pushed(
+    world: tuple[Path, Remote],
+) -> None:
+    root, remote = world
+    store = Store(root / "here")
+    push(store, remote, [store.resolve("third")], quiet)  # with the records of first and second
+    with pytest.raises(ArtifactError, match="no artifact 'second'; there are: first, third"):
+        pull(Store(root / "early"), remote, ["second"], quiet)
+    done = push(store, remote, store.records(), quiet)
+    assert (done.artifacts, done.there) == (1, 2), "first is the same bytes as third"
+    pull(Store(root / "other"), remote, (), quiet)
+    assert_whole(root / "other", chain())
+
+
 def test_every_blob_is_named_by_its_digest(world: tuple[Path, Remote]) -> None:
     root, remote = world
     pushed(root / "here", remote)

@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import json
+import struct
 from pathlib import Path
 
 import pytest
 from command import Run as RunCommand
 from handed_world import handed
+
+from r1pipe.cli.gguf_command import _check_rope
+from r1pipe.errors import StageError
 
 GOOD = """
 import argparse, json, os, pathlib
@@ -76,6 +80,31 @@ def test_a_converter_that_fails_leaves_no_file_and_says_why(
     code, _, err = r1pipe("export-gguf", "zero", str(target), *store)
     assert code == 1
     assert "ended well, but wrote no" in err
+
+
+def test_the_numbers_stay_as_the_model_has_them(
+    tmp_path: Path, r1pipe: RunCommand, script: Path
+) -> None:
+    store = ("--store", str(handed(tmp_path)[1].root))
+    assert r1pipe("export-gguf", "zero", str(tmp_path / "a.gguf"), *store)[0] == 0
+    told = json.loads((tmp_path / "a.gguf").read_text())
+    assert told["outtype"] == "f32", "the converter's own auto would make 16 bits of them"
+
+
+def test_a_file_that_lacks_the_rotary_base_is_refused(tmp_path: Path, script: Path) -> None:
+    file = tmp_path / "a.gguf"
+    for theta, wrong in ((1e5, b""), (1e5, b"llama.rope.freq_base" + struct.pack("<If", 6, 1e4))):
+        file.write_bytes(b"GGUF" + wrong)
+        with pytest.raises(StageError, match="left out the model's rotary base, 100000, so that"):
+            _check_rope(file, {"rope_parameters": {"rope_theta": theta}}, script)
+    file.write_bytes(b"GGUF" + b"llama.rope.freq_base" + struct.pack("<If", 6, 1e5))
+    for config in (
+        {"rope_parameters": {"rope_theta": 1e5}},
+        {"rope_parameters": {"rope_theta": 10_000}},
+        {"rope_parameters": None},
+        {},
+    ):
+        _check_rope(file, config, script)
 
 
 def test_what_is_no_whole_model_is_refused(

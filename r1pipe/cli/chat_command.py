@@ -1,15 +1,16 @@
 """The command that talks to a model."""
 
+import sys
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
 from r1pipe.cli.options import ResultArgument, StoreOption, command_group, open_store
-from r1pipe.cli.printing import complain, print_json_line, say, say_dimmed
+from r1pipe.cli.printing import complain, print_json_line
 
 if TYPE_CHECKING:
-    from r1pipe.cli.chatting import Reply
+    from r1pipe.cli.chatting import Conversation
     from r1pipe.generator_settings import SampleRun
 
 app = command_group()
@@ -49,7 +50,7 @@ def chat(  # noqa: PLR0913 - options of one command
         bool, typer.Option("--json", help="One JSON document on a line for each turn.")
     ] = False,
 ) -> None:
-    """Talk to a model: a line is a turn, Ctrl-D or Ctrl-C leaves."""
+    """Talk to a model: a line is a turn; Ctrl-C ends a reply, Ctrl-D leaves."""
     from r1pipe.api.results import Results
     from r1pipe.cli.chatting import conversation, format_for, turns_of_user
     from r1pipe.generate.protocol import SamplingParams
@@ -61,11 +62,10 @@ def chat(  # noqa: PLR0913 - options of one command
     try:
         with opened as talk:
             for line in turns_of_user():
-                reply = talk.reply(line)
                 if as_json:
-                    print_json_line({"prompt": line, **asdict(reply)})
+                    print_json_line({"prompt": line, **asdict(talk.reply(line))})
                 else:
-                    _show(reply)
+                    _show(talk, line)
     except KeyboardInterrupt:
         complain("")
 
@@ -81,11 +81,20 @@ def _run(device: str, backend: str, url: str | None) -> "SampleRun":
         raise ManifestError(f"--url {url}: {error}") from error
 
 
-def _show(reply: "Reply") -> None:
-    """Print a reply, its thought dimmed."""
-    if reply.thought:
-        say_dimmed(reply.thought)
-    if reply.answer:
-        say(reply.answer)
+def _show(talk: "Conversation", line: str) -> None:
+    """Print a reply as it is generated; in a terminal Ctrl-C ends it, in a pipe the command."""
+    from r1pipe.chat import HOUSE
+    from r1pipe.cli.chatting import STOPPED
+    from r1pipe.cli.streaming import ReplyPrinter, gentle_interrupt
+
+    printer = ReplyPrinter(talk.fmt.think or HOUSE, sys.stdout)
+    if sys.stdin.isatty():
+        with gentle_interrupt(talk.is_telling) as check:
+            reply = talk.reply(line, printer.add, check)
+    else:
+        reply = talk.reply(line, printer.add)
+    printer.end()
     if reply.finish_reason == "length":
         complain(f"(cut off after {reply.num_tokens} tokens; --max-tokens gives more)")
+    if reply.finish_reason == STOPPED:
+        complain(f"(ended after {reply.num_tokens} tokens)")

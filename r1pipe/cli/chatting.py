@@ -7,14 +7,15 @@ from __future__ import annotations
 
 import io
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager, redirect_stdout, suppress
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeAlias
 
 from r1pipe.chat import HOUSE, PRESETS, Format, split_completion
 from r1pipe.cli.printing import complain
+from r1pipe.cli.streaming import Detokenizer
 from r1pipe.errors import StageError
 from r1pipe.keys import JsonObject
 from r1pipe.settings import OwnFormat, Prompt, format_of
@@ -27,6 +28,18 @@ if TYPE_CHECKING:
 ROOM_FRAC = 0.25
 """Share of a model's context that is kept free for an answer."""
 PROMPT = "> "
+STOPPED = "interrupted"
+"""Why a reply ended that Ctrl-C has ended."""
+Tell: TypeAlias = Callable[[str], None]
+Check: TypeAlias = Callable[[], None]
+
+
+def _nothing(text: str) -> None:
+    """Tell nobody."""
+
+
+def _go_on() -> None:
+    """Never end a reply."""
 
 
 @dataclass(frozen=True)
@@ -56,22 +69,62 @@ class Conversation:
     """Tokens of the model's context; None if it has no end."""
     turns: list[dict[str, str]] = field(default_factory=list)
 
-    def reply(self, text: str) -> Reply:
-        """Return the model's answer to the next turn. Raises StageError if it leaves no room."""
-        from r1pipe.generate.protocol import Request
-        from r1pipe.generate.uniforms import request_seed
+    @property
+    def is_telling(self) -> bool:
+        """Whether text comes while it is generated, not only at the end."""
+        from r1pipe.generate.protocol import TellingGenerator
 
+        return isinstance(self.generator, TellingGenerator)
+
+    def reply(self, text: str, tell: Tell = _nothing, check: Check = _go_on) -> Reply:
+        """Return the model's answer to the next turn. Raises StageError if it leaves no room.
+
+        `tell` is given the answer's text as it is generated, its last part at the end; some
+        backends give all of it then. A KeyboardInterrupt, such as `check` may raise between two
+        tokens, ends the reply there.
+        """
         if self.fmt.template == "r1-zero":
             self.turns.clear()
         self.turns.append({"role": "user", "content": text})
-        ids = self._prompt_ids()
-        seed = request_seed(self.seed, "chat", len(self.turns))
-        with redirect_stdout(sys.stderr):
-            (sampled,) = self.generator.generate([Request(tuple(ids), seed, 0)], self.sampling)
-        said = self.tokenizer.decode(sampled.token_ids, skip_special_tokens=True)
-        reply = self._taken_apart(said, sampled.finish_reason.value, len(sampled.token_ids))
+        ids, reason = self._sampled(self._prompt_ids(), tell, check)
+        said = self.tokenizer.decode(ids, skip_special_tokens=True)
+        reply = self._taken_apart(said, reason, len(ids))
         self.turns.append({"role": "assistant", "content": reply.answer.strip()})
+        if reason == STOPPED and not reply.answer:
+            del self.turns[-2:]  # a model is not asked to continue from nothing
         return reply
+
+    def _sampled(
+        self, prompt_ids: Sequence[int], tell: Tell, check: Check
+    ) -> tuple[Sequence[int], str]:
+        """Return the tokens of a reply, and why it ended."""
+        from r1pipe.generate.protocol import Request, TellingGenerator
+        from r1pipe.generate.uniforms import request_seed
+        from r1pipe.models.prompts import opened_thought
+
+        request = Request(tuple(prompt_ids), request_seed(self.seed, "chat", len(self.turns)), 0)
+        ids: Sequence[int] = ()
+        text = Detokenizer(self.tokenizer)
+
+        def on_tokens(index: int, so_far: Sequence[int]) -> None:
+            nonlocal ids
+            ids = so_far
+            tell(text.text(ids))
+            check()
+
+        if isinstance(self.generator, TellingGenerator):
+            self.generator.on_tokens = on_tokens
+        tell(opened_thought(self.tokenizer, self.fmt))
+        try:
+            with redirect_stdout(sys.stderr):
+                (sampled,) = self.generator.generate([request], self.sampling)
+            ids, reason = sampled.token_ids, sampled.finish_reason.value
+        except KeyboardInterrupt:
+            if check is _go_on:
+                raise
+            reason = STOPPED
+        tell(text.text(ids, is_last=True))
+        return ids, reason
 
     def _taken_apart(self, said: str, finish_reason: str, num_tokens: int) -> Reply:
         from r1pipe.models.prompts import opened_thought

@@ -1,6 +1,8 @@
 """The command that writes a model as one GGUF file, by llama.cpp's converter."""
 
+import json
 import os
+import struct
 import subprocess
 import sys
 from collections import deque
@@ -12,6 +14,7 @@ import typer
 from r1pipe.cli.options import ResultArgument, StoreOption, command_group, open_store
 from r1pipe.cli.printing import complain, say
 from r1pipe.errors import ArtifactError, StageError
+from r1pipe.keys import JsonObject
 
 app = command_group()
 
@@ -19,6 +22,12 @@ SCRIPT, VARIABLE = "convert_hf_to_gguf.py", "LLAMA_CPP_DIR"
 ADAPTER = "adapter_config.json"
 TOLD_LINES = 5
 """Last lines of a converter that failed which are told again."""
+OUTTYPES = {"float32": "f32", "float16": "f16", "bfloat16": "bf16"}
+"""A model's dtype -> the converter's word for it; its own `auto` makes 16 bits of float32."""
+ROPE_KEY, FLOAT32_TYPE, DEFAULT_THETA = b".rope.freq_base", 6, 10_000.0
+"""The rotary base in a GGUF file, the code of its type, and what llama.cpp takes where it lacks."""
+HEAD_BYTES = 1 << 20
+"""Where the numbers of an architecture stand: before the vocabulary."""
 
 
 ConverterOption = Annotated[
@@ -57,11 +66,14 @@ def export_gguf(
     with store_errors(file.parent, "cannot be written"):
         file.parent.mkdir(parents=True, exist_ok=True)
     part = file.with_name(f".{file.name}.{token()}.part")
+    config = json.loads((folder / "config.json").read_text("utf-8"))
+    kept = OUTTYPES.get(config.get("dtype"), outtype) if outtype == "auto" else outtype
     words = [sys.executable, str(script), str(folder), "--outfile", str(part)]
     try:
-        _convert([*words, "--outtype", outtype], script)
+        _convert([*words, "--outtype", kept], script)
         if not part.is_file():
             raise StageError(f"{script}: ended well, but wrote no {part.name}; is it llama.cpp's?")
+        _check_rope(part, config, script)
         os.link(part, file)  # never over a file that has come meanwhile
     except FileExistsError as error:
         raise ArtifactError(f"{file} exists; name a new file") from error
@@ -81,6 +93,25 @@ def _script(given: Path | None) -> Path:
         f"llama.cpp's {SCRIPT} {what}; git clone https://github.com/ggml-org/llama.cpp, then give"
         f" --converter PATH or set {VARIABLE} to that folder"
     )
+
+
+def _check_rope(file: Path, config: JsonObject, script: Path) -> None:
+    """Raise StageError for a file without the model's rotary base.
+
+    A converter from before transformers 5 does not find it in `rope_parameters`, leaves it out, and
+    ends well: the model would then run with another base, and say something else.
+    """
+    parameters = config.get("rope_parameters")
+    theta = parameters.get("rope_theta") if isinstance(parameters, dict) else None
+    if not isinstance(theta, int | float) or theta == DEFAULT_THETA:
+        return
+    with file.open("rb") as opened:
+        head = opened.read(HEAD_BYTES)
+    if ROPE_KEY + struct.pack("<If", FLOAT32_TYPE, theta) not in head:
+        raise StageError(
+            f"{script}: left out the model's rotary base, {theta:g}, so that the file would run as"
+            " another model; the converter is older than this config.json: update llama.cpp"
+        )
 
 
 def _convert(words: list[str], script: Path) -> None:

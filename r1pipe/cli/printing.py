@@ -13,6 +13,7 @@ import sys
 import traceback
 from collections.abc import Iterable
 from types import TracebackType
+from typing import TextIO
 
 from r1pipe.text import visible
 
@@ -22,11 +23,13 @@ def say(text: str) -> None:
     print(visible(text, keep_lines=True))
 
 
-def say_dimmed(text: str) -> None:
-    """Print what matters less, dimmed on a terminal with colours; its lines stay lines."""
+def say_part(text: str, file: TextIO, *, is_dimmed: bool = False) -> None:
+    """Print a part of a text at once, dimmed on a terminal with colours; its lines stay lines."""
     plain = visible(text, keep_lines=True)
-    has_colours = sys.stdout.isatty() and os.environ.get("TERM") != "dumb"
-    print(f"\x1b[2m{plain}\x1b[0m" if has_colours and not os.environ.get("NO_COLOR") else plain)
+    has_colours = file.isatty() and os.environ.get("TERM") != "dumb"
+    if is_dimmed and has_colours and not os.environ.get("NO_COLOR"):
+        plain = f"\x1b[2m{plain}\x1b[0m"
+    print(plain, end="", file=file, flush=True)
 
 
 def say_lines(lines: Iterable[str]) -> None:

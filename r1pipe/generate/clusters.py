@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from abc import abstractmethod
+from dataclasses import replace
 from pathlib import Path
 from typing import Literal
 
@@ -12,7 +13,7 @@ from r1pipe.errors import StageError
 from r1pipe.generate.protocol import Generator, GeneratorBackend
 from r1pipe.generator_settings import SampleRun
 from r1pipe.models.interfaces import LanguageModel, Tokenizer
-from r1pipe.settings import Precision
+from r1pipe.settings import Placement, Precision
 
 
 class ClusterBackend(GeneratorBackend):
@@ -40,6 +41,14 @@ class ClusterBackend(GeneratorBackend):
     def devices_per_engine(self) -> int:
         """GPUs, or cores of a CPU, of one engine."""
         return 1
+
+    def place(self, device: str, precision: Precision) -> Placement:
+        """Return where sampling is done, for its cost."""
+        return replace(
+            super().place(device, precision),
+            processes=self.devices_per_engine * self.data_parallel,
+            on_cluster=self.cluster is not None,
+        )
 
     def open_sealed(
         self, folder: Path, tokenizer: Tokenizer, run: SampleRun, precision: Precision

@@ -7,7 +7,7 @@ prompts share one prefill. Rows that have ended leave the batch. Threads share t
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing
 from dataclasses import dataclass, field
 from threading import Event
@@ -66,6 +66,7 @@ class TransformersGenerator:
         self.workers = workers
         self.precision = precision
         self.context = context_of(model.config)
+        self.on_tokens: Callable[[int, Sequence[int]], None] | None = None
         self._end = Event()
         """Set when nobody waits for the batches at work any more."""
 
@@ -155,6 +156,8 @@ class TransformersGenerator:
                 continue
             row.token_ids.append(token)
             row.logprobs.append(logprob)
+            if self.on_tokens is not None:
+                self.on_tokens(row.request.index, row.token_ids)
             if token in self.end_ids:
                 finished.append(
                     Sampled(row.request.index, row.token_ids, row.logprobs, FinishReason.STOP)

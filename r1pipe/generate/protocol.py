@@ -8,7 +8,7 @@ imported when a method is called.
 from __future__ import annotations
 
 from abc import abstractmethod
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol, TypeAlias, runtime_checkable
@@ -113,8 +113,25 @@ class StreamingGenerator(Generator, Protocol):
         """
 
 
+@runtime_checkable
+class TellingGenerator(Generator, Protocol):
+    """A generator that can tell tokens when they are sampled, before the completion is whole."""
+
+    on_tokens: Callable[[int, Sequence[int]], None] | None
+    """Called with a request's index and all its tokens so far, perhaps in another thread; an
+    exception of it ends the sampling and comes out of `generate`."""
+
+
 class GeneratorBackend(GeneratorSettings):
     """The settings of one backend, and how it is opened with them."""
+
+    def fitted(self, most_tokens: Callable[[], int]) -> GeneratorBackend:
+        """Return settings with no more room than requests need.
+
+        `most_tokens` says how many tokens no prompt exceeds with its completion; it may have to go
+        through all prompts.
+        """
+        return self
 
     @abstractmethod
     def open_sealed(

@@ -160,6 +160,7 @@ class RayGenerator(ManyEngines):
                 return
             if isinstance(reply, Up):
                 self._versions.check(reply.place, reply.versions)
+                self._slots = reply.num_slots
                 engine.is_up, engine.place = True, reply.place
                 self._answers.extend(answers([IsUp()]))
             elif isinstance(reply, Made) and reply.number == self._number:

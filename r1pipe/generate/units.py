@@ -53,9 +53,8 @@ def whole_units(
     """Yield every unit when its last completion is there, in whatever order that comes.
 
     A generator that streams is never without requests while there are further units. Completions
-    are read as they come, so that no tokens wait for a unit's end. Units that cannot be sampled are
-    noted in `failed`, which ends the stage when nobody is there. With `first_alone` no other unit
-    begins before the first has ended: what it shows may end the sampling.
+    are read as they come. Units that cannot be sampled are noted in `failed`, which ends the stage
+    when nobody is there. With `first_alone` no other unit begins before the first has ended.
     """
     waiting, num_tokens, since = iter(units), 0, perf_counter()
     under_way: dict[str, _Open[ItemT, FoundT]] = {}
@@ -72,8 +71,8 @@ def whole_units(
             return
         name, sampled = stream.take()
         if isinstance(sampled, UnitFailed):
-            first_alone = False
             del under_way[name]
+            first_alone = False
             failed.add(sampled.failure, 1)
             continue
         own, index = under_way[name], sampled.index
@@ -83,6 +82,5 @@ def whole_units(
             del under_way[name]
             failed.succeeded()
             first_alone = False
-            speed = num_tokens / (perf_counter() - since)
-            yield Whole(name, own.unit.item, own.found, speed)
+            yield Whole(name, own.unit.item, own.found, num_tokens / (perf_counter() - since))
             num_tokens, since = 0, perf_counter()

@@ -10,20 +10,20 @@ from pathlib import Path
 from r1pipe.audit.golds import check_golds
 from r1pipe.curricula.curricula import CurriculumState
 from r1pipe.errors import StageError
-from r1pipe.generate.backends import generator_of
+from r1pipe.generate.backends import Prompts, SomeRun, fitted, generator_of
 from r1pipe.method_params.policies import GrpoParams, GrpoRun, OnPolicyDistilRun
 from r1pipe.models.adapters import is_adapted
 from r1pipe.models.interfaces import LanguageModel, Tokenizer
 from r1pipe.models.policy import freeze, load_model, load_tokenizer
 from r1pipe.models.precision import cast_weights, dtype_of
+from r1pipe.policies.ahead import SamplerWeights, ahead
 from r1pipe.policies.parity import TOLERANCES, check_parity
 from r1pipe.records import Problem
 from r1pipe.rewards.model import RewardFn
-from r1pipe.rl.ahead import SamplerWeights
 from r1pipe.rl.credits import credit_of
-from r1pipe.rl.grpo import Grpo
+from r1pipe.rl.grpo import Grpo, in_turn
 from r1pipe.rl.ppo import Critic
-from r1pipe.settings import ModelParams, Precision
+from r1pipe.settings import ModelParams, Precision, format_of
 from r1pipe.stage import Context
 from r1pipe.supervision.steps import StepFn, rule_steps
 from r1pipe.text import visible
@@ -72,6 +72,23 @@ def usable_problems(
     return usable
 
 
+def with_room_for(
+    problems: Sequence[Problem],
+    run: SomeRun,
+    params: GrpoParams,
+    folder: Path,
+    tokenizer: Tokenizer,
+) -> SomeRun:
+    """Return `run` with a sampler that has no more room than the problems need.
+
+    Where prompts show parts of solutions, it has what the model allows.
+    """
+    if params.adaback is not None or params.r3 is not None:
+        return run
+    fmt = format_of(params.format, params.prompt)
+    return fitted(run, folder, tokenizer, Prompts(problems, fmt, params.max_tokens))
+
+
 @contextmanager
 def opened(  # noqa: PLR0913 - what a run is given, most of it by few methods
     context: Context,
@@ -102,7 +119,8 @@ def opened(  # noqa: PLR0913 - what a run is given, most of it by few methods
         trainer = Trainer(context, engine, params.optimizer, params.num_steps, others)
         credit = credit_of(params, tokenizer, score_steps, reference, batching, critic)
         parts = tokenizer, batching, trainer, generator, reference, credit, reward_models or {}
-        yield Grpo(context, params, *parts, memory, weights)
+        rollouts = ahead(params.staleness, weights) if params.staleness else in_turn
+        yield Grpo(context, params, *parts, memory, rollouts)
     context.note(trained_tokens=trainer.trained_tokens)
     if reference is not None:
         reference.close()

@@ -12,7 +12,7 @@ The numbers in brackets are the lines of the paper's algorithm, here in short:
 Departures, which are R1's (arXiv:2501.12948v2, section 2.2 and A.3): line 3 is reached by a count
 of updates; line 10 goes once over the rollout, in minibatches; there is no line 12, since rewards
 come from rules, or from reward models that stay as they are. With `params.staleness` lines 5 to 9
-are ahead of the others (`rl/ahead.py`).
+are ahead of the others (`policies/ahead.py`).
 
 `rl/rollouts.py` has lines 7 and 8, `rl/objective.py` lines 9 and 11.
 """
@@ -23,9 +23,10 @@ import collections.abc
 import random
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import closing, contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, field
 from functools import partial
+from typing import TypeAlias
 
 from r1pipe.chat import Format
 from r1pipe.curricula.curricula import Curriculum, CurriculumState, Draw, curriculum_of, shown_frac
@@ -40,15 +41,8 @@ from r1pipe.models.interfaces import Tokenizer
 from r1pipe.records import Group, Problem, Rollout, Trained
 from r1pipe.rewards.metrics import problem_of, rollout_metrics
 from r1pipe.rewards.model import RewardFn
-from r1pipe.rl.ahead import Ahead, SamplerWeights
 from r1pipe.rl.estimators import RATIOS, SURROGATES
-from r1pipe.rl.objective import (
-    MISMATCH,
-    Credit,
-    grpo_loss,
-    trained_rollouts,
-    with_gradient,
-)
+from r1pipe.rl.objective import MISMATCH, Credit, grpo_loss, trained_rollouts, with_gradient
 from r1pipe.rl.rollouts import sample_groups, score_groups
 from r1pipe.settings import format_of
 from r1pipe.stage import Context
@@ -57,6 +51,28 @@ from r1pipe.train.batching import Batching, count_loss_tokens, micro_batches
 from r1pipe.train.logprobs import completion_logprobs
 from r1pipe.train.loop import Trainer, Update
 from r1pipe.train.reference import Anchor
+
+Rollouts: TypeAlias = Callable[
+    ["Grpo", Curriculum, range], AbstractContextManager[Iterator[Trained]]
+]
+"""Has the rollouts of a run sampled, by their numbers: when each is trained on, or before."""
+
+
+@contextmanager
+def in_turn(grpo: Grpo, curriculum: Curriculum, numbers: range) -> Iterator[Iterator[Trained]]:
+    """Sample and reward each rollout when it is wanted, with the policy as it is."""
+
+    def sampled(number: int) -> Trained:
+        draws = curriculum.next(number)
+        started = time.perf_counter()
+        grpo.generator.load_weights(grpo.trainer.engine.weights())
+        with grpo.trainer.saved_if_stopped():
+            rollout = grpo.roll_out_enough(draws, number, curriculum)
+        grpo.generator.sleep()
+        rollout.seconds = time.perf_counter() - started
+        return rollout
+
+    yield map(sampled, numbers)
 
 
 @dataclass
@@ -75,8 +91,7 @@ class Grpo:
     """Task -> reward model that takes the place of the accuracy reward."""
     memory: CurriculumState = field(default_factory=CurriculumState)
     """Of the curriculum, in checkpoints."""
-    sampler_weights: SamplerWeights = field(default_factory=SamplerWeights)
-    """Of rollouts that are ahead of the training, in checkpoints."""
+    rollouts: Rollouts = in_turn
     follow: Callable[[Generator, Context], Generator] = Followed
     """Who waits for completions."""
 
@@ -97,7 +112,7 @@ class Grpo:
         done, count = trainer.step // per_rollout, params.num_steps // per_rollout
         order = problems_of_rollouts(problems, general, params)
         curriculum = self.memory.resumed(curriculum_of(params, order, problems), done)
-        with self.rollouts(curriculum, done, count) as rollouts:
+        with self.rollouts(self, curriculum, range(done, count)) as rollouts:
             for rollout in rollouts:  # [4], with [5] [6] [7] [8] [9]
                 for minibatch in self.minibatches(rollout.groups, rollout.number):  # [10]
                     self.update(minibatch, rollout)  # [11]
@@ -106,36 +121,6 @@ class Grpo:
                 self.memory.state = rollout.curriculum
                 yield rollout
                 trainer.checkpoint()
-
-    @contextmanager
-    def rollouts(
-        self, curriculum: Curriculum, done: int, count: int
-    ) -> Iterator[Iterator[Trained]]:
-        """Give the rollouts from number `done` on: sampled in turn, or ahead of the training."""
-        numbers, staleness = range(done, count), self.params.staleness
-        if not staleness:
-            yield (self.next_rollout(curriculum, number) for number in numbers)
-            return
-
-        def make(number: int) -> Trained:
-            return self.roll_out_enough(curriculum.next(number), number, curriculum)
-
-        ahead = Ahead(self.context, self.trainer, self.generator, self.sampler_weights, make)
-        self.follow = ahead.followed
-        with closing(ahead):
-            ahead.begin(numbers[:staleness])
-            yield (ahead.take(n, numbers[n - done + staleness :][:1]) for n in numbers)
-
-    def next_rollout(self, curriculum: Curriculum, number: int) -> Trained:
-        """Sample and reward a rollout with the policy as it is."""
-        draws = curriculum.next(number)
-        started = time.perf_counter()
-        self.generator.load_weights(self.trainer.engine.weights())
-        with self.trainer.saved_if_stopped():
-            rollout = self.roll_out_enough(draws, number, curriculum)
-        self.generator.sleep()
-        rollout.seconds = time.perf_counter() - started
-        return rollout
 
     def roll_out_enough(
         self, draws: Sequence[Draw], number: int, curriculum: Curriculum

@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import IO
 
 from r1pipe.errors import ArtifactError, DamagedError
@@ -17,7 +18,7 @@ from r1pipe.sharing.remote import Content, Remote, as_stream
 from r1pipe.store.actions import ActionRecord
 from r1pipe.store.importing import import_from
 from r1pipe.store.names import PREFIX
-from r1pipe.store.sealing import MAX_SEAL_BYTES, SEAL_NAME, read_seal
+from r1pipe.store.sealing import MAX_SEAL_BYTES, SEAL_NAME, Seal, read_seal
 from r1pipe.store.state import MAX_BYTES
 from r1pipe.store.store import Store
 from r1pipe.store.transfer import CARD_NAME, EXPORT_FORMAT, LOG_NAMES, ancestors
@@ -44,18 +45,15 @@ def push(store: Store, remote: Remote, records: Sequence[ActionRecord], tell: Te
     done = Exchange()
     blobs, seals, keys = (remote.names(name) for name in ("blobs", "artifacts", "records"))
     for record in records:
-        if record.key in keys:
+        if record.key in keys:  # perhaps only since something was made from it
             _refuse_other(remote, record)
-            done.there += 1
-            continue
+            if record.artifact_id in seals:
+                done.there += 1
+                continue
         store.is_intact(record)
         root = store.artifact_dir(record.artifact_id)
         seal = read_seal(root)
-        files: dict[str, Content] = {}
-        for entry in seal.files:
-            if blobs.get(entry.digest) != entry.size:
-                files[_blob(entry.digest)] = root / entry.path
-                blobs[entry.digest] = entry.size
+        files = _missing_blobs(root, seal, blobs)
         done.files += len(files)
         done.bytes += sum(p.stat().st_size for p in files.values() if not isinstance(p, bytes))
         if seal.artifact not in seals:
@@ -67,10 +65,20 @@ def push(store: Store, remote: Remote, records: Sequence[ActionRecord], tell: Te
             if each.key not in keys:
                 files[f"records/{each.key}"] = json.dumps(each.to_json()).encode()
         remote.put(files)
-        keys[record.key] = 0
+        keys[record.key] = seals[seal.artifact] = 0
         done.artifacts += 1
         tell(f"{record.stage_name}@{record.artifact_id[:12]}: {len(files)} files")
     return done
+
+
+def _missing_blobs(root: Path, seal: Seal, blobs: dict[str, int]) -> dict[str, Content]:
+    """Return the files of an artifact that are not among the blobs; they are among them then."""
+    files: dict[str, Content] = {}
+    for entry in seal.files:
+        if blobs.get(entry.digest) != entry.size:
+            files[_blob(entry.digest)] = root / entry.path
+            blobs[entry.digest] = entry.size
+    return files
 
 
 def _refuse_other(remote: Remote, record: ActionRecord) -> None:
@@ -88,7 +96,9 @@ def pull(store: Store, remote: Remote, names: Sequence[str], tell: Tell) -> Exch
     done = Exchange()
     keys, seals = remote.names("records"), remote.names("artifacts")
     if not keys:
-        raise ArtifactError(f"{remote.url}: holds no artifacts; 'r1pipe store push' brings them")
+        raise ArtifactError(
+            f"{remote.url}: holds no artifacts, or is not there; 'r1pipe store push' brings them"
+        )
     records = [_record(remote, key) for key in sorted(keys)]
     for record in _named(remote, [r for r in records if r.artifact_id in seals], names):
         here = store.readable(record.key)

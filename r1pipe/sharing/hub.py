@@ -8,7 +8,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING
 
-from r1pipe.errors import ArtifactError, StoreError
+from r1pipe.errors import ArtifactError, R1PipeError, StoreError
 from r1pipe.sharing.parcel import Parcel
 from r1pipe.text import excerpt, without_passwords
 
@@ -68,6 +68,21 @@ def _stored_token() -> str | None:
 @contextmanager
 def hub_errors(repo: str) -> Iterator[None]:
     """Say in one line what the Hub or the network refuses."""
+    try:
+        yield
+    except R1PipeError:
+        raise
+    except Exception as error:
+        # what fails while a large file goes over comes in a RuntimeError
+        inner = error.__cause__ if isinstance(error, RuntimeError) else None
+        refusal = _refusal(repo, inner or error) or _refusal(repo, error)
+        if refusal is None:
+            raise
+        raise refusal from error
+
+
+def _refusal(repo: str, error: BaseException) -> R1PipeError | None:
+    """Return what to tell of an error that the client of the Hub raises; None for any other."""
     from httpx2 import HTTPError
     from huggingface_hub.errors import (
         HfHubHTTPError,
@@ -76,24 +91,23 @@ def hub_errors(repo: str) -> Iterator[None]:
         OfflineModeIsEnabled,
     )
 
-    try:
-        yield
-    except OfflineModeIsEnabled as error:
-        raise StoreError(f"{repo}: {OFFLINE}") from error
-    except LocalTokenNotFoundError as error:
-        raise StoreError(f"{repo}: {NO_TOKEN}") from error
-    except HFValidationError as error:
+    if isinstance(error, OfflineModeIsEnabled):
+        return StoreError(f"{repo}: {OFFLINE}")
+    if isinstance(error, LocalTokenNotFoundError):
+        return StoreError(f"{repo}: {NO_TOKEN}")
+    if isinstance(error, HFValidationError):
         said = f"no name of a repository ({_said(error)}); give OWNER/NAME"
-        raise ArtifactError(f"{repo}: {said}") from error
-    except HfHubHTTPError as error:
+        return ArtifactError(f"{repo}: {said}")
+    if isinstance(error, HfHubHTTPError):
         status = error.response.status_code
         advice = f"; {NO_TOKEN}" if status in (401, 403) else ""
-        raise StoreError(f"{repo}: the Hub refuses ({status}): {_said(error)}{advice}") from error
-    except (HTTPError, ConnectionError, TimeoutError) as error:
-        raise StoreError(
+        return StoreError(f"{repo}: the Hub refuses ({status}): {_said(error)}{advice}")
+    if isinstance(error, HTTPError | ConnectionError | TimeoutError | RuntimeError):
+        return StoreError(
             f"{repo}: the Hub cannot be reached ({_said(error)}); the same command tries again"
-        ) from error
+        )
+    return None
 
 
-def _said(error: Exception) -> str:
+def _said(error: BaseException) -> str:
     return excerpt(without_passwords(str(error)), MAX_SAID_CHARS)

@@ -26,6 +26,8 @@ if TYPE_CHECKING:
     from huggingface_hub import HfApi
 
 HUB = "hf://"
+BUCKETS = frozenset({"s3", "gs", "gcs", "az", "abfs", "abfss", "adl", "oss", "oci", "obs", "tos"})
+"""Kinds of file systems whose folders are only names. To make a folder could make a bucket."""
 FILES_PER_COMMIT = 50
 MAX_SAID_CHARS = 300
 Content = Path | bytes
@@ -47,8 +49,15 @@ class Remote:
             try:
                 found: Mapping[str, Any] = self._files.find(f"{self._root}/{folder}", detail=True)
             except FileNotFoundError:
+                self._check_bucket()
                 return {}
             return {path.rpartition("/")[2]: int(info["size"]) for path, info in found.items()}
+
+    def _check_bucket(self) -> None:
+        """Raise ArtifactError for a bucket that is not there: none is ever made."""
+        bucket = self._root.partition("/")[0]
+        if not BUCKETS.isdisjoint(_protocols(self._files)) and not self._files.exists(bucket):
+            raise ArtifactError(f"{self.url}: there is no bucket '{bucket}'; make it first")
 
     def open(self, name: str) -> tuple[IO[bytes], int] | None:
         """Open a file; return it with its size, or None where there is none."""
@@ -78,10 +87,12 @@ class Remote:
 
     def _put(self, path: str, content: Content) -> None:
         """Write beside the place and rename, but where a write is whole already."""
-        is_local = "file" in _protocols(self._files)
+        protocols = _protocols(self._files)
+        is_local = "file" in protocols
         draft = f"{path}.{disk.token()}.part" if is_local else path
         with self._reached():
-            self._files.makedirs(path.rpartition("/")[0], exist_ok=True)
+            if BUCKETS.isdisjoint(protocols):
+                self._files.makedirs(path.rpartition("/")[0], exist_ok=True)
             if isinstance(content, bytes):
                 self._files.pipe_file(draft, content)
             else:
@@ -98,6 +109,11 @@ class Remote:
             raise
         except ImportError as error:
             raise ArtifactError(f"{self.url}: {error}; install that package first") from error
+        except PermissionError as error:
+            raise StoreError(
+                f"{self.url}: is not permitted: {_said(error)}; check the rights there, or the keys"
+                " that are used"
+            ) from error
         except ValueError as error:
             raise ArtifactError(f"{self.url}: no address of a store: {_said(error)}") from error
         except Exception as error:
@@ -139,6 +155,12 @@ class HubRemote(Remote):
                     self._repo, adds, repo_type=self._type, commit_message="r1pipe store push"
                 )
         self._files.invalidate_cache()
+
+    @contextmanager
+    def _reached(self) -> Iterator[None]:
+        """Say what the Hub refuses, such as a token."""
+        with super()._reached(), hub_errors(self._repo):
+            yield
 
 
 class _Reached:

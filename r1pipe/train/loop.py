@@ -24,6 +24,7 @@ from r1pipe.settings import Optimizer
 from r1pipe.stage import Context
 from r1pipe.train.batching import MicroBatch
 from r1pipe.train.engine import Engine, Loss, LossFunction
+from r1pipe.train.gpu_memory import GpuMemory
 from r1pipe.train.schedule import learning_rate
 from r1pipe.train.state import held
 
@@ -82,6 +83,7 @@ class Trainer:
         self._optimizer = optimizer
         self._num_steps = num_steps
         self._saved: list[Saved] = [engine, *others]
+        self._memory = GpuMemory(engine.model.device)
         if (checkpoint := context.checkpoints.latest()) is not None:
             self._load(*checkpoint)
 
@@ -120,10 +122,19 @@ class Trainer:
             self.step,
             self._num_steps,
             **(measures | dict(metrics or {})),
+            **self._memory.peak(),
             lr=rate,
             tokens_per_s=update.num_tokens / seconds,
         )
+        if self.step == self._num_steps:
+            self._note_memory()
         return measures
+
+    def _note_memory(self) -> None:
+        """Note the most memory that any rank's GPU held; all ranks call it together."""
+        peaks = self._context.ranks.gather(self._memory.peak())
+        for name in peaks[0]:
+            self._context.note(**{name: max(each[name] for each in peaks)})
 
     def checkpoint(self) -> None:
         """Save when it is due, then stop if that was asked for, once it is saved."""

@@ -19,14 +19,18 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import closing, contextmanager
+from itertools import count
 from pathlib import Path
 from time import perf_counter
 
 from safetensors.torch import load_file
 from torch import Tensor
 
+from r1pipe.curricula.curricula import Curriculum
 from r1pipe.generate.protocol import Generator, Request, Sampled, SamplingParams, Weights
 from r1pipe.records import Trained
+from r1pipe.rl.grpo import Grpo, Rollouts
 from r1pipe.stage import Context
 from r1pipe.train.loop import Trainer
 from r1pipe.train.state import StateWriter
@@ -65,6 +69,24 @@ class SamplerWeights:
         for path in sorted(folder.glob(f"{NAME}-*.safetensors")):
             number = int(path.name[len(NAME) + 1 :][:DIGITS])
             self.of.setdefault(number, {}).update(load_file(path))
+
+
+def ahead(staleness: int, weights: SamplerWeights) -> Rollouts:
+    """Return what samples rollouts ahead of the training."""
+
+    @contextmanager
+    def rollouts(grpo: Grpo, curriculum: Curriculum, numbers: range) -> Iterator[Iterator[Trained]]:
+        def make(number: int) -> Trained:
+            return grpo.roll_out_enough(curriculum.next(number), number, curriculum)
+
+        sampling = Ahead(grpo.context, grpo.trainer, grpo.generator, weights, make)
+        grpo.follow = sampling.followed
+        with closing(sampling):
+            sampling.begin(numbers[:staleness])
+            following = (numbers[place : place + 1] for place in count(staleness))
+            yield map(sampling.take, numbers, following)
+
+    return rollouts
 
 
 class Ahead:
