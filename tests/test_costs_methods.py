@@ -94,3 +94,15 @@ def test_a_teacher_counts_with_its_own_size_beside_an_adapter_too_and_not_behind
         server = kind.run_model(teacher={"backend": "openai", "url": "http://here/v1"})
         (work,) = kind.cost(params, server, inputs).training
         assert (work.whole_copies, work.scored_tokens) == (0, Range(0))
+
+
+def test_sampling_ahead_keeps_copies_of_the_weights() -> None:
+    kind = stage("grpo")
+    inputs = {"model": MODEL, "problems": ProblemsInfo(Range(40), Range(10), Range(4, 12))}
+    own = {"rewards": {"accuracy": 1.0}, "kl_coef": 0.0, "clip_low": 0.2, "clip_high": 0.2}
+    own |= {"seed": 1, "format": "chat"}
+    for staleness, device, copies in ((0, "cpu", 0), (2, "cpu", 1 + 2), (2, "cuda", 1)):
+        ahead = {"staleness": staleness, "sampler_truncation": 2.0, **own, **ROLLOUTS}
+        run = kind.run_model(device=device)
+        (work,) = kind.cost(kind.params(**ahead), run, inputs).training
+        assert work.whole_copies == copies

@@ -33,6 +33,7 @@ OPENING: tuple[dict[str, Any], ...] = (
     {"temperature": 1.0},
     {"format": {"think": ["<t>", "</t>"], "answer": "boxed"}},
     {"objective": "pairwise"},
+    {"sampler_truncation": 2.0, "kl_in": "loss"},
     {"advantage": "group", "ratio": "token", "kl_in": "loss", "process": None},
     {"preference": None, "adaback": None, "r3": None, "dynamic_sampling": None},
     {"shares": {"x": 1.0}, "reasoning_rows": None, "general_rows": None},
