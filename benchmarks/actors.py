@@ -1,10 +1,10 @@
 """What a Ray cluster costs: engines of fixed speed as actors, one stream of requests for all.
 
-    PYTHONPATH=. python benchmarks/actors.py
+    PYTHONPATH=.:tests python benchmarks/actors.py
 
 The generator, the scheduler and Ray are those of a run; only the engines are simulated: a step
 takes a fixed time and gives every running completion a token. So N actors should be N times as fast
-as one.
+as one. The restart and the push are of real ones: transformers with a Qwen3 of 2.4M parameters.
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ import argparse
 import os
 import random
 import signal
+import tempfile
 import time
 from collections import deque
 from collections.abc import Iterator, Sequence
@@ -27,7 +28,7 @@ from r1pipe.generate.transformers_backend import TransformersSettings
 from r1pipe.generator_settings import SampleRun
 from r1pipe.records import FinishReason
 
-MEAN_TOKENS = 60
+MEAN_TOKENS, PUSHES = 60, 9
 
 
 class FixedSpeed:
@@ -114,20 +115,80 @@ def tokens_per_s(made: RayGenerator, count: int) -> float:
     return sum(request.seed for request in asked) / (time.perf_counter() - began)
 
 
+def print_pushes(folder: Path) -> None:
+    """Print what a push to two actors of a real policy costs, and the restart of one."""
+    from tiny import tokenizer
+    from trainers_data import SHAPE
+
+    from r1pipe.generate.ray_policy import RayPolicy
+    from r1pipe.models.policy import new_model, save_model
+
+    policy = new_model(tokenizer(), **SHAPE)
+    save_model(policy, tokenizer(), folder)
+    settings = TransformersSettings(cluster="ray", data_parallel=2)
+    run, began = SampleRun(max_batch=1, workers=1, generator=settings), time.perf_counter()
+    made = RayPolicy(settings, folder, run, "float32")
+    while not all(engine.is_up for engine in made._engines):
+        made._next()
+    print(f"two actors with transformers are up after {time.perf_counter() - began:.1f} s")
+    two = [Request((5, 6, 7 + i), i, i) for i in range(2)]
+
+    def sampled_s() -> float:
+        start = time.perf_counter()
+        assert len(list(made.generate(two, SamplingParams(max_tokens=1)))) == 2
+        return time.perf_counter() - start
+
+    sampled_s()
+    plain = sorted(sampled_s() for _ in range(PUSHES))[PUSHES // 2]
+    put, loaded = list[float](), list[float]()
+    for _ in range(PUSHES):
+        began = time.perf_counter()
+        made.load_weights(policy.named_parameters())
+        put.append(time.perf_counter() - began)
+        loaded.append(sampled_s() - plain)
+    count = sum(each.numel() for each in policy.parameters())
+    print(
+        f"a push of {count:,} parameters: {made.pushed_bytes:,} bytes put in"
+        f" {sorted(put)[PUSHES // 2] * 1e3:.0f} ms, loaded by both actors in"
+        f" {sorted(loaded)[PUSHES // 2] * 1e3:.0f} ms (medians of {PUSHES})"
+    )
+    began = time.perf_counter()
+    os.kill(int(made._engines[0].place.split()[-1]), signal.SIGKILL)
+    while made._engines[0].is_up:
+        list(made.generate(two, SamplingParams(max_tokens=1)))
+    told_s = time.perf_counter() - began
+    while not made._engines[0].is_up:
+        made._next()
+    up_s = time.perf_counter() - began
+    print(f"a killed actor is told after {told_s:.2f} s, up again after {up_s:.1f} s")
+    made.close()
+
+
 def main() -> None:
-    """Print speed by number of actors, the most that one driver passes on, and a restart."""
+    """Print speed by number of actors, the most that one driver passes on, pushes and restarts."""
     parser = argparse.ArgumentParser()
     parser.add_argument("--slots", type=int, default=16)
     parser.add_argument("--step-ms", type=float, default=20.0)
     parser.add_argument("--waves", type=int, default=10, help="requests for each slot")
+    parser.add_argument("--parts", nargs="+", default=["speed", "pushes"])
     asked = parser.parse_args()
     vars(ray_cluster)["EngineActor"] = FixedSpeedActor
     cluster = ray_cluster.RayCluster(None, 4)  # all that follow use it
+    if "speed" in asked.parts:
+        print_speed(asked.slots, asked.step_ms / 1000, asked.waves)
+    if "pushes" in asked.parts:
+        with tempfile.TemporaryDirectory() as name:
+            print_pushes(Path(name))
+    cluster.ray.shutdown()
+
+
+def print_speed(slots: int, step_s: float, waves: int) -> None:
+    """Print the speed by the number of actors, and the most that one driver passes on."""
     print("| actors | all up after s | tokens/s | of one actor's share |\n|---|---|---|---|")
     one = 0.0
     for count in (1, 2, 4):
-        made, started_s = opened(count, asked.slots, asked.step_ms / 1000)
-        speed = tokens_per_s(made, count * asked.slots * asked.waves)
+        made, started_s = opened(count, slots, step_s)
+        speed = tokens_per_s(made, count * slots * waves)
         one = one or speed
         print(f"| {count} | {started_s:.1f} | {speed:.0f} | {speed / (count * one):.3f} |")
         made.close()
@@ -136,16 +197,7 @@ def main() -> None:
     tokens_per_s(made, count)
     most = count / (time.perf_counter() - began)
     print(f"\n{most:.0f} completions/s with engines that take no time")
-    began = time.perf_counter()
-    os.kill(int(made._engines[0].place.split()[-1]), signal.SIGKILL)
-    while made._engines[0].is_up:
-        made._hear(*made._events.get())
-    told_s = time.perf_counter() - began
-    wait_for_all(made)
-    up_s = time.perf_counter() - began
-    print(f"a killed actor is told after {told_s:.2f} s, up again after {up_s:.1f} s")
     made.close()
-    cluster.ray.shutdown()
 
 
 if __name__ == "__main__":

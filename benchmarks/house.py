@@ -14,7 +14,8 @@ Any per 1,000      uses of the name `Any` per thousand lines, its imports not co
 one update         files that hold what `--update` reaches by name, over calls and mentions, within
                    `--folders` (the algorithm; aside are engine, batching, model and store, single
                    rewards, curricula, and what opens and watches a run), and their lines, whole; a
-                   method is reached by name where one class only has it
+                   method is reached by name where one class only has it; and defaults of the
+                   fields of its class
 walk               the trip of `--parameter` of `--entry` through the calls: house_walk.py; "whole":
                    passed on as it is or inside an object; "with its parts": what is read from it,
                    such as `params.kl_coef`, is followed too
@@ -159,7 +160,9 @@ def reached(source: Source, entry: Function, folders: Sequence[str]) -> list[Mod
         seen.add(place)
         modules[place.module.name] = place.module
         owner = place.owner if isinstance(place, Function) else place
-        for node in names_in(place.node):
+        values = owner.values.values() if owner is not None else ()
+        defaults = (name for value in values for name in names_in(value))
+        for node in (*names_in(place.node), *defaults):
             found = source.resolve(place.module, node)
             if found is None and isinstance(node, ast.Attribute):
                 is_self = isinstance(node.value, ast.Name) and node.value.id == "self"

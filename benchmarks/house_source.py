@@ -78,6 +78,17 @@ class Class:
             if isinstance(node, ast.AnnAssign) and isinstance(node.target, ast.Name)
         ]
 
+    @property
+    def values(self) -> dict[str, ast.expr]:
+        """Defaults of fields, by name."""
+        return {
+            node.target.id: node.value
+            for node in self.node.body
+            if isinstance(node, ast.AnnAssign)
+            and isinstance(node.target, ast.Name)
+            and node.value is not None
+        }
+
 
 @dataclass(frozen=True, eq=False)
 class Module:

@@ -182,7 +182,10 @@ class Reader:
             receiver = self.value(function.value)
             is_self = isinstance(function.value, ast.Name) and function.value.id == "self"
             owner = self.function.owner if is_self else None
-            callee = self.walk.source.method(function.attr, owner)
+            if owner is not None and (value := owner.values.get(function.attr)) is not None:
+                callee = self.walk.source.resolve(owner.module, value)
+            else:
+                callee = self.walk.source.method(function.attr, owner)
         given = [self.value(argument) for argument in arguments]
         named = {word.arg: self.value(word.value) for word in node.keywords}
         if not (any(given) or any(named.values()) or receiver) or self.is_silent:

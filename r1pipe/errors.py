@@ -7,7 +7,7 @@ a bug and keeps its traceback.
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import dataclass
+from typing import NamedTuple
 
 
 class R1PipeError(Exception):
@@ -68,8 +68,7 @@ class Interrupted(R1PipeError):  # noqa: N818 - nobody did anything wrong
         self.exit_code = exit_code
 
 
-@dataclass(frozen=True)
-class Mistake:
+class Mistake(NamedTuple):
     """One mistake in a manifest: `file:line:column: message`; without a file, the message."""
 
     message: str

@@ -39,6 +39,15 @@ class GeneratorSettings(StageModel):
         """Say what to set if it cannot sample inside each process of a trainer; None if it can."""
         return None
 
+    def incompatible_ahead(self, num_processes: int) -> str | None:
+        """Say what to set if it cannot sample while the policy trains; None if it can."""
+        if num_processes > 1:
+            return (
+                "run.engine.num_processes: rollouts are sampled ahead of a trainer of one process;"
+                " leave params.staleness out, or train in one process"
+            )
+        return None
+
     def place(self, device: str, precision: Precision) -> Placement:
         """Return where sampling is done, for its cost."""
         return Placement(self.backend, device, is_bf16=precision == "bfloat16")

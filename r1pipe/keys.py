@@ -10,9 +10,8 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
 from pathlib import Path
-from typing import IO, Any, TypeAlias
+from typing import IO, Any, NamedTuple, TypeAlias
 
 from blake3 import blake3
 
@@ -28,8 +27,7 @@ InputIds: TypeAlias = Mapping[str, str | Mapping[str, str]]
 """Input name -> the id of what it reads ({label: id} if an input takes many)."""
 
 
-@dataclass(frozen=True, order=True)
-class FileEntry:
+class FileEntry(NamedTuple):
     """One data file of an artifact: path relative to its root (POSIX), bytes, blake3 hex."""
 
     path: str

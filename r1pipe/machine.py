@@ -17,6 +17,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 CGROUP = Path("/sys/fs/cgroup")
+SHARED_MEMORY = Path("/dev/shm")  # noqa: S108 - only asked for its size
 MEMINFO = Path("/proc/meminfo")
 DEVICES = Path("/dev")
 CPUINFO = Path("/proc/cpuinfo")
@@ -106,6 +107,14 @@ def free_memory() -> int:
     if limit is None or used is None:
         return found
     return min(found, max(0, limit - used)) if found else max(0, limit - used)
+
+
+def shared_memory() -> int:
+    """Return the bytes that all processes together may have in shared memory, or 0 if there is no
+    place for it."""
+    with suppress(OSError):
+        return shutil.disk_usage(SHARED_MEMORY).total
+    return 0
 
 
 def free_disk(path: Path) -> tuple[Path, int]:

@@ -10,15 +10,13 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
-from typing import Literal, Protocol, TypeVar
+from typing import Literal, NamedTuple, Protocol, TypeVar
 
 T = TypeVar("T")
 Launcher = Literal["local", "deepspeed", "slurm", "torchrun"]
 
 
-@dataclass(frozen=True)
-class Launch:
+class Launch(NamedTuple):
     """The processes that a stage asks for."""
 
     num_processes: int

@@ -164,8 +164,10 @@ class Trained:
     """All of them."""
     metrics: Mapping[str, float]
     """Of all that was sampled."""
+    curriculum: dict[str, Any] = field(default_factory=dict)
+    """State of the curriculum after it."""
     seconds: float = 0.0
-    """Spent on sampling and rewards."""
+    """What the training has waited for it."""
     updates: list[Mapping[str, float]] = field(default_factory=list)
     """What was logged of each update."""
 

@@ -139,6 +139,8 @@ class ComputeRun(StageModel):
     """Device of the model: `cpu`, `cuda`, `cuda:1`."""
     workers: int | None = Field(default=None, gt=0)
     """Threads that share a step on a CPU; default: one for each core, at most four."""
+    price_per_gpu_hour: float | None = Field(default=None, ge=0, allow_inf_nan=False)
+    """Of one GPU for an hour, in any currency: `plan` counts with it, and nothing else does."""
 
 
 class VerifyRun(StageModel):
@@ -164,6 +166,8 @@ class Placement:
     """Activations are computed again in the backward pass."""
     sequence_parallel: int = 1
     """Devices that share the positions of each micro-batch."""
+    neighbours: int = 1
+    """Devices that keep all weights once more among them, besides the shards (ZeRO++)."""
     shards: int = 1
     """Devices that share one sampler's weights."""
     start_s: tuple[float, float] = (0.0, 0.0)

@@ -38,14 +38,15 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol
+from typing import TYPE_CHECKING, NamedTuple, Protocol
 
 from pydantic import BaseModel, ConfigDict
 
 from r1pipe.keys import InputIds, JsonObject
-from r1pipe.ranks import Ranks
+
+if TYPE_CHECKING:
+    from r1pipe.ranks import Ranks
 
 CHECKPOINT_EVERY_S = 30.0
 """Seconds of training that a kill may cost, unless `--checkpoint-every` says otherwise."""
@@ -60,8 +61,7 @@ class StageModel(BaseModel):
     model_config = ConfigDict(frozen=True, strict=True, extra="forbid", defer_build=True)
 
 
-@dataclass(frozen=True)
-class Input:
+class Input(NamedTuple):
     """One input of a kind: the type of artifact it takes.
 
     Types: `model`, `problems`, `rows`, `report`, and of sources also `dataset` and `text` (one file
@@ -136,6 +136,18 @@ class Checkpoints(Protocol):
     def saving(self, step: int) -> AbstractContextManager[Path]:
         """Give a directory to write into; sealed by one rename when the block ends well."""
 
+    def save_beside(self, step: int, snapshot: Callable[[Path], Callable[[], None]]) -> None:
+        """Save what `snapshot` copies now; what it returns writes the copy, in a thread.
+
+        Waits for the checkpoint before; what failed in it is raised.
+        """
+
+    def check(self) -> None:
+        """Raise what failed in a checkpoint that was written beside the stage."""
+
+    def wait(self) -> None:
+        """Wait for such a checkpoint; raise what failed."""
+
 
 class Context(Protocol):
     """What the pipeline gives a running stage."""
@@ -200,8 +212,7 @@ StageLook = Callable[..., Mapping[str, str]]
 """(params, those inputs that are sources and are there) -> what was found, by input."""
 
 
-@dataclass(frozen=True)
-class StageKind:
+class StageKind(NamedTuple):
     """A loaded stage file."""
 
     kind: str

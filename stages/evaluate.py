@@ -97,7 +97,7 @@ def _sample(
     benchmarks: Mapping[str, list[Problem]],
 ) -> None:
     """Sample and verify what is not in the journal yet; a unit goes there when it is whole."""
-    from r1pipe.generate.backends import open_generator
+    from r1pipe.generate.backends import Prompts, open_generator
     from r1pipe.generate.failures import FailedUnits
     from r1pipe.generate.protocol import SamplingParams
     from r1pipe.generate.streaming import streaming
@@ -110,11 +110,13 @@ def _sample(
     done, units = journal.done(), list(_units(benchmarks, params.problems_per_unit))
     listed = [problem for problems in benchmarks.values() for problem in problems]
     sampling = SamplingParams(params.temperature, params.top_p, params.max_tokens, logprobs=False)
+    prompts = Prompts(listed, format_of(params.format, params.prompt), params.max_tokens)
+    folder = inputs.path("model")
     with (
         sandboxed(context, run.sandbox, listed),
-        open_generator(inputs.path("model"), run, params.precision) as (generator, tokenizer),
+        open_generator(folder, run, params.precision, prompts) as (generator, tokenizer),
     ):
-        positions, answers = max_positions(inputs.path("model")), Answers(tokenizer, params)
+        positions, answers = max_positions(folder), Answers(tokenizer, params)
         sampler = with_tools(generator, tokenizer, params.tools, positions, run.max_batch)
         left = ((str(n), unit) for n, unit in enumerate(units) if str(n) not in done)
         with streaming(sampler, context, sampling, run.max_batch) as stream:

@@ -52,7 +52,7 @@ def run(context: Context, params: Params, run: Run, inputs: Inputs) -> None:
     """Train the policy, rollout by rollout; `r1pipe.rl.grpo` is the algorithm."""
     from r1pipe.models.adapters import add_adapter
     from r1pipe.models.policy import load_tokenizer
-    from r1pipe.policies.setup import check_sampler, opened, usable_problems
+    from r1pipe.policies.setup import check_sampler, opened, usable_problems, with_room_for
     from r1pipe.policies.training import train_policy
     from r1pipe.rows import read_problems
     from r1pipe.supervision.reward_model import reward_function
@@ -73,6 +73,7 @@ def run(context: Context, params: Params, run: Run, inputs: Inputs) -> None:
         add_adapter(model, params.adapter, params.seed, params.precision)
     tokenizer = load_tokenizer(inputs.path("model"))
     general = read_problems(inputs.path("general")) if params.preference else []
+    run = with_room_for([*problems, *general], run, params, inputs.path("model"), tokenizer)
     score_steps = _score_steps(params, run, inputs, context.name)
     with (
         sandboxed(context, run.sandbox, problems),

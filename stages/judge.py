@@ -21,7 +21,7 @@ from __future__ import annotations
 import sys
 from collections import Counter
 from collections.abc import Iterator
-from itertools import chain, islice
+from itertools import chain, islice, takewhile
 from typing import TYPE_CHECKING
 
 from pydantic import Field, model_validator
@@ -35,9 +35,10 @@ from r1pipe.settings import FormatParam, ModelParams, Prompt, format_of
 from r1pipe.stage import Context, Input, Inputs, StageModel
 
 if TYPE_CHECKING:
-    from r1pipe.candidates.llm_judge import Question
+    from r1pipe.candidates.llm_judge import Judge, Question, Reply
     from r1pipe.candidates.llm_judging import Tally
     from r1pipe.costs.work import Cost, InfoMap
+    from r1pipe.generate.units import Whole
 
 VERSION = 2
 INPUTS = {
@@ -138,7 +139,7 @@ def _ask_all(
 ) -> Tally:
     """Put every question without a reply in the journal to the judge; count all replies."""
     from r1pipe.candidates.llm_judge import Judge
-    from r1pipe.candidates.llm_judging import Tally, chosen_count, reply_rows, reuse_replies
+    from r1pipe.candidates.llm_judging import Tally, chosen_count, reuse_replies
     from r1pipe.generate.backends import open_generator
     from r1pipe.generate.failures import FailedUnits
     from r1pipe.generate.protocol import SamplingParams
@@ -150,10 +151,10 @@ def _ask_all(
     journal, failed, tally = context.journal("replies"), FailedUnits(), Tally()
     few = read_rows(inputs.path("candidates"), columns=["task", "verdict", "filters"])
     num_chosen = chosen_count(few, params.about, context.name)
-    limit = num_chosen * params.votes, params.max_unreadable_frac, context.name
     reuse_replies(context, journal, params.candidates_per_unit * params.votes)
     done = journal.done()
-    tally.add(journal.rows()).check(*limit)
+    tally.add(journal.rows())
+    tally.check(num_chosen * params.votes, params.max_unreadable_frac, context.name)
     units = _units(context, params, inputs, problems)
     left = ((unit, batch) for unit, batch in units if unit not in done)
     if (first := next(left, None)) is None:
@@ -166,16 +167,39 @@ def _ask_all(
     ):
         judge = Judge(tokenizer, params.votes, params.seed, *asks)
         asked = (Asked(unit, batch, judge.requests(batch)) for unit, batch in chain([first], left))
-        wholes = whole_units(stream, asked, lambda _, *reply: judge.reply(*reply), failed)
-        for count, whole in enumerate(wholes, len(done) + 1):
-            replies = judge.replies(whole.item, whole.found)
-            rows = reply_rows(whole.item, replies, params.temperature, context.input_ids)
-            journal.append(whole.name, rows)
-            _log(context, params, count, num_chosen, rows, whole.tokens_per_s)
-            tally.add(rows).check(*limit)
-            context.stop_if_asked()
+        # the first unit alone, since it may show that the judge cannot be read; where that shows
+        # later, what was asked by then is kept too
+        wanted = takewhile(lambda _: tally.failure is None, asked)
+        wholes = whole_units(
+            stream, wanted, lambda _, *reply: judge.reply(*reply), failed, first_alone=True
+        )
+        _keep(context, params, judge, wholes, tally, num_chosen)
     failed.check()
     return tally
+
+
+def _keep(
+    context: Context,
+    params: Params,
+    judge: Judge,
+    wholes: Iterator[Whole[list[Question], Reply]],
+    tally: Tally,
+    num_chosen: int,
+) -> None:
+    """Keep the replies to units of questions; raise StageError if too many cannot be read."""
+    from r1pipe.candidates.llm_judging import reply_rows
+
+    journal = context.journal("replies")
+    limit = num_chosen * params.votes, params.max_unreadable_frac, context.name
+    for count, whole in enumerate(wholes, len(journal.done()) + 1):
+        replies = judge.replies(whole.item, whole.found)
+        rows = reply_rows(whole.item, replies, params.temperature, context.input_ids)
+        journal.append(whole.name, rows)
+        _log(context, params, count, num_chosen, rows, whole.tokens_per_s)
+        tally.add(rows).look(*limit)
+        context.stop_if_asked()
+    if tally.failure is not None:
+        raise tally.failure
 
 
 def _units(

@@ -34,7 +34,7 @@ def run(context: Context, params: Params, run: Run, inputs: Inputs) -> None:
     """Train the policy, rollout by rollout; `r1pipe.rl.grpo` is the loop."""
     from r1pipe.models.adapters import add_adapter
     from r1pipe.models.policy import load_tokenizer
-    from r1pipe.policies.setup import check_sampler, opened, usable_problems
+    from r1pipe.policies.setup import check_sampler, opened, usable_problems, with_room_for
     from r1pipe.policies.training import train_policy
     from r1pipe.rows import read_problems
     from r1pipe.train.backends import load_trained
@@ -46,7 +46,9 @@ def run(context: Context, params: Params, run: Run, inputs: Inputs) -> None:
     if params.adapter is not None:
         add_adapter(model, params.adapter, params.seed, params.precision)
     tokenizer = load_tokenizer(inputs.path("model"))
-    with opened(context, model, tokenizer, params.as_grpo(), run) as loop:
+    chosen = params.as_grpo()
+    run = with_room_for(problems, run, chosen, inputs.path("model"), tokenizer)
+    with opened(context, model, tokenizer, chosen, run) as loop:
         check_sampler(loop, problems, run)
         train_policy(loop, problems, stop_when=run.stop_when)
 

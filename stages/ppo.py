@@ -44,7 +44,7 @@ def run(context: Context, params: Params, run: Run, inputs: Inputs) -> None:
     """Train policy and critic, rollout by rollout; `r1pipe.rl.ppo` has what GRPO has not."""
     from r1pipe.models.adapters import add_adapter
     from r1pipe.models.policy import load_tokenizer
-    from r1pipe.policies.setup import check_sampler, opened, usable_problems
+    from r1pipe.policies.setup import check_sampler, opened, usable_problems, with_room_for
     from r1pipe.policies.training import train_policy
     from r1pipe.rows import read_problems
     from r1pipe.supervision.reward_model import reward_function, write_reward_model
@@ -63,6 +63,7 @@ def run(context: Context, params: Params, run: Run, inputs: Inputs) -> None:
     if params.adapter is not None:
         add_adapter(model, params.adapter, params.seed, params.precision)
     tokenizer = load_tokenizer(inputs.path("model"))
+    run = with_room_for(problems, run, chosen, inputs.path("model"), tokenizer)
     critic = _critic(context, params, run, inputs, tokenizer.pad_token_id)
     with (
         sandboxed(context, run.sandbox, problems),

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Literal
 from pydantic import Field
 
 from r1pipe.engine_settings import TrainRun
-from r1pipe.settings import AdapterParams, EpochParams
+from r1pipe.settings import AdapterParams, EpochParams, Tools
 from r1pipe.stage import Context, Input, Inputs
 
 if TYPE_CHECKING:
@@ -43,6 +43,9 @@ class Params(EpochParams, AdapterParams):
     aggregation: Literal["token-mean", "sequence-mean"] = "token-mean"
     """How token losses are summed: one mean over all of them, or first the mean over each
     sequence's tokens, as in DeepSeekMath's Eq. 6 and 8, where long answers count no more."""
+    tools: Tools | None = None
+    """Rows have programs and their outputs, as `rejection-sample` writes them with the same field;
+    the tokens of an output have no loss."""
     max_bad_frac: float = Field(default=0.01, ge=0, le=1)
     """Share of rows that may be empty, null or not text; more than that stops the stage."""
 
@@ -54,6 +57,7 @@ class Run(TrainRun):
 def run(context: Context, params: Params, run: Run, inputs: Inputs) -> None:
     """Minimise the negative log-likelihood of what the assistant says, its ends included."""
     from r1pipe.data.training_sequences import training_sequences
+    from r1pipe.generate.tools import outputs_with
     from r1pipe.models.adapters import add_adapter
     from r1pipe.models.policy import load_tokenizer, stored_end_ids
     from r1pipe.train.backends import load_trained
@@ -61,7 +65,8 @@ def run(context: Context, params: Params, run: Run, inputs: Inputs) -> None:
     from r1pipe.train.supervised import fit
 
     tokenizer = load_tokenizer(inputs.path("model"))
-    encoder = TurnEncoder(tokenizer, stored_end_ids(inputs.path("model"), tokenizer))
+    ends = stored_end_ids(inputs.path("model"), tokenizer)
+    encoder = TurnEncoder(tokenizer, ends, outputs_with(params.tools))
     sequences, facts = training_sequences(
         inputs.path("rows"),
         encoder,

@@ -41,10 +41,10 @@ GOLDEN = Path(__file__).with_name("trl_golden.json")
 SHOWN = ("model.layers.0.self_attn.q_proj.weight", "model.layers.1.mlp.down_proj.weight")
 
 
-def policy() -> Any:
+def policy(seed: int = 11) -> Any:
     """Return the tiny model with weights drawn by name."""
     made = model()
-    generator = torch.Generator().manual_seed(11)
+    generator = torch.Generator().manual_seed(seed)
     with torch.no_grad():
         for _, parameter in sorted(made.named_parameters()):
             drawn = torch.randn(parameter.shape, generator=generator)

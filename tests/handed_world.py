@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -49,9 +48,8 @@ def write_summary(context: Any, params: Params, run: Run, inputs: Inputs) -> Non
 MODEL = kind(write_model, name="grpo", outputs={"model": "model"})
 BOTH = kind(write_both, name="distil", outputs={"model": "model", "rows": "rows"})
 ROWS_KIND = kind(write_some_rows, name="mix", outputs={"data": "rows"})
-EVALUATE = replace(
-    kind(write_summary, name="evaluate", outputs={"report": "report"}),
-    inputs={"model": Input("model")},
+EVALUATE = kind(write_summary, name="evaluate", outputs={"report": "report"})._replace(
+    inputs={"model": Input("model")}
 )
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gc
 import warnings
+from collections import Counter
 from pathlib import Path
 from typing import Any
 
@@ -19,8 +20,9 @@ from r1pipe.settings import Optimizer
 from r1pipe.stage import Inputs
 from r1pipe.supervision.reward_model import new_reward_model
 from r1pipe.train import deepspeed_setup as setup
+from r1pipe.train import logprobs
 from r1pipe.train.backends import load_trained, make_engine
-from r1pipe.train.batching import Batching, micro_batches
+from r1pipe.train.batching import Batching, MicroBatch, micro_batches
 from r1pipe.train.deepspeed_backend import DeepSpeedSettings
 from r1pipe.train.engine import Loss
 from r1pipe.train.logprobs import token_logprobs
@@ -59,7 +61,68 @@ def facts_of(inputs: Inputs, ranks: Ranks) -> dict[str, Any]:
         "warning": [str(each.message) for each in said if "whole model" in str(each.message)],
         "is_renamed_sharded": any(hasattr(p, "ds_tensor") for p in renamed.parameters()),
         "trained": ranks.gather(held_after_a_step(inputs.path("untied"), ranks)),
+        "gathers": ranks.gather(gathers(inputs.path("untied"), ranks)),
+        "neighbours": ranks.gather(losses_of_neighbours(inputs.path("untied"), ranks)),
     }
+
+
+def loss(model: Any, batch: MicroBatch) -> Loss:
+    return Loss(-token_logprobs(model, batch).sum())
+
+
+def gathers(folder: Path, ranks: Ranks) -> dict[str, dict[str, int]]:
+    """Return how often a step gathers each parameter, with the head whole and in slices."""
+    setup.PERSISTENT_NUMBERS, whole_head = PERSISTENT, logprobs.MAX_LOGITS
+    found = {}
+    for name, most in (("whole", whole_head), ("slices", 2 * 320)):
+        logprobs.MAX_LOGITS = most
+        engine = make_engine(load_trained(folder, RUN), Optimizer(lr=1e-3), RUN, ranks)
+        counts = counted(engine.parameters)
+        for _ in range(3):  # DeepSpeed follows the order of modules in the first ones
+            counts.clear()
+            engine.accumulate(micro_batches(ROWS, BATCHING), loss)
+            engine.step(1e-3)
+        engine.close()
+        found[name] = dict(counts)
+    logprobs.MAX_LOGITS = whole_head
+    return found
+
+
+def counted(parameters: dict[str, Any]) -> Counter[str]:
+    """Return a counter to which every gathering of a parameter adds."""
+    counts: Counter[str] = Counter()
+    names = {id(parameter): name for name, parameter in parameters.items()}
+
+    def counting(gather: Any) -> Any:
+        def gathering(given: Any, *rest: Any, **options: Any) -> Any:
+            counts.update(names[id(parameter)] for parameter in given)
+            return gather(given, *rest, **options)
+
+        return gathering
+
+    for parameter in parameters.values():
+        parameter.all_gather_coalesced = counting(parameter.all_gather_coalesced)
+    return counts
+
+
+def losses_of_neighbours(folder: Path, ranks: Ranks) -> dict[str, Any]:
+    """Return the losses of steps with and without ZeRO++, and whether weights are kept twice.
+
+    DeepSpeed makes the groups of neighbours for the whole process, so this comes last.
+    """
+    found: dict[str, Any] = {}
+    for name, size in (("plain", 1), ("neighbours", 2)):
+        own = RUN.engine.model_copy(update={"zero_hpz_partition_size": size})
+        run = RUN.model_copy(update={"engine": own})
+        engine = make_engine(load_trained(folder, run), Optimizer(lr=1e-2), run, ranks)
+        losses, kept = [], False
+        for _ in range(4):
+            losses.append(engine.accumulate(micro_batches(ROWS, BATCHING), loss)["loss"])
+            kept |= any(p.ds_secondary_tensor is not None for p in engine.model.parameters())
+            engine.step(1e-2)
+        found |= {name: losses, f"{name} twice": kept}
+        engine.close()
+    return found
 
 
 def held_after_a_step(folder: Path, ranks: Ranks) -> dict[str, tuple[int, int, int]]:
@@ -67,7 +130,7 @@ def held_after_a_step(folder: Path, ranks: Ranks) -> dict[str, tuple[int, int, i
     setup.PERSISTENT_NUMBERS = PERSISTENT
     engine = make_engine(load_trained(folder, RUN), Optimizer(lr=1e-3), RUN, ranks)
     batches = micro_batches(ROWS, BATCHING)
-    engine.accumulate(batches, lambda model, batch: Loss(-token_logprobs(model, batch).sum()))
+    engine.accumulate(batches, loss)
     engine.step(1e-3)
     found = held_of(engine.model)
     engine.close()

@@ -106,7 +106,7 @@ def sample(
     """Run a sampling stage on scripted completions."""
 
     @contextmanager
-    def scripted(folder: Path, run: Any, precision: Any) -> Any:
+    def scripted(folder: Path, run: Any, precision: Any, prompts: Any) -> Any:
         yield script, tokenizer()
 
     monkeypatch.setattr(collecting, "open_generator", scripted)

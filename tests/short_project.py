@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -67,7 +68,7 @@ def reads(manifest: Manifest, stage: str) -> dict[str, Any]:
     given = manifest.stages[stage].inputs
     return {
         name: {label: str(ref) for label, ref in refs.items()}
-        if hasattr(refs, "items")
+        if isinstance(refs, Mapping)
         else str(refs)
         for name, refs in given.items()
     }

@@ -1,4 +1,4 @@
-"""The table of `docs/architecture.md` from the lines of Algorithm 1 to the code.
+"""The tables from Algorithm 1 (`docs/architecture.md`) and the methods (`docs/methods.md`) to code.
 
 `python tests/test_algorithm.py` writes the present line numbers.
 """
@@ -9,18 +9,27 @@ import re
 from pathlib import Path
 
 ROOT = Path(__file__).parents[1]
-PAGE = ROOT / "docs" / "architecture.md"
-ROW = re.compile(r"^(\| (\d+) \| .* \| `)(\S+\.py):(\d+)(` \| `)(.*)(` \|)$", re.MULTILINE)
+PAGE, METHODS = ROOT / "docs" / "architecture.md", ROOT / "docs" / "methods.md"
+ROW = re.compile(r"^(\| ([^|\n]+) \| .* \| `)(\S+\.py):(\d+)(` \| `)(.*)(` \|)$", re.MULTILINE)
+
+
+def rows_of(page: Path) -> list[str]:
+    """Check a page's rows; return what the first cell of each says."""
+    rows = ROW.findall(page.read_text())
+    for _, name, path, line, _, code, _ in rows:
+        present = (ROOT / path).read_text().splitlines()
+        assert present[int(line) - 1].strip().startswith(code), (
+            f"{name} is not at {path}:{line}; run python tests/test_algorithm.py"
+        )
+    return [name for _, name, *_ in rows]
 
 
 def test_every_line_of_algorithm_1_is_where_the_table_says() -> None:
-    rows = ROW.findall(PAGE.read_text())
-    assert [int(row[1]) for row in rows] == list(range(1, 13))
-    for _, number, path, line, _, code, _ in rows:
-        present = (ROOT / path).read_text().splitlines()
-        assert present[int(line) - 1].strip().startswith(code), (
-            f"line {number} is not at {path}:{line}; run python tests/test_algorithm.py"
-        )
+    assert [int(number) for number in rows_of(PAGE)] == list(range(1, 13))
+
+
+def test_every_method_is_where_the_table_says() -> None:
+    assert len(rows_of(METHODS)) >= 25
 
 
 def test_the_loop_names_the_lines_of_the_paper_in_their_order() -> None:
@@ -39,4 +48,5 @@ def present_line(row: re.Match[str]) -> str:
 
 
 if __name__ == "__main__":
-    PAGE.write_text(ROW.sub(present_line, PAGE.read_text()))
+    for page in (PAGE, METHODS):
+        page.write_text(ROW.sub(present_line, page.read_text()))

@@ -12,6 +12,7 @@ from r1pipe.cli.console import PlainConsole
 from r1pipe.cli.live_view import Curve, LiveConsole, StageView
 from r1pipe.cli.plan_view import plan_lines, short_plan_lines
 from r1pipe.cli.progress_text import result_text, values_text
+from r1pipe.cli.views import memory_text
 from r1pipe.fitting import elided, fitted_lines
 from r1pipe.pipeline.planning import Plan, PlannedStage
 from r1pipe.text import format_duration, format_number, sparkline, table_lines, visible
@@ -236,6 +237,11 @@ def test_the_view_has_place_labelled_times_and_curves_and_fits(
     assert "\u2581" in text, "a curve is drawn in bars"
     view.take(31, 120, {"failed_units": 0.0})
     assert "units failed" not in drawn_of(view)
+    assert "GPU" not in drawn_of(view)
+    view.take(32, 120, {"peak_gpu_bytes": float(54 << 30)})
+    assert "GPU 54.0 GiB" in drawn_of(view)
+    assert memory_text(3 << 30, {"peak_gpu_bytes": 54 << 30}) == "3.0 GiB; on a GPU 54.0 GiB"
+    assert memory_text(3 << 30, {}) == "3.0 GiB"
     assert "12,068" in text
 
 

@@ -123,6 +123,7 @@ def test_grpo_samples_every_group_and_trains_some_of_it() -> None:
     params = SimpleNamespace(
         precision="float32",
         num_steps=6,
+        staleness=0,
         problems_per_step=4,
         group_size=8,
         minibatches_per_rollout=2,
@@ -160,6 +161,7 @@ def test_grpo_samples_every_group_and_trains_some_of_it() -> None:
 def test_every_rank_of_grpo_samples_with_a_sampler_of_its_own() -> None:
     params = SimpleNamespace(
         num_steps=2,
+        staleness=0,
         problems_per_step=4,
         group_size=8,
         minibatches_per_rollout=2,
@@ -223,6 +225,10 @@ def test_places_are_read_from_run_and_the_precision_from_params() -> None:
         (Placement("deepspeed", processes=4, zero_stage=2), 4 + 4 / 4 + 8 / 4),
         (Placement("deepspeed", processes=4, zero_stage=3), 16 / 4),
         (Placement("deepspeed", processes=4, zero_stage=3, is_bf16=True), (2 + 2 + 12) / 4),
+        (
+            Placement("deepspeed", processes=16, zero_stage=3, is_bf16=True, neighbours=8),
+            (2 + 2 + 12) / 16 + 2 / 8,
+        ),
         (Placement("deepspeed", processes=4, zero_stage=3, is_offloaded=True), 8 / 4),
     ],
 )

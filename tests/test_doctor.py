@@ -19,6 +19,7 @@ from r1pipe.cli import main as cli
 from r1pipe.doctor import environment, packages
 from r1pipe.doctor.checks import Check
 from r1pipe.doctor.diagnosis import Diagnosis, diagnose
+from r1pipe.doctor.gpus import check_gpus
 from r1pipe.doctor.packages import Found, Package
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -66,6 +67,9 @@ def test_a_version_is_judged_by_its_release_numbers(version: str, is_right: bool
     [
         (Found(CORE, "thing", None), "error", "pip install r1pipe"),
         (Found(CORE, "thing", "2.12.0"), "warning", "not a supported version"),
+        (Found(CORE, "thing", "2.12.0", works=True), "warning", "not a supported version"),
+        (Found(CORE, "thing", "2.14.0"), "warning", "not a supported version"),
+        (Found(CORE, "thing", "2.14.0", works=True), "warning", "no version from 2.14 on was run"),
         (Found(CORE, "thing", "2.13.0", works=False, error="no libx"), "error", "(no libx)"),
         (Found(CORE, "thing", "2.13.0", works=True), "ok", ""),
         (Found(ENGINE, "vllm", None), "note", "optional; see the page"),
@@ -148,15 +152,66 @@ def test_the_exit_code_says_what_does_not_work(groups: list[str], code: int) -> 
     assert found.to_json()["works"] == (code == 0)
 
 
+H200 = machine.Gpu("NVIDIA H200", 141 << 30, "580.65.06")
+
+
+def torch_with(**facts: object) -> Found:
+    return Found(CORE, "torch", "2.13", True, facts={"gpus": [], "nccl": [2, 28, 9], **facts})
+
+
 def test_a_gpu_that_torch_cannot_use_is_a_warning() -> None:
-    gpus = (machine.Gpu("NVIDIA H200", 141 << 30, "570.1"),)
-    cpu_only = Found(CORE, "torch", "2.13", True, facts={"cuda_build": None, "cuda_works": False})
-    first, second = environment.check_gpus(gpus, cpu_only)
-    assert first.found == "NVIDIA H200, 141.0 GiB, driver 570.1"
+    first, second = check_gpus([H200], torch_with(cuda_build=None, cuda_works=False), 0)
+    assert first.found == "NVIDIA H200, 141.0 GiB, driver 580.65.06"
     assert (second.status, second.found) == ("warning", "the CPU only")
-    works = replace(cpu_only, facts={"cuda_build": "13.0", "cuda_works": True, "gpus": []})
-    assert [check.status for check in environment.check_gpus(gpus, works)] == ["ok"]
-    assert [check.status for check in environment.check_gpus((), None)] == ["note"]
+    works = torch_with(cuda_build="13.0", cuda_works=True)
+    assert [check.status for check in check_gpus([H200], works, 0)] == ["ok"]
+    assert [check.status for check in check_gpus((), None, 0)] == ["note"]
+
+
+@pytest.mark.parametrize(
+    ("build", "driver", "advice"),
+    [
+        ("13.0", "580.65.06", ""),
+        ("13.0", "570.86", "install driver 580 or newer, or a torch that is built for CUDA 12"),
+        ("12.8", "525.60.13", ""),
+        ("12.8", "470.1", "install driver 525 or newer, or a torch that is built for CUDA 11"),
+        ("12.8", "390.1", "install driver 525 or newer"),
+        ("99.0", "580.1", ""),
+    ],
+)
+def test_a_driver_too_old_for_torchs_cuda_is_named(build: str, driver: str, advice: str) -> None:
+    torch = torch_with(cuda_build=build, cuda_works=not advice)
+    found = check_gpus([replace(H200, driver=driver)], torch, 0)
+    assert [c.advice for c in found if c.name == "driver"] == (
+        [f"torch is built for CUDA {build}; {advice}"] if advice else []
+    )
+    assert len(found) == 1 + bool(advice), "the driver is the reason, and said once"
+
+
+def test_gpus_that_differ_are_counted() -> None:
+    small = replace(H200, name="NVIDIA L4", memory_bytes=24 << 30)
+    works = torch_with(cuda_works=True)
+    assert all(c.status == "ok" for c in check_gpus([H200, H200], works, 0))
+    (check,) = (c for c in check_gpus([H200, small, H200], works, 0) if c.status == "warning")
+    assert check.found == "2 x NVIDIA H200 (141.0 GiB), 1 x NVIDIA L4 (24.0 GiB)"
+    assert "CUDA_VISIBLE_DEVICES" in check.advice
+
+
+def test_several_gpus_need_nccl() -> None:
+    works = torch_with(cuda_works=True)
+    (check,) = (c for c in check_gpus([H200, H200], works, 0) if c.name == "NCCL")
+    assert (check.status, check.found) == ("ok", "2.28.9")
+    without = check_gpus([H200, H200], torch_with(cuda_works=True, nccl=None), 0)
+    assert [c.status for c in without if c.name == "NCCL"] == ["warning"]
+    assert "NCCL" not in {c.name for c in check_gpus([H200], works, 0)}
+
+
+def test_shared_memory_of_a_bare_container_is_too_small() -> None:
+    (check,) = check_gpus((), None, 64 << 20)[1:]
+    assert (check.status, check.found) == ("warning", "64.0 MiB in /dev/shm")
+    assert "--shm-size=8g" in check.advice
+    assert "emptyDir" in check.advice
+    assert [c.status for c in check_gpus((), None, 8 << 30)] == ["note", "ok"]
 
 
 def test_the_drivers_tool_is_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

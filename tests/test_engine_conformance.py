@@ -314,6 +314,11 @@ PARTS = {"backend": "deepspeed"}
     [
         ({**PARTS, "offload": "parameters", "zero_stage": 2}, "parameters needs zero_stage: 3"),
         ({**PARTS, "offload": "optimizer", "zero_stage": 0}, "optimizer needs zero_stage"),
+        ({**PARTS, "zero_hpz_partition_size": 2, "zero_stage": 2}, "size needs zero_stage: 3"),
+        (
+            {**PARTS, "zero_hpz_partition_size": 4, "num_processes": 6, "zero_stage": 3},
+            "size: 4 does not divide num_processes: 6; use one of 1, 2, 3, 6",
+        ),
     ],
 )
 def test_settings_that_do_not_fit_together_are_refused(
@@ -321,6 +326,17 @@ def test_settings_that_do_not_fit_together_are_refused(
 ) -> None:
     with pytest.raises(ValidationError, match=message):
         DeepSpeedSettings(**fields)
+
+
+def test_deepspeed_is_told_of_neighbours_that_keep_weights_twice() -> None:
+    pytest.importorskip("deepspeed")
+    from r1pipe.train.deepspeed_setup import config_of
+
+    base = DeepSpeedSettings(backend="deepspeed", num_processes=16, zero_stage=3)
+    plus = base.model_copy(update={"zero_hpz_partition_size": 8})
+    plain, told = (config_of(each, "bfloat16")["zero_optimization"] for each in (base, plus))
+    assert told == plain | {"zero_hpz_partition_size": 8}
+    assert "zero_hpz_partition_size" not in plain
 
 
 @pytest.mark.parametrize(("field", "value"), [("attention", "flash"), ("kernels", "liger")])

@@ -165,6 +165,21 @@ def test_between_steps_only_small_parameters_are_whole(facts: dict[str, Any]) ->
             assert besides == (whole if whole <= PERSISTENT else 0), name
 
 
+def test_a_head_in_slices_is_gathered_as_often_as_a_whole_one(facts: dict[str, Any]) -> None:
+    for of_rank in facts["gathers"]:
+        whole, slices = of_rank["whole"], of_rank["slices"]
+        assert slices == whole
+        micro_batches = 2  # four of twelve positions, on two ranks
+        assert 0 < slices["lm_head.weight"] <= 2 * micro_batches, "forward and backward"
+
+
+def test_neighbours_that_keep_weights_twice_take_the_same_steps(facts: dict[str, Any]) -> None:
+    for of_rank in facts["neighbours"]:
+        assert of_rank["neighbours"] == pytest.approx(of_rank["plain"], rel=1e-5)
+        assert of_rank["plain"][-1] < of_rank["plain"][0]
+        assert (of_rank["plain twice"], of_rank["neighbours twice"]) == (False, True)
+
+
 def test_files_with_other_names_are_loaded_whole_and_said_so(facts: dict[str, Any]) -> None:
     assert not facts["is_renamed_sharded"]
     (said,) = facts["warning"]

@@ -46,6 +46,8 @@ def test_blocks_of_a_row_by_hand() -> None:
     assert blocks.positions.tolist() == [0, 1, 2, 3, 4, 0, 5, 0, 0]
     assert blocks.places.tolist() == [0, 1, 2, 3, 4, 6]
     assert blocks.num_sequences == 3
+    assert blocks.bounds.tolist() == [0, 3, 5, 6]
+    assert (blocks.bounds.dtype, blocks.longest) == (torch.int32, 3)
 
 
 @pytest.mark.parametrize("attention", ["sdpa", "eager"])
@@ -89,6 +91,79 @@ def test_dropout_and_scaling_are_those_asked_for() -> None:
         # the second position weighs its predecessor e^0 and itself e^(2 / 2)
         assert found.flatten().tolist() == pytest.approx([0.0, 2.718282 / 3.718282])
         assert weigh(query, key, value, dropout=1.0, scaling=0.5).count_nonzero() == 0
+
+
+def by_sequence(  # noqa: PLR0913 - as PyTorch has it
+    query: torch.Tensor,
+    key: torch.Tensor,
+    value: torch.Tensor,
+    begins: torch.Tensor,
+    key_begins: torch.Tensor,
+    longest: int,
+    longest_key: int,
+    *,
+    scale: float | None,
+    window_size: tuple[int, int],
+    enable_gqa: bool,
+) -> torch.Tensor:
+    """Compute what PyTorch's kernel for a GPU does, sequence by sequence."""
+    assert begins.dtype == torch.int32
+    assert torch.equal(begins, key_begins)
+    assert longest == longest_key == int(begins.diff().max())
+    assert window_size == (-1, 0)
+    assert enable_gqa
+    repeats = query.shape[1] // key.shape[1]
+    parts = []
+    for start, end in zip(begins.tolist(), begins.tolist()[1:], strict=False):
+        own, keys, values = (heads[start:end].transpose(0, 1) for heads in (query, key, value))
+        keys, values = (h.repeat_interleave(repeats, dim=0) for h in (keys, values))
+        scores = own @ keys.transpose(1, 2) * (scale or query.shape[2] ** -0.5)
+        later = torch.ones(end - start, end - start, dtype=torch.bool).triu(1)
+        weights = scores.masked_fill(later, float("-inf")).softmax(dim=-1)
+        parts.append((weights @ values).transpose(0, 1))
+    return torch.cat(parts)
+
+
+def test_the_kernel_of_a_gpu_is_given_the_row_as_it_is(monkeypatch: pytest.MonkeyPatch) -> None:
+    calls = []
+
+    def seen(*tensors: Any, **options: Any) -> torch.Tensor:
+        calls.append(tensors[0].shape)
+        return by_sequence(*tensors, **options)
+
+    row = packed_row()
+    results = []
+    for has_kernel in (False, True):
+        monkeypatch.setattr(packed, "has_varlen_kernel", lambda query, has=has_kernel: has)
+        monkeypatch.setattr("torch.nn.attention.varlen.varlen_attn", seen)
+        made = policy("sdpa")
+        with attending(made, [row]):
+            found = token_logprobs(made, row)
+            found.square().sum().backward()
+        results.append([found, *(parameter.grad for parameter in made.parameters())])
+        config = made.config
+        shape = (row.input_ids.shape[1], config.num_attention_heads, config.head_dim)
+        assert calls == [shape] * (config.num_hidden_layers if has_kernel else 0)
+    for one, other in zip(*results, strict=True):
+        torch.testing.assert_close(one, other, rtol=1e-4, atol=1e-4)
+
+
+def test_the_kernel_is_for_gpus_half_precision_and_its_head_sizes() -> None:
+    class OnGpu(torch.Tensor):
+        is_cuda = True
+
+    def heads(size: int, dtype: torch.dtype) -> torch.Tensor:
+        return torch.zeros(1, 1, 2, size, dtype=dtype)
+
+    def on_gpu(size: int, dtype: torch.dtype) -> torch.Tensor:
+        return heads(size, dtype).as_subclass(OnGpu)
+
+    assert not packed.has_varlen_kernel(heads(64, torch.bfloat16))
+    assert packed.has_varlen_kernel(on_gpu(64, torch.bfloat16))
+    assert packed.has_varlen_kernel(on_gpu(256, torch.float16))
+    assert not packed.has_varlen_kernel(on_gpu(64, torch.float32))
+    assert not packed.has_varlen_kernel(on_gpu(60, torch.bfloat16))
+    assert not packed.has_varlen_kernel(on_gpu(264, torch.bfloat16))
 
 
 def test_outside_of_the_block_and_for_padded_rows_a_model_keeps_its_attention() -> None:

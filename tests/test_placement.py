@@ -10,6 +10,7 @@ import pytest
 from command import Run
 from test_costs import MODEL, sampling, training
 
+from r1pipe.costs.estimate import make_estimator
 from r1pipe.costs.placement import Misfit, Room, misfits, mistake
 from r1pipe.costs.work import Cost, ModelInfo
 from r1pipe.engine_settings import TrainRun
@@ -20,6 +21,7 @@ from r1pipe.machine import Gpu, Machine, visible_gpus
 from r1pipe.manifest import load_manifest
 from r1pipe.method_params.policies import GrpoRun
 from r1pipe.settings import ModelParams, Placement
+from r1pipe.store.store import Store
 
 R1 = Path(__file__).resolve().parent.parent / "manifests" / "r1.yaml"
 H100 = Gpu("H100", 80 * 10**9, "580")
@@ -70,6 +72,11 @@ def test_what_other_nodes_compute_needs_no_gpu_here(monkeypatch: pytest.MonkeyPa
     assert texts(run, 0) == []
     generator = {"backend": "vllm", "cluster": "ray", "data_parallel": 64}
     assert texts(SampleRun.model_validate({"device": "cuda", "generator": generator}), 0) == []
+    actors = {"backend": "transformers", "cluster": "ray", "data_parallel": 64}
+    assert texts(SampleRun.model_validate({"device": "cuda", "generator": actors}), 0) == []
+    beside = {"generator": actors, "device": "cuda"}
+    assert texts(GrpoRun.model_validate(beside), 1) == [], "the trainer's own"
+    assert [path for path, _ in texts(GrpoRun.model_validate(beside), 0)] == ["run.device"]
     server = {"backend": "openai", "url": "http://localhost:8000/v1"}
     assert texts(SampleRun.model_validate({"device": "cuda", "generator": server}), 0) == []
 
@@ -104,6 +111,19 @@ def test_devices_that_share_heads_divide_their_number() -> None:
     text = "3 does not divide the model's 8 attention heads; use one of 1, 2, 4, 8"
     assert found(8) == [Misfit(path, f"{path}: {text}")]
     assert found(12) == found(None) == []
+
+
+def test_devices_that_share_an_engine_share_its_key_value_heads() -> None:
+    def found(shards: int, num_kv_heads: int | None) -> list[Misfit]:
+        model = replace(MODEL, num_heads=24, num_kv_heads=num_kv_heads)
+        work = sampling(replace(VLLM, shards=shards), model=model)
+        return list(misfits(SampleRun(), Cost({}, sampling=(work,)), room(24)))
+
+    path = "run.generator.tensor_parallel"
+    text = "6 neither divides the model's 4 key-value heads nor is a multiple of them; use one of"
+    assert found(6, 4) == [Misfit(path, f"{path}: {text} 1, 2, 4, 8, 12, 24")]
+    assert found(2, 4) == found(4, 4) == found(8, 4) == found(6, None) == []
+    assert found(6, 1) == [], "latent attention"
 
 
 def test_positions_are_shared_by_a_divisor_of_the_heads() -> None:
@@ -142,7 +162,7 @@ def test_a_mixture_of_experts_that_no_node_holds_is_planned_only() -> None:
     [
         ({"data_parallel": 2}, "data_parallel: if a policy is trained"),
         ({"tensor_parallel": 2}, "2 GPUs for the engine of each of 4 processes"),
-        ({"cluster": "ray"}, "not on a cluster; leave it out"),
+        ({"cluster": "ray"}, "go with a trainer of one process"),
     ],
 )
 def test_a_generator_inside_each_rank_has_its_one_gpu(
@@ -222,3 +242,28 @@ def test_a_sleeping_engine_is_not_added_to_what_training_needs(
     low, high = json.loads(out)["costs"]["stages"]["zero"]["peak_bytes"]
     assert low == pytest.approx(held + 500 * 2**20)
     assert high < 80e9
+
+
+def test_on_a_cluster_the_other_stages_of_the_paper_start(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("r1pipe.machine.read_gpus", lambda: (H100,) * 8)
+    monkeypatch.setenv("SLURM_JOB_NUM_NODES", "64")
+    manifest = load_manifest(R1, profile="paper")
+    estimator = make_estimator(manifest, Store(tmp_path), {})
+    found = {
+        name: [each.text for each in estimator.misfits(name) if each.is_certain]
+        for name in manifest.stages
+    }
+    refused = {name: texts for name, texts in found.items() if texts}
+    trains = {"zero", "cold-start-sft", "reasoning-rl", "second-sft", "alignment-rl"}
+    assert refused.keys() == trains | {"helpful-rm", "safety-rm"}
+    for texts in refused.values():
+        assert texts[0].startswith("plan only: needs expert parallelism")
+    assert {
+        "cold-start-data",
+        "rejection-sample",
+        "distil",
+        "student-rl",
+        "eval-r1",
+    } <= found.keys()

@@ -30,7 +30,7 @@ def warnings(work: Training, where: machine.Machine, folder: Path) -> tuple[str,
     def cost(params: Any, run: Any, inputs: Any) -> Cost:
         return Cost({"data": training().model}, (work,))
 
-    made = manifest(node_of("only", replace(kind(), cost=cost)))
+    made = manifest(node_of("only", kind()._replace(cost=cost)))
     return Estimator(made, Store(folder), {}, None, where).estimate("only").warnings
 
 

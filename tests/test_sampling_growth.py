@@ -99,7 +99,7 @@ def sampled(project: Path, store: str = "store", seconds: float = 0.0, **params:
     """Run the manifest with other parameters; return the record of `sampled`."""
 
     @contextmanager
-    def opened(folder: Path, run: Any, precision: Any) -> Any:
+    def opened(folder: Path, run: Any, precision: Any, prompts: Any) -> Any:
         yield Slow(project, seconds), tokenizer()
 
     saved = collecting.open_generator  # type: ignore[attr-defined]

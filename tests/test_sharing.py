@@ -72,9 +72,9 @@ def test_the_head_of_a_card_is_yaml_for_the_hub(world: tuple[Manifest, Store]) -
 def test_licences_and_hub_names_of_sources_reach_the_card(world: tuple[Manifest, Store]) -> None:
     made, store = world
     source = made.sources["numbers"]
-    stated = replace(source, licence="apache-2.0")
-    from_hub = replace(source, path=None, hf="owner/numbers", revision="main", licence="mit")
-    beside = replace(source, path=store.root.parent / "licensed")
+    stated = source._replace(licence="apache-2.0")
+    from_hub = source._replace(path=None, hf="owner/numbers", revision="main", licence="mit")
+    beside = source._replace(path=store.root.parent / "licensed")
     for node, expected in ((stated, "apache-2.0"), (from_hub, "mit"), (beside, "cc-by-4.0")):
         text = card((replace(made, sources={"numbers": node}), store), "zero")
         assert f'license: "{expected}"' in text

@@ -6,7 +6,6 @@ import importlib.util
 import json
 import os
 from collections.abc import Callable
-from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any, get_args
@@ -60,7 +59,7 @@ def training(context: Any, params: Any, run: Any, inputs: Any, fails: list[int])
 
 def tracked(*fails: int, run_model: type[Run] = TrackedRun) -> Manifest:
     function = partial(training, fails=list(fails))
-    made = replace(kind(function, name="train"), run_model=run_model)
+    made = kind(function, name="train")._replace(run_model=run_model)
     return manifest(stage("zero", made))
 
 

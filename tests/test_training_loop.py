@@ -6,12 +6,15 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 from tiny import FakeContext, model
 
+from r1pipe.ranks import Ranks
 from r1pipe.records import TokenSequence
 from r1pipe.settings import Optimizer
 from r1pipe.train.batching import one_batch
 from r1pipe.train.engine import Loss, TorchEngine
+from r1pipe.train.gpu_memory import GpuMemory
 from r1pipe.train.logprobs import token_logprobs
 from r1pipe.train.loop import Trainer, Update
 
@@ -77,3 +80,42 @@ def test_a_checkpoint_holds_the_step_the_tokens_and_what_else_is_saved(tmp_path:
     kept = Kept()
     second = trainer(FakeContext(tmp_path), [kept])
     assert (second.step, second.trained_tokens, kept.text) == (2, 8, "saved")
+
+
+@pytest.fixture
+def gpu(monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """Stand for a GPU whose tensors have taken so many bytes; what was reset is forgotten."""
+    taken = [900]
+    monkeypatch.setattr(torch.cuda, "reset_peak_memory_stats", lambda device: taken.clear())
+    monkeypatch.setattr(torch.cuda, "max_memory_allocated", lambda device: max(taken))
+    return taken
+
+
+def test_the_most_memory_on_a_gpu_is_logged_at_every_step_and_noted_at_the_end(
+    tmp_path: Path, gpu: list[int]
+) -> None:
+    context = FakeContext(tmp_path)
+    made = trainer(context)
+    assert gpu == [900], "nothing is asked of a CPU"
+    made._memory = GpuMemory(torch.device("cuda", 1))
+    for number in range(6):
+        gpu.append([10, 30, 20, 20, 70, 60][number])
+        made.update(update())
+    assert context.column("peak_gpu_bytes") == [10, 30, 30, 30, 70, 70]
+    assert context.notes["peak_gpu_bytes"] == 70
+    on_cpu = FakeContext(tmp_path / "cpu")
+    trainer(on_cpu).run([update()] * 6)
+    assert "peak_gpu_bytes" not in on_cpu.logged[-1] | on_cpu.notes
+
+
+def test_the_rank_that_needs_most_is_noted(tmp_path: Path, gpu: list[int]) -> None:
+    class TwoRanks(Ranks):
+        def gather(self, value: Any) -> list[Any]:
+            return [value, {"peak_gpu_bytes": 99}]
+
+    context = FakeContext(tmp_path)
+    made = trainer(context)
+    made._memory, context.ranks = GpuMemory(torch.device("cuda")), TwoRanks()
+    gpu.append(5)
+    made._note_memory()
+    assert context.notes == {"peak_gpu_bytes": 99}

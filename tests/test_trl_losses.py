@@ -1,10 +1,12 @@
-"""The GRPO loss and its gradient equal TRL 1.16's (values made by benchmarks/trl_losses.py)."""
+"""The GRPO loss and its gradient, and RLOO's advantages and gradient, equal TRL 1.16's (values made
+by benchmarks/trl_losses.py and benchmarks/trl_rloo.py)."""
 
 from __future__ import annotations
 
 import json
 import math
 
+import fixed_rloo
 import pytest
 from fixed_batch import (
     AGGREGATIONS,
@@ -22,6 +24,7 @@ from tiny import advantage_of, frozen_logprobs
 
 from r1pipe.train.batching import Batching
 
+RLOO = json.loads(fixed_rloo.GOLDEN.read_text())
 LOSSES = json.loads(GOLDEN.read_text())["losses"]
 
 
@@ -48,3 +51,23 @@ def test_the_losses_differ_and_the_clip_acts_on_both_sides() -> None:
     assert any(ratio > 1 + CLIP_HIGH and advantage > 0 for ratio, advantage in signed)
     assert any(ratio < 1 - CLIP_LOW and advantage < 0 for ratio, advantage in signed)
     assert any(1 - CLIP_LOW < ratio < 1 + CLIP_HIGH for ratio, _ in signed)
+
+
+@pytest.mark.parametrize("micro_batch_tokens", [1, 64, 10_000])
+def test_advantages_and_gradient_of_rloo_equal_those_of_trl(micro_batch_tokens: int) -> None:
+    advantages, gradients = fixed_rloo.our_rloo(micro_batch_tokens)
+    found = summary(0.0, gradients)
+    assert advantages == pytest.approx(RLOO["advantages"], abs=1e-5)
+    assert found["norm"] == pytest.approx(RLOO["norm"], abs=1e-5)
+    for parameter, values in RLOO["gradients"].items():
+        assert max(map(abs, values)) > 1e-4, "a gradient of zeros shows nothing"
+        assert found["gradients"][parameter] == pytest.approx(values, abs=1e-5)
+
+
+def test_the_advantages_of_rloo_have_the_kl_taken_off() -> None:
+    size = fixed_rloo.GROUP_SIZE
+    for start in range(0, len(fixed_rloo.REWARDS), size):
+        rewards = fixed_rloo.REWARDS[start : start + size]
+        alone = [r - (sum(rewards) - r) / (size - 1) for r in rewards]
+        there = RLOO["advantages"][start : start + size]
+        assert max(abs(a - b) for a, b in zip(alone, there, strict=True)) > 0.1

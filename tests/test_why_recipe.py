@@ -120,7 +120,7 @@ def test_every_single_change_of_a_param_is_found_from_the_last_stage(
 def test_a_raised_version_is_found_from_the_last_stage(recipe: tuple[Store, Manifest]) -> None:
     store, manifest = recipe
     for name, node in manifest.stages.items():
-        raised = replace(node, kind=replace(node.kind, version=node.kind.version + 1))
+        raised = replace(node, kind=node.kind._replace(version=node.kind.version + 1))
         changed = with_stage(manifest, raised)
         assert roots(explain(changed, store, furthest(manifest, name))) == {(name, "version")}
 

@@ -30,6 +30,7 @@ from r1pipe.rl.credits import credit_of
 from r1pipe.rl.grpo import Grpo
 from r1pipe.settings import Aggregation, Optimizer, Precision
 from r1pipe.stage import Checkpoints
+from r1pipe.store.beside import SavesBeside
 from r1pipe.supervision.steps import rule_steps
 from r1pipe.tasks import corpus
 from r1pipe.tasks.table import TASKS
@@ -273,13 +274,14 @@ class ScriptedGenerator:
         return
 
 
-class FolderCheckpoints:
+class FolderCheckpoints(SavesBeside):
     """Checkpoints as folders, named when they are whole."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
 
     def latest(self) -> tuple[int, Path] | None:
+        self.wait()
         found = sorted(self.folder.glob("step-*"))
         return (int(found[-1].name[5:]), found[-1]) if found else None
 

@@ -169,6 +169,8 @@ class Tally:
         self.verdicts: Counter[str] = Counter()
         self.faults: Counter[str] = Counter()
         self.example = ""
+        self.failure: StageError | None = None
+        """Why no more questions are to be put."""
 
     def add(self, rows: Iterable[Row]) -> Tally:
         """Count replies."""
@@ -181,6 +183,13 @@ class Tally:
                 end = visible(row["reply"][-MAX_EXAMPLE_CHARS:])
                 self.example = self.example or f"to {row['candidate_id']}: '...{end}'"
         return self
+
+    def look(self, num_expected: int, max_frac: float, name: str) -> None:
+        """Keep the first error that `check` raises."""
+        try:
+            self.check(num_expected, max_frac, name)
+        except StageError as error:
+            self.failure = self.failure or error
 
     def check(self, num_expected: int, max_frac: float, name: str) -> None:
         """Raise StageError if more than that share of the expected replies cannot be read."""

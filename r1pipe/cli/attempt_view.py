@@ -4,11 +4,18 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from r1pipe.cli.views import fact_lines, metric_lines, sample_lines, section, warning_lines
+from r1pipe.cli.views import (
+    fact_lines,
+    memory_text,
+    metric_lines,
+    sample_lines,
+    section,
+    warning_lines,
+)
 from r1pipe.keys import JsonObject
 from r1pipe.store.attempt import Attempt
 from r1pipe.store.metrics import read_facts, read_metrics, read_samples, read_spent
-from r1pipe.text import format_bytes, format_duration, table_lines
+from r1pipe.text import format_duration, table_lines
 
 if TYPE_CHECKING:
     from r1pipe.store.store import Store
@@ -41,7 +48,7 @@ def attempt_text(store: Store, attempt: Attempt) -> str:
         ("status", f"built now by {owner}" if owner else "not finished, and not being built"),
         ("kept", found["progress"] or "nothing to go on from"),
         ("took", format_duration(found.get("seconds", 0.0))),
-        ("peak memory", format_bytes(found.get("peak_rss_bytes", 0))),
+        ("peak memory", memory_text(found.get("peak_rss_bytes", 0), found["facts"])),
         ("directory", str(found["directory"])),
     ]
     sections = [

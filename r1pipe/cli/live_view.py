@@ -96,12 +96,14 @@ class StageView:
         self.pace = Pace()
         self.work = ""
         self.memory_bytes = memory_bytes
+        self.gpu_bytes = 0.0
         self.curves: dict[str, Curve] = {}
 
     def take(self, step: int, total: int | None, values: Mapping[str, float]) -> None:
         """Note a step's values."""
         self.work = ""
         self.pace.take(step, total)
+        self.gpu_bytes = values.get("peak_gpu_bytes", self.gpu_bytes)
         for name in telling(values):
             self.curves.setdefault(name, Curve()).add(values[name])
 
@@ -139,6 +141,7 @@ class StageView:
         if (left := self.pace.left()) is not None:
             parts.append(f"left {format_duration(left)}")
         parts += [f"memory {format_bytes(memory)}"] if (memory := self.memory_bytes()) else []
+        parts += [f"GPU {format_bytes(self.gpu_bytes)}"] if self.gpu_bytes else []
         return "  " + "   ".join(parts + [self.work] * bool(self.work))
 
     def _numbers(self, width: int, encoding: str) -> list[Text]:

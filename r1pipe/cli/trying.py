@@ -116,6 +116,8 @@ def _block(title: str, text: str) -> list[str]:
 def _completions(node: StageNode, inputs: Inputs, num_problems: int) -> list[Trial]:
     from r1pipe.generate.backends import open_generator
     from r1pipe.generate.protocol import SamplingParams
+    from r1pipe.generate.tools import with_tools
+    from r1pipe.models.prompts import max_positions
     from r1pipe.rl.rollouts import sample_groups
     from r1pipe.sandbox.strength import using
 
@@ -131,8 +133,10 @@ def _completions(node: StageNode, inputs: Inputs, num_problems: int) -> list[Tri
         using(getattr(node.run, "sandbox", "full")),
         open_generator(model, node.run, precision) as (generator, tokenizer),
     ):
+        tools = getattr(node.params, "tools", None)
+        sampler = with_tools(generator, tokenizer, tools, max_positions(model))
         groups = sample_groups(
-            generator, tokenizer, problems, 1, sampling, fmt, [values["seed"], "try"]
+            sampler, tokenizer, problems, 1, sampling, fmt, [values["seed"], "try"]
         )
         return [_trial(group, tokenizer, values, fmt) for group in groups]
 
@@ -200,15 +204,17 @@ def _filters(
 def _rows(node: StageNode, inputs: Inputs) -> list[Trial]:
     """Return the first rows that a stage would train on."""
     from r1pipe.data.training_sequences import training_sequences
+    from r1pipe.generate.tools import outputs_with
     from r1pipe.models.policy import load_tokenizer, stored_end_ids
     from r1pipe.train.conversations import TurnEncoder
 
     folder = inputs.path("model")
     tokenizer = load_tokenizer(folder)
     values: JsonObject = node.params.model_dump()
+    tools = getattr(node.params, "tools", None)
     sequences, _ = training_sequences(
         inputs.path("rows"),
-        TurnEncoder(tokenizer, stored_end_ids(folder, tokenizer)),
+        TurnEncoder(tokenizer, stored_end_ids(folder, tokenizer), outputs_with(tools)),
         values["max_tokens"],
         max_rows=NUM_ROWS,
         train_on=values["train_on"],

@@ -166,10 +166,17 @@ def _heading(record: Record, store: Store) -> str:
         ("made", record.created),
         ("took", format_duration(record.seconds)),
         ("size", format_bytes(record.size)),
-        ("peak memory", format_bytes(record.peak_rss_bytes)),
+        ("peak memory", memory_text(record.peak_rss_bytes, record.facts)),
         ("directory", directory(record, store) or GONE),
     ]
     return "\n".join(table_lines(rows))
+
+
+def memory_text(rss_bytes: int, facts: Mapping[str, object]) -> str:
+    """Return the most memory that a process held, and that tensors took on a GPU."""
+    gpu = facts.get("peak_gpu_bytes")
+    text = format_bytes(rss_bytes)
+    return f"{text}; on a GPU {format_bytes(gpu)}" if isinstance(gpu, int) else text
 
 
 def warnings_of(record: Record) -> list[str]:

@@ -108,6 +108,7 @@ class Rollouts(Completes, Protocol):
     group_size: int
     minibatches_per_rollout: int
     kl_coef: float
+    staleness: int
 
     @property
     def adapter(self) -> Adapter | None:

@@ -128,8 +128,10 @@ def _state_bytes(work: Training, where: Placement) -> float:
             frozen += (NF4_BYTES - weights) * min(count, _linear_parameters(work.model))
         return frozen + 16.0 * work.adapter_parameters
     kept_optimizer = 0.0 if where.is_offloaded else optimizer / (processes if stage >= 1 else 1)
+    second_copy = weights / where.neighbours if where.neighbours > 1 else 0.0
     return count * (
         weights / (processes if stage >= 3 else 1)
+        + second_copy
         + gradients / (processes if stage >= 2 else 1)
         + kept_optimizer
     )

@@ -70,6 +70,7 @@ def model_from_config(config: JsonObject) -> ModelInfo:
         num_parameters=layers * attention + stored + norms + head * (1 if is_tied else 2),
         active_parameters=layers * attention + active + norms + head,
         num_heads=int(config["num_attention_heads"]),
+        num_kv_heads=_kv_heads(config),
     )
 
 
@@ -105,7 +106,8 @@ def model_of_size(text: str) -> ModelInfo | None:
     else:
         near = (model_from_config(_qwen(*sizes)) for sizes in QWEN_SHAPES)
         shape = min(near, key=lambda model: _distance(model.num_parameters, stored))
-    return replace(shape, num_parameters=stored, active_parameters=active, num_heads=None)
+    counts = {"num_parameters": stored, "active_parameters": active}
+    return replace(shape, **counts, num_heads=None, num_kv_heads=None)
 
 
 def forward_flops(model: ModelInfo, context_tokens: float) -> float:
@@ -114,13 +116,20 @@ def forward_flops(model: ModelInfo, context_tokens: float) -> float:
     return 2 * model.active_parameters + attention
 
 
+def _kv_heads(config: JsonObject) -> int:
+    """Return the heads of keys and values; latent attention has one for all devices."""
+    if config.get("kv_lora_rank"):
+        return 1
+    return int(config.get("num_key_value_heads") or config["num_attention_heads"])
+
+
 def _attention(config: JsonObject) -> tuple[int, int, int]:
     """Return a layer's attention parameters, its size, and the values cached per token."""
     hidden, heads = int(config["hidden_size"]), int(config["num_attention_heads"])
     if config.get("kv_lora_rank"):
         return _latent_attention(config, hidden, heads)
     size = int(config.get("head_dim") or hidden // heads)
-    kv_heads = int(config.get("num_key_value_heads") or heads)
+    kv_heads = _kv_heads(config)
     weights = 2 * hidden * heads * size + 2 * hidden * kv_heads * size
     kind = config.get("model_type", "")
     if kind.startswith("qwen2") or config.get("attention_bias"):

@@ -102,9 +102,10 @@ def _gpus_here(run: StageModel, device: str) -> dict[str, int]:
     if isinstance(run, SampleRun):
         place = run.generator.place(device, "float32")
         is_beside = isinstance(run, EngineRun)
-        if not is_beside and (place.is_server or place.on_cluster):
+        is_elsewhere = place.is_server or place.on_cluster
+        if is_elsewhere and not is_beside:
             return {}
-        if place.processes > 1:
+        if place.processes > 1 and not is_elsewhere:
             return {
                 f"{GENERATOR}.{'tensor' if place.shards > 1 else 'data'}_parallel": place.processes
             }
@@ -129,12 +130,18 @@ def _absence(path: str, number: int, device: str, there: int) -> str:
 
 def _undivided(model: ModelInfo, path: str, where: Placement) -> Iterator[Misfit]:
     """Yield what shares attention heads among a number of devices that does not divide them."""
-    number = where.shards if path.startswith(GENERATOR) else where.sequence_parallel
-    if model.num_heads is None or model.num_heads % number == 0:
+    is_sampler = path.startswith(GENERATOR)
+    number = where.shards if is_sampler else where.sequence_parallel
+    if model.num_heads is None:
         return
-    fit = [str(n) for n in range(1, model.num_heads + 1) if model.num_heads % n == 0]
+    fit = [n for n in range(1, model.num_heads + 1) if model.num_heads % n == 0]
     heads = f"does not divide the model's {model.num_heads} attention heads"
-    yield Misfit(path, f"{path}: {number} {heads}; use one of {', '.join(fit)}")
+    if is_sampler and model.num_kv_heads is not None and number in fit:
+        kv = model.num_kv_heads  # whole ones on each device, or one of them on several
+        fit = [n for n in fit if kv % n == 0 or n % kv == 0]
+        heads = f"neither divides the model's {kv} key-value heads nor is a multiple of them"
+    if number not in fit:
+        yield Misfit(path, f"{path}: {number} {heads}; use one of {', '.join(map(str, fit))}")
 
 
 def _unheld(model: ModelInfo, where: Placement, room: Room, *, is_alone: bool) -> Iterator[Misfit]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -32,6 +32,7 @@ MAX_NAMED = 3
 BUSY_LOAD = 0.5
 """Processes that want a core, for each core, from which a measurement is not to be trusted."""
 NONE = "-"
+PRICE = "price_per_gpu_hour"
 
 
 @dataclass(frozen=True)
@@ -45,8 +46,8 @@ class Costs:
     warnings: Mapping[str, Sequence[str]] = field(default_factory=dict)
     basis: str = ""
     calibration: str | None = None
-    price: float | None = None
-    """Of a GPU for an hour, in any currency."""
+    prices: Mapping[str, float] = field(default_factory=dict)
+    """Stage -> the price of one of its GPUs for an hour, in any currency."""
 
     def lines(self, width: int | None = None) -> list[str]:
         """Return the table, its sum, what it rests on, and what could not be estimated."""
@@ -56,8 +57,8 @@ class Costs:
         total = self.total()
         rows = [["STAGE", "TRAINS", "SAMPLES", "TIME", "MEMORY", "DISK", *self._money_titles()]]
         for name, found in self.estimates.items():
-            rows.append([name, *_cells(found), *self._money_cells(found.gpu_hours)])
-        rows.append(["all", *_cells(total), *self._money_cells(self.gpu_hours())])
+            rows.append([name, *_cells(found), *self._money_cells([name])])
+        rows.append(["all", *_cells(total), *self._money_cells(self.estimates)])
         lines = [
             "",
             *fitted_lines(rows, width, spare=("TRAINS", "SAMPLES", "DISK")),
@@ -67,7 +68,7 @@ class Costs:
         if total.scratch_bytes.high:
             scratch = _range_text(total.scratch_bytes, BYTE_UNITS)
             lines.append(f"tokens; memory per device; besides, {scratch} of disk while it runs")
-        lines += [f"assumed: {text}" for text in _grouped(self.assumed)]
+        lines += [*self._unpriced(), *(f"assumed: {text}" for text in _grouped(self.assumed))]
         lines += [f"warning: {text}" for text in _grouped(self.warnings)]
         return lines + unknown
 
@@ -90,9 +91,9 @@ class Costs:
             f"tokens trained {trained}, sampled {sampled}",
         ]
         if titles := self._money_titles():
-            cells = self._money_cells(self.gpu_hours())
+            cells = self._money_cells(self.estimates)
             named = [f"{title.lower()} {cell}" for title, cell in zip(titles, cells, strict=True)]
-            lines.append(", ".join(named))
+            lines += [", ".join(named), *self._unpriced()]
         count = len(self.assumed)
         lines.append(f"{self.basis}; {count} assumed" if count else self.basis)
         return lines + [f"warning: {text}" for text in _grouped(self.warnings)] + unknown
@@ -103,15 +104,29 @@ class Costs:
 
         return sum((each.gpu_hours for each in self.estimates.values()), NOTHING)
 
+    def price(self, names: Iterable[str]) -> Range:
+        """Return what the GPU-hours of some stages come to; those without a price count nothing."""
+        from r1pipe.costs.work import NOTHING
+
+        prices = (self.estimates[name].gpu_hours * self.prices.get(name, 0.0) for name in names)
+        return sum(prices, NOTHING)
+
     def _money_titles(self) -> list[str]:
         if not self.gpu_hours().high:
             return []
-        return ["GPU-HOURS", *(["PRICE"] if self.price is not None else [])]
+        return ["GPU-HOURS", *(["PRICE"] if self.prices else [])]
 
-    def _money_cells(self, gpu_hours: Range) -> list[str]:
-        prices = [] if self.price is None else [gpu_hours * self.price]
-        cells = [_range_text(found, COUNT_UNITS) for found in (gpu_hours, *prices)]
+    def _money_cells(self, names: Collection[str]) -> list[str]:
+        hours = replace(self, estimates={name: self.estimates[name] for name in names}).gpu_hours()
+        cells = [_range_text(found, COUNT_UNITS) for found in (hours, self.price(names))]
         return cells[: len(self._money_titles())]
+
+    def _unpriced(self) -> list[str]:
+        """Say which stages have no price, where others have one."""
+        named = [n for n, each in self.estimates.items() if each.gpu_hours.high]
+        missing = [name for name in named if name not in self.prices]
+        text = "no price: set run.price_per_gpu_hour, or --price for all"
+        return _grouped({text: missing}) if missing and self.prices else []
 
     def total(self) -> Estimate:
         """Return all stages together: sums, and the largest of memory and scratch."""
@@ -140,7 +155,7 @@ class Costs:
             "stages": {name: found.to_json() for name, found in self.estimates.items()},
             "total": self.total().to_json() if self.estimates else None,
             "gpu_hours": self.gpu_hours().to_json(),
-            "price": None if self.price is None else (self.gpu_hours() * self.price).to_json(),
+            "price": self.price(self.estimates).to_json() if self.prices else None,
             "unknown": dict(self.unknown),
             "assumed": {text: list(names) for text, names in self.assumed.items()},
             "warnings": {text: list(names) for text, names in self.warnings.items()},
@@ -156,7 +171,7 @@ def stage_costs(
     price: float | None = None,
 ) -> Costs:
     """Return what the named stages will cost; `records` are the results that are in the store, and
-    `price` is that of a GPU for an hour."""
+    `price` is that of a GPU for an hour, in place of what the stages say."""
     if not names:
         return Costs()
     from r1pipe.costs.estimate import Unknown, make_estimator
@@ -181,7 +196,16 @@ def stage_costs(
     for source, text in estimator.assumed_sources.items():
         assumed.setdefault(text, []).append(f"source {source}")
     made = estimator.calibration.made if estimator.calibration else None
-    return Costs(estimates, unknown, assumed, warnings, basis_text(estimator), made, price)
+    prices = _prices(manifest, names, price)
+    return Costs(estimates, unknown, assumed, warnings, basis_text(estimator), made, prices)
+
+
+def _prices(manifest: Manifest, names: Sequence[str], price: float | None) -> dict[str, float]:
+    """Return the price of a GPU-hour of each stage that has one."""
+    if price is not None:
+        return dict.fromkeys(names, price)
+    own = {name: getattr(manifest.stages[name].run, PRICE, None) for name in names}
+    return {name: value for name, value in own.items() if value is not None}
 
 
 def basis_text(estimator: Estimator) -> str:
@@ -230,7 +254,7 @@ def actual_values(record: ActionRecord, store: Store) -> dict[str, float | None]
         "trained_tokens": _noted(record.facts.get("trained_tokens")),
         "sampled_tokens": _sampled_tokens(record, store),
         "seconds": record.seconds,
-        "peak_bytes": record.peak_rss_bytes,
+        "peak_bytes": _noted(record.facts.get("peak_gpu_bytes")) or record.peak_rss_bytes,
         "disk_bytes": record.size,
     }
 

@@ -42,11 +42,20 @@ def rollouts(params: fields.Rollouts, run: fields.RollsOut, inputs: InfoMap) -> 
         is_quantized=params.adapter is not None and params.adapter.quantize is not None,
         whole_copies=(2 if params.preference else 0)
         + (params.process == "model")
-        + ("reward" in inputs),
+        + ("reward" in inputs)
+        + copies_ahead(params.staleness, run.device),
     )
     sampling = rollout_sampling(params, run, model, problems, training.where.processes)
     assumes = length_assumption(problems, params.max_tokens, run.expect)
     return Cost({"model": model}, training=(training,), sampling=(sampling,), assumes=assumes)
+
+
+def copies_ahead(staleness: int, device: str) -> int:
+    """Return the copies of the weights that sampling ahead keeps on a device: the sampler's own,
+    and on a CPU those of the rollouts that are begun."""
+    if not staleness:
+        return 0
+    return 1 + (staleness if device.startswith("cpu") else 0)
 
 
 def rollout_sampling(

@@ -66,6 +66,8 @@ class ModelInfo(Info):
     active_parameters: int
     num_heads: int | None = None
     """Attention heads, which devices share; None if only a size is known."""
+    num_kv_heads: int | None = None
+    """Heads of keys and values; None if they are not known."""
 
     @property
     def has_experts(self) -> bool:

@@ -11,7 +11,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from r1pipe import __version__, machine
-from r1pipe.doctor import environment, packages
+from r1pipe.doctor import environment, gpus, packages
 from r1pipe.doctor.checks import Check
 from r1pipe.doctor.confinement import check_sandbox
 from r1pipe.errors import StageError, StoreError
@@ -81,7 +81,7 @@ def diagnose(
     checks = [
         environment.check_python(packages.python_version()),
         *[environment.check_package(one) for one in found],
-        *environment.check_gpus(seen.gpus, torch),
+        *gpus.check_gpus(seen.gpus, torch, machine.shared_memory()),
         *environment.check_room(seen, store),
         *environment.check_threads(seen.cores, environ),
         *environment.check_hub(is_online, environ),

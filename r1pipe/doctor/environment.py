@@ -6,7 +6,7 @@ import os
 import tempfile
 import urllib.error
 import urllib.request
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 
 from r1pipe import machine
@@ -52,45 +52,14 @@ def check_package(one: Found) -> Check:
         return Check(group, package.label, broken, f"{found}, broken", wanted, advice)
     if not is_supported(one.version, package):
         advice = f"not a supported version; {package.advice} brings one"
+        if one.works and package.below and parse_version(one.version) >= package.below:
+            advice = (
+                "it can be imported here, and nothing else is known: no version from"
+                f" {'.'.join(map(str, package.below))} on was run; `r1pipe try STAGE` shows whether"
+                f" it works; {package.advice} brings one that was run"
+            )
         return Check(group, package.label, "warning", found, wanted, advice)
     return Check(group, package.label, "ok", found, wanted)
-
-
-def check_gpus(gpus: Sequence[machine.Gpu], torch: Found | None) -> list[Check]:
-    """Check the GPUs that the driver lists and whether torch can use them."""
-    facts = (torch.facts if torch else None) or {}
-    seen = facts.get("gpus", [])
-    checks = [
-        Check(
-            "gpu",
-            f"gpu {index}",
-            "ok",
-            f"{gpu.name}, {format_bytes(gpu.memory_bytes)}, driver {gpu.driver}",
-        )
-        for index, gpu in enumerate(gpus)
-    ]
-    if not gpus:
-        checks = [
-            Check(
-                "gpu",
-                f"gpu {index}",
-                "ok",
-                f"{gpu['name']}, {format_bytes(gpu['memory_bytes'])}, "
-                f"{format_bytes(gpu['free_bytes'])} free",
-            )
-            for index, gpu in enumerate(seen)
-        ]
-    if gpus and facts and not facts.get("cuda_works"):
-        build = facts.get("cuda_build")
-        what = f"CUDA {build}" if build else "the CPU only"
-        advice = (
-            f"torch is built for {what} and cannot use the GPUs; install a build for the CUDA of"
-            " this driver"
-        )
-        checks.append(Check("gpu", "torch and GPUs", "warning", what, "CUDA", advice))
-    return checks or [
-        Check("gpu", "gpu", "note", "none; stages run on the CPU (run.device: cpu)", "")
-    ]
 
 
 def check_room(found: machine.Machine, store: Path) -> list[Check]:

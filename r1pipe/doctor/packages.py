@@ -59,7 +59,7 @@ INSTALL_CPU = (
 INSTALL_VLLM = f"with a GPU: {INSTALL_GPU}; on a CPU, in the repository: {INSTALL_CPU}"
 PACKAGES = (
     Package(("torch",), (2, 13), (2, 14), tested="2.13", module="torch"),
-    Package(("transformers",), (5, 16, 1), (5, 20), tested="5.16.1 to 5.19", module="transformers"),
+    Package(("transformers",), (5, 18), (5, 20), tested="5.18 to 5.19", module="transformers"),
     Package(("tokenizers",), (0, 22)),
     Package(("pyarrow",), (18,)),
     Package(("numpy",), (2, 0)),
@@ -127,6 +127,8 @@ if facts["cuda_works"]:
         facts["gpus"].append(
             {"name": torch.cuda.get_device_name(index), "memory_bytes": total, "free_bytes": free}
         )
+has_nccl = torch.distributed.is_available() and torch.distributed.is_nccl_available()
+facts["nccl"] = list(torch.cuda.nccl.version()) if has_nccl else None
 facts["threads"] = torch.get_num_threads()
 """
 

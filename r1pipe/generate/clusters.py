@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from abc import abstractmethod
+from dataclasses import replace
 from pathlib import Path
 from typing import Literal
 
@@ -11,8 +12,8 @@ from pydantic import Field, model_validator
 from r1pipe.errors import StageError
 from r1pipe.generate.protocol import Generator, GeneratorBackend
 from r1pipe.generator_settings import SampleRun
-from r1pipe.models.interfaces import Tokenizer
-from r1pipe.settings import Precision
+from r1pipe.models.interfaces import LanguageModel, Tokenizer
+from r1pipe.settings import Placement, Precision
 
 
 class ClusterBackend(GeneratorBackend):
@@ -41,6 +42,14 @@ class ClusterBackend(GeneratorBackend):
         """GPUs, or cores of a CPU, of one engine."""
         return 1
 
+    def place(self, device: str, precision: Precision) -> Placement:
+        """Return where sampling is done, for its cost."""
+        return replace(
+            super().place(device, precision),
+            processes=self.devices_per_engine * self.data_parallel,
+            on_cluster=self.cluster is not None,
+        )
+
     def open_sealed(
         self, folder: Path, tokenizer: Tokenizer, run: SampleRun, precision: Precision
     ) -> Generator:
@@ -51,6 +60,33 @@ class ClusterBackend(GeneratorBackend):
 
         return RayGenerator(self, folder, run, precision)
 
+    def open_beside(
+        self,
+        model: LanguageModel,
+        tokenizer: Tokenizer,
+        run: SampleRun,
+        num_ranks: int,
+        precision: Precision,
+    ) -> Generator:
+        """Return a generator for a policy that is being trained, here or on a cluster."""
+        self.refuse_beside(num_ranks)
+        if self.cluster is None:
+            return self.open_beside_here(model, tokenizer, run, num_ranks, precision)
+        from r1pipe.generate.ray_policy import RayPolicy
+
+        return RayPolicy(self, Path(model.name_or_path), run, precision)
+
+    @abstractmethod
+    def open_beside_here(
+        self,
+        model: LanguageModel,
+        tokenizer: Tokenizer,
+        run: SampleRun,
+        num_ranks: int,
+        precision: Precision,
+    ) -> Generator:
+        """Return a generator for a policy that is being trained, in this process."""
+
     @abstractmethod
     def open_here(
         self, folder: Path, tokenizer: Tokenizer, run: SampleRun, precision: Precision
@@ -59,11 +95,11 @@ class ClusterBackend(GeneratorBackend):
 
     def incompatible_beside(self, num_processes: int) -> str | None:
         """Say what to set if it cannot sample inside each process of a trainer; None if it can."""
-        if self.cluster is None:
+        if self.cluster is None or num_processes == 1:
             return None
         return (
-            "run.generator.cluster: a policy that is trained is sampled by engines beside the"
-            " trainer, not on a cluster; leave it out"
+            "run.generator.cluster: samplers on a cluster go with a trainer of one process; leave"
+            " the cluster out, or train in one process"
         )
 
     def refuse_beside(self, num_processes: int) -> None:

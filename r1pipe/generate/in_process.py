@@ -19,7 +19,13 @@ from numpy.typing import NDArray
 from torch import Tensor
 from transformers import DynamicCache
 
-from r1pipe.generate.protocol import Request, Sampled, SamplingParams, Weights
+from r1pipe.generate.protocol import (
+    Request,
+    Sampled,
+    SamplingParams,
+    Weights,
+    in_prompt_order,
+)
 from r1pipe.generate.room import check_room, room_of
 from r1pipe.generate.uniforms import uniforms
 from r1pipe.machine import give_back_memory
@@ -71,7 +77,7 @@ class TransformersGenerator:
         StageError.
         """
         check_room(requests, self.context)
-        ordered = sorted(requests, key=lambda r: (len(r.prompt_ids), r.prompt_ids, r.index))
+        ordered = sorted(requests, key=in_prompt_order)
         was_training = self.model.training
         self.model.eval()
         try:
@@ -200,7 +206,8 @@ class TransformersGenerator:
         give_back_memory()
 
     def close(self) -> None:
-        """The model belongs to the caller."""
+        """End batches that another thread waits for; the model belongs to the caller."""
+        self._end.set()
 
 
 def context_of(config: Any) -> int | None:

@@ -125,6 +125,14 @@ class TellingGenerator(Generator, Protocol):
 class GeneratorBackend(GeneratorSettings):
     """The settings of one backend, and how it is opened with them."""
 
+    def fitted(self, most_tokens: Callable[[], int]) -> GeneratorBackend:
+        """Return settings with no more room than requests need.
+
+        `most_tokens` says how many tokens no prompt exceeds with its completion; it may have to go
+        through all prompts.
+        """
+        return self
+
     @abstractmethod
     def open_sealed(
         self, folder: Path, tokenizer: Tokenizer, run: SampleRun, precision: Precision

@@ -111,6 +111,8 @@ class EngineActor:
             run = SampleRun.model_validate_json(spec.run)
             with open_generator(Path(spec.folder), run, spec.precision) as (generator, _):
                 slots = run.generator.concurrency(run.max_batch)
+                if isinstance(generator, StreamingGenerator):
+                    slots = generator.num_slots
                 self._replies.put(Up(place, slots, versions()))
                 while True:
                     self._follow(generator, slots)

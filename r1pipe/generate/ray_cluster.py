@@ -88,14 +88,17 @@ class RayCluster:
         strategy = "STRICT_PACK" if len(bundles) == 1 else "PACK"
         return self.ray.util.placement_group(bundles, strategy=strategy)
 
-    def start(self, group: Any, spec: EngineSpec) -> Any:
-        """Return a new actor in a placement group."""
+    def start(self, group: Any, spec: EngineSpec, kind: type | None = None) -> Any:
+        """Return a new actor in a placement group, an `EngineActor` or of another kind."""
         from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
 
         bundles = group.bundle_specs
         spans = len(bundles) > 1
         own = {"CPU": 1, "GPU": 0} if spans else {"CPU": 0, "GPU": 0, **bundles[0]}
-        actor = self.ray.remote(concurrency_groups={"orders": 1, "replies": 1})(EngineActor)
+        if kind is None:
+            actor = self.ray.remote(concurrency_groups={"orders": 1, "replies": 1})(EngineActor)
+        else:
+            actor = self.ray.remote(kind)
         environment = ENVIRONMENT | (SPANNING if spans else {})
         return actor.options(
             num_cpus=own["CPU"],

@@ -60,7 +60,7 @@ class RayGenerator(ManyEngines):
         """
         self.settings = settings
         self.losses: list[str] = []
-        self._spec = EngineSpec(_of_one_engine(settings, run), str(folder.resolve()), precision)
+        self._spec = EngineSpec(of_one_engine(settings, run), str(folder.resolve()), precision)
         self._slots = settings.concurrency(run.max_batch)
         self._events: queue.Queue[tuple[_Engine, Any, Future[list[Reply]]]] = queue.Queue()
         self._answers: deque[tuple[int, Answer]] = deque()
@@ -160,6 +160,7 @@ class RayGenerator(ManyEngines):
                 return
             if isinstance(reply, Up):
                 self._versions.check(reply.place, reply.versions)
+                self._slots = reply.num_slots
                 engine.is_up, engine.place = True, reply.place
                 self._answers.extend(answers([IsUp()]))
             elif isinstance(reply, Made) and reply.number == self._number:
@@ -227,8 +228,8 @@ class RayGenerator(ManyEngines):
         self._number += 1
 
     def load_weights(self, tensors: Weights) -> None:
-        """Engines on a cluster sample a finished model."""
-        raise StageError("engines on a cluster take no weights; leave run.generator.cluster out")
+        """These engines sample a finished model; `RayPolicy` has those of one in training."""
+        raise StageError("these engines take no weights")
 
     def sleep(self) -> None:
         """Engines have their GPUs to themselves."""
@@ -244,7 +245,7 @@ class RayGenerator(ManyEngines):
         self._engines = []
 
 
-def _of_one_engine(settings: ClusterBackend, run: SampleRun) -> str:
+def of_one_engine(settings: ClusterBackend, run: SampleRun) -> str:
     """Return the settings of one engine on one machine, as JSON."""
     alone = {"cluster": None, "address": None, "data_parallel": 1}
     own = SampleRun(device=run.device, workers=run.workers or 1, max_batch=run.max_batch)

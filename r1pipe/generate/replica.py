@@ -47,7 +47,7 @@ def serve(orders: TextIO, out: TextIO) -> None:
     shape |= {"folder": Path(shape["folder"]), "end_ids": tuple(shape["end_ids"])}
     settings = VllmSettings.model_validate(first["settings"])
     generator = VllmGenerator(EngineShape(**shape), settings)
-    say(out, ready=True)
+    say(out, ready=generator.num_slots)
     inbox: Orders = SimpleQueue()
     threading.Thread(target=hear, args=(orders, inbox), daemon=True).start()
     while (order := inbox.get()) is not None:

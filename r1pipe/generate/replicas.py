@@ -3,7 +3,7 @@
 One stream of requests feeds them all (`r1pipe.generate.scheduler`). If one dies while it samples,
 the others take over. Parent and child speak lines of JSON:
 
-    {"shape", "settings"}                     -> {"ready"}
+    {"shape", "settings"}                     -> {"ready": completions sampled together}
     {"sampling"}, then {"request": [index, seed, ids]} for each
                                               -> {"sampled": [index, ids, logprobs, reason]}
     {"end"}, which gives up what is under way -> {"done"}
@@ -26,7 +26,7 @@ from collections.abc import Iterator
 from contextlib import suppress
 from dataclasses import asdict
 from pathlib import Path
-from typing import IO, TYPE_CHECKING
+from typing import IO, TYPE_CHECKING, Any
 
 from r1pipe.errors import StageError
 from r1pipe.generate.protocol import Request, Sampled, SamplingParams, Weights
@@ -54,7 +54,7 @@ class ReplicaGenerator(ManyEngines):
         self._answers: queue.Queue[tuple[int, JsonObject]] = queue.Queue()
         self._replicas: list[_Replica] = []
         self._gone: set[int] = set()
-        self._slots = settings.max_num_seqs
+        self._slots = 0
         self.losses: list[str] = []
         try:
             for number in range(settings.data_parallel):
@@ -62,7 +62,7 @@ class ReplicaGenerator(ManyEngines):
                 self._replicas.append(_Replica(number, environment, self._answers))
             single = settings.model_copy(update={"data_parallel": 1})
             self._send({"shape": _plain(shape), "settings": single.model_dump()})
-            self._await("ready")
+            self._slots = min(map(int, self._await("ready")))
         except BaseException:
             self.close()
             raise
@@ -153,11 +153,12 @@ class ReplicaGenerator(ManyEngines):
         for replica in self._replicas:
             replica.send(message)
 
-    def _await(self, word: str) -> None:
-        """Wait until every replica has said a word."""
-        for _ in self._replicas:
-            answer = self._answer()
+    def _await(self, word: str) -> list[Any]:
+        """Wait until every replica has said a word; return what they said with it."""
+        answers = [self._answer() for _ in self._replicas]
+        for answer in answers:
             assert word in answer, f"a replica answered {list(answer)}, not {word}"
+        return [answer[word] for answer in answers]
 
     def _answer(self) -> JsonObject:
         number, answer = self._answers.get()

@@ -34,7 +34,7 @@ class TransformersSettings(ClusterBackend):
     @property
     def samples_policy(self) -> bool:
         """Whether it samples from the very model that is trained, not from weights of its own."""
-        return True
+        return self.cluster is None
 
     def open_here(
         self, folder: Path, tokenizer: Tokenizer, run: SampleRun, precision: Precision
@@ -44,9 +44,9 @@ class TransformersSettings(ClusterBackend):
         from r1pipe.models.precision import dtype_of
 
         model = freeze(load_model(folder, dtype=dtype_of(precision), device=run.device))
-        return self.open_beside(model, tokenizer, run, 1, precision)
+        return self.open_beside_here(model, tokenizer, run, 1, precision)
 
-    def open_beside(
+    def open_beside_here(
         self,
         model: LanguageModel,
         tokenizer: Tokenizer,
@@ -55,7 +55,6 @@ class TransformersSettings(ClusterBackend):
         precision: Precision,
     ) -> Generator:
         """Return a generator that samples from the very model, whatever its weights become."""
-        self.refuse_beside(num_ranks)
         from r1pipe.generate.in_process import TransformersGenerator
         from r1pipe.models.policy import end_ids
         from r1pipe.workers import num_workers

@@ -47,17 +47,21 @@ def whole_units(
     units: Iterable[Asked[ItemT]],
     read: Callable[[ItemT, Request, Sampled], FoundT],
     failed: FailedUnits,
+    *,
+    first_alone: bool = False,
 ) -> Iterator[Whole[ItemT, FoundT]]:
     """Yield every unit when its last completion is there, in whatever order that comes.
 
     A generator that streams is never without requests while there are further units. Completions
-    are read as they come, so that no tokens wait for a unit's end. Units that cannot be sampled are
-    noted in `failed`, which ends the stage when nobody is there.
+    are read as they come. Units that cannot be sampled are noted in `failed`, which ends the stage
+    when nobody is there. With `first_alone` no other unit begins before the first has ended.
     """
     waiting, num_tokens, since = iter(units), 0, perf_counter()
     under_way: dict[str, _Open[ItemT, FoundT]] = {}
     while True:
-        while stream.wants_units and (unit := next(waiting, None)) is not None:
+        while stream.wants_units and not (first_alone and under_way):
+            if (unit := next(waiting, None)) is None:
+                break
             if unit.requests:
                 under_way[unit.name] = _Open(unit, {each.index: each for each in unit.requests})
                 stream.add(unit.name, unit.requests)
@@ -68,6 +72,7 @@ def whole_units(
         name, sampled = stream.take()
         if isinstance(sampled, UnitFailed):
             del under_way[name]
+            first_alone = False
             failed.add(sampled.failure, 1)
             continue
         own, index = under_way[name], sampled.index
@@ -76,6 +81,6 @@ def whole_units(
         if len(own.found) == len(own.by_index):
             del under_way[name]
             failed.succeeded()
-            speed = num_tokens / (perf_counter() - since)
-            yield Whole(name, own.unit.item, own.found, speed)
+            first_alone = False
+            yield Whole(name, own.unit.item, own.found, num_tokens / (perf_counter() - since))
             num_tokens, since = 0, perf_counter()

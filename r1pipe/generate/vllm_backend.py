@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Literal
@@ -17,6 +18,8 @@ from r1pipe.settings import Placement, Precision
 MIB = 1 << 20
 SEALED_FRACTION, BESIDE_FRACTION = 0.9, 0.45
 """Of a GPU's memory, without and with a model that is trained."""
+CPU_NUM_SEQS = 256
+"""Completions that are decoded together on a CPU, as vLLM has it on its smaller GPUs."""
 
 
 class VllmSettings(ClusterBackend):
@@ -31,10 +34,12 @@ class VllmSettings(ClusterBackend):
     """Share of each GPU's memory; default: 0.9, and 0.45 beside a trainer."""
     kv_cache_mb: int | None = Field(default=None, gt=0)
     """Size of the KV cache in MiB; default: 256 on a CPU, what is free on a GPU."""
-    max_num_seqs: int = Field(default=256, gt=0)
-    """Most completions that are decoded together."""
+    max_num_seqs: int | None = Field(default=None, gt=0)
+    """Most completions that are decoded together; default: 256 on a CPU, on a GPU what vLLM takes
+    for it."""
     max_model_tokens: int | None = Field(default=None, gt=1)
-    """Longest prompt with its completion; default: what the model allows."""
+    """Longest prompt with its completion; default: what the stage's prompts need if it knows them,
+    else what the model allows."""
     eager: bool = False
     """No CUDA graphs: starts sooner, samples more slowly. On a CPU always so."""
     sleep: bool = True
@@ -46,12 +51,19 @@ class VllmSettings(ClusterBackend):
         return self.tensor_parallel
 
     def concurrency(self, max_batch: int) -> int:
-        """Return how many completions are sampled at once."""
-        return self.max_num_seqs
+        """Return how many completions are sampled at once, as far as that is known."""
+        return self.max_num_seqs or CPU_NUM_SEQS
+
+    def fitted(self, most_tokens: Callable[[], int]) -> VllmSettings:
+        """Return settings for no longer context than requests need: a cache that holds the model's
+        own longest may not fit."""
+        if self.max_model_tokens is not None:
+            return self
+        return self.model_copy(update={"max_model_tokens": max(2, most_tokens())})
 
     def incompatible_beside(self, num_processes: int) -> str | None:
         """Say what to set if an engine inside each process of a trainer cannot be so divided."""
-        if self.data_parallel > 1:
+        if self.data_parallel > 1 and self.cluster is None:
             return (
                 "run.generator.data_parallel: if a policy is trained, each of its processes has one"
                 " engine of its own; leave data_parallel out, and set run.engine.num_processes"
@@ -63,16 +75,23 @@ class VllmSettings(ClusterBackend):
             )
         return super().incompatible_beside(num_processes)
 
+    def incompatible_ahead(self, num_processes: int) -> str | None:
+        """Say what to set if it cannot sample while the policy trains; None if it can."""
+        if self.cluster is None:
+            return (
+                "run.generator: vLLM in the trainer's process samples in turn with it; with"
+                " params.staleness add `cluster: ray`, or sample with transformers"
+            )
+        return super().incompatible_ahead(num_processes)
+
     def place(self, device: str, precision: Precision) -> Placement:
         """Return where sampling is done, for its cost."""
         return replace(
             super().place(device, precision),
-            processes=self.tensor_parallel * self.data_parallel,
             shards=self.tensor_parallel,
             start_s=(2.0, 90.0),
             has_own_weights=True,
             sleeps=self.sleep and not device.startswith("cpu"),
-            on_cluster=self.cluster is not None,
             memory_frac=self.memory_fraction(is_beside=False),
             memory_frac_beside=self.memory_fraction(is_beside=True),
             cpu_bytes=(450 * MIB, 900 * MIB),  # its libraries and its default cache
@@ -98,7 +117,7 @@ class VllmSettings(ClusterBackend):
                 return ReplicaGenerator(shape, self)
             return VllmGenerator(shape, self)
 
-    def open_beside(
+    def open_beside_here(
         self,
         model: LanguageModel,
         tokenizer: Tokenizer,
@@ -107,7 +126,6 @@ class VllmSettings(ClusterBackend):
         precision: Precision,
     ) -> Generator:
         """Return an engine with weights of its own, which `load_weights` replaces."""
-        self.refuse_beside(num_ranks)
         from r1pipe.generate.vllm_engine import EngineShape, VllmGenerator
         from r1pipe.models.policy import end_ids
         from r1pipe.models.stored_adapters import whole_folder

@@ -11,6 +11,7 @@ import random
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import cached_property
 from itertools import count
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -32,10 +33,11 @@ from r1pipe.generate.vllm_setup import (
     quiet,
     require_vllm,
 )
-from r1pipe.generate.weights import stored_names, weight_files
+from r1pipe.generate.weights import weight_files
 from r1pipe.keys import JsonObject
 from r1pipe.models.policy import OFFLINE
 from r1pipe.models.refusals import refused_in_a_line
+from r1pipe.models.stored_form import StoredForm
 from r1pipe.records import FinishReason
 from r1pipe.settings import Precision
 
@@ -75,28 +77,28 @@ class VllmGenerator:
     def __init__(self, shape: EngineShape, settings: VllmSettings) -> None:
         require_vllm(shape.device)
         self.shape = shape
-        self.num_slots = settings.max_num_seqs
         self.losses: list[str] = []
-        self.max_in_flight = 2 * settings.max_num_seqs
         is_cpu = kind_of_device(shape.device) == "cpu"
         self.can_sleep = settings.sleep and shape.is_shared and not is_cpu
         self.is_asleep = False
         self.num_workers = 1 if shape.is_ranked else settings.tensor_parallel
         self.on_tokens: Callable[[int, Sequence[int]], None] | None = None
-        self._names = stored_names(shape.folder)
         self._serial = count()
         with refused_in_a_line(shape.folder):
             config = AutoConfig.from_pretrained(shape.folder, **OFFLINE)
         check_head_size(config, shape.device)
+        self._config = config
         self.max_tokens = settings.max_model_tokens or int(config.max_position_embeddings)
         with preserved_process(), quiet():
             vllm = import_vllm(shape.device)
             arguments = vllm.EngineArgs(
                 **engine_arguments(shape, settings, self.max_tokens, self.can_sleep)
             )
-            self._engine: Any = vllm.LLMEngine.from_engine_args(arguments)
+            self._engine: Any = vllm.LLMEngine.from_engine_args(arguments, vllm.OFFLINE)
             self._params: Callable[..., Any] = vllm.SamplingParams
             self._kinds: Any = vllm.RequestOutputKind
+        self.num_slots = int(self._engine.vllm_config.scheduler_config.max_num_seqs)
+        self.max_in_flight = 2 * self.num_slots
 
     def generate(self, requests: Sequence[Request], sampling: SamplingParams) -> Iterator[Sampled]:
         """Yield every request's completion once, as it finishes; those of equal prompts begin one
@@ -183,21 +185,29 @@ class VllmGenerator:
             raise RuntimeError("the engine kept the cache of its old weights")
 
     def _replace(self, tensors: Weights) -> None:
-        """Hand the tensors to the workers: by reference, or through files in shared memory."""
+        """Hand the tensors to the workers as the model's files would have them: by reference, or
+        through files in shared memory. Raises RuntimeError if any is missing."""
         seen: set[str] = set()
 
         def noted() -> Iterator[tuple[str, Tensor]]:
-            for name, tensor in tensors:
+            for name, tensor in self._form.stored(tensors):
                 seen.add(name)
                 yield name, tensor
 
         if self.num_workers == 1:
-            self._engine.collective_rpc("r1pipe_load", kwargs={"tensors": noted()})
+            left = self._engine.collective_rpc("r1pipe_load", kwargs={"tensors": noted()})
         else:
             with weight_files(noted()) as paths:
-                self._engine.collective_rpc("r1pipe_load", kwargs={"paths": list(paths)})
-        if missing := sorted(self._names - seen):
+                left = self._engine.collective_rpc("r1pipe_load", kwargs={"paths": list(paths)})
+        if missing := sorted(self._form.names - seen):
             raise RuntimeError(f"{len(missing)} weights were not given, such as {missing[0]}")
+        if stale := sorted({name for names in left for name in names}):
+            raise RuntimeError(f"{len(stale)} weights of vLLM were left, such as {stale[0]}")
+
+    @cached_property
+    def _form(self) -> StoredForm:
+        """How files hold this model: vLLM reads that form and no other."""
+        return StoredForm(self._config)
 
     def sleep(self) -> None:
         """Give weights and cache back to the GPU until `load_weights`; nothing on a CPU."""
@@ -234,7 +244,7 @@ def sampled_of(output: Any, index: int, sampling: SamplingParams) -> Sampled:
 def engine_arguments(
     shape: EngineShape, settings: VllmSettings, max_tokens: int, can_sleep: bool
 ) -> JsonObject:
-    """Return vLLM's own settings for an engine."""
+    """Return vLLM's own settings for an engine; what is not set here vLLM takes for the GPU."""
     is_cpu = kind_of_device(shape.device) == "cpu"
     arguments: JsonObject = {
         "model": str(shape.folder),
@@ -242,7 +252,7 @@ def engine_arguments(
         "dtype": shape.precision,
         "seed": 0,
         "max_model_len": max_tokens,
-        "max_num_seqs": settings.max_num_seqs,
+        "max_num_seqs": settings.concurrency(0) if is_cpu else settings.max_num_seqs,
         "tensor_parallel_size": settings.tensor_parallel,
         "logprobs_mode": "processed_logprobs",  # after the temperature
         "generation_config": "vllm",  # a model's own top-k or penalties must not change the draws

@@ -17,6 +17,7 @@ from r1pipe.doctor.packages import INSTALL_CPU, INSTALL_GPU
 from r1pipe.errors import StageError
 
 if TYPE_CHECKING:
+    from torch import Tensor
     from transformers import PretrainedConfig
 
 CPU_HEAD_SIZES = (32, 48, 64, 80, 96, 112, 128, 160, 192, 224, 256)
@@ -81,6 +82,7 @@ def import_vllm(device: str) -> Any:
         from vllm.engine.arg_utils import EngineArgs
         from vllm.platforms import current_platform
         from vllm.sampling_params import RequestOutputKind
+        from vllm.usage.usage_lib import UsageContext
 
         kind = current_platform.device_type
         if kind != kind_of_device(device):
@@ -90,6 +92,7 @@ def import_vllm(device: str) -> Any:
         if kind == "cpu":
             # else the first log-probabilities wait for a C++ compiler
             type(current_platform).simple_compile_backend = "eager"
+            rotate_all_heads()
         from vllm.v1.engine import core
         from vllm.v1.engine.llm_engine import LLMEngine
 
@@ -101,7 +104,24 @@ def import_vllm(device: str) -> Any:
         EngineArgs=EngineArgs,
         LLMEngine=LLMEngine,
         RequestOutputKind=RequestOutputKind,
+        OFFLINE=UsageContext.LLM_CLASS,  # vLLM's settings for throughput
     )
+
+
+def rotate_all_heads() -> None:
+    """Have a CPU rotate queries of shape [tokens, heads, size] by PyTorch: vLLM 0.32's kernel
+    rotates their first head only, which latent attention would compute with in silence."""
+    from vllm.model_executor.layers.rotary_embedding.base import RotaryEmbedding
+
+    if hasattr(RotaryEmbedding, "forward_kernel"):
+        return
+    RotaryEmbedding.forward_kernel = RotaryEmbedding.forward_cpu
+
+    def forward_cpu(self: Any, positions: Tensor, query: Tensor, key: Tensor | None = None) -> Any:
+        forward = self.forward_kernel if query.dim() == 2 else self.forward_native
+        return forward(positions, query, key)
+
+    RotaryEmbedding.forward_cpu = forward_cpu
 
 
 def is_spanning() -> bool:

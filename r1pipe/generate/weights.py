@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 import tempfile
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
+from errno import ENOSPC
 from pathlib import Path
 
-from safetensors import safe_open
+from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
+from r1pipe.errors import StageError
 from r1pipe.generate.protocol import Weights
+from r1pipe.text import format_bytes
 
 SHARED_MEMORY = Path("/dev/shm")  # noqa: S108 - files get random names there
 MAX_FILE_BYTES = 256 << 20
@@ -52,16 +56,17 @@ def read_weights(paths: Iterable[Path]) -> Iterator[tuple[str, Tensor]]:
                 yield name, file.get_tensor(name)
 
 
-def stored_names(folder: Path) -> frozenset[str]:
-    """Return the names of all weights in a model directory."""
-    names: set[str] = set()
-    for path in folder.glob("*.safetensors"):
-        with safe_open(path, framework="pt") as file:
-            names.update(file.keys())
-    return frozenset(names)
-
-
 def _write(tensors: dict[str, Tensor], folder: Path, number: int) -> str:
     path = folder / f"{number:05d}.safetensors"
-    save_file(tensors, path)
+    try:
+        save_file(tensors, path)
+    except (OSError, SafetensorError) as error:
+        if os.strerror(ENOSPC) not in str(error):
+            raise
+        size = format_bytes(sum(tensor.nbytes for tensor in tensors.values()))
+        raise StageError(
+            f"{folder.parent} has no room for {size} of weights on their way to an engine of"
+            " several processes; start the container with more shared memory (--shm-size=8g, or an"
+            " emptyDir with medium: Memory): `r1pipe doctor` says how much there is"
+        ) from error
     return str(path)

@@ -52,7 +52,7 @@ class RunContext:
         self.ranks = ALONE
         cadence = Cadence(checkpoint_every_s)
         self.checkpoints: Checkpoints = SealedCheckpoints(
-            work / "checkpoints", cadence.saved, self._mark_journals
+            work / "checkpoints", cadence.saved, self._mark_journals, cadence.begun
         )
         self.stage_log = StageLog(work / "logs")
         self._work = work
@@ -138,12 +138,18 @@ class RunContext:
         self._stopper.raise_if_asked()
 
     def close(self) -> None:
-        """Make the journals durable and close all files."""
-        for journal in self._journals.values():
-            journal.close()
-        self._journals.clear()
-        self.stage_log.write_spent()
-        self.stage_log.close()
+        """Wait for a checkpoint that is being written, make the journals durable, close all files.
+
+        Raises what failed in that checkpoint.
+        """
+        try:
+            self.checkpoints.wait()
+        finally:
+            for journal in self._journals.values():
+                journal.close()
+            self._journals.clear()
+            self.stage_log.write_spent()
+            self.stage_log.close()
 
     def _mark_journals(self) -> dict[str, JournalMark]:
         """Return where the journals stand, so that a checkpoint is not used without their rows."""

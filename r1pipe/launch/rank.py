@@ -110,12 +110,15 @@ def run_stage(folder: JobFolder, rank: int, size: int) -> None:
             for name, value in job.inputs.items()
         }
     )
+    context = RankContext(folder, job, ranks)
     try:
         with using(plugins, job.uses):
-            kind.run(RankContext(folder, job, ranks), params, run, inputs)
+            kind.run(context, params, run, inputs)
     except (Interrupted, Paused):  # all ranks have agreed on it
+        context.checkpoints.wait()
         leave(store, ranks)
         raise
+    context.checkpoints.wait()
     leave(store, ranks)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -12,10 +13,16 @@ from r1pipe.keys import InputIds
 from r1pipe.launch.cadence import Cadence
 from r1pipe.launch.job import Job, JobFolder
 from r1pipe.ranks import Ranks
+from r1pipe.store import disk
+from r1pipe.store.beside import SavesBeside
 from r1pipe.store.checkpoints import SealedCheckpoints
 
 if TYPE_CHECKING:
     from r1pipe.stage import Checkpoints, Context
+
+PART = ".part-"
+"""In a checkpoint that is being written: that a rank's part is there, or why it is not."""
+LOOK_EVERY_S = 0.005
 
 
 class RankContext:
@@ -27,7 +34,9 @@ class RankContext:
         self.ranks = ranks
         work = Path(job.work)
         self._cadence = Cadence(job.checkpoint_every_s)
-        sealed = SealedCheckpoints(work / "checkpoints", self._cadence.saved)
+        sealed = SealedCheckpoints(
+            work / "checkpoints", self._cadence.saved, on_begun=self._cadence.begun
+        )
         self.checkpoints: Checkpoints = RankCheckpoints(sealed, ranks)
         self._folder = folder
         self._job = job
@@ -93,8 +102,12 @@ class RankContext:
             raise Interrupted("stopped")
 
 
-class RankCheckpoints:
-    """Checkpoints that all ranks write into and rank 0 seals."""
+class RankCheckpoints(SavesBeside):
+    """Checkpoints that all ranks write into and rank 0 seals.
+
+    A thread may write and seal them, so ranks do not speak with one another there: each one leaves
+    a file when its part is written, and rank 0 looks for them.
+    """
 
     def __init__(self, sealed: SealedCheckpoints, ranks: Ranks) -> None:
         self._sealed = sealed
@@ -102,6 +115,7 @@ class RankCheckpoints:
 
     def latest(self) -> tuple[int, Path] | None:
         """Return the newest checkpoint that rank 0 found whole, or None."""
+        self.wait()
         found = self._sealed.latest() if self._ranks.is_main else None
         agreed = self._ranks.agree(None if found is None else (found[0], str(found[1])))
         return None if agreed is None else (agreed[0], Path(agreed[1]))
@@ -113,11 +127,27 @@ class RankCheckpoints:
             with self._sealed.saving(step) as folder:
                 self._ranks.agree(str(folder))
                 yield folder
-                self._ranks.barrier()
-        else:
-            yield Path(self._ranks.agree(""))
-            self._ranks.barrier()
-        self._ranks.barrier()
+                self._await_others(folder)
+            return
+        folder, failure = Path(self._ranks.agree("")), "it ended"
+        try:
+            yield folder
+            failure = ""
+        except BaseException as error:
+            failure = f"{type(error).__name__}: {error}"
+            raise
+        finally:
+            disk.place_text(folder / f"{PART}{self._ranks.rank}", failure, durable=False)
+
+    def _await_others(self, folder: Path) -> None:
+        """Wait for the other ranks' parts; raise StageError if one could not be written."""
+        for rank in range(1, self._ranks.size):
+            path = folder / f"{PART}{rank}"
+            while not path.exists():
+                time.sleep(LOOK_EVERY_S)
+            if failure := path.read_text():
+                raise StageError(f"rank {rank} could not write its part of a checkpoint: {failure}")
+            path.unlink()
 
 
 if TYPE_CHECKING:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import replace
 from pathlib import Path
 
 from r1pipe.errors import Mistake
@@ -110,5 +109,5 @@ def _read_override(text: str, mistakes: list[Mistake]) -> Value | None:
     if value is None:
         return None
     for name in reversed(names):
-        value = Value({name: replace(value, key_origin=origin)}, origin)
+        value = Value({name: value._replace(key_origin=origin)}, origin)
     return value

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Collection, Iterable, Mapping
-from dataclasses import dataclass, replace
+from typing import NamedTuple
 
 from r1pipe.errors import ManifestError, Mistake
 from r1pipe.manifest.names import NAME_PATTERN, nearest
@@ -46,11 +46,11 @@ class Defaults:
         if part is None:
             return None
         sections = {
-            name: replace(section, data=chosen)
+            name: section._replace(data=chosen)
             for name, section in part.entries().items()
             if (chosen := {f: v for f, v in section.entries().items() if f in fields[name]})
         }
-        return replace(part, data=sections)
+        return part._replace(data=sections)
 
 
 def fields_of(kind: StageKind) -> dict[str, Collection[str]]:
@@ -65,7 +65,7 @@ def _sections(value: Value | None) -> Value | None:
         return None
     entries = value.entries().items()
     parts = {name: part for name, part in entries if name in SECTIONS and part.entries()}
-    return replace(value, data=parts)
+    return value._replace(data=parts)
 
 
 def laid_over(*values: Value) -> Value:
@@ -76,7 +76,7 @@ def laid_over(*values: Value) -> Value:
             entries = dict(below.entries())
             for name, value in over.entries().items():
                 entries[name] = laid_over(entries[name], value) if name in entries else value
-            below = replace(below, data=entries)
+            below = below._replace(data=entries)
         else:
             below = over
     return below
@@ -95,13 +95,13 @@ def placed_at(stage: Value, own: Value) -> Value:
 
     What it lacks is then reported there. An input that it takes away is left out.
     """
-    here = replace(own.origin, path=None)
+    here = own.origin._replace(path=None)
     entries = dict(stage.entries())
     for name in SECTIONS:
         if (part := entries.get(name)) is None or not isinstance(part.data, dict):
             continue
         at = own.get(name)
-        place = (replace(at.origin, path=None), at.key_origin) if at else (here, own.key_origin)
+        place = (at.origin._replace(path=None), at.key_origin) if at else (here, own.key_origin)
         is_input = name == "inputs"
         kept = {k: v for k, v in part.data.items() if not (is_input and v.data is None)}
         entries[name] = Value(kept, *place)
@@ -115,11 +115,10 @@ def without_absent(default: Value, stage: Value) -> Value:
         return default
     own = present.entries() if present else {}
     kept = {k: v for k, v in inputs.entries().items() if v.data is not None or k in own}
-    return replace(default, data={**default.entries(), "inputs": replace(inputs, data=kept)})
+    return default._replace(data={**default.entries(), "inputs": inputs._replace(data=kept)})
 
 
-@dataclass(frozen=True)
-class Group:
+class Group(NamedTuple):
     """A stage with `each`: the entries' labels, and the template that an entry is laid over."""
 
     template: Value
@@ -147,7 +146,7 @@ def split_each(name: str, stage: Value, mistakes: list[Mistake]) -> tuple[Value,
             mistakes.append(value.origin.mistake(f"{label}.each.{key} should be a mapping or null"))
         else:
             entries[key] = at_path(value, f"{label}.each.{key}")
-    return at_path(replace(stage, data=rest), label), entries
+    return at_path(stage._replace(data=rest), label), entries
 
 
 Groups = Mapping[str, Mapping[str, str]]
@@ -180,14 +179,13 @@ def with_stars(
                 continue
             value = entries[key]
             written = {
-                label: replace(value, data=f"{entry}{star['output']}")
+                label: value._replace(data=f"{entry}{star['output']}")
                 for label, entry in groups[star["group"]].items()
             }
-            entries[key] = replace(value, data=written)
-        stages[name] = replace(
-            stage, data={**stage.entries(), "inputs": replace(inputs, data=entries)}
-        )
-    return replace(tree, data={**tree.entries(), "stages": replace(section, data=stages)})
+            entries[key] = value._replace(data=written)
+        read = inputs._replace(data=entries)
+        stages[name] = stage._replace(data={**stage.entries(), "inputs": read})
+    return tree._replace(data={**tree.entries(), "stages": section._replace(data=stages)})
 
 
 def _wrong_star(star: re.Match[str], groups: Groups) -> str | None:
@@ -241,7 +239,7 @@ def only_targets(tree: Value, groups: Groups, mistakes: list[Mistake]) -> Value:
             needed.add(name)
             names.extend(_read_by(stages[name]))
     kept = {name: stage for name, stage in stages.items() if name in needed}
-    return replace(tree, data={**tree.entries(), "stages": replace(section, data=kept)})
+    return tree._replace(data={**tree.entries(), "stages": section._replace(data=kept)})
 
 
 def _read_by(stage: Value) -> Iterable[str]:

@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from typing import NamedTuple
 
 from r1pipe.manifest.references import Ref
 
 
-@dataclass(frozen=True)
-class Order:
+class Order(NamedTuple):
     """Names in topological order; `cycle` is `a -> b -> a` if there is one, else empty."""
 
     names: list[str]

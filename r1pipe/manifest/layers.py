@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import NamedTuple
 
 from r1pipe.errors import Mistake
 from r1pipe.manifest.documents import read_manifest, read_overrides
@@ -32,8 +33,7 @@ class Resolved:
     groups: Groups = field(default_factory=dict)
 
 
-@dataclass(frozen=True)
-class Resolution:
+class Resolution(NamedTuple):
     """The tree of a manifest and a profile, and what else is to be checked."""
 
     chosen: Resolved
@@ -73,11 +73,11 @@ class Layers:
             self.below.defaults.append(layer.defaults)
         missing = {name: Value({}, tree.origin) for name in LAYERED if tree.get(name) is None}
         others = {name: part for name, part in layer.tree.entries().items() if name != "stages"}
-        base = tree if layer.may_add else replace(tree, data={**tree.entries(), **missing})
-        tree = self.below.merged(base, replace(layer.tree, data=others), (), layer.may_add)
+        base = tree if layer.may_add else tree._replace(data={**tree.entries(), **missing})
+        tree = self.below.merged(base, layer.tree._replace(data=others), (), layer.may_add)
         if said is not None or layer.defaults is not None:
             stages = self._stages(tree.get("stages"), said, layer)
-            tree = replace(tree, data={**tree.entries(), **stages})
+            tree = tree._replace(data={**tree.entries(), **stages})
         self.tree = tree
 
     def _stages(self, below: Value | None, said: Value | None, layer: Layer) -> dict[str, Value]:
@@ -88,7 +88,7 @@ class Layers:
         entries = merger.lay(said.entries() if said else {})
         is_mapping = below is not None and isinstance(below.data, dict)
         section = below if is_mapping else said
-        return {} if section is None else {"stages": replace(section, data=entries)}
+        return {} if section is None else {"stages": section._replace(data=entries)}
 
     def finished(self) -> Resolved:
         """Return the tree with stars, `targets` and `$params` resolved."""
@@ -200,8 +200,8 @@ def _layer_over(tree: Value, layers: Layers) -> Layer:
             for stage, value in stages.data.items()
             if (words := _still_said(value, layers.outdated.get(stage, frozenset()))) is not None
         }
-        entries["stages"] = replace(stages, data=said)
-    return replace(_layer(tree, layers.kinds), tree=replace(tree, data=entries))
+        entries["stages"] = stages._replace(data=said)
+    return _layer(tree, layers.kinds)._replace(tree=tree._replace(data=entries))
 
 
 def _still_said(stage: Value, outdated: Collection[str]) -> Value | None:
@@ -216,7 +216,7 @@ def _still_said(stage: Value, outdated: Collection[str]) -> Value | None:
         if not isinstance(value.data, dict):
             return None if value.origin.file in outdated else value
         kept = {key: new for key, item in value.data.items() if (new := rest(item)) is not None}
-        return replace(value, data=kept) if kept else None
+        return value._replace(data=kept) if kept else None
 
     return rest(stage)
 
@@ -251,17 +251,17 @@ def _filled(tree: Value, mistakes: list[Mistake]) -> Value:
         if isinstance(data, dict):
             entries = {key: fill(item) for key, item in data.items()}
             is_same = all(entries[key] is data[key] for key in data)
-            return value if is_same else replace(value, data=entries)
+            return value if is_same else value._replace(data=entries)
         if isinstance(data, list):
             items = [fill(item) for item in data]
             is_same = all(new is old for new, old in zip(items, data, strict=True))
-            return value if is_same else replace(value, data=items)
+            return value if is_same else value._replace(data=items)
         if isinstance(data, str) and data.startswith(PARAM_REF):
             return _param(params, value, data, mistakes)
         return value
 
     filled = {name: fill(part) for name in ("sources", "stages") if (part := tree.get(name))}
-    return replace(tree, data={**tree.entries(), **filled})
+    return tree._replace(data={**tree.entries(), **filled})
 
 
 def _param(params: Value, value: Value, text: str, mistakes: list[Mistake]) -> Value:
@@ -275,4 +275,4 @@ def _param(params: Value, value: Value, text: str, mistakes: list[Mistake]) -> V
     if isinstance(found.data, str) and found.data.startswith(PARAM_REF):
         message = f"'{text}' is '{found.data}', which refers further; give its value"
         mistakes.append(found.origin.mistake(message))
-    return replace(found, key_origin=value.key_origin)
+    return found._replace(key_origin=value.key_origin)

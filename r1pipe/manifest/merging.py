@@ -8,7 +8,8 @@ engine or generator of another backend.
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
+from typing import NamedTuple
 
 from r1pipe.errors import Mistake
 from r1pipe.manifest.expand import (
@@ -28,8 +29,7 @@ LAYERED = ("params", "sources", "stages")
 Path = tuple[str, ...]
 
 
-@dataclass(frozen=True)
-class Layer:
+class Layer(NamedTuple):
     """One tree to be laid; only a manifest may add stages, sources and parameters."""
 
     tree: Value
@@ -55,7 +55,7 @@ class Below:
         if not are_merged(base, over):
             if self._takes_from_star(base, over, path):
                 return base
-            return replace(over, key_origin=over.key_origin or base.key_origin)
+            return over._replace(key_origin=over.key_origin or base.key_origin)
         entries = dict(base.entries())
         for name, value in over.entries().items():
             here = (*path, name)
@@ -74,7 +74,7 @@ class Below:
             return Value(entries, base.origin, base.key_origin)
         # no longer only what is at that path: what it lacks is a matter of the words over it
         place = over.key_origin or base.key_origin
-        return Value(entries, replace(over.origin, path=None), place)
+        return Value(entries, over.origin._replace(path=None), place)
 
     def remove(self, entries: dict[str, Value], path: Path, value: Value) -> None:
         """Take away what `null` names."""
@@ -119,7 +119,7 @@ class StageMerger:
         groups = self.below.groups
         for name, group in groups.items():
             if name not in said:
-                groups[name] = replace(group, template=self._laid(group.template, [], name))
+                groups[name] = group._replace(template=self._laid(group.template, [], name))
         plain = [n for n in said if n not in groups and said[n].get("each") is None]
         for name, value in said.items():
             if name in plain:
@@ -193,7 +193,7 @@ class StageMerger:
                 self.words.setdefault(entry, Words()).values.append(rest)
         for label, words in given.items():
             self._read_entry(name, group, label, words, plain)
-        groups[name] = replace(group, labels=tuple(dict.fromkeys([*group.labels, *given])))
+        groups[name] = group._replace(labels=tuple(dict.fromkeys([*group.labels, *given])))
 
     def _read_entry(
         self, name: str, group: Group, label: str, value: Value, plain: Sequence[str]

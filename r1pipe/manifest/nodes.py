@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from enum import Enum
 from pathlib import Path
-from typing import Any, Literal, get_args, get_origin
+from typing import Any, Literal, NamedTuple, get_args, get_origin
 
 from pydantic import BaseModel
 from pydantic.fields import FieldInfo
@@ -18,8 +18,7 @@ from r1pipe.plugins.tables import Uses
 from r1pipe.stage import StageKind, StageModel
 
 
-@dataclass(frozen=True)
-class SourceNode:
+class SourceNode(NamedTuple):
     """Something from outside the store: a local file or folder, or a hub repository."""
 
     name: str

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from typing import NamedTuple
 
 from r1pipe.errors import Mistake
 from r1pipe.manifest.expand import STAR, Groups
@@ -12,8 +12,7 @@ from r1pipe.manifest.yaml_source import Origin, Value
 from r1pipe.stage import Input, StageKind
 
 
-@dataclass(frozen=True)
-class Ref:
+class Ref(NamedTuple):
     """What an input reads: a source, or one output of a stage."""
 
     name: str
@@ -24,8 +23,7 @@ class Ref:
         return f"{self.name}.{self.output}" if self.output else self.name
 
 
-@dataclass(frozen=True)
-class Outputs:
+class Outputs(NamedTuple):
     """The stages and sources that references can name."""
 
     stages: Mapping[str, StageKind | None]

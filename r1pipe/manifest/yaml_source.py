@@ -8,9 +8,8 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import yaml
 from yaml.error import MarkedYAMLError
@@ -54,8 +53,7 @@ CONSTANTS: dict[str, bool | None] = {
 Scalar = None | bool | int | float | str
 
 
-@dataclass(frozen=True, slots=True)
-class Origin:
+class Origin(NamedTuple):
     """Where a value was written: a place in a file, in a profile there, or an override."""
 
     file: str
@@ -81,8 +79,7 @@ class Origin:
         return Mistake(visible(message), self.file, self.line, self.column)
 
 
-@dataclass(frozen=True, slots=True)
-class Value:
+class Value(NamedTuple):
     """A YAML value; `key_origin` is the place of the key in front of it, inside a mapping."""
 
     data: Scalar | list[Value] | dict[str, Value]
@@ -145,7 +142,7 @@ def read_yaml(path: Path, mistakes: list[Mistake]) -> Value | None:
         before = data[: error.start].decode("utf-8-sig", "replace")
         line, column = before.count("\n") + 1, len(before) - before.rfind("\n")
         message = f"byte 0x{data[error.start]:02x} is not UTF-8; save the file as UTF-8"
-        mistakes.append(replace(start, line=line, column=column).mistake(message))
+        mistakes.append(start._replace(line=line, column=column).mistake(message))
     return None
 
 
@@ -162,7 +159,7 @@ def parse_yaml(text: str, start: Origin, mistakes: list[Mistake]) -> Value | Non
         mistakes.append(error.origin.mistake("the document is too large or nested too deeply"))
     except ReaderError as error:
         line = text.count("\n", 0, error.position) + 1
-        place = replace(start, line=line) if start.set_text is None else start
+        place = start._replace(line=line) if start.set_text is None else start
         mistakes.append(place.mistake(f"not YAML: {str(error).splitlines()[0]}"))
     return None
 
@@ -171,14 +168,14 @@ def in_profile(value: Value, profile: str) -> Value:
     """Return `value` with every place in it marked as written in a profile."""
 
     def mark(origin: Origin | None) -> Origin | None:
-        return origin and replace(origin, profile=profile)
+        return origin and origin._replace(profile=profile)
 
     data = value.data
     if isinstance(data, dict):
         data = {key: in_profile(item, profile) for key, item in data.items()}
     elif isinstance(data, list):
         data = [in_profile(item, profile) for item in data]
-    origin = replace(value.origin, profile=profile)
+    origin = value.origin._replace(profile=profile)
     return Value(data, origin, mark(value.key_origin))
 
 
@@ -189,8 +186,8 @@ def at_path(value: Value, path: str) -> Value:
         data = {key: at_path(item, f"{path}.{key}") for key, item in data.items()}
     elif isinstance(data, list):
         data = [at_path(item, f"{path}.{index}") for index, item in enumerate(data)]
-    key_origin = value.key_origin and replace(value.key_origin, path=path)
-    return Value(data, replace(value.origin, path=path), key_origin)
+    key_origin = value.key_origin and value.key_origin._replace(path=path)
+    return Value(data, value.origin._replace(path=path), key_origin)
 
 
 class _Reader:
@@ -282,7 +279,7 @@ class _Reader:
                 message = f"duplicate key '{key}', first given at {first}; keep one of the two"
                 self.mistakes.append(place.mistake(message))
             else:
-                entries[key] = replace(value, key_origin=place)
+                entries[key] = value._replace(key_origin=place)
         self.height = height + 1
         return entries
 

@@ -173,7 +173,11 @@ class GrpoParams(RolloutParams):
     not compute it."""
     sampler_truncation: float | None = Field(default=None, ge=1)
     """Truncated importance sampling: tokens weigh min(policy / sampler, this), which corrects for a
-    sampler whose arithmetic is another than the trainer's. Costs a forward pass."""
+    sampler whose arithmetic is another than the trainer's, or whose weights are older. Costs a
+    forward pass."""
+    staleness: int = Field(default=0, ge=0)
+    """Rollouts by which sampling is ahead: rollout n is sampled with the weights that n - staleness
+    rollouts have trained, while the policy trains on earlier ones. 0: in turn."""
 
     @model_validator(mode="after")
     def _has_general_prompts(self) -> Self:
@@ -217,6 +221,19 @@ class GrpoParams(RolloutParams):
             raise ValueError(
                 "with dynamic_sampling the problems are not a function of the step, as"
                 " `preference` has them; leave one of them out"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _corrects_for_older_weights(self) -> Self:
+        if self.staleness and self.sampler_truncation is None:
+            raise ValueError(
+                f"staleness {self.staleness} samples with older weights; correct for them by"
+                " sampler_truncation, such as 2.0"
+            )
+        if self.staleness and self.kl_in != "loss":
+            raise ValueError(
+                f"kl_in: {self.kl_in} asks the reference, which staleness moves; use kl_in: loss"
             )
         return self
 
@@ -358,7 +375,10 @@ class GrpoRun(TrainRun, SampleRun, VerifyRun):
         if self.stop_when.kl is not None and not has_reference:
             return "run.stop_when.kl: there is no reference where params.kl_coef is 0; leave it out"
         launch = self.engine.launch()
-        beside = self.generator.incompatible_beside(launch.num_processes if launch else 1)
+        num_processes = launch.num_processes if launch else 1
+        beside = self.generator.incompatible_beside(num_processes)
+        if isinstance(params, GrpoParams) and params.staleness:
+            beside = beside or self.generator.incompatible_ahead(num_processes)
         return beside or super().incompatible_with(params)
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal, Protocol, TypeAlias
+from typing import TYPE_CHECKING, Literal, Protocol, TypeAlias, overload
 
 if TYPE_CHECKING:
     from tokenizers import AddedToken
@@ -30,8 +30,15 @@ class Tokenizer(Protocol):
     def __len__(self) -> int:
         """Return the size of the vocabulary, added tokens included."""
 
+    @overload
     def __call__(self, text: str, *, add_special_tokens: bool = True) -> Mapping[str, list[int]]:
         """Return the ids of a text as `input_ids`."""
+
+    @overload
+    def __call__(
+        self, text: list[str], *, add_special_tokens: bool = True
+    ) -> Mapping[str, list[list[int]]]:
+        """Return the ids of each of several texts."""
 
     def add_tokens(self, new_tokens: Sequence[str]) -> int:
         """Add whole tokens to the vocabulary; return how many were new."""

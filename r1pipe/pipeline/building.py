@@ -253,7 +253,7 @@ def _closing(context: RunContext) -> Iterator[None]:
     try:
         yield
     except BaseException:
-        with suppress(OSError):
+        with suppress(Exception):
             context.close()
         raise
     context.close()

@@ -5,18 +5,21 @@ from __future__ import annotations
 import difflib
 from collections.abc import Iterable, Set
 from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING
 
 from r1pipe.errors import ArtifactError, DamagedError, ManifestError, SourceError
 from r1pipe.keys import key_of
 from r1pipe.manifest import Manifest, StageNode
 from r1pipe.pipeline import code, commands
-from r1pipe.pipeline.looking import Look, look_at_sources
 from r1pipe.pipeline.resolution import Resolver, upstream
 from r1pipe.pipeline.warm_start import is_extension, warm_start_text
 from r1pipe.store.actions import ActionRecord
 from r1pipe.store.preimages import different, flatten
 from r1pipe.store.store import Store
 from r1pipe.text import short_id
+
+if TYPE_CHECKING:
+    from r1pipe.pipeline.looking import Look
 
 MAX_NAMED = 3
 
@@ -212,8 +215,10 @@ class _Planner:
         )
         if only is not None:
             self._check_inputs(self.manifest.stages[only])
-        built = [each.name for each in self.plan.stages if each.builds]
-        self.plan.looks.extend(look_at_sources(self.manifest, built))
+        if built := [each.name for each in self.plan.stages if each.builds]:
+            from r1pipe.pipeline.looking import look_at_sources
+
+            self.plan.looks.extend(look_at_sources(self.manifest, built))
         return self.plan
 
     def _lost_reason(self, planned: PlannedStage, builds: bool) -> str:

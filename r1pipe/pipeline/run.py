@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 from r1pipe.errors import DamagedError, Interrupted
 from r1pipe.keys import key_of
@@ -35,8 +35,7 @@ if TYPE_CHECKING:
 __all__ = ["Plan", "PlannedStage", "RunResult", "StageResult", "plan", "run"]
 
 
-@dataclass(frozen=True)
-class StageResult:
+class StageResult(NamedTuple):
     """How one stage ended: `hit`, `done`, or `lost` (its artifact is gone, nothing needed it)."""
 
     name: str

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager
 from pathlib import Path
@@ -9,18 +10,20 @@ from pathlib import Path
 from r1pipe.audit.golds import check_golds
 from r1pipe.curricula.curricula import CurriculumState
 from r1pipe.errors import StageError
-from r1pipe.generate.backends import generator_of
+from r1pipe.generate.backends import Prompts, SomeRun, fitted, generator_of
 from r1pipe.method_params.policies import GrpoParams, GrpoRun, OnPolicyDistilRun
+from r1pipe.models.adapters import is_adapted
 from r1pipe.models.interfaces import LanguageModel, Tokenizer
 from r1pipe.models.policy import freeze, load_model, load_tokenizer
-from r1pipe.models.precision import dtype_of
+from r1pipe.models.precision import cast_weights, dtype_of
+from r1pipe.policies.ahead import SamplerWeights, ahead
 from r1pipe.policies.parity import TOLERANCES, check_parity
 from r1pipe.records import Problem
 from r1pipe.rewards.model import RewardFn
 from r1pipe.rl.credits import credit_of
-from r1pipe.rl.grpo import Grpo
+from r1pipe.rl.grpo import Grpo, in_turn
 from r1pipe.rl.ppo import Critic
-from r1pipe.settings import ModelParams, Precision
+from r1pipe.settings import ModelParams, Precision, format_of
 from r1pipe.stage import Context
 from r1pipe.supervision.steps import StepFn, rule_steps
 from r1pipe.text import visible
@@ -69,6 +72,23 @@ def usable_problems(
     return usable
 
 
+def with_room_for(
+    problems: Sequence[Problem],
+    run: SomeRun,
+    params: GrpoParams,
+    folder: Path,
+    tokenizer: Tokenizer,
+) -> SomeRun:
+    """Return `run` with a sampler that has no more room than the problems need.
+
+    Where prompts show parts of solutions, it has what the model allows.
+    """
+    if params.adaback is not None or params.r3 is not None:
+        return run
+    fmt = format_of(params.format, params.prompt)
+    return fitted(run, folder, tokenizer, Prompts(problems, fmt, params.max_tokens))
+
+
 @contextmanager
 def opened(  # noqa: PLR0913 - what a run is given, most of it by few methods
     context: Context,
@@ -89,17 +109,18 @@ def opened(  # noqa: PLR0913 - what a run is given, most of it by few methods
     precision, ranks = params.precision, context.ranks
     made = make_reference(model, run, ranks, precision) if params.kl_coef and not teacher else None
     reference: Anchor | None = teacher or made
-    sampled = sampled_model(model, run, precision)
+    sampled = sampled_model(model, run, precision, is_ahead=params.staleness > 0)
     engine = make_engine(model, params.optimizer, run, ranks, precision)
     batching = batching_of(run, tokenizer.pad_token_id)
     check_forward(engine, model, batching, precision)
     with closing(generator_of(sampled, tokenizer, run, ranks.size, precision)) as generator:
-        memory = CurriculumState(lambda: ranks.is_main)
-        others = [each for each in (made, critic, memory) if each is not None]
+        memory, weights = CurriculumState(lambda: ranks.is_main), SamplerWeights()
+        others = [each for each in (made, critic, memory, weights) if each is not None]
         trainer = Trainer(context, engine, params.optimizer, params.num_steps, others)
         credit = credit_of(params, tokenizer, score_steps, reference, batching, critic)
         parts = tokenizer, batching, trainer, generator, reference, credit, reward_models or {}
-        yield Grpo(context, params, *parts, memory)
+        rollouts = ahead(params.staleness, weights) if params.staleness else in_turn
+        yield Grpo(context, params, *parts, memory, rollouts)
     context.note(trained_tokens=trainer.trained_tokens)
     if reference is not None:
         reference.close()
@@ -137,18 +158,25 @@ def open_teacher(
     return Reference(model, context.ranks, params.precision)
 
 
-def sampled_model(model: LanguageModel, run: GrpoRun, precision: Precision) -> LanguageModel:
+def sampled_model(
+    model: LanguageModel, run: GrpoRun, precision: Precision, *, is_ahead: bool = False
+) -> LanguageModel:
     """Return what the sampler runs: the trained model itself, or one of its own if that is sharded
-    (ZeRO-3). vLLM looks at its configuration only."""
-    if not run.generator.samples_policy or not shards_weights(run):
+    (ZeRO-3) or the sampler is ahead of it. vLLM looks at its configuration only."""
+    if not run.generator.samples_policy:
         return model
-    folder = Path(model.name_or_path)
-    return freeze(load_model(folder, dtype=dtype_of(precision), device=run.device))
+    if shards_weights(run) or (is_ahead and is_adapted(model)):
+        folder = Path(model.name_or_path)
+        return freeze(load_model(folder, dtype=dtype_of(precision), device=run.device))
+    if not is_ahead:
+        return model
+    own = freeze(copy.deepcopy(model))
+    return cast_weights(own, precision) if run.engine.casts_weights else own
 
 
 def check_sampler(grpo: Grpo, problems: Sequence[Problem], run: GrpoRun) -> None:
     """Check a sampler with weights of its own against the trainer (`r1pipe.policies.parity`)."""
-    if run.generator.samples_policy:
+    if run.generator.samples_policy and not grpo.params.staleness:
         return
     grpo.generator.load_weights(grpo.trainer.engine.weights())
     tolerance = run.parity_tolerance or TOLERANCES[grpo.params.precision]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import closing
 
 from r1pipe.errors import Paused
 from r1pipe.method_params.policies import StopWhen
@@ -26,10 +27,11 @@ def train_policy(
     """
     num_steps, max_tokens = grpo.params.num_steps, grpo.params.max_tokens
     watch = Watch(num_steps, max_tokens, grpo.format, stop_when or StopWhen())
-    for rollout in grpo.train(problems, general):
-        if rollout.number % SAMPLES_EVERY == 0:
-            keep_samples(grpo.context, rollout.groups, rollout.number)
-        look_out(grpo, watch, rollout)
+    with closing(grpo.train(problems, general)) as rollouts:
+        for rollout in rollouts:
+            if rollout.number % SAMPLES_EVERY == 0:
+                keep_samples(grpo.context, rollout.groups, rollout.number)
+            look_out(grpo, watch, rollout)
     if not grpo.trainer.has_moved:
         grpo.context.warn("the policy is unchanged: no update had a gradient")
 
@@ -44,7 +46,7 @@ def look_out(grpo: Grpo, watch: Watch, rollout: Trained) -> None:
         grpo.context.warn(f"step {trainer.step}: {text}")
     reason = watch.reason_to_pause()
     if reason is not None and trainer.step < grpo.params.num_steps:
-        trainer.save()
+        trainer.save_now()
         raise Paused(
             f"{grpo.context.name}: paused after step {trainer.step} by run.stop_when: {reason}"
         )

@@ -21,10 +21,12 @@ from r1pipe.candidates.report import write_report
 from r1pipe.candidates.selection import kept_rows
 from r1pipe.chat import AnyFormat
 from r1pipe.errors import StageError
-from r1pipe.generate.backends import open_generator
+from r1pipe.generate.backends import Prompts, open_generator
 from r1pipe.generate.protocol import SamplingParams
 from r1pipe.generate.streaming import streaming
+from r1pipe.generate.tools import with_tools
 from r1pipe.keys import JsonObject
+from r1pipe.models.prompts import max_positions
 from r1pipe.records import Problem, Row
 from r1pipe.rejection.fruitless import Fruitless
 from r1pipe.rejection.params import CollectRun, SampleParams
@@ -61,12 +63,15 @@ def collect(
         context.output("candidates"),
     )
     sampling = SamplingParams(params.temperature, 1.0, params.max_tokens, logprobs=False)
+    model, prompts = inputs.path("model"), Prompts(problems, fmt, params.max_tokens)
     with (
         sandboxed(context, run.sandbox, problems),
         closing(CandidateWriterProcess(settings)) as writer,
-        open_generator(inputs.path("model"), run, params.precision) as (generator, tokenizer),
+        open_generator(model, run, params.precision, prompts) as (generator, tokenizer),
     ):
-        with streaming(generator, context, sampling, run.max_batch) as stream:
+        positions = max_positions(inputs.path("model"))
+        sampler = with_tools(generator, tokenizer, params.tools, positions, run.max_batch)
+        with streaming(sampler, context, sampling, run.max_batch) as stream:
             source = GeneratedSamples(tokenizer, fmt, params.seed)
             collector = RejectionSampler(context, params, run, schedule, source, writer, stream)
             collector.run()

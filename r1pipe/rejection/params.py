@@ -6,7 +6,7 @@ from pydantic import Field
 
 from r1pipe.candidates.quotas import Quotas
 from r1pipe.generator_settings import SampleRun
-from r1pipe.settings import Keep, ModelParams, Prompt, VerifyRun
+from r1pipe.settings import Keep, ModelParams, Prompt, Tools, VerifyRun
 from r1pipe.stage import StageModel
 
 
@@ -38,6 +38,9 @@ class SampleParams(ModelParams):
     keep: Keep = Keep()
     prompt: Prompt | None = None
     """A system message, and what follows every question."""
+    tools: Tools | None = None
+    """Programs in completions are run, and their output goes on in the completion; `sft` has the
+    same field, which leaves outputs out of the loss."""
     problems_per_unit: int = Field(default=64, gt=0)
     """Problems sampled together: what a kill costs at most."""
     adaptive: Adaptive | None = None

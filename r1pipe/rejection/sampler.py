@@ -38,6 +38,8 @@ LEFT_EVERY_UNITS = 64
 SLOTS_IN_FLIGHT = 8
 """Samples of the units in flight, as a multiple of what an engine samples together: while a long
 completion is sampled, its slot's neighbours have others. Their texts are in memory."""
+UNITS_IN_FLIGHT = 6
+"""Units in flight in any case: few slots would else wait for the longest completion of one."""
 
 
 class RejectionSampler:
@@ -115,11 +117,15 @@ class RejectionSampler:
             while len(self.pending) + len(self.done) >= LAG:
                 self.take_oldest()
             return
-        slots = self.stream.num_slots * (1 if self.fruitless.is_watching else SLOTS_IN_FLIGHT)
-        while self.pending and (self.num_in_flight >= slots or self.is_oldest_finished()):
+        while self.pending and (self.is_full() or self.is_oldest_finished()):
             self.finish_oldest()
         while self.done:
             self.take_oldest()
+
+    def is_full(self) -> bool:
+        """Whether the units in flight are as many as may be."""
+        fewest = self.pending[0].num_samples * UNITS_IN_FLIGHT
+        return self.num_in_flight >= max(fewest, self.stream.num_slots * SLOTS_IN_FLIGHT)
 
     def is_oldest_finished(self) -> bool:
         """Whether the oldest result can be had without waiting."""

@@ -11,18 +11,22 @@ The numbers in brackets are the lines of the paper's algorithm, here in short:
 
 Departures, which are R1's (arXiv:2501.12948v2, section 2.2 and A.3): line 3 is reached by a count
 of updates; line 10 goes once over the rollout, in minibatches; there is no line 12, since rewards
-come from rules, or from reward models that stay as they are.
+come from rules, or from reward models that stay as they are. With `params.staleness` lines 5 to 9
+are ahead of the others (`policies/ahead.py`).
 
 `rl/rollouts.py` has lines 7 and 8, `rl/objective.py` lines 9 and 11.
 """
 
 from __future__ import annotations
 
+import collections.abc
 import random
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, field
 from functools import partial
+from typing import TypeAlias
 
 from r1pipe.chat import Format
 from r1pipe.curricula.curricula import Curriculum, CurriculumState, Draw, curriculum_of, shown_frac
@@ -38,13 +42,7 @@ from r1pipe.records import Group, Problem, Rollout, Trained
 from r1pipe.rewards.metrics import problem_of, rollout_metrics
 from r1pipe.rewards.model import RewardFn
 from r1pipe.rl.estimators import RATIOS, SURROGATES
-from r1pipe.rl.objective import (
-    MISMATCH,
-    Credit,
-    grpo_loss,
-    trained_rollouts,
-    with_gradient,
-)
+from r1pipe.rl.objective import MISMATCH, Credit, grpo_loss, trained_rollouts, with_gradient
 from r1pipe.rl.rollouts import sample_groups, score_groups
 from r1pipe.settings import format_of
 from r1pipe.stage import Context
@@ -53,6 +51,28 @@ from r1pipe.train.batching import Batching, count_loss_tokens, micro_batches
 from r1pipe.train.logprobs import completion_logprobs
 from r1pipe.train.loop import Trainer, Update
 from r1pipe.train.reference import Anchor
+
+Rollouts: TypeAlias = Callable[
+    ["Grpo", Curriculum, range], AbstractContextManager[Iterator[Trained]]
+]
+"""Has the rollouts of a run sampled, by their numbers: when each is trained on, or before."""
+
+
+@contextmanager
+def in_turn(grpo: Grpo, curriculum: Curriculum, numbers: range) -> Iterator[Iterator[Trained]]:
+    """Sample and reward each rollout when it is wanted, with the policy as it is."""
+
+    def sampled(number: int) -> Trained:
+        draws = curriculum.next(number)
+        started = time.perf_counter()
+        grpo.generator.load_weights(grpo.trainer.engine.weights())
+        with grpo.trainer.saved_if_stopped():
+            rollout = grpo.roll_out_enough(draws, number, curriculum)
+        grpo.generator.sleep()
+        rollout.seconds = time.perf_counter() - started
+        return rollout
+
+    yield map(sampled, numbers)
 
 
 @dataclass
@@ -71,6 +91,9 @@ class Grpo:
     """Task -> reward model that takes the place of the accuracy reward."""
     memory: CurriculumState = field(default_factory=CurriculumState)
     """Of the curriculum, in checkpoints."""
+    rollouts: Rollouts = in_turn
+    follow: Callable[[Generator, Context], Generator] = Followed
+    """Who waits for completions."""
 
     @property
     def format(self) -> Format:
@@ -79,7 +102,7 @@ class Grpo:
 
     def train(
         self, problems: Sequence[Problem], general: Sequence[Problem] = ()
-    ) -> Iterator[Trained]:
+    ) -> collections.abc.Generator[Trained, None, None]:
         """Train the policy, rollout by rollout; `general` problems join as `preference` says.
 
         Checkpoints are taken between rollouts, so that no rollout is ever stored.
@@ -89,21 +112,15 @@ class Grpo:
         done, count = trainer.step // per_rollout, params.num_steps // per_rollout
         order = problems_of_rollouts(problems, general, params)
         curriculum = self.memory.resumed(curriculum_of(params, order, problems), done)
-        for number in range(done, count):  # [4]
-            draws = curriculum.next(number)  # [5]
-            started = time.perf_counter()
-            self.generator.load_weights(trainer.engine.weights())  # [6]
-            with trainer.saved_if_stopped():
-                rollout = self.roll_out_enough(draws, number, curriculum)  # [7] [8] [9]
-            self.generator.sleep()
-            rollout.seconds = time.perf_counter() - started
-            for minibatch in self.minibatches(rollout.groups, number):  # [10]
-                self.update(minibatch, rollout)  # [11]
-                if reference is not None and trainer.step % params.reference_refresh_steps == 0:
-                    reference.refresh(trainer.engine.weights())  # [3]
-            self.memory.state = curriculum.state()
-            yield rollout
-            trainer.checkpoint()
+        with self.rollouts(self, curriculum, range(done, count)) as rollouts:
+            for rollout in rollouts:  # [4], with [5] [6] [7] [8] [9]
+                for minibatch in self.minibatches(rollout.groups, rollout.number):  # [10]
+                    self.update(minibatch, rollout)  # [11]
+                    if reference is not None and trainer.step % params.reference_refresh_steps == 0:
+                        reference.refresh(trainer.engine.weights())  # [3]
+                self.memory.state = rollout.curriculum
+                yield rollout
+                trainer.checkpoint()
 
     def roll_out_enough(
         self, draws: Sequence[Draw], number: int, curriculum: Curriculum
@@ -127,7 +144,7 @@ class Grpo:
             others = [group for group in sampled if all(group is not each for each in kept)]
             kept = [*kept, *others][:wanted]
             self.credit.assign(kept)  # the batch is another
-        return Trained(number, kept, sampled, metrics)
+        return Trained(number, kept, sampled, metrics, curriculum.state())
 
     def roll_out(self, draws: Sequence[Draw], number: int, again: int = 0) -> list[Group]:
         """Sample, reward and normalise; each rank samples and rewards its share of the problems."""
@@ -139,7 +156,7 @@ class Grpo:
             positions = context_of(self.trainer.engine.model.config)
             sampler = ToolGenerator(sampler, self.tokenizer, params.tools, positions)
         groups = sample_groups(  # [7]
-            Followed(sampler, self.context),
+            self.follow(sampler, self.context),
             self.tokenizer,
             problems,
             params.group_size,
@@ -160,8 +177,8 @@ class Grpo:
     def minibatches(self, groups: Sequence[Group], number: int) -> list[list[Rollout]]:
         """Split a rollout at random into minibatches whose sizes differ by one at most.
 
-        Truncated importance sampling needs the trainer's log-probabilities of the weights that
-        sampled. The only update of a rollout has those weights itself.
+        Truncated importance sampling needs the log-probabilities of the policy before the first
+        update on the rollout. The only update of a rollout has those weights itself.
         """
         params, count = self.params, self.params.minibatches_per_rollout
         rollouts = trained_rollouts(groups, params)

@@ -145,8 +145,9 @@ def grpo_token_loss(  # noqa: PLR0913 - the formula's own terms
 ) -> TokenLoss:
     """Return the clipped policy loss with the KL term in the loss (arXiv:2402.03300, Eq. 3).
 
-    `old_logprobs` are those of the weights that sampled, frozen for the whole rollout: taken again
-    at each minibatch the ratio would always be 1 and the clip dead. The ratio is per token. R1
+    `old_logprobs` are those of the weights that sampled, or of the policy before its first update
+    on the rollout, frozen for all of it: taken again at each minibatch the ratio would always be 1
+    and the clip dead. The ratio is per token. R1
     prints a clip of 10, whose lower bound never binds (arXiv:2501.12948v2, section 3.2.1).
     `weights` correct for a sampler that is not quite the policy (`truncated_weights`). Other
     methods have another `ratio_of` or `surrogate` (`rl/estimators.py`).
@@ -162,11 +163,12 @@ def grpo_token_loss(  # noqa: PLR0913 - the formula's own terms
 
 
 def truncated_weights(old_logprobs: Tensor, sampler_logprobs: Tensor, limit: float) -> Tensor:
-    """Return min(policy / sampler, limit) for tokens drawn by a sampler whose arithmetic is another
-    than the trainer's; both log-probabilities are those of the weights that sampled.  [N] -> [N]
+    """Return min(old policy / sampler, limit) for tokens drawn by a sampler that is not the policy
+    before the first update: by its arithmetic, or by weights that are older.  [N] -> [N]
 
-    Truncated importance sampling: the expectation is that under the policy but for the cut, which
-    bounds the variance.
+    Truncated importance sampling: the expectation is that under the old policy but for the cut,
+    which bounds the variance. With the clipped ratio to the old policy it is the decoupled
+    objective of arXiv:2110.00641, which arXiv:2505.24298 (AReaL) takes for asynchronous RL.
     """
     return torch.exp(log_ratio(old_logprobs, sampler_logprobs)).clamp(max=limit)
 

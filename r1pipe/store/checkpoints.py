@@ -16,6 +16,7 @@ from pathlib import Path
 from r1pipe.errors import DamagedError
 from r1pipe.keys import FileEntry, copy_and_digest, take_digests
 from r1pipe.store import disk, faults
+from r1pipe.store.beside import SavesBeside
 from r1pipe.store.sealing import (
     SEAL_NAME,
     JournalMark,
@@ -86,23 +87,26 @@ def ahead_of(path: Path, frames: Mapping[str, Sequence[int]]) -> str | None:
     return None
 
 
-class SealedCheckpoints:
+class SealedCheckpoints(SavesBeside):
     """The checkpoints of one attempt; `mark_journals` makes its journals durable, and says where
-    they stand."""
+    they stand. One that is begun is told to `on_begun`, its seconds then to `on_saved`."""
 
     def __init__(
         self,
         folder: Path,
         on_saved: Callable[[float], None] = lambda seconds: None,
         mark_journals: Callable[[], Mapping[str, JournalMark]] = dict,
+        on_begun: Callable[[], None] = lambda: None,
     ) -> None:
         self.folder = folder
+        self._on_begun = on_begun
         self._on_saved = on_saved
         self._mark_journals = mark_journals
         self._known: set[Path] = set()
 
     def latest(self) -> tuple[int, Path] | None:
         """Return the step and directory of the newest whole checkpoint, or None."""
+        self.wait()
         for step, path in steps(self.folder):
             if path in self._known or is_whole(path):
                 self._known.add(path)
@@ -111,14 +115,19 @@ class SealedCheckpoints:
 
     @contextmanager
     def saving(self, step: int) -> Iterator[Path]:
-        """Give a directory to write into; sealed by one rename when the block ends well."""
+        """Give a directory to write into; sealed by one rename when the block ends well.
+
+        The journals are marked as they are now: what is saved may be written while they grow.
+        """
         started = time.monotonic()
+        self._on_begun()
+        marks = self._mark_journals()
         writing = self.folder / f".writing-{disk.token()}"
         writing.mkdir(parents=True)
         try:
             yield writing
             faults.point("checkpoint.write")
-            _finish(writing, _seal(writing, self._mark_journals()))
+            _finish(writing, _seal(writing, marks))
             self._place(writing, self.folder / f"step-{step:010d}")
         except BaseException:
             disk.remove_tree(writing)

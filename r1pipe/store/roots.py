@@ -9,10 +9,9 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import suppress
-from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
-from typing import Annotated, TypeVar, cast
+from typing import Annotated, NamedTuple, TypeVar, cast
 from urllib.parse import quote
 
 from pydantic import Field
@@ -40,8 +39,7 @@ TAG = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
 T = TypeVar("T")
 
 
-@dataclass(frozen=True)
-class LastRun:
+class LastRun(NamedTuple):
     """The results that one run of a manifest used: {stage: key}."""
 
     manifest: str
@@ -120,7 +118,7 @@ def remember_run(root: Path, run: LastRun, stages: Collection[str]) -> None:
         if (merged := _merged(run, known, stages)) is not None:
             last = max((each.sequence for each in last_runs(root)), default=0)
             new = LastRun(run.manifest, run.profile, merged, run.created, last + 1)
-            rows = [asdict(each) for each in [new, *known][:KEPT_RUNS]]
+            rows = [each._asdict() for each in [new, *known][:KEPT_RUNS]]
             write_state(path, {"runs": rows})
 
 

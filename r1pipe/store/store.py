@@ -32,7 +32,6 @@ from r1pipe.store import disk, names, signatures
 from r1pipe.store.actions import ActionRecord, read_record
 from r1pipe.store.index import RecordIndex
 from r1pipe.store.locks import KeyLock, describe_owner, file_lock, is_alive, read_owner
-from r1pipe.store.metrics import read_metrics, read_samples
 from r1pipe.store.preimages import nearest_record
 from r1pipe.store.sealing import Seal
 from r1pipe.store.state import Count, StateModel, read_state, set_aside, tell
@@ -223,10 +222,14 @@ class Store:
 
     def metrics(self, record: ActionRecord) -> list[JsonObject]:
         """Return the metrics of a record's stage, one mapping per step."""
+        from r1pipe.store.metrics import read_metrics
+
         return read_metrics(self.logs / record.logs)
 
     def samples(self, record: ActionRecord) -> list[JsonObject]:
         """Return the sample rows that a record's stage kept."""
+        from r1pipe.store.metrics import read_samples
+
         return read_samples(self.logs / record.logs)
 
     def records(self) -> list[ActionRecord]:

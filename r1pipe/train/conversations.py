@@ -13,7 +13,8 @@ messages again for every turn, but only what it adds is tokenized (`r1pipe.model
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
+from contextlib import suppress
 from dataclasses import replace
 from functools import cached_property
 from itertools import takewhile
@@ -22,12 +23,21 @@ from typing import Literal
 from r1pipe.chat import CHAT, Format
 from r1pipe.errors import StageError
 from r1pipe.models.interfaces import Tokenizer
+from r1pipe.models.many_texts import ManyTexts
 from r1pipe.models.pieces import Pieces
 from r1pipe.models.prompts import after_opened, encode_prompt, opened_thought
 from r1pipe.models.templates import TemplateError, render
 from r1pipe.records import Message, TokenSequence
 
 TrainOn = Literal["every-turn", "last-turn"]
+Spans = Callable[[str], list[tuple[int, int]]]
+"""A text -> parts of it, from character to character, ascending; one that goes past the text holds
+the token that ends it too."""
+
+
+def nothing(text: str) -> list[tuple[int, int]]:
+    """Return no part of a text."""
+    return []
 
 
 class Untrainable(Exception):  # noqa: N818 - a reason to leave a row out
@@ -37,9 +47,13 @@ class Untrainable(Exception):  # noqa: N818 - a reason to leave a row out
 class TurnEncoder:
     """Makes token sequences of one model's prompts, completions and conversations."""
 
-    def __init__(self, tokenizer: Tokenizer, end_ids: Collection[int] = ()) -> None:
-        """`end_ids` are the tokens at which sampling of the model stops, beside the tokenizer's."""
+    def __init__(
+        self, tokenizer: Tokenizer, end_ids: Collection[int] = (), untrained: Spans = nothing
+    ) -> None:
+        """`end_ids` are the tokens at which sampling of the model stops, beside the tokenizer's;
+        `untrained` are the parts of what it says that it did not write."""
         self.tokenizer = tokenizer
+        self.untrained = untrained
         self._ends = {tokenizer.eos_token_id, *end_ids} - {None}
         if not self._ends:
             raise StageError(
@@ -48,8 +62,24 @@ class TurnEncoder:
             )
         self._end = min(self._ends) if tokenizer.eos_token_id is None else tokenizer.eos_token_id
         self._pieces = Pieces(tokenizer)
+        self._texts = ManyTexts(tokenizer)
         self._opened: dict[Format, str] = {}
         self._end_texts = [tokenizer.decode([end]) for end in sorted(self._ends)]
+
+    def prepare(
+        self, conversations: Iterable[tuple[Sequence[Message], Format]], train_on: TrainOn
+    ) -> None:
+        """Tokenize at once what the model says in conversations that will be encoded next."""
+        self._texts.prepare(self._all_said(conversations, train_on))
+
+    def _all_said(
+        self, conversations: Iterable[tuple[Sequence[Message], Format]], train_on: TrainOn
+    ) -> Iterator[str]:
+        for messages, fmt in conversations:
+            for number in _trained(messages, train_on):
+                with suppress(Untrainable):  # encoding says why
+                    parts, _ = self._parts(messages[number].content, fmt)
+                    yield from (text for text, _ in parts if text)
 
     def encode(
         self, messages: Sequence[Message], train_on: TrainOn, fmt: Format = CHAT
@@ -60,27 +90,21 @@ class TurnEncoder:
         question.
         """
         messages = _as_asked(messages, fmt)
-        turns = [
-            number
-            for number, each in enumerate(messages)
-            if each.role == "assistant" and each.is_trained
-        ]
+        turns = _trained(messages, train_on)
         if not turns:
             raise Untrainable("no turn of the assistant is to be trained")
         sequences: list[TokenSequence] = []
         self._pieces.forget()
-        for number in turns if train_on == "every-turn" else turns[-1:]:
+        for number in turns:
             prompt = self._prompt(messages[:number], fmt)
-            said = self.completion(messages[number].content, fmt)
-            if not sequences or not _extend(sequences[-1], prompt, said):
-                sequences.append(TokenSequence(prompt, said))
+            turn = self._turn(prompt, messages[number].content, fmt)
+            if not sequences or not _extend(sequences[-1], turn):
+                sequences.append(turn)
         return sequences
 
     def encode_row(self, prompt: str, completion: str, fmt: Format) -> TokenSequence:
         """Return the sequence of one prompt and its completion; raises Untrainable."""
-        return TokenSequence(
-            encode_prompt(self.tokenizer, prompt, fmt), self.completion(completion, fmt)
-        )
+        return self._turn(encode_prompt(self.tokenizer, prompt, fmt), completion, fmt)
 
     def prompt(self, messages: Sequence[Message], fmt: Format = CHAT) -> list[int]:
         """Return what the model is given before its next turn, by its chat template.
@@ -106,14 +130,34 @@ class TurnEncoder:
         An end that the text has itself is not doubled, nor is a thought's opening that the prompt
         ends with. A text without a thought, after a prompt that opens one, closes it first.
         """
+        return list(self._turn([], text, fmt).completion_ids)
+
+    def _turn(self, prompt: list[int], text: str, fmt: Format) -> TokenSequence:
+        """Return a turn after its prompt. Parts without loss are encoded apart from the others, as
+        they were when it was sampled."""
+        ids, trained = list[int](), list[bool]()
+        parts, end_is_own = self._parts(text, fmt)
+        for piece, is_own in parts:
+            found = self._texts.ids(piece) if piece else []
+            ids += found
+            trained += [is_own] * len(found)
+        if not self._ends.isdisjoint(ids):
+            raise Untrainable("a token that ends a turn stands inside the completion")
+        ids.append(self._end if fmt.template == "r1-zero" else self._chat_end)
+        trained.append(end_is_own)
+        return TokenSequence(prompt, ids, trained=None if all(trained) else trained)
+
+    def _parts(self, text: str, fmt: Format) -> tuple[list[tuple[str, bool]], bool]:
+        """Return the parts of what is said, each with whether it is trained; and whether the end of
+        the turn is."""
         if fmt not in self._opened:
             self._opened[fmt] = opened_thought(self.tokenizer, fmt)
         text = after_opened(self._without_end(text), self._opened[fmt], fmt)
-        ids = list(self.tokenizer(text, add_special_tokens=False)["input_ids"])
-        if not self._ends.isdisjoint(ids):
-            raise Untrainable("a token that ends a turn stands inside the completion")
-        is_plain = fmt.template == "r1-zero"
-        return [*ids, self._end if is_plain else self._chat_end]
+        parts, start, end_is_own = list[tuple[str, bool]](), 0, True
+        for first, last in [*self.untrained(text), (len(text), len(text))]:
+            parts += [(text[start:first], True), (text[first:last], False)]
+            start, end_is_own = last, end_is_own and last <= len(text)
+        return parts, end_is_own
 
     @cached_property
     def _chat_end(self) -> int:
@@ -153,16 +197,30 @@ class TurnEncoder:
         return self._pieces.ids(text)
 
 
-def _extend(sequence: TokenSequence, prompt: list[int], said: list[int]) -> bool:
+def _trained(messages: Sequence[Message], train_on: TrainOn) -> list[int]:
+    """Return the places of the turns to be trained."""
+    turns = [
+        number
+        for number, each in enumerate(messages)
+        if each.role == "assistant" and each.is_trained
+    ]
+    return turns if train_on == "every-turn" else turns[-1:]
+
+
+def _extend(sequence: TokenSequence, turn: TokenSequence) -> bool:
     """Add a turn to a sequence if its prompt begins with all of it; return whether it does."""
     before = [*sequence.prompt_ids, *sequence.completion_ids]
-    if prompt[: len(before)] != before:
+    if turn.prompt_ids[: len(before)] != before:
         return False
-    trained = sequence.trained or [True] * len(sequence.completion_ids)
-    between = prompt[len(before) :]
-    sequence.completion_ids = [*sequence.completion_ids, *between, *said]
-    sequence.trained = [*trained, *[False] * len(between), *[True] * len(said)]
+    between = turn.prompt_ids[len(before) :]
+    trained = [*_marks(sequence), *[False] * len(between), *_marks(turn)]
+    sequence.completion_ids = [*sequence.completion_ids, *between, *turn.completion_ids]
+    sequence.trained = trained
     return True
+
+
+def _marks(sequence: TokenSequence) -> Sequence[bool]:
+    return sequence.trained or [True] * len(sequence.completion_ids)
 
 
 def _as_asked(messages: Sequence[Message], fmt: Format) -> Sequence[Message]:

@@ -36,6 +36,10 @@ class DeepSpeedSettings(EngineBackend):
     sequence_parallel: int = Field(default=1, gt=0)
     """Processes that share each micro-batch, for long contexts: each holds its shard of the
     positions (Ulysses). Divides num_processes and the model's attention heads."""
+    zero_hpz_partition_size: int = Field(default=1, gt=0)
+    """ZeRO++ (arXiv:2306.10209), with ZeRO 3 on several nodes: processes of a node, which keep the
+    weights of a forward pass once among them, so that the backward pass gathers inside the node.
+    Divides num_processes."""
     launcher: Launcher | None = None
     """What starts the processes; default: torchrun if it runs this one, the nodes of a hostfile,
     the nodes of a Slurm allocation, else this machine."""
@@ -48,12 +52,15 @@ class DeepSpeedSettings(EngineBackend):
             raise ValueError("offload: parameters needs zero_stage: 3")
         if self.offload == "optimizer" and self.zero_stage == 0:
             raise ValueError("offload: optimizer needs zero_stage: 1 to 3")
-        if self.num_processes % self.sequence_parallel:
-            fit = [n for n in range(1, self.num_processes + 1) if self.num_processes % n == 0]
-            raise ValueError(
-                f"sequence_parallel: {self.sequence_parallel} does not divide num_processes:"
-                f" {self.num_processes}; use one of {', '.join(map(str, fit))}"
-            )
+        if self.zero_hpz_partition_size > 1 and self.zero_stage < 3:
+            raise ValueError("zero_hpz_partition_size needs zero_stage: 3")
+        for name in ("sequence_parallel", "zero_hpz_partition_size"):
+            if self.num_processes % getattr(self, name):
+                fit = [n for n in range(1, self.num_processes + 1) if self.num_processes % n == 0]
+                raise ValueError(
+                    f"{name}: {getattr(self, name)} does not divide num_processes:"
+                    f" {self.num_processes}; use one of {', '.join(map(str, fit))}"
+                )
         if self.sequence_parallel > 1 and self.attention == "flash":
             raise ValueError(
                 "sequence_parallel goes with attention: sdpa (which masks nothing there, so that"
@@ -83,6 +90,7 @@ class DeepSpeedSettings(EngineBackend):
             zero_stage=self.zero_stage,
             is_offloaded=self.offload != "none",
             sequence_parallel=self.sequence_parallel,
+            neighbours=self.zero_hpz_partition_size,
             start_s=(4.0, 90.0),
         )
 

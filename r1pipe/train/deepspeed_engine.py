@@ -34,6 +34,7 @@ from r1pipe.train.deepspeed_setup import (
     join_process_group,
 )
 from r1pipe.train.engine import LossFunction, Measures, TokenFunction, add_up
+from r1pipe.train.logprobs import measure_in_one_call
 from r1pipe.train.state import MOMENTS, StateWriter, read_state, write_facts
 
 if TYPE_CHECKING:
@@ -72,6 +73,8 @@ class DeepSpeedEngine:
         self.device = model.device
         self.num_steps = 0
         self.sharder = BatchSharder(model, ranks, settings.sequence_parallel)
+        if settings.zero_stage == 3:
+            measure_in_one_call(model)
         optimizer = torch.optim.AdamW(
             self.parameters.values(), lr=0.0, betas=betas, weight_decay=weight_decay, fused=True
         )

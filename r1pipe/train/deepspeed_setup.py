@@ -67,6 +67,8 @@ def config_of(
         zero["offload_optimizer"] = {"device": "cpu", "pin_memory": torch.cuda.is_available()}
     if settings.offload == "parameters":
         zero["offload_param"] = {"device": "cpu", "pin_memory": torch.cuda.is_available()}
+    if settings.zero_hpz_partition_size > 1:
+        zero["zero_hpz_partition_size"] = settings.zero_hpz_partition_size
     return {
         "train_micro_batch_size_per_gpu": 1,
         "gradient_accumulation_steps": 1,
@@ -77,6 +79,22 @@ def config_of(
         "zero_force_ds_cpu_optimizer": False,
         "steps_per_print": None,
     }
+
+
+def neighbours(settings: DeepSpeedSettings) -> dist.ProcessGroup | None:
+    """Return this rank's group of `zero_hpz_partition_size` ranks; None if weights are kept once.
+
+    All ranks call it together. DeepSpeed makes these groups once in a process; left to itself it
+    would try to for every model.
+    """
+    if settings.zero_hpz_partition_size == 1:
+        return None
+    from deepspeed.utils import groups
+
+    if groups._get_zero_param_intra_parallel_group() is None:
+        groups._create_zero_param_parallel_group(settings.zero_hpz_partition_size)
+    found: dist.ProcessGroup = groups._get_zero_param_intra_parallel_group()
+    return found
 
 
 def join_process_group() -> None:

@@ -38,8 +38,9 @@ def token_logprobs(model: LanguageModel, batch: MicroBatch, temperature: float =
     The head runs only where a trained token is predicted, so no logits of prompts or padding are
     in memory; if those of the trained tokens would be more than MAX_LOGITS numbers, it runs over
     one slice of the tokens after another, and again in the backward pass: on each rank as often as
-    on the others, since ZeRO-3 gathers its weight for every call. Logits are divided by
-    `temperature`, as the sampler's were; without that the ratio compares two distributions.
+    on the others, since ZeRO-3 gathers what is inside a head, an adapter, for every slice. Logits
+    are divided by `temperature`, as the sampler's were; without that the ratio compares two
+    distributions.
     """
     return _at_targets(model, batch, partial(gather_logprobs, temperature=temperature))
 
@@ -86,12 +87,40 @@ def _at_targets(
 
     rows = max(1, MAX_LOGITS // vocabulary(model))
     count = max(len(targets), batch.most_targets)
-    if count <= rows:
-        return score(states, targets)
     slices = [slice(start, start + rows) for start in range(0, count, rows)]
-    return torch.cat(
-        [checkpoint(score, states[piece], targets[piece], use_reentrant=False) for piece in slices]
-    )
+
+    def measured(states: Tensor) -> Tensor:
+        if count <= rows:
+            return score(states, targets)
+        parts = ((states[piece], targets[piece]) for piece in slices)
+        return torch.cat([checkpoint(score, *part, use_reentrant=False) for part in parts])
+
+    head: Any = model.get_output_embeddings()
+    if is_whole_call(head):
+        found: Tensor = head(states, measure=measured)
+        return found
+    return measured(states)
+
+
+def measure_in_one_call(model: LanguageModel) -> None:
+    """Have one call of a model's head measure all trained tokens of a micro-batch, slice by slice.
+
+    ZeRO-3 gathers a module's weights for each of its calls, forward and backward.
+    """
+    head: Any = model.get_output_embeddings()
+    if head is None or is_whole_call(head):
+        return
+    own = head.forward
+
+    def forward(*inputs: Any, measure: Callable[..., Tensor] | None = None) -> Any:
+        return own(*inputs) if measure is None else measure(*inputs)
+
+    head.own_forward, head.forward = own, forward
+
+
+def is_whole_call(head: object) -> bool:
+    """Return whether one call of a head measures all tokens (`measure_in_one_call`)."""
+    return hasattr(head, "own_forward")
 
 
 def completion_logprobs(
@@ -166,7 +195,22 @@ class _Headed:
 
     def __getattr__(self, name: str) -> Any:
         found = getattr(self._model, name)
-        return _Ran(found, self._states) if name == backbone_name(self._model) else found
+        if name == backbone_name(self._model):
+            return _Ran(found, self._states)
+        return _Called(found) if is_whole_call(found) else found
+
+
+class _Called:
+    """A head whose call is under way: it computes, and what follows its calls is not told."""
+
+    def __init__(self, head: Any) -> None:
+        self._head = head
+
+    def __call__(self, *inputs: Any) -> Any:
+        return self._head.own_forward(*inputs)
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._head, name)
 
 
 class _Ran:

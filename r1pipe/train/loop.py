@@ -18,12 +18,15 @@ from typing import Protocol
 from torch import Tensor
 
 from r1pipe.errors import Interrupted, StageError
+from r1pipe.machine import free_memory
 from r1pipe.models.interfaces import LanguageModel
 from r1pipe.settings import Optimizer
 from r1pipe.stage import Context
 from r1pipe.train.batching import MicroBatch
 from r1pipe.train.engine import Engine, Loss, LossFunction
+from r1pipe.train.gpu_memory import GpuMemory
 from r1pipe.train.schedule import learning_rate
+from r1pipe.train.state import held
 
 PROGRESS = "progress.json"
 """In a checkpoint: the state that is no tensor."""
@@ -80,6 +83,7 @@ class Trainer:
         self._optimizer = optimizer
         self._num_steps = num_steps
         self._saved: list[Saved] = [engine, *others]
+        self._memory = GpuMemory(engine.model.device)
         if (checkpoint := context.checkpoints.latest()) is not None:
             self._load(*checkpoint)
 
@@ -118,16 +122,30 @@ class Trainer:
             self.step,
             self._num_steps,
             **(measures | dict(metrics or {})),
+            **self._memory.peak(),
             lr=rate,
             tokens_per_s=update.num_tokens / seconds,
         )
+        if self.step == self._num_steps:
+            self._note_memory()
         return measures
 
+    def _note_memory(self) -> None:
+        """Note the most memory that any rank's GPU held; all ranks call it together."""
+        peaks = self._context.ranks.gather(self._memory.peak())
+        for name in peaks[0]:
+            self._context.note(**{name: max(each[name] for each in peaks)})
+
     def checkpoint(self) -> None:
-        """Save when it is due, then stop if that was asked for."""
+        """Save when it is due, then stop if that was asked for, once it is saved."""
+        self._context.checkpoints.check()
         if self._context.checkpoint_due():
             self.save()
-        self._context.stop_if_asked()
+        try:
+            self._context.stop_if_asked()
+        except Interrupted:
+            self._context.checkpoints.wait()
+            raise
 
     @contextmanager
     def saved_if_stopped(self) -> Iterator[None]:
@@ -137,17 +155,31 @@ class Trainer:
         except Interrupted:
             latest = self._context.checkpoints.latest()
             if self.step > (0 if latest is None else latest[0]):
-                self.save()
+                self.save_now()
             raise
 
     def save(self) -> None:
-        """Save the training as it is between two updates."""
-        with self._context.checkpoints.saving(self.step) as folder:
+        """Copy the training as it is between two updates; a thread writes the copy.
+
+        What does not fit into half of the free memory is written here, at once. What fails in the
+        thread is raised at the next update's end.
+        """
+        self._context.checkpoints.save_beside(self.step, self._snapshot)
+
+    def save_now(self) -> None:
+        """Save, and wait until it is there."""
+        self.save()
+        self._context.checkpoints.wait()
+
+    def _snapshot(self, folder: Path) -> Callable[[], None]:
+        ranks = self._context.ranks
+        with held(free_memory() // (2 * ranks.size)) as files:
             for each in self._saved:
                 each.save(folder)
-            if self._context.ranks.is_main:
-                progress = {"trained_tokens": self.trained_tokens, "has_moved": self.has_moved}
-                (folder / PROGRESS).write_text(json.dumps(progress))
+        if ranks.is_main:
+            progress = {"trained_tokens": self.trained_tokens, "has_moved": self.has_moved}
+            (folder / PROGRESS).write_text(json.dumps(progress))
+        return files.write
 
     def _not_finite(
         self,

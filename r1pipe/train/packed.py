@@ -4,7 +4,8 @@
 # A heads, K key-value heads, D their size
 transformers would give all T positions a mask of T x T and compute all of it. Here the sequences
 are put beside one another only for attention, [B, L]; norms, projections and the head compute no
-padding. Flash-attention has a kernel of its own for packed rows and is used as it is.
+padding. On a GPU in half precision PyTorch has a kernel that takes the row as it is; so has
+flash-attention, which is used as it is.
 """
 
 from __future__ import annotations
@@ -29,6 +30,10 @@ if TYPE_CHECKING:
     from transformers import PretrainedConfig
 
 
+CAUSAL = (-1, 0)
+"""The window of a position: everything before it, nothing after."""
+MAX_HEAD_SIZE = 256
+"""Of the flash kernel."""
 PREFIX = "r1pipe-packed-"
 """Before the name of the attention that it computes each sequence with."""
 
@@ -39,7 +44,13 @@ class Blocks:
 
     positions: Tensor  # [B * L] int64, in the row; 0 if a sequence is shorter than L
     places: Tensor  # [T] int64, of each position among the B * L
-    num_sequences: int
+    bounds: Tensor  # [B + 1] int32, where sequences begin in the row, and the last one ends
+    longest: int  # L
+
+    @property
+    def num_sequences(self) -> int:
+        """Sequences of the row."""
+        return len(self.bounds) - 1
 
 
 def blocks_of(position_ids: Tensor) -> Blocks:
@@ -52,7 +63,9 @@ def blocks_of(position_ids: Tensor) -> Blocks:
     inside = torch.arange(longest, device=positions.device) < lengths[:, None]  # [B, L]
     found = torch.zeros(inside.shape, dtype=torch.int64, device=positions.device)
     found[inside] = torch.arange(length, device=positions.device)
-    return Blocks(found.flatten(), inside.flatten().nonzero()[:, 0], len(starts))
+    places = inside.flatten().nonzero()[:, 0]
+    bounds = torch.cat([starts, starts.new_tensor([length])]).to(torch.int32)
+    return Blocks(found.flatten(), places, bounds, longest)
 
 
 class Weigh(Protocol):
@@ -81,11 +94,36 @@ def attend(  # noqa: PLR0913 - as transformers calls it
     Called by the layers of a transformers model. Raises StageError as `check_plain` does.
     """
     check_plain(asked, "run.layout: packed", "layout: padded")
+    if weigh is fused and not dropout and has_varlen_kernel(query):
+        return varlen(query, key, value, blocks, scaling)[None], None
     beside = (_beside(heads, blocks) for heads in (query, key, value))
     attended = weigh(*beside, dropout=dropout, scaling=scaling)  # [B, A, L, D]
     heads, size = attended.shape[1], attended.shape[3]
     flat = attended.transpose(1, 2).reshape(-1, heads, size)  # [B * L, A, D]
     return flat.index_select(0, blocks.places)[None], None
+
+
+def has_varlen_kernel(query: Tensor) -> bool:
+    """Return whether PyTorch's attention of sequences of any lengths computes such heads."""
+    is_half = query.dtype in (torch.bfloat16, torch.float16)
+    return query.is_cuda and is_half and query.shape[3] % 8 == 0 and query.shape[3] <= MAX_HEAD_SIZE
+
+
+def varlen(
+    query: Tensor, key: Tensor, value: Tensor, blocks: Blocks, scaling: float | None
+) -> Tensor:
+    """Attend inside each sequence of a row by PyTorch's kernel for that: no padding, no mask, no
+    copy.  -> [T, A, D]"""
+    from torch.nn.attention.varlen import varlen_attn  # it loads PyTorch's compiler
+
+    queries, keys, values = (heads[0].transpose(0, 1) for heads in (query, key, value))
+    bounds, longest = blocks.bounds, blocks.longest
+    found = varlen_attn(
+        queries, keys, values, bounds, bounds, longest, longest,
+        scale=scaling, window_size=CAUSAL, enable_gqa=True,
+    )  # fmt: skip
+    assert isinstance(found, Tensor), "no statistics were asked for"
+    return found
 
 
 def _beside(heads: Tensor, blocks: Blocks) -> Tensor:

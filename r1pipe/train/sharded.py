@@ -38,8 +38,10 @@ from r1pipe.train.deepspeed_setup import (
     deepspeed,
     gathered,
     join_process_group,
+    neighbours,
 )
 from r1pipe.train.engine import TokenFunction
+from r1pipe.train.logprobs import measure_in_one_call
 
 if TYPE_CHECKING:
     from r1pipe.train.deepspeed_backend import DeepSpeedSettings
@@ -144,7 +146,10 @@ def _fill(
         parameter.data = value.to(dtype_of(precision))
         holder = torch.nn.Module()
         holder.sharded = parameter
-        deepspeed.zero.Init(module=holder, config_dict_or_path=zero)  # rank 0's value for all
+        group = neighbours(settings)
+        deepspeed.zero.Init(  # rank 0's value for all
+            module=holder, config_dict_or_path=zero, zero_param_parallel_group=group
+        )
 
 
 class ShardedReference:
@@ -157,6 +162,7 @@ class ShardedReference:
         self.model = model
         self.parameters: dict[str, Tensor] = dict(model.named_parameters())
         self._sharder = BatchSharder(model, ranks, zero.sequence_parallel)
+        measure_in_one_call(model)
         self._engine, *_ = deepspeed.initialize(
             model=RootModule(model), config=config_of(zero, precision, is_trained=False)
         )

@@ -11,8 +11,10 @@ models are spread over several files; a name is in one of them.
 from __future__ import annotations
 
 import json
+from collections import deque
 from collections.abc import Iterator, Mapping
-from contextlib import ExitStack
+from contextlib import ExitStack, contextmanager
+from contextvars import ContextVar
 from pathlib import Path
 
 import torch
@@ -30,8 +32,46 @@ MAX_FILE_BYTES = 1 << 30
 MOMENTS = ("exp_avg", "exp_avg_sq")
 
 
+class HeldFiles:
+    """Files of a checkpoint whose tensors are copied, and which are written later."""
+
+    def __init__(self, limit: int) -> None:
+        """At most `limit` bytes are held."""
+        self._left = limit
+        self._files = deque[tuple[dict[str, Tensor], Path]]()
+
+    def take(self, tensors: dict[str, Tensor], path: Path) -> bool:
+        """Hold a file, if there is room for it."""
+        size = sum(tensor.nbytes for tensor in tensors.values())
+        if size > self._left:
+            return False
+        self._left -= size
+        self._files.append((tensors, path))
+        return True
+
+    def write(self) -> None:
+        """Write the files, and let go of each."""
+        while self._files:
+            save_tensors(*self._files.popleft())
+
+
+_held: ContextVar[HeldFiles | None] = ContextVar("held", default=None)
+
+
+@contextmanager
+def held(limit: int) -> Iterator[HeldFiles]:
+    """Have what a `StateWriter` is given in the block held in memory, up to `limit` bytes; what is
+    beyond is written at once."""
+    files = HeldFiles(limit)
+    token = _held.set(files)
+    try:
+        yield files
+    finally:
+        _held.reset(token)
+
+
 class StateWriter:
-    """Collects tensors and writes them into files of a bounded size."""
+    """Collects tensors and writes them into files of a bounded size, or has them `held`."""
 
     def __init__(self, folder: Path, name: str = "engine", limit: int = MAX_FILE_BYTES) -> None:
         self._folder = folder
@@ -50,11 +90,13 @@ class StateWriter:
             self.flush()
 
     def flush(self) -> None:
-        """Write the tensors collected so far, if any."""
+        """Write the tensors collected so far, if any, or have them held."""
         if not self._waiting:
             return
         suffix = f"-{self._files:05d}" if self._files else ""
-        save_tensors(self._waiting, self._folder / f"{self._name}{suffix}.safetensors")
+        path, files = self._folder / f"{self._name}{suffix}.safetensors", _held.get()
+        if files is None or not files.take(self._waiting, path):
+            save_tensors(self._waiting, path)
         self._waiting, self._size, self._files = {}, 0, self._files + 1
 
 

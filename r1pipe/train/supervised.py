@@ -12,6 +12,7 @@ from array import array
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import replace
 from functools import partial
+from itertools import islice
 from pathlib import Path
 from typing import Literal, TypeAlias
 
@@ -43,6 +44,8 @@ TrainingRow: TypeAlias = tuple[Record, Format, Sequence[Message]]
 """A row with its place, its format, and its conversation; the answer comes last."""
 Aggregation: TypeAlias = Literal["token-mean", "sequence-mean"]
 """How the losses of tokens are summed."""
+ROWS_AT_ONCE = 1024
+"""Rows that are tokenized together."""
 
 
 def fit(
@@ -104,15 +107,18 @@ def sequences_of(
     with the reason.
     """
     sequences, too_long = [], 0
-    for number, (record, fmt, messages) in enumerate(rows):
-        try:
-            made = _sequences_of_row(encoder, fmt, messages, train_on)
-        except Untrainable as reason:
-            skip(record, str(reason))
-            continue
-        fitting = [_packed(each, number) for each in made if len(each) <= max_tokens]
-        sequences.extend(fitting)
-        too_long += len(made) - len(fitting)
+    numbered = enumerate(rows)
+    while some := list(islice(numbered, ROWS_AT_ONCE)):
+        encoder.prepare(((messages, fmt) for _, (_, fmt, messages) in some), train_on)
+        for number, (record, fmt, messages) in some:
+            try:
+                made = _sequences_of_row(encoder, fmt, messages, train_on)
+            except Untrainable as reason:
+                skip(record, str(reason))
+                continue
+            fitting = [_packed(each, number) for each in made if len(each) <= max_tokens]
+            sequences.extend(fitting)
+            too_long += len(made) - len(fitting)
     return sequences, too_long
 
 

@@ -1,0 +1,299 @@
+"""Engines on a Ray cluster that sample a policy in training.
+
+Requests are cut into batches as the backend in one process cuts them, and an engine that is free
+takes the next batch. So what is sampled together never depends on the number of engines, on their
+speed or on their deaths, and neither do log-probabilities in their last bits.
+
+A push puts the weights into Ray's object store; a node fetches them once. An engine loads them
+before its next batch, so one that was started again has them too.
+"""
+
+from __future__ import annotations
+
+import queue
+from collections import deque
+from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import Future
+from contextlib import ExitStack, suppress
+from dataclasses import dataclass, field
+from pathlib import Path
+from time import monotonic
+from typing import TYPE_CHECKING, Any
+
+from r1pipe.errors import StageError
+from r1pipe.generate.protocol import (
+    Generator,
+    Request,
+    Sampled,
+    SamplingParams,
+    Weights,
+    in_prompt_order,
+)
+from r1pipe.generate.ray_actor import EngineSpec, Up
+from r1pipe.generate.ray_cluster import RayCluster, last_line
+from r1pipe.generate.ray_engines import LOOK_EVERY_S, of_one_engine
+from r1pipe.generate.ray_versions import OneVersion, versions
+from r1pipe.generator_settings import SampleRun
+from r1pipe.settings import Precision
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from r1pipe.generate.clusters import ClusterBackend
+
+PART_BYTES = 64 << 20
+"""Of the weights, put into the object store together."""
+
+
+@dataclass(frozen=True)
+class Pushed:
+    """Weights in the object store."""
+
+    number: int
+    """Of the push."""
+    parts: Sequence[Any]
+    """References to files of safetensors."""
+
+
+class PolicyActor:
+    """One engine, in a process of its own; it is called in turn."""
+
+    def __init__(self, spec: EngineSpec) -> None:
+        self._spec = spec
+        self._stack = ExitStack()
+        self._generator: Generator | None = None
+        self._loaded = 0
+
+    def up(self) -> Up:
+        """Build the engine."""
+        import os
+        import socket
+
+        from r1pipe.generate.backends import open_generator
+
+        run = SampleRun.model_validate_json(self._spec.run)
+        opened = open_generator(Path(self._spec.folder), run, self._spec.precision)
+        self._generator, _ = self._stack.enter_context(opened)
+        slots = run.generator.concurrency(run.max_batch)
+        return Up(f"{socket.gethostname()}, process {os.getpid()}", slots, versions())
+
+    def sample(
+        self, pushed: Pushed | None, requests: Sequence[Request], sampling: SamplingParams
+    ) -> list[Sampled]:
+        """Load the weights that were pushed, if they are others; sample a batch."""
+        assert self._generator is not None, "the engine is built first"
+        if pushed is not None and pushed.number != self._loaded:
+            self._generator.load_weights(fetched(pushed.parts))
+            self._loaded = pushed.number
+        return list(self._generator.generate(requests, sampling))
+
+
+def fetched(parts: Sequence[Any]) -> Iterator[tuple[str, Tensor]]:
+    """Yield weights from the object store, part by part."""
+    import ray
+    from safetensors.torch import load
+
+    for part in parts:
+        yield from load(ray.get(part)).items()
+
+
+def stored(tensors: Weights) -> Iterator[bytes]:
+    """Yield weights as files of safetensors of a bounded size."""
+    from safetensors.torch import save
+
+    waiting: dict[str, Tensor] = {}
+    size = 0
+    for name, tensor in tensors:
+        waiting[name] = tensor.detach().to("cpu", copy=True).contiguous()
+        size += tensor.nbytes
+        if size >= PART_BYTES:
+            yield save(waiting)
+            waiting, size = {}, 0
+    if waiting:
+        yield save(waiting)
+
+
+@dataclass
+class _Engine:
+    number: int
+    group: Any
+    restarts_left: int
+    actor: Any = None
+    place: str = "not placed"
+    is_up: bool = False
+    batch: list[Request] = field(default_factory=list)
+    """What it samples."""
+
+
+@dataclass(frozen=True)
+class _Answer:
+    """Of an actor, and to which call."""
+
+    engine: _Engine
+    actor: Any
+    sampling: int
+    """The number of the sampling, or 0 where the engine was built."""
+    future: Future[Any]
+
+
+class RayPolicy:
+    """A generator whose engines are elsewhere, and are given the weights of a policy."""
+
+    def __init__(
+        self, settings: ClusterBackend, folder: Path, run: SampleRun, precision: Precision
+    ) -> None:
+        """Start `data_parallel` engines; return as soon as the first is up.
+
+        Raises StageError if none can be.
+        """
+        self.settings = settings
+        self.losses: list[str] = []
+        """Engines that were lost while others took over, and how."""
+        self.pushed_bytes = 0
+        """Of the last push."""
+        self._spec = EngineSpec(of_one_engine(settings, run), str(folder.resolve()), precision)
+        self._size = settings.concurrency(run.max_batch)
+        self._answers: queue.Queue[_Answer | None] = queue.Queue()
+        self._versions = OneVersion()
+        self._pushed: Pushed | None = None
+        self._sampling = 0
+        on_gpus = not run.device.startswith("cpu")
+        devices = settings.devices_per_engine if on_gpus else (run.workers or 1)
+        self._cluster = RayCluster(settings.address, devices * settings.data_parallel)
+        bundles = self._cluster.bundles(devices, on_gpus=on_gpus)
+        self._engines: list[_Engine] = []
+        try:
+            for number in range(settings.data_parallel):
+                group = self._cluster.reserve(bundles)
+                self._engines.append(_Engine(number, group, settings.max_restarts))
+                self._start(self._engines[-1])
+            self._await_first()
+        except BaseException:
+            self.close()
+            raise
+
+    def generate(self, requests: Sequence[Request], sampling: SamplingParams) -> Iterator[Sampled]:
+        """Yield every request's completion, batch by batch, as engines end them.
+
+        Raises StageError when an engine refuses a request, or when the last one is gone for good.
+        """
+        self._sampling += 1
+        ordered, size = sorted(requests, key=in_prompt_order), self._size
+        waiting = deque(ordered[start : start + size] for start in range(0, len(ordered), size))
+        for engine in self._engines:
+            engine.batch = []  # of a sampling that was left; what comes of it is not used
+        num_left = len(waiting)
+        while num_left:
+            for engine in self._engines:
+                if engine.is_up and not engine.batch and waiting:
+                    self._begin(engine, waiting.popleft(), sampling)
+            engine, found = self._next()
+            if found is None:
+                if engine.batch:
+                    waiting.appendleft(engine.batch)
+                    engine.batch = []
+            elif engine.batch and isinstance(found, list):
+                engine.batch, num_left = [], num_left - 1
+                yield from found
+
+    def load_weights(self, tensors: Weights) -> None:
+        """Put the weights of the policy where engines take them from before their next batch."""
+        put, parts = self._cluster.ray.put, []
+        self.pushed_bytes = 0
+        for part in stored(tensors):
+            parts.append(put(part))
+            self.pushed_bytes += len(part)
+        self._pushed = Pushed(1 if self._pushed is None else self._pushed.number + 1, parts)
+
+    def sleep(self) -> None:
+        """Engines have their devices to themselves."""
+
+    def close(self) -> None:
+        """End the engines and give their places back; who waits for them in another thread is told
+        so."""
+        for engine in self._engines:
+            with suppress(self._cluster.ray.exceptions.RayError):
+                if engine.actor is not None:
+                    self._cluster.end(engine.actor)
+                self._cluster.release(engine.group)
+        self._engines = []
+        self._answers.put(None)
+
+    def _begin(self, engine: _Engine, batch: list[Request], sampling: SamplingParams) -> None:
+        engine.batch = batch
+        self._ask(engine, self._sampling, engine.actor.sample.remote(self._pushed, batch, sampling))
+
+    def _start(self, engine: _Engine) -> None:
+        engine.actor, engine.is_up = (
+            self._cluster.start(engine.group, self._spec, PolicyActor),
+            False,
+        )
+        self._ask(engine, 0, engine.actor.up.remote())
+
+    def _ask(self, engine: _Engine, sampling: int, reply: Any) -> None:
+        """Have an actor's reply put among the answers; it is told there too if it dies."""
+        actor = engine.actor
+        reply.future().add_done_callback(
+            lambda future: self._answers.put(_Answer(engine, actor, sampling, future))
+        )
+
+    def _next(self, timeout: float | None = None) -> tuple[_Engine, list[Sampled] | Up | None]:
+        """Wait for an engine: its completions of this sampling, that it is up, or None if it is
+        lost. Raises StageError if it refuses, or if the last one is gone."""
+        while True:
+            answer = self._answers.get(timeout=timeout)
+            if answer is None:
+                raise StageError("the engines on the cluster were closed")
+            engine = answer.engine
+            if engine.actor is not answer.actor:
+                continue  # of an earlier life
+            try:
+                found = answer.future.result()
+            except self._cluster.ray.exceptions.RayTaskError as error:
+                if isinstance(error.cause, StageError):
+                    raise StageError(f"engine {engine.number}: {error.cause}") from None
+                self._lose(engine, f"{engine.place}: {last_line(error)}")
+                return engine, None
+            except self._cluster.ray.exceptions.RayError as error:
+                self._lose(engine, f"{engine.place}: {last_line(error)}")
+                return engine, None
+            if isinstance(found, Up):
+                self._versions.check(found.place, found.versions)
+                engine.is_up, engine.place = True, found.place
+                return engine, found
+            if answer.sampling == self._sampling:
+                return engine, found
+
+    def _lose(self, engine: _Engine, why: str) -> None:
+        """Start an engine again, if it may be; raise StageError if it was the last one."""
+        with suppress(self._cluster.ray.exceptions.RayError):
+            self._cluster.end(engine.actor)
+        text, engine.is_up = f"engine {engine.number} ({why}) is lost", False
+        if engine.restarts_left:
+            engine.restarts_left -= 1
+            self._start(engine)
+            self.losses.append(f"{text} and started again")
+            return
+        engine.actor = None
+        text += (
+            f" after {self.settings.max_restarts} restarts; run.generator.max_restarts allows no"
+            " more"
+        )
+        self.losses.append(text)
+        if all(each.actor is None for each in self._engines):
+            raise StageError(text)
+
+    def _await_first(self) -> None:
+        end = monotonic() + self.settings.start_timeout_s
+        while not any(engine.is_up for engine in self._engines):
+            try:
+                self._next(LOOK_EVERY_S)
+            except queue.Empty:
+                if monotonic() > end:
+                    there: Mapping[str, float] = self._cluster.resources
+                    has = ", ".join(f"{there.get(kind, 0):g} {kind}" for kind in ("GPU", "CPU"))
+                    raise StageError(
+                        "no engine was up within run.generator.start_timeout_s"
+                        f" ({self.settings.start_timeout_s:g}); the cluster at"
+                        f" {self._cluster.address} has {has} in all: `ray status` says what is free"
+                    ) from None

@@ -1,0 +1,201 @@
+"""Rollouts that are sampled while the policy trains on earlier ones: `params.staleness`, k.
+
+Rollout n is sampled with the weights that max(0, n - k) rollouts have trained. It is begun before
+the training on rollout n - k, so with k = 1:
+
+    sampling    0    1    2    3    ...
+    training         0    1    2    ...
+    weights     0    0    1    2    ... of the sampler: so many rollouts have trained them
+
+The order decides what is sampled with which weights, never the clock: whoever is faster waits. All
+rollouts are made by one thread, one after the other, so that a curriculum sees them as it would in
+turn. A checkpoint has the weights of the rollouts that were begun; they are sampled again from it.
+
+The drift between sampler and policy is corrected by truncated importance sampling
+(`truncated_weights` in `rl/objective.py`).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import closing, contextmanager
+from itertools import count
+from pathlib import Path
+from time import perf_counter
+
+from safetensors.torch import load_file
+from torch import Tensor
+
+from r1pipe.curricula.curricula import Curriculum
+from r1pipe.generate.protocol import Generator, Request, Sampled, SamplingParams, Weights
+from r1pipe.records import Trained
+from r1pipe.rl.grpo import Grpo, Rollouts
+from r1pipe.stage import Context
+from r1pipe.train.loop import Trainer
+from r1pipe.train.state import StateWriter
+
+NAME = "sampler"
+"""In a checkpoint: `sampler-<number of the rollout>*.safetensors`."""
+DIGITS = 10
+MAX_SHOWN = 100
+"""Rollouts whose times are kept for `r1pipe show`."""
+
+
+class SamplerWeights:
+    """The weights of rollouts that are begun and not yet trained on, in this process's memory."""
+
+    def __init__(self) -> None:
+        self.of: dict[int, dict[str, Tensor]] = {}
+        """By the number of the rollout."""
+
+    def keep(self, number: int, weights: Weights) -> None:
+        """Keep a copy for a rollout, if a checkpoint has not given it."""
+        if number not in self.of:
+            copies = ((name, each.detach().to("cpu", copy=True)) for name, each in weights)
+            self.of[number] = dict(copies)
+
+    def save(self, folder: Path) -> None:
+        """Write them into a checkpoint folder."""
+        for number, weights in self.of.items():
+            writer = StateWriter(folder, f"{NAME}-{number:0{DIGITS}d}")
+            for name, tensor in weights.items():
+                writer.add(name, tensor)
+            writer.flush()
+
+    def load(self, folder: Path) -> None:
+        """Read what `save` wrote."""
+        self.of = {}
+        for path in sorted(folder.glob(f"{NAME}-*.safetensors")):
+            number = int(path.name[len(NAME) + 1 :][:DIGITS])
+            self.of.setdefault(number, {}).update(load_file(path))
+
+
+def ahead(staleness: int, weights: SamplerWeights) -> Rollouts:
+    """Return what samples rollouts ahead of the training."""
+
+    @contextmanager
+    def rollouts(grpo: Grpo, curriculum: Curriculum, numbers: range) -> Iterator[Iterator[Trained]]:
+        def make(number: int) -> Trained:
+            return grpo.roll_out_enough(curriculum.next(number), number, curriculum)
+
+        sampling = Ahead(grpo.context, grpo.trainer, grpo.generator, weights, make)
+        grpo.follow = sampling.followed
+        with closing(sampling):
+            sampling.begin(numbers[:staleness])
+            following = (numbers[place : place + 1] for place in count(staleness))
+            yield map(sampling.take, numbers, following)
+
+    return rollouts
+
+
+class Ahead:
+    """Makes the rollouts of a run, `staleness` of them ahead of the one that is trained on."""
+
+    def __init__(
+        self,
+        context: Context,
+        trainer: Trainer,
+        generator: Generator,
+        weights: SamplerWeights,
+        make: Callable[[int], Trained],
+    ) -> None:
+        """`make` samples and rewards a rollout with the weights that `generator` has."""
+        self._context = context
+        self._trainer = trainer
+        self._generator = generator
+        self._weights = weights
+        self._make = make
+        self._thread = ThreadPoolExecutor(1, thread_name_prefix="sampler")
+        self._begun: dict[int, Future[tuple[Trained, float, float]]] = {}
+        self._is_closed = False
+        self._epoch = perf_counter()
+        self._times: list[list[float]] = []
+        """Of each rollout: its number, when its sampling began and ended, likewise its training."""
+
+    def begin(self, numbers: Sequence[int]) -> None:
+        """Have rollouts sampled with the weights that a checkpoint gave, or else the present
+        ones."""
+        for number in numbers:
+            self._weights.keep(number, self._trainer.engine.weights())
+            self._begun[number] = self._thread.submit(self._sampled, number)
+
+    def take(self, number: int, following: Sequence[int]) -> Trained:
+        """Return a rollout that was begun, and begin those that follow with the present weights.
+
+        Waits for it; what training has done is saved if that is interrupted.
+        """
+        called = self._now()
+        self._end_training(called)
+        with self._trainer.saved_if_stopped(), self._context.interruptible():
+            rollout, began, ended = self._begun[number].result()
+        del self._begun[number], self._weights.of[number]
+        self.begin(following)
+        started = self._now()
+        rollout.seconds = started - called
+        rollout.metrics = {
+            **rollout.metrics,
+            "sampling_s": ended - began,
+            "waited_s": rollout.seconds,
+        }
+        self._times.append([number, began, ended, started, started])
+        return rollout
+
+    def close(self) -> None:
+        """Give up what is being sampled, and keep the times for `r1pipe show`."""
+        self._end_training(self._now())
+        self._is_closed = True
+        if self._begun:
+            self._generator.close()
+        self._thread.shutdown(cancel_futures=True)
+        names = "rollout", "sampled_from", "sampled_to", "trained_from", "trained_to"
+        rows = [[round(each, 3) for each in row] for row in self._times[-MAX_SHOWN:]]
+        self._context.note(timeline=[dict(zip(names, row, strict=True)) for row in rows])
+
+    def followed(self, generator: Generator, context: Context) -> Generator:
+        """Return a generator that ends with this; it shows nothing and hears no signal, which are
+        the training's."""
+        return _Leaving(generator, lambda: self._is_closed)
+
+    def _sampled(self, number: int) -> tuple[Trained, float, float]:
+        began = self._now()
+        self._generator.load_weights(iter(self._weights.of[number].items()))
+        return self._make(number), began, self._now()
+
+    def _end_training(self, now: float) -> None:
+        if self._times:
+            self._times[-1][-1] = now
+
+    def _now(self) -> float:
+        return perf_counter() - self._epoch
+
+
+class _Leaving:
+    """A generator that is left when nobody wants its completions any more."""
+
+    def __init__(self, generator: Generator, is_unwanted: Callable[[], bool]) -> None:
+        self.generator = generator
+        self.is_unwanted = is_unwanted
+
+    def generate(self, requests: Sequence[Request], sampling: SamplingParams) -> Iterator[Sampled]:
+        """Yield completions as long as somebody wants them."""
+        for sampled in self.generator.generate(requests, sampling):
+            if self.is_unwanted():
+                raise _UnwantedError
+            yield sampled
+
+    def load_weights(self, tensors: Weights) -> None:
+        """Replace the sampler's weights."""
+        self.generator.load_weights(tensors)
+
+    def sleep(self) -> None:
+        """Free what the trainer can use."""
+        self.generator.sleep()
+
+    def close(self) -> None:
+        """Free memory and processes."""
+        self.generator.close()
+
+
+class _UnwantedError(Exception):
+    """Nobody wants the completions of a rollout any more."""

@@ -1,0 +1,122 @@
+"""Actors of Ray that sample a policy in training: pushes, deaths, and training ahead."""
+
+from __future__ import annotations
+
+import os
+import signal
+from collections.abc import Iterator, Sequence
+from contextlib import closing
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from test_ahead import PROBLEMS, chosen
+from tiny import FakeContext, assert_same_weights, save_policy, stage, tokenizer
+
+from r1pipe.errors import StageError
+from r1pipe.generate.backends import generator_of
+from r1pipe.generate.protocol import Request, Sampled, SamplingParams
+from r1pipe.generate.transformers_backend import TransformersSettings
+from r1pipe.generator_settings import SampleRun
+from r1pipe.models.policy import freeze, load_model
+from r1pipe.policies.setup import check_sampler, opened
+from r1pipe.policies.training import train_policy
+
+pytestmark = [
+    pytest.mark.engines,
+    pytest.mark.skipif(not find_spec("ray"), reason="ray is missing"),
+]
+SAMPLING = SamplingParams(max_tokens=40)
+ASKED = [Request((9, 30, 41 + i // 4), i, i) for i in range(48)]
+
+
+@pytest.fixture(scope="module")
+def cluster() -> Iterator[Any]:
+    """Start a cluster, which all that follow use."""
+    from r1pipe.generate.ray_cluster import RayCluster
+
+    ray = RayCluster("local", 4).ray
+    yield ray
+    ray.shutdown()
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return save_policy(tmp_path_factory.mktemp("policy"))
+
+
+def on_cluster(count: int, **changes: Any) -> TransformersSettings:
+    return TransformersSettings(cluster="ray", data_parallel=count, **changes)
+
+
+def sampler(policy: Any, settings: TransformersSettings) -> Any:
+    run = SampleRun(workers=1, max_batch=8, generator=settings)
+    return generator_of(policy, tokenizer(), run)
+
+
+def in_order(found: Sequence[Sampled]) -> list[Sampled]:
+    return sorted(found, key=lambda each: each.index)
+
+
+def changed(policy: Any) -> Any:
+    """Return a policy with other weights."""
+    with torch.no_grad():
+        for parameter in policy.parameters():
+            parameter.mul_(1.25)
+    return policy
+
+
+def test_pushed_weights_are_sampled_and_neither_engines_nor_deaths_move_a_bit(
+    cluster: Any, folder: Path
+) -> None:
+    policy, other = freeze(load_model(folder)), changed(load_model(folder))
+    here = sampler(policy, TransformersSettings())
+    before = in_order(list(here.generate(ASKED, SAMPLING)))
+    here.load_weights(other.named_parameters())
+    after = in_order(list(here.generate(ASKED, SAMPLING)))
+    assert before != after
+    with closing(sampler(load_model(folder), on_cluster(2))) as there:
+        assert in_order(list(there.generate(ASKED, SAMPLING))) == before
+        there.load_weights(other.named_parameters())
+        assert there.pushed_bytes > 4 * sum(each.numel() for each in other.parameters())
+        found = list[Sampled]()
+        for each in there.generate(ASKED, SAMPLING):
+            if not found:
+                pids = [int(e.place.split()[-1]) for e in there._engines if e.is_up]
+                os.kill(pids[0], signal.SIGKILL)
+            found.append(each)
+        assert in_order(found) == after, "log-probabilities too"
+        (loss,) = there.losses
+        assert "is lost and started again" in loss
+        with pytest.raises(StageError, match=r"engine \d: 1 of 1 prompts leave no room in the 128"):
+            list(there.generate([Request(tuple(range(200)), 1, 0)], SAMPLING))
+
+
+def test_the_end_of_the_last_engine_is_told(cluster: Any, folder: Path) -> None:
+    with closing(sampler(load_model(folder), on_cluster(1, max_restarts=0))) as there:
+        sampling = there.generate(ASKED * 4, SAMPLING)
+        next(sampling)
+        os.kill(int(there._engines[0].place.split()[-1]), signal.SIGKILL)
+        with pytest.raises(StageError, match=r"engine 0 .* is lost after 0 restarts; run\.gen"):
+            list(sampling)
+
+
+def train(folder: Path, work: Path, staleness: int, generator: TransformersSettings) -> Any:
+    kind = stage("grpo")
+    run = kind.run_model(micro_batch_tokens=4096, max_batch=4, workers=1, generator=generator)
+    policy, context = load_model(folder), FakeContext(work)
+    with opened(context, policy, tokenizer(), chosen(staleness), run) as grpo:
+        check_sampler(grpo, PROBLEMS, run)
+        train_policy(grpo, PROBLEMS)
+    assert ("parity" in context.notes) == bool(staleness or generator.cluster)
+    return policy
+
+
+def test_training_ahead_of_a_cluster_gives_the_weights_of_training_ahead_here(
+    cluster: Any, folder: Path, tmp_path: Path
+) -> None:
+    here = train(folder, tmp_path / "here", 1, TransformersSettings())
+    there = train(folder, tmp_path / "there", 1, on_cluster(2))
+    assert_same_weights(here, there)
