@@ -28,6 +28,7 @@ from r1pipe.cli import chatting
 from r1pipe.cli.chatting import Conversation, Reply, format_for
 from r1pipe.cli.streaming import Detokenizer, ReplyPrinter
 from r1pipe.generate import backends
+from r1pipe.generate.in_process import TransformersGenerator
 from r1pipe.generate.protocol import Request, Sampled, SamplingParams
 from r1pipe.records import FinishReason
 
@@ -341,3 +342,28 @@ def test_a_tiny_model_answers_the_same_twice(
     assert answers[0] == answers[1]
     assert [answer["prompt"] for answer in answers[0]] == ["1+1", "2+2"]
     assert all(0 < answer["num_tokens"] <= 8 for answer in answers[0])
+
+
+@pytest.mark.parametrize("workers", [1, 2])
+def test_a_model_tells_the_very_tokens_that_it_returns_and_can_be_stopped(workers: int) -> None:
+    tokenizer = tiny.tokenizer()
+    generator = TransformersGenerator(
+        tiny.model(), end_ids=[-1], pad_id=tokenizer.pad_token_id, max_batch=4, workers=workers
+    )
+    request, sampling = Request((5, 6, 7), 3, 0), SamplingParams(max_tokens=6)
+    (whole,) = generator.generate([request], sampling)
+    told: list[tuple[int, list[int]]] = []
+    generator.on_tokens = lambda index, ids: told.append((index, list(ids)))
+    (again,) = generator.generate([request], sampling)
+    assert told == [(0, whole.token_ids[:size]) for size in range(1, 7)]
+    assert again == whole
+
+    def stopped(index: int, ids: Sequence[int]) -> None:
+        if len(ids) == 2:
+            raise KeyboardInterrupt
+
+    generator.on_tokens = stopped
+    with pytest.raises(KeyboardInterrupt):
+        list(generator.generate([request], sampling))
+    generator.on_tokens = None
+    assert list(generator.generate([request], sampling)) == [whole], "it samples as before"
