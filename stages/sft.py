@@ -57,9 +57,9 @@ class Run(TrainRun):
 def run(context: Context, params: Params, run: Run, inputs: Inputs) -> None:
     """Minimise the negative log-likelihood of what the assistant says, its ends included."""
     from r1pipe.data.training_sequences import training_sequences
-    from r1pipe.generate.tools import outputs_with
     from r1pipe.models.adapters import add_adapter
     from r1pipe.models.policy import load_tokenizer, stored_end_ids
+    from r1pipe.models.programs import outputs_with
     from r1pipe.train.backends import load_trained
     from r1pipe.train.conversations import TurnEncoder
     from r1pipe.train.supervised import fit

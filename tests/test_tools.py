@@ -12,7 +12,8 @@ import torch
 from r1pipe.curricula.curricula import Draw
 from r1pipe.generate.following import Followed, Kept
 from r1pipe.generate.protocol import Request, Sampled, SamplingParams
-from r1pipe.generate.tools import ToolGenerator, program_of, shown
+from r1pipe.generate.tools import ToolGenerator, shown
+from r1pipe.models.programs import program_of
 from r1pipe.models.prompts import encode_completion, encode_prompt
 from r1pipe.ranks import ALONE
 from r1pipe.records import FinishReason, Problem, Rollout

@@ -12,7 +12,7 @@ from sampling_world import sample, table
 from test_tools import SUM, ByPrompt, adds, completion
 
 from r1pipe.chat import as_format
-from r1pipe.generate.tools import outputs_of, outputs_with
+from r1pipe.models.programs import outputs_of, outputs_with
 from r1pipe.models.prompts import encode_prompt
 from r1pipe.records import Message, Problem, TokenSequence
 from r1pipe.settings import Tools

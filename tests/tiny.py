@@ -11,6 +11,7 @@ from dataclasses import replace
 from functools import lru_cache
 from itertools import islice
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import torch
@@ -214,6 +215,7 @@ def grpo_of(
     batching: Batching | None = None,
 ) -> Grpo:
     """Return a run without a reference, in a folder of its own where no context is given."""
+    engine = engine or SimpleNamespace(model=SimpleNamespace(device=torch.device("cpu")))
     context = context or FakeContext(Path(tempfile.mkdtemp()))
     trainer = Trainer(context, engine, chosen.optimizer, chosen.num_steps)
     batching = batching or Batching(4096, "padded", tokenizer().pad_token_id)

@@ -204,8 +204,8 @@ def _filters(
 def _rows(node: StageNode, inputs: Inputs) -> list[Trial]:
     """Return the first rows that a stage would train on."""
     from r1pipe.data.training_sequences import training_sequences
-    from r1pipe.generate.tools import outputs_with
     from r1pipe.models.policy import load_tokenizer, stored_end_ids
+    from r1pipe.models.programs import outputs_with
     from r1pipe.train.conversations import TurnEncoder
 
     folder = inputs.path("model")
