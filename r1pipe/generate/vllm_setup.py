@@ -99,6 +99,7 @@ def import_vllm(device: str) -> Any:
         # at its end an engine would take the process groups of others with it: a second engine's,
         # and the trainer's
         core.cleanup_dist_env_and_memory = free_memory
+        share_expert_group()
     return SimpleNamespace(
         SamplingParams=SamplingParams,
         EngineArgs=EngineArgs,
@@ -106,6 +107,15 @@ def import_vllm(device: str) -> Any:
         RequestOutputKind=RequestOutputKind,
         OFFLINE=UsageContext.LLM_CLASS,  # vLLM's settings for throughput
     )
+
+
+def share_expert_group() -> None:
+    """Give a mixture of experts its group of processes where an earlier engine of this process,
+    without experts, has made all others: it is that of tensor parallelism."""
+    from vllm.distributed import parallel_state
+
+    if parallel_state.model_parallel_is_initialized() and parallel_state._EP is None:
+        parallel_state._EP = parallel_state._TP
 
 
 def rotate_all_heads() -> None:

@@ -83,7 +83,7 @@ class Trainer:
         self._optimizer = optimizer
         self._num_steps = num_steps
         self._saved: list[Saved] = [engine, *others]
-        self._memory = GpuMemory(engine.model.device)
+        self._memory = GpuMemory(next(iter(engine.parameters.values())).device)
         if (checkpoint := context.checkpoints.latest()) is not None:
             self._load(*checkpoint)
 
