@@ -2,7 +2,7 @@
 
     PYTHONPATH=.:tests python benchmarks/ahead.py [--rollouts 6] [--cluster]
 
-A Qwen3 of 2.4M parameters, 32 problems with 16 completions of up to 32 tokens a rollout. With
+A Qwen3 of 2.4M parameters, 16 problems with 8 completions of up to 64 tokens a rollout. With
 `--cluster` the samplers are actors of Ray. On two cores that sampling and training share, little
 can be gained; the pictures show what overlaps.
 """
@@ -30,10 +30,10 @@ def chosen(staleness: int, rollouts: int) -> Any:
     """Return the parameters of a run."""
     return grpo_params(
         num_steps=rollouts,
-        problems_per_step=32,
-        group_size=16,
+        problems_per_step=16,
+        group_size=8,
         minibatches_per_rollout=1,
-        max_tokens=32,
+        max_tokens=64,
         kl_coef=0.0,
         optimizer={"lr": 1e-4},
         sampler_truncation=2.0,
@@ -75,7 +75,7 @@ def main() -> None:
     parser.add_argument("--cluster", action="store_true")
     asked = parser.parse_args()
     torch.set_num_threads(1)
-    settings: dict[str, Any] = {"micro_batch_tokens": 2048, "max_batch": 512, "workers": 1}
+    settings: dict[str, Any] = {"micro_batch_tokens": 2048, "max_batch": 64, "workers": 1}
     if asked.cluster:
         settings["generator"] = {"backend": "transformers", "cluster": "ray", "data_parallel": 1}
     run = stage("grpo").run_model.model_validate(settings)
