@@ -123,10 +123,14 @@ def test_without_ray_the_command_that_installs_it_is_told(
         RayGenerator(settings, folder, SampleRun(generator=settings), "float32")
 
 
-def test_a_policy_that_is_trained_is_not_sampled_on_a_cluster() -> None:
+def test_a_policy_is_sampled_on_a_cluster_beside_one_trainer_only() -> None:
     kind = stage("grpo")
-    run = kind.run_model.model_validate({"generator": {"cluster": "ray"}})
-    assert "leave it out" in str(run.incompatible_with(grpo_params()))
-    assert kind.run_model().incompatible_with(grpo_params()) is None
-    with pytest.raises(StageError, match="leave it out"):
-        TransformersSettings(cluster="ray").refuse_beside(1)
+    given: dict[str, Any] = {"generator": {"cluster": "ray"}}
+    assert kind.run_model.model_validate(given).incompatible_with(grpo_params()) is None
+    given["engine"] = {"backend": "deepspeed", "num_processes": 2}
+    run = kind.run_model.model_validate(given)
+    assert "leave the cluster out" in str(run.incompatible_with(grpo_params()))
+    settings = TransformersSettings(cluster="ray")
+    settings.refuse_beside(1)
+    with pytest.raises(StageError, match="leave the cluster out"):
+        settings.refuse_beside(2)

@@ -60,8 +60,12 @@ def finish(store: Store, manifest: Manifest) -> None:
         disk.place_json(store.record_path(record.key), record.to_json(), durable=False)
 
 
-WITH_OTHERS = ("sft-data.shares", "sft-data.num_rows", "alignment-rl.dynamic_sampling")
-"""Fields that do not go with others of the recipe: counts of rows, a preference."""
+WITH_OTHERS = (
+    *("sft-data.shares", "sft-data.num_rows", "alignment-rl.dynamic_sampling"),
+    *(f"{stage}.staleness" for stage in ("zero", "reasoning-rl", "alignment-rl", "student-rl")),
+)
+"""Fields that do not go with others of the recipe: counts of rows, a preference, a sampler that is
+not corrected for."""
 
 
 @pytest.fixture(scope="module")
