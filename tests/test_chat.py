@@ -30,6 +30,7 @@ from r1pipe.cli.streaming import Detokenizer, ReplyPrinter
 from r1pipe.generate import backends
 from r1pipe.generate.in_process import TransformersGenerator
 from r1pipe.generate.protocol import Request, Sampled, SamplingParams
+from r1pipe.generator_settings import SampleRun
 from r1pipe.records import FinishReason
 
 
@@ -269,6 +270,7 @@ from r1pipe.chat import R1_ZERO
 from r1pipe.cli.chat_command import _show
 from r1pipe.cli.chatting import Conversation, turns_of_user
 from r1pipe.generate.protocol import Sampled, SamplingParams
+from r1pipe.generator_settings import SampleRun
 from r1pipe.records import FinishReason
 
 class Letters:
@@ -367,3 +369,25 @@ def test_a_model_tells_the_very_tokens_that_it_returns_and_can_be_stopped(worker
         list(generator.generate([request], sampling))
     generator.on_tokens = None
     assert list(generator.generate([request], sampling)) == [whole], "it samples as before"
+
+
+@pytest.mark.parametrize(("positions", "wanted"), [(8192, 4096), (2048, 2048)])
+def test_vllm_on_a_cpu_keeps_room_for_a_part_of_a_long_context(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, positions: int, wanted: int
+) -> None:
+    (tmp_path / "config.json").write_text(json.dumps({"max_position_embeddings": positions}))
+    runs: list[Any] = []
+
+    @contextmanager
+    def opened(folder: Path, run: Any, precision: str) -> Iterator[tuple[Any, Any]]:
+        runs.append(run)
+        yield None, None
+
+    monkeypatch.setattr(backends, "open_generator", opened)
+    sampling = SamplingParams(1.0, 1.0, 8)
+    for backend in ("vllm", "transformers"):
+        run = SampleRun.model_validate({"generator": {"backend": backend}})
+        with chatting.conversation(tmp_path, CHAT, run, sampling, 1) as talk:
+            assert talk.context == (wanted if backend == "vllm" else positions)
+    assert runs[0].generator.max_model_tokens == wanted
+    assert runs[1].generator == SampleRun().generator

@@ -27,6 +27,8 @@ if TYPE_CHECKING:
 
 ROOM_FRAC = 0.25
 """Share of a model's context that is kept free for an answer."""
+CPU_TOKENS = 4096
+"""Of a model's context, the most that vLLM keeps room for on a CPU."""
 PROMPT = "> "
 STOPPED = "interrupted"
 """Why a reply ended that Ctrl-C has ended."""
@@ -184,12 +186,16 @@ def conversation(
     from r1pipe.generate.backends import open_generator
     from r1pipe.models.prompts import max_positions
 
-    is_on_gpu = run.device.startswith("cuda")
+    is_on_gpu, context = run.device.startswith("cuda"), max_positions(folder)
+    if not is_on_gpu and run.generator.backend == "vllm":
+        context = min(context or CPU_TOKENS, CPU_TOKENS)
+        options = {"max_model_tokens": context, "kv_cache_mb": 1024}
+        run = run.model_copy(update={"generator": run.generator.model_copy(update=options)})
     opened = open_generator(folder, run, "bfloat16" if is_on_gpu else "float32")
     with ExitStack() as stack:
         with redirect_stdout(sys.stderr):  # vLLM prints
             generator, tokenizer = stack.enter_context(opened)
-        yield Conversation(generator, tokenizer, fmt, sampling, seed, max_positions(folder))
+        yield Conversation(generator, tokenizer, fmt, sampling, seed, context)
 
 
 def turns_of_user() -> Iterator[str]:
