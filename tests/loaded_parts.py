@@ -7,20 +7,22 @@ import warnings
 from collections import Counter
 from pathlib import Path
 from typing import Any
+from unittest.mock import patch
 
 import deepspeed
 import torch
 from tiny import frozen_logprobs
 
 from r1pipe.engine_settings import TrainRun
+from r1pipe.keys import JsonObject
 from r1pipe.models.policy import load_model
 from r1pipe.ranks import Ranks
 from r1pipe.records import TokenSequence
 from r1pipe.settings import Optimizer
 from r1pipe.stage import Inputs
 from r1pipe.supervision.reward_model import new_reward_model
+from r1pipe.train import deepspeed_engine, logprobs
 from r1pipe.train import deepspeed_setup as setup
-from r1pipe.train import logprobs
 from r1pipe.train.backends import load_trained, make_engine
 from r1pipe.train.batching import Batching, MicroBatch, micro_batches
 from r1pipe.train.deepspeed_backend import DeepSpeedSettings
@@ -71,20 +73,32 @@ def loss(model: Any, batch: MicroBatch) -> Loss:
 
 
 def gathers(folder: Path, ranks: Ranks) -> dict[str, dict[str, int]]:
-    """Return how often a step gathers each parameter, with the head whole and in slices."""
-    setup.PERSISTENT_NUMBERS, whole_head = PERSISTENT, logprobs.MAX_LOGITS
+    """Return how often a step gathers each parameter: with the head whole, in slices of one call,
+    and in slices that are a call each. No parameter stays for its next use, as in large models."""
+
+    def releasing(*given: Any, **options: Any) -> JsonObject:
+        config = setup.config_of(*given, **options)
+        config["zero_optimization"]["stage3_max_reuse_distance"] = 0
+        return config
+
+    setup.PERSISTENT_NUMBERS, few = PERSISTENT, 2 * 320
+    own, whole = logprobs.is_whole_call, logprobs.MAX_LOGITS
+    kinds = ("whole", whole, own), ("slices", few, own), ("calls", few, lambda head: False)
     found = {}
-    for name, most in (("whole", whole_head), ("slices", 2 * 320)):
-        logprobs.MAX_LOGITS = most
-        engine = make_engine(load_trained(folder, RUN), Optimizer(lr=1e-3), RUN, ranks)
-        counts = counted(engine.parameters)
-        for _ in range(3):  # DeepSpeed follows the order of modules in the first ones
-            counts.clear()
-            engine.accumulate(micro_batches(ROWS, BATCHING), loss)
-            engine.step(1e-3)
-        engine.close()
+    for name, most, is_whole_call in kinds:
+        with (
+            patch.object(deepspeed_engine, "config_of", releasing),
+            patch.object(logprobs, "MAX_LOGITS", most),
+            patch.object(logprobs, "is_whole_call", is_whole_call),
+        ):
+            engine = make_engine(load_trained(folder, RUN), Optimizer(lr=1e-3), RUN, ranks)
+            counts = counted(engine.parameters)
+            for _ in range(3):  # DeepSpeed follows the order of modules in the first ones
+                counts.clear()
+                engine.accumulate(micro_batches(ROWS, BATCHING), loss)
+                engine.step(1e-3)
+            engine.close()
         found[name] = dict(counts)
-    logprobs.MAX_LOGITS = whole_head
     return found
 
 

@@ -171,6 +171,7 @@ def test_a_head_in_slices_is_gathered_as_often_as_a_whole_one(facts: dict[str, A
         assert slices == whole
         micro_batches = 2  # four of twelve positions, on two ranks
         assert 0 < slices["lm_head.weight"] <= 2 * micro_batches, "forward and backward"
+        assert of_rank["calls"]["lm_head.weight"] > slices["lm_head.weight"]
 
 
 def test_neighbours_that_keep_weights_twice_take_the_same_steps(facts: dict[str, Any]) -> None:
