@@ -215,8 +215,7 @@ def grpo_of(
     batching: Batching | None = None,
 ) -> Grpo:
     """Return a run without a reference, in a folder of its own where no context is given."""
-    model = SimpleNamespace(device=torch.device("cpu"))
-    engine = engine or SimpleNamespace(model=model, parameters={})
+    engine = engine or SimpleNamespace(parameters={"weight": torch.zeros(1)})
     context = context or FakeContext(Path(tempfile.mkdtemp()))
     trainer = Trainer(context, engine, chosen.optimizer, chosen.num_steps)
     batching = batching or Batching(4096, "padded", tokenizer().pad_token_id)
