@@ -12,6 +12,7 @@ import subprocess
 import threading
 import urllib.error
 import urllib.request
+from dataclasses import replace
 from html.parser import HTMLParser
 from pathlib import Path
 from types import SimpleNamespace
@@ -22,7 +23,7 @@ from command import Run
 from fake_project import make_project
 
 from r1pipe.report.curves import MAX_POINTS, series
-from r1pipe.report.document import Report, StageView
+from r1pipe.report.document import Report, StageView, _gpu_hours, _total_cost
 from r1pipe.report.flow import flow_of
 from r1pipe.report.graph import GAP_X, GAP_Y, MARGIN, NODE_HEIGHT, NODE_WIDTH, draw
 from r1pipe.report.page import as_data, render
@@ -69,6 +70,7 @@ def report(rows: int = 2, text: str = "fine") -> Report:
         profile="-",
         made="2026-01-01 00:00 UTC",
         took="1 s",
+        cost="",
         num_built=1,
         num_stages=1,
         stages=[view],
@@ -149,6 +151,27 @@ def test_pictures_are_told_in_words() -> None:
 
 
 # ---- what is collected ---------------------------------------------------------------------------
+
+
+def test_gpu_hours_and_their_price_stand_beside_the_time() -> None:
+    def hours(**facts: Any) -> float:
+        record: Any = SimpleNamespace(seconds=7200.0, facts=facts)
+        return _gpu_hours(record)
+
+    assert hours(predicted={"device": "cuda:0", "devices": 8}) == 16.0
+    assert hours(predicted={"device": "cpu", "devices": 2}) == hours() == 0.0
+    assert hours(predicted="8") == hours(predicted={"device": "cuda", "devices": "8"}) == 0.0
+
+    here = StageView("a", "k", "built", "", took="2 h")
+    free = StageView("b", "k", "built", "", took="2 h", gpu_hours=16.0)
+    paid = replace(free, price=40.0)
+    assert [each.shown for each in (here, free)] == ["2 h", "2 h, 16 GPU-h"]
+    assert _total_cost([here]) == ""
+    assert _total_cost([here, free]) == "16 GPU-hours"
+    assert _total_cost([here, free, paid]) == "32 GPU-hours, at a price of 40.00"
+    page = render(replace(report(), stages=[paid], cost="16 GPU-hours, at a price of 40.00"))
+    assert "(16 GPU-hours, at a price of 40.00)" in page
+    assert ", 16 GPU-h, 40.00" in page
 
 
 def test_the_graph_has_layers_and_sources_stand_above_their_first_reader() -> None:

@@ -18,6 +18,7 @@ from r1pipe.report.flow import Flow, flow_of
 from r1pipe.report.graph import Drawing, draw
 from r1pipe.report.samples import Samples, collect_samples
 from r1pipe.report.scores import Board, board_of
+from r1pipe.settings import ComputeRun
 from r1pipe.text import format_bytes, format_duration, short_id, visible
 
 if TYPE_CHECKING:
@@ -47,6 +48,9 @@ class StageView:
     reason: str
     took: str = ""
     seconds: float = 0.0
+    gpu_hours: float = 0.0
+    price: float | None = None
+    """Of the GPU-hours, in the currency of `run.price_per_gpu_hour`."""
     memory: str = ""
     size: str = ""
     made: str = ""
@@ -59,6 +63,16 @@ class StageView:
     warnings: list[str] = field(default_factory=list)
     num_modules: int = 0
 
+    @property
+    def shown(self) -> str:
+        """What the graph says under the name: time and GPU-hours."""
+        return f"{self.took}, {self.cost}" if self.gpu_hours else self.took
+
+    @property
+    def cost(self) -> str:
+        """GPU-hours as text; empty on a CPU."""
+        return f"{self.gpu_hours:.3g} GPU-h" if self.gpu_hours else ""
+
 
 @dataclass(frozen=True)
 class Report:
@@ -69,6 +83,8 @@ class Report:
     profile: str
     made: str
     took: str
+    cost: str
+    """GPU-hours of all stages and their price; empty on a CPU."""
     num_built: int
     num_stages: int
     stages: list[StageView]
@@ -98,10 +114,11 @@ def make_report(manifest: Manifest, store: Store, max_samples: int) -> Report:
         profile=manifest.profile or "-",
         made=datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC"),
         took=format_duration(sum(stage.seconds for stage in stages)),
+        cost=_total_cost(stages),
         num_built=sum(stage.state == "built" for stage in stages),
         num_stages=len(stages),
         stages=stages,
-        drawing=draw(inputs, names, {stage.name: stage.took for stage in stages}),
+        drawing=draw(inputs, names, {stage.name: stage.shown for stage in stages}),
         board=board_of(records, store),
         curves=list(curves_of(found, store)),
         flows=[flow for n, record in records.items() if (flow := flow_of(n, record)) is not None],
@@ -120,6 +137,8 @@ def _view(stage: PlannedStage, found: Plan, manifest: Manifest, store: Store) ->
         ]
         state = "running" if is_running else STATES[stage.status]
         return StageView(stage.name, stage.kind, state, visible(stage.reason), inputs=refs)
+    hours = _gpu_hours(record)
+    price = node.run.price_per_gpu_hour if isinstance(node.run, ComputeRun) else None
     return StageView(
         stage.name,
         stage.kind,
@@ -127,6 +146,8 @@ def _view(stage: PlannedStage, found: Plan, manifest: Manifest, store: Store) ->
         visible(stage.reason),
         took=format_duration(record.seconds),
         seconds=record.seconds,
+        gpu_hours=hours,
+        price=None if price is None or not hours else hours * price,
         memory=format_bytes(record.peak_rss_bytes),
         size=format_bytes(record.size),
         made=record.created[:19].replace("T", " "),
@@ -138,6 +159,22 @@ def _view(stage: PlannedStage, found: Plan, manifest: Manifest, store: Store) ->
         warnings=[visible(text) for text in record.facts.get("warnings", [])] + record.unchanged(),
         num_modules=len(record.code),
     )
+
+
+def _gpu_hours(record: ActionRecord) -> float:
+    """Return the hours that a stage took times its GPUs, as it was placed; 0 on a CPU."""
+    placed = record.facts.get("predicted")
+    if not isinstance(placed, dict) or not str(placed.get("device")).startswith("cuda"):
+        return 0.0
+    devices = placed.get("devices")
+    return record.seconds / 3600 * devices if isinstance(devices, int) else 0.0
+
+
+def _total_cost(stages: Sequence[StageView]) -> str:
+    hours = sum(stage.gpu_hours for stage in stages)
+    prices = [stage.price for stage in stages if stage.price is not None]
+    texts = [f"{hours:.3g} GPU-hours"] if hours else []
+    return ", ".join([*texts, f"at a price of {sum(prices):,.2f}"] if prices else texts)
 
 
 def _inputs(record: ActionRecord) -> Iterator[tuple[str, str, str]]:
