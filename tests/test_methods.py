@@ -69,12 +69,10 @@ def test_a_manifest_of_a_method_is_short_and_has_a_smoke_profile(path: Path) -> 
 
 # ---- every method of the kinds grpo and online-rft, from one base --------------------------------
 
-TRAINED = {
-    path.stem: path
-    for path in MANIFESTS
-    if path.stem not in ("base", "chain", "dpo", "iterative-grpo", "process-rm", "rft")
-}
-"""Their stage has their name; `process-model` has stages before it, the others only the base."""
+SEVERAL = ("chain", "dpo", "iterative-grpo", "process-model", "process-rm", "rft")
+"""They have stages beside the base that need right completions, or a base of their own."""
+TRAINED = {path.stem: path for path in MANIFESTS if path.stem not in ("base", *SEVERAL)}
+"""Their stage has their name, and there is only the base before it."""
 SMALL = (
     "stages.corpus.params.num_rows=300",
     "stages.base.params.architecture.hidden_size=16",
@@ -90,7 +88,7 @@ def store(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return tmp_path_factory.mktemp("methods") / "store"
 
 
-@pytest.mark.parametrize("name", sorted(set(TRAINED) - {"process-model"}))
+@pytest.mark.parametrize("name", sorted(TRAINED))
 def test_a_method_runs_from_the_shared_base(r1pipe: Run, store: Path, name: str) -> None:
     updates = UPDATES.get(name, 2)
     sets = [f"stages.{name}.params.num_steps={updates}", *SMALL]
@@ -102,3 +100,20 @@ def test_a_method_runs_from_the_shared_base(r1pipe: Run, store: Path, name: str)
     assert code == 0, (out + err)[-2000:]
     folder = store / "latest" / name / "smoke" / name / "model"
     assert (folder / "model.safetensors").exists()
+
+
+# ---- those that need right completions, with the base of the profile -----------------------------
+
+
+@pytest.fixture(scope="module")
+def learned(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Return a store in which they share their base."""
+    return tmp_path_factory.mktemp("learned")
+
+
+@pytest.mark.parametrize("name", SEVERAL)
+def test_a_manifest_of_several_stages_runs_whole(learned: Path, name: str, r1pipe: Run) -> None:
+    path = ROOT / "manifests" / "methods" / f"{name}.yaml"
+    code, out, err = r1pipe("run", str(path), "--profile", "smoke", "--store", str(learned))
+    assert code == 0, (out + err)[-2000:]
+    assert f" of {len(load_manifest(path, profile='smoke').stages)}" in out + err
