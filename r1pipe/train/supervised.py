@@ -44,7 +44,7 @@ TrainingRow: TypeAlias = tuple[Record, Format, Sequence[Message]]
 """A row with its place, its format, and its conversation; the answer comes last."""
 Aggregation: TypeAlias = Literal["token-mean", "sequence-mean"]
 """How the losses of tokens are summed."""
-ROWS_AT_ONCE = 1024
+ROWS_AT_ONCE = 512
 """Rows that are tokenized together."""
 
 
