@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections import Counter
 from pathlib import Path
 from typing import Any
@@ -167,7 +168,8 @@ def test_raising_the_limit_uses_the_replies_of_the_failed_run(r1pipe: Run, court
         long = ("--set", "stages.judge.params.max_tokens=64")
         code, _, err = r1pipe(*run, *long, "--set", "stages.judge.params.max_unreadable_frac=0.28")
         assert code == 1
-        assert "2 of 4 replies of the judge cannot be read (2 no_json)" in err
+        # how many were read by then is a matter of which unit came first
+        assert re.search(r"2 of [4-7] replies of the judge cannot be read \(2 no_json\)", err), err
         code, _, err = r1pipe(*run, *long)
         assert code == 0, err
     assert set(asked.values()) == {1}
