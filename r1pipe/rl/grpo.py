@@ -63,11 +63,11 @@ def in_turn(grpo: Grpo, curriculum: Curriculum, numbers: range) -> Iterator[Iter
     """Sample and reward each rollout when it is wanted, with the policy as it is."""
 
     def sampled(number: int) -> Trained:
-        draws = curriculum.next(number)
+        draws = curriculum.next(number)  # [5]
         started = time.perf_counter()
-        grpo.generator.load_weights(grpo.trainer.engine.weights())
+        grpo.generator.load_weights(grpo.trainer.engine.weights())  # [6]
         with grpo.trainer.saved_if_stopped():
-            rollout = grpo.roll_out_enough(draws, number, curriculum)
+            rollout = grpo.roll_out_enough(draws, number, curriculum)  # [7] [8] [9]
         grpo.generator.sleep()
         rollout.seconds = time.perf_counter() - started
         return rollout
@@ -113,7 +113,7 @@ class Grpo:
         order = problems_of_rollouts(problems, general, params)
         curriculum = self.memory.resumed(curriculum_of(params, order, problems), done)
         with self.rollouts(self, curriculum, range(done, count)) as rollouts:
-            for rollout in rollouts:  # [4], with [5] [6] [7] [8] [9]
+            for rollout in rollouts:  # [4]
                 for minibatch in self.minibatches(rollout.groups, rollout.number):  # [10]
                     self.update(minibatch, rollout)  # [11]
                     if reference is not None and trainer.step % params.reference_refresh_steps == 0:
