@@ -113,7 +113,7 @@ class Grpo:
         order = problems_of_rollouts(problems, general, params)
         curriculum = self.memory.resumed(curriculum_of(params, order, problems), done)
         with self.rollouts(self, curriculum, range(done, count)) as rollouts:
-            for rollout in rollouts:  # [4]
+            for rollout in rollouts:  # [4], with [5] [6] [7] [8] [9]
                 for minibatch in self.minibatches(rollout.groups, rollout.number):  # [10]
                     self.update(minibatch, rollout)  # [11]
                     if reference is not None and trainer.step % params.reference_refresh_steps == 0:
