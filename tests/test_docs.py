@@ -10,6 +10,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from packaging.requirements import Requirement
 from reference_pages import FOLDER
 
 ROOT = Path(__file__).parents[1]
@@ -101,16 +102,36 @@ def test_the_readme_is_short_and_has_what_a_newcomer_needs() -> None:
         assert f"r1pipe {command}" in text
 
 
-@pytest.mark.parametrize("path", sorted((ROOT / "containers").iterdir()), ids=lambda p: p.name)
-def test_a_container_copies_what_is_there_and_installs_an_extra_that_exists(path: Path) -> None:
-    text = path.read_text()
-    for names in re.findall(r"^COPY (.+) \S+$", text, re.MULTILINE):
+CONTAINERS = sorted((ROOT / "containers").iterdir())
+
+
+@pytest.mark.parametrize("path", CONTAINERS, ids=lambda p: p.name)
+def test_a_container_copies_what_is_there(path: Path) -> None:
+    for names in re.findall(r"^COPY (.+) \S+$", path.read_text(), re.MULTILINE):
         for name in names.split():
-            assert "[" in name or (ROOT / name).exists(), name
+            assert (ROOT / name).exists(), name
+
+
+@pytest.mark.parametrize("path", CONTAINERS, ids=lambda p: p.name)
+def test_a_container_locks_every_requirement_in_a_version_that_the_project_allows(
+    path: Path,
+) -> None:
+    text = path.read_text()
+    (extras,) = re.findall(r"'\.\[([\w,]+)\]'", text)
+    (lock,) = re.findall(r"--constraint (\S+)", text)
+    locked = dict(line.split("==") for line in (ROOT / lock).read_text().split())
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
-    extras = {*re.findall(r"--extra (\w+)", text), *re.findall(r"'\.\[(\w+)\]'", text)}
-    assert len(extras) == 1
-    assert extras <= project["optional-dependencies"].keys()
+    wanted = list(project["dependencies"])
+    for extra in extras.split(","):
+        wanted += project["optional-dependencies"][extra]
+    for requirement in map(Requirement, wanted):
+        assert requirement.specifier.contains(locked[requirement.name]), requirement
+
+
+@pytest.mark.parametrize("name", ["cpu.txt", "gpu.txt"])
+def test_a_lock_names_versions_and_nothing_else(name: str) -> None:
+    for line in (ROOT / "constraints" / name).read_text().splitlines():
+        assert re.fullmatch(r"[a-z0-9-]+==[0-9][0-9a-z.+]*", line), line
 
 
 def test_the_site_builds_without_a_warning(tmp_path: Path) -> None:
