@@ -10,6 +10,7 @@ from r1pipe.costs.recipes import (
     adapter_parameters,
     batch_limit,
     completion_length,
+    going_on,
     length_assumption,
     sampling_place,
     training_place,
@@ -69,7 +70,7 @@ def rollout_sampling(
     completions = params.num_steps * params.problems_per_step * params.group_size
     per_round = params.problems_per_step * params.minibatches_per_rollout * params.group_size
     place, draws = sampling_place(params, run), Range(1, params.dynamic_sampling or 1)
-    return SamplingWork(
+    work = SamplingWork(
         model=model,
         where=replace(place, processes=max(place.processes, num_trainers)),
         completions=draws * completions,
@@ -80,6 +81,7 @@ def rollout_sampling(
         at_once=min(per_round, batch_limit(run)),
         rounds=draws * (params.num_steps // params.minibatches_per_rollout),
     )
+    return going_on(work, params.tools)
 
 
 def with_teacher(params: fields.AsRollouts, run: fields.DistilsOnPolicy, inputs: InfoMap) -> Cost:
