@@ -121,3 +121,20 @@ def test_the_thought_of_countdown_ends_with_the_chain_of_the_answer() -> None:
         assert verify(made, boxed(found.answer)) is Verdict.CORRECT
         last = found.thought.split(" no ")[-1]
         assert last.startswith("3*4=12,12-5=7?") or found.answer != "(3*4)-5"
+
+
+def test_chains_with_rare_ones_are_the_same_problems_drawn_otherwise() -> None:
+    rng = random.Random(1)
+    few = [chain_of_parities.RARE_ONES.make(rng, "en", 16) for _ in range(200)]
+    bits = "".join(each.meta["bits"] for each in few)
+    assert 0.12 < bits.count("1") / len(bits) < 0.18
+    answers = [chain_of_parities.RARE_ONES.solve(each, rng, Noise()).answer for each in few]
+    choices = "".join(link[1] for answer in answers for link in answer.split())
+    assert 0.12 < choices.count("1") / len(choices) < 0.18
+    for each, answer in zip(few, answers, strict=True):
+        assert verify(each, boxed(answer)) is Verdict.CORRECT
+    even = chain_of_parities.make(random.Random(2), "en", 6)
+    same = next(p for p in iter(lambda: chain_of_parities.RARE_ONES.make(rng, "en", 6), None)
+                if p.meta == even.meta)  # fmt: skip
+    assert (same.id, same.prompt) == (even.id, even.prompt), "held out together, or not at all"
+    assert (same.task, even.task) == ("chain-of-rare-ones", "chain-of-parities")

@@ -25,12 +25,13 @@ from r1pipe.tasks.table import REASONING, TASKS
 from r1pipe.tasks.world import LANGUAGES, Noise, Solution, is_held_out, sample_problems
 from r1pipe.verify import verify
 
+WITHOUT_THOUGHT = {"chain-of-parities", "chain-of-rare-ones"}
 EVERY_KIND = [
     (name, language, level)
     for name, task in TASKS.items()
     for language in LANGUAGES
     for level in task.levels
-    if name != "chain-of-parities"  # has no thought
+    if name not in WITHOUT_THOUGHT
 ]
 
 
@@ -220,7 +221,7 @@ def test_the_stated_answer_is_that_of_the_written_steps_even_where_they_are_wron
         assert solution.thought.endswith(solution.answer)
 
 
-@pytest.mark.parametrize("name", sorted({*TASKS} - {"safety", "chain-of-parities"}))
+@pytest.mark.parametrize("name", sorted({*TASKS} - {"safety"} - WITHOUT_THOUGHT))
 def test_mixed_words_lower_the_share_of_the_language(name: str) -> None:
     for language in LANGUAGES:
         problems = made(name, language, TASKS[name].levels[-1])

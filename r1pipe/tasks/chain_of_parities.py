@@ -5,30 +5,58 @@ modulo 2, from z_0 = 0. A right answer is easy to go on with and hard to guess: 
 right once in 2^n times, so a reward for whole answers alone is almost never seen. `a1 b0` is
 answered by `a01 b10`; the letters tell a small model where it is. There is no thought, so formats
 that ask for one do not fit: `{think: none, answer: last-line}` does. Level: n.
+
+`RARE_ONES` is the same with few ones, for a base's corpus: a sum then mostly is the one before, so
+that its rule is learned bit by bit, by hundreds of updates where even bits take thousands.
 """
 
 from __future__ import annotations
 
 import random
 import re
+from collections.abc import Callable
+from functools import partial
+from typing import TypeAlias
 
 from r1pipe.records import Problem, Step
 from r1pipe.tasks.world import Noise, Solution, Task, problem_id, summarise
 
 PROMPTS = {"en": "chain {}", "zh": "链 {}"}
 LETTERS = "abcdefghijklmnopqrstuvwxyz"
+ONES_FRAC = 0.15
+"""Share of ones, among bits and choices, of chains with few of them."""
 LINK = re.compile(r"([a-z])([01])([01])")
 
 
-def make(rng: random.Random, language: str, level: int) -> Problem:
+Draw: TypeAlias = Callable[[random.Random], int]
+"""Gives a bit."""
+
+
+def even(rng: random.Random) -> int:
+    """Return 0 or 1, as often."""
+    return rng.randrange(2)
+
+
+def rare(rng: random.Random) -> int:
+    """Return 0, or seldom 1."""
+    return int(rng.random() < ONES_FRAC)
+
+
+def make(
+    rng: random.Random,
+    language: str,
+    level: int,
+    draw: Draw = even,
+    task: str = "chain-of-parities",
+) -> Problem:
     """Return `level` random bits (at most 26), and one of the 2^level answers as the gold one."""
-    bits = "".join(rng.choice("01") for _ in range(level))
+    bits = "".join(str(draw(rng)) for _ in range(level))
     asked = " ".join(f"{letter}{bit}" for letter, bit in zip(LETTERS, bits, strict=False))
     return Problem(
         id=problem_id("chain-of-parities", bits),
-        task="chain-of-parities",
+        task=task,
         prompt=PROMPTS[language].format(asked),
-        gold=written(bits, rng, Noise()),
+        gold=written(bits, rng, Noise(), draw),
         language=language,
         checker="chain-of-parities",
         level=level,
@@ -36,11 +64,11 @@ def make(rng: random.Random, language: str, level: int) -> Problem:
     )
 
 
-def written(bits: str, rng: random.Random, noise: Noise) -> str:
+def written(bits: str, rng: random.Random, noise: Noise, draw: Draw = even) -> str:
     """Write a chain with random choices; a wrong step's sum is the other bit."""
     total, links = 0, list[str]()
     for letter, bit in zip(LETTERS, bits, strict=False):
-        choice = rng.randrange(2)
+        choice = draw(rng)
         total ^= choice ^ int(bit)
         if noise.wrong_step and rng.random() < noise.wrong_step:
             total ^= 1
@@ -48,9 +76,9 @@ def written(bits: str, rng: random.Random, noise: Noise) -> str:
     return " ".join(links)
 
 
-def solve(problem: Problem, rng: random.Random, noise: Noise) -> Solution:
+def solve(problem: Problem, rng: random.Random, noise: Noise, draw: Draw = even) -> Solution:
     """Write a chain; the answer is all that there is, and there is no thought."""
-    answer = written(problem.meta["bits"], rng, noise)
+    answer = written(problem.meta["bits"], rng, noise, draw)
     return Solution("", answer, summarise(answer, problem.language))
 
 
@@ -68,3 +96,9 @@ def steps(problem: Problem, text: str) -> list[Step]:
 
 
 TASK = Task(make, solve, levels=(6, 7, 8), steps=steps)
+RARE_ONES = Task(
+    partial(make, draw=rare, task="chain-of-rare-ones"),
+    partial(solve, draw=rare),
+    TASK.levels,
+    steps,
+)

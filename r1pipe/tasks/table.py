@@ -23,6 +23,7 @@ from r1pipe.tasks.world import Task
 TASKS: dict[str, Task] = {
     "arithmetic": arithmetic.TASK,
     "chain-of-parities": chain_of_parities.TASK,
+    "chain-of-rare-ones": chain_of_parities.RARE_ONES,
     "choice": choice.TASK,
     "countdown": countdown.TASK,
     "countdown-four": countdown_four.TASK,
