@@ -190,6 +190,27 @@ def test_what_fails_in_the_thread_ends_the_training(tmp_path: Path) -> None:
             train_policy(run, PROBLEMS)
 
 
+@pytest.mark.parametrize("staleness", [0, 1])
+def test_a_run_whose_engines_are_gone_goes_on_from_its_last_update(
+    tmp_path: Path, staleness: int
+) -> None:
+    whole = train(FakeContext(tmp_path / "whole"), chosen(staleness))
+    with opened(FakeContext(tmp_path), model(), tokenizer(), chosen(staleness), RUN) as run:
+        roll_out = run.roll_out
+
+        def fails(draws: Any, number: int, again: int = 0) -> Any:
+            if number == 2:
+                raise StageError("no engine is up any more")
+            return roll_out(draws, number, again)
+
+        run.roll_out = fails  # type: ignore[method-assign]
+        with pytest.raises(StageError, match="no engine is up any more"):
+            train_policy(run, PROBLEMS)
+    context = FakeContext(tmp_path)
+    assert_same_weights(train(context, chosen(staleness)), whole)
+    assert context.logged[0]["step"] == 5, "no update was lost"
+
+
 def test_the_samplers_own_weights_pass_the_parity_check(tmp_path: Path) -> None:
     context = FakeContext(tmp_path)
     with opened(context, model(), tokenizer(), chosen(), RUN) as run:

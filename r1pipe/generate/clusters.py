@@ -29,7 +29,7 @@ class ClusterBackend(GeneratorBackend):
     max_restarts: int = Field(default=3, ge=0)
     """With `cluster`: how often an engine that died is started again."""
     start_timeout_s: float = Field(default=1800.0, gt=0)
-    """With `cluster`: longest wait for the first engine."""
+    """With `cluster`: longest time for which no engine may be up, at the start and after deaths."""
 
     @model_validator(mode="after")
     def _address_has_a_cluster(self) -> ClusterBackend:

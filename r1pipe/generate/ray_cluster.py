@@ -26,6 +26,8 @@ ENVIRONMENT = {
 SPANNING = {"RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0"}
 """Of an engine over several nodes, whose own process has no GPU: it may see those of its node."""
 MAX_SHOWN = 400
+UNHEARD = "all references to the actor were removed"
+"""What Ray says of an actor whose owner it cannot ask: the run keeps its references."""
 
 
 class RayCluster:
@@ -175,4 +177,10 @@ def last_line(error: BaseException) -> str:
         if line.startswith("The actor is dead because"):
             text = line.partition("Worker exit detail: ")[2] or line
     text = text.partition(" Some common causes")[0]
+    if UNHEARD in text:
+        return (
+            "the cluster cannot speak to this run, which has another token (RAY_AUTH_TOKEN,"
+            " ~/.ray/auth_token); give all nodes the same, or set RAY_AUTH_MODE=disabled where the"
+            " cluster has none"
+        )
     return text if len(text) <= MAX_SHOWN else text[:MAX_SHOWN] + "..."

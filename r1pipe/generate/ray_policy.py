@@ -12,12 +12,11 @@ from __future__ import annotations
 
 import queue
 from collections import deque
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from concurrent.futures import Future
 from contextlib import ExitStack, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
-from time import monotonic
 from typing import TYPE_CHECKING, Any
 
 from r1pipe.errors import StageError
@@ -31,8 +30,9 @@ from r1pipe.generate.protocol import (
 )
 from r1pipe.generate.ray_actor import EngineSpec, Up
 from r1pipe.generate.ray_cluster import RayCluster, last_line
-from r1pipe.generate.ray_engines import LOOK_EVERY_S, of_one_engine
+from r1pipe.generate.ray_engines import of_one_engine
 from r1pipe.generate.ray_versions import OneVersion, versions
+from r1pipe.generate.ray_waiting import Patience
 from r1pipe.generator_settings import SampleRun
 from r1pipe.settings import Precision
 
@@ -161,13 +161,15 @@ class RayPolicy:
         devices = settings.devices_per_engine if on_gpus else (run.workers or 1)
         self._cluster = RayCluster(settings.address, devices * settings.data_parallel)
         bundles = self._cluster.bundles(devices, on_gpus=on_gpus)
+        self.patience = Patience(self._cluster, bundles, settings.start_timeout_s)
         self._engines: list[_Engine] = []
         try:
             for number in range(settings.data_parallel):
                 group = self._cluster.reserve(bundles)
                 self._engines.append(_Engine(number, group, settings.max_restarts))
                 self._start(self._engines[-1])
-            self._await_first()
+            while not self._is_any_up():
+                self._next()
         except BaseException:
             self.close()
             raise
@@ -175,7 +177,8 @@ class RayPolicy:
     def generate(self, requests: Sequence[Request], sampling: SamplingParams) -> Iterator[Sampled]:
         """Yield every request's completion, batch by batch, as engines end them.
 
-        Raises StageError when an engine refuses a request, or when the last one is gone for good.
+        Raises StageError when an engine refuses a request, when the last one is gone for good, or
+        when none has been up for too long.
         """
         self._sampling += 1
         ordered, size = sorted(requests, key=in_prompt_order), self._size
@@ -237,11 +240,11 @@ class RayPolicy:
             lambda future: self._answers.put(_Answer(engine, actor, sampling, future))
         )
 
-    def _next(self, timeout: float | None = None) -> tuple[_Engine, list[Sampled] | Up | None]:
+    def _next(self) -> tuple[_Engine, list[Sampled] | Up | None]:
         """Wait for an engine: its completions of this sampling, that it is up, or None if it is
-        lost. Raises StageError if it refuses, or if the last one is gone."""
+        lost. Raises StageError if it refuses, if the last one is gone, or if none is up in time."""
         while True:
-            answer = self._answers.get(timeout=timeout)
+            answer = self.patience.next_of(self._answers, self._is_any_up)
             if answer is None:
                 raise StageError("the engines on the cluster were closed")
             engine = answer.engine
@@ -283,17 +286,5 @@ class RayPolicy:
         if all(each.actor is None for each in self._engines):
             raise StageError(text)
 
-    def _await_first(self) -> None:
-        end = monotonic() + self.settings.start_timeout_s
-        while not any(engine.is_up for engine in self._engines):
-            try:
-                self._next(LOOK_EVERY_S)
-            except queue.Empty:
-                if monotonic() > end:
-                    there: Mapping[str, float] = self._cluster.resources
-                    has = ", ".join(f"{there.get(kind, 0):g} {kind}" for kind in ("GPU", "CPU"))
-                    raise StageError(
-                        "no engine was up within run.generator.start_timeout_s"
-                        f" ({self.settings.start_timeout_s:g}); the cluster at"
-                        f" {self._cluster.address} has {has} in all: `ray status` says what is free"
-                    ) from None
+    def _is_any_up(self) -> bool:
+        return any(engine.is_up for engine in self._engines)

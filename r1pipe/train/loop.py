@@ -149,10 +149,13 @@ class Trainer:
 
     @contextmanager
     def saved_if_stopped(self) -> Iterator[None]:
-        """Save first what the updates so far have done, if the block is interrupted."""
+        """Save first what the updates so far have done, if the block is interrupted, or if it fails
+        for want of something outside, such as engines. Ranks agree on an interruption only."""
         try:
             yield
-        except Interrupted:
+        except (Interrupted, StageError) as error:
+            if isinstance(error, StageError) and self._context.ranks.size > 1:
+                raise
             latest = self._context.checkpoints.latest()
             if self.step > (0 if latest is None else latest[0]):
                 self.save_now()
