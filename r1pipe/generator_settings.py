@@ -35,6 +35,10 @@ class GeneratorSettings(StageModel):
         """Return how many completions are sampled at once; `max_batch` is that of the stage."""
         return max_batch
 
+    def most_at_once(self, device: str, max_batch: int) -> int:
+        """Return how many completions one engine samples at once, if it has room for them."""
+        return self.concurrency(max_batch)
+
     def incompatible_beside(self, num_processes: int) -> str | None:
         """Say what to set if it cannot sample inside each process of a trainer; None if it can."""
         return None

@@ -20,6 +20,8 @@ SEALED_FRACTION, BESIDE_FRACTION = 0.9, 0.45
 """Of a GPU's memory, without and with a model that is trained."""
 CPU_NUM_SEQS = 256
 """Completions that are decoded together on a CPU, as vLLM has it on its smaller GPUs."""
+GPU_NUM_SEQS = 1024
+"""The most that vLLM decodes together on any GPU unless it is told."""
 
 
 class VllmSettings(ClusterBackend):
@@ -53,6 +55,11 @@ class VllmSettings(ClusterBackend):
     def concurrency(self, max_batch: int) -> int:
         """Return how many completions are sampled at once, as far as that is known."""
         return self.max_num_seqs or CPU_NUM_SEQS
+
+    def most_at_once(self, device: str, max_batch: int) -> int:
+        """Return how many completions one engine samples at once, if it has room for them."""
+        is_cpu = device.startswith("cpu")
+        return self.max_num_seqs or (CPU_NUM_SEQS if is_cpu else GPU_NUM_SEQS)
 
     def fitted(self, most_tokens: Callable[[], int]) -> VllmSettings:
         """Return settings for no longer context than requests need: a cache that holds the model's
@@ -89,6 +96,8 @@ class VllmSettings(ClusterBackend):
         return replace(
             super().place(device, precision),
             shards=self.tensor_parallel,
+            max_seqs=self.max_num_seqs,
+            cache_bytes=None if self.kv_cache_mb is None else self.kv_cache_mb * MIB,
             start_s=(2.0, 90.0),
             has_own_weights=True,
             sleeps=self.sleep and not device.startswith("cpu"),
