@@ -250,3 +250,26 @@ def test_a_run_that_cannot_sample_ahead_is_refused(run: dict[str, Any], message:
     found = settings.incompatible_with(chosen())
     with pytest.raises(StageError, match=message):
         raise StageError(str(found))
+
+
+def test_engines_that_were_lost_are_told_after_the_rollout_and_when_the_last_one_is(
+    tmp_path: Path,
+) -> None:
+    context = FakeContext(tmp_path)
+    with opened(context, model(), tokenizer(), chosen(), RUN) as run:
+        losing: Any = run.generator
+        losing.losses, roll_out = list[str](), run.roll_out
+
+        def loses(draws: Any, number: int, again: int = 0) -> Any:
+            losing.losses.append(f"engine {number} is lost")
+            if number == 1:
+                raise StageError("no engine is left")
+            return roll_out(draws, number, again)
+
+        run.roll_out = loses  # type: ignore[method-assign]
+        with pytest.raises(StageError, match="no engine is left"):
+            train_policy(run, PROBLEMS)
+    assert [text for text in context.warnings if "lost" in text] == [
+        "engine 0 is lost",
+        "engine 1 is lost",
+    ]
