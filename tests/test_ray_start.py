@@ -16,7 +16,7 @@ from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
-from test_ray_engines import evaluate, inputs_in
+from test_ray_engines import evaluate, inputs_in, wait_for
 from tiny import problems, save_policy
 
 from r1pipe.generate.transformers_backend import TransformersSettings
@@ -64,6 +64,9 @@ def ended(process: subprocess.Popen[bytes]) -> None:
 @pytest.fixture
 def address() -> Iterator[str]:
     """Start a head and a second raylet; return the head's address."""
+    from r1pipe.generate.ray_cluster import use_own_token
+
+    use_own_token()  # RAY_AUTH_MODE for both: by itself only the head looks for a token
     folder, made = tempfile.mkdtemp(prefix="ray-"), list[subprocess.Popen[bytes]]()
     found = f"127.0.0.1:{free_port()}"
     port = found.partition(":")[2]
@@ -91,15 +94,15 @@ def test_a_stage_joins_a_cluster_that_ray_start_made_by_ray_address(
     inputs = inputs_in(tmp_path)
     here = evaluate(tmp_path / "here", inputs, TransformersSettings())
     monkeypatch.setenv("RAY_ADDRESS", address)
-    import ray
+    from r1pipe.generate.ray_cluster import RayCluster
 
+    ray = RayCluster(None, 1).ray  # which the stage will use
     try:
-        two = TransformersSettings(cluster="ray", data_parallel=2)
-        there = evaluate(tmp_path / "there", inputs, two)
-        nodes = [node for node in ray.nodes() if node["Alive"]]
         joined = str(ray.get_runtime_context().gcs_address)
         assert joined.rpartition(":")[2] == address.rpartition(":")[2]
-        assert [node["Resources"]["CPU"] for node in nodes] == [1.0, 1.0]
+        wait_for(lambda: ray.cluster_resources().get("CPU") == 2)
+        two = TransformersSettings(cluster="ray", data_parallel=2)
+        there = evaluate(tmp_path / "there", inputs, two)
     finally:
         ray.shutdown()
     assert there == here
