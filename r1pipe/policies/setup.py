@@ -110,7 +110,7 @@ def opened(  # noqa: PLR0913 - what a run is given, most of it by few methods
     made = make_reference(model, run, ranks, precision) if params.kl_coef and not teacher else None
     reference: Anchor | None = teacher or made
     sampled = sampled_model(model, run, precision, is_ahead=params.staleness > 0)
-    engine = make_engine(model, params.optimizer, run, ranks, precision)
+    engine = make_engine(model, params.optimizer, run, ranks, precision, context.warn)
     batching = batching_of(run, tokenizer.pad_token_id)
     check_forward(engine, model, batching, precision)
     with closing(generator_of(sampled, tokenizer, run, ranks.size, precision)) as generator:
