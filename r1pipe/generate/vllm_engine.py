@@ -197,7 +197,7 @@ class VllmGenerator:
         if self.num_workers == 1:
             left = self._engine.collective_rpc("r1pipe_load", kwargs={"tensors": noted()})
         else:
-            with weight_files(noted()) as paths:
+            with weight_files(noted(), self._form.num_values) as paths:
                 left = self._engine.collective_rpc("r1pipe_load", kwargs={"paths": list(paths)})
         if missing := sorted(self._form.names - seen):
             raise RuntimeError(f"{len(missing)} weights were not given, such as {missing[0]}")
