@@ -31,6 +31,11 @@ class GeneratorSettings(StageModel):
         """Whether it samples from the very model that is trained, not from weights of its own."""
         return False
 
+    @property
+    def is_driven(self) -> bool:
+        """Whether one process has the samplers of a policy, however many train it."""
+        return False
+
     def concurrency(self, max_batch: int) -> int:
         """Return how many completions are sampled at once; `max_batch` is that of the stage."""
         return max_batch
@@ -49,6 +54,15 @@ class GeneratorSettings(StageModel):
             return (
                 "run.engine.num_processes: rollouts are sampled ahead of a trainer of one process;"
                 " leave params.staleness out, or train in one process"
+            )
+        return None
+
+    def incompatible_with_tools(self, num_processes: int) -> str | None:
+        """Say what to set if it cannot sample round by round for each process of a trainer."""
+        if num_processes > 1 and self.is_driven:
+            return (
+                "run.generator.cluster: completions with params.tools are sampled round by round in"
+                " each process of a trainer; leave the cluster out, or train in one process"
             )
         return None
 

@@ -124,14 +124,14 @@ def test_without_ray_the_command_that_installs_it_is_told(
         RayGenerator(settings, folder, SampleRun(generator=settings), "float32")
 
 
-def test_a_policy_is_sampled_on_a_cluster_beside_one_trainer_only() -> None:
+def test_one_process_drives_the_cluster_of_a_trainer_of_several() -> None:
     kind = stage("grpo")
     given: dict[str, Any] = {"generator": {"cluster": "ray"}}
-    assert kind.run_model.model_validate(given).incompatible_with(grpo_params()) is None
     given["engine"] = {"backend": "deepspeed", "num_processes": 2}
     run = kind.run_model.model_validate(given)
-    assert "leave the cluster out" in str(run.incompatible_with(grpo_params()))
-    settings = TransformersSettings(cluster="ray")
-    settings.refuse_beside(1)
-    with pytest.raises(StageError, match="leave the cluster out"):
-        settings.refuse_beside(2)
+    assert run.incompatible_with(grpo_params()) is None
+    assert run.generator.is_driven
+    assert not kind.run_model().generator.is_driven
+    ahead = grpo_params(staleness=1, sampler_truncation=2.0)
+    assert "trainer of one process" in str(run.incompatible_with(ahead))
+    assert "round by round" in str(run.incompatible_with(grpo_params(tools={})))

@@ -73,11 +73,13 @@ def rollout_sampling(
     problems: ProblemsInfo,
     num_trainers: int,
 ) -> SamplingWork:
-    """Return the sampling of all rollouts; each rank that trains has a sampler of its own."""
+    """Return the sampling of all rollouts; each rank that trains has a sampler of its own, unless
+    they are on a cluster."""
     completions = params.num_steps * params.problems_per_step * params.group_size
     per_round = params.problems_per_step * params.minibatches_per_rollout * params.group_size
     place, draws = sampling_place(params, run), Range(1, params.dynamic_sampling or 1)
-    where = replace(place, processes=max(place.processes, num_trainers))
+    beside = 0 if place.on_cluster else num_trainers
+    where = replace(place, processes=max(place.processes, beside))
     return SamplingWork(
         model=model,
         where=where,

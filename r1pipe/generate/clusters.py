@@ -38,6 +38,11 @@ class ClusterBackend(GeneratorBackend):
         return self
 
     @property
+    def is_driven(self) -> bool:
+        """Whether one process has the samplers of a policy, however many train it."""
+        return self.cluster is not None
+
+    @property
     def devices_per_engine(self) -> int:
         """GPUs, or cores of a CPU, of one engine."""
         return 1
@@ -69,7 +74,8 @@ class ClusterBackend(GeneratorBackend):
         precision: Precision,
     ) -> Generator:
         """Return a generator for a policy that is being trained, here or on a cluster."""
-        self.refuse_beside(num_ranks)
+        if (message := self.incompatible_beside(num_ranks)) is not None:
+            raise StageError(message)
         if self.cluster is None:
             return self.open_beside_here(model, tokenizer, run, num_ranks, precision)
         from r1pipe.generate.ray_policy import RayPolicy
@@ -92,17 +98,3 @@ class ClusterBackend(GeneratorBackend):
         self, folder: Path, tokenizer: Tokenizer, run: SampleRun, precision: Precision
     ) -> Generator:
         """Return a generator for the model in a sealed folder, on this machine."""
-
-    def incompatible_beside(self, num_processes: int) -> str | None:
-        """Say what to set if it cannot sample inside each process of a trainer; None if it can."""
-        if self.cluster is None or num_processes == 1:
-            return None
-        return (
-            "run.generator.cluster: samplers on a cluster go with a trainer of one process; leave"
-            " the cluster out, or train in one process"
-        )
-
-    def refuse_beside(self, num_processes: int) -> None:
-        """Raise StageError if it cannot sample inside each process of a trainer."""
-        if (message := self.incompatible_beside(num_processes)) is not None:
-            raise StageError(message)

@@ -75,7 +75,7 @@ class VllmSettings(ClusterBackend):
                 "run.generator.data_parallel: if a policy is trained, each of its processes has one"
                 " engine of its own; leave data_parallel out, and set run.engine.num_processes"
             )
-        if num_processes > 1 and self.tensor_parallel > 1:
+        if num_processes > 1 and self.tensor_parallel > 1 and self.cluster is None:
             return (
                 f"run.generator.tensor_parallel: {self.tensor_parallel} GPUs for the engine of each"
                 f" of {num_processes} processes, which have one GPU each; leave tensor_parallel out"

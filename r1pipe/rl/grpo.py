@@ -31,7 +31,7 @@ from typing import TypeAlias
 from r1pipe.chat import Format
 from r1pipe.curricula.curricula import Curriculum, CurriculumState, Draw, curriculum_of, shown_frac
 from r1pipe.curricula.order import problems_of_rollouts
-from r1pipe.generate.following import Followed
+from r1pipe.generate.driven import followed
 from r1pipe.generate.gathering import gather_groups
 from r1pipe.generate.in_process import context_of
 from r1pipe.generate.protocol import Generator, SamplingParams
@@ -92,7 +92,7 @@ class Grpo:
     memory: CurriculumState = field(default_factory=CurriculumState)
     """Of the curriculum, in checkpoints."""
     rollouts: Rollouts = in_turn
-    follow: Callable[[Generator, Context], Generator] = Followed
+    follow: Callable[[Generator, Context], Generator] = followed
     """Who waits for completions."""
 
     @property

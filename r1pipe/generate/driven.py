@@ -1,0 +1,114 @@
+"""Samplers apart from a trainer of several processes: rank 0 drives them for all ranks."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import closing
+from dataclasses import replace
+from itertools import count
+
+import numpy as np
+import pyarrow as pa
+
+from r1pipe.errors import Interrupted
+from r1pipe.generate.following import Followed, Ticker, waited_for
+from r1pipe.generate.protocol import (
+    Generator,
+    LosingGenerator,
+    Request,
+    Sampled,
+    SamplingParams,
+    Weights,
+)
+from r1pipe.records import FinishReason
+from r1pipe.stage import Context
+from r1pipe.tables import gather_tables, ragged
+
+
+class Driven:
+    """A generator whose engines rank 0 has; all ranks call its methods together."""
+
+    def __init__(self, engines: Generator | None, context: Context) -> None:
+        """`engines` are there on rank 0 only."""
+        self.losses = engines.losses if isinstance(engines, LosingGenerator) else []
+        self._engines = engines
+        self._context = context
+
+    def generate(self, requests: Sequence[Request], sampling: SamplingParams) -> Iterator[Sampled]:
+        """Yield the completions of this rank's requests, when those of all ranks are there.
+
+        Raises Interrupted on all ranks when a stop was asked for.
+        """
+        ranks, stop, found = self._context.ranks, None, list[Sampled]()
+        rows = [(request.prompt_ids, request.seed) for request in requests]
+        asked = ranks.gather(rows)
+        try:
+            found = self._sampled(asked, sampling)
+        except Interrupted as error:
+            stop = error
+        if ranks.agree(stop is not None):
+            raise stop or Interrupted("stopped on another rank")
+        told = gather_tables(ranks, to_table(found))[0]
+        first = sum(map(len, asked[: ranks.rank]))
+        for sampled in from_table(told):
+            if 0 <= sampled.index - first < len(requests):
+                yield replace(sampled, index=requests[sampled.index - first].index)
+
+    def _sampled(
+        self, asked: Sequence[Sequence[tuple[Sequence[int], int]]], sampling: SamplingParams
+    ) -> list[Sampled]:
+        """Return rank 0's completions of what all ranks ask for, numbered in their order; nothing
+        on the others."""
+        if self._engines is None:
+            return []
+        numbers, found = count(), list[Sampled]()
+        requests = [
+            Request(tuple(ids), seed, next(numbers)) for rows in asked for ids, seed in rows
+        ]
+        with closing(Ticker(self._context, len(requests), 0)) as shown:
+            completions = iter(self._engines.generate(requests, sampling))
+            while (sampled := waited_for(self._context, completions)) is not None:
+                found.append(sampled)
+                shown.done += 1
+        return found
+
+    def load_weights(self, tensors: Weights) -> None:
+        """Replace the engines' weights; the other ranks only help to gather them."""
+        if self._engines is not None:
+            self._engines.load_weights(tensors)
+            return
+        for _ in tensors:
+            pass
+
+    def sleep(self) -> None:
+        """Free what the trainer can use."""
+        if self._engines is not None:
+            self._engines.sleep()
+
+    def close(self) -> None:
+        """End the engines."""
+        if self._engines is not None:
+            self._engines.close()
+
+
+def followed(generator: Generator, context: Context) -> Generator:
+    """Return a generator as a stage follows it; one that all ranks share follows itself."""
+    return generator if isinstance(generator, Driven) else Followed(generator, context)
+
+
+def to_table(sampled: Sequence[Sampled]) -> pa.Table:
+    """Return completions as a table."""
+    return pa.table(
+        {
+            "index": pa.array([each.index for each in sampled], pa.int64()),
+            "token_ids": ragged([each.token_ids for each in sampled], np.int64),
+            "logprobs": ragged([each.logprobs for each in sampled], np.float64),
+            "finish_reason": pa.array([each.finish_reason for each in sampled], pa.string()),
+        }
+    )
+
+
+def from_table(table: pa.Table) -> Iterator[Sampled]:
+    """Yield the completions of a table that `to_table` made."""
+    for row in table.to_pylist():
+        yield Sampled(**{**row, "finish_reason": FinishReason(row["finish_reason"])})
