@@ -17,6 +17,7 @@ from r1pipe.costs.work import Cost, ProblemsInfo, Range
 from r1pipe.generate.vllm_backend import VllmSettings
 from r1pipe.machine import Gpu, Machine
 from r1pipe.settings import Placement
+from r1pipe.train.deepspeed_backend import DeepSpeedSettings
 
 MIB = 1 << 20
 GIB = 1 << 30
@@ -101,7 +102,9 @@ def test_sampling_ahead_takes_what_a_clock_says(
     assert (shared.low, shared.high) == (found.low, training.high + sampled.high)
 
 
-def grpo(staleness: int, device: str, cluster: Literal["ray"] | None) -> Cost:
+def grpo(
+    staleness: int, device: str, cluster: Literal["ray"] | None, num_trainers: int = 1
+) -> Cost:
     params = SimpleNamespace(
         precision="float32",
         num_steps=8,
@@ -117,7 +120,8 @@ def grpo(staleness: int, device: str, cluster: Literal["ray"] | None) -> Cost:
         max_tokens=50,
     )
     generator = VllmSettings(backend="vllm", cluster=cluster, data_parallel=2 if cluster else 1)
-    run = GrpoRun(device=device, micro_batch_tokens=256, generator=generator)
+    engine = DeepSpeedSettings(backend="deepspeed", num_processes=num_trainers)
+    run = GrpoRun(device=device, micro_batch_tokens=256, generator=generator, engine=engine)
     problems = ProblemsInfo(Range(100), Range(10), Range(20, 30))
     return rollouts.rollouts(params, run, {"model": MODEL, "problems": problems})
 
@@ -145,6 +149,8 @@ def test_a_plan_counts_overlapping_times_once_and_all_devices() -> None:
     assert one_by_one.seconds.low - apart.seconds.low == pytest.approx(shorter.low)
     assert one_by_one.seconds.high - apart.seconds.high == pytest.approx(shorter.high)
     assert apart.devices == 3, "the trainer's, and one for each engine"
+    assert estimated(grpo(0, "cuda", "ray", 4)).devices == 6
+    assert estimated(grpo(0, "cuda", None, 4)).devices == 4
 
 
 def test_on_a_cpu_both_may_take_all_cores() -> None:
