@@ -50,10 +50,11 @@ class GeneratorSettings(StageModel):
 
     def incompatible_ahead(self, num_processes: int) -> str | None:
         """Say what to set if it cannot sample while the policy trains; None if it can."""
-        if num_processes > 1:
+        if num_processes > 1 and not self.is_driven:
             return (
-                "run.engine.num_processes: rollouts are sampled ahead of a trainer of one process;"
-                " leave params.staleness out, or train in one process"
+                "run.engine.num_processes: rollouts are sampled ahead of a trainer of several"
+                " processes by engines on a cluster; add run.generator.cluster: ray, leave"
+                " params.staleness out, or train in one process"
             )
         return None
 

@@ -240,7 +240,7 @@ def test_parameters_that_staleness_does_not_go_with_are_refused(
         ({"generator": {"backend": "vllm"}}, r"with params\.staleness add `cluster: ray`"),
         (
             {"engine": {"backend": "deepspeed", "num_processes": 2}},
-            r"run\.engine\.num_processes: rollouts are sampled ahead of a trainer of one process",
+            r"num_processes: rollouts are sampled ahead of a trainer of several processes by",
         ),
     ],
 )

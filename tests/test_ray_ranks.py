@@ -12,6 +12,7 @@ from test_engine_equality import Console
 from test_engine_parts import notes_of, run_stage
 from tiny import MAX_CHARS, grpo_params, problems, save_policy, stage
 
+from r1pipe.errors import Interrupted
 from r1pipe.rows import write_problems
 
 pytestmark = [
@@ -34,30 +35,68 @@ def cluster(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     ray.shutdown()
 
 
-def trained(folder: Path, name: str, **generator: Any) -> tuple[bytes, Console, dict[str, Any]]:
-    """Return the weights that two ranks write, what they log and what they note."""
-    kind, console = stage("grpo"), Console()
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    save_policy(tmp_path / "policy")
+    write_problems(tmp_path / "problems", problems(12, max_chars=MAX_CHARS))
+    return tmp_path
+
+
+def trained(
+    folder: Path,
+    name: str,
+    console: Console,
+    *,
+    staleness: int = 0,
+    ranks: int = 2,
+    **generator: Any,
+) -> tuple[bytes, dict[str, Any]]:
+    """Return the weights that ranks write, and what they note."""
+    kind = stage("grpo")
     params = grpo_params(
-        num_steps=4, minibatches_per_rollout=2, problems_per_step=3, group_size=GROUP, kl_coef=0.01
+        num_steps=8,
+        minibatches_per_rollout=2,
+        problems_per_step=3,
+        group_size=GROUP,
+        kl_coef=0.01,
+        staleness=staleness,
+        sampler_truncation=2.0,
     )
-    engine = {"backend": "deepspeed", "num_processes": 2, "zero_stage": 3}
+    engine = {"backend": "deepspeed", "num_processes": ranks, "zero_stage": 3}
     own = {"engine": engine, "generator": generator, "workers": 1, "max_batch": GROUP}
     run = kind.run_model.model_validate(own)
     inputs = {"model": folder / "policy", "problems": folder / "problems"}
     context = run_stage(kind, folder / name, params, run, inputs, console)
     written = context.output("model") / "model.safetensors"
-    return written.read_bytes(), console, notes_of(context)
+    return written.read_bytes(), notes_of(context)
 
 
 def test_two_ranks_write_what_they_write_with_samplers_of_their_own(
-    cluster: None, tmp_path: Path
+    cluster: None, folder: Path
 ) -> None:
-    save_policy(tmp_path / "policy")
-    write_problems(tmp_path / "problems", problems(12, max_chars=MAX_CHARS))
-    here, console, _ = trained(tmp_path, "here")
-    there, other, notes = trained(tmp_path, "there", cluster="ray", data_parallel=2)
+    console, other = Console(), Console()
+    here, _ = trained(folder, "here", console)
+    there, notes = trained(folder, "there", other, cluster="ray", data_parallel=2)
     assert there == here, "bit by bit: a batch is a group in both"
     assert notes["parity_after_push"] < 1e-5
     for step, values in console.logged.items():
         assert other.logged[step]["reward"] == values["reward"]
         assert other.logged[step]["mismatch_kl"] < 1e-6
+
+
+def test_two_ranks_sample_ahead_as_one_does_and_go_on_from_a_stop(
+    cluster: None, folder: Path
+) -> None:
+    console, alone = Console(), Console()
+    whole, notes = trained(folder, "whole", console, staleness=1, cluster="ray")
+    assert [row["rollout"] for row in notes["timeline"]] == [0, 1, 2, 3]
+    trained(folder, "alone", alone, staleness=1, ranks=1, cluster="ray")
+    for step in range(1, 9):
+        assert console.logged[step]["reward"] == alone.logged[step]["reward"]
+        assert console.logged[step]["loss"] == pytest.approx(alone.logged[step]["loss"], abs=1e-4)
+    stopped = Console()
+    stopped.stop_at = 2
+    with pytest.raises(Interrupted, match="SIGTERM"):
+        trained(folder, "moved", stopped, staleness=1, cluster="ray")
+    assert 2 <= max(stopped.logged) < 8
+    assert trained(folder, "moved", Console(), staleness=1, cluster="ray")[0] == whole

@@ -31,7 +31,7 @@ class Driven:
     def __init__(self, engines: Generator | None, context: Context) -> None:
         """`engines` are there on rank 0 only."""
         self.losses = engines.losses if isinstance(engines, LosingGenerator) else []
-        self._engines = engines
+        self.engines = engines
         self._context = context
 
     def generate(self, requests: Sequence[Request], sampling: SamplingParams) -> Iterator[Sampled]:
@@ -59,14 +59,14 @@ class Driven:
     ) -> list[Sampled]:
         """Return rank 0's completions of what all ranks ask for, numbered in their order; nothing
         on the others."""
-        if self._engines is None:
+        if self.engines is None:
             return []
         numbers, found = count(), list[Sampled]()
         requests = [
             Request(tuple(ids), seed, next(numbers)) for rows in asked for ids, seed in rows
         ]
         with closing(Ticker(self._context, len(requests), 0)) as shown:
-            completions = iter(self._engines.generate(requests, sampling))
+            completions = iter(self.engines.generate(requests, sampling))
             while (sampled := waited_for(self._context, completions)) is not None:
                 found.append(sampled)
                 shown.done += 1
@@ -74,21 +74,21 @@ class Driven:
 
     def load_weights(self, tensors: Weights) -> None:
         """Replace the engines' weights; the other ranks only help to gather them."""
-        if self._engines is not None:
-            self._engines.load_weights(tensors)
+        if self.engines is not None:
+            self.engines.load_weights(tensors)
             return
         for _ in tensors:
             pass
 
     def sleep(self) -> None:
         """Free what the trainer can use."""
-        if self._engines is not None:
-            self._engines.sleep()
+        if self.engines is not None:
+            self.engines.sleep()
 
     def close(self) -> None:
         """End the engines."""
-        if self._engines is not None:
-            self._engines.close()
+        if self.engines is not None:
+            self.engines.close()
 
 
 def followed(generator: Generator, context: Context) -> Generator:

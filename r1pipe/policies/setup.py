@@ -116,7 +116,7 @@ def opened(  # noqa: PLR0913 - what a run is given, most of it by few methods
     batching = batching_of(run, tokenizer.pad_token_id)
     check_forward(engine, model, batching, precision)
     with closing(open_sampler(context, sampled, tokenizer, run, precision)) as generator:
-        memory, weights = CurriculumState(lambda: ranks.is_main), SamplerWeights()
+        memory, weights = CurriculumState(lambda: ranks.is_main), SamplerWeights(ranks.is_main)
         others = [each for each in (made, critic, memory, weights) if each is not None]
         trainer = Trainer(context, engine, params.optimizer, params.num_steps, others)
         credit = credit_of(params, tokenizer, score_steps, reference, batching, critic)

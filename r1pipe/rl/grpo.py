@@ -38,6 +38,7 @@ from r1pipe.generate.protocol import Generator, SamplingParams
 from r1pipe.generate.tools import ToolGenerator
 from r1pipe.method_params.policies import GrpoParams
 from r1pipe.models.interfaces import Tokenizer
+from r1pipe.ranks import Ranks
 from r1pipe.records import Group, Problem, Rollout, Trained
 from r1pipe.rewards.metrics import problem_of, rollout_metrics
 from r1pipe.rewards.model import RewardFn
@@ -94,6 +95,8 @@ class Grpo:
     rollouts: Rollouts = in_turn
     follow: Callable[[Generator, Context], Generator] = followed
     """Who waits for completions."""
+    makers: Ranks | None = None
+    """Who makes rollouts together, each a share; default: all ranks."""
 
     @property
     def format(self) -> Format:
@@ -148,7 +151,7 @@ class Grpo:
 
     def roll_out(self, draws: Sequence[Draw], number: int, again: int = 0) -> list[Group]:
         """Sample, reward and normalise; each rank samples and rewards its share of the problems."""
-        params, ranks, fmt = self.params, self.context.ranks, self.format
+        params, ranks, fmt = self.params, self.makers or self.context.ranks, self.format
         problems = [draw.problem for draw in draws]
         sampling = SamplingParams(params.temperature, params.top_p, params.max_tokens)
         sampler = self.generator
