@@ -7,18 +7,15 @@ RUN apt-get update \
     && pip install --no-cache-dir uv
 
 WORKDIR /opt/r1pipe
-COPY pyproject.toml README.md LICENSE uv.loc[k] ./
+COPY pyproject.toml README.md LICENSE ./
 COPY constraints constraints
 COPY r1pipe r1pipe
 COPY stages stages
 COPY manifests manifests
 ENV UV_TORCH_BACKEND=cpu
-RUN touch /tmp/locked.txt \
-    && if [ -f uv.lock ]; then \
-        uv export --frozen --no-dev --no-emit-project --no-hashes --extra cpu -o /tmp/locked.txt; fi \
-    && uv venv /opt/venv \
-    && uv pip install --python /opt/venv/bin/python --constraint /tmp/locked.txt \
-        --override constraints/engines-cpu.txt '.[cpu]'
+RUN uv venv /opt/venv \
+    && uv pip install --python /opt/venv/bin/python --constraint constraints/cpu.txt \
+        --override constraints/engines-cpu.txt '.[cpu,ray]'
 
 RUN useradd --create-home runner && mkdir /store && chown runner /store
 USER runner

@@ -9,16 +9,14 @@ RUN apt-get update \
     && python3 -m venv /opt/tools && /opt/tools/bin/pip install --no-cache-dir uv
 
 WORKDIR /opt/r1pipe
-COPY pyproject.toml README.md LICENSE uv.loc[k] ./
+COPY pyproject.toml README.md LICENSE ./
+COPY constraints constraints
 COPY r1pipe r1pipe
 COPY stages stages
 COPY manifests manifests
 ENV PATH=/opt/tools/bin:$PATH
-RUN touch /tmp/locked.txt \
-    && if [ -f uv.lock ]; then \
-        uv export --frozen --no-dev --no-emit-project --no-hashes --extra gpu -o /tmp/locked.txt; fi \
-    && uv venv --python python3 /opt/venv \
-    && uv pip install --python /opt/venv/bin/python --constraint /tmp/locked.txt '.[gpu]'
+RUN uv venv --python python3 /opt/venv \
+    && uv pip install --python /opt/venv/bin/python --constraint constraints/gpu.txt '.[gpu,ray]'
 
 RUN useradd --create-home runner && mkdir /store && chown runner /store
 USER runner

@@ -104,6 +104,7 @@ def test_candidates_end_with_the_unit_that_suffices() -> None:
         max_tokens=16,
         problems_per_unit=10,
         adaptive=None,
+        tools=None,
     )
     problems = ProblemsInfo(Range(50, 100), Range(10), Range(12, 40))
     cost = recipes.candidates(params, SampleRun(), {"model": MODEL, "problems": problems})
@@ -124,6 +125,7 @@ def test_grpo_samples_every_group_and_trains_some_of_it() -> None:
         precision="float32",
         num_steps=6,
         staleness=0,
+        tools=None,
         problems_per_step=4,
         group_size=8,
         minibatches_per_rollout=2,
@@ -162,6 +164,7 @@ def test_every_rank_of_grpo_samples_with_a_sampler_of_its_own() -> None:
     params = SimpleNamespace(
         num_steps=2,
         staleness=0,
+        tools=None,
         problems_per_step=4,
         group_size=8,
         minibatches_per_rollout=2,

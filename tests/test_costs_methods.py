@@ -5,10 +5,12 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import Any
 
+import pytest
 from test_costs import MODEL
 from tiny import stage
 
 from r1pipe.costs.preferences import STEPS
+from r1pipe.costs.rates import Calibration, Speed, sampling_seconds
 from r1pipe.costs.work import Cost, DatasetInfo, ProblemsInfo, Range, RowsInfo
 
 CANDIDATES = RowsInfo(Range(80), Range(10), Range(20))
@@ -114,3 +116,38 @@ def test_sampling_ahead_keeps_copies_of_the_weights() -> None:
         run = kind.run_model.model_validate({"device": device, **more})
         (work,) = kind.cost(kind.params(**ahead), run, inputs).training
         assert work.whole_copies == copies
+
+
+def test_programs_have_text_dropped_and_read_again_after_each_of_them() -> None:
+    problems = ProblemsInfo(Range(40), Range(10), Range(4, 12))
+    own = {"rewards": {"accuracy": 1.0}, "kl_coef": 0.0, "clip_low": 0.2, "clip_high": 0.2}
+    whole = {"model": MODEL, "problems": problems}
+    every = {"format": "chat", "max_tokens": 12}
+    rejection = {**every, "target_rows": 8, "samples_per_problem": 4, "problems_per_unit": 4}
+    evaluation = {**every, "num_samples": 2, "problems_per_unit": 8}
+    for kind, inputs, params in (
+        ("grpo", whole, {**own, **ROLLOUTS}),
+        ("rejection-sample", whole, rejection),
+        ("evaluate", {"model": MODEL, "problems": {"mine": problems}}, evaluation),
+    ):
+        (plain,) = cost(kind, inputs, **params).sampling
+        (work,) = cost(kind, inputs, tools={"max_rounds": 3}, **params).sampling
+        most = plain.completions.high
+        assert work.extra_tokens == Range(0, 3 * most * (10 + 12 + 12)), kind
+        assert work.rounds == Range(plain.rounds.low, 4 * plain.rounds.high)
+        assert (work.completions, work.prompts) == (plain.completions, plain.prompts)
+        (ends,) = cost(kind, inputs, tools={"ends": True}, **params).sampling
+        assert ends == replace(plain, extra_tokens=Range(0, most * 12))
+
+
+def test_extra_tokens_take_their_time() -> None:
+    inputs = {"model": MODEL, "problems": ProblemsInfo(Range(40), Range(10), Range(4, 12))}
+    own = {"rewards": {"accuracy": 1.0}, "kl_coef": 0.0, "clip_low": 0.2, "clip_high": 0.2}
+    (plain,) = cost("grpo", inputs, **own, **ROLLOUTS).sampling
+    tokens = plain.tokens.high + (plain.prompts * plain.prompt_tokens).high
+    twice = replace(plain, extra_tokens=Range(tokens))
+    speeds = {"sample:transformers:cpu": Speed(((1e12, 0.001),))}
+    measured = Calibration(machine={}, versions={}, made="", speeds=speeds)
+    (first, is_measured), (second, _) = (sampling_seconds(w, measured) for w in (plain, twice))
+    assert is_measured
+    assert second.high == pytest.approx(2 * first.high)

@@ -116,6 +116,7 @@ def grpo(
         preference=None,
         process=None,
         dynamic_sampling=None,
+        tools=None,
         adapter=None,
         max_tokens=50,
     )

@@ -10,6 +10,7 @@ import pytest
 from command import r1pipe
 from killing import KILLED
 from test_dpo import rows
+from test_select_corpus import world
 from tiny import problems, save_policy
 
 from r1pipe.rows import write_problems, write_rows
@@ -22,6 +23,8 @@ sources:
   pairs: {path: ../pairs, as: rows}
   candidates: {path: ../candidates, as: rows}
   problems: {path: ../problems, as: problems}
+  texts: {path: ../texts, as: rows}
+  pages: {path: ../pages, as: rows}
 stages:
   dpo:
     kind: dpo
@@ -32,12 +35,16 @@ stages:
     kind: process-labels
     inputs: {candidates: candidates, problems: problems, model: policy}
     params: {seed: 1, num_continuations: 2, max_tokens: 6, candidates_per_unit: 1}
+  corpus:
+    kind: select-corpus
+    inputs: {seed: texts, documents: pages}
+    params: {seed: 1, collected_frac: 0.2, hash_bits: 14}
 """
 
 
 @pytest.fixture(scope="module")
 def project(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Return a folder with a tiny policy, pairs, candidates and a manifest."""
+    """Return a folder with a tiny policy, pairs, candidates, documents and a manifest."""
     root = tmp_path_factory.mktemp("project")
     save_policy(root / "policy")
     write_rows(root / "pairs", rows(12))
@@ -49,6 +56,9 @@ def project(tmp_path_factory: pytest.TempPathFactory) -> Path:
          "verdict": "wrong", "finish_reason": "stop"}
         for p in some
     ])  # fmt: skip
+    seed, pages = world()
+    write_rows(root / "texts", seed)
+    write_rows(root / "pages", pages)
     (root / "manifests").mkdir()
     (root / "manifests" / "killed.yaml").write_text(MANIFEST)
     return root
@@ -77,6 +87,7 @@ def artifact(project: Path, store: str, stage: str) -> str:
         # in the second unit of the reference, and before step 2 is saved
         ("dpo", ("journal.append@2", "checkpoint.write@3")),
         ("labels", ("journal.append@2",)),
+        ("corpus", ("publish.start",)),  # its files are there, and are written anew
     ],
 )
 def test_a_killed_stage_goes_on_and_ends_with_the_same_artifact(

@@ -160,6 +160,22 @@ def test_documents_without_a_text_are_counted_and_too_many_stop_the_stage(tmp_pa
         selected(tmp_path / "column", seed, pool, text="body")
 
 
+def test_a_run_that_ended_while_it_ranked_is_begun_anew_over_what_it_left(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    whole, report, _ = selected(tmp_path / "whole", *world())
+    with monkeypatch.context() as patched:
+        patched.setattr("r1pipe.data.shuffle.rows_in_order", lambda *args: 1 / 0)
+        with pytest.raises(ZeroDivisionError):
+            selected(tmp_path / "ended", *world())
+    left = tmp_path / "ended" / "work" / "out" / "rows" / "unsorted"
+    assert list(left.iterdir())
+    rows, again, context = selected(tmp_path / "ended", *world())
+    assert (rows, again) == (whole, report)
+    assert not left.exists()
+    assert context.notes["num_rows"] == len(whole)
+
+
 def test_without_scikit_learn_the_stage_says_what_to_install(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -10,7 +10,7 @@ from typing import Protocol
 
 from r1pipe.engine_settings import EngineSettings
 from r1pipe.generator_settings import Expected, GeneratorSettings
-from r1pipe.settings import Adapter, Precision, World
+from r1pipe.settings import Adapter, Precision, Tools, World
 
 
 class Trains(Protocol):
@@ -81,7 +81,15 @@ class Completes(Computes, Protocol):
     max_tokens: int
 
 
-class Candidates(Completes, Protocol):
+class RunsPrograms(Completes, Protocol):
+    """Parameters of sampling in which completions may run programs."""
+
+    @property
+    def tools(self) -> Tools | None:
+        """Whether they do, and how many."""
+
+
+class Candidates(RunsPrograms, Protocol):
     """Parameters of sampling candidates until enough are kept."""
 
     target_rows: int
@@ -100,7 +108,7 @@ class AsRollouts(Protocol):
         """Return those of its rollouts and of its policy."""
 
 
-class Rollouts(Completes, Protocol):
+class Rollouts(RunsPrograms, Protocol):
     """Parameters of GRPO."""
 
     num_steps: int
@@ -127,7 +135,7 @@ class Rollouts(Completes, Protocol):
         """Whether two reward models score some of the rollouts."""
 
 
-class Benchmarks(Completes, Protocol):
+class Benchmarks(RunsPrograms, Protocol):
     """Parameters of an evaluation."""
 
     num_samples: int

@@ -158,7 +158,7 @@ def sampling_seconds(
     """
     mean = (work.prompt_tokens + work.completion_tokens).high
     flops = forward_flops(work.model, mean)
-    tokens = work.tokens + work.prompts * work.prompt_tokens
+    tokens = work.tokens + work.prompts * work.prompt_tokens + work.extra_tokens
     steps = work.rounds * work.completion_tokens
     layer_steps = steps * work.model.num_layers
     speed = _speed("sample", work.where, calibration)

@@ -26,7 +26,7 @@ from r1pipe.costs.work import (
     Training,
 )
 from r1pipe.generator_settings import Expected
-from r1pipe.settings import Adapter, Placement, World
+from r1pipe.settings import Adapter, Placement, Tools, World
 from r1pipe.workers import num_workers
 
 TASK_TOKENS: Mapping[str, tuple[float, float]] = {
@@ -217,6 +217,26 @@ def length_assumption(problems: ProblemsInfo, max_tokens: int, expect: Expected)
     return (f"completions of {low:.0f} to {high:.0f} % of {max_tokens:,} tokens on average",)
 
 
+def going_on(work: SamplingWork, tools: Tools | None) -> SamplingWork:
+    """Return the same sampling with programs in its completions: none, or as many as may be run.
+
+    What is sampled past a program is dropped. After it a completion is a request anew: the prompt
+    and what is written so far go through the model again, in a further round; where the output ends
+    the completion there is none. The time of the programs themselves is not counted.
+    """
+    if tools is None:
+        return work
+    dropped = work.completion_tokens
+    if tools.ends:
+        return replace(work, extra_tokens=work.completions * Range(0, 1) * dropped)
+    again = work.completions * Range(0, tools.max_rounds)
+    return replace(
+        work,
+        rounds=work.rounds * Range(1, 1 + tools.max_rounds),
+        extra_tokens=again * (work.prompt_tokens + work.completion_tokens + dropped),
+    )
+
+
 def candidates(params: fields.Candidates, run: fields.Samples, inputs: InfoMap) -> Cost:
     """Return the cost of sampling until `target_rows` are kept, from problems used once."""
     model, problems = inputs["model"], inputs["problems"]
@@ -240,6 +260,7 @@ def candidates(params: fields.Candidates, run: fields.Samples, inputs: InfoMap) 
         at_once=min(unit, batch_limit(run)),
         rounds=completions * (1 / unit),
     )
+    work = going_on(work, params.tools)
     kept = Range(
         min(params.target_rows, KEPT_FRAC.low * completions.low),
         min(params.target_rows, KEPT_FRAC.high * completions.high),
@@ -268,22 +289,18 @@ def benchmarks(
         rows.append(RowsInfo(completions, benchmark.prompt_tokens, length))
         assumes.update(dict.fromkeys(length_assumption(benchmark, params.max_tokens, run.expect)))
         unit = params.problems_per_unit * params.num_samples
-        works.append(
-            SamplingWork(
-                model=model,
-                where=sampling_place(params, run),
-                completions=completions,
-                prompts=benchmark.num_problems,
-                prompt_tokens=benchmark.prompt_tokens,
-                completion_tokens=length,
-                longest=params.max_tokens,
-                at_once=min(unit, batch_limit(run)),
-                rounds=Range(
-                    math.ceil(completions.low / unit),
-                    math.ceil(completions.high / unit),
-                ),
-            )
+        work = SamplingWork(
+            model=model,
+            where=sampling_place(params, run),
+            completions=completions,
+            prompts=benchmark.num_problems,
+            prompt_tokens=benchmark.prompt_tokens,
+            completion_tokens=length,
+            longest=params.max_tokens,
+            at_once=min(unit, batch_limit(run)),
+            rounds=Range(math.ceil(completions.low / unit), math.ceil(completions.high / unit)),
         )
+        works.append(going_on(work, params.tools))
     outputs: dict[str, Info] = {"report": Info(), "samples": mixed_rows(rows)}
     return Cost(outputs, sampling=tuple(works), other_s=Range(0.1, 3), assumes=tuple(assumes))
 

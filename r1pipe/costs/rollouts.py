@@ -10,6 +10,7 @@ from r1pipe.costs.recipes import (
     adapter_parameters,
     batch_limit,
     completion_length,
+    going_on,
     length_assumption,
     sampling_place,
     training_place,
@@ -80,7 +81,7 @@ def rollout_sampling(
     place, draws = sampling_place(params, run), Range(1, params.dynamic_sampling or 1)
     beside = 0 if place.on_cluster else num_trainers
     where = replace(place, processes=max(place.processes, beside))
-    return SamplingWork(
+    work = SamplingWork(
         model=model,
         where=where,
         completions=draws * completions,
@@ -91,6 +92,7 @@ def rollout_sampling(
         at_once=min(math.ceil(per_round / where.engines), batch_limit(run)),
         rounds=draws * (params.num_steps // params.minibatches_per_rollout),
     )
+    return going_on(work, params.tools)
 
 
 def with_teacher(params: fields.AsRollouts, run: fields.DistilsOnPolicy, inputs: InfoMap) -> Cost:

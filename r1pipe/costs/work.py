@@ -160,6 +160,8 @@ class SamplingWork:
     longest: int
     at_once: int
     rounds: Range = Range(1)
+    extra_tokens: Range = NOTHING
+    """Tokens around programs: read again to go on after one, or sampled past it and dropped."""
 
     @property
     def tokens(self) -> Range:
