@@ -15,6 +15,7 @@ from r1pipe.generate.backends import open_generator
 from r1pipe.generate.protocol import Request, Sampled, SamplingParams
 from r1pipe.generate.ray_actor import EngineActor, EngineSpec, Failed, Made, Order, Up, streamed
 from r1pipe.generate.ray_engines import RayGenerator
+from r1pipe.generate.ray_policy import RayPolicy
 from r1pipe.generate.ray_versions import OneVersion, versions
 from r1pipe.generate.transformers_backend import TransformersSettings
 from r1pipe.generator_settings import SampleRun
@@ -135,3 +136,13 @@ def test_one_process_drives_the_cluster_of_a_trainer_of_several() -> None:
     ahead = grpo_params(staleness=1, sampler_truncation=2.0)
     assert run.incompatible_with(ahead) is None
     assert "round by round" in str(run.incompatible_with(grpo_params(tools={})))
+
+
+def test_a_policy_on_gpus_needs_a_cluster_that_was_started(
+    monkeypatch: pytest.MonkeyPatch, folder: Path
+) -> None:
+    monkeypatch.delenv("RAY_ADDRESS", raising=False)
+    settings = TransformersSettings(cluster="ray")
+    run = SampleRun(device="cuda:0", generator=settings)
+    with pytest.raises(StageError, match=r"the trainer's GPUs; set run\.generator\.address"):
+        RayPolicy(settings, folder, run, "float32")

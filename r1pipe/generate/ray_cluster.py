@@ -25,6 +25,8 @@ ENVIRONMENT = {
 """Of every engine's process."""
 SPANNING = {"RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0"}
 """Of an engine over several nodes, whose own process has no GPU: it may see those of its node."""
+LOCAL = "local"
+"""The address of a cluster that is started for one run."""
 MAX_SHOWN = 400
 UNHEARD = "all references to the actor were removed"
 """What Ray says of an actor whose owner it cannot ask: the run keeps its references."""
@@ -40,14 +42,14 @@ class RayCluster:
         """Connect to `address`, else to RAY_ADDRESS, else start a cluster on this machine that has
         `num_cpus` cores to give; raise StageError if Ray is missing or nobody answers."""
         self.ray = import_ray()
-        self.address = address or os.environ.get("RAY_ADDRESS") or "local"
+        self.address = address_of(address)
         if not self.ray.is_initialized():
             self._connect(num_cpus)
 
     @property
     def is_local(self) -> bool:
         """Whether the cluster was started for this run: it never has more than now."""
-        return self.address == "local"
+        return self.address == LOCAL
 
     def _connect(self, num_cpus: int) -> None:
         options: dict[str, Any] = {}
@@ -121,6 +123,12 @@ class RayCluster:
     def release(self, group: Any) -> None:
         """Give a placement group back."""
         self.ray.util.remove_placement_group(group)
+
+
+def address_of(given: str | None) -> str:
+    """Return the address of the cluster that a run takes: the one given, that of the environment,
+    or else one that it starts for itself."""
+    return given or os.environ.get("RAY_ADDRESS") or LOCAL
 
 
 def import_ray() -> Any:

@@ -29,7 +29,7 @@ from r1pipe.generate.protocol import (
     in_prompt_order,
 )
 from r1pipe.generate.ray_actor import EngineSpec, Up
-from r1pipe.generate.ray_cluster import RayCluster, last_line
+from r1pipe.generate.ray_cluster import LOCAL, RayCluster, address_of, last_line
 from r1pipe.generate.ray_engines import of_one_engine
 from r1pipe.generate.ray_versions import OneVersion, versions
 from r1pipe.generate.ray_waiting import Patience
@@ -158,6 +158,12 @@ class RayPolicy:
         self._pushed: Pushed | None = None
         self._sampling = 0
         on_gpus = not run.device.startswith("cpu")
+        if on_gpus and address_of(settings.address) == LOCAL:
+            raise StageError(
+                "run.generator.cluster: a cluster that this run starts would give the samplers the"
+                " trainer's GPUs; set run.generator.address or RAY_ADDRESS to one that has others"
+                " (CUDA_VISIBLE_DEVICES=1,2,3 ray start --head), or leave the cluster out"
+            )
         devices = settings.devices_per_engine if on_gpus else (run.workers or 1)
         self._cluster = RayCluster(settings.address, devices * settings.data_parallel)
         bundles = self._cluster.bundles(devices, on_gpus=on_gpus)
