@@ -10,7 +10,7 @@ import pytest
 
 from r1pipe.errors import StageError
 from r1pipe.generate import ray_waiting
-from r1pipe.generate.ray_cluster import last_line
+from r1pipe.generate.ray_cluster import OBJECT_STORE_BYTES, last_line, store_bytes
 from r1pipe.generate.ray_waiting import Patience
 
 CLUSTER: Any = SimpleNamespace(address="10.0.0.1:6379", resources={"CPU": 4.0})
@@ -88,3 +88,11 @@ def test_a_cluster_without_this_users_token_is_told() -> None:
         "or set RAY_AUTH_MODE=disabled where the cluster has none"
     )
     assert "RAY_AUTH" not in last_line(RuntimeError("The actor is dead because its node has died."))
+
+
+def test_the_store_of_an_own_cluster_has_room_for_a_push_as_far_as_shared_memory_has() -> None:
+    gib = 1 << 30
+    assert store_bytes(0, 16 * gib) == OBJECT_STORE_BYTES
+    assert store_bytes(2 * gib, 16 * gib) == OBJECT_STORE_BYTES + 2.5 * gib
+    assert store_bytes(100 * gib, 5 * gib) == 4 * gib
+    assert store_bytes(2 * gib, 64 << 20) == OBJECT_STORE_BYTES, "Ray's own least, beside a disk"

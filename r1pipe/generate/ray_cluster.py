@@ -12,10 +12,13 @@ from typing import Any
 
 from r1pipe.errors import StageError
 from r1pipe.generate.ray_actor import EngineActor, EngineSpec
+from r1pipe.machine import shared_memory
 
 INSTALL = "pip install 'r1pipe[ray]'"
 OBJECT_STORE_BYTES = 100 << 20
-"""Of a cluster on this machine: requests and completions are small."""
+"""Of a cluster on this machine, besides weights: requests and completions are small."""
+STORE_FRAC = 1.25
+"""Room between the objects of a store."""
 ENVIRONMENT = {
     "HF_HUB_OFFLINE": "1",
     "OMP_NUM_THREADS": "1",
@@ -38,25 +41,28 @@ class RayCluster:
     Engines belong to it: whatever ends the process, Ray ends them.
     """
 
-    def __init__(self, address: str | None, num_cpus: int) -> None:
+    def __init__(self, address: str | None, num_cpus: int, pushed_bytes: int = 0) -> None:
         """Connect to `address`, else to RAY_ADDRESS, else start a cluster on this machine that has
-        `num_cpus` cores to give; raise StageError if Ray is missing or nobody answers."""
+        `num_cpus` cores to give, and room for so many bytes of weights in its object store.
+
+        Raises StageError if Ray is missing or nobody answers.
+        """
         self.ray = import_ray()
         self.address = address_of(address)
         if not self.ray.is_initialized():
-            self._connect(num_cpus)
+            self._connect(num_cpus, pushed_bytes)
 
     @property
     def is_local(self) -> bool:
         """Whether the cluster was started for this run: it never has more than now."""
         return self.address == LOCAL
 
-    def _connect(self, num_cpus: int) -> None:
+    def _connect(self, num_cpus: int, pushed_bytes: int) -> None:
         options: dict[str, Any] = {}
         if self.is_local:
             options = {
                 "num_cpus": max(num_cpus, os.cpu_count() or 1),
-                "object_store_memory": OBJECT_STORE_BYTES,
+                "object_store_memory": store_bytes(pushed_bytes, shared_memory()),
                 "include_dashboard": False,
             }
         else:
@@ -123,6 +129,13 @@ class RayCluster:
     def release(self, group: Any) -> None:
         """Give a placement group back."""
         self.ray.util.remove_placement_group(group)
+
+
+def store_bytes(pushed: int, shared: int) -> int:
+    """Return the size of an object store that weights are pushed through, in shared memory of a
+    size: the rest of them Ray keeps on a disk."""
+    wanted = OBJECT_STORE_BYTES + int(STORE_FRAC * pushed)
+    return max(OBJECT_STORE_BYTES, min(wanted, int(shared / STORE_FRAC)))
 
 
 def address_of(given: str | None) -> str:

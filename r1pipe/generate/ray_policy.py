@@ -113,6 +113,11 @@ def stored(tensors: Weights) -> Iterator[bytes]:
         yield save(waiting)
 
 
+def weight_bytes(folder: Path) -> int:
+    """Return what the weights of a model's folder take, as a push takes: they are in float32."""
+    return sum(path.stat().st_size for path in folder.glob("*.safetensors"))
+
+
 @dataclass
 class _Engine:
     number: int
@@ -156,6 +161,7 @@ class RayPolicy:
         self._answers: queue.Queue[_Answer | None] = queue.Queue()
         self._versions = OneVersion()
         self._pushed: Pushed | None = None
+        self._num_pushes = 0
         self._sampling = 0
         on_gpus = not run.device.startswith("cpu")
         if on_gpus and address_of(settings.address) == LOCAL:
@@ -165,7 +171,8 @@ class RayPolicy:
                 " (CUDA_VISIBLE_DEVICES=1,2,3 ray start --head), or leave the cluster out"
             )
         devices = settings.devices_per_engine if on_gpus else (run.workers or 1)
-        self._cluster = RayCluster(settings.address, devices * settings.data_parallel)
+        num_cpus, size = devices * settings.data_parallel, weight_bytes(folder)
+        self._cluster = RayCluster(settings.address, num_cpus, size)
         bundles = self._cluster.bundles(devices, on_gpus=on_gpus)
         self.patience = Patience(self._cluster, bundles, settings.start_timeout_s)
         self._engines: list[_Engine] = []
@@ -208,11 +215,13 @@ class RayPolicy:
     def load_weights(self, tensors: Weights) -> None:
         """Put the weights of the policy where engines take them from before their next batch."""
         put, parts = self._cluster.ray.put, []
+        self._pushed = None  # the store need not hold both
+        self._num_pushes += 1
         self.pushed_bytes = 0
         for part in stored(tensors):
             parts.append(put(part))
             self.pushed_bytes += len(part)
-        self._pushed = Pushed(1 if self._pushed is None else self._pushed.number + 1, parts)
+        self._pushed = Pushed(self._num_pushes, parts)
 
     def sleep(self) -> None:
         """Engines have their devices to themselves."""
