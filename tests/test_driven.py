@@ -7,10 +7,11 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
+import pytest
 from test_launch import Store
 from tiny import FakeContext, ScriptedGenerator
 
-from r1pipe.errors import Interrupted
+from r1pipe.errors import CommonError, Interrupted, R1PipeError, StageError
 from r1pipe.generate.driven import Driven, followed
 from r1pipe.generate.following import Followed
 from r1pipe.generate.protocol import Request, Sampled, SamplingParams
@@ -56,7 +57,7 @@ def on_ranks(size: int, folder: Path, work: Callable[[int, FakeContext], Any]) -
         context.ranks = Ranks(rank, size, store, exchange)
         try:
             found[rank] = work(rank, context)
-        except Interrupted as error:
+        except R1PipeError as error:
             found[rank] = error
 
     threads = [threading.Thread(target=act, args=(rank,)) for rank in range(size)]
@@ -114,19 +115,24 @@ def test_weights_are_gathered_by_all_ranks_and_loaded_by_one(tmp_path: Path) -> 
     assert engines.weights == [("w0", 0), ("w1", 1), ("w2", 2)]
 
 
-def test_a_stop_that_rank_0_hears_ends_the_sampling_of_all(tmp_path: Path) -> None:
+@pytest.mark.parametrize("error", [Interrupted("stopped by SIGTERM"), StageError("none is up")])
+def test_what_ends_the_sampling_of_rank_0_ends_that_of_all(
+    tmp_path: Path, error: R1PipeError
+) -> None:
     class Stopped(Engines):
         def generate(
             self, requests: Sequence[Request], sampling: SamplingParams
         ) -> Iterator[Sampled]:
-            raise Interrupted("stopped by SIGTERM")
+            raise error
 
     def work(rank: int, context: FakeContext) -> Any:
         sampler = Driven(Stopped() if rank == 0 else None, context)
         return list(sampler.generate([Request((1,), 1, 0)], SAMPLING))
 
     found = on_ranks(2, tmp_path, work)
-    assert list(map(str, found)) == ["stopped by SIGTERM", "stopped on another rank"]
+    assert [str(each) for each in found] == [str(error)] * 2
+    kind = Interrupted if isinstance(error, Interrupted) else CommonError
+    assert [type(each) for each in found] == [kind] * 2
 
 
 def test_a_generator_that_is_not_driven_is_followed_as_ever(tmp_path: Path) -> None:

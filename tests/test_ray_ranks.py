@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import signal
 from collections.abc import Iterator
 from importlib.util import find_spec
 from pathlib import Path
@@ -10,9 +12,10 @@ from typing import Any
 import pytest
 from test_engine_equality import Console
 from test_engine_parts import notes_of, run_stage
+from test_ray_engines import actors
 from tiny import MAX_CHARS, grpo_params, problems, save_policy, stage
 
-from r1pipe.errors import Interrupted
+from r1pipe.errors import CommonError, Interrupted
 from r1pipe.rows import write_problems
 
 pytestmark = [
@@ -71,6 +74,15 @@ def trained(
     return written.read_bytes(), notes_of(context)
 
 
+class Deadly(Console):
+    """Kills the engines after the second update."""
+
+    def progress(self, name: str, step: int, total: int | None, values: Any) -> None:
+        super().progress(name, step, total, values)
+        for pid in actors("PolicyActor") if step == 2 else ():
+            os.kill(pid, signal.SIGKILL)
+
+
 def test_two_ranks_write_what_they_write_with_samplers_of_their_own(
     cluster: None, folder: Path
 ) -> None:
@@ -94,6 +106,12 @@ def test_two_ranks_sample_ahead_as_one_does_and_go_on_from_a_stop(
     for step in range(1, 9):
         assert console.logged[step]["reward"] == alone.logged[step]["reward"]
         assert console.logged[step]["loss"] == pytest.approx(alone.logged[step]["loss"], abs=1e-4)
+    deadly = Deadly()
+    with pytest.raises(CommonError, match=r"engine 0 .* is lost after 0 restarts"):
+        trained(folder, "lost", deadly, staleness=1, cluster="ray", max_restarts=0)
+    after = Console()
+    assert trained(folder, "lost", after, staleness=1, cluster="ray")[0] == whole
+    assert min(after.logged) == max(deadly.logged) + 1, "no update was lost"
     stopped = Console()
     stopped.stop_at = 2
     with pytest.raises(Interrupted, match="SIGTERM"):

@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing
 from dataclasses import replace
 from itertools import count
+from typing import TypeVar
 
 import numpy as np
 import pyarrow as pa
 
-from r1pipe.errors import Interrupted
+from r1pipe.errors import CommonError, Interrupted, StageError
 from r1pipe.generate.following import Followed, Ticker, waited_for
 from r1pipe.generate.protocol import (
     Generator,
@@ -20,9 +21,12 @@ from r1pipe.generate.protocol import (
     SamplingParams,
     Weights,
 )
+from r1pipe.ranks import Ranks
 from r1pipe.records import FinishReason
 from r1pipe.stage import Context
 from r1pipe.tables import gather_tables, ragged
+
+T = TypeVar("T")
 
 
 class Driven:
@@ -37,18 +41,12 @@ class Driven:
     def generate(self, requests: Sequence[Request], sampling: SamplingParams) -> Iterator[Sampled]:
         """Yield the completions of this rank's requests, when those of all ranks are there.
 
-        Raises Interrupted on all ranks when a stop was asked for.
+        Raises Interrupted on all ranks when a stop was asked for, CommonError when engines fail.
         """
-        ranks, stop, found = self._context.ranks, None, list[Sampled]()
-        rows = [(request.prompt_ids, request.seed) for request in requests]
-        asked = ranks.gather(rows)
-        try:
-            found = self._sampled(asked, sampling)
-        except Interrupted as error:
-            stop = error
-        if ranks.agree(stop is not None):
-            raise stop or Interrupted("stopped on another rank")
-        told = gather_tables(ranks, to_table(found))[0]
+        ranks = self._context.ranks
+        asked = ranks.gather([(request.prompt_ids, request.seed) for request in requests])
+        found = by_rank_0(ranks, lambda: self._sampled(asked, sampling))
+        told = gather_tables(ranks, to_table(found or []))[0]
         first = sum(map(len, asked[: ranks.rank]))
         for sampled in from_table(told):
             if 0 <= sampled.index - first < len(requests):
@@ -57,10 +55,8 @@ class Driven:
     def _sampled(
         self, asked: Sequence[Sequence[tuple[Sequence[int], int]]], sampling: SamplingParams
     ) -> list[Sampled]:
-        """Return rank 0's completions of what all ranks ask for, numbered in their order; nothing
-        on the others."""
-        if self.engines is None:
-            return []
+        """Return the completions of what all ranks ask for, numbered in their order."""
+        assert self.engines is not None, "rank 0 has them"
         numbers, found = count(), list[Sampled]()
         requests = [
             Request(tuple(ids), seed, next(numbers)) for rows in asked for ids, seed in rows
@@ -89,6 +85,23 @@ class Driven:
         """End the engines."""
         if self.engines is not None:
             self.engines.close()
+
+
+def by_rank_0(ranks: Ranks, work: Callable[[], T]) -> T | None:
+    """Do a work on rank 0, while the others wait; return what it gives there, None on them.
+
+    What ends it ends all ranks: Interrupted, or a StageError as CommonError.
+    """
+    found, failure = None, None
+    try:
+        found = work() if ranks.is_main else None
+    except (Interrupted, StageError) as error:
+        failure = error
+    ended = None if failure is None else (isinstance(failure, Interrupted), str(failure))
+    if (told := ranks.gather(ended)[0]) is not None:
+        is_stop, why = told
+        raise (Interrupted if is_stop else CommonError)(why) from failure
+    return found
 
 
 def followed(generator: Generator, context: Context) -> Generator:

@@ -31,8 +31,7 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from r1pipe.curricula.curricula import Curriculum
-from r1pipe.errors import Interrupted
-from r1pipe.generate.driven import Driven
+from r1pipe.generate.driven import Driven, by_rank_0
 from r1pipe.generate.protocol import Generator, Request, Sampled, SamplingParams, Weights
 from r1pipe.policies.telling import Made, told
 from r1pipe.ranks import ALONE
@@ -159,21 +158,17 @@ class Ahead:
 
     def _wanted(self, number: int) -> Made:
         """Wait for a rollout, on all ranks; raise Interrupted on all if a stop was asked for."""
-        ranks, made, stop = self._context.ranks, None, None
-        if ranks.is_main:
-            waited = self._begun.pop(number)
-            try:
-                while True:
-                    with self._context.interruptible():
-                        wait([waited], LOOK_EVERY_S if ranks.size > 1 else None)
-                    if waited.done():
-                        break
-            except Interrupted as error:
-                self._begun[number], stop = waited, error
-        if ranks.gather(stop is not None)[0]:
-            raise stop or Interrupted("stopped on another rank")
-        if ranks.is_main:
-            made = waited.result()
+        ranks = self._context.ranks
+
+        def awaited() -> Made:
+            while True:
+                with self._context.interruptible():
+                    wait([self._begun[number]], LOOK_EVERY_S if ranks.size > 1 else None)
+                if self._begun[number].done():
+                    return self._begun[number].result()
+
+        made = awaited() if ranks.size == 1 else by_rank_0(ranks, awaited)
+        self._begun.pop(number, None)
         return told(ranks, made)
 
     def close(self) -> None:
