@@ -15,9 +15,10 @@ from r1pipe.generate.backends import open_generator
 from r1pipe.generate.protocol import Request, Sampled, SamplingParams
 from r1pipe.generate.ray_actor import EngineActor, EngineSpec, Failed, Made, Order, Up, streamed
 from r1pipe.generate.ray_engines import RayGenerator
-from r1pipe.generate.ray_policy import RayPolicy
+from r1pipe.generate.ray_policy import RayPolicy, batches
 from r1pipe.generate.ray_versions import OneVersion, versions
 from r1pipe.generate.transformers_backend import TransformersSettings
+from r1pipe.generate.vllm_backend import VllmSettings
 from r1pipe.generator_settings import SampleRun
 from r1pipe.records import FinishReason
 
@@ -146,3 +147,16 @@ def test_a_policy_on_gpus_needs_a_cluster_that_was_started(
     run = SampleRun(device="cuda:0", generator=settings)
     with pytest.raises(StageError, match=r"the trainer's GPUs; set run\.generator\.address"):
         RayPolicy(settings, folder, run, "float32")
+
+
+def test_batches_are_as_in_one_process_or_one_for_each_engine_that_fills_its_slots() -> None:
+    asked = [Request((9, 30 + i % 5), i, i) for i in range(20)]
+    as_here = batches(asked, 6)
+    assert [len(each) for each in as_here] == [6, 6, 6, 2]
+    assert [r.prompt_ids for r in as_here[0]] == [(9, 30)] * 4 + [(9, 31)] * 2, "in prompt order"
+    assert [len(each) for each in batches(asked, 6, 2)] == [10, 10]
+    assert [len(each) for each in batches(asked, 6, 3)] == [7, 7, 6]
+    assert [len(each) for each in batches(asked, 6, 9)] == [6, 6, 6, 2], "no slot is left empty"
+    assert batches([], 6, 9) == []
+    assert VllmSettings(backend="vllm").fills_slots
+    assert not TransformersSettings().fills_slots

@@ -43,6 +43,11 @@ class ClusterBackend(GeneratorBackend):
         return self.cluster is not None
 
     @property
+    def fills_slots(self) -> bool:
+        """Whether an engine takes more requests than it has slots, and keeps those full."""
+        return False
+
+    @property
     def devices_per_engine(self) -> int:
         """GPUs, or cores of a CPU, of one engine."""
         return 1

@@ -1,8 +1,10 @@
 """Engines on a Ray cluster that sample a policy in training.
 
-Requests are cut into batches as the backend in one process cuts them, and an engine that is free
-takes the next batch. So what is sampled together never depends on the number of engines, on their
-speed or on their deaths, and neither do log-probabilities in their last bits.
+Requests are cut into batches, and an engine that is free takes the next one. transformers has those
+of the backend in one process: what is sampled together never depends on the number of engines, on
+their speed or on their deaths, and neither do log-probabilities in their last bits. vLLM, whose
+tokens do not depend on that as far as it can help it, has one batch for each engine: slots are
+empty at a batch's end.
 
 A push puts the weights into Ray's object store; a node fetches them once. An engine loads them
 before its next batch, so one that was started again has them too.
@@ -10,6 +12,7 @@ before its next batch, so one that was started again has them too.
 
 from __future__ import annotations
 
+import math
 import queue
 from collections import deque
 from collections.abc import Iterator, Sequence
@@ -113,6 +116,17 @@ def stored(tensors: Weights) -> Iterator[bytes]:
         yield save(waiting)
 
 
+def batches(
+    requests: Sequence[Request], slots: int, num_engines: int | None = None
+) -> list[list[Request]]:
+    """Return requests in batches of as many as an engine has slots; or, with `num_engines`, whose
+    engines keep their slots full inside a batch, in no more batches than engines if they have so
+    many slots."""
+    ordered = sorted(requests, key=in_prompt_order)
+    size = slots if num_engines is None else max(slots, math.ceil(len(ordered) / num_engines))
+    return [ordered[start : start + size] for start in range(0, len(ordered), size)]
+
+
 def weight_bytes(folder: Path) -> int:
     """Return what the weights of a model's folder take, as a push takes: they are in float32."""
     return sum(path.stat().st_size for path in folder.glob("*.safetensors"))
@@ -194,8 +208,8 @@ class RayPolicy:
         when none has been up for too long.
         """
         self._sampling += 1
-        ordered, size = sorted(requests, key=in_prompt_order), self._size
-        waiting = deque(ordered[start : start + size] for start in range(0, len(ordered), size))
+        num_engines = self.settings.data_parallel if self.settings.fills_slots else None
+        waiting = deque(batches(requests, self._size, num_engines))
         for engine in self._engines:
             engine.batch = []  # of a sampling that was left; what comes of it is not used
         num_left = len(waiting)

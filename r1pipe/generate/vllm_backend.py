@@ -48,6 +48,11 @@ class VllmSettings(ClusterBackend):
     """In GRPO on a GPU, free the engine's memory while the policy trains."""
 
     @property
+    def fills_slots(self) -> bool:
+        """Whether an engine takes more requests than it has slots, and keeps those full."""
+        return True
+
+    @property
     def devices_per_engine(self) -> int:
         """GPUs, or cores of a CPU, of one engine."""
         return self.tensor_parallel
