@@ -127,6 +127,16 @@ def batches(
     return [ordered[start : start + size] for start in range(0, len(ordered), size)]
 
 
+def refuse_own_gpus(address: str | None) -> None:
+    """Raise StageError if samplers would be given the GPUs of the trainer, which is this run."""
+    if address_of(address) == LOCAL:
+        raise StageError(
+            "run.generator.cluster: a cluster that this run starts would give the samplers the"
+            " trainer's GPUs; set run.generator.address or RAY_ADDRESS to one that has others"
+            " (CUDA_VISIBLE_DEVICES=1,2,3 ray start --head), or leave the cluster out"
+        )
+
+
 def weight_bytes(folder: Path) -> int:
     """Return what the weights of a model's folder take, as a push takes: they are in float32."""
     return sum(path.stat().st_size for path in folder.glob("*.safetensors"))
@@ -178,12 +188,8 @@ class RayPolicy:
         self._num_pushes = 0
         self._sampling = 0
         on_gpus = not run.device.startswith("cpu")
-        if on_gpus and address_of(settings.address) == LOCAL:
-            raise StageError(
-                "run.generator.cluster: a cluster that this run starts would give the samplers the"
-                " trainer's GPUs; set run.generator.address or RAY_ADDRESS to one that has others"
-                " (CUDA_VISIBLE_DEVICES=1,2,3 ray start --head), or leave the cluster out"
-            )
+        if on_gpus:
+            refuse_own_gpus(settings.address)
         devices = settings.devices_per_engine if on_gpus else (run.workers or 1)
         num_cpus, size = devices * settings.data_parallel, weight_bytes(folder)
         self._cluster = RayCluster(settings.address, num_cpus, size)
