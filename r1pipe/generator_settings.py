@@ -36,6 +36,11 @@ class GeneratorSettings(StageModel):
         """Whether one process has the samplers of a policy, however many train it."""
         return False
 
+    @property
+    def ranks_together(self) -> int:
+        """How many processes of a trainer have a sampler together."""
+        return 1
+
     def concurrency(self, max_batch: int) -> int:
         """Return how many completions are sampled at once; `max_batch` is that of the stage."""
         return max_batch
@@ -60,10 +65,11 @@ class GeneratorSettings(StageModel):
 
     def incompatible_with_tools(self, num_processes: int) -> str | None:
         """Say what to set if it cannot sample round by round for each process of a trainer."""
-        if num_processes > 1 and self.is_driven:
+        if num_processes > 1 and (self.is_driven or self.ranks_together > 1):
             return (
-                "run.generator.cluster: completions with params.tools are sampled round by round in"
-                " each process of a trainer; leave the cluster out, or train in one process"
+                "run.generator: completions with params.tools are sampled round by round in each"
+                " process of a trainer; leave cluster and tensor_parallel out, or train in one"
+                " process"
             )
         return None
 

@@ -12,7 +12,7 @@ from test_launch import Store
 from tiny import FakeContext, ScriptedGenerator
 
 from r1pipe.errors import CommonError, Interrupted, R1PipeError, StageError
-from r1pipe.generate.driven import Driven, followed
+from r1pipe.generate.driven import Driven, Joined, followed
 from r1pipe.generate.following import Followed
 from r1pipe.generate.protocol import Request, Sampled, SamplingParams
 from r1pipe.ranks import Ranks
@@ -135,8 +135,46 @@ def test_what_ends_the_sampling_of_rank_0_ends_that_of_all(
     assert [type(each) for each in found] == [kind] * 2
 
 
+def test_neighbours_are_given_the_same_in_the_same_order_and_each_has_its_own(
+    tmp_path: Path,
+) -> None:
+    asked = [
+        [Request((5,), 11, 0)],
+        [Request((6,), 12, 0), Request((7,), 13, 1)],
+        [],
+        [Request((8,), 14, 3)],
+    ]
+    engines = [Engines() for _ in asked]
+
+    def work(rank: int, context: FakeContext) -> Any:
+        sampler = Joined(engines[rank], context, 2)
+        return [(s.index, s.token_ids[0]) for s in sampler.generate(asked[rank], SAMPLING)]
+
+    found = on_ranks(4, tmp_path, work)
+    assert [sorted(each) for each in found] == [[(0, 11)], [(0, 12), (1, 13)], [], [(3, 14)]]
+    given = [[(r.prompt_ids, r.seed, r.index) for r in each.requests] for each in engines]
+    assert given[0] == given[1] == [((5,), 11, 0), ((6,), 12, 1), ((7,), 13, 2)]
+    assert given[2] == given[3] == [((8,), 14, 0)]
+
+
+def test_a_stop_is_seen_by_all_parts_of_an_engine_before_they_begin(tmp_path: Path) -> None:
+    class Asked(FakeContext):
+        def interruptible(self) -> Any:
+            raise Interrupted("stopped by SIGTERM")
+
+    def work(rank: int, context: FakeContext) -> Any:
+        if rank == 0:
+            ranks, context = context.ranks, Asked(tmp_path / "asked")
+            context.ranks = ranks
+        return list(Joined(Engines(), context, 2).generate([Request((1,), 1, 0)], SAMPLING))
+
+    assert list(map(str, on_ranks(2, tmp_path, work))) == ["stopped by SIGTERM"] * 2
+
+
 def test_a_generator_that_is_not_driven_is_followed_as_ever(tmp_path: Path) -> None:
     context = FakeContext(tmp_path)
     assert isinstance(followed(Engines(), context), Followed)
     driven = Driven(None, context)
     assert followed(driven, context) is driven
+    joined = Joined(Engines(), context, 2)
+    assert followed(joined, context) is joined

@@ -111,7 +111,7 @@ def _gpus_here(run: StageModel, device: str) -> dict[str, int]:
         is_elsewhere = place.is_server or place.on_cluster
         if is_elsewhere and not is_beside:
             return {}
-        if place.processes > 1 and not is_elsewhere:
+        if place.processes > 1 and not is_elsewhere and launch is None:
             return {
                 f"{GENERATOR}.{'tensor' if place.shards > 1 else 'data'}_parallel": place.processes
             }

@@ -1,11 +1,15 @@
-"""Samplers apart from a trainer of several processes: rank 0 drives them for all ranks."""
+"""Samplers that several processes of a trainer have together.
+
+Apart from the trainer rank 0 has them and drives them for all ranks. Beside it neighbours may share
+an engine's weights (tensor parallelism): each of them samples the requests of all, in step.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing
 from dataclasses import replace
-from itertools import count
+from itertools import chain
 from typing import TypeVar
 
 import numpy as np
@@ -57,10 +61,7 @@ class Driven:
     ) -> list[Sampled]:
         """Return the completions of what all ranks ask for, numbered in their order."""
         assert self.engines is not None, "rank 0 has them"
-        numbers, found = count(), list[Sampled]()
-        requests = [
-            Request(tuple(ids), seed, next(numbers)) for rows in asked for ids, seed in rows
-        ]
+        requests, found = numbered(asked), list[Sampled]()
         with closing(Ticker(self._context, len(requests), 0)) as shown:
             completions = iter(self.engines.generate(requests, sampling))
             while (sampled := waited_for(self._context, completions)) is not None:
@@ -87,6 +88,57 @@ class Driven:
             self.engines.close()
 
 
+class Joined:
+    """A generator that `width` neighbouring ranks have together; all ranks call its methods
+    together."""
+
+    def __init__(self, engine: Generator, context: Context, width: int) -> None:
+        """`engine` is this rank's part of one; it must be given the same as its neighbours'."""
+        self._engine = engine
+        self._context = context
+        self._width = width
+
+    def generate(self, requests: Sequence[Request], sampling: SamplingParams) -> Iterator[Sampled]:
+        """Yield the completions of this rank's requests, when those of its neighbours are there.
+
+        Raises Interrupted on all ranks when a stop was asked for before: ranks see that at
+        different times, and an engine's parts go in step.
+        """
+        ranks = self._context.ranks
+        asked = ranks.gather([(request.prompt_ids, request.seed) for request in requests])
+        by_rank_0(ranks, self._look_for_stop)
+        leader = ranks.rank - ranks.rank % self._width
+        together = numbered(asked[leader : leader + self._width])
+        first = sum(map(len, asked[leader : ranks.rank]))
+        with closing(Ticker(self._context, len(together), 0)) as shown:
+            for sampled in self._engine.generate(together, sampling):
+                shown.done += 1
+                if 0 <= sampled.index - first < len(requests):
+                    yield replace(sampled, index=requests[sampled.index - first].index)
+
+    def _look_for_stop(self) -> None:
+        with self._context.interruptible():
+            pass
+
+    def load_weights(self, tensors: Weights) -> None:
+        """Replace the engine's weights; each rank takes its part of each tensor."""
+        self._engine.load_weights(tensors)
+
+    def sleep(self) -> None:
+        """Free what the trainer can use."""
+        self._engine.sleep()
+
+    def close(self) -> None:
+        """Free memory and processes."""
+        self._engine.close()
+
+
+def numbered(asked: Sequence[Sequence[tuple[Sequence[int], int]]]) -> list[Request]:
+    """Return what several ranks ask for, prompts and seeds, numbered in their order."""
+    flat = enumerate(chain.from_iterable(asked))
+    return [Request(tuple(ids), seed, number) for number, (ids, seed) in flat]
+
+
 def by_rank_0(ranks: Ranks, work: Callable[[], T]) -> T | None:
     """Do a work on rank 0, while the others wait; return what it gives there, None on them.
 
@@ -105,8 +157,9 @@ def by_rank_0(ranks: Ranks, work: Callable[[], T]) -> T | None:
 
 
 def followed(generator: Generator, context: Context) -> Generator:
-    """Return a generator as a stage follows it; one that all ranks share follows itself."""
-    return generator if isinstance(generator, Driven) else Followed(generator, context)
+    """Return a generator as a stage follows it; one that ranks have together follows itself."""
+    is_together = isinstance(generator, Driven | Joined)
+    return generator if is_together else Followed(generator, context)
 
 
 def to_table(sampled: Sequence[Sampled]) -> pa.Table:

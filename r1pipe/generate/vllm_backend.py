@@ -57,6 +57,11 @@ class VllmSettings(ClusterBackend):
         """GPUs, or cores of a CPU, of one engine."""
         return self.tensor_parallel
 
+    @property
+    def ranks_together(self) -> int:
+        """How many processes of a trainer have an engine together."""
+        return self.tensor_parallel
+
     def concurrency(self, max_batch: int) -> int:
         """Return how many completions are sampled at once, as far as that is known."""
         return self.max_num_seqs or CPU_NUM_SEQS
@@ -80,10 +85,11 @@ class VllmSettings(ClusterBackend):
                 "run.generator.data_parallel: if a policy is trained, each of its processes has one"
                 " engine of its own; leave data_parallel out, and set run.engine.num_processes"
             )
-        if num_processes > 1 and self.tensor_parallel > 1 and self.cluster is None:
+        if num_processes > 1 and self.cluster is None and num_processes % self.tensor_parallel:
             return (
-                f"run.generator.tensor_parallel: {self.tensor_parallel} GPUs for the engine of each"
-                f" of {num_processes} processes, which have one GPU each; leave tensor_parallel out"
+                f"run.generator.tensor_parallel: {self.tensor_parallel} of the {num_processes}"
+                " processes that train would have an engine together, and that does not divide"
+                " them; use a divisor, or leave it out"
             )
         return super().incompatible_beside(num_processes)
 

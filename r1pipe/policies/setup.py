@@ -11,7 +11,7 @@ from r1pipe.audit.golds import check_golds
 from r1pipe.curricula.curricula import CurriculumState
 from r1pipe.errors import StageError
 from r1pipe.generate.backends import Prompts, SomeRun, fitted, generator_of
-from r1pipe.generate.driven import Driven
+from r1pipe.generate.driven import Driven, Joined
 from r1pipe.generate.protocol import Generator
 from r1pipe.method_params.policies import GrpoParams, GrpoRun, OnPolicyDistilRun
 from r1pipe.models.adapters import is_adapted
@@ -183,13 +183,14 @@ def open_sampler(
     run: GrpoRun,
     precision: Precision,
 ) -> Generator:
-    """Return what samples the policy: in each process of the trainer, or apart from all of them and
-    driven by rank 0."""
-    ranks = context.ranks
-    if ranks.size == 1 or not run.generator.is_driven:
-        return generator_of(model, tokenizer, run, ranks.size, precision)
-    engines = generator_of(model, tokenizer, run, 1, precision) if ranks.is_main else None
-    return Driven(engines, context)
+    """Return what samples the policy: in each process of the trainer, in several of them together,
+    or apart from all of them and driven by rank 0."""
+    ranks, width = context.ranks, run.generator.ranks_together
+    if ranks.size > 1 and run.generator.is_driven:
+        engines = generator_of(model, tokenizer, run, 1, precision) if ranks.is_main else None
+        return Driven(engines, context)
+    made = generator_of(model, tokenizer, run, ranks.size, precision)
+    return Joined(made, context, width) if ranks.size > 1 and width > 1 else made
 
 
 def check_sampler(grpo: Grpo, problems: Sequence[Problem], run: GrpoRun) -> None:
