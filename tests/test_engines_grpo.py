@@ -278,9 +278,12 @@ def test_ranks_sample_with_engines_of_their_own_or_with_one_together(
     context = context_in(tmp_path / "work", console, ("model",))
     inputs = {"model": folder, "problems": tmp_path / "problems"}
     run = kind.run_model.model_validate(settings)
+    before = set(map(str, Path("/dev/shm").glob("*cpushm*")))
     run_kind(kind, context, params, run, Inputs(inputs))
     context.close()
     assert context.stage_log.facts["parity_after_push"] < 1e-5
+    left = set(map(str, Path("/dev/shm").glob("*cpushm*"))) - before
+    assert not left, "another engine of this machine would take them for its own"
     alone = run_grpo(folder, tmp_path / "alone", kl_coef=0.0)
     assert sorted(console.logged) == [1, 2, 3, 4]
     for step, logged in console.logged.items():
