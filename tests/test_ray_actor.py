@@ -8,6 +8,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
+from safetensors.torch import save_file
 from tiny import ScriptedGenerator, grpo_params, save_policy, stage
 
 from r1pipe.errors import StageError
@@ -15,7 +17,7 @@ from r1pipe.generate.backends import open_generator
 from r1pipe.generate.protocol import Request, Sampled, SamplingParams
 from r1pipe.generate.ray_actor import EngineActor, EngineSpec, Failed, Made, Order, Up, streamed
 from r1pipe.generate.ray_engines import RayGenerator
-from r1pipe.generate.ray_policy import RayPolicy, batches
+from r1pipe.generate.ray_policy import RayPolicy, batches, weight_bytes
 from r1pipe.generate.ray_versions import OneVersion, versions
 from r1pipe.generate.transformers_backend import TransformersSettings
 from r1pipe.generate.vllm_backend import VllmSettings
@@ -160,3 +162,10 @@ def test_batches_are_as_in_one_process_or_one_for_each_engine_that_fills_its_slo
     assert batches([], 6, 9) == []
     assert VllmSettings(backend="vllm").fills_slots
     assert not TransformersSettings().fills_slots
+
+
+def test_what_a_push_takes_is_known_from_the_folder(tmp_path: Path) -> None:
+    parts = {"a": torch.zeros(3, 5, dtype=torch.bfloat16), "b": torch.zeros(7)}
+    for name, tensor in parts.items():
+        save_file({name: tensor}, tmp_path / f"{name}.safetensors")
+    assert weight_bytes(tmp_path) == 4 * (3 * 5 + 7)

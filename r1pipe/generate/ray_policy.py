@@ -138,8 +138,15 @@ def refuse_own_gpus(address: str | None) -> None:
 
 
 def weight_bytes(folder: Path) -> int:
-    """Return what the weights of a model's folder take, as a push takes: they are in float32."""
-    return sum(path.stat().st_size for path in folder.glob("*.safetensors"))
+    """Return what the weights of a model's folder take in float32, as a trainer has them."""
+    from safetensors import safe_open
+
+    count = 0
+    for path in folder.glob("*.safetensors"):
+        with safe_open(path, framework="pt") as file:
+            shapes = (file.get_slice(name).get_shape() for name in file.keys())  # noqa: SIM118
+            count += sum(map(math.prod, shapes))
+    return 4 * count
 
 
 @dataclass
