@@ -105,7 +105,15 @@ def test_sampling_ahead_takes_what_a_clock_says(
 def grpo(
     staleness: int, device: str, cluster: Literal["ray"] | None, num_trainers: int = 1
 ) -> Cost:
-    params = SimpleNamespace(
+    generator = VllmSettings(backend="vllm", cluster=cluster, data_parallel=2 if cluster else 1)
+    engine = DeepSpeedSettings(backend="deepspeed", num_processes=num_trainers)
+    run = GrpoRun(device=device, micro_batch_tokens=256, generator=generator, engine=engine)
+    problems = ProblemsInfo(Range(100), Range(10), Range(20, 30))
+    return rollouts.rollouts(grpo_params(staleness), run, {"model": MODEL, "problems": problems})
+
+
+def grpo_params(staleness: int) -> Any:
+    return SimpleNamespace(
         precision="float32",
         num_steps=8,
         staleness=staleness,
@@ -120,11 +128,6 @@ def grpo(
         adapter=None,
         max_tokens=50,
     )
-    generator = VllmSettings(backend="vllm", cluster=cluster, data_parallel=2 if cluster else 1)
-    engine = DeepSpeedSettings(backend="deepspeed", num_processes=num_trainers)
-    run = GrpoRun(device=device, micro_batch_tokens=256, generator=generator, engine=engine)
-    problems = ProblemsInfo(Range(100), Range(10), Range(20, 30))
-    return rollouts.rollouts(params, run, {"model": MODEL, "problems": problems})
 
 
 def estimated(cost: Cost) -> Any:
@@ -152,6 +155,17 @@ def test_a_plan_counts_overlapping_times_once_and_all_devices() -> None:
     assert apart.devices == 3, "the trainer's, and one for each engine"
     assert estimated(grpo(0, "cuda", "ray", 4)).devices == 6
     assert estimated(grpo(0, "cuda", None, 4)).devices == 4
+
+
+def test_ranks_that_have_an_engine_together_are_so_many_engines() -> None:
+    engine = DeepSpeedSettings(backend="deepspeed", num_processes=4)
+    together = VllmSettings(backend="vllm", tensor_parallel=2)
+    run = GrpoRun(device="cuda", micro_batch_tokens=256, generator=together, engine=engine)
+    problems = ProblemsInfo(Range(100), Range(10), Range(20, 30))
+    cost = rollouts.rollouts(grpo_params(0), run, {"model": MODEL, "problems": problems})
+    (work,) = cost.sampling
+    assert (work.where.processes, work.where.engines, work.at_once) == (4, 2, 32)
+    assert estimated(cost).devices == 4
 
 
 def test_on_a_cpu_both_may_take_all_cores() -> None:

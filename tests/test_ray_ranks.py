@@ -27,22 +27,24 @@ pytestmark = [
 GROUP = 4
 
 
-@pytest.fixture
-def cluster(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+@pytest.fixture(scope="module")
+def cluster() -> Iterator[None]:
     """Start a cluster that ranks join by its address."""
     from r1pipe.generate.ray_cluster import RayCluster
 
     ray = RayCluster("local", 2).ray
-    monkeypatch.setenv("RAY_ADDRESS", str(ray.get_runtime_context().gcs_address))
-    yield
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("RAY_ADDRESS", str(ray.get_runtime_context().gcs_address))
+        yield
     ray.shutdown()
 
 
-@pytest.fixture
-def folder(tmp_path: Path) -> Path:
-    save_policy(tmp_path / "policy")
-    write_problems(tmp_path / "problems", problems(12, max_chars=MAX_CHARS))
-    return tmp_path
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("ranks")
+    save_policy(path / "policy")
+    write_problems(path / "problems", problems(12, max_chars=MAX_CHARS))
+    return path
 
 
 def trained(
@@ -96,25 +98,39 @@ def test_two_ranks_write_what_they_write_with_samplers_of_their_own(
         assert other.logged[step]["mismatch_kl"] < 1e-6
 
 
-def test_two_ranks_sample_ahead_as_one_does_and_go_on_from_a_stop(
-    cluster: None, folder: Path
-) -> None:
-    console, alone = Console(), Console()
-    whole, notes = trained(folder, "whole", console, staleness=1, cluster="ray")
+@pytest.fixture(scope="module")
+def whole(cluster: None, folder: Path) -> tuple[bytes, Console]:
+    """Return what two ranks write that sample ahead, and what they log."""
+    console = Console()
+    written, notes = trained(folder, "whole", console, staleness=1, cluster="ray")
     assert [row["rollout"] for row in notes["timeline"]] == [0, 1, 2, 3]
+    return written, console
+
+
+def test_two_ranks_sample_ahead_as_one_does(whole: tuple[bytes, Console], folder: Path) -> None:
+    alone, logged = Console(), whole[1].logged
     trained(folder, "alone", alone, staleness=1, ranks=1, cluster="ray")
     for step in range(1, 9):
-        assert console.logged[step]["reward"] == alone.logged[step]["reward"]
-        assert console.logged[step]["loss"] == pytest.approx(alone.logged[step]["loss"], abs=1e-4)
-    deadly = Deadly()
+        assert logged[step]["reward"] == alone.logged[step]["reward"]
+        assert logged[step]["loss"] == pytest.approx(alone.logged[step]["loss"], abs=1e-4)
+
+
+def test_ranks_whose_engines_are_gone_go_on_from_their_last_update(
+    whole: tuple[bytes, Console], folder: Path
+) -> None:
+    deadly, after = Deadly(), Console()
     with pytest.raises(CommonError, match=r"engine 0 .* is lost after 0 restarts"):
         trained(folder, "lost", deadly, staleness=1, cluster="ray", max_restarts=0)
-    after = Console()
-    assert trained(folder, "lost", after, staleness=1, cluster="ray")[0] == whole
+    assert trained(folder, "lost", after, staleness=1, cluster="ray")[0] == whole[0]
     assert min(after.logged) == max(deadly.logged) + 1, "no update was lost"
+
+
+def test_ranks_that_are_stopped_go_on_to_the_same_bytes(
+    whole: tuple[bytes, Console], folder: Path
+) -> None:
     stopped = Console()
     stopped.stop_at = 2
     with pytest.raises(Interrupted, match="SIGTERM"):
         trained(folder, "moved", stopped, staleness=1, cluster="ray")
     assert 2 <= max(stopped.logged) < 8
-    assert trained(folder, "moved", Console(), staleness=1, cluster="ray")[0] == whole
+    assert trained(folder, "moved", Console(), staleness=1, cluster="ray")[0] == whole[0]
