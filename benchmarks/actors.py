@@ -4,7 +4,8 @@
 
 The generator, the scheduler and Ray are those of a run; only the engines are simulated: a step
 takes a fixed time and gives every running completion a token. So N actors should be N times as fast
-as one. The restart and the push are of real ones: transformers with a Qwen3 of 2.4M parameters.
+as one. The restart and the push are of real ones with a Qwen3 of 2.4M parameters: transformers, and
+with `--parts vllm` vLLM.
 """
 
 from __future__ import annotations
@@ -18,13 +19,16 @@ import time
 from collections import deque
 from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
 from r1pipe.generate import ray_cluster
+from r1pipe.generate.clusters import ClusterBackend
 from r1pipe.generate.protocol import Request, Sampled, SamplingParams, Weights
 from r1pipe.generate.ray_actor import EngineActor, EngineSpec, Up
 from r1pipe.generate.ray_engines import RayGenerator
 from r1pipe.generate.ray_versions import versions
 from r1pipe.generate.transformers_backend import TransformersSettings
+from r1pipe.generate.vllm_backend import VllmSettings
 from r1pipe.generator_settings import SampleRun
 from r1pipe.records import FinishReason
 
@@ -115,7 +119,7 @@ def tokens_per_s(made: RayGenerator, count: int) -> float:
     return sum(request.seed for request in asked) / (time.perf_counter() - began)
 
 
-def print_pushes(folder: Path) -> None:
+def print_pushes(folder: Path, settings: ClusterBackend) -> None:
     """Print what a push to two actors of a real policy costs, and the restart of one."""
     from tiny import tokenizer
     from trainers_data import SHAPE
@@ -125,12 +129,11 @@ def print_pushes(folder: Path) -> None:
 
     policy = new_model(tokenizer(), **SHAPE)
     save_model(policy, tokenizer(), folder)
-    settings = TransformersSettings(cluster="ray", data_parallel=2)
     run, began = SampleRun(max_batch=1, workers=1, generator=settings), time.perf_counter()
     made = RayPolicy(settings, folder, run, "float32")
     while not all(engine.is_up for engine in made._engines):
         made._next()
-    print(f"two actors with transformers are up after {time.perf_counter() - began:.1f} s")
+    print(f"two actors with {settings.backend} are up after {time.perf_counter() - began:.1f} s")
     two = [Request((5, 6, 7 + i), i, i) for i in range(2)]
 
     def sampled_s() -> float:
@@ -176,9 +179,14 @@ def main() -> None:
     cluster = ray_cluster.RayCluster(None, 4)  # all that follow use it
     if "speed" in asked.parts:
         print_speed(asked.slots, asked.step_ms / 1000, asked.waves)
-    if "pushes" in asked.parts:
+    two: dict[str, Any] = {"cluster": "ray", "data_parallel": 2}
+    of_parts: dict[str, ClusterBackend] = {
+        "pushes": TransformersSettings(**two),
+        "vllm": VllmSettings(backend="vllm", kv_cache_mb=32, max_num_seqs=1, **two),
+    }
+    for part in of_parts.keys() & set(asked.parts):
         with tempfile.TemporaryDirectory() as name:
-            print_pushes(Path(name))
+            print_pushes(Path(name), of_parts[part])
     cluster.ray.shutdown()
 
 

@@ -3,12 +3,14 @@
     PYTHONPATH=.:tests python benchmarks/slots.py
 
 The stages' own loops, stream and scheduler run; engines, verifier and tokens are simulated. Lengths
-are log-normal, up to 32,768 tokens; a token takes one unit of time, whatever the load.
+are log-normal, up to 32,768 tokens; a token takes one unit of time, whatever the load. With
+`--rollout N` it is the share while actors sample one rollout of N completions of a policy.
 """
 
 from __future__ import annotations
 
 import argparse
+import heapq
 import math
 import random
 import tempfile
@@ -21,6 +23,7 @@ from tiny import FakeContext, problems, tokenizer
 
 from r1pipe.generate.failures import FailedUnits
 from r1pipe.generate.protocol import Request, Sampled, SamplingParams, Weights
+from r1pipe.generate.ray_policy import batches
 from r1pipe.generate.scheduler import Scheduler, over_engines
 from r1pipe.generate.streaming import streaming
 from r1pipe.generate.units import Asked, whole_units
@@ -177,13 +180,43 @@ def rejection(engines: SimulatedEngines, num_units: int, folder: Path) -> float:
     return engines.busy_share
 
 
+def policy(num_requests: int, slots: int, num_engines: int, *, one_each: bool) -> float:
+    """Return the share while a rollout is sampled in the batches that actors of a policy take:
+    one for each engine, or as many as it has slots."""
+    rng = random.Random(1)
+    asked = [Request((i // SAMPLES,), 0, i) for i in range(num_requests)]
+    free, busy = [0.0] * num_engines, 0.0
+    for batch in batches(asked, slots, num_engines if one_each else None):
+        begins = heapq.heappop(free)
+        ends = [begins] * slots
+        for _ in batch:
+            length = min(MAX_TOKENS, rng.lognormvariate(math.log(MEDIAN_TOKENS), SIGMA))
+            heapq.heappush(ends, heapq.heappop(ends) + length)
+            busy += length
+        heapq.heappush(free, max(ends))
+    return busy / (max(free) * slots * num_engines)
+
+
+def print_policy(num_requests: int, slots: int, engines: Sequence[int]) -> None:
+    """Print the shares of a rollout."""
+    print("| engines | completions | batches of all slots | a batch for each engine |")
+    print("|---|---|---|---|")
+    for count in engines:
+        shares = [policy(num_requests, slots, count, one_each=each) for each in (False, True)]
+        print(f"| {count} | {num_requests:,} | {shares[0]:.3f} | {shares[1]:.3f} |")
+
+
 def main() -> None:
     """Print the shares."""
     parser = argparse.ArgumentParser()
     parser.add_argument("--slots", type=int, default=256, help="of each engine")
     parser.add_argument("--engines", type=int, nargs="+", default=[1, 8, 32])
     parser.add_argument("--waves", type=int, default=50, help="requests for each slot")
+    parser.add_argument("--rollout", type=int, help="completions of a policy's rollout")
     asked = parser.parse_args()
+    if asked.rollout:
+        print_policy(asked.rollout, asked.slots, asked.engines)
+        return
     print("| engines | slots | requests | unit after unit | rejection | evaluation | one engine |")
     print("|---|---|---|---|---|---|---|")
     for count in asked.engines:

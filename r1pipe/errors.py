@@ -20,6 +20,10 @@ class StageError(R1PipeError):
     """A stage cannot do its work with the inputs and parameters that it was given."""
 
 
+class CommonError(StageError):
+    """A StageError that all ranks of a stage raise together: they can still agree."""
+
+
 class Paused(R1PipeError):  # noqa: N818 - nothing failed
     """A stage stopped itself by a condition of its `run`; its attempt can be resumed."""
 

@@ -31,9 +31,23 @@ class GeneratorSettings(StageModel):
         """Whether it samples from the very model that is trained, not from weights of its own."""
         return False
 
+    @property
+    def is_driven(self) -> bool:
+        """Whether one process has the samplers of a policy, however many train it."""
+        return False
+
+    @property
+    def ranks_together(self) -> int:
+        """How many processes of a trainer have a sampler together."""
+        return 1
+
     def concurrency(self, max_batch: int) -> int:
         """Return how many completions are sampled at once; `max_batch` is that of the stage."""
         return max_batch
+
+    def most_at_once(self, device: str, max_batch: int) -> int:
+        """Return how many completions one engine samples at once, if it has room for them."""
+        return self.concurrency(max_batch)
 
     def incompatible_beside(self, num_processes: int) -> str | None:
         """Say what to set if it cannot sample inside each process of a trainer; None if it can."""
@@ -41,10 +55,21 @@ class GeneratorSettings(StageModel):
 
     def incompatible_ahead(self, num_processes: int) -> str | None:
         """Say what to set if it cannot sample while the policy trains; None if it can."""
-        if num_processes > 1:
+        if num_processes > 1 and not self.is_driven:
             return (
-                "run.engine.num_processes: rollouts are sampled ahead of a trainer of one process;"
-                " leave params.staleness out, or train in one process"
+                "run.engine.num_processes: rollouts are sampled ahead of a trainer of several"
+                " processes by engines on a cluster; add run.generator.cluster: ray, leave"
+                " params.staleness out, or train in one process"
+            )
+        return None
+
+    def incompatible_with_tools(self, num_processes: int) -> str | None:
+        """Say what to set if it cannot sample round by round for each process of a trainer."""
+        if num_processes > 1 and (self.is_driven or self.ranks_together > 1):
+            return (
+                "run.generator: completions with params.tools are sampled round by round in each"
+                " process of a trainer; leave cluster and tensor_parallel out, or train in one"
+                " process"
             )
         return None
 

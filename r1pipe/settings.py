@@ -181,6 +181,11 @@ class Placement:
     """Share of a GPU's memory that a sampler takes at once."""
     memory_frac_beside: float | None = None
     """The same beside a model that is trained."""
+    max_seqs: int | None = None
+    """Completions that one engine decodes together; None: as many as its cache has room for, up to
+    vLLM's default for the GPU."""
+    cache_bytes: int | None = None
+    """Of keys and values in one engine on a GPU; None: what its share of the memory leaves."""
     cpu_bytes: tuple[int, int] | None = None
     """Least and most bytes of a sampler on a CPU besides its weights; None depends on the batch."""
     is_server: bool = False
@@ -189,6 +194,11 @@ class Placement:
     """Whether a cluster finds the devices, which may be other machines'."""
     threads: int = 1
     """Threads that share each device's work."""
+
+    @property
+    def engines(self) -> int:
+        """Samplers side by side, each on the devices that share its weights."""
+        return max(1, self.processes // self.shards)
 
 
 class World(StageModel):

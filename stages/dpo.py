@@ -50,7 +50,9 @@ def run(context: Context, params: Params, run: Run, inputs: Inputs) -> None:
     model = load_trained(inputs.path("model"), run, params.precision, adapter=params.adapter)
     if params.adapter is not None:
         add_adapter(model, params.adapter, params.seed, params.precision)
-    engine = make_engine(model, params.optimizer, run, context.ranks, params.precision)
+    engine = make_engine(
+        model, params.optimizer, run, context.ranks, params.precision, context.warn
+    )
     workers = num_workers(run.workers, run.device)
     batching = Batching(run.micro_batch_tokens, "padded", tokenizer.pad_token_id, workers)
     check_forward(engine, model, batching, params.precision)

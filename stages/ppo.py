@@ -84,7 +84,7 @@ def _critic(context: Context, params: Params, run: Run, inputs: Inputs, pad_id: 
     start = inputs.path("critic" if "critic" in inputs else "model")
     model = new_reward_model(start, params.seed, run, params.precision)
     optimizer = params.critic_optimizer or params.optimizer
-    engine = make_engine(model, optimizer, run, context.ranks, params.precision)
+    engine = make_engine(model, optimizer, run, context.ranks, params.precision, context.warn)
     return Critic(engine, params, batching_of(run, pad_id))
 
 

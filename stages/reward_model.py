@@ -63,7 +63,9 @@ def run(context: Context, params: Params, run: Run, inputs: Inputs) -> None:
 
     tokenizer = load_tokenizer(inputs.path("model"))
     model = new_reward_model(inputs.path("model"), params.seed, run, params.precision)
-    engine = make_engine(model, params.optimizer, run, context.ranks, params.precision)
+    engine = make_engine(
+        model, params.optimizer, run, context.ranks, params.precision, context.warn
+    )
     if getattr(run.engine, "sequence_parallel", 1) == 1:
         check_scores(engine, model, tokenizer.pad_token_id, params.precision)
     check_columns(inputs.path("rows"), ("prompt", *COLUMNS[params.objective]), ADVICE)

@@ -190,6 +190,27 @@ def test_what_fails_in_the_thread_ends_the_training(tmp_path: Path) -> None:
             train_policy(run, PROBLEMS)
 
 
+@pytest.mark.parametrize("staleness", [0, 1])
+def test_a_run_whose_engines_are_gone_goes_on_from_its_last_update(
+    tmp_path: Path, staleness: int
+) -> None:
+    whole = train(FakeContext(tmp_path / "whole"), chosen(staleness))
+    with opened(FakeContext(tmp_path), model(), tokenizer(), chosen(staleness), RUN) as run:
+        roll_out = run.roll_out
+
+        def fails(draws: Any, number: int, again: int = 0) -> Any:
+            if number == 2:
+                raise StageError("no engine is up any more")
+            return roll_out(draws, number, again)
+
+        run.roll_out = fails  # type: ignore[method-assign]
+        with pytest.raises(StageError, match="no engine is up any more"):
+            train_policy(run, PROBLEMS)
+    context = FakeContext(tmp_path)
+    assert_same_weights(train(context, chosen(staleness)), whole)
+    assert context.logged[0]["step"] == 5, "no update was lost"
+
+
 def test_the_samplers_own_weights_pass_the_parity_check(tmp_path: Path) -> None:
     context = FakeContext(tmp_path)
     with opened(context, model(), tokenizer(), chosen(), RUN) as run:
@@ -219,7 +240,7 @@ def test_parameters_that_staleness_does_not_go_with_are_refused(
         ({"generator": {"backend": "vllm"}}, r"with params\.staleness add `cluster: ray`"),
         (
             {"engine": {"backend": "deepspeed", "num_processes": 2}},
-            r"run\.engine\.num_processes: rollouts are sampled ahead of a trainer of one process",
+            r"num_processes: rollouts are sampled ahead of a trainer of several processes by",
         ),
     ],
 )
@@ -229,3 +250,26 @@ def test_a_run_that_cannot_sample_ahead_is_refused(run: dict[str, Any], message:
     found = settings.incompatible_with(chosen())
     with pytest.raises(StageError, match=message):
         raise StageError(str(found))
+
+
+def test_engines_that_were_lost_are_told_after_the_rollout_and_when_the_last_one_is(
+    tmp_path: Path,
+) -> None:
+    context = FakeContext(tmp_path)
+    with opened(context, model(), tokenizer(), chosen(), RUN) as run:
+        losing: Any = run.generator
+        losing.losses, roll_out = list[str](), run.roll_out
+
+        def loses(draws: Any, number: int, again: int = 0) -> Any:
+            losing.losses.append(f"engine {number} is lost")
+            if number == 1:
+                raise StageError("no engine is left")
+            return roll_out(draws, number, again)
+
+        run.roll_out = loses  # type: ignore[method-assign]
+        with pytest.raises(StageError, match="no engine is left"):
+            train_policy(run, PROBLEMS)
+    assert [text for text in context.warnings if "lost" in text] == [
+        "engine 0 is lost",
+        "engine 1 is lost",
+    ]

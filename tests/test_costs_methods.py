@@ -103,9 +103,17 @@ def test_sampling_ahead_keeps_copies_of_the_weights() -> None:
     inputs = {"model": MODEL, "problems": ProblemsInfo(Range(40), Range(10), Range(4, 12))}
     own = {"rewards": {"accuracy": 1.0}, "kl_coef": 0.0, "clip_low": 0.2, "clip_high": 0.2}
     own |= {"seed": 1, "format": "chat"}
-    for staleness, device, copies in ((0, "cpu", 0), (2, "cpu", 1 + 2), (2, "cuda", 1)):
+    here = dict[str, object]()
+    there: dict[str, object] = {"generator": {"cluster": "ray"}}
+    for staleness, device, more, copies in (
+        (0, "cpu", here, 0),
+        (2, "cpu", here, 1 + 2),
+        (2, "cuda", here, 1),
+        (2, "cpu", there, 2),
+        (2, "cuda", there, 0),
+    ):
         ahead = {"staleness": staleness, "sampler_truncation": 2.0, **own, **ROLLOUTS}
-        run = kind.run_model(device=device)
+        run = kind.run_model.model_validate({"device": device, **more})
         (work,) = kind.cost(kind.params(**ahead), run, inputs).training
         assert work.whole_copies == copies
 

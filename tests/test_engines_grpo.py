@@ -255,9 +255,9 @@ def test_two_replicas_give_the_tokens_of_one_engine_and_take_new_weights(
 
 
 @pytest.mark.skipif(importlib.util.find_spec("deepspeed") is None, reason="needs deepspeed")
-@pytest.mark.parametrize("zero_stage", [2, 3])
-def test_each_rank_samples_its_share_with_an_engine_of_its_own(
-    folder: Path, tmp_path: Path, zero_stage: int
+@pytest.mark.parametrize(("zero_stage", "tensor_parallel"), [(2, 1), (3, 1), (3, 2)])
+def test_ranks_sample_with_engines_of_their_own_or_with_one_together(
+    folder: Path, tmp_path: Path, zero_stage: int, tensor_parallel: int
 ) -> None:
     from test_engine_equality import Console, context_in
 
@@ -266,15 +266,24 @@ def test_each_rank_samples_its_share_with_an_engine_of_its_own(
     kind, console = stage("grpo"), Console()
     write_rows(tmp_path / "problems", [p.to_row() for p in problems(12, max_chars=MAX_CHARS)])
     settings = {
-        "generator": {"backend": "vllm", "kv_cache_mb": 16, "max_num_seqs": 32},
+        "generator": {
+            "backend": "vllm",
+            "kv_cache_mb": 16,
+            "max_num_seqs": 32,
+            "tensor_parallel": tensor_parallel,
+        },
         "engine": {"backend": "deepspeed", "num_processes": 2, "zero_stage": zero_stage},
     }
     params = grpo_params(num_steps=4, kl_coef=0.0)
     context = context_in(tmp_path / "work", console, ("model",))
     inputs = {"model": folder, "problems": tmp_path / "problems"}
     run = kind.run_model.model_validate(settings)
+    before = set(map(str, Path("/dev/shm").glob("*cpushm*")))
     run_kind(kind, context, params, run, Inputs(inputs))
     context.close()
+    assert context.stage_log.facts["parity_after_push"] < 1e-5
+    left = set(map(str, Path("/dev/shm").glob("*cpushm*"))) - before
+    assert not left, "another engine of this machine would take them for its own"
     alone = run_grpo(folder, tmp_path / "alone", kl_coef=0.0)
     assert sorted(console.logged) == [1, 2, 3, 4]
     for step, logged in console.logged.items():

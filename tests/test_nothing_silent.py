@@ -73,6 +73,19 @@ def test_a_warning_is_said_at_once_and_kept_once_with_its_control_characters_wri
     assert "\x1b" not in text
 
 
+def test_show_says_how_much_of_the_time_sampling_and_training_ran_together(root: Path) -> None:
+    def ahead(context: Any, params: Any, run: Any, inputs: Any) -> None:
+        names = "rollout", "sampled_from", "sampled_to", "trained_from", "trained_to"
+        rows = [(0, 0.0, 1.0, 1.0, 3.0), (1, 1.0, 2.0, 3.0, 4.0)]
+        context.note(timeline=[dict(zip(names, row, strict=True)) for row in rows])
+        write_number(context, params, run, inputs)
+
+    build(root, manifest(stage("rl", kind(ahead)), stage("base", kind())))
+    texts = {each.stage_name: record_text(each, Store(root)) for each in Store(root).records()}
+    assert "overlap      both sampling and training 25 % of the time" in texts["rl"]
+    assert "overlap" not in texts["base"]
+
+
 def test_an_output_that_is_its_input_is_said_in_the_run_and_in_show(root: Path) -> None:
     def keep(context: Any, params: Any, run: Any, inputs: Any) -> None:
         source = inputs.path("a") / "number.json"

@@ -161,8 +161,7 @@ def test_a_mixture_of_experts_that_no_node_holds_is_planned_only() -> None:
     ("generator", "message"),
     [
         ({"data_parallel": 2}, "data_parallel: if a policy is trained"),
-        ({"tensor_parallel": 2}, "2 GPUs for the engine of each of 4 processes"),
-        ({"cluster": "ray"}, "go with a trainer of one process"),
+        ({"tensor_parallel": 3}, "3 of the 4 processes that train would have an engine together"),
     ],
 )
 def test_a_generator_inside_each_rank_has_its_one_gpu(
@@ -173,6 +172,9 @@ def test_a_generator_inside_each_rank_has_its_one_gpu(
     settings = {"engine": engine, "generator": {"backend": "vllm", **generator}}
     run = GrpoRun.model_validate(settings)
     assert message in str(run.incompatible_with(params))
+    for more in ({"cluster": "ray", "tensor_parallel": 3}, {"tensor_parallel": 2}):
+        settings["generator"] = {"backend": "vllm", **more}
+        assert GrpoRun.model_validate(settings).incompatible_with(params) is None
     alone = GrpoRun.model_validate({"generator": {"backend": "vllm", "tensor_parallel": 2}})
     assert alone.incompatible_with(params) is None
 

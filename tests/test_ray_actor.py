@@ -8,6 +8,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
+from safetensors.torch import save_file
 from tiny import ScriptedGenerator, grpo_params, save_policy, stage
 
 from r1pipe.errors import StageError
@@ -15,8 +17,10 @@ from r1pipe.generate.backends import open_generator
 from r1pipe.generate.protocol import Request, Sampled, SamplingParams
 from r1pipe.generate.ray_actor import EngineActor, EngineSpec, Failed, Made, Order, Up, streamed
 from r1pipe.generate.ray_engines import RayGenerator
+from r1pipe.generate.ray_policy import RayPolicy, batches, weight_bytes
 from r1pipe.generate.ray_versions import OneVersion, versions
 from r1pipe.generate.transformers_backend import TransformersSettings
+from r1pipe.generate.vllm_backend import VllmSettings
 from r1pipe.generator_settings import SampleRun
 from r1pipe.records import FinishReason
 
@@ -124,14 +128,44 @@ def test_without_ray_the_command_that_installs_it_is_told(
         RayGenerator(settings, folder, SampleRun(generator=settings), "float32")
 
 
-def test_a_policy_is_sampled_on_a_cluster_beside_one_trainer_only() -> None:
+def test_one_process_drives_the_cluster_of_a_trainer_of_several() -> None:
     kind = stage("grpo")
     given: dict[str, Any] = {"generator": {"cluster": "ray"}}
-    assert kind.run_model.model_validate(given).incompatible_with(grpo_params()) is None
     given["engine"] = {"backend": "deepspeed", "num_processes": 2}
     run = kind.run_model.model_validate(given)
-    assert "leave the cluster out" in str(run.incompatible_with(grpo_params()))
+    assert run.incompatible_with(grpo_params()) is None
+    assert run.generator.is_driven
+    assert not kind.run_model().generator.is_driven
+    ahead = grpo_params(staleness=1, sampler_truncation=2.0)
+    assert run.incompatible_with(ahead) is None
+    assert "round by round" in str(run.incompatible_with(grpo_params(tools={})))
+
+
+def test_a_policy_on_gpus_needs_a_cluster_that_was_started(
+    monkeypatch: pytest.MonkeyPatch, folder: Path
+) -> None:
+    monkeypatch.delenv("RAY_ADDRESS", raising=False)
     settings = TransformersSettings(cluster="ray")
-    settings.refuse_beside(1)
-    with pytest.raises(StageError, match="leave the cluster out"):
-        settings.refuse_beside(2)
+    run = SampleRun(device="cuda:0", generator=settings)
+    with pytest.raises(StageError, match=r"the trainer's GPUs; set run\.generator\.address"):
+        RayPolicy(settings, folder, run, "float32")
+
+
+def test_batches_are_as_in_one_process_or_one_for_each_engine_that_fills_its_slots() -> None:
+    asked = [Request((9, 30 + i % 5), i, i) for i in range(20)]
+    as_here = batches(asked, 6)
+    assert [len(each) for each in as_here] == [6, 6, 6, 2]
+    assert [r.prompt_ids for r in as_here[0]] == [(9, 30)] * 4 + [(9, 31)] * 2, "in prompt order"
+    assert [len(each) for each in batches(asked, 6, 2)] == [10, 10]
+    assert [len(each) for each in batches(asked, 6, 3)] == [7, 7, 6]
+    assert [len(each) for each in batches(asked, 6, 9)] == [6, 6, 6, 2], "no slot is left empty"
+    assert batches([], 6, 9) == []
+    assert VllmSettings(backend="vllm").fills_slots
+    assert not TransformersSettings().fills_slots
+
+
+def test_what_a_push_takes_is_known_from_the_folder(tmp_path: Path) -> None:
+    parts = {"a": torch.zeros(3, 5, dtype=torch.bfloat16), "b": torch.zeros(7)}
+    for name, tensor in parts.items():
+        save_file({name: tensor}, tmp_path / f"{name}.safetensors")
+    assert weight_bytes(tmp_path) == 4 * (3 * 5 + 7)

@@ -55,12 +55,12 @@ def requests(count: int) -> list[Request]:
     return [Request((9, 30, 41 + i // 4), i, i) for i in range(count)]
 
 
-def actors() -> set[int]:
+def actors(kind: str = "EngineActor") -> set[int]:
     """Return the processes of all engines on this machine."""
     found = set()
     for path in Path("/proc").glob("[0-9]*/cmdline"):
         try:
-            if b"EngineActor" in path.read_bytes():
+            if kind.encode() in path.read_bytes():
                 found.add(int(path.parent.name))
         except OSError:
             continue  # it has ended

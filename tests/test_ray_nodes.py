@@ -3,15 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from contextlib import closing
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
 import pytest
 from test_ray_engines import SAMPLING, expected, requests, run_on, wait_for
-from tiny import save_policy
+from tiny import save_policy, tokenizer
 
-from r1pipe.generate.backends import open_generator
+from r1pipe.errors import StageError
+from r1pipe.generate.backends import generator_of, open_generator
+from r1pipe.generate.transformers_backend import TransformersSettings
+from r1pipe.generator_settings import SampleRun
+from r1pipe.models.policy import load_model
 
 pytestmark = [
     pytest.mark.engines,
@@ -25,8 +30,9 @@ def cluster() -> Iterator[Any]:
     """Start two nodes of one core each, and connect to them."""
     from ray.cluster_utils import Cluster
 
-    from r1pipe.generate.ray_cluster import RayCluster
+    from r1pipe.generate.ray_cluster import RayCluster, use_own_token
 
+    use_own_token()  # as `ray start` does, and the run that joins
     made = Cluster(initialize_head=True, head_node_args={**NODE, "include_dashboard": False})
     ray = None
     try:
@@ -63,3 +69,28 @@ def up_again(generator: Any) -> bool:
     while not generator._events.empty():
         generator._hear(*generator._events.get())
     return all(engine.is_up for engine in generator._engines)
+
+
+def test_a_policy_whose_engines_are_never_placed_again_ends_in_time(
+    cluster: Any, tmp_path: Path
+) -> None:
+    policy = load_model(save_policy(tmp_path / "policy"))
+    settings = TransformersSettings(cluster="ray", data_parallel=1)
+    run = SampleRun(workers=2, max_batch=8, generator=settings)
+    with pytest.raises(StageError, match=r"no engine was up within 1 s.*'CPU': 2.*resumed"):
+        generator_of(policy, tokenizer(), impatient(run))
+    wide = cluster.add_node(**(NODE | {"num_cpus": 2}))
+    opened: Any = generator_of(policy, tokenizer(), run)
+    with closing(opened):
+        sampling = opened.generate(requests(160), SAMPLING)
+        next(sampling)
+        opened.patience.longest_s = 1.0
+        cluster.remove_node(wide, allow_graceful=False)
+        with pytest.raises(StageError, match=r"no engine has been up for 1 s .*resumed"):
+            list(sampling)
+        assert [text.split(" (")[0] for text in opened.losses] == ["engine 0"]
+
+
+def impatient(run: SampleRun) -> SampleRun:
+    settings = run.generator.model_copy(update={"start_timeout_s": 1.0})
+    return run.model_copy(update={"generator": settings})

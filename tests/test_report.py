@@ -30,6 +30,7 @@ from r1pipe.report.page import as_data, render
 from r1pipe.report.samples import Samples, _Collector, _histogram
 from r1pipe.report.scores import Board, Bought, Dot, Panel
 from r1pipe.report.serving import serve
+from r1pipe.report.timeline import timeline_of
 from r1pipe.text import visible
 
 CHROMIUM = shutil.which("chromium") or shutil.which("google-chrome")
@@ -62,6 +63,9 @@ def report(rows: int = 2, text: str = "fine") -> Report:
     facts = {"sampled": 4, "kept": 1, "failed_format": 2, "dropped_verdict": 1, "problems": 2}
     flow = flow_of("sample", SimpleNamespace(facts=facts))  # type: ignore[arg-type]
     assert flow is not None
+    times = {"sampled_from": 0.0, "sampled_to": 2.0, "trained_from": 2.0, "trained_to": 3.0}
+    line = timeline_of(text, {"timeline": [{"rollout": 0, **times}]})
+    assert line is not None
     view = StageView("a", "k", "built", text, warnings=[text], params=[("p", text)])
     curve = SimpleNamespace(stage="a", label=visible(text), is_chosen=True)
     return Report(
@@ -77,6 +81,7 @@ def report(rows: int = 2, text: str = "fine") -> Report:
         drawing=draw({"a": []}, {"a": "built"}, {"a": ""}),
         board=Board([Panel(text, [dot], True)], [Bought(text, text, "b", "s", dot)]),
         curves=[_curve(curve)],
+        timelines=[line],
         flows=[flow],
         samples=samples,
     )

@@ -35,6 +35,7 @@ def test_weights_given_one_by_one_are_those_of_the_familys_files(name: str, tmp_
     policy.save_pretrained(tmp_path)
     expected = load_file(tmp_path / "model.safetensors")
     form, given = StoredForm(policy.config), list(weights(policy))
+    assert form.num_values == sum(tensor.numel() for _, tensor in given)
     random.Random(1).shuffle(given)
     found = dict(form.stored(given))
     assert found.keys() == form.names == expected.keys()

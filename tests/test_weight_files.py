@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Iterator
 from errno import EIO, ENOSPC
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -48,6 +50,33 @@ def test_shared_memory_that_is_full_is_named_with_what_to_do(
     with pytest.raises(StageError, match=message), weight_files(TENSORS.items()) as paths:
         list(paths)
     assert list(shared_memory.iterdir()) == []
+
+
+def test_a_model_that_does_not_fit_is_told_before_anything_is_written(
+    shared_memory: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    there = SimpleNamespace(total=2048, free=1279)
+    monkeypatch.setattr("shutil.disk_usage", lambda path: there)
+    asked = list[str]()
+
+    def given() -> Iterator[tuple[str, torch.Tensor]]:
+        for name, tensor in TENSORS.items():
+            asked.append(name)
+            yield name, tensor
+
+    message = (
+        r"has 1\.2 KiB free of 2\.0 KiB, and all weights of the policy, 1\.2 KiB, .*--shm-size"
+    )
+    with pytest.raises(StageError, match=message), weight_files(given(), 5 * 64) as paths:
+        list(paths)
+    assert asked == ["w0"], "float32: 5 x 64 x 4 bytes are 1,280"
+    assert list(shared_memory.iterdir()) == []
+    there.free = 1280
+    with weight_files(TENSORS.items(), 5 * 64) as paths:
+        assert len(list(paths)) == 3
+    there.free = 600
+    with weight_files(TENSORS.items()) as paths:
+        assert next(paths), "one file after another needs no room for all"
 
 
 def test_another_fault_of_a_disk_stays_what_it_is(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -16,6 +16,7 @@ from r1pipe.cli.scores_view import score_lines
 from r1pipe.costs.report import compared_lines
 from r1pipe.fitting import fitted_lines, window_width
 from r1pipe.lineage.records import Edge, Lineage, Node, link_text
+from r1pipe.report.timeline import FACT, timeline_of
 from r1pipe.text import (
     format_bytes,
     format_duration,
@@ -36,8 +37,8 @@ INDENT = 2
 """Of the lines of a section."""
 STEP = "step"
 GONE = "gone; 'r1pipe plan' says what rebuilds it"
-APART = ("predicted", "warnings")
-"""Facts that have a section of their own."""
+APART = ("predicted", "warnings", FACT)
+"""Facts that are shown in another way."""
 
 After = Callable[["Record"], Sequence[Edge]]
 
@@ -157,6 +158,7 @@ def _tips(nodes: Sequence[Edge], prefix: str) -> list[tuple[str, bool, str, Node
 
 
 def _heading(record: Record, store: Store) -> str:
+    overlap = timeline_of(record.stage_name, record.facts)
     rows = [
         ("stage", record.stage_name),
         ("kind", f"{record.kind}, version {record.preimage['version']}"),
@@ -165,6 +167,7 @@ def _heading(record: Record, store: Store) -> str:
         ("manifest", f"{record.manifest_name}, profile {record.profile or '-'}"),
         ("made", record.created),
         ("took", format_duration(record.seconds)),
+        *([("overlap", overlap.summary)] if overlap is not None else []),
         ("size", format_bytes(record.size)),
         ("peak memory", memory_text(record.peak_rss_bytes, record.facts)),
         ("directory", directory(record, store) or GONE),
@@ -192,7 +195,7 @@ def warning_lines(texts: Sequence[str]) -> list[str]:
 
 
 def fact_lines(facts: Mapping[str, object]) -> list[str]:
-    """Return facts as indented lines, but for those that have a section of their own."""
+    """Return facts as indented lines, but for those that are shown in another way."""
     return _tree({name: value for name, value in facts.items() if name not in APART})
 
 

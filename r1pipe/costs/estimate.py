@@ -26,9 +26,9 @@ from r1pipe.costs.work import (
     ProblemsInfo,
     Range,
     RowsInfo,
+    SamplingWork,
 )
 from r1pipe.keys import JsonObject
-from r1pipe.settings import Placement
 from r1pipe.text import format_bytes
 
 if TYPE_CHECKING:
@@ -154,17 +154,21 @@ class Estimator:
         return info if record is None else _counted(info, record, output)
 
     def _estimated(self, cost: Cost, node: StageNode) -> Estimate:
-        seconds, assumed = cost.other_s, set[str]()
-        works = [(rates.training_seconds(w, self.calibration), w.where) for w in cost.training]
-        works += [(rates.sampling_seconds(w, self.calibration), w.where) for w in cost.sampling]
-        for (part, is_measured), where in works:
-            seconds += part
-            if not is_measured:
-                assumed.add(rates.assumption(where))
-        seconds += START_S if works else LIGHT_START_S
-        for start_s in {where.backend: where.start_s for _, where in works}.values():
+        training = [rates.training_seconds(each, self.calibration) for each in cost.training]
+        sampling = [
+            rates.sampling_seconds(each, self.calibration, self._slots(cost, each))
+            for each in cost.sampling
+        ]
+        places = cost.places
+        assumed = {
+            rates.assumption(where)
+            for (_, is_measured), where in zip((*training, *sampling), places, strict=True)
+            if not is_measured
+        }
+        seconds = cost.other_s + _together(cost, _summed(training), _summed(sampling))
+        seconds += START_S if places else LIGHT_START_S
+        for start_s in {where.backend: where.start_s for where in places}.values():
             seconds += Range(*start_s)
-        places = [where for _, where in works] or [Placement("none")]
         device = next((p.device for p in places if not p.device.startswith("cpu")), "cpu")
         peak = self._peak(cost, device)
         scratch = sum((memory.checkpoint_bytes(work) for work in cost.training), NOTHING)
@@ -180,13 +184,19 @@ class Estimator:
             ),
             scratch_bytes=scratch,
             device=device,
-            devices=max(place.processes for place in places),
+            devices=_num_devices(cost),
             assumes=(*cost.assumes, *sorted(assumed)),
             warnings=(
                 *self._too_large(peak, device),
                 *hints(cost, has_bfloat16=self.machine.has_bfloat16),
             ),
         )
+
+    def _slots(self, cost: Cost, work: SamplingWork) -> Range:
+        """Return how many completions one of its engines decodes together."""
+        device = work.where.device
+        room, default = self.room.device_bytes(device), self.room.default_seqs(device)
+        return memory.slots(work, room, default, is_alone=cost.has_alone(work))
 
     def _peak(self, cost: Cost, device: str) -> Range:
         """Return the most one device has to hold: trainer and sampler, one of them or both.
@@ -196,14 +206,16 @@ class Estimator:
         training = [memory.training_bytes(work) for work in cost.training]
         sampling = [
             memory.sampling_bytes(
-                work, self.room.device_bytes(work.where.device), not cost.training
+                work, self.room.device_bytes(work.where.device), cost.has_alone(work)
             )
             for work in cost.sampling
         ]
         is_light = not cost.training and not cost.sampling and not cost.held_bytes.high
         kind = "light" if is_light else device.partition(":")[0]
         process = memory.PROCESS_BYTES.get(kind, memory.PROCESS_BYTES["cuda"])
-        is_beside = any(work.where.has_own_weights for work in cost.sampling)
+        is_beside = any(
+            work.where.has_own_weights and not cost.has_alone(work) for work in cost.sampling
+        )
         parts = [_largest([cost.held_bytes, *training]), _largest(sampling)]
         if is_beside and all(work.where.sleeps for work in cost.sampling):
             resident = sum(map(memory.resident_bytes, cost.training))
@@ -218,6 +230,27 @@ class Estimator:
         fits = "may not fit" if peak.low <= room else "does not fit"
         advice = "lower run.micro_batch_tokens or run.max_batch, or divide it (run.engine)"
         return (f"{fits} the {format_bytes(room)} of {what}; {advice}",)
+
+
+def _summed(times: Iterable[tuple[Range, bool]]) -> Range:
+    return sum((seconds for seconds, _ in times), NOTHING)
+
+
+def _together(cost: Cost, training: Range, sampling: Range) -> Range:
+    """Return the time of training and sampling: one after the other, or one beside the other."""
+    if not cost.rollouts_ahead:
+        return training + sampling
+    is_apart = all(map(cost.has_alone, cost.sampling))
+    is_apart = is_apart and not any(where.device.startswith("cpu") for where in cost.places)
+    return rates.overlapped(training, sampling, cost.rollouts_ahead, is_apart=is_apart)
+
+
+def _num_devices(cost: Cost) -> int:
+    """Return how many devices are taken at once: those of samplers apart from a trainer too."""
+    trainers = max((work.where.processes for work in cost.training), default=0)
+    apart = [w.where.processes for w in cost.sampling if cost.training and cost.has_alone(w)]
+    beside = [w.where.processes for w in cost.sampling if not (cost.training and cost.has_alone(w))]
+    return max(1, trainers + max(apart, default=0), max(beside, default=0))
 
 
 def _largest(ranges: Iterable[Range]) -> Range:

@@ -35,6 +35,11 @@ CPU_WORKERS = 4
 """At most so many micro-batches or batches are under way at once on a CPU."""
 BYTES_PER_TOKEN = 4.0
 """Text of a token, about."""
+ENGINE_BYTES = 2 << 30
+"""Of each GPU of an engine: activations of a prefill, CUDA graphs. Ours; vLLM measures it."""
+UNDER_WAY = Range(0.5, 1.0)
+"""Of the mean completion that a completion under way has, on the mean: half if all are of one
+length, more if the long ones are there most of the time."""
 COMPRESSED_FRAC = Range(0.03, 0.5)
 """Of text, in a Parquet file."""
 COLUMN_BYTES = Range(1, 40)
@@ -90,6 +95,43 @@ def sampling_bytes(work: SamplingWork, device_bytes: int | None, is_alone: bool 
     low = weights + batch * mean.low * cache + 8 * step
     high = weights + at_once * (batch * min(longest, 2 * mean.high) * cache * 1.5 + 36 * step)
     return Range(low, max(low, high)) * FRAGMENTS
+
+
+def cache_bytes_of_token(work: SamplingWork) -> float:
+    """Return the bytes of one token's keys and values on all devices that share an engine; of
+    fewer heads than devices some keep the same."""
+    model, where = work.model, work.where
+    copies = max(1.0, where.shards / (model.num_kv_heads or where.shards))
+    return copies * model.num_layers * model.kv_values * (2 if where.is_bf16 else 4)
+
+
+def slots(
+    work: SamplingWork, device_bytes: int | None, default_seqs: int, *, is_alone: bool = True
+) -> Range:
+    """Return how many completions one engine decodes together, at most `at_once`.
+
+    On a GPU it is those for whose keys and values there is room in what the engine's share of the
+    memory leaves,
+
+        (share x memory - ENGINE_BYTES) x shards - weights
+        --------------------------------------------------------------
+        bytes of a token x (prompt + UNDER_WAY x completion)
+
+    and without `max_num_seqs` at most `default_seqs`, which vLLM takes for the device.
+    """
+    where, most = work.where, float(work.at_once)
+    share = where.memory_frac if is_alone else where.memory_frac_beside
+    if not share or not device_bytes or where.device.startswith("cpu"):
+        return Range(most)
+    if where.max_seqs is None:
+        most = min(most, default_seqs)
+    weights = (2.0 if where.is_bf16 else 4.0) * work.model.num_parameters
+    left = (share * device_bytes - ENGINE_BYTES) * where.shards - weights
+    held = work.prompt_tokens + work.completion_tokens * UNDER_WAY
+    tokens = max(0.0, left if where.cache_bytes is None else where.cache_bytes * where.shards)
+    tokens /= cache_bytes_of_token(work)
+    low, high = (max(1.0, min(most, tokens / max(1.0, each))) for each in (held.high, held.low))
+    return Range(low, high)
 
 
 def checkpoint_bytes(work: Training) -> Range:

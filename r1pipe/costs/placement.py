@@ -54,6 +54,12 @@ class Room:
         """GPUs that this process may use."""
         return visible_gpus(self.machine.gpus)
 
+    def default_seqs(self, device: str) -> int:
+        """Return how many completions vLLM decodes together on a GPU unless it is told
+        (`EngineArgs.get_batch_defaults` of 0.32)."""
+        size, is_a100 = self.device_bytes(device), any("A100" in g.name for g in self.machine.gpus)
+        return 1024 if size >= (160 if is_a100 else 70) << 30 else 256
+
     def device_bytes(self, device: str) -> int:
         """Return the memory of a device: this machine's, or what is assumed of a GPU."""
         if device.startswith("cpu"):
@@ -71,7 +77,7 @@ def misfits(run: StageModel, cost: Cost | None, room: Room) -> Iterator[Misfit]:
         yield from _too_many_experts(training.model, training.where)
     for sampling in cost.sampling:
         yield from _undivided(sampling.model, f"{GENERATOR}.tensor_parallel", sampling.where)
-        yield from _unheld(sampling.model, sampling.where, room, is_alone=not cost.training)
+        yield from _unheld(sampling.model, sampling.where, room, is_alone=cost.has_alone(sampling))
 
 
 def mistake(node: StageNode, found: Misfit) -> Mistake:
@@ -105,7 +111,7 @@ def _gpus_here(run: StageModel, device: str) -> dict[str, int]:
         is_elsewhere = place.is_server or place.on_cluster
         if is_elsewhere and not is_beside:
             return {}
-        if place.processes > 1 and not is_elsewhere:
+        if place.processes > 1 and not is_elsewhere and launch is None:
             return {
                 f"{GENERATOR}.{'tensor' if place.shards > 1 else 'data'}_parallel": place.processes
             }

@@ -15,6 +15,7 @@ from contextlib import suppress
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
+from r1pipe.costs.memory import cache_bytes_of_token
 from r1pipe.costs.models import forward_flops
 from r1pipe.costs.work import Range, SamplingWork, Training
 from r1pipe.keys import JsonObject
@@ -30,6 +31,8 @@ SCORE_FRAC = 1 / 3
 PARALLEL_FRAC = Range(0.75, 0.95)
 """Share of its speed that each of several devices keeps."""
 
+READ_FRAC = Range(1.0, 2.0)
+"""Of the time in which memory could be read."""
 SERVER_TOKEN_S = Range(0.005, 0.05)
 """Seconds per token of each request that a server works on at once."""
 
@@ -145,8 +148,14 @@ def training_seconds(work: Training, calibration: Calibration | None) -> tuple[R
     return _shared(seconds + update_s, work.where), False
 
 
-def sampling_seconds(work: SamplingWork, calibration: Calibration | None) -> tuple[Range, bool]:
-    """Return the time of a sampling work, and whether it comes from a measurement."""
+def sampling_seconds(
+    work: SamplingWork, calibration: Calibration | None, slots: Range | None = None
+) -> tuple[Range, bool]:
+    """Return the time of a sampling work, and whether it comes from a measurement.
+
+    Each step of an engine with `slots` completions (default: all `at_once`) reads the weights, and
+    the keys and values of the tokens before.
+    """
     mean = (work.prompt_tokens + work.completion_tokens).high
     flops = forward_flops(work.model, mean)
     tokens = work.tokens + work.prompts * work.prompt_tokens + work.extra_tokens
@@ -161,14 +170,35 @@ def sampling_seconds(work: SamplingWork, calibration: Calibration | None) -> tup
         return work.tokens * SERVER_TOKEN_S * (1 / work.at_once), False
     assumed = assumed_for(work.where)
     width = 2.0 if work.where.is_bf16 else 4.0
-    read_s = width * work.model.active_parameters / assumed.bytes_per_s
+    together = slots or Range(work.at_once)
     batches = Range(
-        max(work.rounds.low, work.completions.low / work.at_once),
-        max(work.rounds.high, work.completions.high / work.at_once),
+        max(work.rounds.low, work.completions.low / together.high),
+        max(work.rounds.high, work.completions.high / together.low),
     )
-    reading = batches * work.completion_tokens * Range(read_s, 2 * read_s)
+    before = work.prompt_tokens + work.completion_tokens * 0.5
+    cached = work.tokens * before * cache_bytes_of_token(work)
+    weights = batches * work.completion_tokens * (width * work.model.active_parameters)
+    reading = (weights + cached) * READ_FRAC * (1 / assumed.bytes_per_s)
     seconds = tokens * assumed.seconds(flops) + layer_steps * assumed.step_layer_s + reading
     return _shared(seconds, work.where), False
+
+
+def overlapped(training: Range, sampling: Range, num_rollouts: int, *, is_apart: bool) -> Range:
+    """Return the time of rollouts that are sampled while the policy trains on earlier ones.
+
+    Of R rollouts, each of which takes s to sample and t to train on, the first is sampled before
+    anything is trained and the last is trained on when all is sampled; between, whoever is faster
+    waits: s + (R - 1) max(s, t) + t. With S = R s and T = R t that is
+
+        max(S, T) + min(S, T) / R.
+
+    Where both share the same devices each may take all of them, and the sum is possible too.
+    """
+    low, high = (
+        max(t, s) + min(t, s) / num_rollouts
+        for t, s in ((training.low, sampling.low), (training.high, sampling.high))
+    )
+    return Range(low, high if is_apart else training.high + sampling.high)
 
 
 def assumption(where: Placement) -> str:

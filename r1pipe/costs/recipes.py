@@ -144,8 +144,9 @@ def sampling_place(params: fields.Computes, run: fields.Samples) -> Placement:
 
 
 def batch_limit(run: fields.Samples) -> int:
-    """Return how many completions a stage samples at once."""
-    return run.generator.concurrency(run.max_batch)
+    """Return how many completions one engine of a stage samples at once, if it has room for
+    them."""
+    return run.generator.most_at_once(run.device, run.max_batch)
 
 
 def supervised(

@@ -16,6 +16,7 @@ from r1pipe.costs.recipes import (
     training_place,
 )
 from r1pipe.costs.work import Cost, InfoMap, ModelInfo, ProblemsInfo, Range, SamplingWork, Training
+from r1pipe.settings import Placement
 
 
 def rollouts(params: fields.Rollouts, run: fields.RollsOut, inputs: InfoMap) -> Cost:
@@ -44,19 +45,26 @@ def rollouts(params: fields.Rollouts, run: fields.RollsOut, inputs: InfoMap) -> 
         whole_copies=(2 if params.preference else 0)
         + (params.process == "model")
         + ("reward" in inputs)
-        + copies_ahead(params.staleness, run.device),
+        + copies_ahead(params.staleness, sampling_place(params, run)),
     )
     sampling = rollout_sampling(params, run, model, problems, training.where.processes)
+    ahead = params.num_steps // params.minibatches_per_rollout if params.staleness else 0
     assumes = length_assumption(problems, params.max_tokens, run.expect)
-    return Cost({"model": model}, training=(training,), sampling=(sampling,), assumes=assumes)
+    return Cost(
+        {"model": model},
+        training=(training,),
+        sampling=(sampling,),
+        rollouts_ahead=ahead,
+        assumes=assumes,
+    )
 
 
-def copies_ahead(staleness: int, device: str) -> int:
-    """Return the copies of the weights that sampling ahead keeps on a device: the sampler's own,
-    and on a CPU those of the rollouts that are begun."""
+def copies_ahead(staleness: int, sampler: Placement) -> int:
+    """Return the copies of the weights that sampling ahead keeps on a trainer's device: the
+    sampler's own, unless it is on a cluster, and on a CPU those of the rollouts that are begun."""
     if not staleness:
         return 0
-    return 1 + (staleness if device.startswith("cpu") else 0)
+    return (not sampler.on_cluster) + (staleness if sampler.device.startswith("cpu") else 0)
 
 
 def rollout_sampling(
@@ -66,19 +74,22 @@ def rollout_sampling(
     problems: ProblemsInfo,
     num_trainers: int,
 ) -> SamplingWork:
-    """Return the sampling of all rollouts; each rank that trains has a sampler of its own."""
+    """Return the sampling of all rollouts; each rank that trains has a sampler of its own, unless
+    they are on a cluster."""
     completions = params.num_steps * params.problems_per_step * params.group_size
     per_round = params.problems_per_step * params.minibatches_per_rollout * params.group_size
     place, draws = sampling_place(params, run), Range(1, params.dynamic_sampling or 1)
+    beside = 0 if place.on_cluster else num_trainers
+    where = replace(place, processes=max(place.processes, beside))
     work = SamplingWork(
         model=model,
-        where=replace(place, processes=max(place.processes, num_trainers)),
+        where=where,
         completions=draws * completions,
         prompts=draws * (completions / params.group_size),
         prompt_tokens=problems.prompt_tokens,
         completion_tokens=completion_length(problems, params.max_tokens, run.expect),
         longest=params.max_tokens,
-        at_once=min(per_round, batch_limit(run)),
+        at_once=min(math.ceil(per_round / where.engines), batch_limit(run)),
         rounds=draws * (params.num_steps // params.minibatches_per_rollout),
     )
     return going_on(work, params.tools)

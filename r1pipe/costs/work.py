@@ -145,7 +145,8 @@ class Training:
 
 @dataclass(frozen=True)
 class SamplingWork:
-    """`completions` sampled in batches of at most `at_once`, for `prompts` different prompts.
+    """`completions` sampled by engines that decode at most `at_once` each together, for `prompts`
+    different prompts.
 
     `rounds`: how many times sampling starts and has to end before anything else happens.
     """
@@ -178,7 +179,18 @@ class Cost:
     sampling: tuple[SamplingWork, ...] = ()
     other_s: Range = Range(0.0, 1.0)
     held_bytes: Range = NOTHING
+    rollouts_ahead: int = 0
+    """Rollouts, of which each but the first is sampled while the policy trains; 0: in turn."""
     assumes: tuple[str, ...] = ()
+
+    @property
+    def places(self) -> list[Placement]:
+        """Where each training is done, and then each sampling."""
+        return [work.where for work in self.training] + [work.where for work in self.sampling]
+
+    def has_alone(self, work: SamplingWork) -> bool:
+        """Return whether no model is trained on the devices of a sampling."""
+        return not self.training or work.where.on_cluster
 
 
 InfoMap = Mapping[str, Any]

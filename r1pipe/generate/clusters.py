@@ -29,13 +29,23 @@ class ClusterBackend(GeneratorBackend):
     max_restarts: int = Field(default=3, ge=0)
     """With `cluster`: how often an engine that died is started again."""
     start_timeout_s: float = Field(default=1800.0, gt=0)
-    """With `cluster`: longest wait for the first engine."""
+    """With `cluster`: longest time for which no engine may be up, at the start and after deaths."""
 
     @model_validator(mode="after")
     def _address_has_a_cluster(self) -> ClusterBackend:
         if self.address is not None and self.cluster is None:
             raise ValueError("address needs a cluster; add `cluster: ray`")
         return self
+
+    @property
+    def is_driven(self) -> bool:
+        """Whether one process has the samplers of a policy, however many train it."""
+        return self.cluster is not None
+
+    @property
+    def fills_slots(self) -> bool:
+        """Whether an engine takes more requests than it has slots, and keeps those full."""
+        return False
 
     @property
     def devices_per_engine(self) -> int:
@@ -69,7 +79,8 @@ class ClusterBackend(GeneratorBackend):
         precision: Precision,
     ) -> Generator:
         """Return a generator for a policy that is being trained, here or on a cluster."""
-        self.refuse_beside(num_ranks)
+        if (message := self.incompatible_beside(num_ranks)) is not None:
+            raise StageError(message)
         if self.cluster is None:
             return self.open_beside_here(model, tokenizer, run, num_ranks, precision)
         from r1pipe.generate.ray_policy import RayPolicy
@@ -92,17 +103,3 @@ class ClusterBackend(GeneratorBackend):
         self, folder: Path, tokenizer: Tokenizer, run: SampleRun, precision: Precision
     ) -> Generator:
         """Return a generator for the model in a sealed folder, on this machine."""
-
-    def incompatible_beside(self, num_processes: int) -> str | None:
-        """Say what to set if it cannot sample inside each process of a trainer; None if it can."""
-        if self.cluster is None or num_processes == 1:
-            return None
-        return (
-            "run.generator.cluster: samplers on a cluster go with a trainer of one process; leave"
-            " the cluster out, or train in one process"
-        )
-
-    def refuse_beside(self, num_processes: int) -> None:
-        """Raise StageError if it cannot sample inside each process of a trainer."""
-        if (message := self.incompatible_beside(num_processes)) is not None:
-            raise StageError(message)

@@ -93,14 +93,20 @@ class Generator(Protocol):
 
 
 @runtime_checkable
-class StreamingGenerator(Generator, Protocol):
+class LosingGenerator(Generator, Protocol):
+    """A generator whose engines may be lost while others take over."""
+
+    losses: list[str]
+    """Which, and how, that nobody was told of yet."""
+
+
+@runtime_checkable
+class StreamingGenerator(LosingGenerator, Protocol):
     """A generator that takes requests while it samples, so that its slots never wait for the last
     completion of a batch."""
 
     num_slots: int
     """Completions that are sampled together, over all engines."""
-    losses: list[str]
-    """Engines that were lost while others took over, and how."""
 
     def stream(
         self, requests: Iterator[Request | None], sampling: SamplingParams

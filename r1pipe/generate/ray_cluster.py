@@ -12,10 +12,13 @@ from typing import Any
 
 from r1pipe.errors import StageError
 from r1pipe.generate.ray_actor import EngineActor, EngineSpec
+from r1pipe.machine import shared_memory
 
 INSTALL = "pip install 'r1pipe[ray]'"
 OBJECT_STORE_BYTES = 100 << 20
-"""Of a cluster on this machine: requests and completions are small."""
+"""Of a cluster on this machine, besides weights: requests and completions are small."""
+STORE_FRAC = 1.25
+"""Room between the objects of a store."""
 ENVIRONMENT = {
     "HF_HUB_OFFLINE": "1",
     "OMP_NUM_THREADS": "1",
@@ -25,7 +28,11 @@ ENVIRONMENT = {
 """Of every engine's process."""
 SPANNING = {"RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0"}
 """Of an engine over several nodes, whose own process has no GPU: it may see those of its node."""
+LOCAL = "local"
+"""The address of a cluster that is started for one run."""
 MAX_SHOWN = 400
+UNHEARD = "all references to the actor were removed"
+"""What Ray says of an actor whose owner it cannot ask: the run keeps its references."""
 
 
 class RayCluster:
@@ -34,25 +41,28 @@ class RayCluster:
     Engines belong to it: whatever ends the process, Ray ends them.
     """
 
-    def __init__(self, address: str | None, num_cpus: int) -> None:
+    def __init__(self, address: str | None, num_cpus: int, pushed_bytes: int = 0) -> None:
         """Connect to `address`, else to RAY_ADDRESS, else start a cluster on this machine that has
-        `num_cpus` cores to give; raise StageError if Ray is missing or nobody answers."""
+        `num_cpus` cores to give, and room for so many bytes of weights in its object store.
+
+        Raises StageError if Ray is missing or nobody answers.
+        """
         self.ray = import_ray()
-        self.address = address or os.environ.get("RAY_ADDRESS") or "local"
+        self.address = address_of(address)
         if not self.ray.is_initialized():
-            self._connect(num_cpus)
+            self._connect(num_cpus, pushed_bytes)
 
     @property
     def is_local(self) -> bool:
         """Whether the cluster was started for this run: it never has more than now."""
-        return self.address == "local"
+        return self.address == LOCAL
 
-    def _connect(self, num_cpus: int) -> None:
+    def _connect(self, num_cpus: int, pushed_bytes: int) -> None:
         options: dict[str, Any] = {}
         if self.is_local:
             options = {
                 "num_cpus": max(num_cpus, os.cpu_count() or 1),
-                "object_store_memory": OBJECT_STORE_BYTES,
+                "object_store_memory": store_bytes(pushed_bytes, shared_memory()),
                 "include_dashboard": False,
             }
         else:
@@ -121,6 +131,19 @@ class RayCluster:
         self.ray.util.remove_placement_group(group)
 
 
+def store_bytes(pushed: int, shared: int) -> int:
+    """Return the size of an object store that weights are pushed through, in shared memory of a
+    size: the rest of them Ray keeps on a disk."""
+    wanted = OBJECT_STORE_BYTES + int(STORE_FRAC * pushed)
+    return max(OBJECT_STORE_BYTES, min(wanted, int(shared / STORE_FRAC)))
+
+
+def address_of(given: str | None) -> str:
+    """Return the address of the cluster that a run takes: the one given, that of the environment,
+    or else one that it starts for itself."""
+    return given or os.environ.get("RAY_ADDRESS") or LOCAL
+
+
 def import_ray() -> Any:
     """Return the module `ray`; StageError with the command that installs it if it is missing."""
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
@@ -175,4 +198,10 @@ def last_line(error: BaseException) -> str:
         if line.startswith("The actor is dead because"):
             text = line.partition("Worker exit detail: ")[2] or line
     text = text.partition(" Some common causes")[0]
+    if UNHEARD in text:
+        return (
+            "the cluster cannot speak to this run, which has another token (RAY_AUTH_TOKEN,"
+            " ~/.ray/auth_token); give all nodes the same, or set RAY_AUTH_MODE=disabled where the"
+            " cluster has none"
+        )
     return text if len(text) <= MAX_SHOWN else text[:MAX_SHOWN] + "..."

@@ -16,7 +16,6 @@ from contextlib import suppress
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
-from time import monotonic
 from typing import TYPE_CHECKING, Any
 
 from r1pipe.errors import StageError
@@ -24,14 +23,13 @@ from r1pipe.generate.protocol import Request, Sampled, SamplingParams, Weights
 from r1pipe.generate.ray_actor import EngineSpec, Failed, Made, Order, Reply, Up
 from r1pipe.generate.ray_cluster import RayCluster, last_line
 from r1pipe.generate.ray_versions import OneVersion
+from r1pipe.generate.ray_waiting import Patience
 from r1pipe.generate.scheduler import Answer, IsUp, ManyEngines, Restarting, Scheduler
 from r1pipe.generator_settings import SampleRun
 from r1pipe.settings import Precision
 
 if TYPE_CHECKING:
     from r1pipe.generate.clusters import ClusterBackend
-
-LOOK_EVERY_S = 5.0
 
 
 @dataclass
@@ -73,6 +71,7 @@ class RayGenerator(ManyEngines):
         devices = max(devices, settings.devices_per_engine)
         self._cluster = RayCluster(settings.address, devices * settings.data_parallel)
         self._bundles = self._cluster.bundles(devices, on_gpus=on_gpus)
+        self.patience = Patience(self._cluster, self._bundles, settings.start_timeout_s)
         try:
             self._check_room()
             for number in range(settings.data_parallel):
@@ -95,7 +94,8 @@ class RayGenerator(ManyEngines):
     ) -> Iterator[Sampled]:
         """Yield every request's completion once, as it finishes anywhere; take new ones meanwhile.
 
-        Raises StageError when an engine refuses a request, or when the last one is gone for good.
+        Raises StageError when an engine refuses a request, when the last one is gone for good, or
+        when none has been up for too long.
         """
         self._number, self._sampling = self._number + 1, sampling
         scheduler = Scheduler([self._slots] * len(self._engines))
@@ -114,7 +114,7 @@ class RayGenerator(ManyEngines):
         """Send what waits to be sent; wait for the next completion, or change, of any engine."""
         while not self._answers:
             self._flush()
-            self._hear(*self._events.get())
+            self._hear(*self.patience.next_of(self._events, self._is_any_up))
         return self._answers.popleft()
 
     def give_up(self, engine: int, why: Exception, num_moved: int) -> None:
@@ -197,26 +197,15 @@ class RayGenerator(ManyEngines):
 
     def _await_first(self) -> None:
         """Wait until an engine is up; raise StageError if none will be, or after too long."""
-        end = monotonic() + self.settings.start_timeout_s
-        while not any(engine.is_up for engine in self._engines):
-            try:
-                self._hear(*self._events.get(timeout=LOOK_EVERY_S))
-            except queue.Empty:
-                if monotonic() > end:
-                    raise StageError(self._none_in_time()) from None
+        while not self._is_any_up():
+            self._hear(*self.patience.next_of(self._events, self._is_any_up))
             if all(engine.is_gone for engine in self._engines):
                 raise StageError(str(self._answers[-1][1]))
         self.losses += [str(said) for _, said in self._answers if isinstance(said, Exception)]
         self._answers.clear()
 
-    def _none_in_time(self) -> str:
-        there = self._cluster.resources
-        has = ", ".join(f"{there.get(kind, 0):g} {kind}" for kind in ("GPU", "CPU"))
-        return (
-            f"no engine was up within run.generator.start_timeout_s"
-            f" ({self.settings.start_timeout_s:g}); each asks for {self._bundles} and the cluster"
-            f" at {self._cluster.address} has {has} in all: `ray status` says what is free"
-        )
+    def _is_any_up(self) -> bool:
+        return any(engine.is_up for engine in self._engines)
 
     def settle(self) -> None:
         """Have all engines give up what is under way; what they still say of it is not used."""

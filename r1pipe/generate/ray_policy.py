@@ -1,8 +1,10 @@
 """Engines on a Ray cluster that sample a policy in training.
 
-Requests are cut into batches as the backend in one process cuts them, and an engine that is free
-takes the next batch. So what is sampled together never depends on the number of engines, on their
-speed or on their deaths, and neither do log-probabilities in their last bits.
+Requests are cut into batches, and an engine that is free takes the next one. transformers has those
+of the backend in one process: what is sampled together never depends on the number of engines, on
+their speed or on their deaths, and neither do log-probabilities in their last bits. vLLM, whose
+tokens do not depend on that as far as it can help it, has one batch for each engine: slots are
+empty at a batch's end.
 
 A push puts the weights into Ray's object store; a node fetches them once. An engine loads them
 before its next batch, so one that was started again has them too.
@@ -10,14 +12,14 @@ before its next batch, so one that was started again has them too.
 
 from __future__ import annotations
 
+import math
 import queue
 from collections import deque
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from concurrent.futures import Future
 from contextlib import ExitStack, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
-from time import monotonic
 from typing import TYPE_CHECKING, Any
 
 from r1pipe.errors import StageError
@@ -30,9 +32,10 @@ from r1pipe.generate.protocol import (
     in_prompt_order,
 )
 from r1pipe.generate.ray_actor import EngineSpec, Up
-from r1pipe.generate.ray_cluster import RayCluster, last_line
-from r1pipe.generate.ray_engines import LOOK_EVERY_S, of_one_engine
+from r1pipe.generate.ray_cluster import LOCAL, RayCluster, address_of, last_line
+from r1pipe.generate.ray_engines import of_one_engine
 from r1pipe.generate.ray_versions import OneVersion, versions
+from r1pipe.generate.ray_waiting import Patience
 from r1pipe.generator_settings import SampleRun
 from r1pipe.settings import Precision
 
@@ -113,6 +116,39 @@ def stored(tensors: Weights) -> Iterator[bytes]:
         yield save(waiting)
 
 
+def batches(
+    requests: Sequence[Request], slots: int, num_engines: int | None = None
+) -> list[list[Request]]:
+    """Return requests in batches of as many as an engine has slots; or, with `num_engines`, whose
+    engines keep their slots full inside a batch, in no more batches than engines if they have so
+    many slots."""
+    ordered = sorted(requests, key=in_prompt_order)
+    size = slots if num_engines is None else max(slots, math.ceil(len(ordered) / num_engines))
+    return [ordered[start : start + size] for start in range(0, len(ordered), size)]
+
+
+def refuse_own_gpus(address: str | None) -> None:
+    """Raise StageError if samplers would be given the GPUs of the trainer, which is this run."""
+    if address_of(address) == LOCAL:
+        raise StageError(
+            "run.generator.cluster: a cluster that this run starts would give the samplers the"
+            " trainer's GPUs; set run.generator.address or RAY_ADDRESS to one that has others"
+            " (CUDA_VISIBLE_DEVICES=1,2,3 ray start --head), or leave the cluster out"
+        )
+
+
+def weight_bytes(folder: Path) -> int:
+    """Return what the weights of a model's folder take in float32, as a trainer has them."""
+    from safetensors import safe_open
+
+    count = 0
+    for path in folder.glob("*.safetensors"):
+        with safe_open(path, framework="pt") as file:
+            shapes = (file.get_slice(name).get_shape() for name in file.keys())  # noqa: SIM118
+            count += sum(map(math.prod, shapes))
+    return 4 * count
+
+
 @dataclass
 class _Engine:
     number: int
@@ -156,18 +192,24 @@ class RayPolicy:
         self._answers: queue.Queue[_Answer | None] = queue.Queue()
         self._versions = OneVersion()
         self._pushed: Pushed | None = None
+        self._num_pushes = 0
         self._sampling = 0
         on_gpus = not run.device.startswith("cpu")
+        if on_gpus:
+            refuse_own_gpus(settings.address)
         devices = settings.devices_per_engine if on_gpus else (run.workers or 1)
-        self._cluster = RayCluster(settings.address, devices * settings.data_parallel)
+        num_cpus, size = devices * settings.data_parallel, weight_bytes(folder)
+        self._cluster = RayCluster(settings.address, num_cpus, size)
         bundles = self._cluster.bundles(devices, on_gpus=on_gpus)
+        self.patience = Patience(self._cluster, bundles, settings.start_timeout_s)
         self._engines: list[_Engine] = []
         try:
             for number in range(settings.data_parallel):
                 group = self._cluster.reserve(bundles)
                 self._engines.append(_Engine(number, group, settings.max_restarts))
                 self._start(self._engines[-1])
-            self._await_first()
+            while not self._is_any_up():
+                self._next()
         except BaseException:
             self.close()
             raise
@@ -175,11 +217,12 @@ class RayPolicy:
     def generate(self, requests: Sequence[Request], sampling: SamplingParams) -> Iterator[Sampled]:
         """Yield every request's completion, batch by batch, as engines end them.
 
-        Raises StageError when an engine refuses a request, or when the last one is gone for good.
+        Raises StageError when an engine refuses a request, when the last one is gone for good, or
+        when none has been up for too long.
         """
         self._sampling += 1
-        ordered, size = sorted(requests, key=in_prompt_order), self._size
-        waiting = deque(ordered[start : start + size] for start in range(0, len(ordered), size))
+        num_engines = self.settings.data_parallel if self.settings.fills_slots else None
+        waiting = deque(batches(requests, self._size, num_engines))
         for engine in self._engines:
             engine.batch = []  # of a sampling that was left; what comes of it is not used
         num_left = len(waiting)
@@ -199,11 +242,13 @@ class RayPolicy:
     def load_weights(self, tensors: Weights) -> None:
         """Put the weights of the policy where engines take them from before their next batch."""
         put, parts = self._cluster.ray.put, []
+        self._pushed = None  # the store need not hold both
+        self._num_pushes += 1
         self.pushed_bytes = 0
         for part in stored(tensors):
             parts.append(put(part))
             self.pushed_bytes += len(part)
-        self._pushed = Pushed(1 if self._pushed is None else self._pushed.number + 1, parts)
+        self._pushed = Pushed(self._num_pushes, parts)
 
     def sleep(self) -> None:
         """Engines have their devices to themselves."""
@@ -237,11 +282,11 @@ class RayPolicy:
             lambda future: self._answers.put(_Answer(engine, actor, sampling, future))
         )
 
-    def _next(self, timeout: float | None = None) -> tuple[_Engine, list[Sampled] | Up | None]:
+    def _next(self) -> tuple[_Engine, list[Sampled] | Up | None]:
         """Wait for an engine: its completions of this sampling, that it is up, or None if it is
-        lost. Raises StageError if it refuses, or if the last one is gone."""
+        lost. Raises StageError if it refuses, if the last one is gone, or if none is up in time."""
         while True:
-            answer = self._answers.get(timeout=timeout)
+            answer = self.patience.next_of(self._answers, self._is_any_up)
             if answer is None:
                 raise StageError("the engines on the cluster were closed")
             engine = answer.engine
@@ -283,17 +328,5 @@ class RayPolicy:
         if all(each.actor is None for each in self._engines):
             raise StageError(text)
 
-    def _await_first(self) -> None:
-        end = monotonic() + self.settings.start_timeout_s
-        while not any(engine.is_up for engine in self._engines):
-            try:
-                self._next(LOOK_EVERY_S)
-            except queue.Empty:
-                if monotonic() > end:
-                    there: Mapping[str, float] = self._cluster.resources
-                    has = ", ".join(f"{there.get(kind, 0):g} {kind}" for kind in ("GPU", "CPU"))
-                    raise StageError(
-                        "no engine was up within run.generator.start_timeout_s"
-                        f" ({self.settings.start_timeout_s:g}); the cluster at"
-                        f" {self._cluster.address} has {has} in all: `ray status` says what is free"
-                    ) from None
+    def _is_any_up(self) -> bool:
+        return any(engine.is_up for engine in self._engines)

@@ -20,6 +20,8 @@ SEALED_FRACTION, BESIDE_FRACTION = 0.9, 0.45
 """Of a GPU's memory, without and with a model that is trained."""
 CPU_NUM_SEQS = 256
 """Completions that are decoded together on a CPU, as vLLM has it on its smaller GPUs."""
+GPU_NUM_SEQS = 1024
+"""The most that vLLM decodes together on any GPU unless it is told."""
 
 
 class VllmSettings(ClusterBackend):
@@ -46,13 +48,28 @@ class VllmSettings(ClusterBackend):
     """In GRPO on a GPU, free the engine's memory while the policy trains."""
 
     @property
+    def fills_slots(self) -> bool:
+        """Whether an engine takes more requests than it has slots, and keeps those full."""
+        return True
+
+    @property
     def devices_per_engine(self) -> int:
         """GPUs, or cores of a CPU, of one engine."""
+        return self.tensor_parallel
+
+    @property
+    def ranks_together(self) -> int:
+        """How many processes of a trainer have an engine together."""
         return self.tensor_parallel
 
     def concurrency(self, max_batch: int) -> int:
         """Return how many completions are sampled at once, as far as that is known."""
         return self.max_num_seqs or CPU_NUM_SEQS
+
+    def most_at_once(self, device: str, max_batch: int) -> int:
+        """Return how many completions one engine samples at once, if it has room for them."""
+        is_cpu = device.startswith("cpu")
+        return self.max_num_seqs or (CPU_NUM_SEQS if is_cpu else GPU_NUM_SEQS)
 
     def fitted(self, most_tokens: Callable[[], int]) -> VllmSettings:
         """Return settings for no longer context than requests need: a cache that holds the model's
@@ -68,10 +85,11 @@ class VllmSettings(ClusterBackend):
                 "run.generator.data_parallel: if a policy is trained, each of its processes has one"
                 " engine of its own; leave data_parallel out, and set run.engine.num_processes"
             )
-        if num_processes > 1 and self.tensor_parallel > 1:
+        if num_processes > 1 and self.cluster is None and num_processes % self.tensor_parallel:
             return (
-                f"run.generator.tensor_parallel: {self.tensor_parallel} GPUs for the engine of each"
-                f" of {num_processes} processes, which have one GPU each; leave tensor_parallel out"
+                f"run.generator.tensor_parallel: {self.tensor_parallel} of the {num_processes}"
+                " processes that train would have an engine together, and that does not divide"
+                " them; use a divisor, or leave it out"
             )
         return super().incompatible_beside(num_processes)
 
@@ -89,6 +107,8 @@ class VllmSettings(ClusterBackend):
         return replace(
             super().place(device, precision),
             shards=self.tensor_parallel,
+            max_seqs=self.max_num_seqs,
+            cache_bytes=None if self.kv_cache_mb is None else self.kv_cache_mb * MIB,
             start_s=(2.0, 90.0),
             has_own_weights=True,
             sleeps=self.sleep and not device.startswith("cpu"),

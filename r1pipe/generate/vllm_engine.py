@@ -27,6 +27,7 @@ from r1pipe.generate.room import check_room, room_of
 from r1pipe.generate.uniforms import short_seed
 from r1pipe.generate.vllm_setup import (
     check_head_size,
+    exchange_by_process_group,
     import_vllm,
     is_spanning,
     kind_of_device,
@@ -91,6 +92,8 @@ class VllmGenerator:
         self.max_tokens = settings.max_model_tokens or int(config.max_position_embeddings)
         with preserved_process(), quiet():
             vllm = import_vllm(shape.device)
+            if shape.is_ranked and is_cpu:
+                exchange_by_process_group()
             arguments = vllm.EngineArgs(
                 **engine_arguments(shape, settings, self.max_tokens, self.can_sleep)
             )
@@ -197,7 +200,7 @@ class VllmGenerator:
         if self.num_workers == 1:
             left = self._engine.collective_rpc("r1pipe_load", kwargs={"tensors": noted()})
         else:
-            with weight_files(noted()) as paths:
+            with weight_files(noted(), self._form.num_values) as paths:
                 left = self._engine.collective_rpc("r1pipe_load", kwargs={"paths": list(paths)})
         if missing := sorted(self._form.names - seen):
             raise RuntimeError(f"{len(missing)} weights were not given, such as {missing[0]}")

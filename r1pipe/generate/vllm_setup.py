@@ -134,6 +134,18 @@ def rotate_all_heads() -> None:
     RotaryEmbedding.forward_cpu = forward_cpu
 
 
+def exchange_by_process_group() -> None:
+    """Have the ranks of an engine on a CPU exchange by their process group: the shared memory that
+    vLLM 0.32 takes has one name for all such engines of a machine, and outlives them."""
+    from vllm.distributed.device_communicators.cpu_communicator import CpuCommunicator
+
+    CpuCommunicator._all_group_ranks_share_shm_group_name = _is_false
+
+
+def _is_false(self: object) -> bool:
+    return False
+
+
 def is_spanning() -> bool:
     """Return whether this process is an actor of Ray that has several bundles for one engine."""
     ray = sys.modules.get("ray")

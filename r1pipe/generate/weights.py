@@ -20,18 +20,39 @@ from r1pipe.text import format_bytes
 
 SHARED_MEMORY = Path("/dev/shm")  # noqa: S108 - files get random names there
 MAX_FILE_BYTES = 256 << 20
+MORE_ROOM = (
+    "start the container with more shared memory (--shm-size=8g, or an emptyDir with medium:"
+    " Memory)"
+)
 
 
 @contextmanager
-def weight_files(tensors: Weights) -> Iterator[Iterator[str]]:
+def weight_files(tensors: Weights, num_values: int = 0) -> Iterator[Iterator[str]]:
     """Give the paths of files that hold all tensors, written as they are asked for; the files are
-    gone after the block."""
+    gone after the block.
+
+    If all of them are to be there at once, `num_values` is how many numbers they hold: as wide as
+    the first tensor's. Raises StageError before anything is written if there is no room for them.
+    """
     place = SHARED_MEMORY if SHARED_MEMORY.is_dir() else None
     folder = Path(tempfile.mkdtemp(prefix="r1pipe-weights-", dir=place))
     try:
-        yield write_weights(tensors, folder)
+        yield write_weights(_with_room(tensors, num_values, folder.parent), folder)
     finally:
         shutil.rmtree(folder, ignore_errors=True)
+
+
+def _with_room(tensors: Weights, num_values: int, place: Path) -> Iterator[tuple[str, Tensor]]:
+    """Hand tensors on; raise StageError at the first one if a place has no room for all."""
+    for number, (name, tensor) in enumerate(tensors):
+        wanted, disk = num_values * tensor.element_size(), shutil.disk_usage(place)
+        if number == 0 and wanted > disk.free:
+            raise StageError(
+                f"{place} has {format_bytes(disk.free)} free of {format_bytes(disk.total)}, and all"
+                f" weights of the policy, {format_bytes(wanted)}, go through it to an engine of"
+                f" several processes; {MORE_ROOM}, or sample with tensor_parallel: 1"
+            )
+        yield name, tensor
 
 
 def write_weights(tensors: Weights, folder: Path) -> Iterator[str]:
@@ -66,7 +87,6 @@ def _write(tensors: dict[str, Tensor], folder: Path, number: int) -> str:
         size = format_bytes(sum(tensor.nbytes for tensor in tensors.values()))
         raise StageError(
             f"{folder.parent} has no room for {size} of weights on their way to an engine of"
-            " several processes; start the container with more shared memory (--shm-size=8g, or an"
-            " emptyDir with medium: Memory): `r1pipe doctor` says how much there is"
+            f" several processes; {MORE_ROOM}: `r1pipe doctor` says how much there is"
         ) from error
     return str(path)

@@ -369,16 +369,16 @@ class GrpoRun(TrainRun, SampleRun, VerifyRun):
     step if vllm samples; the default is 0.001 in float32 and 0.05 in bfloat16."""
 
     def incompatible_with(self, params: ModelParams) -> str | None:
-        """Say what to set if the engine, the sampler or a condition to stop does not go with
-        `params`."""
+        """Say what to set if engine, sampler or a condition to stop do not go with `params`."""
         has_reference = isinstance(params, GrpoParams) and params.kl_coef > 0
         if self.stop_when.kl is not None and not has_reference:
             return "run.stop_when.kl: there is no reference where params.kl_coef is 0; leave it out"
-        launch = self.engine.launch()
-        num_processes = launch.num_processes if launch else 1
+        num_processes = launch.num_processes if (launch := self.engine.launch()) else 1
         beside = self.generator.incompatible_beside(num_processes)
         if isinstance(params, GrpoParams) and params.staleness:
             beside = beside or self.generator.incompatible_ahead(num_processes)
+        if isinstance(params, GrpoParams) and params.tools is not None:
+            beside = beside or self.generator.incompatible_with_tools(num_processes)
         return beside or super().incompatible_with(params)
 
 

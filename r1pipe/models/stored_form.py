@@ -33,6 +33,8 @@ class StoredForm:
         stored = revert_weight_conversion(self._model, own)
         self.names = frozenset(stored)
         """Of everything that a file has; of tied weights the first."""
+        self.num_values = sum(tensor.numel() for tensor in stored.values())
+        """Numbers that they hold together."""
         self._groups = self._belonging({n: t for n, t in own.items() if stored.get(n) is not t})
 
     def _belonging(self, other: dict[str, Tensor]) -> dict[str, frozenset[str]]:

@@ -11,6 +11,9 @@ The order decides what is sampled with which weights, never the clock: whoever i
 rollouts are made by one thread, one after the other, so that a curriculum sees them as it would in
 turn. A checkpoint has the weights of the rollouts that were begun; they are sampled again from it.
 
+Of a trainer of several processes rank 0 makes the rollouts, whole, in its thread. It tells them to
+the others where they are wanted, between updates: no message of a thread meets those of training.
+
 The drift between sampler and policy is corrected by truncated importance sampling
 (`truncated_weights` in `rl/objective.py`).
 """
@@ -18,7 +21,7 @@ The drift between sampler and policy is corrected by truncated importance sampli
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor, wait
 from contextlib import closing, contextmanager
 from itertools import count
 from pathlib import Path
@@ -28,7 +31,10 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from r1pipe.curricula.curricula import Curriculum
+from r1pipe.generate.driven import Driven, by_rank_0
 from r1pipe.generate.protocol import Generator, Request, Sampled, SamplingParams, Weights
+from r1pipe.policies.telling import Made, told
+from r1pipe.ranks import ALONE
 from r1pipe.records import Trained
 from r1pipe.rl.grpo import Grpo, Rollouts
 from r1pipe.stage import Context
@@ -38,6 +44,8 @@ from r1pipe.train.state import StateWriter
 NAME = "sampler"
 """In a checkpoint: `sampler-<number of the rollout>*.safetensors`."""
 DIGITS = 10
+LOOK_EVERY_S = 0.5
+"""For a stop that one of several processes does not hear, while a rollout is waited for."""
 MAX_SHOWN = 100
 """Rollouts whose times are kept for `r1pipe show`."""
 
@@ -45,19 +53,24 @@ MAX_SHOWN = 100
 class SamplerWeights:
     """The weights of rollouts that are begun and not yet trained on, in this process's memory."""
 
-    def __init__(self) -> None:
+    def __init__(self, is_kept: bool = True) -> None:
+        """`is_kept` is false on ranks that only help to gather them."""
+        self.is_kept = is_kept
         self.of: dict[int, dict[str, Tensor]] = {}
-        """By the number of the rollout."""
+        """By the number of the rollout; none of them where they are not kept."""
 
     def keep(self, number: int, weights: Weights) -> None:
         """Keep a copy for a rollout, if a checkpoint has not given it."""
-        if number not in self.of:
-            copies = ((name, each.detach().to("cpu", copy=True)) for name, each in weights)
-            self.of[number] = dict(copies)
+        if number in self.of:
+            return
+        self.of[number] = {}
+        for name, tensor in weights:
+            if self.is_kept:
+                self.of[number][name] = tensor.detach().to("cpu", copy=True)
 
     def save(self, folder: Path) -> None:
         """Write them into a checkpoint folder."""
-        for number, weights in self.of.items():
+        for number, weights in self.of.items() if self.is_kept else ():
             writer = StateWriter(folder, f"{NAME}-{number:0{DIGITS}d}")
             for name, tensor in weights.items():
                 writer.add(name, tensor)
@@ -68,7 +81,7 @@ class SamplerWeights:
         self.of = {}
         for path in sorted(folder.glob(f"{NAME}-*.safetensors")):
             number = int(path.name[len(NAME) + 1 :][:DIGITS])
-            self.of.setdefault(number, {}).update(load_file(path))
+            self.of.setdefault(number, {}).update(load_file(path) if self.is_kept else {})
 
 
 def ahead(staleness: int, weights: SamplerWeights) -> Rollouts:
@@ -80,7 +93,7 @@ def ahead(staleness: int, weights: SamplerWeights) -> Rollouts:
             return grpo.roll_out_enough(curriculum.next(number), number, curriculum)
 
         sampling = Ahead(grpo.context, grpo.trainer, grpo.generator, weights, make)
-        grpo.follow = sampling.followed
+        grpo.follow, grpo.makers = sampling.followed, ALONE
         with closing(sampling):
             sampling.begin(numbers[:staleness])
             following = (numbers[place : place + 1] for place in count(staleness))
@@ -100,14 +113,15 @@ class Ahead:
         weights: SamplerWeights,
         make: Callable[[int], Trained],
     ) -> None:
-        """`make` samples and rewards a rollout with the weights that `generator` has."""
+        """`make` samples and rewards a rollout with the weights that `generator` has, on rank 0."""
         self._context = context
         self._trainer = trainer
         self._generator = generator
         self._weights = weights
         self._make = make
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="sampler")
-        self._begun: dict[int, Future[tuple[Trained, float, float]]] = {}
+        self._begun: dict[int, Future[Made]] = {}
+        """On rank 0."""
         self._is_closed = False
         self._epoch = perf_counter()
         self._times: list[list[float]] = []
@@ -118,7 +132,8 @@ class Ahead:
         ones."""
         for number in numbers:
             self._weights.keep(number, self._trainer.engine.weights())
-            self._begun[number] = self._thread.submit(self._sampled, number)
+            if self._context.ranks.is_main:
+                self._begun[number] = self._thread.submit(self._sampled, number)
 
     def take(self, number: int, following: Sequence[int]) -> Trained:
         """Return a rollout that was begun, and begin those that follow with the present weights.
@@ -127,9 +142,9 @@ class Ahead:
         """
         called = self._now()
         self._end_training(called)
-        with self._trainer.saved_if_stopped(), self._context.interruptible():
-            rollout, began, ended = self._begun[number].result()
-        del self._begun[number], self._weights.of[number]
+        with self._trainer.saved_if_stopped():
+            rollout, began, ended = self._wanted(number)
+        del self._weights.of[number]
         self.begin(following)
         started = self._now()
         rollout.seconds = started - called
@@ -140,6 +155,21 @@ class Ahead:
         }
         self._times.append([number, began, ended, started, started])
         return rollout
+
+    def _wanted(self, number: int) -> Made:
+        """Wait for a rollout, on all ranks; raise Interrupted on all if a stop was asked for."""
+        ranks = self._context.ranks
+
+        def awaited() -> Made:
+            while True:
+                with self._context.interruptible():
+                    wait([self._begun[number]], LOOK_EVERY_S if ranks.size > 1 else None)
+                if self._begun[number].done():
+                    return self._begun[number].result()
+
+        made = awaited() if ranks.size == 1 else by_rank_0(ranks, awaited)
+        self._begun.pop(number, None)
+        return told(ranks, made)
 
     def close(self) -> None:
         """Give up what is being sampled, and keep the times for `r1pipe show`."""
@@ -155,12 +185,14 @@ class Ahead:
     def followed(self, generator: Generator, context: Context) -> Generator:
         """Return a generator that ends with this; it shows nothing and hears no signal, which are
         the training's."""
-        return _Leaving(generator, lambda: self._is_closed)
+        engines = generator.engines if isinstance(generator, Driven) else generator
+        assert engines is not None, "only rank 0 samples ahead"
+        return _Leaving(engines, lambda: self._is_closed)
 
-    def _sampled(self, number: int) -> tuple[Trained, float, float]:
+    def _sampled(self, number: int) -> Made:
         began = self._now()
         self._generator.load_weights(iter(self._weights.of[number].items()))
-        return self._make(number), began, self._now()
+        return Made(self._make(number), began, self._now())
 
     def _end_training(self, now: float) -> None:
         if self._times:

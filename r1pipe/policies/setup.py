@@ -11,6 +11,8 @@ from r1pipe.audit.golds import check_golds
 from r1pipe.curricula.curricula import CurriculumState
 from r1pipe.errors import StageError
 from r1pipe.generate.backends import Prompts, SomeRun, fitted, generator_of
+from r1pipe.generate.driven import Driven, Joined
+from r1pipe.generate.protocol import Generator
 from r1pipe.method_params.policies import GrpoParams, GrpoRun, OnPolicyDistilRun
 from r1pipe.models.adapters import is_adapted
 from r1pipe.models.interfaces import LanguageModel, Tokenizer
@@ -110,11 +112,11 @@ def opened(  # noqa: PLR0913 - what a run is given, most of it by few methods
     made = make_reference(model, run, ranks, precision) if params.kl_coef and not teacher else None
     reference: Anchor | None = teacher or made
     sampled = sampled_model(model, run, precision, is_ahead=params.staleness > 0)
-    engine = make_engine(model, params.optimizer, run, ranks, precision)
+    engine = make_engine(model, params.optimizer, run, ranks, precision, context.warn)
     batching = batching_of(run, tokenizer.pad_token_id)
     check_forward(engine, model, batching, precision)
-    with closing(generator_of(sampled, tokenizer, run, ranks.size, precision)) as generator:
-        memory, weights = CurriculumState(lambda: ranks.is_main), SamplerWeights()
+    with closing(open_sampler(context, sampled, tokenizer, run, precision)) as generator:
+        memory, weights = CurriculumState(lambda: ranks.is_main), SamplerWeights(ranks.is_main)
         others = [each for each in (made, critic, memory, weights) if each is not None]
         trainer = Trainer(context, engine, params.optimizer, params.num_steps, others)
         credit = credit_of(params, tokenizer, score_steps, reference, batching, critic)
@@ -172,6 +174,23 @@ def sampled_model(
         return model
     own = freeze(copy.deepcopy(model))
     return cast_weights(own, precision) if run.engine.casts_weights else own
+
+
+def open_sampler(
+    context: Context,
+    model: LanguageModel,
+    tokenizer: Tokenizer,
+    run: GrpoRun,
+    precision: Precision,
+) -> Generator:
+    """Return what samples the policy: in each process of the trainer, in several of them together,
+    or apart from all of them and driven by rank 0."""
+    ranks, width = context.ranks, run.generator.ranks_together
+    if ranks.size > 1 and run.generator.is_driven:
+        engines = generator_of(model, tokenizer, run, 1, precision) if ranks.is_main else None
+        return Driven(engines, context)
+    made = generator_of(model, tokenizer, run, ranks.size, precision)
+    return Joined(made, context, width) if ranks.size > 1 and width > 1 else made
 
 
 def check_sampler(grpo: Grpo, problems: Sequence[Problem], run: GrpoRun) -> None:

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from contextlib import closing
 
 from r1pipe.errors import Paused
+from r1pipe.generate.protocol import LosingGenerator
 from r1pipe.method_params.policies import StopWhen
 from r1pipe.policies.watch import Watch
 from r1pipe.records import Group, Problem, Trained
@@ -27,11 +28,14 @@ def train_policy(
     """
     num_steps, max_tokens = grpo.params.num_steps, grpo.params.max_tokens
     watch = Watch(num_steps, max_tokens, grpo.format, stop_when or StopWhen())
-    with closing(grpo.train(problems, general)) as rollouts:
-        for rollout in rollouts:
-            if rollout.number % SAMPLES_EVERY == 0:
-                keep_samples(grpo.context, rollout.groups, rollout.number)
-            look_out(grpo, watch, rollout)
+    try:
+        with closing(grpo.train(problems, general)) as rollouts:
+            for rollout in rollouts:
+                if rollout.number % SAMPLES_EVERY == 0:
+                    keep_samples(grpo.context, rollout.groups, rollout.number)
+                look_out(grpo, watch, rollout)
+    finally:
+        tell_losses(grpo)
     if not grpo.trainer.has_moved:
         grpo.context.warn("the policy is unchanged: no update had a gradient")
 
@@ -39,6 +43,7 @@ def train_policy(
 def look_out(grpo: Grpo, watch: Watch, rollout: Trained) -> None:
     """Warn of what looks wrong after a rollout; raise Paused if there is a reason to pause."""
     trainer = grpo.trainer
+    tell_losses(grpo)
     watch.groups = rollout.sampled
     for metrics in rollout.updates:
         watch.take(metrics)
@@ -50,6 +55,13 @@ def look_out(grpo: Grpo, watch: Watch, rollout: Trained) -> None:
         raise Paused(
             f"{grpo.context.name}: paused after step {trainer.step} by run.stop_when: {reason}"
         )
+
+
+def tell_losses(grpo: Grpo) -> None:
+    """Warn of engines that the sampler has lost."""
+    if isinstance(grpo.generator, LosingGenerator):
+        while grpo.generator.losses:
+            grpo.context.warn(grpo.generator.losses.pop(0))
 
 
 def keep_samples(context: Context, groups: Sequence[Group], number: int) -> None:

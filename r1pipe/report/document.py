@@ -18,6 +18,7 @@ from r1pipe.report.flow import Flow, flow_of
 from r1pipe.report.graph import Drawing, draw
 from r1pipe.report.samples import Samples, collect_samples
 from r1pipe.report.scores import Board, board_of
+from r1pipe.report.timeline import FACT, Timeline, timeline_of
 from r1pipe.settings import ComputeRun
 from r1pipe.text import format_bytes, format_duration, short_id, visible
 
@@ -34,7 +35,7 @@ STATES = {
     "lost": "data gone",
 }
 """A plan's word for a stage -> the report's."""
-APART = ("predicted", "warnings")
+APART = ("predicted", "warnings", FACT)
 MAX_FACT_CHARS = 2_000
 
 
@@ -91,6 +92,7 @@ class Report:
     drawing: Drawing
     board: Board | None
     curves: list[Curve]
+    timelines: list[Timeline]
     flows: list[Flow]
     samples: Samples
 
@@ -121,6 +123,9 @@ def make_report(manifest: Manifest, store: Store, max_samples: int) -> Report:
         drawing=draw(inputs, names, {stage.name: stage.shown for stage in stages}),
         board=board_of(records, store),
         curves=list(curves_of(found, store)),
+        timelines=[
+            line for name, r in records.items() if (line := timeline_of(name, r.facts)) is not None
+        ],
         flows=[flow for n, record in records.items() if (flow := flow_of(n, record)) is not None],
         samples=collect_samples(records, store, max_samples),
     )

@@ -31,13 +31,14 @@ from typing import TypeAlias
 from r1pipe.chat import Format
 from r1pipe.curricula.curricula import Curriculum, CurriculumState, Draw, curriculum_of, shown_frac
 from r1pipe.curricula.order import problems_of_rollouts
-from r1pipe.generate.following import Followed
+from r1pipe.generate.driven import followed
 from r1pipe.generate.gathering import gather_groups
 from r1pipe.generate.in_process import context_of
 from r1pipe.generate.protocol import Generator, SamplingParams
 from r1pipe.generate.tools import ToolGenerator
 from r1pipe.method_params.policies import GrpoParams
 from r1pipe.models.interfaces import Tokenizer
+from r1pipe.ranks import Ranks
 from r1pipe.records import Group, Problem, Rollout, Trained
 from r1pipe.rewards.metrics import problem_of, rollout_metrics
 from r1pipe.rewards.model import RewardFn
@@ -92,8 +93,10 @@ class Grpo:
     memory: CurriculumState = field(default_factory=CurriculumState)
     """Of the curriculum, in checkpoints."""
     rollouts: Rollouts = in_turn
-    follow: Callable[[Generator, Context], Generator] = Followed
+    follow: Callable[[Generator, Context], Generator] = followed
     """Who waits for completions."""
+    makers: Ranks | None = None
+    """Who makes rollouts together, each a share; default: all ranks."""
 
     @property
     def format(self) -> Format:
@@ -148,7 +151,7 @@ class Grpo:
 
     def roll_out(self, draws: Sequence[Draw], number: int, again: int = 0) -> list[Group]:
         """Sample, reward and normalise; each rank samples and rewards its share of the problems."""
-        params, ranks, fmt = self.params, self.context.ranks, self.format
+        params, ranks, fmt = self.params, self.makers or self.context.ranks, self.format
         problems = [draw.problem for draw in draws]
         sampling = SamplingParams(params.temperature, params.top_p, params.max_tokens)
         sampler = self.generator

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import warnings
+from collections.abc import Callable
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -15,6 +17,7 @@ from r1pipe.models.policy import without_randomness
 from r1pipe.models.quantized import quantize
 from r1pipe.ranks import ALONE, Ranks
 from r1pipe.settings import Adapter, Optimizer, Precision
+from r1pipe.text import visible
 from r1pipe.train.engine import Engine
 from r1pipe.train.protocol import EngineBackend
 
@@ -25,14 +28,16 @@ def make_engine(
     run: EngineRun,
     ranks: Ranks = ALONE,
     precision: Precision = "float32",
+    warn: Callable[[str], None] = warnings.warn,
 ) -> Engine:
     """Return an engine for a model that is already on its device, with float32 weights.
 
-    Raises StageError if the engine cannot train in the precision, or lacks something.
+    `warn` is told of settings that the model cannot have. Raises StageError if the engine cannot
+    train in the precision, or lacks something.
     """
     if (message := run.engine.incompatible_with(precision)) is not None:
         raise StageError(message)
-    prepare_model(model, run)
+    prepare_model(model, run, warn)
     return _backend(run).engine(model, optimizer, run, ranks, precision)
 
 
@@ -68,10 +73,11 @@ def _backend(run: EngineRun) -> EngineBackend:
     return settings
 
 
-def prepare_model(model: LanguageModel, run: EngineRun) -> None:
+def prepare_model(model: LanguageModel, run: EngineRun, warn: Callable[[str], None]) -> None:
     """Set attention, kernels and activation checkpointing of a model.
 
-    Raises StageError if a package or a GPU is missing.
+    `warn` is told of what the model cannot have. Raises StageError if a package or a GPU is
+    missing.
     """
     settings, has_gpu = run.engine, run.device.startswith("cuda")
     if settings.activation_checkpointing:
@@ -83,10 +89,25 @@ def prepare_model(model: LanguageModel, run: EngineRun) -> None:
         model.set_attn_implementation("flash_attention_2")
     if settings.kernels == "liger":
         _need("kernels liger", "liger_kernel", "liger-kernel", has_gpu)
-        from transformers.integrations.liger import apply_liger_kernel
+        _apply_liger(model, warn)
 
-        # the loss is ours: it needs each token's log-probability
-        apply_liger_kernel(model, {"cross_entropy": False, "fused_linear_cross_entropy": False})
+
+def _apply_liger(model: LanguageModel, warn: Callable[[str], None]) -> None:
+    """Give a model the kernels of liger-kernel; of a type that it does not know it leaves all as it
+    is, in silence."""
+    from liger_kernel.transformers.monkey_patch import MODEL_TYPE_TO_APPLY_LIGER_FN
+    from transformers.integrations.liger import apply_liger_kernel
+
+    kind = str(model.config.model_type)
+    if kind not in MODEL_TYPE_TO_APPLY_LIGER_FN:
+        known = ", ".join(sorted(map(str, MODEL_TYPE_TO_APPLY_LIGER_FN)))
+        warn(
+            f"run.engine.kernels: liger has none for models of type {visible(kind)}, which is"
+            f" trained with PyTorch's (set torch); it knows {known}"
+        )
+        return
+    # the loss is ours: it needs each token's log-probability
+    apply_liger_kernel(model, {"cross_entropy": False, "fused_linear_cross_entropy": False})
 
 
 def _need(what: str, module: str, package: str, has_gpu: bool) -> None:

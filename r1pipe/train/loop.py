@@ -17,7 +17,7 @@ from typing import Protocol
 
 from torch import Tensor
 
-from r1pipe.errors import Interrupted, StageError
+from r1pipe.errors import CommonError, Interrupted, StageError
 from r1pipe.machine import free_memory
 from r1pipe.models.interfaces import LanguageModel
 from r1pipe.settings import Optimizer
@@ -149,10 +149,14 @@ class Trainer:
 
     @contextmanager
     def saved_if_stopped(self) -> Iterator[None]:
-        """Save first what the updates so far have done, if the block is interrupted."""
+        """Save first what the updates so far have done, if the block is interrupted, or if it fails
+        for want of something outside, such as engines. All ranks must be told so."""
         try:
             yield
-        except Interrupted:
+        except (Interrupted, StageError) as error:
+            is_common = isinstance(error, Interrupted | CommonError)
+            if self._context.ranks.size > 1 and not is_common:
+                raise
             latest = self._context.checkpoints.latest()
             if self.step > (0 if latest is None else latest[0]):
                 self.save_now()

@@ -63,7 +63,9 @@ def fit(
         num_rows=len(sequences),
         trained_tokens=params.num_epochs * sum(map(len, sequences)),
     )
-    engine = make_engine(model, params.optimizer, run, context.ranks, params.precision)
+    engine = make_engine(
+        model, params.optimizer, run, context.ranks, params.precision, context.warn
+    )
     batching = batching_of(run, tokenizer.pad_token_id)
     check_forward(engine, model, batching, params.precision)
     train_supervised(context, engine, sequences, params, batching, aggregation)

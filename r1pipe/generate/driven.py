@@ -1,0 +1,180 @@
+"""Samplers that several processes of a trainer have together.
+
+Apart from the trainer rank 0 has them and drives them for all ranks. Beside it neighbours may share
+an engine's weights (tensor parallelism): each of them samples the requests of all, in step.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import closing
+from dataclasses import replace
+from itertools import chain
+from typing import TypeVar
+
+import numpy as np
+import pyarrow as pa
+
+from r1pipe.errors import CommonError, Interrupted, StageError
+from r1pipe.generate.following import Followed, Ticker, waited_for
+from r1pipe.generate.protocol import (
+    Generator,
+    LosingGenerator,
+    Request,
+    Sampled,
+    SamplingParams,
+    Weights,
+)
+from r1pipe.ranks import Ranks
+from r1pipe.records import FinishReason
+from r1pipe.stage import Context
+from r1pipe.tables import gather_tables, ragged
+
+T = TypeVar("T")
+
+
+class Driven:
+    """A generator whose engines rank 0 has; all ranks call its methods together."""
+
+    def __init__(self, engines: Generator | None, context: Context) -> None:
+        """`engines` are there on rank 0 only."""
+        self.losses = engines.losses if isinstance(engines, LosingGenerator) else []
+        self.engines = engines
+        self._context = context
+
+    def generate(self, requests: Sequence[Request], sampling: SamplingParams) -> Iterator[Sampled]:
+        """Yield the completions of this rank's requests, when those of all ranks are there.
+
+        Raises Interrupted on all ranks when a stop was asked for, CommonError when engines fail.
+        """
+        ranks = self._context.ranks
+        asked = ranks.gather([(request.prompt_ids, request.seed) for request in requests])
+        found = by_rank_0(ranks, lambda: self._sampled(asked, sampling))
+        told = gather_tables(ranks, to_table(found or []))[0]
+        first = sum(map(len, asked[: ranks.rank]))
+        for sampled in from_table(told):
+            if 0 <= sampled.index - first < len(requests):
+                yield replace(sampled, index=requests[sampled.index - first].index)
+
+    def _sampled(
+        self, asked: Sequence[Sequence[tuple[Sequence[int], int]]], sampling: SamplingParams
+    ) -> list[Sampled]:
+        """Return the completions of what all ranks ask for, numbered in their order."""
+        assert self.engines is not None, "rank 0 has them"
+        requests, found = numbered(asked), list[Sampled]()
+        with closing(Ticker(self._context, len(requests), 0)) as shown:
+            completions = iter(self.engines.generate(requests, sampling))
+            while (sampled := waited_for(self._context, completions)) is not None:
+                found.append(sampled)
+                shown.done += 1
+        return found
+
+    def load_weights(self, tensors: Weights) -> None:
+        """Replace the engines' weights; the other ranks only help to gather them."""
+        if self.engines is not None:
+            self.engines.load_weights(tensors)
+            return
+        for _ in tensors:
+            pass
+
+    def sleep(self) -> None:
+        """Free what the trainer can use."""
+        if self.engines is not None:
+            self.engines.sleep()
+
+    def close(self) -> None:
+        """End the engines."""
+        if self.engines is not None:
+            self.engines.close()
+
+
+class Joined:
+    """A generator that `width` neighbouring ranks have together; all ranks call its methods
+    together."""
+
+    def __init__(self, engine: Generator, context: Context, width: int) -> None:
+        """`engine` is this rank's part of one; it must be given the same as its neighbours'."""
+        self._engine = engine
+        self._context = context
+        self._width = width
+
+    def generate(self, requests: Sequence[Request], sampling: SamplingParams) -> Iterator[Sampled]:
+        """Yield the completions of this rank's requests, when those of its neighbours are there.
+
+        Raises Interrupted on all ranks when a stop was asked for before: ranks see that at
+        different times, and an engine's parts go in step.
+        """
+        ranks = self._context.ranks
+        asked = ranks.gather([(request.prompt_ids, request.seed) for request in requests])
+        by_rank_0(ranks, self._look_for_stop)
+        leader = ranks.rank - ranks.rank % self._width
+        together = numbered(asked[leader : leader + self._width])
+        first = sum(map(len, asked[leader : ranks.rank]))
+        with closing(Ticker(self._context, len(together), 0)) as shown:
+            for sampled in self._engine.generate(together, sampling):
+                shown.done += 1
+                if 0 <= sampled.index - first < len(requests):
+                    yield replace(sampled, index=requests[sampled.index - first].index)
+
+    def _look_for_stop(self) -> None:
+        with self._context.interruptible():
+            pass
+
+    def load_weights(self, tensors: Weights) -> None:
+        """Replace the engine's weights; each rank takes its part of each tensor."""
+        self._engine.load_weights(tensors)
+
+    def sleep(self) -> None:
+        """Free what the trainer can use."""
+        self._engine.sleep()
+
+    def close(self) -> None:
+        """Free memory and processes."""
+        self._engine.close()
+
+
+def numbered(asked: Sequence[Sequence[tuple[Sequence[int], int]]]) -> list[Request]:
+    """Return what several ranks ask for, prompts and seeds, numbered in their order."""
+    flat = enumerate(chain.from_iterable(asked))
+    return [Request(tuple(ids), seed, number) for number, (ids, seed) in flat]
+
+
+def by_rank_0(ranks: Ranks, work: Callable[[], T]) -> T | None:
+    """Do a work on rank 0, while the others wait; return what it gives there, None on them.
+
+    What ends it ends all ranks: Interrupted, or a StageError as CommonError.
+    """
+    found, failure = None, None
+    try:
+        found = work() if ranks.is_main else None
+    except (Interrupted, StageError) as error:
+        failure = error
+    ended = None if failure is None else (isinstance(failure, Interrupted), str(failure))
+    if (told := ranks.gather(ended)[0]) is not None:
+        is_stop, why = told
+        raise (Interrupted if is_stop else CommonError)(why) from failure
+    return found
+
+
+def followed(generator: Generator, context: Context) -> Generator:
+    """Return a generator as a stage follows it; one that ranks have together follows itself."""
+    is_together = isinstance(generator, Driven | Joined)
+    return generator if is_together else Followed(generator, context)
+
+
+def to_table(sampled: Sequence[Sampled]) -> pa.Table:
+    """Return completions as a table."""
+    return pa.table(
+        {
+            "index": pa.array([each.index for each in sampled], pa.int64()),
+            "token_ids": ragged([each.token_ids for each in sampled], np.int64),
+            "logprobs": ragged([each.logprobs for each in sampled], np.float64),
+            "finish_reason": pa.array([each.finish_reason for each in sampled], pa.string()),
+        }
+    )
+
+
+def from_table(table: pa.Table) -> Iterator[Sampled]:
+    """Yield the completions of a table that `to_table` made."""
+    for row in table.to_pylist():
+        yield Sampled(**{**row, "finish_reason": FinishReason(row["finish_reason"])})
