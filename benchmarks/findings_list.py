@@ -53,19 +53,21 @@ def _grown(new: str, old: str) -> tuple[Claim, ...]:
 
 
 def _chain(bits: int) -> tuple[Claim, ...]:
-    chance = f"chance is {2.0**-bits:.4f}; paper, n = 16:"
+    paper = "n = 16:"
     return (
         Claim(f"n = {bits}: AdaBack above RL", "pass@1", f"adaback@{bits}", f"rl@{bits}", "+",
-              f"{chance} about 1.0 in < 700 iterations, RL at the format's reward only"),
+              f"{paper} about 1.0 in < 700 iterations, RL at the format's reward only"),
         Claim(f"n = {bits}: AdaBack above RL after SFT", "pass@1", f"adaback@{bits}",
               f"sft-rl@{bits}", "+", "the same"),
         Claim(f"n = {bits}: AdaBack above R3", "pass@1", f"adaback@{bits}", f"r3@{bits}", "+",
               "about 0.8 after 16,000 iterations"),
-        Claim(f"n = {bits}: RL stays at the base", "pass@1", f"rl@{bits}", f"base@{bits}", "0"),
+        Claim(f"n = {bits}: RL stays where it begins", "pass@1", f"rl@{bits}", f"erring@{bits}",
+              "0"),
+        Claim(f"n = {bits}: so does SFT", "pass@1", f"sft@{bits}", f"erring@{bits}", "0"),
     )  # fmt: skip
 
 
-BITS = (8, 12)
+BITS = (16,)
 PARTS = ("naive", "filter", "clip-higher", "penalty", "token-level", "dynamic")
 DAPO = (30, 36, 38, 41, 42, 50)
 """AIME 2024, avg@32, of Qwen2.5-32B (arXiv:2503.14476, table 1)."""
@@ -115,7 +117,7 @@ FINDINGS: Mapping[str, Finding] = {
     "chain-of-parities": Finding(
         "AdaBack: chains of parities",
         tuple(claim for bits in BITS for claim in _chain(bits)),
-        Picture("variants", ("base", "sft", "rl", "sft-rl", "r3", "adaback")),
+        Picture("variants", ("erring", "sft", "rl", "sft-rl", "r3", "adaback")),
         variants={str(bits): (f"params.bits=[{bits}]",) for bits in BITS},
         minutes=5,
     ),

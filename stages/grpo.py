@@ -21,7 +21,8 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from r1pipe.errors import StageError
-from r1pipe.method_params.policies import GrpoParams, GrpoRun
+from r1pipe.method_params.policies import GrpoParams
+from r1pipe.method_params.runs import GrpoRun
 from r1pipe.stage import Context, Input, Inputs
 
 if TYPE_CHECKING:

@@ -16,7 +16,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from r1pipe.method_params.policies import OnPolicyDistilParams, OnPolicyDistilRun
+from r1pipe.method_params.policies import OnPolicyDistilParams
+from r1pipe.method_params.runs import OnPolicyDistilRun
 from r1pipe.stage import Context, Input, Inputs
 
 if TYPE_CHECKING:

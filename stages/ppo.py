@@ -18,7 +18,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from r1pipe.method_params.policies import GrpoRun, PpoParams
+from r1pipe.method_params.policies import PpoParams
+from r1pipe.method_params.runs import GrpoRun
 from r1pipe.stage import Context, Input, Inputs
 
 if TYPE_CHECKING:

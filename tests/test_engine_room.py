@@ -15,7 +15,8 @@ from r1pipe.generate.transformers_backend import TransformersSettings
 from r1pipe.generate.vllm_backend import VllmSettings
 from r1pipe.generate.vllm_engine import EngineShape, engine_arguments
 from r1pipe.generator_settings import SampleRun
-from r1pipe.method_params.policies import AdaBack, GrpoRun
+from r1pipe.method_params.policies import AdaBack
+from r1pipe.method_params.runs import GrpoRun
 from r1pipe.models.prompts import encode_prompt
 from r1pipe.policies.setup import with_room_for
 from r1pipe.records import Problem

@@ -19,7 +19,7 @@ from r1pipe.generator_settings import SampleRun
 from r1pipe.launch.rank import gpu_of
 from r1pipe.machine import Gpu, Machine, visible_gpus
 from r1pipe.manifest import load_manifest
-from r1pipe.method_params.policies import GrpoRun
+from r1pipe.method_params.runs import GrpoRun
 from r1pipe.settings import ModelParams, Placement
 from r1pipe.store.store import Store
 

@@ -18,7 +18,7 @@ from tiny import (
 )
 
 from r1pipe.errors import Paused
-from r1pipe.method_params.policies import StopWhen
+from r1pipe.method_params.runs import StopWhen
 from r1pipe.policies.setup import opened
 from r1pipe.policies.training import train_policy
 from r1pipe.policies.watch import Watch

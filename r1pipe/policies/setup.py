@@ -13,7 +13,8 @@ from r1pipe.errors import StageError
 from r1pipe.generate.backends import Prompts, SomeRun, fitted, generator_of
 from r1pipe.generate.driven import Driven, Joined
 from r1pipe.generate.protocol import Generator
-from r1pipe.method_params.policies import GrpoParams, GrpoRun, OnPolicyDistilRun
+from r1pipe.method_params.policies import GrpoParams
+from r1pipe.method_params.runs import GrpoRun, OnPolicyDistilRun
 from r1pipe.models.adapters import is_adapted
 from r1pipe.models.interfaces import LanguageModel, Tokenizer
 from r1pipe.models.policy import freeze, load_model, load_tokenizer

@@ -7,7 +7,7 @@ from contextlib import closing
 
 from r1pipe.errors import Paused
 from r1pipe.generate.protocol import LosingGenerator
-from r1pipe.method_params.policies import StopWhen
+from r1pipe.method_params.runs import StopWhen
 from r1pipe.policies.watch import Watch
 from r1pipe.records import Group, Problem, Trained
 from r1pipe.rl.grpo import Grpo

@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 
 from r1pipe.audit.reasons import example_lines, reason_of
 from r1pipe.chat import AnyFormat
-from r1pipe.method_params.policies import StopWhen
+from r1pipe.method_params.runs import StopWhen
 from r1pipe.records import FinishReason, Group, Problem, Rollout
 
 WARN_WHEN = StopWhen(flat_updates=5, still_updates=20, truncated=0.95, kl=2.0)
