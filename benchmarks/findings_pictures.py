@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 import statistics
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -44,10 +44,15 @@ def _levels(by_seed: Mapping[int, Measured], model: str, measure: str) -> list[l
 
 
 def _bars(axes: Axes, finding: Finding, by_seed: Mapping[int, Measured]) -> None:
+    _bars_of(axes, finding.picture.models, finding.picture.measures, by_seed)
+
+
+def _bars_of(
+    axes: Axes, models: Sequence[str], measures: Sequence[str], by_seed: Mapping[int, Measured]
+) -> None:
     """One group of bars for each model, a bar for each measure, with 95 % intervals."""
     from findings import over_seeds
 
-    models, measures = finding.picture.models, finding.picture.measures
     width = 0.8 / len(measures)
     for number, measure in enumerate(measures):
         found = [over_seeds(_levels(by_seed, model, measure)) for model in models]
@@ -106,10 +111,17 @@ def _right_axis(axes: Axes) -> Axes:
 
 
 def _over_variants(axes: Axes, finding: Finding, by_seed: Mapping[int, Measured]) -> None:
-    """A measure over the variants, with intervals: a marker and line style for each model."""
+    """A measure over the variants, with intervals: a marker and line style for each model.
+
+    With one variant there is no line to draw, and each model is a bar.
+    """
     from findings import over_seeds
 
     variants = list(finding.variants or ())
+    if len(variants) == 1:
+        models = [f"{model}@{variants[0]}" for model in finding.picture.models]
+        _bars_of(axes, models, finding.picture.measures, by_seed)
+        return
     for number, model in enumerate(finding.picture.models):
         found = [over_seeds(_levels(by_seed, f"{model}@{v}", "pass@1")) for v in variants]
         places = [float(v) + 0.08 * number for v, each in zip(variants, found, strict=True) if each]
