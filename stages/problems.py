@@ -39,6 +39,8 @@ INPUTS = {
     "held_out": Input("problems", optional=True),
 }
 OUTPUTS = {"problems": "problems"}
+MANY_OVERLAPS = 0.1
+"""Share of the problems that may overlap with the held-out ones before a warning."""
 
 
 class Columns(StageModel):
@@ -116,13 +118,19 @@ def run(context: Context, params: Params, run: Run, inputs: Inputs) -> None:
         hits = ngram_overlaps(
             [p.prompt for p in problems], [p.prompt for p in held_out], n=params.ngram
         )
-        shared = {hit.train_index for hit in hits}
+        shared, num_all = {hit.train_index for hit in hits}, len(problems)
         problems = [p for i, p in enumerate(problems) if i not in shared]
         context.note(overlaps_removed=len(shared), held_out=len(held_out))
         if not problems:
             raise StageError(
                 f"{context.name}: every problem shares {params.ngram} words in a row with one of"
                 " 'held_out'; give other problems, or raise ngram"
+            )
+        if len(shared) > MANY_OVERLAPS * num_all:
+            context.warn(
+                f"{len(shared)} of {num_all} problems share {params.ngram} words in a row with one"
+                " of 'held_out', and are left out; problems from one template do, which differ in"
+                " a number alone: raise params.ngram, or hold out other ones"
             )
     write_problems(context.output("problems"), problems)
     context.note(num_problems=len(problems))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import random
 from collections import Counter
 from itertools import islice
@@ -16,7 +17,7 @@ from r1pipe.errors import StageError
 from r1pipe.records import Problem, Verdict
 from r1pipe.rewards.language import language_share
 from r1pipe.rewards.table import REWARDS
-from r1pipe.rows import read_problems, read_rows
+from r1pipe.rows import read_problems, read_rows, write_problems
 from r1pipe.settings import World
 from r1pipe.stage import Inputs
 from r1pipe.tasks import arithmetic, corpus, countdown, parity
@@ -304,6 +305,25 @@ def test_the_problems_stage_removes_what_shares_phrases_with_the_held_out(tmp_pa
     assert len(kept) + train.notes["overlaps_removed"] == 30
     ids = {p.id for p in read_problems(held_out.output("problems"))}
     assert not ids & {p.id for p in kept}
+
+
+@pytest.mark.parametrize(("num_alike", "is_told"), [(2, False), (3, True)])
+def test_many_problems_that_resemble_held_out_ones_are_told(
+    tmp_path: Path, num_alike: int, *, is_told: bool
+) -> None:
+    kind, line = stage("problems"), "Tom has {} apples and buys more of them in the shop today"
+    asked = [f"What is {n} plus {n + 1}?" for n in range(20 - num_alike)]
+    asked += [line.format(n) for n in range(num_alike)]
+    source = tmp_path / "train.jsonl"
+    source.write_text("".join(json.dumps({"question": q, "answer": "5"}) + "\n" for q in asked))
+    held_out = Problem("x", "math", line.format(99), "5", checker="math")
+    write_problems(tmp_path / "held-out", [held_out])
+    context = FakeContext(tmp_path / "out")
+    given = Inputs({"source": source, "held_out": tmp_path / "held-out"})
+    kind.run(context, kind.params(seed=1, num_problems=100), kind.run_model(), given)
+    assert context.notes["overlaps_removed"] == num_alike
+    assert len(context.warnings) == is_told
+    assert all("3 of 20 problems share 10 words in a row" in text for text in context.warnings)
 
 
 def test_an_unknown_task_names_those_there_are(tmp_path: Path) -> None:
