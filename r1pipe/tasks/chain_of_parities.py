@@ -7,7 +7,7 @@ answered by `a01 b10`; the letters tell a small model where it is. There is no t
 that ask for one do not fit: `{think: none, answer: last-line}` does. Level: n.
 
 `RARE_ONES` is the same with few ones, for a base's corpus: a sum then mostly is the one before, so
-that its rule is learned bit by bit, by hundreds of updates where even bits take thousands.
+that its rule is learned bit by bit, where even bits teach it nothing in some hundred updates.
 """
 
 from __future__ import annotations
