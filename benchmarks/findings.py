@@ -2,9 +2,11 @@
 
 usage: python benchmarks/findings.py STORE [--seeds 101 102 103] [--only NAME ...] [--profile smoke]
            [--read] [--set PATH=VALUE] [--page docs/findings.md] [--pictures docs/findings]
+           [--jobs N]
 
 Every seed's runs share the store, so what several findings need is made once; what is there is not
-run again. `--read` runs nothing that is not there. The page keeps its text: what stands between
+run again. Seeds run side by side, `--jobs` of them, by default as many as there are cores.
+`--read` runs nothing that is not there. The page keeps its text: what stands between
 `<!-- NAME -->` and `<!-- end -->` is written anew. Pictures need matplotlib, which is optional.
 
 Each claim is a paired difference by problem in every seed. With several seeds the interval is that
@@ -17,7 +19,6 @@ from __future__ import annotations
 import argparse
 import json
 import math
-import os
 import re
 import statistics
 import subprocess
@@ -27,6 +28,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from findings_jobs import side_by_side, usable_cores
 from findings_list import FINDINGS, Claim, Finding
 
 from r1pipe.evaluation.metrics import bootstrap_interval, maj_at_k, pass_at_k
@@ -291,18 +293,22 @@ def main() -> None:
     parser.add_argument("--profile")
     parser.add_argument("--read", action="store_true", help="run nothing")
     parser.add_argument("--set", action="append", default=[])
+    parser.add_argument("--jobs", type=int, help="commands at once, one core each")
     parser.add_argument("--page", type=Path)
     parser.add_argument("--pictures", type=Path)
     chosen = parser.parse_args()
-    minutes = sum(FINDINGS[name].minutes for name in chosen.only) * len(chosen.seeds)
+    minutes = {name: FINDINGS[name].minutes for name in chosen.only}
+    cores = usable_cores()[: chosen.jobs]
     if not chosen.read and not chosen.profile:
-        cores = len(os.sched_getaffinity(0))
-        print(f"about {minutes:.0f} minutes on two idle cores; here are {cores}", file=sys.stderr)
+        total = sum(minutes.values()) * len(chosen.seeds) / len(cores)
+        print(f"about {total:.0f} minutes, if {len(cores)} cores are idle", file=sys.stderr)
+
+    def run(name: str, seed: int) -> Measured:
+        return run_seed(name, chosen.store, seed, chosen.profile, chosen.read, chosen.set)
+
+    found = side_by_side(chosen.seeds, minutes, run, cores)
     for name in chosen.only:
-        by_seed = {
-            seed: run_seed(name, chosen.store, seed, chosen.profile, chosen.read, chosen.set)
-            for seed in chosen.seeds
-        }
+        by_seed = {seed: found[name, seed] for seed in chosen.seeds}
         text = section(name, by_seed)
         print(f"## {FINDINGS[name].title}\n\n{text}\n", flush=True)
         if chosen.pictures is not None:

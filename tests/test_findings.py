@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import subprocess
 import sys
+import threading
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,7 @@ from r1pipe.manifest import load_manifest
 sys.path.append(str(ROOT / "benchmarks"))
 
 from findings import Interval, difference, measured, over_seeds, placed, verdict
+from findings_jobs import side_by_side, usable_cores
 from findings_list import FINDINGS, Claim
 
 MANIFESTS = ROOT / "manifests" / "findings"
@@ -132,3 +134,36 @@ def test_a_finding_runs_at_smoke_size_and_draws_its_picture(tmp_path: Path) -> N
     command += ["--read", "--pictures", str(pictures)]
     subprocess.run([*command, *sets], cwd=ROOT, check=True, capture_output=True)
     assert (pictures / "figure-7.png").stat().st_size > 1000
+
+
+def test_seeds_run_side_by_side_and_the_findings_of_one_seed_do_not() -> None:
+    cores = usable_cores()[:1] * 2  # two commands at once, also where there is one core
+    both, order, lock = threading.Barrier(2), list[tuple[str, int]](), threading.Lock()
+    running = set[int]()
+
+    def run(name: str, seed: int) -> str:
+        with lock:
+            assert seed not in running
+            running.add(seed)
+            order.append((name, seed))
+        if name == "long":
+            both.wait(60)  # ends only when the other seed's has begun
+        with lock:
+            running.remove(seed)
+        return f"{name}{seed}"
+
+    found = side_by_side((1, 2), {"long": 5.0, "short": 1.0}, run, cores)
+    assert found == {(name, seed): f"{name}{seed}" for name in ("long", "short") for seed in (1, 2)}
+    assert {task[0] for task in order[:2]} == {"long"}
+
+
+def test_a_finding_that_fails_ends_the_rest() -> None:
+    begun = list[str]()
+
+    def run(name: str, seed: int) -> str:
+        begun.append(name)
+        raise SystemExit(f"{name}: ended with 3")
+
+    with pytest.raises(SystemExit, match="first: ended with 3"):
+        side_by_side((1,), {"first": 1.0, "second": 1.0}, run, usable_cores()[:1])
+    assert begun == ["first"]
