@@ -165,7 +165,7 @@ def process_reward_function(
     """Return a function from (problem, completion) pairs to their steps: lines, each with the
     sigmoid of the model's score at its end.
 
-    Equal texts are scored once, as `rl.reward_model.reward_function` does.
+    Equal texts are scored once, as `supervision.reward_model.reward_function` does.
     """
     tokenizer = load_tokenizer(folder)
     kind = AutoModelForSequenceClassification
