@@ -16,9 +16,6 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from r1pipe.chat import CHAT, AnyFormat
-from r1pipe.errors import StageError
-from r1pipe.records import Row
 from r1pipe.rejection.params import CollectRun, SampleParams
 from r1pipe.settings import FormatParam, format_of
 from r1pipe.stage import Context, Input, Inputs
@@ -48,30 +45,11 @@ class Run(CollectRun):
 def run(context: Context, params: Params, run: Run, inputs: Inputs) -> None:
     """Sample traces, keep correct and readable ones, put them into the cold-start format."""
     from r1pipe.rejection.collecting import collect, write_training_rows
+    from r1pipe.rejection.rewriting import rewritten
 
     traces = collect(context, params, run, inputs, format_of(params.format, params.prompt))
     target = format_of(params.rows_format)
     write_training_rows(context, (rewritten(row, target) for row in traces))
-
-
-def rewritten(row: Row, target: AnyFormat = CHAT) -> Row:
-    """Return a kept trace as a row in another format, with a readable summary."""
-    from r1pipe.chat import as_format, render_completion, split_completion
-    from r1pipe.tasks.world import summarise
-    from r1pipe.verify.reading.extract import extract_answer
-    from r1pipe.verify.reading.recast import recast
-
-    plain = recast(row["completion"], row["format"])
-    answer, thought = extract_answer(plain), split_completion(plain).thought
-    assert answer is not None, f"{row['id']}: a correct trace has an answer"
-    if thought is None and as_format(target).think is not None:
-        raise StageError(
-            f"{row['id']}: a trace without a thought cannot become a row with one; give"
-            " params.format a `think`, or set `think: none` in params.rows_format"
-        )
-    summary = summarise(answer, row["language"])
-    completion = render_completion(thought or "", answer, target, summary)
-    return row | {"format": as_format(target).text, "completion": completion}
 
 
 def cost(params: Params, run: Run, inputs: InfoMap) -> Cost:

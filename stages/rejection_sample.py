@@ -34,6 +34,9 @@ class Params(SampleParams):
 
     format: FormatParam = "chat"
     """Prompt and completion format: `r1-zero`, `chat`, or an own one."""
+    rows_format: FormatParam | None = None
+    """Format of the rows, written from the completions' thoughts and answers; by default rows are
+    the completions as sampled. `chat` after a policy in the format `r1-zero`."""
 
 
 class Run(CollectRun):
@@ -43,9 +46,13 @@ class Run(CollectRun):
 def run(context: Context, params: Params, run: Run, inputs: Inputs) -> None:
     """Sample, verify, filter; write every candidate, and the kept ones as training rows."""
     from r1pipe.rejection.collecting import collect, write_training_rows
+    from r1pipe.rejection.rewriting import rewritten
 
-    fmt = format_of(params.format, params.prompt)
-    write_training_rows(context, collect(context, params, run, inputs, fmt))
+    rows = collect(context, params, run, inputs, format_of(params.format, params.prompt))
+    if params.rows_format is not None:
+        target = format_of(params.rows_format)
+        rows = (rewritten(row, target) for row in rows)
+    write_training_rows(context, rows)
 
 
 def cost(params: Params, run: Run, inputs: InfoMap) -> Cost:

@@ -158,7 +158,7 @@ def test_the_recipe_leaves_out_what_the_name_says() -> None:
             stage for stage, node in left.stages.items() if said(node) != said(whole.stages[stage])
         ]
     assert {name: sorted(stages) for name, stages in changed.items()} == {
-        "cold-start": ["alignment-rl", "eval-r1", "reasoning-rl", "rejection-sample"],
+        "cold-start": ["reasoning-rl", "rejection-sample"],
         "language-reward": ["alignment-rl", "reasoning-rl"],
         "second-sft": ["alignment-rl", "helpful-rm", "safety-rm"],
         "alignment": ["eval-r1"],

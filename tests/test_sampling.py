@@ -209,8 +209,15 @@ def test_unusable_gold_answers_are_set_aside_before_anything_is_sampled(
     assert context.notes["quarantined_problems"] == [f"{bad.id}: 'who knows' gold_unusable"]
 
 
-def test_cold_start_rows_keep_the_thought_and_get_a_readable_boxed_summary(
-    tmp_path: Path, monkeypatch: Any
+@pytest.mark.parametrize(
+    ("kind", "formats"),
+    [
+        ("cold-start-data", {}),
+        ("rejection-sample", {"format": "r1-zero", "rows_format": "chat"}),
+    ],
+)
+def test_rows_of_another_format_keep_the_thought_and_get_a_readable_boxed_summary(
+    tmp_path: Path, monkeypatch: Any, kind: str, formats: dict[str, str]
 ) -> None:
     asked = [replace(p, language=lang) for p, lang in zip(problems(2), ("en", "zh"), strict=True)]
     answers = {
@@ -221,7 +228,7 @@ def test_cold_start_rows_keep_the_thought_and_get_a_readable_boxed_summary(
     }  # fmt: skip
     script = ScriptedGenerator(answers, "r1-zero")
     context = sample(
-        tmp_path, script, asked, monkeypatch, kind="cold-start-data", samples_per_problem=3
+        tmp_path, script, asked, monkeypatch, kind=kind, samples_per_problem=3, **formats
     )
     rows = table(context, "rows")
     assert {row["format"] for row in rows} == {"chat"}
