@@ -136,13 +136,17 @@ def _collect(document: JsonObject, store: Store, end: str, found: Measured) -> N
 # ---- measuring -----------------------------------------------------------------------------------
 
 
-def measured(rows: Sequence[Row], measure: str, benchmark: str = "reasoning") -> dict[str, float]:
-    """Return a measure of each problem; those that it does not fit are left out."""
+def measured(rows: Sequence[Row], measure: str) -> dict[str, float]:
+    """Return a measure of each problem; those that it does not fit are left out.
+
+    A measure is of reasoning, or of the benchmark that is named before a colon: `safety: pass@1`.
+    """
+    benchmark, _, name = measure.rpartition(": ")
     groups: dict[str, list[Row]] = defaultdict(list)
     for row in rows:
-        if row["benchmark"] == benchmark:
+        if row["benchmark"] == (benchmark or "reasoning"):
             groups[row["problem_id"]].append(row)
-    of = _measure(measure)
+    of = _measure(name)
     values = {problem: of(group) for problem, group in groups.items()}
     return {problem: value for problem, value in values.items() if value is not None}
 

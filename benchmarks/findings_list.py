@@ -68,9 +68,13 @@ def _chain(bits: int) -> tuple[Claim, ...]:
 
 
 BITS = (16,)
+TREND = (12, 16, 20, 24)
+"""Values of n; of what all begin with one completion in 0.6^-n is right, 1 in 460 for n = 12."""
 PARTS = ("naive", "filter", "clip-higher", "penalty", "token-level", "dynamic")
 DAPO = (30, 36, 38, 41, 42, 50)
 """AIME 2024, avg@32, of Qwen2.5-32B (arXiv:2503.14476, table 1)."""
+LEFT_OUT = ("cold-start", "language-reward", "second-sft", "alignment")
+CHAIN_MEASURES = ("pass@1", "general: pass@1", "safety: pass@1")
 FIVE = ("rft", "online-rft", "outcome", "process")
 
 FINDINGS: Mapping[str, Finding] = {
@@ -120,6 +124,20 @@ FINDINGS: Mapping[str, Finding] = {
         Picture("variants", ("erring", "sft", "rl", "sft-rl", "r3", "adaback")),
         variants={str(bits): (f"params.bits=[{bits}]",) for bits in BITS},
         minutes=5,
+    ),
+    "chain-trend": Finding(
+        "AdaBack: chains of parities over n",
+        tuple(
+            claim
+            for n in TREND
+            for claim in (
+                Claim(f"n = {n}: AdaBack above RL", "pass@1", f"adaback@{n}", f"rl@{n}"),
+                Claim(f"n = {n}: RL above its start", "pass@1", f"rl@{n}", f"erring@{n}"),
+            )
+        ),
+        Picture("variants", ("erring", "rl", "adaback")),
+        variants={str(n): (f"params.bits=[{n}]",) for n in TREND},
+        minutes=12,
     ),
     "distillation": Finding(
         "DeepSeek-R1, section 4.1: distillation, RL and on-policy distillation of a small model",
@@ -181,11 +199,17 @@ FINDINGS: Mapping[str, Finding] = {
     ),
     "left-out": Finding(
         "DeepSeek-R1, table 3: each stage left out in turn",
-        tuple(
-            Claim(f"without {name}", "pass@1", name, "nothing", "-", "not in the paper")
-            for name in ("cold-start", "language-reward", "second-sft", "alignment")
+        (
+            *(
+                Claim(f"without {name}", measure, name, "nothing", "-", "not in the paper")
+                for name in LEFT_OUT
+                for measure in CHAIN_MEASURES
+            ),
+            Claim("without language-reward", "language", "language-reward", "nothing", "-",
+                  "not in the paper"),
         ),
-        Picture("scores", ("nothing", "cold-start", "language-reward", "second-sft", "alignment")),
+        Picture("scores", ("nothing", *LEFT_OUT), CHAIN_MEASURES),
+        (*CHAIN_MEASURES, "language"),
         is_ablation=True,
         minutes=5.5,
     ),

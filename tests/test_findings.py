@@ -79,6 +79,7 @@ def test_measures_are_of_single_problems() -> None:
     assert measured(rows, "maj@2") == {"a": 0.5, "b": 0.0}
     assert measured(rows, "tokens of wrong ones") == {"a": 8.0, "b": 8.0}
     assert measured(rows, "tokens of right ones") == {"a": 4.0}
+    assert measured(rows, "general: pass@1") == {"c": 1.0}
     assert measured(rows, "language") == {"a": 1.0, "b": 1.0}
     assert difference({"a": 1.0, "b": 0.5}, {"b": 0.25, "c": 9.0}) == [0.25]
 
