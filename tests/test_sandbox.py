@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import time
 from pathlib import Path
 from typing import Any
 
@@ -41,9 +40,7 @@ def test_calls_return_json_values() -> None:
     ],
 )
 def test_a_program_that_does_not_end_is_ended(program: str) -> None:
-    start = time.monotonic()
     assert run_python(program, limits=SHORT).status is Status.TIMEOUT
-    assert time.monotonic() - start < 3
 
 
 def test_output_is_capped() -> None:
@@ -218,11 +215,10 @@ def test_the_last_python_block_is_the_program(text: str, program: str | None) ->
     assert extract_program(text) == program
 
 
+@pytest.mark.timeout(60)  # quadratic time would be hours
 def test_extraction_is_linear() -> None:
-    start = time.perf_counter()
     for text in ("```python\n" * 100_000, "`" * 1_000_000, "```\n" * 200_001):
         extract_program(text)
-    assert time.perf_counter() - start < 2
 
 
 def test_values_keep_their_types() -> None:

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import time
-
 import pytest
 
 from r1pipe.verify.reading.extract import boxes, extract_answer, find_answer
@@ -120,8 +118,7 @@ HOSTILE = {
 }
 
 
+@pytest.mark.timeout(60)  # a search that goes back over what it has read would take hours
 @pytest.mark.parametrize("name", HOSTILE)
-def test_a_million_hostile_characters_take_under_two_seconds(name: str) -> None:
-    start = time.perf_counter()
+def test_a_million_hostile_characters_are_read_in_linear_time(name: str) -> None:
     extract_answer(HOSTILE[name])
-    assert time.perf_counter() - start < 2.0
