@@ -219,10 +219,10 @@ def test_the_last_python_block_is_the_program(text: str, program: str | None) ->
 
 
 def test_extraction_is_linear() -> None:
-    start = time.perf_counter()
+    start = time.thread_time()
     for text in ("```python\n" * 100_000, "`" * 1_000_000, "```\n" * 200_001):
         extract_program(text)
-    assert time.perf_counter() - start < 2
+    assert time.thread_time() - start < 2
 
 
 def test_values_keep_their_types() -> None:
