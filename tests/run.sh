@@ -2,6 +2,7 @@
 # Everything that must hold before a change lands: lint, format, types, tests.
 # Sets itself up in .venv (Python 3.11 or newer); arguments go to pytest. With R1PIPE_ENGINES=1 it
 # installs vLLM, DeepSpeed and Ray too, and their tests run; without, those are skipped.
+# Test files are shared by as many processes as there are cores and memory for; -n 0 takes one.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 python="${PYTHON:-python3}"
@@ -20,4 +21,7 @@ unset PYTHONDONTWRITEBYTECODE
 .venv/bin/ruff check .
 .venv/bin/ruff format --check .
 .venv/bin/mypy
-.venv/bin/python -m pytest "$@"
+# a file stays with one worker: its tests share what takes long to make
+workers=(-n auto --dist loadfile --no-loadscope-reorder)
+case " $* " in *no:xdist*) workers=() ;; esac
+.venv/bin/python -m pytest ${workers[@]+"${workers[@]}"} "$@"

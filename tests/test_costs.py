@@ -6,6 +6,7 @@ import json
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
+from typing import Any
 
 import pytest
 
@@ -56,6 +57,22 @@ def sampling(where: Placement | None = None, **values: object) -> SamplingWork:
     place = where or Placement("transformers")
     base = SamplingWork(MODEL, place, Range(64), Range(8), Range(10), Range(20), 40, 32)
     return replace(base, **values)  # type: ignore[arg-type]
+
+
+def grpo_params(**values: object) -> Any:
+    """Return the fields of GRPO that decide its cost."""
+    usual = {
+        "precision": "float32",
+        "num_steps": 6,
+        "staleness": 0,
+        "problems_per_step": 4,
+        "group_size": 8,
+        "minibatches_per_rollout": 2,
+        "kl_coef": 0.001,
+        "max_tokens": 50,
+    }
+    absent = ("preference", "process", "dynamic_sampling", "tools", "adapter")
+    return SimpleNamespace(**{**usual, **dict.fromkeys(absent), **values})
 
 
 def test_ranges_add_multiply_and_are_cut() -> None:
@@ -121,21 +138,7 @@ def test_candidates_end_with_the_unit_that_suffices() -> None:
 
 
 def test_grpo_samples_every_group_and_trains_some_of_it() -> None:
-    params = SimpleNamespace(
-        precision="float32",
-        num_steps=6,
-        staleness=0,
-        tools=None,
-        problems_per_step=4,
-        group_size=8,
-        minibatches_per_rollout=2,
-        kl_coef=0.001,
-        preference=None,
-        process=None,
-        dynamic_sampling=None,
-        adapter=None,
-        max_tokens=50,
-    )
+    params = grpo_params()
     run = GrpoRun(micro_batch_tokens=256, max_batch=32)
     problems = ProblemsInfo(Range(100), Range(10), Range(20, 30))
     cost = rollouts.rollouts(params, run, {"model": MODEL, "problems": problems})
@@ -161,21 +164,7 @@ def test_grpo_samples_every_group_and_trains_some_of_it() -> None:
 
 
 def test_every_rank_of_grpo_samples_with_a_sampler_of_its_own() -> None:
-    params = SimpleNamespace(
-        num_steps=2,
-        staleness=0,
-        tools=None,
-        problems_per_step=4,
-        group_size=8,
-        minibatches_per_rollout=2,
-        kl_coef=0.0,
-        preference=None,
-        process=None,
-        dynamic_sampling=None,
-        adapter=None,
-        max_tokens=50,
-        precision="bfloat16",
-    )
+    params = grpo_params(num_steps=2, kl_coef=0.0, precision="bfloat16")
     engine = DeepSpeedSettings(backend="deepspeed", num_processes=4)
     run = GrpoRun(device="cuda", micro_batch_tokens=256, max_batch=32, engine=engine)
     problems = ProblemsInfo(Range(100), Range(10), Range(20, 30))

@@ -8,7 +8,7 @@ from types import SimpleNamespace
 from typing import Any, Literal
 
 import pytest
-from test_costs import MODEL, GrpoRun, sampling
+from test_costs import MODEL, GrpoRun, grpo_params, sampling
 
 from r1pipe.costs import memory, rates, rollouts
 from r1pipe.costs.estimate import Estimator
@@ -109,25 +109,8 @@ def grpo(
     engine = DeepSpeedSettings(backend="deepspeed", num_processes=num_trainers)
     run = GrpoRun(device=device, micro_batch_tokens=256, generator=generator, engine=engine)
     problems = ProblemsInfo(Range(100), Range(10), Range(20, 30))
-    return rollouts.rollouts(grpo_params(staleness), run, {"model": MODEL, "problems": problems})
-
-
-def grpo_params(staleness: int) -> Any:
-    return SimpleNamespace(
-        precision="float32",
-        num_steps=8,
-        staleness=staleness,
-        problems_per_step=4,
-        group_size=8,
-        minibatches_per_rollout=2,
-        kl_coef=0.001,
-        preference=None,
-        process=None,
-        dynamic_sampling=None,
-        tools=None,
-        adapter=None,
-        max_tokens=50,
-    )
+    params = grpo_params(num_steps=8, staleness=staleness)
+    return rollouts.rollouts(params, run, {"model": MODEL, "problems": problems})
 
 
 def estimated(cost: Cost) -> Any:
@@ -162,7 +145,7 @@ def test_ranks_that_have_an_engine_together_are_so_many_engines() -> None:
     together = VllmSettings(backend="vllm", tensor_parallel=2)
     run = GrpoRun(device="cuda", micro_batch_tokens=256, generator=together, engine=engine)
     problems = ProblemsInfo(Range(100), Range(10), Range(20, 30))
-    cost = rollouts.rollouts(grpo_params(0), run, {"model": MODEL, "problems": problems})
+    cost = rollouts.rollouts(grpo_params(num_steps=8), run, {"model": MODEL, "problems": problems})
     (work,) = cost.sampling
     assert (work.where.processes, work.where.engines, work.at_once) == (4, 2, 32)
     assert estimated(cost).devices == 4

@@ -6,7 +6,7 @@ import time
 from functools import cache
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import pytest
 import torch
@@ -218,6 +218,44 @@ class Sft:
         return context.output("model")
 
 
+class Whole(NamedTuple):
+    """A stage that ran undisturbed: its weights and what it logged."""
+
+    sft: Sft
+    weights: dict[str, torch.Tensor]
+    logged: dict[int, dict[str, float]]
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory: pytest.TempPathFactory) -> Whole:
+    """Train with PyTorch in this process."""
+    sft, console = Sft(tmp_path_factory.mktemp("sft")), Console()
+    return Whole(sft, weights_of(sft.run("whole", console)), console.logged)
+
+
+@pytest.fixture(scope="module")
+def adapted(tmp_path_factory: pytest.TempPathFactory) -> Whole:
+    """Train an adapter with DeepSpeed in one process, beside whole weights."""
+    sft, console = Sft(tmp_path_factory.mktemp("adapter")), Console()
+    sft.adapter = {"rank": 4, "alpha": 16.0}
+    return Whole(sft, weights_of(sft.run("whole", console, **engine(1, 0))), console.logged)
+
+
+def weights_of(folder: Path) -> dict[str, torch.Tensor]:
+    return {name: weight.detach() for name, weight in load_model(folder).named_parameters()}
+
+
+def assert_trained_alike(whole: Whole, folder: Path, logged: dict[int, dict[str, float]]) -> None:
+    """Compare the losses of all thirty steps, and the weights after them."""
+    assert sorted(logged) == list(range(1, 31))
+    for step, values in logged.items():
+        assert values["loss"] == pytest.approx(whole.logged[step]["loss"], abs=1e-4)
+    trained = weights_of(folder)
+    assert trained.keys() == whole.weights.keys()
+    for name, weight in whole.weights.items():
+        torch.testing.assert_close(trained[name], weight, rtol=0, atol=2e-4)  # Adam's sign steps
+
+
 @pytest.mark.parametrize(
     ("first", "second"),
     [
@@ -229,49 +267,32 @@ class Sft:
     ],
 )
 def test_training_resumes_on_another_number_of_processes_and_stage(
-    tmp_path: Path, first: tuple[int, ...], second: tuple[int, ...]
+    whole: Whole, first: tuple[int, ...], second: tuple[int, ...]
 ) -> None:
-    sft, whole = Sft(tmp_path), Console()
-    expected = load_model(sft.run("whole", whole))
-    stopped = Console()
+    stopped, console, name = Console(), Console(), f"moved-{first}-{second}"
     stopped.stop_at = 2
     with pytest.raises(Interrupted, match="SIGTERM"):
-        sft.run("moved", stopped, **engine(*first))
+        whole.sft.run(name, stopped, **engine(*first))
     done = max(stopped.logged)
     assert 2 <= done < 30
-    console = Console()
-    out = sft.run("moved", console, **engine(*second))
+    out = whole.sft.run(name, console, **engine(*second))
     assert sorted(console.logged) == list(range(done + 1, 31))
-    for step, values in (stopped.logged | console.logged).items():
-        assert values["loss"] == pytest.approx(whole.logged[step]["loss"], abs=1e-4)
+    assert_trained_alike(whole, out, stopped.logged | console.logged)
     assert {path.suffix for path in out.iterdir()} <= {".json", ".safetensors", ".jinja"}
-    trained = dict(load_model(out).named_parameters())
-    for name, weight in expected.named_parameters():
-        torch.testing.assert_close(trained[name], weight, rtol=0, atol=2e-4)  # Adam's sign steps
 
 
 @pytest.mark.parametrize(("first", "second"), [((2, 3), (1, 3)), ((2, 2), (2, 3))])
 def test_an_adapter_beside_sharded_weights_resumes_and_is_merged_as_beside_whole_ones(
-    tmp_path: Path, first: tuple[int, ...], second: tuple[int, ...]
+    adapted: Whole, first: tuple[int, ...], second: tuple[int, ...]
 ) -> None:
-    sft, whole = Sft(tmp_path), Console()
-    sft.adapter = {"rank": 4, "alpha": 16.0}
-    expected = load_model(sft.run("whole", whole, **engine(1, 0)))
-    stopped = Console()
+    stopped, console, name = Console(), Console(), f"moved-{first}-{second}"
     stopped.stop_at = 2
     with pytest.raises(Interrupted, match="SIGTERM"):
-        sft.run("moved", stopped, **engine(*first))
-    console = Console()
-    trained = dict(load_model(sft.run("moved", console, **engine(*second))).named_parameters())
-    logged = stopped.logged | console.logged
-    assert sorted(logged) == list(range(1, 31))
-    for step, values in logged.items():
-        assert values["loss"] == pytest.approx(whole.logged[step]["loss"], abs=1e-4)
-    base = dict(load_model(sft.inputs["model"]).named_parameters())
-    moved = 0.0
-    for name, weight in expected.named_parameters():
-        torch.testing.assert_close(trained[name], weight, rtol=0, atol=2e-4)  # Adam's sign steps
-        moved = max(moved, float((weight - base[name]).abs().max()))
+        adapted.sft.run(name, stopped, **engine(*first))
+    out = adapted.sft.run(name, console, **engine(*second))
+    assert_trained_alike(adapted, out, stopped.logged | console.logged)
+    base = weights_of(adapted.sft.inputs["model"])
+    moved = max(float((weight - base[n]).abs().max()) for n, weight in adapted.weights.items())
     assert moved > 0.01, "an adapter that does not move shows nothing"
 
 

@@ -254,10 +254,16 @@ def test_two_replicas_give_the_tokens_of_one_engine_and_take_new_weights(
 # ---- ranks ---------------------------------------------------------------------------------------
 
 
+@pytest.fixture(scope="module")
+def alone(folder: Path, tmp_path_factory: pytest.TempPathFactory) -> FakeContext:
+    """Train in one process, without a reference."""
+    return run_grpo(folder, tmp_path_factory.mktemp("alone"), kl_coef=0.0)
+
+
 @pytest.mark.skipif(importlib.util.find_spec("deepspeed") is None, reason="needs deepspeed")
 @pytest.mark.parametrize(("zero_stage", "tensor_parallel"), [(2, 1), (3, 1), (3, 2)])
 def test_ranks_sample_with_engines_of_their_own_or_with_one_together(
-    folder: Path, tmp_path: Path, zero_stage: int, tensor_parallel: int
+    folder: Path, tmp_path: Path, alone: FakeContext, zero_stage: int, tensor_parallel: int
 ) -> None:
     from test_engine_equality import Console, context_in
 
@@ -284,7 +290,6 @@ def test_ranks_sample_with_engines_of_their_own_or_with_one_together(
     assert context.stage_log.facts["parity_after_push"] < 1e-5
     left = set(map(str, Path("/dev/shm").glob("*cpushm*"))) - before
     assert not left, "another engine of this machine would take them for its own"
-    alone = run_grpo(folder, tmp_path / "alone", kl_coef=0.0)
     assert sorted(console.logged) == [1, 2, 3, 4]
     for step, logged in console.logged.items():
         assert logged["mismatch_kl"] < 1e-6

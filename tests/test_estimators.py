@@ -14,7 +14,7 @@ from typing import Any, get_args
 
 import pytest
 import torch
-from test_grpo_objective import RecordingEngine, random_rollouts, slow_logprobs
+from test_grpo_update import RecordingEngine, random_rollouts, slow_logprobs
 from test_sequence_parallel import on_ranks, threads_exchange
 from tiny import advantage_of, grpo_params, model, rollout, tokenizer, update_policy
 from torch import Tensor

@@ -11,7 +11,7 @@ import pytest
 from chat_templates import tokenizer_of
 from data_forms import lines, parquet, saved
 from data_forms import place as put
-from test_shapes import BAD, LABELS, PAIRS, ROWS
+from shape_cases import BAD, LABELS, PAIRS, ROWS
 from tiny import FakeContext, listed, model, stage
 
 from r1pipe.data.training_sequences import training_sequences

@@ -130,6 +130,7 @@ def test_a_page_whose_commands_are_not_run_says_why_and_names_tests_that_there_a
             assert (ROOT / name).exists(), name
 
 
+@pytest.mark.timeout(1800)  # each page has its own
 def test_every_command_of_every_page_works(tmp_path: Path) -> None:
     """They share one folder, as a reader's would: the tutorials first, in their order."""
     command = tmp_path / "bin" / "r1pipe"

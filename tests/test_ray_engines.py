@@ -55,15 +55,29 @@ def requests(count: int) -> list[Request]:
     return [Request((9, 30, 41 + i // 4), i, i) for i in range(count)]
 
 
+def parent_of(pid: int) -> int:
+    """Return a process's parent; 0 of one that has ended, or that nobody has started."""
+    try:
+        stat = Path(f"/proc/{pid}/stat").read_text()
+    except OSError:
+        return 0
+    return int(stat.rpartition(")")[2].split()[1])
+
+
 def actors(kind: str = "EngineActor") -> set[int]:
-    """Return the processes of all engines on this machine."""
+    """Return the processes of all engines of the cluster that this process has started; others may
+    run tests beside it."""
     found = set()
     for path in Path("/proc").glob("[0-9]*/cmdline"):
         try:
-            if kind.encode() in path.read_bytes():
-                found.add(int(path.parent.name))
+            is_one = kind.encode() in path.read_bytes()
         except OSError:
             continue  # it has ended
+        pid = ancestor = int(path.parent.name)
+        while is_one and ancestor not in (0, os.getpid()):
+            ancestor = parent_of(ancestor)
+        if is_one and ancestor:
+            found.add(pid)
     return found
 
 
