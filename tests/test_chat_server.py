@@ -49,7 +49,7 @@ def test_in_a_pipe_a_server_that_breaks_off_ends_the_command(
     given(monkeypatch, b"2+2\n")
     with serving(raw(EVENTS + event("fo"))) as server:
         code, out, err = r1pipe("chat", "zero", "--url", server.url, *store)
-    assert (code, out) == (3, "fo\n")
+    assert (code, out) == (1, "fo\n")
     assert "broke off: the events ended before the completion did" in err
 
 
@@ -60,7 +60,7 @@ def test_a_server_of_several_models_is_asked_for_the_one_that_is_named(
     with serving(raw(EVENTS + ANSWER), models=("policy", "other")) as server:
         given(monkeypatch, b"2+2\n")
         code, _, err = r1pipe("chat", "zero", "--url", server.url, *store)
-        assert code == 3
+        assert code == 1
         assert "serves policy, other; name one in run.generator.model, or with --model" in err
         code, out, _ = r1pipe("chat", "zero", "--url", server.url, "--model", "other", *store)
         assert (code, out) == (0, "hm\\x1b[2J\nfour\n")
@@ -72,6 +72,7 @@ def test_a_server_of_several_models_is_asked_for_the_one_that_is_named(
     [
         (("--url", "not a url"), "--url not a url: is no address of a server; write http://"),
         (("--url", "http://me:secret@h/v1"), "--url http://[hidden]@h/v1: holds a user"),
+        (("--model", "other"), "--model other: a model of a server; give the server with --url"),
         (("--device", "tpu"), "--device tpu: tpu is no device; write cpu, cuda or cuda:1"),
         (("--device", "cuda"), "--device cuda: this machine has no GPU that may be used"),
     ],

@@ -87,6 +87,8 @@ def _run(device: str, backend: str, url: str | None, model: str | None) -> "Samp
     from r1pipe.text import without_passwords
 
     chosen: dict[str, object] = {"backend": backend}
+    if url is None and model is not None:
+        raise ManifestError(f"--model {model}: a model of a server; give the server with --url")
     if url is not None:
         chosen = {"backend": "openai", "url": url, "model": model, "max_retries": MAX_RETRIES}
     try:
@@ -117,13 +119,15 @@ def _show(talk: "Conversation", line: str) -> None:
         else:
             reply = talk.reply(line, printer.add)
     except StageError as error:
+        printer.end()
         if not is_terminal:
             raise
         complain(f"{error}\n(this turn is forgotten)")
         return
-    finally:
-        printer.end()
+    printer.end()
     if reply.finish_reason == "length":
-        complain(f"(cut off after {reply.num_tokens} tokens; --max-tokens gives more)")
+        is_full = reply.num_tokens < talk.sampling.max_tokens
+        why = f"the context of {talk.context} is full" if is_full else "--max-tokens gives more"
+        complain(f"(cut off after {reply.num_tokens} tokens; {why})")
     if reply.finish_reason == STOPPED:
         complain(f"(ended after {reply.num_tokens} tokens)")

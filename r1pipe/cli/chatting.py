@@ -128,7 +128,7 @@ class Conversation:
         tell(opened_thought(self.tokenizer, self.fmt))
         try:
             with redirect_stdout(sys.stderr):
-                (sampled,) = self.generator.generate([request], self.sampling)
+                (sampled,) = self.generator.generate([request], self._fitted(len(prompt_ids)))
             ids, reason = sampled.token_ids, sampled.finish_reason.value
         except KeyboardInterrupt:
             if check is _go_on:
@@ -139,6 +139,13 @@ class Conversation:
         elif not ids:  # it was stopped: of the tokens only their text is known
             return told, len(self.tokenizer(told, add_special_tokens=False)["input_ids"]), reason
         return self.tokenizer.decode(ids, skip_special_tokens=True), len(ids), reason
+
+    def _fitted(self, prompt_tokens: int) -> SamplingParams:
+        """Return how to sample an answer that ends with the context; servers refuse a longer one."""
+        if self.context is None:
+            return self.sampling
+        room = max(1, self.context - prompt_tokens)
+        return replace(self.sampling, max_tokens=min(self.sampling.max_tokens, room))
 
     def _taken_apart(self, said: str, finish_reason: str, num_tokens: int) -> Reply:
         from r1pipe.models.prompts import opened_thought
