@@ -141,7 +141,7 @@ class Conversation:
         return self.tokenizer.decode(ids, skip_special_tokens=True), len(ids), reason
 
     def _fitted(self, prompt_tokens: int) -> SamplingParams:
-        """Return how to sample an answer that ends with the context; servers refuse a longer one."""
+        """Return how to sample an answer that ends with the context; servers refuse others."""
         if self.context is None:
             return self.sampling
         room = max(1, self.context - prompt_tokens)
