@@ -1,7 +1,8 @@
 """Ask a server that misbehaves in every mode of its table, and count what becomes of it.
 
-    PYTHONPATH=. python benchmarks/attack_server.py
+    PYTHONPATH=. python benchmarks/attack_server.py [--events]
 
+With `--events` each completion is asked for in events, as a chat does, which no mode sends.
 The server runs in a process of its own, so that the memory here is the client's. `tests` has the
 table of modes (`hostile_server.MODES`) and what each should end in.
 """
@@ -51,7 +52,7 @@ def main() -> None:
     server = Hostile()
     server.port, server.elsewhere = here.recv()
     before, began = peak_mb(), time.monotonic()
-    outcomes = list(attacks(server))
+    outcomes = list(attacks(server, listens="--events" in sys.argv[1:]))
     seconds, grown = time.monotonic() - began, peak_mb() - before
     here.send("end")
     connections, led_away, sent = here.recv()

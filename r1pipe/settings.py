@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass, replace
 from typing import Literal, TypeAlias
 
-from pydantic import Field, JsonValue
+from pydantic import Field, JsonValue, field_validator
 
 from r1pipe.chat import CHAT, PRESETS, AnswerPlace, Format, FormatName
 from r1pipe.plugins.tables import TaskName
 from r1pipe.stage import StageModel
+from r1pipe.text import excerpt
+
+DEVICE = re.compile(r"(cpu|cuda)(:[0-9]{1,4})?", re.A)
 
 
 class Optimizer(StageModel):
@@ -141,6 +145,13 @@ class ComputeRun(StageModel):
     """Threads that share a step on a CPU; default: one for each core, at most four."""
     price_per_gpu_hour: float | None = Field(default=None, ge=0, allow_inf_nan=False)
     """Of one GPU for an hour, in any currency: `plan` counts with it, and nothing else does."""
+
+    @field_validator("device")
+    @classmethod
+    def _is_device(cls, device: str) -> str:
+        if not DEVICE.fullmatch(device):
+            raise ValueError(f"{excerpt(device, 40)} is no device; write cpu, cuda or cuda:1")
+        return device
 
 
 class VerifyRun(StageModel):

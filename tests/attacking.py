@@ -35,8 +35,8 @@ class Outcome:
     made: list[Sampled] = field(default_factory=list)
 
 
-def attack(server: Hostile, mode: str) -> Outcome:
-    """Ask for one completion more than are answered well."""
+def attack(server: Hostile, mode: str, listens: bool = False) -> Outcome:
+    """Ask for one completion more than are answered well, perhaps in events."""
     outcome, began = Outcome(mode), time.monotonic()
     settings = OpenAISettings(
         backend="openai",
@@ -50,6 +50,7 @@ def attack(server: Hostile, mode: str) -> Outcome:
     parts = [requests[:NUM_GOOD], requests[NUM_GOOD:]] if MODES[mode].is_slow else [requests]
     try:
         generator = ServerGenerator(settings, tokenizer(), [tokenizer().eos_token_id])
+        generator.on_text = (lambda text: None) if listens else None
         with closing(generator):
             for part in parts:
                 for sampled in generator.generate(part, SamplingParams(max_tokens=MAX_TOKENS)):
@@ -65,9 +66,9 @@ def attack(server: Hostile, mode: str) -> Outcome:
     return outcome
 
 
-def attacks(server: Hostile) -> Iterator[Outcome]:
+def attacks(server: Hostile, listens: bool = False) -> Iterator[Outcome]:
     """Yield the outcome of every mode; some are asked at once, since most of it is waiting."""
     os.environ[KEY_VARIABLE] = KEY
     tokenizer()
     with ThreadPoolExecutor(AT_ONCE) as pool:
-        yield from pool.map(lambda mode: attack(server, mode), MODES)
+        yield from pool.map(lambda mode: attack(server, mode, listens), MODES)

@@ -2,16 +2,9 @@
 
 from __future__ import annotations
 
-import fcntl
 import io
 import json
-import os
-import pty
-import select
-import subprocess
 import sys
-import termios
-import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -19,9 +12,9 @@ from typing import Any
 
 import pytest
 import tiny
-from command import ROOT
 from command import Run as RunCommand
 from handed_world import handed
+from terminal import typed
 
 from r1pipe.chat import CHAT, HOUSE, R1_ZERO, Format
 from r1pipe.cli import chatting
@@ -296,36 +289,16 @@ for turn in turns_of_user(): _show(talk, turn)
 
 
 def test_in_a_terminal_thoughts_are_dimmed_and_ctrl_c_ends_a_reply_but_not_the_chat() -> None:
-    main, other = pty.openpty()
-    environment = {k: v for k, v in os.environ.items() if k != "NO_COLOR"} | {"TERM": "xterm"}
-    process = subprocess.Popen(
+    code, seen = typed(
         [sys.executable, "-c", IN_A_TERMINAL],
-        cwd=ROOT,
-        env=environment | {"PYTHONPATH": str(ROOT)},
-        stdin=other,
-        stdout=other,
-        stderr=other,
-        start_new_session=True,
-        preexec_fn=lambda: fcntl.ioctl(0, termios.TIOCSCTTY, 0),
-    )
-    os.close(other)
-    seen, place, until = b"", 0, time.monotonic() + 30
-    for awaited, answer in (
         (b"> ", b"hello\n"),
         (rb"\x1b" + b"\x1b[0m", b"\x03"),  # the thought never ends
         (b"(ended after", b""),
         (b"> ", b"more\n"),
         (b"so", b""),
         (b"> ", b"\x04"),
-    ):
-        while (found := seen.find(awaited, place)) < 0:
-            assert time.monotonic() < until, seen
-            if select.select([main], [], [], 0.05)[0]:
-                seen += os.read(main, 1 << 12)
-        place = found + len(awaited)
-        os.write(main, answer)
-    assert process.wait(timeout=5) == 0
-    os.close(main)
+    )
+    assert code == 0
     assert b"\x1b[2mh\x1b[0m\x1b[2mm\x1b[0m" in seen
     assert b"\x1b[2ma\x1b[0m\r\nso" in seen
     assert b"<think>" not in seen

@@ -27,6 +27,12 @@ UrlOption = Annotated[
     str | None,
     typer.Option("--url", help="A server that has the model, such as 'r1pipe serve' starts."),
 ]
+ServedOption = Annotated[
+    str | None,
+    typer.Option("--model", help="The model's name there; else the only one that it serves."),
+]
+MAX_RETRIES = 2
+"""How often a server is asked again: somebody waits."""
 
 
 @app.command()
@@ -45,6 +51,7 @@ def chat(  # noqa: PLR0913 - options of one command
     device: Annotated[str, typer.Option("--device", help="cpu, cuda, cuda:1.")] = "cpu",
     backend: BackendOption = "transformers",
     url: UrlOption = None,
+    model: ServedOption = None,
     store: StoreOption = None,
     as_json: Annotated[
         bool, typer.Option("--json", help="One JSON document on a line for each turn.")
@@ -58,7 +65,8 @@ def chat(  # noqa: PLR0913 - options of one command
     result = Results(open_store(store))[name]
     form = format_for(result.record.preimage["params"], fmt, system)
     sampling = SamplingParams(temperature, top_p, max_tokens, logprobs=False)
-    opened = conversation(result.model_folder(), form, _run(device, backend, url), sampling, seed)
+    run = _run(device, backend, url, model)
+    opened = conversation(result.model_folder(), form, run, sampling, seed)
     try:
         with opened as talk:
             for line in turns_of_user():
@@ -70,15 +78,30 @@ def chat(  # noqa: PLR0913 - options of one command
         complain("")
 
 
-def _run(device: str, backend: str, url: str | None) -> "SampleRun":
+def _run(device: str, backend: str, url: str | None, model: str | None) -> "SampleRun":
+    from pydantic import ValidationError
+
     from r1pipe.errors import ManifestError
     from r1pipe.generator_settings import SampleRun
+    from r1pipe.machine import read_gpus, visible_gpus
+    from r1pipe.text import without_passwords
 
-    chosen = {"backend": backend} if url is None else {"backend": "openai", "url": url}
+    chosen: dict[str, object] = {"backend": backend}
+    if url is None and model is not None:
+        raise ManifestError(f"--model {model}: a model of a server; give the server with --url")
+    if url is not None:
+        chosen = {"backend": "openai", "url": url, "model": model, "max_retries": MAX_RETRIES}
     try:
-        return SampleRun.model_validate({"device": device, "generator": chosen})
-    except ValueError as error:
-        raise ManifestError(f"--url {url}: {error}") from error
+        run = SampleRun.model_validate({"device": device, "generator": chosen})
+    except ValidationError as error:
+        found = error.errors(include_url=False, include_input=False)[0]
+        given = {"device": device, "model": model, "url": without_passwords(url or "")}
+        name = str(found["loc"][-1])
+        said = found["msg"].removeprefix("Value error, ")
+        raise ManifestError(f"--{name} {given.get(name, '')}: {said}") from None
+    if url is None and device.startswith("cuda") and not visible_gpus(read_gpus()):
+        raise ManifestError(f"--device {device}: this machine has no GPU that may be used")
+    return run
 
 
 def _show(talk: "Conversation", line: str) -> None:
@@ -86,15 +109,25 @@ def _show(talk: "Conversation", line: str) -> None:
     from r1pipe.chat import HOUSE
     from r1pipe.cli.chatting import STOPPED
     from r1pipe.cli.streaming import ReplyPrinter, gentle_interrupt
+    from r1pipe.errors import StageError
 
-    printer = ReplyPrinter(talk.fmt.think or HOUSE, sys.stdout)
-    if sys.stdin.isatty():
-        with gentle_interrupt(talk.is_telling) as check:
-            reply = talk.reply(line, printer.add, check)
-    else:
-        reply = talk.reply(line, printer.add)
+    printer, is_terminal = ReplyPrinter(talk.fmt.think or HOUSE, sys.stdout), sys.stdin.isatty()
+    try:
+        if is_terminal:
+            with gentle_interrupt(talk.is_telling) as check:
+                reply = talk.reply(line, printer.add, check)
+        else:
+            reply = talk.reply(line, printer.add)
+    except StageError as error:
+        printer.end()
+        if not is_terminal:
+            raise
+        complain(f"{error}\n(this turn is forgotten)")
+        return
     printer.end()
     if reply.finish_reason == "length":
-        complain(f"(cut off after {reply.num_tokens} tokens; --max-tokens gives more)")
+        is_full = reply.num_tokens < talk.sampling.max_tokens
+        why = f"the context of {talk.context} is full" if is_full else "--max-tokens gives more"
+        complain(f"(cut off after {reply.num_tokens} tokens; {why})")
     if reply.finish_reason == STOPPED:
         complain(f"(ended after {reply.num_tokens} tokens)")

@@ -74,39 +74,41 @@ class Conversation:
     @property
     def is_telling(self) -> bool:
         """Whether text comes while it is generated, not only at the end."""
-        from r1pipe.generate.protocol import TellingGenerator
+        from r1pipe.generate.protocol import TellingGenerator, TextTellingGenerator
 
-        return isinstance(self.generator, TellingGenerator)
+        return isinstance(self.generator, TellingGenerator | TextTellingGenerator)
 
     def reply(self, text: str, tell: Tell = _nothing, check: Check = _go_on) -> Reply:
-        """Return the model's answer to the next turn. Raises StageError if it leaves no room.
+        """Return the model's answer to the next turn.
 
         `tell` is given the answer's text as it is generated, its last part at the end; some
         backends give all of it then. A KeyboardInterrupt, such as `check` may raise between two
-        tokens, ends the reply there.
+        tokens, ends the reply there. A StageError, such as of a server that is gone, takes the turn
+        out of the conversation.
         """
         if self.fmt.template == "r1-zero":
             self.turns.clear()
         self.turns.append({"role": "user", "content": text})
-        ids, reason = self._sampled(self._prompt_ids(), tell, check)
-        said = self.tokenizer.decode(ids, skip_special_tokens=True)
-        reply = self._taken_apart(said, reason, len(ids))
+        try:
+            said, num_tokens, reason = self._sampled(self._prompt_ids(), tell, check)
+        except StageError:
+            del self.turns[-1]
+            raise
+        reply = self._taken_apart(said, reason, num_tokens)
         self.turns.append({"role": "assistant", "content": reply.answer.strip()})
         if reason == STOPPED and not reply.answer:
             del self.turns[-2:]  # a model is not asked to continue from nothing
         return reply
 
-    def _sampled(
-        self, prompt_ids: Sequence[int], tell: Tell, check: Check
-    ) -> tuple[Sequence[int], str]:
-        """Return the tokens of a reply, and why it ended."""
-        from r1pipe.generate.protocol import Request, TellingGenerator
+    def _sampled(self, prompt_ids: Sequence[int], tell: Tell, check: Check) -> tuple[str, int, str]:
+        """Return the text of a reply, how many tokens it has, and why it ended."""
+        from r1pipe.generate.protocol import Request, TellingGenerator, TextTellingGenerator
         from r1pipe.generate.uniforms import request_seed
         from r1pipe.models.prompts import opened_thought
 
         request = Request(tuple(prompt_ids), request_seed(self.seed, "chat", len(self.turns)), 0)
         ids: Sequence[int] = ()
-        text = Detokenizer(self.tokenizer)
+        text, parts = Detokenizer(self.tokenizer), list[str]()
 
         def on_tokens(index: int, so_far: Sequence[int]) -> None:
             nonlocal ids
@@ -114,19 +116,36 @@ class Conversation:
             tell(text.text(ids))
             check()
 
+        def on_text(part: str) -> None:
+            parts.append(part)
+            tell(part)
+            check()
+
         if isinstance(self.generator, TellingGenerator):
             self.generator.on_tokens = on_tokens
+        if isinstance(self.generator, TextTellingGenerator) and tell is not _nothing:
+            self.generator.on_text = on_text
         tell(opened_thought(self.tokenizer, self.fmt))
         try:
             with redirect_stdout(sys.stderr):
-                (sampled,) = self.generator.generate([request], self.sampling)
+                (sampled,) = self.generator.generate([request], self._fitted(len(prompt_ids)))
             ids, reason = sampled.token_ids, sampled.finish_reason.value
         except KeyboardInterrupt:
             if check is _go_on:
                 raise
             reason = STOPPED
-        tell(text.text(ids, is_last=True))
-        return ids, reason
+        if not (told := "".join(parts)):
+            tell(text.text(ids, is_last=True))
+        elif not ids:  # it was stopped: of the tokens only their text is known
+            return told, len(self.tokenizer(told, add_special_tokens=False)["input_ids"]), reason
+        return self.tokenizer.decode(ids, skip_special_tokens=True), len(ids), reason
+
+    def _fitted(self, prompt_tokens: int) -> SamplingParams:
+        """Return how to sample an answer that ends with the context; servers refuse others."""
+        if self.context is None:
+            return self.sampling
+        room = max(1, self.context - prompt_tokens)
+        return replace(self.sampling, max_tokens=min(self.sampling.max_tokens, room))
 
     def _taken_apart(self, said: str, finish_reason: str, num_tokens: int) -> Reply:
         from r1pipe.models.prompts import opened_thought

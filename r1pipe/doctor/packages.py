@@ -66,7 +66,7 @@ PACKAGES = (
     Package(("safetensors",), (0, 5)),
     Package(("accelerate",), (1, 10)),
     Package(("peft",), (0, 18)),
-    Package(("httpx2",), (2, 0), (3,)),
+    Package(("httpx2",), (2, 12), (3,)),
     Package(("fsspec",), (2024, 6)),
     Package(("huggingface-hub",), (2, 4), (3,)),
     Package(("jinja2",), (3, 1)),

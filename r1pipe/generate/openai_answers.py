@@ -21,37 +21,39 @@ than were sampled."""
 BROKEN = "\ufffd"
 """What decoding gives for bytes that are no character; servers may leave the last of them out."""
 
-Id = Annotated[int, Field(ge=0)]
+TokenId = Annotated[int, Field(ge=0)]
 
 
-class _Answer(BaseModel):
+class AnswerModel(BaseModel):
+    """What a server says, without conversions; what nobody reads may be there."""
+
     model_config = ConfigDict(strict=True, extra="ignore")
 
 
-class _Choice(_Answer):
+class _Choice(AnswerModel):
     finish_reason: Literal["stop", "length"]
     text: str | None = None
-    token_ids: list[Id] | None = None
+    token_ids: list[TokenId] | None = None
 
 
-class _Completion(_Answer):
+class _Completion(AnswerModel):
     choices: Annotated[list[_Choice], Field(min_length=1, max_length=1)]
 
 
-class _Model(_Answer):
+class _Model(AnswerModel):
     id: str
 
 
-class _Models(_Answer):
+class _Models(AnswerModel):
     data: list[_Model]
 
 
-Read = TypeVar("Read", bound=_Answer)
+Read = TypeVar("Read", bound=AnswerModel)
 
 
 def served_names(data: bytes) -> list[str]:
     """Return the names of the models that a server has. Raises Passing for anything else."""
-    return [each.id for each in _read(_Models, data).data]
+    return [each.id for each in read_answer(_Models, data).data]
 
 
 def max_answer_bytes(prompt_tokens: int, max_tokens: int) -> int:
@@ -67,7 +69,7 @@ def read_completion(
     Ids must be of the vocabulary, no more than were asked for, and read as the text does. An end
     that the server left out is put back. Raises Passing for anything else.
     """
-    (choice,) = _read(_Completion, data).choices
+    (choice,) = read_answer(_Completion, data).choices
     reason, limit = FINISHED[choice.finish_reason], max_tokens
     if choice.token_ids is not None:
         ids = choice.token_ids
@@ -124,7 +126,8 @@ def _letters(text: str) -> str:
     return "".join(text.split())
 
 
-def _read(kind: type[Read], data: bytes) -> Read:
+def read_answer(kind: type[Read], data: bytes) -> Read:
+    """Return what a server says. Raises Passing for anything else."""
     try:
         return kind.model_validate_json(data)
     except ValidationError as error:

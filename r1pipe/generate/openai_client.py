@@ -11,10 +11,13 @@ import asyncio
 import math
 import os
 import ssl
-from contextlib import suppress
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager, suppress
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
 from http.cookiejar import CookieJar, DefaultCookiePolicy
+from typing import Protocol
 
 import httpx2
 
@@ -28,6 +31,8 @@ MAX_DELAY_S = 60.0
 MAX_ERROR_BYTES = 65_536
 """Most that is read of an answer that is a refusal."""
 SHOWN_CHARS = 300
+EVENTS = "text/event-stream"
+"""What an answer is called that comes in events."""
 LOCAL_HOSTS = ("localhost", "127.0.0.1", "::1")
 HIDDEN = "[key]"
 
@@ -38,6 +43,44 @@ class Passing(Exception):  # noqa: N818 - it is caught where requests are sent a
     def __init__(self, message: str, delay_s: float = 0.0) -> None:
         super().__init__(message)
         self.delay_s = delay_s
+
+
+class Refused(StageError):  # noqa: N818 - it says what the server did
+    """A server's answer that no other try changes."""
+
+    def __init__(self, message: str, status: int) -> None:
+        super().__init__(message)
+        self.status = status
+        """Of HTTP."""
+
+
+class Follower(Protocol):
+    """What reads the events of an answer."""
+
+    @property
+    def is_done(self) -> bool:
+        """Whether nothing more is read."""
+
+    @property
+    def extra_s(self) -> float:
+        """Seconds that the answer may take longer for what has come of it."""
+
+    def take(self, data: str) -> None:
+        """Read one event's data. Raises Passing for what is no part of an answer."""
+
+    def finish(self) -> None:
+        """Note that nothing follows. Raises Passing if something is missing."""
+
+
+@dataclass(frozen=True)
+class Limits:
+    """What one answer may take."""
+
+    timeout_s: float
+    """From the request to the last byte; a follower may lengthen it."""
+    max_bytes: int
+    max_stream_bytes: int = 0
+    """Of an answer in events, all of them together; one event has at most `max_bytes`."""
 
 
 class ServerClient:
@@ -66,33 +109,61 @@ class ServerClient:
                 f" cannot be used: {type(error).__name__}; set NO_PROXY for this host, or mend it"
             ) from None
 
-    async def ask(
-        self, path: str, body: JsonObject | None, *, timeout_s: float, max_bytes: int
-    ) -> bytes:
+    async def ask(self, path: str, body: JsonObject | None, limits: Limits) -> bytes:
         """Send one request, a GET without a body; return the answer's bytes.
 
         Raises Passing if another try may help, StageError if it may not.
         """
+        async with self._answer(path, body, limits.timeout_s) as (answer, _):
+            return await _whole(answer, limits.max_bytes)
+
+    async def follow(
+        self, path: str, body: JsonObject, follower: Follower, limits: Limits
+    ) -> bytes | None:
+        """Send one request; have a follower read the events of the answer until it is done.
+
+        An answer that does not come in events is returned, None otherwise. Raises as `ask` does.
+        """
+        async with self._answer(path, body, limits.timeout_s) as (answer, deadline):
+            if answer.headers.get("Content-Type", "").partition(";")[0].strip().lower() != EVENTS:
+                return await _whole(answer, limits.max_bytes)
+            first = deadline.when() or 0.0
+            bounded = httpx2.Response(
+                answer.status_code,
+                headers={"Content-Type": EVENTS},  # which is UTF-8, whatever else was said
+                request=answer.request,
+                stream=_Bounded(answer, limits.max_stream_bytes),
+            )
+            async for event in httpx2.EventSource(bounded, limits.max_bytes):
+                follower.take(event.data)
+                if follower.is_done:
+                    return None
+                deadline.reschedule(first + follower.extra_s)
+            follower.finish()
+        return None
+
+    @asynccontextmanager
+    async def _answer(
+        self, path: str, body: JsonObject | None, timeout_s: float
+    ) -> AsyncIterator[tuple[httpx2.Response, asyncio.Timeout]]:
+        """Yield an answer that may be read, and the deadline for that."""
         method = "GET" if body is None else "POST"
         try:
             async with (
-                asyncio.timeout(timeout_s),
+                asyncio.timeout(timeout_s) as deadline,
                 self._http.stream(method, self.url + path, json=body) as answer,
             ):
                 if answer.status_code != 200:
                     raise await self._refusal(path, answer)
                 if answer.headers.get("Content-Encoding", "identity") != "identity":
                     raise Passing("the answer is compressed, which was not asked for")
-                data, is_whole = await _read(answer, max_bytes)
+                yield answer, deadline
         except (Passing, StageError):
             raise
         except TimeoutError:
             raise Passing(f"no whole answer within {timeout_s:g} s") from None
         except Exception as error:  # a stranger's bytes: whatever a reader says, it is no answer
             raise Passing(self.shown(_reason(error))) from error
-        if not is_whole:
-            raise Passing(f"the answer is longer than {max_bytes:,} bytes")
-        return data
 
     def shown(self, text: str) -> str:
         """Return a server's words, cut, for a terminal, and without the key."""
@@ -108,10 +179,11 @@ class ServerClient:
         status, words = answer.status_code, ""
         if answer.is_redirect:
             target = self.shown(answer.headers.get("Location", "nowhere"))
-            return StageError(
+            return Refused(
                 f"{self.url}{path} redirects (HTTP {status}) to {target}; no redirect is followed,"
                 " since the key and the prompts would go there. If that is the server, set"
-                " run.generator.url to it"
+                " run.generator.url to it",
+                status,
             )
         with suppress(httpx2.HTTPError):  # a broken body says nothing more than the status
             words = (await _read(answer, MAX_ERROR_BYTES))[0].decode(errors="replace")
@@ -121,7 +193,7 @@ class ServerClient:
             return Passing(said, asked_delay(asked, datetime.now(UTC)))
         if 200 <= status < 300:
             return Passing(f"{said}: an answer without a completion")
-        return StageError(f"{self.url}{path} refuses: {said}")
+        return Refused(f"{self.url}{path} refuses: {said}", status)
 
 
 def _reason(error: BaseException) -> str:
@@ -132,6 +204,34 @@ def _reason(error: BaseException) -> str:
     if isinstance(error, OSError) and isinstance(error.errno, int) and error.errno > 0:
         return os.strerror(error.errno)
     return str(error) or type(error).__name__
+
+
+class _Bounded(httpx2.AsyncByteStream):
+    """The bytes of an answer, up to a limit."""
+
+    def __init__(self, answer: httpx2.Response, max_bytes: int) -> None:
+        self._answer = answer
+        self._max_bytes = max_bytes
+
+    async def __aiter__(self) -> AsyncIterator[bytes]:
+        size = 0
+        async for chunk in self._answer.aiter_raw():
+            size += len(chunk)
+            if size > self._max_bytes:
+                raise _too_long(self._max_bytes)
+            yield chunk
+
+
+def _too_long(max_bytes: int) -> Passing:
+    return Passing(f"the answer is longer than {max_bytes:,} bytes")
+
+
+async def _whole(answer: httpx2.Response, max_bytes: int) -> bytes:
+    """Return all bytes of an answer."""
+    data, is_whole = await _read(answer, max_bytes)
+    if not is_whole:
+        raise _too_long(max_bytes)
+    return data
 
 
 async def _read(answer: httpx2.Response, max_bytes: int) -> tuple[bytes, bool]:

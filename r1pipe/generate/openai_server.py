@@ -15,19 +15,22 @@ from collections.abc import Awaitable, Callable, Iterator, Sequence
 from concurrent.futures import Future
 from contextlib import suppress
 from dataclasses import dataclass, field
-from queue import SimpleQueue
+from queue import Empty, SimpleQueue
 from typing import TYPE_CHECKING, TypeAlias, TypeVar
 
 from r1pipe.errors import StageError
 from r1pipe.generate.failures import SamplingFailed
-from r1pipe.generate.openai_answers import max_answer_bytes, read_completion, served_names
+from r1pipe.generate.openai_answers import read_completion, served_names
 from r1pipe.generate.openai_client import (
     CONNECT_TIMEOUT_S,
     MAX_DELAY_S,
+    Limits,
     Passing,
+    Refused,
     ServerClient,
     api_key,
 )
+from r1pipe.generate.openai_stream import followed, stream_limits
 from r1pipe.generate.protocol import Request, Sampled, SamplingParams, Weights
 from r1pipe.generate.scheduler import Answer, Scheduler, over_engines
 from r1pipe.generate.uniforms import short_seed
@@ -40,11 +43,15 @@ if TYPE_CHECKING:
 FIRST_DELAY_S = 0.5
 MAX_MODELS_BYTES = 4_194_304
 SHOWN_NAMES = 8
+CHECKED_EVERY_S = 0.1
+"""How often whoever is told text is asked whether to go on."""
+NO_EVENTS = frozenset({400, 415, 422, 501})
+"""Refusals that may mean that a server sends no events."""
 NEUTRAL = {"top_k": -1, "min_p": 0.0, "repetition_penalty": 1.0}
 
 Found = TypeVar("Found")
-Results: TypeAlias = "SimpleQueue[tuple[int, Answer]]"
-"""Answers with the number of the server they are of, as they come."""
+Results: TypeAlias = "SimpleQueue[tuple[int, Answer | str]]"
+"""Answers, and texts of those under way, with the number of the server they are of."""
 
 
 @dataclass
@@ -55,6 +62,8 @@ class _Server:
     slots: asyncio.Semaphore
     model: str = ""
     is_lost: bool = False
+    has_events: bool = True
+    """Whether answers may come in events."""
     tasks: set[Future[None]] = field(default_factory=set)
 
 
@@ -74,6 +83,7 @@ class ServerGenerator:
         self.end_ids = list(end_ids)
         self.num_slots = settings.concurrency(0)
         self.losses: list[str] = []
+        self.on_text: Callable[[str], None] | None = None
         key, limit = api_key(settings.api_key_env), settings.max_concurrency
         self._servers = [
             _Server(ServerClient(url, key, limit), asyncio.Semaphore(limit))
@@ -124,10 +134,23 @@ class ServerGenerator:
 
     def answer(self) -> tuple[int, Answer]:
         """Wait for the next completion, or failure, of any server; raise what no other can mend."""
-        engine, answer = self._results.get()
+        while True:
+            engine, answer = self._next()
+            if not isinstance(answer, str):
+                break
+            if self.on_text is not None:
+                self.on_text(answer)
         if isinstance(answer, Exception) and not isinstance(answer, SamplingFailed):
             raise answer
         return engine, answer
+
+    def _next(self) -> tuple[int, Answer | str]:
+        """Wait for an answer or a text; whoever is told may end the waiting."""
+        while self.on_text is not None:
+            with suppress(Empty):
+                return self._results.get(timeout=CHECKED_EVERY_S)
+            self.on_text("")
+        return self._results.get()
 
     def give_up(self, engine: int, why: Exception, num_moved: int) -> None:
         """Leave a server until the next sampling."""
@@ -168,8 +191,7 @@ class ServerGenerator:
                     data = await server.client.ask(
                         "/completions",
                         {"model": server.model, **bodies[place]},
-                        timeout_s=self.settings.timeout_s,
-                        max_bytes=max_bytes[place],
+                        Limits(self.settings.timeout_s, max_bytes[place]),
                     )
                 return read(place, data)
 
@@ -217,7 +239,7 @@ class ServerGenerator:
         """Put a request's completion, or why there is none, into the results."""
         server = self._servers[engine]
         try:
-            results.put((engine, await self._sample(server, request, sampling)))
+            results.put((engine, await self._sample(server, request, sampling, results)))
         except SamplingFailed as failure:
             results.put((engine, SamplingFailed(str(failure), request.index)))
         except asyncio.CancelledError:
@@ -228,7 +250,9 @@ class ServerGenerator:
         except Exception as error:  # noqa: BLE001 - raised where the results are read
             results.put((engine, error))
 
-    async def _sample(self, server: _Server, request: Request, sampling: SamplingParams) -> Sampled:
+    async def _sample(
+        self, server: _Server, request: Request, sampling: SamplingParams, results: Results
+    ) -> Sampled:
         """Ask for one completion."""
         body = {
             "model": server.model,
@@ -241,19 +265,30 @@ class ServerGenerator:
             "return_token_ids": True,
             **NEUTRAL,
         }
-        max_bytes = max_answer_bytes(len(request.prompt_ids), sampling.max_tokens)
-        timeout_s = self.settings.timeout_s
+        most = sampling.max_tokens
+        limits = stream_limits(len(request.prompt_ids), most, self.settings.timeout_s)
+        engine, client, is_told = self._servers.index(server), server.client, self.on_text
+
+        def read(data: bytes) -> Sampled:
+            return read_completion(data, request.index, self.tokenizer, self.end_ids, most)
+
+        def tell(text: str) -> None:
+            results.put((engine, text))
 
         async def ask() -> Sampled:
             async with server.slots:
-                data = await server.client.ask(
-                    "/completions", body, timeout_s=timeout_s, max_bytes=max_bytes
-                )
-            return read_completion(
-                data, request.index, self.tokenizer, self.end_ids, sampling.max_tokens
-            )
+                if is_told is None or not server.has_events:
+                    return read(await client.ask("/completions", body, limits))
+                try:
+                    return await followed(client, body, limits, tell, read)
+                except Refused as refusal:
+                    if refusal.status not in NO_EVENTS:
+                        raise
+                sampled = read(await client.ask("/completions", body, limits))
+                server.has_events = False
+                return sampled
 
-        return await self._patiently(server.client, ask)
+        return await self._patiently(client, ask)
 
     async def _patiently(self, client: ServerClient, ask: Callable[[], Awaitable[Found]]) -> Found:
         """Ask until it works, waiting ever longer; raise SamplingFailed in the end."""
@@ -277,10 +312,8 @@ class ServerGenerator:
         client = server.client
 
         async def ask() -> list[str]:
-            data = await client.ask(
-                "/models", None, timeout_s=CONNECT_TIMEOUT_S, max_bytes=MAX_MODELS_BYTES
-            )
-            return served_names(data)
+            limits = Limits(CONNECT_TIMEOUT_S, MAX_MODELS_BYTES)
+            return served_names(await client.ask("/models", None, limits))
 
         names, wanted = await self._patiently(client, ask), self.settings.model
         if wanted is None and len(names) == 1:
@@ -288,5 +321,8 @@ class ServerGenerator:
         if wanted is None or wanted not in names:
             listed = client.shown(", ".join(names[:SHOWN_NAMES])) or "no model"
             more = f" and {len(names) - SHOWN_NAMES} more" if len(names) > SHOWN_NAMES else ""
-            raise StageError(f"{client.url} serves {listed}{more}; name one in run.generator.model")
+            raise StageError(
+                f"{client.url} serves {listed}{more}; name one in run.generator.model, or with"
+                " --model in a chat"
+            )
         return wanted

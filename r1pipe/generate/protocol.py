@@ -128,6 +128,15 @@ class TellingGenerator(Generator, Protocol):
     exception of it ends the sampling and comes out of `generate`."""
 
 
+@runtime_checkable
+class TextTellingGenerator(Generator, Protocol):
+    """A generator that can tell a completion's text while it is sampled somewhere else."""
+
+    on_text: Callable[[str], None] | None
+    """Called where `generate` is advanced, of one request at a time: with the text that is new, and
+    with none while it is waited for. An exception of it ends the sampling."""
+
+
 class GeneratorBackend(GeneratorSettings):
     """The settings of one backend, and how it is opened with them."""
 

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import hashlib
+import threading
 import time
 from collections.abc import Callable
-from http.server import BaseHTTPRequestHandler, HTTPServer
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 FRESH_S = 4.0
 """A page is made again if it is asked for after so long."""
+IDLE_S = 60.0
+"""A connection on which nothing is asked is closed: browsers open some in advance."""
 
 
 def serve(make: Callable[[], str], announce: Callable[[str], None]) -> None:
@@ -17,6 +20,8 @@ def serve(make: Callable[[], str], announce: Callable[[str], None]) -> None:
 
     class Handler(BaseHTTPRequestHandler):
         """Answers `/` with the page and `/version` with its digest; nothing else is there."""
+
+        timeout = IDLE_S
 
         def do_GET(self) -> None:
             """Answer."""
@@ -34,7 +39,7 @@ def serve(make: Callable[[], str], announce: Callable[[str], None]) -> None:
         def log_message(self, format: str, *args: object) -> None:  # noqa: A002 - its name there
             """Say nothing of requests."""
 
-    with HTTPServer(("127.0.0.1", 0), Handler) as server:
+    with ThreadingHTTPServer(("127.0.0.1", 0), Handler) as server:
         announce(f"http://127.0.0.1:{server.server_address[1]}/")
         try:
             server.serve_forever()
@@ -47,13 +52,15 @@ class _Pages:
         self.make = make
         self.made_at = float("-inf")
         self.page = b""
+        self._lock = threading.Lock()
 
     def latest(self) -> bytes:
-        """Return the page, made anew if it is old."""
-        if time.monotonic() - self.made_at >= FRESH_S:
-            self.page = self.make().encode()
-            self.made_at = time.monotonic()
-        return self.page
+        """Return the page, made anew if it is old; one thread makes it, others wait for that."""
+        with self._lock:
+            if time.monotonic() - self.made_at >= FRESH_S:
+                self.page = self.make().encode()
+                self.made_at = time.monotonic()
+            return self.page
 
     def version(self) -> bytes:
         """Return a digest of what the page shows, without the minute at which it was made."""
