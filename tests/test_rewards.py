@@ -118,17 +118,9 @@ def test_the_two_formats_are_those_that_chat_renders() -> None:
 
 @pytest.mark.timeout(120)  # quadratic time would be hours
 def test_formats_take_linear_time_on_hostile_text() -> None:
-<<<<<<< HEAD
     for text in ("<think>" * 150_000, "<think>" + r"\boxed{" * 140_000, "</answer>" * 100_000):
         for name in ("format_zero", "format_chat", "language", "length"):
             assert REWARDS[name](problem(), text) in (0.0, 1.0) or name == "length"
-=======
-    start = time.thread_time()
-    for text in ("<think>" * 150_000, "<think>" + r"\boxed{" * 140_000, "</answer>" * 100_000):
-        for name in ("format_zero", "format_chat", "language", "length"):
-            assert REWARDS[name](problem(), text) in (0.0, 1.0) or name == "length"
-    assert time.thread_time() - start < 5.0
->>>>>>> s8-citime
 
 
 CHEATS_ACCURACY = {

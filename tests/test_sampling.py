@@ -217,7 +217,7 @@ def test_unusable_gold_answers_are_set_aside_before_anything_is_sampled(
     ],
 )
 def test_rows_of_another_format_keep_the_thought_and_get_a_readable_boxed_summary(
-    tmp_path: Path, monkeypatch: Any, kind: str, formats: dict[str, str]
+    tmp_path: Path, monkeypatch: Any, kind: str, formats: dict[str, Any]
 ) -> None:
     asked = [replace(p, language=lang) for p, lang in zip(problems(2), ("en", "zh"), strict=True)]
     answers = {
