@@ -10,6 +10,7 @@ from command import Run
 from fake_project import make_project
 
 from r1pipe.errors import ManifestError
+from r1pipe.machine import cpu_name
 from r1pipe.pipeline.lock import Lock, Score, read_lock
 from r1pipe.pipeline.reproduction import Certificate, ComparedScore
 
@@ -155,3 +156,22 @@ def test_a_lock_that_is_not_there_is_named(tmp_path: Path) -> None:
 def test_a_lock_reads_back() -> None:
     lock = Lock(manifest="m", profile=None, overrides=[], versions={}, sources={}, stages={})
     assert Lock.model_validate_json(lock.model_dump_json()) == lock
+
+
+@pytest.mark.parametrize(
+    ("locked", "said"),
+    [
+        ("AMD EPYC 9B14", "the lock's is AMD EPYC 9B14: another kind of processor may round"),
+        ("", "the lock names none: another kind of processor may round training otherwise"),
+        (cpu_name(), ""),
+    ],
+)
+def test_other_bytes_on_another_processor_are_told(r1pipe: Run, locked: str, said: str) -> None:
+    text = json.loads(LOCK.read_text())
+    assert text["processor"] == cpu_name()
+    LOCK.write_text(json.dumps(text | {"processor": locked}))
+    edit("stages/numbers.py", '" ".join', '"  ".join')
+    code, _, err = r1pipe("run", SMALL, "--locked", "--store", "fresh")
+    assert code == 3
+    assert "all versions are the locked ones" in err
+    assert said in err if said else "processor" not in err

@@ -17,6 +17,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from r1pipe.costs.versions import present_versions
 from r1pipe.errors import ArtifactError, ManifestError
 from r1pipe.keys import JsonObject, key_of, key_preimage
+from r1pipe.machine import cpu_name
 from r1pipe.manifest import Manifest, StageNode
 from r1pipe.manifest.graph import refs_of
 from r1pipe.pipeline.commands import run_command
@@ -69,6 +70,8 @@ class Lock(_Part):
     overrides: list[str]
     versions: dict[str, str]
     """Of the packages that compute."""
+    processor: str = ""
+    """Its name; training on another kind may round otherwise. Empty in locks of before."""
     sources: dict[str, str]
     stages: dict[str, LockedStage]
 
@@ -96,6 +99,7 @@ def make_lock(manifest: Manifest, store: Store, path: Path) -> Lock:
         profile=manifest.profile,
         overrides=list(manifest.overrides),
         versions=present_versions(),
+        processor=cpu_name(),
         sources={name: resolver.source_id(name) or MISSING for name in _sources(manifest)},
         stages={
             name: LockedStage(
@@ -179,15 +183,23 @@ def check_result(lock: Lock, name: str, record: ActionRecord) -> None:
 
 
 def versions_text(lock: Lock) -> str:
-    """Say which packages that compute have other versions than when the lock was written."""
-    now = present_versions()
+    """Say which packages that compute have other versions than when the lock was written, and
+    whether the processor is another one."""
+    now, here = present_versions(), cpu_name()
     changed = [
         f"{name} {lock.versions.get(name, 'absent')} -> {now.get(name, 'absent')}"
         for name in sorted({*now, *lock.versions})
         if now.get(name) != lock.versions.get(name)
     ]
-    return (
+    said = (
         f"versions differ: {', '.join(changed)}" if changed else "all versions are the locked ones"
+    )
+    if lock.processor == here:
+        return said
+    locked = f"the lock's is {lock.processor}" if lock.processor else "the lock names none"
+    return (
+        f"{said}; the processor here is {here}, {locked}: another kind of processor may round"
+        " training otherwise"
     )
 
 
