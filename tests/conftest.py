@@ -13,23 +13,16 @@ from r1pipe.machine import total_memory, usable_cores
 WORKER_BYTES = 8 << 30
 """Memory for each worker: a test of the engines may start several processes."""
 LONGEST = (
-    "test_ray_ranks",
-    "test_page_commands",
-    "test_engines_grpo",
     "test_engine_equality",
-    "test_engine_parts",
-    "test_engine_conformance",
     "test_whole_graph_engines",
+    "test_engines_grpo",
+    "test_ray_ranks",
+    "test_engine_parts",
     "test_whole_graph",
-    "test_ray_policy",
-    "test_ray_engines",
-    "test_ray_nodes",
-    "test_ray_vllm",
+    "test_page_commands",
     "test_engines_dpo",
-    "test_engines_experts",
-    "test_generator_conformance",
-    "test_methods_killed",
     "test_real_stages",
+    "test_methods_killed",
 )
 """Files that take longest: they come first, so that no worker is left with one at the end."""
 

@@ -9,6 +9,7 @@ import time
 import traceback
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from pathlib import Path
 
 KILLED = -signal.SIGKILL
 
@@ -65,3 +66,17 @@ def wait_until(condition: Callable[[], bool], seconds: float = 20.0) -> None:
     while not condition():
         assert time.monotonic() < end, "it did not happen in time"
         time.sleep(0.005)
+
+
+def stat_of(pid: int) -> list[str]:
+    """Return what the system says of a process after its name, which may hold spaces: its state,
+    its parent, and more; nothing if it has ended."""
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+    except OSError:
+        return []
+
+
+def is_running(pid: int) -> bool:
+    """Return whether a process is there and is more than an exit code."""
+    return stat_of(pid)[:1] not in ([], ["Z"])

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import signal
 import subprocess
 import sys
@@ -14,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from killing import is_running
 from launch_project import Project
 
 from r1pipe.errors import ArtifactError, Interrupted, Paused, StageError
@@ -25,14 +25,6 @@ from r1pipe.tables import gather_floats
 @pytest.fixture
 def project(tmp_path: Path) -> Project:
     return Project(tmp_path)
-
-
-def is_running(pid: int) -> bool:
-    try:
-        os.kill(pid, 0)
-    except ProcessLookupError:
-        return False
-    return "Z" not in Path(f"/proc/{pid}/stat").read_text().split()[2]
 
 
 # ---- sharing, by hand ----------------------------------------------------------------------------

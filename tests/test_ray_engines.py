@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from killing import stat_of
 from tiny import FakeContext, problems, save_policy, stage
 
 from r1pipe.errors import StageError
@@ -55,15 +56,6 @@ def requests(count: int) -> list[Request]:
     return [Request((9, 30, 41 + i // 4), i, i) for i in range(count)]
 
 
-def parent_of(pid: int) -> int:
-    """Return a process's parent; 0 of one that has ended, or that nobody has started."""
-    try:
-        stat = Path(f"/proc/{pid}/stat").read_text()
-    except OSError:
-        return 0
-    return int(stat.rpartition(")")[2].split()[1])
-
-
 def actors(kind: str = "EngineActor") -> set[int]:
     """Return the processes of all engines of the cluster that this process has started; others may
     run tests beside it."""
@@ -75,7 +67,8 @@ def actors(kind: str = "EngineActor") -> set[int]:
             continue  # it has ended
         pid = ancestor = int(path.parent.name)
         while is_one and ancestor not in (0, os.getpid()):
-            ancestor = parent_of(ancestor)
+            stat = stat_of(ancestor)
+            ancestor = int(stat[1]) if stat else 0
         if is_one and ancestor:
             found.add(pid)
     return found

@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from killing import call, running, start, wait, wait_until
+from killing import call, running, start, stat_of, wait, wait_until
 from store_world import QuietConsole, halve, kind, manifest, stage
 
 from r1pipe.errors import StageError
@@ -293,7 +293,7 @@ def test_an_owner_lives_only_while_its_very_process_does(tmp_path: Path) -> None
     assert not is_alive({**here, "boot": "an earlier one"})
     assert is_alive({**here, "host": "elsewhere", "pid": 1 << 30})  # nobody can tell
     pid = start(lambda: disk.place_json(tmp_path / "owner", this_process()))
-    wait_until(lambda: Path(f"/proc/{pid}/stat").read_text().split()[2] == "Z")
+    wait_until(lambda: stat_of(pid)[0] == "Z")
     assert not is_alive(read_owner(tmp_path / "owner"))
     assert wait(pid) == 0
     assert not is_alive(read_owner(tmp_path / "owner"))

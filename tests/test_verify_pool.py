@@ -16,6 +16,7 @@ from typing import Any
 
 import pytest
 from hostile import GOLDS, hostile_completions
+from killing import is_running
 
 from r1pipe.audit.cases import verify_answer, verify_cases
 from r1pipe.audit.golds import check_golds
@@ -216,16 +217,9 @@ def test_no_process_outlives_a_killed_caller(tmp_path: Path) -> None:
     caller.wait()
     caller.stdout.close()
     deadline = time.monotonic() + 10
-    while any(_is_running(pid) for pid in pids) and time.monotonic() < deadline:
+    while any(is_running(pid) for pid in pids) and time.monotonic() < deadline:
         time.sleep(0.05)
-    assert not any(_is_running(pid) for pid in pids)
-
-
-def _is_running(pid: int) -> bool:
-    try:
-        return Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()[0] != "Z"
-    except OSError:
-        return False
+    assert not any(is_running(pid) for pid in pids)
 
 
 def test_a_closed_pool_says_so() -> None:

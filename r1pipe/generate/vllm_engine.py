@@ -276,6 +276,8 @@ def engine_arguments(
         # a prompt in chunks with a seed of its own stops the CPU engine
         arguments |= {"block_size": CPU_BLOCK_TOKENS, "enable_chunked_prefill": False}
         arguments["max_num_batched_tokens"] = max(max_tokens, 8192)
+        if shape.precision == "float32":  # of latent attention; the one for AMX takes halves only
+            arguments["attention_backend"] = "CPU_MLA"
     else:
         fraction = settings.memory_fraction(is_beside=shape.is_shared)
         arguments["gpu_memory_utilization"] = fraction
