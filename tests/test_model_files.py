@@ -43,7 +43,7 @@ def test_a_reward_models_files_are_those_of_an_older_transformers(
         context = FakeContext(tmp_path / name)
         made: Any = new_reward_model(policy, seed=1)
         engine = SimpleNamespace(model=made, consolidated=made.state_dict, close=lambda: None)
-        write_reward_model(context, engine, tokenizer(), "float32")  # type: ignore[arg-type]
+        write_reward_model(context, engine, tokenizer(), "float32")
         return files(context.output("model"))
 
     before = written("before")
