@@ -30,7 +30,7 @@ def draw(finding: Finding, by_seed: Mapping[int, Measured], path: Path) -> None:
         finding.picture.kind
     ](axes, finding, by_seed)
     axes.grid(alpha=0.3, axis="y")
-    axes.legend(fontsize=8, frameon=False)
+    axes.legend(fontsize=8, frameon=False, loc="upper left", bbox_to_anchor=(1, 1))
     axes.set_title(finding.title, fontsize=9)
     figure.tight_layout()
     figure.savefig(path, dpi=110)
