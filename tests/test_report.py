@@ -13,6 +13,7 @@ import subprocess
 import threading
 import urllib.error
 import urllib.request
+from collections.abc import Callable
 from dataclasses import replace
 from html.parser import HTMLParser
 from pathlib import Path
@@ -246,6 +247,32 @@ def test_the_command_writes_a_page_of_a_project_before_and_after_its_run(
     assert "3 of 3 stages built" in after
     curves = json.loads(after[after.index('id="data">') + 10 :].split("</script>")[0])["curves"]
     assert curves[0]["metrics"]["loss"] == [[1.0, 1.0], [2.0, 0.5], [3.0, 1 / 3]]
+    Path("mine").mkdir()
+    Path("mine/kept").touch()
+    for command in ("report", "lock"):
+        code, _, err = r1pipe(command, "manifests/small.yaml", "-o", "mine")
+        assert code == 2
+        assert "'mine' is a directory" in err
+    assert Path("mine/kept").exists()
+
+
+def test_a_watched_page_shows_what_was_built_since_it_was_first_made(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, r1pipe: Run
+) -> None:
+    make_project(tmp_path)
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.delenv("R1PIPE_STORE", raising=False)
+    pages: list[str] = []
+
+    def served(make: Callable[[], str], announce: object) -> None:
+        pages.append(make())
+        assert r1pipe("run", "manifests/small.yaml")[0] == 0
+        pages.append(make())
+
+    monkeypatch.setattr("r1pipe.report.serving.serve", served)
+    assert r1pipe("report", "manifests/small.yaml", "--watch")[0] == 0
+    assert "0 of 3 stages built" in pages[0]
+    assert "3 of 3 stages built" in pages[1]
 
 
 def test_a_served_page_is_on_loopback_alone_and_has_no_other_file() -> None:

@@ -29,7 +29,11 @@ def lock(
     output: Annotated[
         Path | None,
         typer.Option(
-            "--output", "-o", help="The lock; else beside the manifest.", show_default=False
+            "--output",
+            "-o",
+            dir_okay=False,
+            help="The lock; else beside the manifest.",
+            show_default=False,
         ),
     ] = None,
     profile: ProfileOption = None,

@@ -23,9 +23,9 @@ app = command_group()
 @app.command()
 def report(
     manifest: ManifestArgument = DEFAULT_MANIFEST,
-    output: Annotated[Path, typer.Option("--output", "-o", help="The page, one HTML file.")] = Path(
-        "report.html"
-    ),
+    output: Annotated[
+        Path, typer.Option("--output", "-o", dir_okay=False, help="The page, one HTML file.")
+    ] = Path("report.html"),
     samples: Annotated[
         int, typer.Option("--samples", min=0, help="Completions of each evaluation on the page.")
     ] = 1_000,
@@ -45,12 +45,17 @@ def report(
     loaded, opened = project.manifest, project.opened
     if watch:
         from r1pipe.report.serving import serve
+        from r1pipe.store.store import Store
 
         def announce(address: str) -> None:
             complain(f"{address}   (Ctrl-C ends it)")
             webbrowser.open(address)
 
-        serve(lambda: render(make_report(loaded, opened, samples), is_watched=True), announce)
+        def page() -> str:
+            now = Store(opened.root)  # a store that is open tells what it held when it was read
+            return render(make_report(loaded, now, samples), is_watched=True)
+
+        serve(page, announce)
         return
     place_text(output, render(make_report(loaded, opened, samples)))
     say(f"{output}: {output.stat().st_size / 1e6:.1f} MB; open it in a browser")
