@@ -250,6 +250,15 @@ def test_a_changed_source_is_a_new_key(root: Path, tmp_path: Path) -> None:
     assert build(root, made) == []
 
 
+def test_a_stage_that_waits_says_that_its_source_is_missing(root: Path, tmp_path: Path) -> None:
+    reads = stage("reads", inputs={"a": "@data", "b": "first"}, number=1)
+    made = manifest(stage("first", number=7), reads, sources={"data": tmp_path / "gone"})
+    found = planned(root, made)["reads"]
+    assert found.status == "waits"
+    assert "needs a source that is missing: " in found.reason
+    assert "gone does not exist; put the file there" in found.reason
+
+
 def test_a_missing_source_matters_only_to_a_stage_that_must_run(root: Path, tmp_path: Path) -> None:
     path = tmp_path / "data.txt"
     path.write_text("abc")

@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from r1pipe.pipeline.looking import Look
 
 MAX_NAMED = 3
+MISSING_SOURCE = "needs a source that is missing"
 
 
 @dataclass(frozen=True)
@@ -142,7 +143,7 @@ class _Planner:
         if preimage is None:
             record = self.resolver.guess_record(node, self.plan.records)
             if record is None:
-                reason = f"needs a source that is missing: {self.resolver.missing_source(node)}"
+                reason = f"{MISSING_SOURCE}: {self.resolver.missing_source(node)}"
                 return replace(planned, status="run", reason=reason)
             planned = replace(planned, reason="a source is missing; taken as last known")
         else:
@@ -209,6 +210,8 @@ class _Planner:
                 needed.update(upstream(node))
                 if (error := self.resolver.missing_source(node)) is not None:
                     self.plan.missing[name] = error
+                    reason = planned.reason or f"{MISSING_SOURCE}: {error}"
+                    planned = replace(planned, reason=reason)
             self.planned[name] = replace(planned, builds=builds)
         self.plan.stages.extend(
             planned for planned in self.planned.values() if only in (None, planned.name)
