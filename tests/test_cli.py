@@ -232,6 +232,7 @@ BAD_INPUT = [
     (["run", SMALL, "--set", "sources.prompts.path=gone.jsonl"], 7, "gone.jsonl does not exist"),
     (["run", SMALL, "--store", "data"], 8, "not a store of r1pipe"),
     (["run", SMALL, "--store", SMALL], 8, "a file, not a store; name a directory"),
+    (["run", SMALL, "--store", f"{SMALL}/x/y"], 8, "is a file; name a directory for the store"),
     (["import", "gone.tar"], 3, "gone.tar does not exist; name what 'r1pipe export' wrote"),
     (["show", "nothing"], 3, "no artifact 'nothing'"),
     (["run", SMALL, "--stroe", "x"], 2, "No such option"),

@@ -83,6 +83,9 @@ class Store:
             )
         if self.root.exists() and not self.root.is_dir():
             raise StoreError(f"{self.root}: a file, not a store; name a directory")
+        above = next((each for each in self.root.parents if each.exists()), None)
+        if above is not None and not above.is_dir():
+            raise StoreError(f"{self.root}: {above} is a file; name a directory for the store")
         try:
             found = read_state(path, _Format, MAX_FORMAT_BYTES)
             if found is None and self.root.is_dir():
