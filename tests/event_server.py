@@ -10,6 +10,7 @@ from contextlib import contextmanager
 from typing import Any
 
 from hostile_server import response
+from loop_thread import loop_thread
 
 EVENTS = response(200, b"", "Content-Type: text/event-stream; charset=utf-8", length="")
 Send = Callable[[bytes], Awaitable[None]]
@@ -85,30 +86,11 @@ def again(piece: bytes, first: bytes = EVENTS, every_s: float = 0.0) -> Says:
 @contextmanager
 def serving(says: Says, models: Sequence[str] = ("policy",)) -> Iterator[Server]:
     """Run a server in a thread of its own."""
-    server, ready, loop = Server(says, models), threading.Event(), asyncio.new_event_loop()
+    server = Server(says, models)
 
     async def start() -> None:
         listening = await asyncio.start_server(server.serve, "127.0.0.1", 0)
         server.url = f"http://127.0.0.1:{listening.sockets[0].getsockname()[1]}/v1"
-        loop.call_soon(ready.set)
 
-    async def end() -> None:
-        tasks = asyncio.all_tasks() - {asyncio.current_task()}
-        for task in tasks:
-            task.cancel()
-        await asyncio.gather(*tasks, return_exceptions=True)
-
-    def run() -> None:
-        loop.run_until_complete(start())
-        loop.run_forever()
-        loop.run_until_complete(end())
-        loop.close()
-
-    thread = threading.Thread(target=run, daemon=True)
-    thread.start()
-    ready.wait()
-    try:
+    with loop_thread(start):
         yield server
-    finally:
-        loop.call_soon_threadsafe(loop.stop)
-        thread.join()

@@ -10,12 +10,13 @@ from __future__ import annotations
 import asyncio
 import gzip
 import json
-import threading
 from collections import Counter
 from collections.abc import Awaitable, Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from typing import Any, Literal, TypeAlias
+
+from loop_thread import loop_thread
 
 NUM_GOOD = 2
 KEY = "sk-hostile-0123456789"
@@ -323,32 +324,12 @@ class Hostile:
 @contextmanager
 def hostile_server() -> Iterator[Hostile]:
     """Run the server in a thread of its own."""
-    server, ready = Hostile(), threading.Event()
-    loop = asyncio.new_event_loop()
+    server = Hostile()
 
     async def start() -> None:
         for name, serve in (("port", server.serve), ("elsewhere", server.lead_away)):
             listening = await asyncio.start_server(serve, "127.0.0.1", 0, limit=2**20)
             setattr(server, name, listening.sockets[0].getsockname()[1])
 
-    async def end() -> None:
-        tasks = asyncio.all_tasks() - {asyncio.current_task()}
-        for task in tasks:
-            task.cancel()
-        await asyncio.gather(*tasks, return_exceptions=True)
-
-    def run() -> None:
-        loop.run_until_complete(start())
-        loop.call_soon(ready.set)
-        loop.run_forever()
-        loop.run_until_complete(end())
-        loop.close()
-
-    thread = threading.Thread(target=run, daemon=True)
-    thread.start()
-    ready.wait()
-    try:
+    with loop_thread(start):
         yield server
-    finally:
-        loop.call_soon_threadsafe(loop.stop)
-        thread.join()

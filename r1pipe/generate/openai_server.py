@@ -239,7 +239,7 @@ class ServerGenerator:
         """Put a request's completion, or why there is none, into the results."""
         server = self._servers[engine]
         try:
-            results.put((engine, await self._sample(server, request, sampling, results)))
+            results.put((engine, await self._sample(engine, request, sampling, results)))
         except SamplingFailed as failure:
             results.put((engine, SamplingFailed(str(failure), request.index)))
         except asyncio.CancelledError:
@@ -251,9 +251,10 @@ class ServerGenerator:
             results.put((engine, error))
 
     async def _sample(
-        self, server: _Server, request: Request, sampling: SamplingParams, results: Results
+        self, engine: int, request: Request, sampling: SamplingParams, results: Results
     ) -> Sampled:
         """Ask for one completion."""
+        server = self._servers[engine]
         body = {
             "model": server.model,
             "prompt": list(request.prompt_ids),
@@ -267,7 +268,7 @@ class ServerGenerator:
         }
         most = sampling.max_tokens
         limits = stream_limits(len(request.prompt_ids), most, self.settings.timeout_s)
-        engine, client, is_told = self._servers.index(server), server.client, self.on_text
+        client, is_told = server.client, self.on_text
 
         def read(data: bytes) -> Sampled:
             return read_completion(data, request.index, self.tokenizer, self.end_ids, most)
