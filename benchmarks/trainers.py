@@ -100,13 +100,17 @@ class Side:
     """A process that makes a step when asked, and what its steps took."""
 
     process: subprocess.Popen[str]
+    said: Path
+    """What it writes to stderr."""
     steps: list[dict[str, Any]] = field(default_factory=list)
 
     def answer(self) -> dict[str, Any]:
         """Wait for what the process says."""
         line = self.process.stdout.readline() if self.process.stdout else ""
         if not line:
-            raise SystemExit(f"a side ended with status {self.process.wait()}; see above")
+            said = self.said.read_text(encoding="utf-8", errors="replace").strip()
+            status = self.process.wait()
+            raise SystemExit(f"a side ended with status {status}:\n{said[-2000:]}")
         found: dict[str, Any] = json.loads(line)
         return found
 
@@ -143,16 +147,17 @@ def start(name: str, who: str, folder: Path, options: dict[str, Any], python: st
     quiet = {"OMP_WAIT_POLICY": "PASSIVE", "HF_HUB_OFFLINE": "1", "TOKENIZERS_PARALLELISM": "false"}
     script = Path(__file__).with_name("trainers_sides.py")
     inherited = {k: v for k, v in os.environ.items() if k != "OMP_NUM_THREADS"}
-    return Side(
-        subprocess.Popen(
+    said = folder / f"{side.replace(':', '-')}.stderr"
+    with said.open("w", encoding="utf-8") as errors:
+        process = subprocess.Popen(
             [python, str(script), side, str(folder), json.dumps(options)],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
-            stderr=None if os.environ.get("TRAINERS_STDERR") else subprocess.DEVNULL,
+            stderr=errors,
             text=True,
             env=inherited | quiet | threads,
         )
-    )
+    return Side(process, said)
 
 
 def compare(name: str, folder: Path, chosen: argparse.Namespace, has_peer: bool) -> dict[str, Side]:
