@@ -42,7 +42,7 @@ class Finding:
     """Name -> what is set; models are called MODEL@NAME then."""
     is_ablation: bool = False
     minutes: float = 3.0
-    """Of one seed on two idle cores, estimated; runs that share a base take less."""
+    """Of one seed on one idle core, estimated; runs that share a base take less."""
 
 
 def _grown(new: str, old: str) -> tuple[Claim, ...]:
@@ -68,8 +68,8 @@ def _chain(bits: int) -> tuple[Claim, ...]:
 
 
 BITS = (16,)
-TREND = (12, 16, 20, 24)
-"""Values of n; of what all begin with one completion in 0.6^-n is right, 1 in 460 for n = 12."""
+TREND = (8, 16, 24)
+"""Values of n; of what all begin with one completion in 0.6^-n is right: 60, 3,500 and 210,000."""
 PARTS = ("naive", "filter", "clip-higher", "penalty", "token-level", "dynamic")
 DAPO = (30, 36, 38, 41, 42, 50)
 """AIME 2024, avg@32, of Qwen2.5-32B (arXiv:2503.14476, table 1)."""
@@ -86,7 +86,7 @@ FINDINGS: Mapping[str, Finding] = {
             *_grown("process", "outcome"),
         ),
         Picture("scores", tuple(f"{name}-{when}" for name in FIVE for when in ("early", "late"))),
-        minutes=4,
+        minutes=5,
     ),
     "figure-5-models": Finding(
         "DeepSeekMath, figure 5, with reward models",
@@ -95,7 +95,7 @@ FINDINGS: Mapping[str, Finding] = {
             Claim("process-model above outcome-model", "pass@1", "process-model", "outcome-model"),
         ),
         Picture("scores", ("cold-start", "online-rft", "outcome-model", "process-model")),
-        minutes=6,
+        minutes=5,
     ),
     "figure-6": Finding(
         "DeepSeekMath, figure 6: two rounds of iterative GRPO",
@@ -104,7 +104,7 @@ FINDINGS: Mapping[str, Finding] = {
             Claim("round 2 above round 1", "pass@1", "round-2", "round-1", "+", "less"),
         ),
         Picture("scores", ("cold-start", "round-1", "round-2")),
-        minutes=2.2,
+        minutes=4,
     ),
     "figure-7": Finding(
         "DeepSeekMath, figure 7: maj@k and pass@k",
@@ -116,14 +116,14 @@ FINDINGS: Mapping[str, Finding] = {
         ),
         Picture("samples", ("cold-start", "grpo"), ("pass@", "maj@")),
         ("pass@1", "pass@8", "pass@64", "maj@8", "maj@64"),
-        minutes=3,
+        minutes=2,
     ),
     "chain-of-parities": Finding(
         "AdaBack: chains of parities",
         tuple(claim for bits in BITS for claim in _chain(bits)),
         Picture("variants", ("erring", "sft", "rl", "sft-rl", "r3", "adaback")),
         variants={str(bits): (f"params.bits=[{bits}]",) for bits in BITS},
-        minutes=5,
+        minutes=9,
     ),
     "chain-trend": Finding(
         "AdaBack: chains of parities over n",
@@ -137,7 +137,7 @@ FINDINGS: Mapping[str, Finding] = {
         ),
         Picture("variants", ("erring", "rl", "adaback")),
         variants={str(n): (f"params.bits=[{n}]",) for n in TREND},
-        minutes=12,
+        minutes=8,
     ),
     "distillation": Finding(
         "DeepSeek-R1, section 4.1: distillation, RL and on-policy distillation of a small model",
@@ -149,7 +149,7 @@ FINDINGS: Mapping[str, Finding] = {
                   "not in the paper"),
         ),
         Picture("scores", ("grpo", "small", "rl", "distilled", "on-policy")),
-        minutes=2.5,
+        minutes=4,
     ),
     "language": Finding(
         "DeepSeek-R1, section 2.3.2: the price of the language reward",
@@ -159,7 +159,7 @@ FINDINGS: Mapping[str, Finding] = {
         ),
         Picture("scores", ("cold-start", "with", "without"), ("pass@1", "language")),
         ("pass@1", "language"),
-        minutes=1.2,
+        minutes=2.5,
     ),
     "length": Finding(
         "DeepSeek-R1, figure 3: length over R1-Zero's training",
@@ -170,7 +170,7 @@ FINDINGS: Mapping[str, Finding] = {
         ),
         Picture("steps", ("r1-zero",), ("completion_tokens", "pass_rate")),
         ("pass@1", "tokens"),
-        minutes=1.5,
+        minutes=2.5,
     ),
     "dapo": Finding(
         "DAPO, table 1: its parts, cumulative",
@@ -182,7 +182,7 @@ FINDINGS: Mapping[str, Finding] = {
         ),
         Picture("scores", PARTS),
         ("pass@1", "truncated"),
-        minutes=2.2,
+        minutes=6,
     ),
     "dr-grpo": Finding(
         "Dr. GRPO: the biases of length and difficulty",
@@ -195,7 +195,7 @@ FINDINGS: Mapping[str, Finding] = {
         Picture("scores", ("cold-start", "grpo", "dr-grpo"),
                 ("tokens of wrong ones", "tokens of right ones")),
         ("pass@1", "tokens of wrong ones", "tokens of right ones"),
-        minutes=1.8,
+        minutes=2,
     ),
     "left-out": Finding(
         "DeepSeek-R1, table 3: each stage left out in turn",
@@ -211,6 +211,6 @@ FINDINGS: Mapping[str, Finding] = {
         Picture("scores", ("nothing", *LEFT_OUT), CHAIN_MEASURES),
         (*CHAIN_MEASURES, "language"),
         is_ablation=True,
-        minutes=5.5,
+        minutes=15,
     ),
 }  # fmt: skip
