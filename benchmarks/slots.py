@@ -3,7 +3,7 @@
     PYTHONPATH=.:tests python benchmarks/slots.py
 
 The stages' own loops, stream and scheduler run; engines, verifier and tokens are simulated. Lengths
-are log-normal, up to 32,768 tokens; a token takes one unit of time, whatever the load. With
+are log-normal, up to `--most` tokens; a token takes one unit of time, whatever the load. With
 `--rollout N` it is the share while actors sample one rollout of N completions of a policy.
 """
 
@@ -16,7 +16,7 @@ import random
 import tempfile
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from test_scheduler import Simulated
 from tiny import FakeContext, problems, tokenizer
@@ -33,18 +33,31 @@ from r1pipe.rejection.schedule import Schedule
 from r1pipe.rejection.sources import GeneratedSamples
 from r1pipe.rejection.writer import ProblemResult, UnitResult
 
-MEDIAN_TOKENS, SIGMA, MAX_TOKENS = 3000.0, 1.0, 32_768
+SIGMA = 1.0
+"""Of the logarithms of lengths."""
 PROBLEMS, SAMPLES = 64, 16
 """Of a unit."""
 NEVER = 1_000_000_000
 """Batches of so many completions are never kept."""
 
 
+class Lengths(NamedTuple):
+    """Log-normal lengths of completions in tokens, cut at the most that a stage allows."""
+
+    median: float
+    most: int
+
+    def draw(self, rng: random.Random) -> int:
+        """Return a length."""
+        return max(1, min(self.most, int(rng.lognormvariate(math.log(self.median), SIGMA))))
+
+
 class SimulatedEngines:
     """A generator over simulated engines; a completion is one token, its length takes time only."""
 
-    def __init__(self, each: Sequence[int]) -> None:
+    def __init__(self, each: Sequence[int], lengths: Lengths) -> None:
         """`each` has the slots of every engine, as many for all."""
+        self.lengths = lengths
         self.engines = Simulated(len(each), each[0])
         self.each = each
         self.num_slots = sum(each)
@@ -70,8 +83,8 @@ class SimulatedEngines:
                 if request is None:
                     yield None
                     continue
-                length = int(self.rng.lognormvariate(math.log(MEDIAN_TOKENS), SIGMA))
-                yield Request(request.prompt_ids, max(1, min(MAX_TOKENS, length)), request.index)
+                length = self.lengths.draw(self.rng)
+                yield Request(request.prompt_ids, length, request.index)
 
         yield from over_engines(Scheduler(self.each), self.engines, timed())
 
@@ -163,9 +176,10 @@ def rejection(engines: SimulatedEngines, num_units: int, folder: Path) -> float:
     few: Iterable[Any] = problems(PROBLEMS)
     listed = list(few) * num_units
     params = SampleParams(
-        seed=1, target_rows=NEVER, samples_per_problem=SAMPLES, max_tokens=MAX_TOKENS
+        seed=1, target_rows=NEVER, samples_per_problem=SAMPLES, max_tokens=engines.lengths.most
     )
-    context, sampling = Context(folder), SamplingParams(max_tokens=MAX_TOKENS, logprobs=False)
+    context = Context(folder)
+    sampling = SamplingParams(max_tokens=engines.lengths.most, logprobs=False)
     writer: Any = Writer()
     with streaming(engines, context, sampling, NEVER) as stream:
         RejectionSampler(
@@ -180,7 +194,9 @@ def rejection(engines: SimulatedEngines, num_units: int, folder: Path) -> float:
     return engines.busy_share
 
 
-def policy(num_requests: int, slots: int, num_engines: int, *, one_each: bool) -> float:
+def policy(
+    num_requests: int, slots: int, num_engines: int, lengths: Lengths, *, one_each: bool
+) -> float:
     """Return the share while a rollout is sampled in the batches that actors of a policy take:
     one for each engine, or as many as it has slots."""
     rng = random.Random(1)
@@ -190,19 +206,21 @@ def policy(num_requests: int, slots: int, num_engines: int, *, one_each: bool) -
         begins = heapq.heappop(free)
         ends = [begins] * slots
         for _ in batch:
-            length = min(MAX_TOKENS, rng.lognormvariate(math.log(MEDIAN_TOKENS), SIGMA))
+            length = lengths.draw(rng)
             heapq.heappush(ends, heapq.heappop(ends) + length)
             busy += length
         heapq.heappush(free, max(ends))
     return busy / (max(free) * slots * num_engines)
 
 
-def print_policy(num_requests: int, slots: int, engines: Sequence[int]) -> None:
+def print_policy(num_requests: int, slots: int, engines: Sequence[int], lengths: Lengths) -> None:
     """Print the shares of a rollout."""
     print("| engines | completions | batches of all slots | a batch for each engine |")
     print("|---|---|---|---|")
     for count in engines:
-        shares = [policy(num_requests, slots, count, one_each=each) for each in (False, True)]
+        shares = [
+            policy(num_requests, slots, count, lengths, one_each=each) for each in (False, True)
+        ]
         print(f"| {count} | {num_requests:,} | {shares[0]:.3f} | {shares[1]:.3f} |")
 
 
@@ -212,24 +230,28 @@ def main() -> None:
     parser.add_argument("--slots", type=int, default=256, help="of each engine")
     parser.add_argument("--engines", type=int, nargs="+", default=[1, 8, 32])
     parser.add_argument("--waves", type=int, default=50, help="requests for each slot")
+    parser.add_argument("--requests", type=int, help="of all engines, in place of --waves")
+    parser.add_argument("--median", type=float, default=3000.0, help="tokens of a completion")
+    parser.add_argument("--most", type=int, default=32_768, help="tokens of a completion")
     parser.add_argument("--rollout", type=int, help="completions of a policy's rollout")
     asked = parser.parse_args()
+    lengths = Lengths(asked.median, asked.most)
     if asked.rollout:
-        print_policy(asked.rollout, asked.slots, asked.engines)
+        print_policy(asked.rollout, asked.slots, asked.engines, lengths)
         return
     print("| engines | slots | requests | unit after unit | rejection | evaluation | one engine |")
     print("|---|---|---|---|---|---|---|")
     for count in asked.engines:
         slots = count * asked.slots
-        units = max(1, slots * asked.waves // (PROBLEMS * SAMPLES))
+        units = max(1, (asked.requests or slots * asked.waves) // (PROBLEMS * SAMPLES))
         each = [asked.slots] * count
         with tempfile.TemporaryDirectory() as name:
             folder = Path(name)
             shares = [
-                by_unit(SimulatedEngines(each), min(units, 40)),
-                rejection(SimulatedEngines(each), units, folder),
-                evaluation(SimulatedEngines(each), units, folder),
-                evaluation(SimulatedEngines([slots]), units, folder),
+                by_unit(SimulatedEngines(each, lengths), min(units, 40)),
+                rejection(SimulatedEngines(each, lengths), units, folder),
+                evaluation(SimulatedEngines(each, lengths), units, folder),
+                evaluation(SimulatedEngines([slots], lengths), units, folder),
             ]
         cells = " | ".join(f"{share:.3f}" for share in shares)
         print(f"| {count} | {slots:,} | {units * PROBLEMS * SAMPLES:,} | {cells} |", flush=True)

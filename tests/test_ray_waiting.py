@@ -2,15 +2,25 @@
 
 from __future__ import annotations
 
+import os
 import queue
+import socket
+import time
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
 from r1pipe.errors import StageError
-from r1pipe.generate import ray_waiting
-from r1pipe.generate.ray_cluster import OBJECT_STORE_BYTES, last_line, store_bytes
+from r1pipe.generate import ray_cluster, ray_waiting
+from r1pipe.generate.ray_cluster import (
+    OBJECT_STORE_BYTES,
+    TRIES,
+    RayCluster,
+    last_line,
+    store_bytes,
+    unheard,
+)
 from r1pipe.generate.ray_waiting import Patience
 
 CLUSTER: Any = SimpleNamespace(address="10.0.0.1:6379", resources={"CPU": 4.0})
@@ -96,3 +106,86 @@ def test_the_store_of_an_own_cluster_has_room_for_a_push_as_far_as_shared_memory
     assert store_bytes(2 * gib, 16 * gib) == OBJECT_STORE_BYTES + 2.5 * gib
     assert store_bytes(100 * gib, 5 * gib) == 4 * gib
     assert store_bytes(2 * gib, 64 << 20) == OBJECT_STORE_BYTES, "Ray's own least, beside a disk"
+
+
+# ---- an address ----------------------------------------------------------------------------------
+
+
+class Ray:
+    """Stands for the module; `init` says how often it would have tried, and finds nobody."""
+
+    exceptions = SimpleNamespace(RayError=OSError)
+
+    def __init__(self) -> None:
+        self.tries: list[str | None] = []
+
+    def is_initialized(self) -> bool:
+        return False
+
+    def init(self, address: str, **_: Any) -> None:
+        self.tries.append(os.environ.get(TRIES))
+        raise ConnectionError(f"nobody at {address}")
+
+
+@pytest.fixture
+def ray(monkeypatch: pytest.MonkeyPatch) -> Ray:
+    made = Ray()
+    monkeypatch.delenv(TRIES, raising=False)
+    monkeypatch.setattr(ray_cluster, "import_ray", lambda: made)
+    monkeypatch.setattr(ray_cluster, "use_own_token", lambda: None)
+    monkeypatch.setattr(ray_cluster, "LISTEN_S", 0.6)
+    return made
+
+
+@pytest.mark.parametrize("is_told", [True, False], ids=["settings", "RAY_ADDRESS"])
+def test_an_address_at_which_nobody_listens_is_told_before_ray_tries_it(
+    ray: Ray, is_told: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with socket.socket() as bound:  # no one listens there, and no one else gets it
+        bound.bind(("127.0.0.1", 0))
+        address = f"127.0.0.1:{bound.getsockname()[1]}"
+        monkeypatch.setenv("RAY_ADDRESS", "10.0.0.1:6379" if is_told else address)
+        began = time.monotonic()
+        with pytest.raises(
+            StageError,
+            match=rf"no Ray cluster answers at {address} \(.*refused.*\); start one with `ray"
+            r" start --head`, or correct run\.generator\.address or RAY_ADDRESS",
+        ):
+            RayCluster(address if is_told else None, 1)
+    assert ray.tries == []
+    assert time.monotonic() - began < 10
+
+
+def test_where_something_else_listens_ray_tries_once(
+    ray: Ray, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        address = f"127.0.0.1:{server.getsockname()[1]}"
+        for _ in range(2):
+            with pytest.raises(StageError, match=rf"at {address} \(nobody at {address}\)"):
+                RayCluster(address, 1)
+            monkeypatch.setenv(TRIES, "7")
+    assert ray.tries == ["1", "7"]
+    monkeypatch.delenv(TRIES)
+    with pytest.raises(StageError, match=r"at local \("):
+        RayCluster("local", 1)
+    assert ray.tries[2:] == [None], "a cluster that is started here has its time"
+
+
+def test_a_cluster_that_begins_to_listen_late_is_waited_for() -> None:
+    def late(moment: float) -> None:
+        naps.append(moment)
+        server.listen()
+
+    naps: list[float] = []
+    with socket.socket() as server, pytest.MonkeyPatch.context() as patch:
+        server.bind(("127.0.0.1", 0))
+        patch.setattr(ray_cluster, "sleep", late)
+        assert unheard(f"127.0.0.1:{server.getsockname()[1]}", 30.0) is None
+    assert len(naps) == 1
+
+
+def test_what_is_no_host_and_port_is_left_to_ray() -> None:
+    assert unheard("auto", 0.0) is None
+    assert unheard("nonsense", 0.0) is None
+    assert unheard("127.0.0.1:99999", 0.0) == "there is no port 99999"

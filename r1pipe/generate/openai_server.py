@@ -95,12 +95,28 @@ class ServerGenerator:
         self._thread = threading.Thread(target=self._serve, name="server", daemon=True)
         self._thread.start()
         try:
-            for server in self._servers:
-                named = self._served_model(server)
-                server.model = asyncio.run_coroutine_threadsafe(named, self._loop).result()
+            self._name_models()
         except BaseException:
             self.close()
             raise
+
+    def _name_models(self) -> None:
+        """Ask every server for its model; one that is not there is asked again when it is sent a
+        request. Raises SamplingFailed if none is there, StageError of a model that is not served.
+        """
+        asked = [
+            asyncio.run_coroutine_threadsafe(self._served_model(server), self._loop)
+            for server in self._servers
+        ]
+        failures = []
+        for server, named in zip(self._servers, asked, strict=True):
+            try:
+                server.model = named.result()
+            except SamplingFailed as failure:
+                failures.append(failure)
+        if len(failures) == len(self._servers):
+            raise failures[0]
+        self.losses += [f"{failure}; requests go to the other servers" for failure in failures]
 
     def generate(self, requests: Sequence[Request], sampling: SamplingParams) -> Iterator[Sampled]:
         """Yield every request's completion once, as it comes."""
@@ -164,13 +180,17 @@ class ServerGenerator:
 
     @property
     def url(self) -> str:
-        """The address of the first server."""
-        return self._servers[0].client.url
+        """The address of the first server that is there."""
+        return self._first.client.url
 
     @property
     def model(self) -> str:
-        """The model's name at the first server."""
-        return self._servers[0].model
+        """The model's name there."""
+        return self._first.model
+
+    @property
+    def _first(self) -> _Server:
+        return next(server for server in self._servers if server.model)
 
     def answers(
         self,
@@ -178,12 +198,12 @@ class ServerGenerator:
         max_bytes: Sequence[int],
         read: Callable[[int, bytes], Found],
     ) -> list[Found]:
-        """Send requests as they are to the first server; return what `read` makes of each answer.
+        """Send requests as they are to the first server there; return what `read` makes of each
+        answer, whose place it is given too.
 
-        `read` is given an answer's place too.
         Raises SamplingFailed if one fails for good, StageError if the server refuses one.
         """
-        server = self._servers[0]
+        server = self._first
 
         async def one(place: int) -> Found:
             async def ask() -> Found:
@@ -255,6 +275,8 @@ class ServerGenerator:
     ) -> Sampled:
         """Ask for one completion."""
         server = self._servers[engine]
+        if not server.model:
+            server.model = await self._served_model(server)
         body = {
             "model": server.model,
             "prompt": list(request.prompt_ids),

@@ -5,9 +5,11 @@ from __future__ import annotations
 import logging
 import os
 import signal
+import socket
 import threading
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager, nullcontext, suppress
+from time import monotonic, sleep
 from typing import Any
 
 from r1pipe.errors import StageError
@@ -30,6 +32,12 @@ SPANNING = {"RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0"}
 """Of an engine over several nodes, whose own process has no GPU: it may see those of its node."""
 LOCAL = "local"
 """The address of a cluster that is started for one run."""
+LISTEN_S = 20.0
+"""Longest wait for whoever is to listen at an address. Ray itself would try it for a quarter of an
+hour, in which no signal is heard: twenty times, for some forty seconds each."""
+TRIES = "RAY_gcs_server_port_wait_time_s"
+"""How often Ray tries an address at which something listens, such as another service."""
+MAX_PORT = 65_535
 MAX_SHOWN = 400
 UNHEARD = "all references to the actor were removed"
 """What Ray says of an actor whose owner it cannot ask: the run keeps its references."""
@@ -66,16 +74,15 @@ class RayCluster:
                 "include_dashboard": False,
             }
         else:
+            if (why := unheard(self.address, LISTEN_S)) is not None:
+                raise StageError(_no_cluster(self.address, why))
             use_own_token()
         failures = ConnectionError, RuntimeError, ValueError, self.ray.exceptions.RayError
-        with own_signals():
+        with own_signals(), nullcontext() if self.is_local else one_try():
             try:
                 self.ray.init(self.address, log_to_driver=False, configure_logging=False, **options)
             except failures as error:
-                raise StageError(
-                    f"no Ray cluster answers at {self.address} ({last_line(error)}); start one"
-                    " with `ray start --head`, or correct run.generator.address or RAY_ADDRESS"
-                ) from error
+                raise StageError(_no_cluster(self.address, last_line(error))) from error
 
     @property
     def resources(self) -> Mapping[str, float]:
@@ -142,6 +149,44 @@ def address_of(given: str | None) -> str:
     """Return the address of the cluster that a run takes: the one given, that of the environment,
     or else one that it starts for itself."""
     return given or os.environ.get("RAY_ADDRESS") or LOCAL
+
+
+def unheard(address: str, wait_s: float) -> str | None:
+    """Return why nobody listens at `HOST:PORT` within a time in seconds; None if somebody does, or
+    if the address has another form, such as `auto`, which Ray alone understands."""
+    host, _, port = address.removeprefix("ray://").rpartition(":")
+    if not host or not port.isdecimal():
+        return None
+    if int(port) > MAX_PORT:
+        return f"there is no port {port}"
+    end = monotonic() + wait_s
+    while True:
+        try:
+            with socket.create_connection((host.strip("[]"), int(port)), timeout=wait_s):
+                return None
+        except OSError as error:
+            if monotonic() >= end:
+                return str(error)
+        sleep(0.5)
+
+
+def _no_cluster(address: str, why: str) -> str:
+    return (
+        f"no Ray cluster answers at {address} ({why}); start one with `ray start --head`, or"
+        " correct run.generator.address or RAY_ADDRESS"
+    )
+
+
+@contextmanager
+def one_try() -> Iterator[None]:
+    """Have Ray try an address once inside the block, unless the environment says how often."""
+    is_ours = TRIES not in os.environ
+    os.environ.setdefault(TRIES, "1")
+    try:
+        yield
+    finally:
+        if is_ours:
+            os.environ.pop(TRIES, None)
 
 
 def import_ray() -> Any:
