@@ -60,6 +60,17 @@ def trained(tmp_path_factory: Any) -> tuple[FakeContext, Any]:
     return context, train(context, grpo_params())
 
 
+def test_a_kept_sample_says_its_verdict_and_what_its_reward_is_made_of(
+    trained: tuple[FakeContext, Any],
+) -> None:
+    weights = grpo_params().rewards
+    for row in trained[0].samples:
+        named = row["rewards"].items()
+        assert row["reward"] == pytest.approx(sum(weights[name] * value for name, value in named))
+        assert (row["verdict"] == "correct") == (row["rewards"]["accuracy"] == 1.0)
+    assert trained[0].samples
+
+
 # ---- ratio and reference -------------------------------------------------------------------------
 
 
