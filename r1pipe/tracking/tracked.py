@@ -12,7 +12,7 @@ from dataclasses import replace
 from functools import partial
 from importlib import import_module
 from types import TracebackType
-from typing import TextIO
+from typing import TextIO, cast
 
 from r1pipe.errors import StageError
 from r1pipe.tracking.table import Place, Tracker, TrackerName, missing_packages
@@ -37,7 +37,7 @@ class _Uncoloured(io.TextIOBase):
 def _told() -> TextIO:
     """Return where packages may print: stderr, since stdout has what the command was asked for."""
     has_colours = sys.stderr.isatty() and not os.environ.get("NO_COLOR")
-    return sys.stderr if has_colours else _Uncoloured(sys.stderr)
+    return sys.stderr if has_colours else cast(TextIO, _Uncoloured(sys.stderr))
 
 
 class Tracked:
