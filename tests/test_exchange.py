@@ -220,6 +220,6 @@ def test_push_and_pull_are_commands(
     code, out, _ = r1pipe("store", "push", url, "numbers", "--json")
     assert (code, json.loads(out)["artifacts"]) == (0, 1)
     code, out, err = r1pipe("store", "pull", url, "--store", "other")
-    assert (code, out.partition(":")[0]) == (0, "pulled 1 artifacts")
+    assert (code, out.partition(":")[0]) == (0, "pulled 1 artifact")
     assert err.startswith("numbers@")
     assert r1pipe("run", "manifests/small.yaml", "--store", "other", "--to", "numbers")[0] == 0

@@ -29,7 +29,7 @@ from r1pipe.models.prompts import encode_prompt
 from r1pipe.policies import setup
 from r1pipe.policies.setup import opened, usable_problems
 from r1pipe.policies.training import train_policy
-from r1pipe.records import FinishReason, Group, Problem, Trained
+from r1pipe.records import FinishReason, Group, Problem, Trained, Verdict
 from r1pipe.rewards.metrics import rollout_metrics
 from r1pipe.rl.objective import trained_rollouts, with_gradient
 from r1pipe.rows import write_problems
@@ -58,6 +58,17 @@ def trained(tmp_path_factory: Any) -> tuple[FakeContext, Any]:
     """Return the context and the policy of an uninterrupted run of three rollouts."""
     context = FakeContext(tmp_path_factory.mktemp("whole"))
     return context, train(context, grpo_params())
+
+
+def test_a_kept_sample_says_its_verdict_and_what_its_reward_is_made_of(
+    trained: tuple[FakeContext, Any],
+) -> None:
+    weights = grpo_params().rewards
+    for row in trained[0].samples:
+        named = row["rewards"].items()
+        assert row["reward"] == pytest.approx(sum(weights[name] * value for name, value in named))
+        assert row["verdict"] in set(Verdict)
+    assert trained[0].samples
 
 
 # ---- ratio and reference -------------------------------------------------------------------------

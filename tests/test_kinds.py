@@ -125,7 +125,14 @@ def test_paths_of_an_installed_manifest_count_from_the_folder_of_the_user(
     assert path_in(own / "methods" / "dpo.yaml", Path("../../data/a")) == Path("data/a")
     assert path_in(own / "own.yaml", Path("/models/a")) == Path("/models/a")
     mine = Path("project/manifests/own.yaml")
-    assert path_in(mine, train) == Path("project/manifests/../data/train.jsonl")
+    assert path_in(mine, train) == Path("project/data/train.jsonl")
+
+
+def test_a_path_past_a_linked_folder_stays_the_file_that_it_names(tmp_path: Path) -> None:
+    (tmp_path / "far" / "manifests").mkdir(parents=True)
+    (tmp_path / "manifests").symlink_to(tmp_path / "far" / "manifests")
+    found = path_in(tmp_path / "manifests" / "own.yaml", Path("../data/a"))
+    assert found.resolve() == tmp_path / "far" / "data" / "a"
 
 
 def test_no_two_manifests_take_one_file_for_different_things() -> None:

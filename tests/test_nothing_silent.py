@@ -102,6 +102,22 @@ def test_an_output_that_is_its_input_is_said_in_the_run_and_in_show(root: Path) 
     assert "warnings" not in record_text(records["base"], Store(root))
 
 
+def test_what_is_brought_in_as_it_is_warns_of_nothing(root: Path, tmp_path: Path) -> None:
+    def bring(context: Any, params: Any, run: Any, inputs: Any) -> None:
+        found = inputs.path("a") / "number.json"
+        (context.output("data") / "number.json").write_bytes(found.read_bytes())
+
+    outside = tmp_path / "outside"
+    outside.mkdir()
+    (outside / "number.json").write_text("1")
+    console = QuietConsole()
+    made = manifest(stage("base", kind(bring), {"a": "@own"}), sources={"own": outside})
+    build(root, made, console=console)
+    (record,) = Store(root).records()
+    assert record.outputs["data"] == record.inputs["a"]["id"], "the very bytes"
+    assert [event for event in console.events if event[0] == "message"] == []
+
+
 # ---- attempts ------------------------------------------------------------------------------------
 
 

@@ -30,7 +30,7 @@ from r1pipe.report.flow import flow_of
 from r1pipe.report.graph import GAP_X, GAP_Y, MARGIN, NODE_HEIGHT, NODE_WIDTH, draw
 from r1pipe.report.page import as_data, render
 from r1pipe.report.samples import Samples, _Collector, _histogram
-from r1pipe.report.scores import Board, Bought, Dot, Panel
+from r1pipe.report.scores import Board, Bought, Dot, Panel, board_of
 from r1pipe.report.serving import serve
 from r1pipe.report.timeline import timeline_of
 from r1pipe.text import visible
@@ -81,7 +81,7 @@ def report(rows: int = 2, text: str = "fine") -> Report:
         num_stages=1,
         stages=[view],
         drawing=draw({"a": []}, {"a": "built"}, {"a": ""}),
-        board=Board([Panel(text, [dot], True)], [Bought(text, text, "b", "s", dot)]),
+        board=Board([Panel(text, [dot], True)], [text], [Bought(text, text, "b", "s", dot)]),
         curves=[_curve(curve)],
         timelines=[line],
         flows=[flow],
@@ -220,6 +220,37 @@ def test_a_flow_adds_up_to_what_was_sampled() -> None:
         ("kept", 1),
     ]
     assert sum(p.frac for p in parts) == 1.0
+
+
+def test_a_benchmark_that_no_model_solves_is_named_and_not_drawn(tmp_path: Path) -> None:
+    zero, some = ({"value": v, "low": 0.0, "high": 2 * v} for v in (0.0, 0.25))
+    values = {
+        "a": {"easy": {"pass@1": some}, "hard": {"pass@1": zero}},
+        "b": {"easy": {"pass@1": zero}, "hard": {"pass@1": zero}},
+    }
+    board = {"models": ["a", "b"], "values": values, "rough": {}, "paired": {}}
+    (tmp_path / "scoreboard.json").write_text(json.dumps(board))
+    store = SimpleNamespace(has_artifact=lambda _: True, output_dir=lambda *_: tmp_path)
+    records = {"scoreboard": SimpleNamespace(kind="scoreboard")}
+    found = board_of(records, store)  # type: ignore[arg-type]
+    assert found is not None
+    assert [(p.title, [d.value for d in p.dots]) for p in found.panels] == [
+        ("easy: pass@1", [0.25, 0.0])
+    ]
+    assert found.unsolved == ["hard: pass@1"]
+    page = render(replace(report(), board=found))
+    assert "Zero for every model: hard: pass@1." in page
+
+
+def test_a_training_sample_has_its_verdict_and_each_reward() -> None:
+    made = _Collector(max_rows=9)
+    row = {"prompt": "2+2", "gold": "4", "completion": "5", "reward": 0.5}
+    parts = {"accuracy": 0.0, "format": 0.5}
+    made.add_training("zero", [row, {**row, "verdict": "wrong", "rewards": parts}])
+    assert [(each[4], each[6]) for each in made.rows] == [
+        ("", "0.5"),  # as kept before rewards had names
+        ("wrong", "0.5: accuracy 0, format 0.5"),
+    ]
 
 
 def test_samples_beyond_the_limit_are_counted() -> None:

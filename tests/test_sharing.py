@@ -260,5 +260,9 @@ def test_push_is_a_command(tmp_path: Path, r1pipe: Run, monkeypatch: pytest.Monk
     assert code == 0
     assert out.splitlines()[:3] == ["  README.md", "  part-00000.parquet", f"  {LINEAGE}"]
     assert "1 rows with the columns n" in (tmp_path / "out" / "README.md").read_text()
+    code, out, _ = r1pipe(*arguments, "me/rows", "--dry-run", "dry")
+    assert code == 0
+    assert out.rstrip().endswith("; nothing was pushed to me/rows")
+    assert (tmp_path / "dry" / "README.md").exists()
     code, _, err = r1pipe(*arguments, "me/rows")
     assert (code, err.partition(":")[0]) == (8, "me/rows")

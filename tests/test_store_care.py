@@ -389,7 +389,9 @@ def test_a_halved_input_shows_as_a_changed_id(tmp_path: Path) -> None:
 def test_a_tag_never_moves_to_another_result(tmp_path: Path) -> None:
     roots.add_tag(tmp_path, "v1", "0" * 64)
     roots.add_tag(tmp_path, "v1", "0" * 64)
-    with pytest.raises(ArtifactError, match=r"tag 'v1' names 000000000000 already.*'v1-2'"):
+    with pytest.raises(
+        ArtifactError, match=r"tag 'v1' names the result of key 000000000000,.*'v1-2'"
+    ):
         roots.add_tag(tmp_path, "v1", "1" * 64)
     assert roots.tags(tmp_path) == {"v1": "0" * 64}
     roots.remove_tag(tmp_path, "v1")

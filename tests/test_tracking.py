@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib.util
 import json
 import os
+import sys
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
@@ -126,6 +127,29 @@ def test_a_tracker_that_fails_is_told_of_and_the_stage_ends_well(
     assert said.count(told) == 1
     (record,) = Store(tmp_path / "store").records()
     assert [row["step"] for row in Store(tmp_path / "store").metrics(record)] == [1, 2, 3, 4, 5, 6]
+
+
+def test_what_a_tracker_prints_is_on_stderr_and_without_colours_where_that_is_no_terminal(
+    seen: Seen,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    init = sys.modules["trackio"].init
+
+    def loud_init(**options: Any) -> Any:
+        print("\x1b[1m\x1b[38;5;208mtrackio show\x1b[0m")  # noqa: T201 - as Trackio 0.43 does
+        return init(**options)
+
+    monkeypatch.setattr(sys.modules["trackio"], "init", loud_init)
+    build(tmp_path / "store", tracked())
+    assert capsys.readouterr() == ("", "trackio show\n")
+    monkeypatch.setattr(sys.stderr, "isatty", lambda: True)
+    build(tmp_path / "terminal", tracked())
+    assert "\x1b[38;5;208mtrackio show" in capsys.readouterr().err
+    monkeypatch.setenv("NO_COLOR", "1")
+    build(tmp_path / "grey", tracked())
+    assert capsys.readouterr().err == "trackio show\n"
 
 
 def test_nothing_is_sent_over_a_network_unless_asked_for(seen: Seen, tmp_path: Path) -> None:

@@ -69,6 +69,10 @@ def _told(done: dict[str, int], what: str, as_json: bool) -> None:
         print_json(done)
     else:
         say(
-            f"{what} {done['artifacts']} artifacts: {done['files']} files,"
-            f" {format_bytes(done['bytes'])}; {done['there']} were there"
+            f"{what} {_count(done['artifacts'], 'artifact')}: {_count(done['files'], 'file')},"
+            f" {format_bytes(done['bytes'])}; already there: {done['there']}"
         )
+
+
+def _count(number: int, thing: str) -> str:
+    return f"{number:,} {thing}{'' if number == 1 else 's'}"

@@ -52,7 +52,7 @@ def push(  # noqa: PLR0913 - options of one command
     """Push a model or rows to the Hub, with a card made from the record."""
     from r1pipe.sharing.parcel import make_parcel, write_folder
 
-    if (to is None) == (repo is None):
+    if to is None and repo is None:
         raise ArtifactError("say where: r1pipe push STAGE OWNER/NAME, or STAGE --to FOLDER")
     project = load(manifest, profile, overrides, store)
     record = project[stage].record
@@ -67,7 +67,8 @@ def push(  # noqa: PLR0913 - options of one command
         print_json({"where": where, "type": parcel.type, "size": parcel.size, "files": names})
     else:
         say_lines([f"  {name}" for name in names])
-        say(f"{where}: {parcel.type} of {stage}, {format_bytes(parcel.size)}")
+        unsent = f"; nothing was pushed to {repo}" if to is not None and repo is not None else ""
+        say(f"{where}: {parcel.type} of {stage}, {format_bytes(parcel.size)}{unsent}")
 
 
 def _to_hub(parcel: "Parcel", repo: str, message: str, public: bool) -> str:

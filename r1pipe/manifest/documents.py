@@ -8,7 +8,7 @@ from pathlib import Path
 from r1pipe.errors import Mistake
 from r1pipe.manifest.expand import laid_over
 from r1pipe.manifest.names import path_fault
-from r1pipe.manifest.recipe import find_manifest
+from r1pipe.manifest.recipe import find_manifest, without_detour
 from r1pipe.manifest.yaml_source import Origin, Value, parse_yaml, read_yaml
 from r1pipe.text import excerpt, without_passwords
 
@@ -57,12 +57,13 @@ def _base(path: Path, extends: Value, mistakes: list[Mistake]) -> Path | None:
     text = str(extends.data)
     fault = path_fault(text)
     try:
-        base = None if fault else find_manifest(path.parent / text)
+        base = None if fault else find_manifest(without_detour(path.parent / text))
         if base is not None and base.exists():
             return base
     except OSError as error:
         fault = error.strerror
-    name = excerpt(str(path.parent / text), 200)
+    missing = path.parent / text if fault else without_detour(path.parent / text)
+    name = excerpt(str(missing), 200)
     message = f"no manifest {name}; a path is relative to this file's folder"
     mistakes.append(extends.origin.mistake(f"{message} ({fault})" if fault else message))
     return None

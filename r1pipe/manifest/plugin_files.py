@@ -9,6 +9,7 @@ from pathlib import Path
 
 from r1pipe.errors import ManifestError, Mistake
 from r1pipe.manifest.names import path_fault
+from r1pipe.manifest.recipe import without_detour
 from r1pipe.manifest.yaml_source import Value
 from r1pipe.plugins.files import UserCodeError
 from r1pipe.plugins.tables import NONE, Plugins, load_plugins, using
@@ -27,7 +28,7 @@ def read_plugins(tree: Value, mistakes: list[Mistake]) -> Plugins:
         if (fault := path_fault(item.data)) is not None:
             mistakes.append(item.origin.mistake(f"plugin '{excerpt(item.data, 80)}': {fault}"))
             continue
-        path = Path(item.origin.file).parent / Path(item.data).expanduser()
+        path = without_detour(Path(item.origin.file).parent / Path(item.data).expanduser())
         if path.is_file():
             paths.append(path)
         else:

@@ -29,9 +29,15 @@ def path_in(file: Path, path: Path) -> Path:
     """
     installed = PACKAGE / "_recipe" / MANIFESTS
     if path.is_absolute() or not (where := file.resolve()).is_relative_to(installed):
-        return file.parent / path
+        return without_detour(file.parent / path)
     here = Path(MANIFESTS) / where.relative_to(installed).parent
     return Path(os.path.normpath(here / path))
+
+
+def without_detour(path: Path) -> Path:
+    """Return `data/a` for `manifests/../data/a`, unless `manifests` is a link to elsewhere."""
+    short = Path(os.path.normpath(path))
+    return short if os.path.realpath(short) == os.path.realpath(path) else path
 
 
 def find_manifest(path: Path) -> Path:

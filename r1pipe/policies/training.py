@@ -73,6 +73,8 @@ def keep_samples(context: Context, groups: Sequence[Group], number: int) -> None
             prompt=group.problem.prompt,
             gold=group.problem.gold,
             completion=rollout.text,
+            verdict=None if rollout.verdict is None else str(rollout.verdict),
             reward=rollout.reward,
+            rewards=rollout.rewards,
             advantage=rollout.streams["advantage"][0],
         )

@@ -41,12 +41,12 @@ class Samples:
     """Completions as columns, so that many of them stay small.
 
     `problems` has [set, prompt, gold, task]; `rows` has [problem, stage, completion, answer read,
-    verdict, tokens, reward], the first two as places in `problems` and `stages`.
+    verdict, tokens, rewards], the first two as places in `problems` and `stages`.
     """
 
     stages: list[str]
     problems: list[tuple[str, str, str, str]]
-    rows: list[tuple[int, int, str, str, str, int | None, float | None]]
+    rows: list[tuple[int, int, str, str, str, int | None, str]]
     lengths: list[Lengths]
     left_out: int
     """Completions that are in the store and not here."""
@@ -73,7 +73,7 @@ class _Collector:
         self.max_rows = max_rows
         self.stages: list[str] = []
         self.problems: dict[tuple[str, str, str, str], int] = {}
-        self.rows: list[tuple[int, int, str, str, str, int | None, float | None]] = []
+        self.rows: list[tuple[int, int, str, str, str, int | None, str]] = []
         self.lengths: list[Lengths] = []
         self.left_out = 0
 
@@ -89,7 +89,7 @@ class _Collector:
                 continue
             problem = self._place(row["benchmark"], row["prompt"], row["gold"], row["task"])
             texts = (_text(row["completion"]), _text(row["extracted"] or ""), row["verdict"])
-            self.rows.append((problem, len(self.stages) - 1, *texts, row["num_tokens"], None))
+            self.rows.append((problem, len(self.stages) - 1, *texts, row["num_tokens"], ""))
         if tokens:
             self.lengths.append(_histogram(stage, tokens, num_cut / len(tokens)))
 
@@ -100,12 +100,18 @@ class _Collector:
             if not {"prompt", "completion", "reward"} <= row.keys():
                 continue
             problem = self._place("training", row["prompt"], row.get("gold", ""), "")
-            text = _text(row["completion"])
-            self.rows.append((problem, len(self.stages) - 1, text, "", "", None, row["reward"]))
+            texts = (_text(row["completion"]), "", _text(row.get("verdict") or ""))
+            self.rows.append((problem, len(self.stages) - 1, *texts, None, _rewards(row)))
 
     def _place(self, *parts: str) -> int:
         benchmark, prompt, gold, task = map(_text, parts)
         return self.problems.setdefault((benchmark, prompt, gold, task), len(self.problems))
+
+
+def _rewards(row: Row) -> str:
+    """Return a completion's reward, and the rewards by name that it is the weighted sum of."""
+    named = [f"{_text(name)} {value:.4g}" for name, value in (row.get("rewards") or {}).items()]
+    return ": ".join([f"{row['reward']:.4g}", *([", ".join(named)] if named else [])])
 
 
 def _histogram(stage: str, tokens: Sequence[int], truncated: float) -> Lengths:

@@ -58,6 +58,9 @@ class Board:
     """A scoreboard."""
 
     panels: list[Panel]
+    """Those in which some model solved something."""
+    unsolved: list[str]
+    """Titles of those that are zero for every model."""
     bought: list[Bought]
 
 
@@ -70,7 +73,10 @@ def board_of(records: Mapping[str, ActionRecord], store: Store) -> Board | None:
         if path.is_file():
             board = json.loads(path.read_text(encoding="utf-8"))
             if board.get("values"):
-                return Board(list(_panels(board)), list(_bought(board)))
+                panels = list(_panels(board))
+                solved = [panel for panel in panels if any(dot.value for dot in panel.dots)]
+                unsolved = [panel.title for panel in panels if panel not in solved]
+                return Board(solved, unsolved, list(_bought(board)))
     return None
 
 

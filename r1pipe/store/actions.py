@@ -148,12 +148,15 @@ class ActionRecord:
         return pairs
 
     def unchanged(self) -> list[str]:
-        """Say which outputs have the id, so the very bytes, of an input."""
+        """Say which outputs have the id, so the very bytes, of another stage's.
+
+        What comes from outside is meant to stay as it is.
+        """
         return [
             f"its output {output} is its input {name}, byte for byte: nothing was changed"
             for output, identifier in sorted(self.outputs.items())
             for name, link in self.links()
-            if link.get("id") == identifier
+            if link.get("id") == identifier and "source" not in link
         ]
 
 

@@ -226,8 +226,9 @@ def add_tag(root: Path, name: str, key: str) -> None:
         there = tagged(root, name)
         if there not in (None, key):
             raise ArtifactError(
-                f"tag '{name}' names {str(there)[:12]} already, and may be cited so; take a"
-                f" new name, such as '{name}-2', or take it away first: r1pipe tag {name} --remove"
+                f"tag '{name}' names the result of key {str(there)[:12]}, and may be cited so;"
+                f" take a new name, such as '{name}-2', or take it away first: r1pipe tag {name}"
+                " --remove"
             )
     write_state(tag_path(root, name), {"name": name, "key": key})
 

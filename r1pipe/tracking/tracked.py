@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import io
+import os
+import re
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import redirect_stdout
@@ -9,9 +12,32 @@ from dataclasses import replace
 from functools import partial
 from importlib import import_module
 from types import TracebackType
+from typing import TextIO, cast
 
 from r1pipe.errors import StageError
 from r1pipe.tracking.table import Place, Tracker, TrackerName, missing_packages
+
+COLOURS = re.compile(r"\x1b\[[0-9;]*m")
+
+
+class _Uncoloured(io.TextIOBase):
+    """Passes text on without the colours that a package prints wherever it goes."""
+
+    def __init__(self, to: TextIO) -> None:
+        self._to = to
+
+    def write(self, text: str) -> int:
+        self._to.write(COLOURS.sub("", text))
+        return len(text)
+
+    def flush(self) -> None:
+        self._to.flush()
+
+
+def _told() -> TextIO:
+    """Return where packages may print: stderr, since stdout has what the command was asked for."""
+    has_colours = sys.stderr.isatty() and not os.environ.get("NO_COLOR")
+    return sys.stderr if has_colours else cast(TextIO, _Uncoloured(sys.stderr))
 
 
 class Tracked:
@@ -69,7 +95,7 @@ class Tracked:
 
     def _guard(self, name: TrackerName, call: Callable[[], None]) -> None:
         try:
-            with redirect_stdout(sys.stderr):  # stdout has what the command was asked for
+            with redirect_stdout(_told()):
                 call()
         except Exception as error:  # noqa: BLE001 - a package of others, perhaps with a network
             self._open.pop(name, None)

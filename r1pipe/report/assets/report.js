@@ -208,9 +208,9 @@
   }
 
   function answer(row) {
-    const [, stage, completion, extracted, verdict, tokens, reward] = row;
+    const [, stage, completion, extracted, verdict, tokens, rewards] = row;
     const made = element("div", `answer ${verdict}`);
-    const meta = [stages[stage], verdict, tokens === null ? "" : `${tokens} tokens`, reward === null ? "" : `reward ${number(reward)}`];
+    const meta = [stages[stage], verdict, tokens === null ? "" : `${tokens} tokens`, rewards && `reward ${rewards}`];
     made.append(element("div", "meta", meta.filter(Boolean).join(", ")));
     const end = completion.indexOf("</think>");
     const split = end < 0 ? 0 : end + "</think>".length;
