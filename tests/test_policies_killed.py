@@ -1,5 +1,5 @@
-"""Every curriculum, PPO, on-policy distillation and a process reward model, killed while they train:
-they end with the artifact of the whole run."""
+"""Every curriculum, PPO, on-policy distillation and a process reward model, killed while they
+train: they end with the artifact of the whole run."""
 
 from __future__ import annotations
 
@@ -37,7 +37,10 @@ defaults:
       max_tokens: 12
   grpo: {params: {clip_low: 0.2, clip_high: 0.2, kl_coef: 0.05, reference_refresh_steps: 3}}
 stages:
-  dynamic: {kind: grpo, inputs: &given {model: policy, problems: problems}, params: {dynamic_sampling: 3}}
+  dynamic:
+    kind: grpo
+    inputs: &given {model: policy, problems: problems}
+    params: {dynamic_sampling: 3}
   adaback: {kind: grpo, inputs: *given, params: {adaback: {threshold: 0.8}}}
   r3: {kind: grpo, inputs: *given, params: {r3: {num_slices: 3}}}
   ppo: {kind: ppo, inputs: *given, params: {critic_optimizer: {lr: 1e-2}}}
