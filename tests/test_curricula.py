@@ -330,6 +330,7 @@ def test_a_state_restores_what_comes_next(tmp_path: Path) -> None:
     other.load(tmp_path)
     assert other.state == json.loads(json.dumps(first.state()))
     second.restore(other.state)
+    assert second.state() == first.state(), "the averages, at which new problems begin, too"
     assert [second.next(n) for n in range(5, 9)] == [first.next(n) for n in range(5, 9)]
 
 
