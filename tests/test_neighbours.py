@@ -19,8 +19,8 @@ from test_estimators import (
     gradient_of_coefficients,
     gradient_of_update,
     rewarded,
-    slow_logprobs,
 )
+from test_grpo_update import slow_logprobs
 from test_ppo import critic_of, folder, ppo_params
 from test_supervised import RecordingEngine, plan
 from tiny import FakeContext
@@ -29,6 +29,7 @@ from torch import Tensor
 from r1pipe.method_params.policies import OnlineRftParams
 from r1pipe.records import Group, Problem, Rollout, TokenSequence
 from r1pipe.rl.ppo import ValueCredit
+from r1pipe.settings import Optimizer
 from r1pipe.train.batching import Batching
 from r1pipe.train.supervised import train_supervised
 
@@ -40,10 +41,10 @@ assert folder, "a fixture: a tiny policy in a folder"
 def rft_gradient(work: Path, policy: Any, rollouts: Sequence[Rollout]) -> dict[str, Tensor]:
     """Return the gradient of one step of fine-tuning on completions, by `sft`'s own code."""
     rows = [TokenSequence(made.prompt_ids, made.completion_ids) for made in rollouts]
-    engine = RecordingEngine(copy.deepcopy(policy))
+    engine: Any = RecordingEngine(copy.deepcopy(policy))
     steps = plan(num_epochs=1, batch_size=len(rows))
     train_supervised(FakeContext(work), engine, rows, steps, WHOLE, "sequence-mean")
-    ((gradients, _),) = engine.seen
+    gradients: dict[str, Tensor] = engine.seen[0][0]
     return gradients
 
 
@@ -81,7 +82,7 @@ def test_online_rft_on_frozen_completions_is_rft_by_the_code_of_both(tmp_path: P
         num_steps=1,
         problems_per_step=2,
         group_size=3,
-        optimizer={"lr": 1e-3},
+        optimizer=Optimizer(lr=1e-3),
         max_tokens=11,
     )
     online = gradient_of_update(policy, rollouts, None, chosen.as_grpo())
