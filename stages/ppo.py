@@ -60,7 +60,7 @@ def run(context: Context, params: Params, run: Run, inputs: Inputs) -> None:
     if "reward" in inputs:
         score = reward_function(inputs.path("reward"), "completion", run, params.precision)
         reward_models = dict.fromkeys((p.task for p in problems), score)
-    model = load_trained(inputs.path("model"), run, params.precision)
+    model = load_trained(inputs.path("model"), run, params.precision, adapter=params.adapter)
     if params.adapter is not None:
         add_adapter(model, params.adapter, params.seed, params.precision)
     tokenizer = load_tokenizer(inputs.path("model"))

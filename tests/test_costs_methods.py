@@ -75,6 +75,10 @@ def test_a_critic_trains_on_every_completion_and_stays_in_memory() -> None:
     assert critic.scored_tokens == Range(policy.tokens.high), "values, once before the updates"
     assert (policy.frozen_copies, policy.whole_copies) == (0, 4)
     assert made.outputs == {"model": MODEL, "critic": MODEL}
+    beside = {"rewards": {"accuracy": 1.0}, "adapter": {"rank": 2, "alpha": 4}}
+    policy, critic = cost("ppo", inputs, **beside, **ROLLOUTS).training
+    assert policy.adapter_parameters is not None
+    assert critic.adapter_parameters is None, "a critic is trained whole beside an adapter too"
 
 
 def test_a_teacher_counts_with_its_own_size_beside_an_adapter_too_and_not_behind_a_server() -> None:

@@ -230,6 +230,9 @@ def test_two_curricula_and_a_preference_beside_dynamic_sampling_are_refused() ->
         grpo_params(**both)
     with pytest.raises(ValueError, match="with dynamic_sampling the problems are not a function"):
         grpo_params(dynamic_sampling=2, preference={"from_step": 0, "general_frac": 0.5})
+    with pytest.raises(ValueError, match="kl_in: reward no two completions have quite the same"):
+        grpo_params(dynamic_sampling=2, kl_in="reward")
+    assert grpo_params(dynamic_sampling=2, kl_in="reward", kl_coef=0.0).dynamic_sampling == 2
 
 
 # ---- what is shown -------------------------------------------------------------------------------
@@ -327,6 +330,7 @@ def test_a_state_restores_what_comes_next(tmp_path: Path) -> None:
     other.load(tmp_path)
     assert other.state == json.loads(json.dumps(first.state()))
     second.restore(other.state)
+    assert second.state() == first.state(), "the averages, at which new problems begin, too"
     assert [second.next(n) for n in range(5, 9)] == [first.next(n) for n in range(5, 9)]
 
 

@@ -150,12 +150,13 @@ def gradient_of_coefficients(
     reference: Sequence[list[float]],
     coefficient: Coefficient,
     weight: Callable[[Rollout], float],
+    temperature: float = 0.7,
 ) -> dict[str, Tensor]:
     """Return minus the sum over tokens of weight x coefficient x gradient of log policy (Eq. 5)."""
     slow = copy.deepcopy(policy)
     total = torch.zeros((), dtype=torch.float64)
     for made, row in zip(rollouts, reference, strict=True):
-        own = slow_logprobs(slow, made, 0.7)
+        own = slow_logprobs(slow, made, temperature)
         values = [value.item() for value in own]
         for place, logprob in enumerate(own):
             total = total - weight(made) * coefficient(made, values, row, place) * logprob

@@ -69,7 +69,7 @@ def test_a_manifest_of_a_method_is_short_and_has_a_smoke_profile(path: Path) -> 
 
 # ---- every method of the kinds grpo and online-rft, from one base --------------------------------
 
-SEVERAL = ("chain", "dpo", "iterative-grpo", "process-model", "process-rm", "rft")
+SEVERAL = ("chain", "dpo", "iterative-grpo", "process-model", "process-rm", "rft", "sft")
 """They have stages beside the base that need right completions, or a base of their own."""
 TRAINED = {path.stem: path for path in MANIFESTS if path.stem not in ("base", *SEVERAL)}
 """Their stage has their name, and there is only the base before it."""

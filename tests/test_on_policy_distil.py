@@ -10,6 +10,7 @@ import torch
 from test_estimators import assert_same_gradients, case, chosen_for, gradient_of_coefficients
 from test_estimators import gradient_of_update as gradient
 from test_grpo_loop import RUN
+from test_supervised import VOCAB, Bigram
 from tiny import FakeContext, assert_same_weights, model, problems, save_policy, stage, tokenizer
 
 from r1pipe.errors import Interrupted, StageError
@@ -56,14 +57,22 @@ def test_the_gradient_is_that_of_log_policy_times_log_teacher_over_policy() -> N
 
 
 def test_its_mean_over_all_tokens_is_the_gradient_of_the_reverse_kl() -> None:
-    # one token, all of the vocabulary: sum p (log q - log p) grad log p = - grad KL(p || q)
-    logits = torch.randn(7, dtype=torch.float64, requires_grad=True)
-    teacher = torch.randn(7, dtype=torch.float64).log_softmax(0)
-    own = logits.log_softmax(0)
-    (kl,) = torch.autograd.grad((own.exp() * (own - teacher)).sum(), logits, retain_graph=True)
-    weights = (own.exp() * (teacher - own)).detach()
-    (found,) = torch.autograd.grad((weights * own).sum(), logits)
-    torch.testing.assert_close(found, -kl)
+    # every token of the vocabulary once after one prefix, weighed by its probability: the exact KL,
+    # as GKD has it, and TRL's DistillationTrainer with beta 1
+    policy: Any = Bigram()
+    weight = policy.lm_head.weight.detach().clone().requires_grad_()
+    own, before = weight[:, 3].log_softmax(0), 3
+    drawn = torch.randn(VOCAB, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
+    teacher = drawn.log_softmax(0)
+    (expected,) = torch.autograd.grad((own.exp() * (own - teacher)).sum(), weight)
+    streams = [{"sampler_logprobs": [value]} for value in own.tolist()]
+    made = [Rollout([2, before], [v], streams=each) for v, each in enumerate(streams)]
+    assign_kl_advantages(made, [[value] for value in teacher.tolist()], 1.0)
+    for each, probability in zip(made, own.exp().tolist(), strict=True):
+        each.streams["advantage"][0] *= probability * VOCAB  # the update has a mean over them
+    chosen = params(num_steps=1).as_grpo()
+    found = gradient(policy, made, None, chosen)
+    assert_same_gradients(found, {"lm_head.weight": expected})
 
 
 def train(context: FakeContext, teacher: Path, chosen: Any) -> Any:

@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 import torch
+from test_supervised import Bigram
 from tiny import (
     MAX_CHARS,
     SMALL_RUN,
@@ -45,6 +46,8 @@ from r1pipe.train.logprobs import logprobs_and_entropies, token_logprobs
 
 RUN = stage("ppo").run_model(micro_batch_tokens=4096, max_batch=64)
 BATCHING = Batching(4096, "padded", 0)
+STILL = {"lr": 1e-300}
+"""An optimizer that moves nothing."""
 
 
 def ppo_params(**changes: Any) -> PpoParams:
@@ -211,13 +214,17 @@ def test_entropies_are_those_of_the_distribution_that_is_sampled(temperature: fl
 
 
 def test_the_gradient_of_the_entropy_is_the_closed_form() -> None:
-    logits = torch.randn(3, 11, dtype=torch.float64, requires_grad=True)
-    logs = torch.log_softmax(logits, dim=-1)
-    entropy = -(logs.exp() * logs).sum(dim=-1)
-    (found,) = torch.autograd.grad(entropy.sum(), [logits])
-    with torch.no_grad():
-        closed = -logs.exp() * (logs + entropy[:, None])
-    torch.testing.assert_close(found, closed, atol=1e-12, rtol=0)
+    # with H = -sum p log p: dH / d logit = -p (log p + H) / temperature, at the token before
+    table: Any = Bigram()
+    (sequence, temperature) = (rollout([2, 3], [4, 4, 1]), 0.5)
+    _, entropies = logprobs_and_entropies(table, one_batch([sequence], 0), temperature)
+    entropies.sum().backward()
+    logits = table.lm_head.weight.detach().T / temperature  # [from, to]
+    expected = torch.zeros_like(logits)
+    for before in (3, 4, 4):
+        logs = logits[before].log_softmax(0)
+        expected[before] -= logs.exp() * (logs - (logs.exp() * logs).sum()) / temperature
+    torch.testing.assert_close(table.lm_head.weight.grad, expected.T, atol=1e-12, rtol=0)
 
 
 # ---- whole runs ----------------------------------------------------------------------------------
@@ -241,9 +248,7 @@ def train(context: FakeContext, params: PpoParams, folder: Path, head: float | N
 def test_with_a_critic_of_zeros_that_does_not_move_ppo_is_reinforce_with_a_clip(
     tmp_path: Path, folder: Path
 ) -> None:
-    params = ppo_params(
-        kl_coef=0.0, whiten=False, critic_optimizer={"lr": 1e-300}, entropy_coef=0.0
-    )
+    params = ppo_params(kl_coef=0.0, whiten=False, critic_optimizer=STILL, entropy_coef=0.0)
     ours = train(FakeContext(tmp_path / "ppo"), params, folder, head=0.0)
     plain = grpo_params(
         advantage="reward",
@@ -307,9 +312,11 @@ def test_the_stage_writes_policy_and_critic_and_starts_again_from_that_critic(
     critic = context.output("critic")
     assert is_reward_model(critic)
     moved = new_reward_model(critic, 0, RUN).score.weight
-    other = FakeContext(tmp_path / "two")
-    kind.run(other, params, RUN, Inputs(given | {"critic": critic}))
-    assert not torch.equal(new_reward_model(other.output("critic"), 0, RUN).score.weight, moved)
+    fresh = new_reward_model(folder, params.seed, RUN).score.weight
+    assert not torch.equal(moved, fresh)
+    other, still = FakeContext(tmp_path / "two"), ppo_params(num_steps=2, critic_optimizer=STILL)
+    kind.run(other, still, RUN, Inputs(given | {"critic": critic}))
+    assert torch.equal(new_reward_model(other.output("critic"), 0, RUN).score.weight, moved)
 
 
 def test_what_a_critic_has_no_use_for_is_refused() -> None:

@@ -123,13 +123,21 @@ def with_critic(params: fields.AsRollouts, run: fields.RollsOut, inputs: InfoMap
     """Return the cost of PPO from the fields of `stages/ppo.py`: that of GRPO, and a critic's.
 
     The critic trains on every completion, and values each once before; its weights, gradients and
-    moments, 16 bytes a parameter in float32, are in memory beside the policy's.
+    moments, 16 bytes a parameter in float32, are in memory beside the policy's. An adapter is the
+    policy's alone.
     """
     found, critic = rollouts(params.as_grpo(), run, inputs), inputs.get("critic", inputs["model"])
     (policy,) = found.training
     tokens = Range(policy.tokens.high)
     second = replace(
-        policy, model=critic, tokens=tokens, scored_tokens=tokens, frozen_copies=0, whole_copies=0
+        policy,
+        model=critic,
+        tokens=tokens,
+        scored_tokens=tokens,
+        frozen_copies=0,
+        whole_copies=0,
+        adapter_parameters=None,
+        is_quantized=False,
     )
     beside = replace(policy, whole_copies=policy.whole_copies + 4)
     outputs = {**found.outputs, "critic": critic}

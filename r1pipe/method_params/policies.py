@@ -208,6 +208,11 @@ class GrpoParams(RolloutParams):
             raise ValueError(
                 "with kl_in: advantage rewards play no part; leave dynamic_sampling out"
             )
+        if self.dynamic_sampling and self.kl_in == "reward" and self.kl_coef:
+            raise ValueError(
+                "with kl_in: reward no two completions have quite the same reward, so"
+                " dynamic_sampling would leave no group out; use kl_in: loss, or leave it out"
+            )
         return self
 
     @model_validator(mode="after")

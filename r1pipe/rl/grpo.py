@@ -206,7 +206,7 @@ class Grpo:
             for rollout, row in zip(rollouts, rows, strict=True):
                 rollout.streams["reference_logprobs"] = row
         assign_weights(rollouts, params.aggregation, params.max_tokens)
-        trained = with_gradient(rollouts, params.loss_kl_coef)
+        trained = with_gradient(rollouts, params.loss_kl_coef, params.entropy_coef or 0.0)
         num_tokens = count_loss_tokens(trained)
         for index, rollout in enumerate(trained):  # sequences are told apart by it
             rollout.index = index

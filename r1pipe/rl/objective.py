@@ -250,11 +250,14 @@ def trained_rollouts(groups: Sequence[Group], params: GrpoParams) -> list[Rollou
     return [r for r in rollouts if r.finish_reason is not FinishReason.LENGTH]
 
 
-def with_gradient(rollouts: Sequence[Rollout], kl_coef: float) -> Sequence[Rollout]:
-    """Return the rollouts that have a gradient: without a KL term those with an advantage.
+def with_gradient(
+    rollouts: Sequence[Rollout], kl_coef: float, entropy_coef: float = 0.0
+) -> Sequence[Rollout]:
+    """Return the rollouts that have a gradient: without a KL term and an entropy bonus those with
+    an advantage.
 
     If none has, one stays: the step is that of a gradient of zeros, whose momentum goes on.
     """
-    if kl_coef:
+    if kl_coef or entropy_coef:
         return rollouts
     return [r for r in rollouts if any(r.streams["advantage"])] or rollouts[:1]

@@ -1,0 +1,47 @@
+"""The PPO stage on two DeepSpeed ranks: policy and critic have the losses of one process."""
+
+from __future__ import annotations
+
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+import pytest
+from test_engine_equality import Console, context_in
+from tiny import MAX_CHARS, SMALL_RUN, problems, save_policy, stage
+
+from r1pipe.launch.launcher import run_kind
+from r1pipe.rows import write_problems
+from r1pipe.stage import Inputs
+
+pytestmark = [
+    pytest.mark.engines,
+    pytest.mark.skipif(not find_spec("deepspeed"), reason="deepspeed is missing"),
+]
+
+
+def logged(folder: Path, name: str, engine: dict[str, Any]) -> dict[int, dict[str, float]]:
+    """Train on an engine; return what was logged, by step."""
+    kind, console = stage("ppo"), Console()
+    context = context_in(folder / name, console, ("model", "critic"))
+    params = kind.params(**SMALL_RUN, critic_optimizer={"lr": 1e-2}, entropy_coef=0.01)
+    inputs = Inputs({"model": folder / "policy", "problems": folder / "problems"})
+    run = kind.run_model(engine=engine, micro_batch_tokens=120)
+    run_kind(kind, context, params, run, inputs)
+    context.close()
+    assert (context.output("critic") / "model.safetensors").exists()
+    return console.logged
+
+
+@pytest.mark.parametrize("zero_stage", [2, 3])
+def test_two_ranks_have_the_losses_of_one_process(tmp_path: Path, zero_stage: int) -> None:
+    save_policy(tmp_path / "policy")
+    write_problems(tmp_path / "problems", problems(12, max_chars=MAX_CHARS))
+    whole = logged(tmp_path, "whole", {"backend": "torch"})
+    two = {"backend": "deepspeed", "num_processes": 2, "zero_stage": zero_stage}
+    found = logged(tmp_path, "two", two)
+    assert sorted(found) == sorted(whole) == list(range(1, 7))
+    assert whole[6]["value_loss"] != pytest.approx(whole[1]["value_loss"], abs=1e-3)
+    for step, values in found.items():
+        for name in ("loss", "value_loss", "entropy", "reward", "value_fit"):
+            assert values[name] == pytest.approx(whole[step][name], abs=1e-3), (step, name)
