@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     from r1pipe.rewards.model import RewardFn
     from r1pipe.supervision.steps import StepFn
 
-VERSION = 3
+VERSION = 4
 INPUTS = {
     "model": Input("model"),
     "problems": Input("problems"),

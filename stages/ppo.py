@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from r1pipe.rewards.model import RewardFn
     from r1pipe.rl.ppo import Critic
 
-VERSION = 1
+VERSION = 2
 INPUTS = {
     "model": Input("model"),
     "problems": Input("problems"),
