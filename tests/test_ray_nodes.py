@@ -1,7 +1,9 @@
-"""The death of a node: two raylets on this machine, one of which is killed."""
+"""Two raylets on this machine: one of them is killed, or does not see the store."""
 
 from __future__ import annotations
 
+import os
+import sys
 from collections.abc import Iterator
 from contextlib import closing
 from importlib.util import find_spec
@@ -23,6 +25,17 @@ pytestmark = [
     pytest.mark.skipif(not find_spec("ray"), reason="ray is missing"),
 ]
 NODE = {"num_cpus": 1, "object_store_memory": 80 << 20}
+
+HIDES = """
+import os, sys
+
+def refuse(event, arguments):
+    if event == "open" and str(arguments[0]).startswith(os.environ["HIDDEN"]):
+        raise FileNotFoundError(arguments[0])
+
+sys.addaudithook(refuse)
+"""
+"""Of a node that has no file below a folder."""
 
 
 @pytest.fixture
@@ -94,3 +107,52 @@ def test_a_policy_whose_engines_are_never_placed_again_ends_in_time(
 def impatient(run: SampleRun) -> SampleRun:
     settings = run.generator.model_copy(update={"start_timeout_s": 1.0})
     return run.model_copy(update={"generator": settings})
+
+
+def test_a_node_that_does_not_see_a_model_fetches_it_once_for_its_engines(tmp_path: Path) -> None:
+    from ray.cluster_utils import Cluster
+
+    from r1pipe.generate.ray_cluster import RayCluster, use_own_token
+
+    use_own_token()
+    store, far = tmp_path / "store", tmp_path / "far"
+    first, second = save_policy(store / "first"), save_policy(store / "second")
+    far.mkdir()
+    (far / "sitecustomize.py").write_text(HIDES)
+    hidden = {
+        "PYTHONPATH": os.pathsep.join([str(far), *sys.path]),
+        "HIDDEN": str(store),
+        "TMPDIR": str(far),
+    }
+    made, ray = Cluster(initialize_head=True, head_node_args=NODE), None
+    try:
+        made.add_node(**(NODE | {"num_cpus": 2, "env_vars": hidden}))
+        ray = RayCluster(made.address, 3).ray
+        asked, run = requests(24), run_on(3)
+        with open_generator(first, run) as (opened, _):
+            generator: Any = opened
+            wait_for(lambda: up_again(generator))
+            assert generator.fetched_bytes == size_of(first), "by two engines of the far node"
+            assert places(far) == 1
+            found = {made.index: made.token_ids for made in generator.generate(asked, SAMPLING)}
+        assert found == expected(first, asked)
+        for folder, fetched in ((first, 0), (second, size_of(second))):
+            policy: Any = generator_of(load_model(folder), tokenizer(), run)
+            with closing(policy):
+                while not all(engine.is_up for engine in policy._engines):
+                    policy._next()
+                assert policy.fetched_bytes == fetched
+                assert policy.losses == []
+    finally:
+        if ray is not None:
+            ray.shutdown()
+        made.shutdown()
+
+
+def size_of(folder: Path) -> int:
+    return sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
+
+
+def places(temporary: Path) -> int:
+    """Return how many models are in the cache of a node with this temporary folder."""
+    return sum(path.is_dir() for path in temporary.glob("r1pipe-models-*/*"))

@@ -12,6 +12,7 @@ import socket
 import threading
 from collections import deque
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from queue import Empty, SimpleQueue
@@ -26,7 +27,9 @@ from r1pipe.generate.protocol import (
     SamplingParams,
     StreamingGenerator,
 )
+from r1pipe.generate.ray_files import ModelFiles, model_here
 from r1pipe.generate.ray_versions import versions
+from r1pipe.generate.vllm_setup import is_spanning
 from r1pipe.generator_settings import SampleRun
 from r1pipe.settings import Precision
 
@@ -38,8 +41,19 @@ class EngineSpec:
     run: str
     """A `SampleRun` as JSON; its generator is one engine on one machine."""
     folder: str
-    """The model's, on a file system that the node sees."""
+    """The model's, as the run has it."""
     precision: Precision
+    files: ModelFiles | None = None
+    """What is in it, for a node that may not see it."""
+
+    @contextmanager
+    def model_here(self) -> Iterator[tuple[Path, int]]:
+        """Give the model's folder on this node, and how many bytes were fetched for it."""
+        if self.files is None:
+            yield Path(self.folder), 0
+            return
+        with model_here(self.files, is_spanning=is_spanning()) as found:
+            yield found
 
 
 @dataclass(frozen=True)
@@ -60,6 +74,8 @@ class Up:
     """Where it is, for messages."""
     num_slots: int
     versions: Mapping[str, str]
+    fetched_bytes: int = 0
+    """Of the model, which the node did not have."""
 
 
 @dataclass(frozen=True)
@@ -109,11 +125,14 @@ class EngineActor:
         place = f"{socket.gethostname()}, process {os.getpid()}"
         try:
             run = SampleRun.model_validate_json(spec.run)
-            with open_generator(Path(spec.folder), run, spec.precision) as (generator, _):
+            with (
+                spec.model_here() as (folder, fetched),
+                open_generator(folder, run, spec.precision) as (generator, _),
+            ):
                 slots = run.generator.concurrency(run.max_batch)
                 if isinstance(generator, StreamingGenerator):
                     slots = generator.num_slots
-                self._replies.put(Up(place, slots, versions()))
+                self._replies.put(Up(place, slots, versions(), fetched))
                 while True:
                     self._follow(generator, slots)
         except StageError as error:

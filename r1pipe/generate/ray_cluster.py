@@ -9,12 +9,15 @@ import socket
 import threading
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, nullcontext, suppress
+from pathlib import Path
 from time import monotonic, sleep
 from typing import Any
 
 from r1pipe.errors import StageError
 from r1pipe.generate.ray_actor import EngineActor, EngineSpec
+from r1pipe.generate.ray_files import listed
 from r1pipe.machine import shared_memory
+from r1pipe.settings import Precision
 
 INSTALL = "pip install 'r1pipe[ray]'"
 OBJECT_STORE_BYTES = 100 << 20
@@ -30,6 +33,8 @@ ENVIRONMENT = {
 """Of every engine's process."""
 SPANNING = {"RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0"}
 """Of an engine over several nodes, whose own process has no GPU: it may see those of its node."""
+CLIENT = "ray://"
+"""Of a run that is on none of the cluster's nodes."""
 LOCAL = "local"
 """The address of a cluster that is started for one run."""
 LISTEN_S = 20.0
@@ -83,6 +88,17 @@ class RayCluster:
                 self.ray.init(self.address, log_to_driver=False, configure_logging=False, **options)
             except failures as error:
                 raise StageError(_no_cluster(self.address, last_line(error))) from error
+
+    def spec(self, run: str, folder: Path, precision: Precision) -> EngineSpec:
+        """Return what engines for the model in a folder are built from, on whatever node."""
+        node = None if self.address.startswith(CLIENT) else self.own_node
+        whole = folder.resolve()
+        return EngineSpec(run, str(whole), precision, listed(whole, node))
+
+    @property
+    def own_node(self) -> str:
+        """Ray's id of the node of this process."""
+        return str(self.ray.get_runtime_context().get_node_id())
 
     @property
     def resources(self) -> Mapping[str, float]:
@@ -154,7 +170,7 @@ def address_of(given: str | None) -> str:
 def unheard(address: str, wait_s: float) -> str | None:
     """Return why nobody listens at `HOST:PORT` within a time in seconds; None if somebody does, or
     if the address has another form, such as `auto`, which Ray alone understands."""
-    host, _, port = address.removeprefix("ray://").rpartition(":")
+    host, _, port = address.removeprefix(CLIENT).rpartition(":")
     if not host or not port.isdecimal():
         return None
     if int(port) > MAX_PORT:

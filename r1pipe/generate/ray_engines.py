@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Any
 
 from r1pipe.errors import StageError
 from r1pipe.generate.protocol import Request, Sampled, SamplingParams, Weights
-from r1pipe.generate.ray_actor import EngineSpec, Failed, Made, Order, Reply, Up
+from r1pipe.generate.ray_actor import Failed, Made, Order, Reply, Up
 from r1pipe.generate.ray_cluster import RayCluster, last_line
 from r1pipe.generate.ray_versions import OneVersion
 from r1pipe.generate.ray_waiting import Patience
@@ -58,7 +58,8 @@ class RayGenerator(ManyEngines):
         """
         self.settings = settings
         self.losses: list[str] = []
-        self._spec = EngineSpec(of_one_engine(settings, run), str(folder.resolve()), precision)
+        self.fetched_bytes = 0
+        """Of the model, by all nodes that do not see it."""
         self._slots = settings.concurrency(run.max_batch)
         self._events: queue.Queue[tuple[_Engine, Any, Future[list[Reply]]]] = queue.Queue()
         self._answers: deque[tuple[int, Answer]] = deque()
@@ -70,6 +71,7 @@ class RayGenerator(ManyEngines):
         devices = settings.devices_per_engine if on_gpus else (run.workers or 1)
         devices = max(devices, settings.devices_per_engine)
         self._cluster = RayCluster(settings.address, devices * settings.data_parallel)
+        self._spec = self._cluster.spec(of_one_engine(settings, run), folder, precision)
         self._bundles = self._cluster.bundles(devices, on_gpus=on_gpus)
         self.patience = Patience(self._cluster, self._bundles, settings.start_timeout_s)
         try:
@@ -161,6 +163,7 @@ class RayGenerator(ManyEngines):
             if isinstance(reply, Up):
                 self._versions.check(reply.place, reply.versions)
                 self._slots = reply.num_slots
+                self.fetched_bytes += reply.fetched_bytes
                 engine.is_up, engine.place = True, reply.place
                 self._answers.extend(answers([IsUp()]))
             elif isinstance(reply, Made) and reply.number == self._number:

@@ -75,10 +75,12 @@ class PolicyActor:
         from r1pipe.generate.backends import open_generator
 
         run = SampleRun.model_validate_json(self._spec.run)
-        opened = open_generator(Path(self._spec.folder), run, self._spec.precision)
+        folder, size = self._stack.enter_context(self._spec.model_here())
+        opened = open_generator(folder, run, self._spec.precision)
         self._generator, _ = self._stack.enter_context(opened)
         slots = run.generator.concurrency(run.max_batch)
-        return Up(f"{socket.gethostname()}, process {os.getpid()}", slots, versions())
+        place = f"{socket.gethostname()}, process {os.getpid()}"
+        return Up(place, slots, versions(), size)
 
     def sample(
         self, pushed: Pushed | None, requests: Sequence[Request], sampling: SamplingParams
@@ -187,7 +189,8 @@ class RayPolicy:
         """Engines that were lost while others took over, and how."""
         self.pushed_bytes = 0
         """Of the last push."""
-        self._spec = EngineSpec(of_one_engine(settings, run), str(folder.resolve()), precision)
+        self.fetched_bytes = 0
+        """Of the model, by all nodes that do not see it."""
         self._size = settings.concurrency(run.max_batch)
         self._answers: queue.Queue[_Answer | None] = queue.Queue()
         self._versions = OneVersion()
@@ -200,6 +203,7 @@ class RayPolicy:
         devices = settings.devices_per_engine if on_gpus else (run.workers or 1)
         num_cpus, size = devices * settings.data_parallel, weight_bytes(folder)
         self._cluster = RayCluster(settings.address, num_cpus, size)
+        self._spec = self._cluster.spec(of_one_engine(settings, run), folder, precision)
         bundles = self._cluster.bundles(devices, on_gpus=on_gpus)
         self.patience = Patience(self._cluster, bundles, settings.start_timeout_s)
         self._engines: list[_Engine] = []
@@ -305,6 +309,7 @@ class RayPolicy:
             if isinstance(found, Up):
                 self._versions.check(found.place, found.versions)
                 engine.is_up, engine.place = True, found.place
+                self.fetched_bytes += found.fetched_bytes
                 return engine, found
             if answer.sampling == self._sampling:
                 return engine, found
