@@ -86,6 +86,8 @@ def test_engines_of_a_node_wait_for_one_that_fetches_and_share_what_it_has(
     for thread in threads:
         thread.join(10)
     assert sorted(found) == [0, 0, 9]
+    with shared(files, cache, slow) as (_, size):
+        assert size == 0, "a later one"
     assert read.names == ["a.safetensors", "extra/b.json"], "each once"
 
 
@@ -110,7 +112,7 @@ def test_a_fetch_removes_models_that_no_process_has_and_what_a_killed_one_left(
 
 
 def test_a_model_that_cannot_come_is_an_error_that_says_what_to_do(
-    model: tuple[Path, ModelFiles], cache: Path, monkeypatch: pytest.MonkeyPatch
+    model: tuple[Path, ModelFiles], cache: Path
 ) -> None:
     folder, files = model
     huge = ModelFiles("host", "node", str(folder), (ModelFile("a", 1 << 60, 1),))
@@ -140,7 +142,7 @@ def test_a_model_that_cannot_come_is_an_error_that_says_what_to_do(
 def test_a_cache_that_others_can_write_is_refused(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(ray_files.tempfile, "gettempdir", lambda: str(tmp_path))
+    monkeypatch.setattr("tempfile.gettempdir", lambda: str(tmp_path))
     place = own_cache()
     assert place.stat().st_mode & 0o777 == 0o700
     place.chmod(0o777)
