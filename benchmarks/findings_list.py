@@ -70,6 +70,8 @@ def _chain(bits: int) -> tuple[Claim, ...]:
 BITS = (16,)
 TREND = (8, 16, 24)
 """Values of n; of what all begin with one completion in 0.6^-n is right: 60, 3,500 and 210,000."""
+FEW = ("stages.held-out.params.num_problems=24", "stages.problems.params.num_problems=200")
+"""There are 256 chains of 8, of which 24 are held out."""
 PARTS = ("naive", "filter", "clip-higher", "penalty", "token-level", "dynamic")
 DAPO = (30, 36, 38, 41, 42, 50)
 """AIME 2024, avg@32, of Qwen2.5-32B (arXiv:2503.14476, table 1)."""
@@ -136,7 +138,7 @@ FINDINGS: Mapping[str, Finding] = {
             )
         ),
         Picture("variants", ("erring", "rl", "adaback")),
-        variants={str(n): (f"params.bits=[{n}]",) for n in TREND},
+        variants={str(n): (f"params.bits=[{n}]", *(FEW if n == TREND[0] else ())) for n in TREND},
         minutes=8,
     ),
     "distillation": Finding(
