@@ -29,6 +29,7 @@ from r1pipe.costs.work import (
     RowsInfo,
     SamplingWork,
 )
+from r1pipe.errors import R1PipeError
 from r1pipe.generator_settings import Expected
 from r1pipe.keys import JsonObject
 from r1pipe.text import format_bytes
@@ -143,8 +144,10 @@ class Estimator:
         ref, model = node.inputs.get("model"), None
         if ref is not None and not isinstance(ref, Mapping) and ref.name in self.records:
             model = self.records[ref.name].outputs.get(str(ref.output))
-        found = earlier_lengths(self.store, node, model)
-        return node.run if found is None else node.run.model_copy(update={"expect": found})
+        with suppress(OSError, R1PipeError):  # a store that cannot be read tells no lengths
+            if (found := earlier_lengths(self.store, node, model)) is not None:
+                return node.run.model_copy(update={"expect": found})
+        return node.run
 
     def _info(self, ref: Ref) -> Info:
         """Return what is known of what a reference reads."""
