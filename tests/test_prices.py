@@ -63,13 +63,13 @@ def test_one_screen_has_the_price_of_each_stage_where_it_fits() -> None:
     costs = Costs({"a": gpu, "b": Estimate(seconds=Range(60))}, prices={"a": 2.5, "b": 2.5})
     plan = Plan([PlannedStage("a", "grpo", "run"), PlannedStage("b", "mix", "run")])
     lines = [line.split() for line in short_plan_lines(plan, costs, None)]
-    assert lines[0] == ["STAGE", "KIND", "STATUS", "TIME", "GPU-HOURS", "PRICE"]
+    assert lines[0] == ["STAGE", "KIND", "STATUS", "TIME", "MEMORY", "GPU-HOURS", "PRICE"]
     assert lines[1][-2:] == ["4.0-8.0", "10-20"]
     assert lines[2][-2:] == ["-", "-"]
     narrow = short_plan_lines(plan, costs, 38)[0].split()
     assert narrow == ["STAGE", "STATUS", "TIME", "PRICE"]
     unpriced = short_plan_lines(plan, Costs(costs.estimates), None)[0].split()
-    assert unpriced == ["STAGE", "KIND", "STATUS", "TIME", "GPU-HOURS"]
+    assert unpriced == ["STAGE", "KIND", "STATUS", "TIME", "MEMORY", "GPU-HOURS"]
 
 
 def test_a_plan_of_gpus_shows_what_each_stage_costs(r1pipe: Run, tmp_path: Path) -> None:
