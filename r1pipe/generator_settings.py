@@ -85,8 +85,8 @@ class Expected(StageModel):
     """What is known of a stage's work before it is done: `plan` takes it, and nothing else does."""
 
     completion_tokens: tuple[float, float] | None = None
-    """Between how many tokens completions will have on average, such as `[200, 900]`; default: as in
-    an earlier run, else as the problems say, else a share of `max_tokens`."""
+    """Between how many tokens completions will have on average, such as `[200, 900]`; default: as
+    in an earlier run, else as the problems say, else a share of `max_tokens`."""
 
     @field_validator("completion_tokens")
     @classmethod
