@@ -18,6 +18,8 @@ NEW = "not in the store yet"
 """The reason that goes without saying."""
 MIN_ROWS = 8
 """Rows of a plan that are shown however low the window is."""
+SPARE = ("GPU-HOURS", "KIND", "MEMORY", "PRICE")
+"""Columns that a narrow window does without, in this order."""
 REST = 10
 """Lines of a window that a plan leaves to its sums and to what comes after."""
 
@@ -37,18 +39,19 @@ def short_plan_lines(
 ) -> list[str]:
     """Return a plan that fits one screen: neighbours of one kind share a row.
 
-    With `costs`, a row has its time and memory, and the sums follow.
+    With `costs`, a row has its time and memory, and the sums follow; of stages on GPUs it has their
+    GPU-hours and price too, as far as the window is wide enough.
     """
     groups = _groups(plan.stages)
     shown = groups if height is None else groups[: max(MIN_ROWS, height - REST)]
-    money = ("TIME", "MEMORY") if costs is not None and costs.estimates else ()
-    rows: list[tuple[str, ...]] = [("STAGE", "KIND", "STATUS", *money, "WHY")]
+    titles = costs.short_titles() if costs is not None else ()
+    rows: list[tuple[str, ...]] = [("STAGE", "KIND", "STATUS", *titles, "WHY")]
     for group in shown:
         first, names = group[0], [stage.name for stage in group]
         more = f" + {len(group) - 1} more" if len(group) > 1 else ""
         kinds = {stage.kind for stage in group}
         kind = first.kind if len(kinds) == 1 else f"{len(kinds)} kinds"
-        cells = costs.short_cells(names) if costs is not None and money else ()
+        cells = costs.short_cells(names) if costs is not None and titles else ()
         why = "" if first.reason == NEW else visible(first.reason)
         rows.append((f"{first.name}{more}", kind, first.status, *cells, why))
     hidden = sum(map(len, groups[len(shown) :]))
@@ -57,7 +60,7 @@ def short_plan_lines(
     below += costs.short_lines() if costs is not None else []
     if width is not None:
         below = [part for line in below for part in wrap(visible(line), width)]
-    return fitted_lines(rows, width, spare=("KIND", "MEMORY")) + below
+    return fitted_lines(rows, width, spare=SPARE) + below
 
 
 def _groups(stages: Sequence[PlannedStage]) -> list[list[PlannedStage]]:
