@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import sys
 from collections.abc import Sequence
 from textwrap import wrap
 from typing import TYPE_CHECKING
@@ -20,6 +21,9 @@ MIN_ROWS = 8
 """Rows of a plan that are shown however low the window is."""
 SPARE = ("GPU-HOURS", "KIND", "MEMORY", "PRICE")
 """Columns that a narrow window does without, in this order."""
+MIN_REASON = 30
+"""Columns from which a reason that is cut still says something."""
+INDENT = "    "
 REST = 10
 """Lines of a window that a plan leaves to its sums and to what comes after."""
 
@@ -31,7 +35,7 @@ def plan_lines(plan: Plan, width: int | None = None) -> list[str]:
         waits = f"waits for {', '.join(stage.waits_for)}" if stage.waits_for else ""
         why = "; ".join(text for text in (visible(stage.reason), waits) if text)
         rows.append((stage.name, stage.kind, stage.status, short_id(stage.artifact), why))
-    return fitted_lines(rows, width, spare=("ARTIFACT", "KIND"))
+    return _with_reasons(rows, width, spare=("ARTIFACT", "KIND"))
 
 
 def short_plan_lines(
@@ -60,7 +64,33 @@ def short_plan_lines(
     below += costs.short_lines() if costs is not None else []
     if width is not None:
         below = [part for line in below for part in wrap(visible(line), width)]
-    return fitted_lines(rows, width, spare=SPARE) + below
+    return _with_reasons(rows, width, spare=SPARE) + below
+
+
+def _with_reasons(
+    rows: Sequence[tuple[str, ...]], width: int | None, spare: Sequence[str]
+) -> list[str]:
+    """Return a table whose last column is the reasons; where they would be cut short they stand on
+    lines of their own, below their rows."""
+    lines = fitted_lines(rows, width, spare=spare)
+    reasons = [visible(row[-1]) for row in rows[1:]]
+    longest = max(map(len, reasons), default=0)
+    if width is None or not longest or longest <= _width_left(lines, width):
+        return lines
+    bare = fitted_lines([row[:-1] for row in rows], width, spare=spare)
+    if len(bare) != len(rows):
+        return lines  # a window so narrow that rows are blocks
+    found = bare[:1]
+    for line, reason in zip(bare[1:], reasons, strict=True):
+        found += [line, *wrap(reason, width, initial_indent=INDENT, subsequent_indent=INDENT)]
+    return found
+
+
+def _width_left(lines: Sequence[str], width: int) -> int:
+    """Return the columns that reasons have; all of them if the column is wide, or not there."""
+    start = lines[0].find("WHY")
+    left = width - start
+    return sys.maxsize if start < 0 or left >= MIN_REASON else left
 
 
 def _groups(stages: Sequence[PlannedStage]) -> list[list[PlannedStage]]:
