@@ -144,10 +144,10 @@ def measure(chosen: argparse.Namespace, words: str, peak: float | None) -> None:
         what = chosen.model.name if chosen.model else f"{chosen.size}, random weights"
         print(f"Run on {words}; {count:,} parameters ({what}), torch {torch.__version__}, {load}.")
         if chosen.only != "grpo":
-            verdicts.append(measures.measure_sft(folder, chosen, peak))
+            verdicts.append(measures.measure_sft(folder, chosen, peak, count))
             sys.stdout.flush()
         if chosen.only != "sft":
-            verdicts.append(measures.measure_grpo(folder, chosen, peer))
+            verdicts.append(measures.measure_grpo(folder, chosen, peer, count))
     print("\n" + "\n".join(f"- {verdict}" for verdict in verdicts))
     print(f"\n{time.perf_counter() - began:.0f} s in all")
 

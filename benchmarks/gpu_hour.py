@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
@@ -43,7 +44,7 @@ CHECKS = (
     ),
     Check(
         "probe",
-        ("-m", "r1pipe", "plan", "manifests/r1.yaml", "--profile", "smoke", "--probe"),
+        ("-m", "r1pipe", "plan", "manifests/r1.yaml", "--profile", "gpu", "--probe"),
         "measured speeds of training and sampling on the GPU",
     ),
     Check(
@@ -91,7 +92,13 @@ def tried(check: Check, device: str) -> tuple[str, str]:
     command = [sys.executable, *(part.format(device=device) for part in check.command)]
     try:
         done = subprocess.run(
-            command, cwd=ROOT, capture_output=True, text=True, timeout=SECONDS, check=False
+            command,
+            cwd=ROOT,
+            env=os.environ | {"PYTHONPATH": str(ROOT)},
+            capture_output=True,
+            text=True,
+            timeout=SECONDS,
+            check=False,
         )
     except subprocess.TimeoutExpired:
         return FAIL, f"not done after {SECONDS} s"

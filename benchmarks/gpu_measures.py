@@ -19,6 +19,8 @@ from r1pipe.costs.models import model_from_config
 
 SFT, GRPO = "sft gpu", "grpo gpu"
 WANTED_UTILISATION, WANTED_RATIO = 0.40, 1.5
+WANTED_PARAMETERS = (0.4e9, 1.9e9)
+"""What is called 0.5B and 1.5B."""
 MEAN_LETTERS = 7.0
 """Of the words that a wide vocabulary is made of (`trainers_data.widened`)."""
 MOST_PROMPT_TOKENS = 256
@@ -81,7 +83,9 @@ def their_grpo(chosen: argparse.Namespace, has_vllm: bool) -> dict[str, Any]:
     return theirs
 
 
-def measure_sft(folder: Path, chosen: argparse.Namespace, peak: float | None) -> str:
+def measure_sft(
+    folder: Path, chosen: argparse.Namespace, peak: float | None, num_parameters: int
+) -> str:
     """Time packed rows in bfloat16, print tokens/s and utilisation; return the verdict.
 
     `peak` is in TFLOP/s; None: the measured rate of matrix products stands in for it.
@@ -104,18 +108,43 @@ def measure_sft(folder: Path, chosen: argparse.Namespace, peak: float | None) ->
     last, mean = ours.steps[-1], statistics.mean(flops[first:]) / 1e12
     figures = f"{speed:,.0f} | {ours.median('wall'):.3f} | {mean:.3f} | {done:.3f} | {products:.3f}"
     print(f"| {figures} | {last['peak_mib']:.0f} | {last['gpu_mib']:.0f} |")
-    return sft_verdict(shares, peak)
+    return sft_verdict(shares, peak, missing(chosen.device, num_parameters))
 
 
-def sft_verdict(shares: list[float], peak: float | None) -> str:
-    """Say whether the utilisation that is wanted of a GPU was reached, or that none was there."""
+def missing(device: str, num_parameters: int) -> list[str]:
+    """Return what of a measurement on a GPU, at 0.5 to 1.5B parameters, was not there."""
+    low, high = WANTED_PARAMETERS
+    size = f"a model of {num_parameters / 1e6:,.1f}M parameters"
+    fits = low <= num_parameters <= high
+    return (["no GPU"] if device == "cpu" else []) + ([] if fits else [size])
+
+
+def sft_verdict(shares: list[float], peak: float | None, lacks: list[str]) -> str:
+    """Say whether the utilisation that is wanted was reached, or what it lacks to be said.
+
+    Without a peak (TFLOP/s) the shares are those of the measured rate of matrix products.
+    """
     share = statistics.median(shares)
-    span = f"{share:.1%} ({min(shares):.1%} to {max(shares):.1%} over {len(shares)} steps)"
+    against = "the measured rate of matrix products" if peak is None else f"{peak:g} TFLOP/s"
+    steps = f"{min(shares):.1%} to {max(shares):.1%} over {len(shares)} steps"
+    found = f"{share:.1%} ({steps}) of {against}"
     wanted = f"SFT, model FLOP utilisation >= {WANTED_UTILISATION:.0%}"
-    if peak is None:
-        return f"{wanted}: not run, no GPU; {span} of the measured rate of matrix products here"
-    word = "reached" if share >= WANTED_UTILISATION else "missed"
-    return f"{wanted}: {word}, {span} of {peak:g} TFLOP/s"
+    return f"{wanted}: {outcome(share >= WANTED_UTILISATION, found, lacks)}"
+
+
+def grpo_verdict(ratio: float | None, lacks: list[str]) -> str:
+    """Say whether the ratio that is wanted was reached, or what it lacks to be said."""
+    wanted = f"GRPO, steps >= {WANTED_RATIO} x TRL with vLLM"
+    if ratio is None:
+        return f"{wanted}: not run ({'; '.join(lacks)})"
+    return f"{wanted}: {outcome(ratio >= WANTED_RATIO, f'{ratio:.2f} by the clock', lacks)}"
+
+
+def outcome(is_reached: bool, found: str, lacks: list[str]) -> str:
+    """Return reached, missed or not run, with what was found."""
+    if lacks:
+        return f"not run ({'; '.join(lacks)}); here {found}"
+    return f"{'reached' if is_reached else 'missed'}, {found}"
 
 
 def rows_of_steps(folder: Path, number: int, model: Any) -> tuple[list[float], list[int]]:
@@ -132,7 +161,9 @@ def rows_of_steps(folder: Path, number: int, model: Any) -> tuple[list[float], l
     return [step_flops(model, step) for step in chosen], [sum(map(len, step)) for step in chosen]
 
 
-def measure_grpo(folder: Path, chosen: argparse.Namespace, peer: dict[str, bool]) -> str:
+def measure_grpo(
+    folder: Path, chosen: argparse.Namespace, peer: dict[str, bool], num_parameters: int
+) -> str:
     """Time steps of GRPO, r1pipe's and TRL's in turn; print both and return the verdict."""
     sides = trainers.compare(GRPO, folder, chosen, peer["trl"], one_by_one=True)
     size = f"{NUM_PROMPTS} prompts in groups of {GROUP_SIZE}, up to {MAX_TOKENS} tokens"
@@ -140,7 +171,7 @@ def measure_grpo(folder: Path, chosen: argparse.Namespace, peer: dict[str, bool]
     print("| | sampled by | s a step | of it sampling | tokens | samples/s | peak MiB | GPU MiB |")
     print("|---|---|---|---|---|---|---|---|")
     samplers = {trainers.OURS: chosen.generator}
-    samplers[trainers.PEER] = "vllm" if peer["vllm"] else "transformers"
+    samplers[trainers.PEER] = "vllm" if peer["vllm"] and peer["trl"] else "transformers"
     for who, side in sides.items():
         wall, last = side.median("wall"), side.steps[-1]
         sampled = [step["parts"]["generation"][0] for step in side.steps[trainers.WARM_UP :]]
@@ -149,26 +180,10 @@ def measure_grpo(folder: Path, chosen: argparse.Namespace, peer: dict[str, bool]
         figures += f" | {GROUP_SIZE * NUM_PROMPTS / wall:.1f}"
         memory = f"{last['peak_mib']:.0f} | {last['gpu_mib']:.0f}"
         print(f"| {who} | {samplers[who]} | {figures} | {memory} |")
+    lacks = missing(chosen.device, num_parameters)
+    lacks += [f"{who} sampled without vLLM" for who in sides if samplers[who] != "vllm"]
     if trainers.PEER not in sides:
-        return grpo_verdict(None, chosen.device, peer["vllm"])
+        return grpo_verdict(None, [*lacks, "the interpreter of --peer has no TRL"])
     trainers.print_ratio(sides, trainers.PEER)
     ratio = sides[trainers.PEER].median("wall") / sides[trainers.OURS].median("wall")
-    return grpo_verdict(ratio, chosen.device, peer["vllm"])
-
-
-def grpo_verdict(ratio: float | None, device: str, has_vllm: bool) -> str:
-    """Say whether the ratio that is wanted of a GPU was reached, or what of it was not there.
-
-    `has_vllm` is TRL's; without TRL there is no ratio.
-    """
-    wanted = f"GRPO, steps >= {WANTED_RATIO} x TRL with vLLM"
-    missing = ["no GPU"] if device == "cpu" else []
-    if ratio is None:
-        missing.append("the interpreter of --peer has no TRL")
-    elif not has_vllm:
-        missing.append("TRL samples without vLLM")
-    if missing:
-        here = "" if ratio is None else f"; {ratio:.2f} here, by the clock"
-        return f"{wanted}: not run, {' and '.join(missing)}{here}"
-    word = "reached" if ratio is not None and ratio >= WANTED_RATIO else "missed"
-    return f"{wanted}: {word}, {ratio:.2f} by the clock"
+    return grpo_verdict(ratio, lacks)

@@ -16,7 +16,7 @@ sys.path.append(str(Path(__file__).resolve().parents[1] / "benchmarks"))
 
 from gpu import SHAPES, sizes_of
 from gpu_hour import CHECKS, UNSCRIPTED, Check, outcomes
-from gpu_measures import grpo_verdict, sft_verdict
+from gpu_measures import grpo_verdict, missing, sft_verdict
 from gpu_peaks import peak_of, row_flops, step_flops, utilisation
 from trainers_data import widened
 
@@ -73,19 +73,22 @@ def test_a_peak_is_that_of_the_very_device(name: str, peak: float | None) -> Non
 
 
 def test_verdicts_say_reached_missed_or_not_run() -> None:
-    assert sft_verdict([0.41, 0.39, 0.43], 989) == (
+    assert sft_verdict([0.41, 0.39, 0.43], 989, []) == (
         "SFT, model FLOP utilisation >= 40%: reached, 41.0% (39.0% to 43.0% over 3 steps)"
         " of 989 TFLOP/s"
     )
-    assert "40%: missed, 39.9%" in sft_verdict([0.399], 989)
-    assert "not run, no GPU; 90.0%" in sft_verdict([0.9], None)
-    assert grpo_verdict(1.5, "cuda", True).endswith("reached, 1.50 by the clock")
-    assert "missed, 1.49" in grpo_verdict(1.49, "cuda", True)
-    assert "not run, TRL samples without vLLM; 3.00" in grpo_verdict(3.0, "cuda", False)
-    assert "not run, no GPU and TRL samples without vLLM; 3.00" in grpo_verdict(3.0, "cpu", False)
-    assert grpo_verdict(None, "cuda", False).endswith(
-        "not run, the interpreter of --peer has no TRL"
-    )
+    assert "40%: missed, 39.9%" in sft_verdict([0.399], 989, [])
+    assert "reached, 40.0%" in sft_verdict([0.4], 989, [])
+    alone = sft_verdict([0.9], None, ["no GPU"])
+    assert "40%: not run (no GPU); here 90.0%" in alone
+    assert alone.endswith("of the measured rate of matrix products")
+    assert grpo_verdict(1.5, []) == "GRPO, steps >= 1.5 x TRL with vLLM: reached, 1.50 by the clock"
+    assert "vLLM: missed, 1.49" in grpo_verdict(1.49, [])
+    assert "vLLM: not run (no GPU; toy); here 3.00" in grpo_verdict(3.0, ["no GPU", "toy"])
+    assert grpo_verdict(None, ["no TRL"]).endswith("vLLM: not run (no TRL)")
+    assert missing("cuda", 494_000_000) == missing("cuda", 1_540_000_000) == []
+    assert missing("cpu", 494_000_000) == ["no GPU"]
+    assert missing("cuda", 2_400_000) == ["a model of 2.4M parameters"]
 
 
 def test_checks_that_cannot_be_run_say_why() -> None:
