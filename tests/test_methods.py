@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import json
 import re
 from pathlib import Path
 
@@ -67,9 +68,29 @@ def test_a_manifest_of_a_method_is_short_and_has_a_smoke_profile(path: Path) -> 
             assert node.params.model_dump()["num_steps"] <= 4, f"{path.name}: {node.name}"
 
 
+@pytest.mark.parametrize("path", MANIFESTS, ids=lambda path: path.stem)
+def test_a_manifest_of_a_method_plans_at_its_full_size(
+    path: Path, tmp_path: Path, r1pipe: Run
+) -> None:
+    code, out, err = r1pipe("plan", str(path), "--store", str(tmp_path / "store"), "--json")
+    assert code == 0, err
+    planned = {each["name"]: each["status"] for each in json.loads(out)["stages"]}
+    assert set(planned) == set(load_manifest(path).stages)
+    assert set(planned.values()) <= {"run", "waits"}
+
+
 # ---- every method of the kinds grpo and online-rft, from one base --------------------------------
 
-SEVERAL = ("chain", "dpo", "iterative-grpo", "process-model", "process-rm", "rft", "sft")
+SEVERAL = (
+    "chain",
+    "dpo",
+    "iterative-grpo",
+    "process-model",
+    "process-rm",
+    "programs",
+    "rft",
+    "sft",
+)
 """They have stages beside the base that need right completions, or a base of their own."""
 TRAINED = {path.stem: path for path in MANIFESTS if path.stem not in ("base", *SEVERAL)}
 """Their stage has their name, and there is only the base before it."""
@@ -102,7 +123,10 @@ def test_a_method_runs_from_the_shared_base(r1pipe: Run, store: Path, name: str)
     assert (folder / "model.safetensors").exists()
 
 
-# ---- those that need right completions, with the base of the profile -----------------------------
+# ---- those that need right completions, with the base of the profile, and some others ------------
+
+EVALUATED = ("on-policy-distil", "ppo")
+"""Of those above: they go on to their evaluations and the scoreboard."""
 
 
 @pytest.fixture(scope="module")
@@ -111,8 +135,8 @@ def learned(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return tmp_path_factory.mktemp("learned")
 
 
-@pytest.mark.parametrize("name", SEVERAL)
-def test_a_manifest_of_several_stages_runs_whole(learned: Path, name: str, r1pipe: Run) -> None:
+@pytest.mark.parametrize("name", [*SEVERAL, *EVALUATED])
+def test_a_manifest_of_a_method_runs_whole(learned: Path, name: str, r1pipe: Run) -> None:
     path = ROOT / "manifests" / "methods" / f"{name}.yaml"
     given = ("run", str(path), "--profile", "smoke", "--store", str(learned))
     code, out, err = r1pipe(*given)
