@@ -15,6 +15,7 @@ import sys
 import tempfile
 from collections.abc import Iterable, Sequence
 from contextlib import redirect_stderr, redirect_stdout
+from functools import partial
 from pathlib import Path
 from typing import NamedTuple
 
@@ -72,7 +73,7 @@ def main(commands: Sequence[tuple[str, Sequence[str]]]) -> None:
     with tempfile.TemporaryDirectory() as folder:
         printed = Path(folder) / "printed"
         for fault, arguments in commands:
-            code = call(lambda each=arguments: command(each, printed), fault or None)  # type: ignore[misc]
+            code = call(partial(command, arguments, printed), fault or None)
             ended.append(Ended(code, printed.read_text()))
     sys.stdout.write(json.dumps(ended))
 

@@ -4,14 +4,24 @@ from __future__ import annotations
 
 import ast
 import json
+import random
 import re
+import runpy
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 from command import ROOT, Run
 
+from r1pipe.chat import render_completion
 from r1pipe.manifest import load_manifest
 from r1pipe.method_params.policies import OnlineRftParams
+from r1pipe.models.programs import outputs_of, program_of
+from r1pipe.records import Verdict
+from r1pipe.settings import Tools
+from r1pipe.tasks.world import Noise
+from r1pipe.verify.checkers import CHECKERS
 
 PAGE = (ROOT / "docs" / "methods.md").read_text()
 MANIFESTS = sorted((ROOT / "manifests" / "methods").glob("*.yaml"))
@@ -77,6 +87,23 @@ def test_a_manifest_of_a_method_plans_at_its_full_size(
     planned = {each["name"]: each["status"] for each in json.loads(out)["stages"]}
     assert set(planned) == set(load_manifest(path).stages)
     assert set(planned.values()) <= {"run", "waits"}
+
+
+def test_solutions_that_are_programs_print_what_stands_below_them() -> None:
+    task = runpy.run_path(str(ROOT / "manifests" / "methods" / "programs_task.py"))["TASKS"]
+    rng, seen = random.Random(1), set[bool]()
+    for number in range(12):
+        problem = task["programs"].make(rng, "en", 1 + number % 3)
+        solution = task["programs"].solve(problem, rng, Noise(wrong_step=0.5))
+        text = render_completion(solution.thought, solution.answer, "chat", solution.summary)
+        ran = [sys.executable, "-c", program_of(text) or ""]
+        printed = subprocess.run(ran, capture_output=True, text=True, check=True).stdout.strip()
+        spans = outputs_of(text, Tools(max_rounds=1))
+        assert [text[start:end] for start, end in spans] == [f"\n```output\n{printed}\n```\n"]
+        is_right = CHECKERS[problem.checker](problem, text) is Verdict.CORRECT
+        assert is_right == (printed == problem.gold)
+        seen.add(is_right)
+    assert seen == {True, False}, "the author makes mistakes, and not only mistakes"
 
 
 # ---- every method of the kinds grpo and online-rft, from one base --------------------------------
