@@ -243,11 +243,16 @@ def test_without_a_token_nothing_is_tried(
     assert fake.created == []
 
 
-def test_push_is_a_command(tmp_path: Path, r1pipe: Run, monkeypatch: pytest.MonkeyPatch) -> None:
-    make_project(tmp_path)
-    stage = tmp_path / "stages" / "join.py"
+def make_project_of_rows(folder: Path) -> None:
+    """Write a project whose stage `joined` makes a row."""
+    make_project(folder)
+    stage = folder / "stages" / "join.py"
     body = "    import r1pipe.rows as r\n    r.write_rows(context.output('rows'), [{'n': 1}])\n"
     stage.write_text(stage.read_text().partition("    parts = ")[0] + body)
+
+
+def test_push_is_a_command(tmp_path: Path, r1pipe: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    make_project_of_rows(tmp_path)
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(hub, "_stored_token", lambda: None)
     arguments = ("push", "joined", "--manifest", "manifests/small.yaml")
@@ -271,7 +276,7 @@ def test_push_is_a_command(tmp_path: Path, r1pipe: Run, monkeypatch: pytest.Monk
 def test_a_dry_run_of_a_push_takes_no_word_and_writes_nothing(
     tmp_path: Path, r1pipe: Run, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    make_project(tmp_path)
+    make_project_of_rows(tmp_path)
     monkeypatch.chdir(tmp_path)
     r1pipe("run", "manifests/small.yaml")
     push = ("push", "joined", "--manifest", "manifests/small.yaml")
