@@ -59,8 +59,8 @@ class Measured:
     """Model -> its samples."""
     metrics: dict[str, list[JsonObject]] = field(default_factory=dict)
     """Training stage -> what it logged, step by step."""
-    seconds: float = 0.0
-    """Of the stages, as their records have it; shared ones too."""
+    seconds: dict[str, float] = field(default_factory=dict)
+    """Key of a stage -> its seconds, as its record has them; shared ones too."""
     stopped: dict[str, str] = field(default_factory=dict)
 
 
@@ -127,7 +127,7 @@ def _collect(document: JsonObject, store: Store, end: str, found: Measured) -> N
     for stage, key in keys.items():
         record = store.lookup(key)
         assert record is not None, f"{stage} was just there"
-        found.seconds += record.seconds
+        found.seconds[key] = record.seconds
         if record.kind == "evaluate":
             rows = list(read_rows(store.output_dir(record, "samples")))
             found.rows[stage.removeprefix("eval-") + end] = rows
@@ -265,7 +265,7 @@ def section(name: str, by_seed: Mapping[int, Measured]) -> str:
         [model, *[_level(model, measure, by_seed) for measure in finding.measures]]
         for model in models
     ]
-    seconds = statistics.fmean(each.seconds for each in by_seed.values())
+    seconds = statistics.fmean(sum(each.seconds.values()) for each in by_seed.values())
     said = [f"Seeds {seeds}; {seconds / 60:.1f} minutes of stages in each, shared ones counted."]
     said += [
         f"Seed {seed}: without {part} there is no score: {text.splitlines()[0]}"
