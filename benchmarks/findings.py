@@ -45,6 +45,8 @@ SEEDS = (201, 202, 203)
 """Seeds that are reported; settings were found on others."""
 T_95 = {2: 12.706, 3: 4.303, 4: 3.182, 5: 2.776}
 """Number of values -> Student's 97.5 % quantile of one degree of freedom less."""
+REACHED = 0.9
+"""Pass rate of whole problems from which a policy is said to solve them."""
 Values = Mapping[str, float]
 """Problem -> value."""
 
@@ -57,8 +59,8 @@ class Measured:
     """Model -> its samples."""
     metrics: dict[str, list[JsonObject]] = field(default_factory=dict)
     """Training stage -> what it logged, step by step."""
-    seconds: float = 0.0
-    """Of the stages, as their records have it; shared ones too."""
+    seconds: dict[str, float] = field(default_factory=dict)
+    """Key of a stage -> its seconds, as its record has them; shared ones too."""
     stopped: dict[str, str] = field(default_factory=dict)
 
 
@@ -125,7 +127,7 @@ def _collect(document: JsonObject, store: Store, end: str, found: Measured) -> N
     for stage, key in keys.items():
         record = store.lookup(key)
         assert record is not None, f"{stage} was just there"
-        found.seconds += record.seconds
+        found.seconds[key] = record.seconds
         if record.kind == "evaluate":
             rows = list(read_rows(store.output_dir(record, "samples")))
             found.rows[stage.removeprefix("eval-") + end] = rows
@@ -226,6 +228,15 @@ def verdict(claim: Claim, found: Interval | None) -> str:
     return "the opposite" if up or down else "not shown"
 
 
+def updates_to(metrics: Sequence[JsonObject], level: float = REACHED) -> int | None:
+    """Return the first update whose rollout has this pass rate on problems that are shown whole."""
+    for row in metrics:
+        whole = "pass_rate" if "revealed_frac" not in row else "pass_rate_unrevealed"
+        if row.get(whole, 0.0) >= level:
+            return int(row["step"])
+    return None
+
+
 # ---- the page ------------------------------------------------------------------------------------
 
 
@@ -254,14 +265,30 @@ def section(name: str, by_seed: Mapping[int, Measured]) -> str:
         [model, *[_level(model, measure, by_seed) for measure in finding.measures]]
         for model in models
     ]
-    seconds = statistics.fmean(each.seconds for each in by_seed.values())
+    seconds = statistics.fmean(sum(each.seconds.values()) for each in by_seed.values())
     said = [f"Seeds {seeds}; {seconds / 60:.1f} minutes of stages in each, shared ones counted."]
     said += [
         f"Seed {seed}: without {part} there is no score: {text.splitlines()[0]}"
         for seed, each in by_seed.items()
         for part, text in each.stopped.items()
     ]
-    return "\n\n".join([table(header, rows), table(["model", *finding.measures], levels), *said])
+    tables = [table(header, rows), table(["model", *finding.measures], levels)]
+    if finding.variants:
+        tables.append(_updates(by_seed))
+    return "\n\n".join([*tables, *said])
+
+
+def _updates(by_seed: Mapping[int, Measured]) -> str:
+    """Return a table of how many updates each policy took, seed by seed."""
+    policies = dict.fromkeys(stage for each in by_seed.values() for stage in each.metrics)
+    found = [
+        [
+            stage,
+            " / ".join(str(updates_to(e.metrics.get(stage, ())) or "-") for e in by_seed.values()),
+        ]
+        for stage in policies
+    ]
+    return table(["policy", f"updates until {REACHED:.0%} of whole problems are right"], found)
 
 
 def _level(model: str, measure: str, by_seed: Mapping[int, Measured]) -> str:

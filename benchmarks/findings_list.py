@@ -67,9 +67,26 @@ def _chain(bits: int) -> tuple[Claim, ...]:
     )  # fmt: skip
 
 
+def _trend(n: int) -> tuple[Claim, ...]:
+    """RL is to find rewards where its samples hold some to begin with, and AdaBack always."""
+    is_found = 0.6**-n < RL_SAMPLES
+    return (
+        Claim(f"n = {n}: RL above its start" if is_found else f"n = {n}: RL stays where it begins",
+              "pass@1", f"rl@{n}", f"erring@{n}", "+" if is_found else "0", "n = 16 only"),
+        Claim(f"n = {n}: AdaBack above its start", "pass@1", f"adaback@{n}", f"erring@{n}", "+",
+              "n = 16 only"),
+        Claim(f"n = {n}: AdaBack above RL", "pass@1", f"adaback@{n}", f"rl@{n}",
+              "0" if is_found else "+", "n = 16 only"),
+    )  # fmt: skip
+
+
+RL_SAMPLES = 25600
+"""Completions that 100 updates of RL sample."""
 BITS = (16,)
 TREND = (8, 16, 24)
 """Values of n; of what all begin with one completion in 0.6^-n is right: 60, 3,500 and 210,000."""
+FEW = ("stages.held-out.params.num_problems=24", "stages.problems.params.num_problems=200")
+"""There are 256 chains of 8, of which 24 are held out."""
 PARTS = ("naive", "filter", "clip-higher", "penalty", "token-level", "dynamic")
 DAPO = (30, 36, 38, 41, 42, 50)
 """AIME 2024, avg@32, of Qwen2.5-32B (arXiv:2503.14476, table 1)."""
@@ -127,16 +144,9 @@ FINDINGS: Mapping[str, Finding] = {
     ),
     "chain-trend": Finding(
         "AdaBack: chains of parities over n",
-        tuple(
-            claim
-            for n in TREND
-            for claim in (
-                Claim(f"n = {n}: AdaBack above RL", "pass@1", f"adaback@{n}", f"rl@{n}"),
-                Claim(f"n = {n}: RL above its start", "pass@1", f"rl@{n}", f"erring@{n}"),
-            )
-        ),
+        tuple(claim for n in TREND for claim in _trend(n)),
         Picture("variants", ("erring", "rl", "adaback")),
-        variants={str(n): (f"params.bits=[{n}]",) for n in TREND},
+        variants={str(n): (f"params.bits=[{n}]", *(FEW if n == TREND[0] else ())) for n in TREND},
         minutes=8,
     ),
     "distillation": Finding(

@@ -160,15 +160,23 @@ def start(name: str, who: str, folder: Path, options: dict[str, Any], python: st
     return Side(process, said)
 
 
-def compare(name: str, folder: Path, chosen: argparse.Namespace, has_peer: bool) -> dict[str, Side]:
-    """Run one comparison: all sides warm, then a step of each in turn."""
-    sides = {}
+def compare(
+    name: str, folder: Path, chosen: argparse.Namespace, has_peer: bool, one_by_one: bool = False
+) -> dict[str, Side]:
+    """Run one comparison: all sides warm, then a step of each in turn.
+
+    `one_by_one` sides start when those before them are ready: vLLM measures a GPU's free memory as
+    it starts, and refuses one where another process takes some meanwhile.
+    """
+    sides: dict[str, Side] = {}
     for who, options in COMPARISONS[name].items():
         if (who == PEER and not has_peer) or (chosen.side and who not in chosen.side):
             continue
         python = chosen.peer if who == PEER else sys.executable
         sides[who] = start(name, who, folder, dict(options), python)
-    for side in sides.values():
+        if one_by_one:
+            sides[who].answer()
+    for side in sides.values() if not one_by_one else ():
         side.answer()
     rounds = chosen.rounds * (2 if name.startswith("sft") and MODEL is None else 1)
     for _ in range(WARM_UP + rounds):

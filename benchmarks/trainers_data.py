@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import random
 from pathlib import Path
@@ -18,8 +19,13 @@ else:
     BATCH_SIZE, ROW_TOKENS, PROMPT_TOKENS = 8, (60, 240), 40
     MAX_STEPS = 12
 """Prompts of a step: NUM_PROMPTS in GRPO, NUM_SAMPLED where nothing is trained."""
+SIZES: dict[str, Any] = json.loads(os.environ.get("TRAINERS_SIZES", "{}"))
+"""Other sizes than those above and other shapes than SHAPE, for `benchmarks/gpu.py`."""
+GROUP_SIZE, NUM_PROMPTS = SIZES.get("group_size", GROUP_SIZE), SIZES.get("prompts", NUM_PROMPTS)
+BATCH_SIZE, MAX_TOKENS = SIZES.get("rows", BATCH_SIZE), SIZES.get("max_tokens", MAX_TOKENS)
+ROW_TOKENS = tuple(SIZES.get("row_tokens", ROW_TOKENS))
 SEED, LEARNING_RATE, KL_COEF = 17, 1e-4, 0.001
-GRPO_RATE = LEARNING_RATE if MODEL is None else 1e-7
+GRPO_RATE = LEARNING_RATE if MODEL is None and not SIZES else 1e-7
 """So small that a few steps of a model of one's own do not change how long its completions are."""
 SHAPE: dict[str, Any] = {
     "hidden_size": 192,
@@ -32,6 +38,7 @@ SHAPE: dict[str, Any] = {
     "seed": 1,
 }
 """A Qwen3 of 2.4M parameters."""
+SHAPE |= SIZES.get("shape", {})
 CHARS_FRAC = 0.9
 """Where the middle length of a fresh model's completions is on the length reward's slope."""
 
@@ -58,16 +65,44 @@ def write_model(folder: Path) -> int:
     tokenizer = train_tokenizer(
         [str(r[name]) for r in rows for name in ("prompt", "completion")], 512
     )
-    model = new_model(tokenizer, **SHAPE)
+    if "vocabulary" in SIZES:
+        tokenizer = widened(tokenizer, SIZES["vocabulary"], folder)
+    model = stored(new_model(tokenizer, **SHAPE))
     save_model(model, tokenizer, folder)
     return sum(p.numel() for p in model.parameters())
 
 
+def stored(model: Any) -> Any:
+    """Return the model in the precision in which all sides find it."""
+    import torch
+
+    return model.to(torch.bfloat16) if SIZES.get("is_bf16") else model
+
+
+def widened(tokenizer: Any, size: int, folder: Path) -> Any:
+    """Return the tokenizer with words of 5 to 9 letters that no text needs, `size` tokens in all.
+
+    The head of a model costs what its vocabulary is, and lengths in characters differ.
+    """
+    from r1pipe.models.policy import load_tokenizer
+
+    tokenizer.save_pretrained(folder)
+    file = folder / "tokenizer.json"
+    found = json.loads(file.read_text(encoding="utf-8"))
+    vocabulary = found["model"]["vocab"]
+    vocabulary |= {each["content"]: each["id"] for each in found["added_tokens"]}
+    for number in range(len(tokenizer), size):
+        letters = "".join(chr(97 + number // 26**place % 26) for place in range(4))
+        vocabulary[letters + "X" * (1 + number % 5)] = number
+    file.write_text(json.dumps(found), encoding="utf-8")
+    return load_tokenizer(folder)
+
+
 def copy_model(source: Path, folder: Path) -> int:
-    """Copy a model and its tokenizer, in float32; return the number of its parameters."""
+    """Copy a model and its tokenizer; return the number of its parameters."""
     from r1pipe.models.policy import load_model, load_tokenizer, save_model
 
-    model = load_model(source)
+    model = stored(load_model(source))
     save_model(model, load_tokenizer(source), folder)
     return sum(p.numel() for p in model.parameters())
 
@@ -78,7 +113,7 @@ def problems(mean_chars: float) -> list[Any]:
     from r1pipe.records import Problem
 
     rng, limit = random.Random(SEED), round(mean_chars / CHARS_FRAC)
-    limits = (1 if MODEL is None else limit, limit)
+    limits = (1 if MODEL is None and not SIZES else limit, limit)
 
     def asked(number: int) -> Any:
         a, b, c, d = (rng.randint(1, 9) for _ in range(4))

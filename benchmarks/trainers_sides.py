@@ -50,7 +50,7 @@ class Turns:
         if self._is_running:
             wall, cpu = (now - then for now, then in zip(_now(), self._began, strict=True))
             peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
-            measured = {"wall": wall, "cpu": cpu, "peak_mib": peak}
+            measured = {"wall": wall, "cpu": cpu, "peak_mib": peak, "gpu_mib": _gpu_mib()}
             self._say({**measured, "parts": self._parts, "facts": self.facts})
         else:
             self._say({"ready": True})
@@ -77,7 +77,21 @@ class Turns:
 
 
 def _now() -> tuple[float, float]:
+    """Return both clocks, once a GPU has done what it was given."""
+    if (cuda := _cuda()) is not None:
+        cuda.synchronize()
     return time.perf_counter(), time.process_time()
+
+
+def _cuda() -> Any:
+    """Return torch's GPU if this process uses one."""
+    cuda = getattr(sys.modules.get("torch"), "cuda", None)
+    return cuda if cuda is not None and cuda.is_initialized() else None
+
+
+def _gpu_mib() -> float:
+    """Return the most MiB that PyTorch took of a GPU for this process; 0 without one."""
+    return 0.0 if (cuda := _cuda()) is None else float(cuda.max_memory_reserved()) / 2**20
 
 
 class StepContext:
@@ -132,9 +146,10 @@ def our_grpo(folder: Path, turns: Turns, options: dict[str, Any]) -> None:
     import torch
 
     from r1pipe.manifest.kinds import load_kinds
-    from r1pipe.models.policy import load_model, load_tokenizer
-    from r1pipe.policies.setup import opened
+    from r1pipe.models.policy import load_tokenizer
+    from r1pipe.policies.setup import opened, with_room_for
     from r1pipe.policies.training import train_policy
+    from r1pipe.train.backends import load_trained
 
     torch.set_num_threads(1)
     stage = load_kinds(Path(__file__).parents[1] / "manifests" / "r1.yaml")["grpo"]
@@ -142,8 +157,11 @@ def our_grpo(folder: Path, turns: Turns, options: dict[str, Any]) -> None:
     asked = problems(options.pop("mean_chars"))
     run: Any = stage.run_model(**options)
     context: Any = StepContext(turns)
-    model, tokenizer = load_model(folder), load_tokenizer(folder)
+    model, tokenizer = load_trained(folder, run, params.precision), load_tokenizer(folder)
+    run = with_room_for(asked, run, params, folder, tokenizer)
     with timed_setup(turns), opened(context, model, tokenizer, params, run) as grpo:
+        if not run.generator.samples_policy:
+            grpo.generator.load_weights(grpo.trainer.engine.weights())
         train_policy(grpo, asked)
 
 
@@ -206,15 +224,15 @@ def our_sft(folder: Path, turns: Turns, options: dict[str, Any]) -> None:
     import torch
 
     from r1pipe.engine_settings import TrainRun
-    from r1pipe.models.policy import load_model
     from r1pipe.settings import Optimizer
-    from r1pipe.train.backends import make_engine
+    from r1pipe.train.backends import load_trained, make_engine
     from r1pipe.train.batching import batching_of
     from r1pipe.train.supervised import train_supervised
 
     torch.set_num_threads(1)
     precision = options.pop("precision", "float32")
-    model, run = load_model(folder), TrainRun(**options)
+    run = TrainRun(**options)
+    model = load_trained(folder, run, precision)
     made = make_engine(model, Optimizer(lr=LEARNING_RATE), run, precision=precision)
     engine = time_engine(turns, made)
     batching = batching_of(run, model.config.pad_token_id)
@@ -276,11 +294,12 @@ def our_sampling(folder: Path, turns: Turns, options: dict[str, Any]) -> None:
 
 
 def gemm(folder: Path, turns: Turns, options: dict[str, Any]) -> None:
-    """Multiply matrices of 1024 x 1024, for the rate that the machine has to give."""
+    """Multiply square matrices (of 1024), for the rate that the machine has to give."""
     import torch
 
     kind = torch.bfloat16 if options["bf16"] else torch.float32
-    one, other = torch.randn(2, 1024, 1024).to(kind).unbind()
+    size, device = options.get("size", 1024), options.get("device", "cpu")
+    one, other = torch.randn(2, size, size).to(device, kind).unbind()
     for _ in range(options["products"]):
         torch.mm(one, other)
 
@@ -288,7 +307,7 @@ def gemm(folder: Path, turns: Turns, options: dict[str, Any]) -> None:
         turns.next()
         for _ in range(options["products"]):
             torch.mm(one, other)
-        turns.facts = {"gflop": options["products"] * 2 * 1024**3 / 1e9}
+        turns.facts = {"gflop": options["products"] * 2 * size**3 / 1e9}
 
 
 def side_of(name: str) -> Callable[[Path, Turns, dict[str, Any]], None]:

@@ -109,9 +109,10 @@ def trl_common(
 ) -> dict[str, Any]:
     """Return what both of TRL's trainers are given."""
     micro_batch = options.pop("micro_batch_size", batch_size)
+    device = options.pop("device", "cpu")
     return {
         "output_dir": str(folder / "trl"),
-        "use_cpu": True,
+        "use_cpu": device == "cpu",
         "bf16": options.pop("bf16", False),
         "per_device_train_batch_size": micro_batch,
         "gradient_accumulation_steps": batch_size // micro_batch,

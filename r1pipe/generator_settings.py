@@ -86,7 +86,7 @@ class Expected(StageModel):
 
     completion_tokens: tuple[float, float] | None = None
     """Between how many tokens completions will have on average, such as `[200, 900]`; default: as
-    the problems say, else a share of `max_tokens`."""
+    in an earlier run, else as the problems say, else a share of `max_tokens`."""
 
     @field_validator("completion_tokens")
     @classmethod

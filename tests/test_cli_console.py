@@ -170,6 +170,25 @@ def test_neighbours_of_one_kind_share_a_row_of_the_short_plan() -> None:
     ]
 
 
+def test_reasons_stand_below_their_rows_where_a_column_would_cut_them_short() -> None:
+    reason = "params.lr changed since the last run: 0.001 -> 0.002 [own.yaml:3:4]"
+    stages = [
+        PlannedStage("rejection-sample-of-all", "rejection-sample", "run", reason=reason),
+        PlannedStage("zero", "grpo", "run"),
+    ]
+    assert short_plan_lines(Plan(stages), None, 60)[:5] == [
+        "STAGE                    KIND              STATUS",
+        "rejection-sample-of-all  rejection-sample  run",
+        "    params.lr changed since the last run: 0.001 -> 0.002",
+        "    [own.yaml:3:4]",
+        "zero                     grpo              run",
+    ]
+    wide = short_plan_lines(Plan(stages), None, 120)
+    assert wide[1].endswith(f"run     {reason}")
+    cut = short_plan_lines(Plan(stages), None, 100)
+    assert len(cut) == len(wide), "most of the reason fits beside its row"
+
+
 def test_a_low_window_gets_the_first_rows_and_how_many_more_there_are() -> None:
     stages = [PlannedStage(f"s{number}", f"k{number}", "run") for number in range(30)]
     lines = short_plan_lines(Plan(stages), None, 80, 24)

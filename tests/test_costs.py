@@ -325,6 +325,11 @@ def test_a_batch_that_is_not_full_pays_for_its_steps() -> None:
 def test_several_gpus_share_a_time_and_processes_on_a_cpu_do_not() -> None:
     one = rates.training_seconds(training(Placement("deepspeed", "cuda")), None)[0]
     four = rates.training_seconds(training(Placement("deepspeed", "cuda", 4)), None)[0]
+    assert four.low == pytest.approx(one.low / 4)
+    assert four.high == pytest.approx(one.high / (4 * 0.9))
+    one, four = (
+        rates.sampling_seconds(sampling(Placement("vllm", "cuda", n)), None)[0] for n in (1, 4)
+    )
     assert four.low == pytest.approx(one.low / (4 * 0.95))
     assert four.high == pytest.approx(one.high / (4 * 0.75))
     cpu = [

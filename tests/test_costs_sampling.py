@@ -76,9 +76,26 @@ def test_the_default_is_vllms_own_for_the_gpu(name: str, gib: int, most: int) ->
 def test_fewer_completions_together_read_the_weights_more_often() -> None:
     work = sampling(vllm(), model=LARGE, completions=Range(3200), at_once=3200, rounds=Range(0))
     many, few = (rates.sampling_seconds(work, None, Range(n))[0] for n in (320, 32))
-    # 10 batches and 100, of 20 steps that read 4 GB at 3 TB/s
-    assert few.low - many.low == pytest.approx(90 * 20 * 4e9 / 3e12)
-    assert few.high - many.high == pytest.approx(2 * 90 * 20 * 4e9 / 3e12)
+    # 10 batches and 100, of 20 steps through 3 layers that read 4 GB at 3 or 2 TB/s
+    assert few.low - many.low == pytest.approx(90 * 20 * (4e9 / 3e12 + 3 * 2e-5))
+    assert few.high - many.high == pytest.approx(90 * 20 * (4e9 / 2e12 + 3 * 1e-4))
+
+
+def test_a_round_that_is_waited_for_may_end_with_one_completion_alone() -> None:
+    place = vllm(tensor_parallel=2, data_parallel=4)
+    work = sampling(place, model=LARGE, longest=1000)
+    waits, streams = (
+        rates.sampling_seconds(replace(work, waits=n), None)[0] for n in (Range(5), Range(0))
+    )
+    assert waits.low == streams.low
+    # from 20 to 1,000 tokens, on two GPUs that share 4 GB; the four engines wait for each other
+    assert waits.high - streams.high == pytest.approx(5 * 980 * (2e9 / 2e12 + 3 * 1e-4))
+    speed = rates.Speed(((1e9, 1e-3),), 0.01)
+    found = rates.Calibration({}, {}, "", {"sample:vllm:cuda": speed})
+    waits, streams = (
+        rates.sampling_seconds(replace(work, waits=n), found)[0] for n in (Range(5), Range(0))
+    )
+    assert waits.high - streams.high == pytest.approx(1.5 * 5 * 980 * 3 * 0.01)
 
 
 def by_clock(sampled_s: float, trained_s: float, num_rollouts: int) -> float:

@@ -16,7 +16,7 @@ from r1pipe.manifest import load_manifest
 
 sys.path.append(str(ROOT / "benchmarks"))
 
-from findings import Interval, difference, measured, over_seeds, placed, verdict
+from findings import Interval, difference, measured, over_seeds, placed, updates_to, verdict
 from findings_jobs import side_by_side, usable_cores
 from findings_list import FINDINGS, Claim
 
@@ -112,6 +112,18 @@ def test_a_claim_came_out_if_its_interval_says_so(
     claim = Claim("x", "pass@1", "a", "b", sign)
     assert verdict(claim, Interval((low + high) / 2, low, high)) == said
     assert verdict(claim, None) == "not measured"
+
+
+def test_a_policy_solves_problems_when_it_is_shown_none_of_the_solution() -> None:
+    plain = [{"step": 1, "pass_rate": 0.5}, {"step": 2, "pass_rate": 0.9}]
+    shown = [
+        {"step": 1, "pass_rate": 1.0, "revealed_frac": 0.8, "pass_rate_unrevealed": 0.1},
+        {"step": 2, "pass_rate": 1.0, "revealed_frac": 0.9},  # none was shown whole
+        {"step": 3, "pass_rate": 0.5, "revealed_frac": 0.1, "pass_rate_unrevealed": 0.95},
+    ]
+    assert updates_to(plain) == 2
+    assert updates_to(shown) == 3
+    assert updates_to(plain[:1]) is None
 
 
 def test_only_a_findings_own_part_of_the_page_is_written_anew() -> None:

@@ -34,6 +34,28 @@ def test_a_new_project_plans_with_a_model_and_problems_of_ones_own(
     assert stages["base"] == stages["held-out"] == "not in the store yet"
 
 
+def test_without_a_name_the_only_manifest_of_a_project_is_meant(
+    tmp_path: Path, r1pipe: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.delenv("R1PIPE_STORE", raising=False)
+
+    def planned() -> str:
+        code, out, _ = r1pipe("plan", "--json")
+        assert code == 0
+        return str(json.loads(out)["manifest"])
+
+    assert planned() == "r1", "no folder of manifests"
+    assert r1pipe("init")[0] == 0
+    assert planned() == "own"
+    second = tmp_path / "manifests" / "second.yml"
+    second.write_text((tmp_path / "manifests" / "own.yaml").read_text())
+    assert planned() == "r1", "none of two is meant more than the other"
+    second.unlink()
+    (tmp_path / "manifests" / "own.lock").touch()
+    assert planned() == "own", "a lock is no manifest"
+
+
 def test_a_manifest_that_is_there_stays(
     tmp_path: Path, r1pipe: Run, monkeypatch: pytest.MonkeyPatch
 ) -> None:

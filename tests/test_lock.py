@@ -11,7 +11,8 @@ from fake_project import make_project
 
 from r1pipe.errors import ManifestError
 from r1pipe.machine import cpu_name
-from r1pipe.pipeline.lock import Lock, Score, read_lock
+from r1pipe.pipeline.lock import Lock, Score, fitting_lock, read_lock
+from r1pipe.pipeline.processor import instructions, is_here
 from r1pipe.pipeline.reproduction import Certificate, ComparedScore
 
 SMALL = "manifests/small.yaml"
@@ -122,6 +123,21 @@ def test_a_reproduction_refuses_another_recipe(r1pipe: Run) -> None:
     assert "this is not what was locked" in err
 
 
+def test_a_score_of_0_in_both_is_told_apart_and_shows_nothing() -> None:
+    zero = Score(value=0.0, low=0.0, high=0.0)
+    some, far = Score(value=0.5, low=0.4, high=0.6), Score(value=0.9, low=0.8, high=1.0)
+    trivial = ComparedScore("eval", "safety", zero, zero)
+    found = certificate(trivial, trivial, ComparedScore("eval", "b", some, some))
+    assert found.holds
+    said = "1 of 1 scores lie inside each other's 95 % intervals; 2 more are 0 in both"
+    assert any(line.startswith(said) for line in found.lines())
+    assert [each["trivial"] for each in found.to_json()["scores"]] == [True, True, False]
+    assert not certificate(trivial).holds, "other bytes, and nothing that agrees"
+    lost = certificate(trivial, ComparedScore("eval", "b", some, zero))
+    assert not lost.holds, "0 against some is a difference"
+    assert not certificate(trivial, ComparedScore("eval", "b", some, far)).holds
+
+
 def certificate(*compared: ComparedScore) -> Certificate:
     return Certificate("r", [], ["eval"], [], list(compared), 1, "", {"eval": ("0" * 64, "1" * 64)})
 
@@ -175,3 +191,67 @@ def test_other_bytes_on_another_processor_are_told(r1pipe: Run, locked: str, sai
     assert code == 3
     assert "all versions are the locked ones" in err
     assert said in err if said else "processor" not in err
+
+
+def write(path: str, processor: str, **more: object) -> None:
+    """Write the project's lock as one of another processor."""
+    text = json.loads(LOCK.read_text())
+    Path(path).write_text(json.dumps(text | {"processor": processor} | more))
+
+
+def test_a_processor_is_its_name_and_its_instruction_sets() -> None:
+    assert is_here(cpu_name(), instructions())
+    assert is_here(cpu_name(), []), "locks of before have none"
+    assert not is_here(cpu_name(), [*instructions(), "another"]), "a generation of the same name"
+    assert not is_here("another", [])
+    assert not is_here("", []), "a lock that names none"
+
+
+def test_the_lock_that_fits_is_that_of_the_same_run_made_on_this_processor(r1pipe: Run) -> None:
+    Path("manifests/uv.lock").write_text("version = 1")
+    write("manifests/a.lock", cpu_name(), overrides=["params.seed=3"])
+    write("manifests/b.lock", cpu_name(), profile="other")
+    write("manifests/c.lock", "another")
+    here, other = read_lock(LOCK), read_lock(Path("manifests/c.lock"))
+    assert fitting_lock(LOCK, here) is None, "it fits itself"
+    assert fitting_lock(Path("manifests/c.lock"), other) == LOCK
+    LOCK.unlink()
+    assert fitting_lock(Path("manifests/c.lock"), other) is None
+
+
+def test_a_reproduction_of_another_processors_lock_names_the_one_that_fits(r1pipe: Run) -> None:
+    fitting = Path("manifests/small-laptop-here.lock")
+    fitting.write_bytes(LOCK.read_bytes())
+    write(str(LOCK), "another")
+    code, out, err = r1pipe("reproduce", str(LOCK), "--json")
+    assert code == 0
+    assert f"{LOCK} does not name this kind of processor" in err
+    assert f"{fitting} names it: r1pipe reproduce {fitting}" in err
+    assert json.loads(out)["fitting_lock"] == str(fitting)
+    code, out, err = r1pipe("reproduce", str(fitting), "--json")
+    assert "this kind of processor" not in err
+    assert json.loads(out)["fitting_lock"] is None
+
+
+def test_a_locked_run_is_held_to_the_lock_that_fits(r1pipe: Run) -> None:
+    fitting = Path("manifests/small-laptop-here.lock")
+    fitting.write_bytes(LOCK.read_bytes())
+    text = json.loads(LOCK.read_text())
+    for stage in text["stages"].values():
+        stage["artifact"] = "0" * 64  # as other arithmetic would
+    LOCK.write_text(json.dumps(text | {"processor": "another"}))
+    code, _, err = r1pipe("run", SMALL, "--locked", "--store", "fresh")
+    assert code == 0
+    assert f"held to {fitting}: it names this kind of processor" in err
+    fitting.unlink()
+    assert r1pipe("run", SMALL, "--locked", "--store", "fresh")[0] == 3
+
+
+def test_other_versions_are_told_and_compared_all_the_same(r1pipe: Run) -> None:
+    text = json.loads(LOCK.read_text())
+    now = text["versions"]["transformers"]
+    write(str(LOCK), cpu_name(), versions=text["versions"] | {"transformers": "5.22.2"})
+    code, out, _ = r1pipe("reproduce", str(LOCK))
+    assert code == 0
+    assert f"versions differ: transformers 5.22.2 -> {now}" in out or now == "5.22.2"
+    assert out.endswith("reproduced\n")

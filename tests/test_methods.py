@@ -3,14 +3,25 @@
 from __future__ import annotations
 
 import ast
+import json
+import random
 import re
+import runpy
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 from command import ROOT, Run
 
+from r1pipe.chat import render_completion
 from r1pipe.manifest import load_manifest
 from r1pipe.method_params.policies import OnlineRftParams
+from r1pipe.models.programs import outputs_of, program_of
+from r1pipe.records import Verdict
+from r1pipe.settings import Tools
+from r1pipe.tasks.world import Noise
+from r1pipe.verify.checkers import CHECKERS
 
 PAGE = (ROOT / "docs" / "methods.md").read_text()
 MANIFESTS = sorted((ROOT / "manifests" / "methods").glob("*.yaml"))
@@ -67,9 +78,46 @@ def test_a_manifest_of_a_method_is_short_and_has_a_smoke_profile(path: Path) -> 
             assert node.params.model_dump()["num_steps"] <= 4, f"{path.name}: {node.name}"
 
 
+@pytest.mark.parametrize("path", MANIFESTS, ids=lambda path: path.stem)
+def test_a_manifest_of_a_method_plans_at_its_full_size(
+    path: Path, tmp_path: Path, r1pipe: Run
+) -> None:
+    code, out, err = r1pipe("plan", str(path), "--store", str(tmp_path / "store"), "--json")
+    assert code == 0, err
+    planned = {each["name"]: each["status"] for each in json.loads(out)["stages"]}
+    assert set(planned) == set(load_manifest(path).stages)
+    assert set(planned.values()) <= {"run", "waits"}
+
+
+def test_solutions_that_are_programs_print_what_stands_below_them() -> None:
+    task = runpy.run_path(str(ROOT / "manifests" / "methods" / "programs_task.py"))["TASKS"]
+    rng, seen = random.Random(1), set[bool]()
+    for number in range(12):
+        problem = task["programs"].make(rng, "en", 1 + number % 3)
+        solution = task["programs"].solve(problem, rng, Noise(wrong_step=0.5))
+        text = render_completion(solution.thought, solution.answer, "chat", solution.summary)
+        ran = [sys.executable, "-c", program_of(text) or ""]
+        printed = subprocess.run(ran, capture_output=True, text=True, check=True).stdout.strip()
+        spans = outputs_of(text, Tools(max_rounds=1))
+        assert [text[start:end] for start, end in spans] == [f"\n```output\n{printed}\n```\n"]
+        is_right = CHECKERS[problem.checker](problem, text) is Verdict.CORRECT
+        assert is_right == (printed == problem.gold)
+        seen.add(is_right)
+    assert seen == {True, False}, "the author makes mistakes, and not only mistakes"
+
+
 # ---- every method of the kinds grpo and online-rft, from one base --------------------------------
 
-SEVERAL = ("chain", "dpo", "iterative-grpo", "process-model", "process-rm", "rft", "sft")
+SEVERAL = (
+    "chain",
+    "dpo",
+    "iterative-grpo",
+    "process-model",
+    "process-rm",
+    "programs",
+    "rft",
+    "sft",
+)
 """They have stages beside the base that need right completions, or a base of their own."""
 TRAINED = {path.stem: path for path in MANIFESTS if path.stem not in ("base", *SEVERAL)}
 """Their stage has their name, and there is only the base before it."""
@@ -102,7 +150,10 @@ def test_a_method_runs_from_the_shared_base(r1pipe: Run, store: Path, name: str)
     assert (folder / "model.safetensors").exists()
 
 
-# ---- those that need right completions, with the base of the profile -----------------------------
+# ---- those that need right completions, with the base of the profile, and some others ------------
+
+EVALUATED = ("on-policy-distil", "ppo")
+"""Of those above: they go on to their evaluations and the scoreboard."""
 
 
 @pytest.fixture(scope="module")
@@ -111,8 +162,8 @@ def learned(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return tmp_path_factory.mktemp("learned")
 
 
-@pytest.mark.parametrize("name", SEVERAL)
-def test_a_manifest_of_several_stages_runs_whole(learned: Path, name: str, r1pipe: Run) -> None:
+@pytest.mark.parametrize("name", [*SEVERAL, *EVALUATED])
+def test_a_manifest_of_a_method_runs_whole(learned: Path, name: str, r1pipe: Run) -> None:
     path = ROOT / "manifests" / "methods" / f"{name}.yaml"
     given = ("run", str(path), "--profile", "smoke", "--store", str(learned))
     code, out, err = r1pipe(*given)

@@ -166,6 +166,23 @@ def test_the_kernel_is_for_gpus_half_precision_and_its_head_sizes() -> None:
     assert not packed.has_varlen_kernel(on_gpu(264, torch.bfloat16))
 
 
+def test_under_autocast_the_kernel_of_a_gpu_is_given_half_precision(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    class OnGpu(torch.Tensor):
+        is_cuda = True
+
+    row = torch.zeros(1, 1, 2, 64)
+    rotated = row.as_subclass(OnGpu)
+    assert packed.as_computed(rotated, rotated, rotated)[0].dtype == torch.float32
+    monkeypatch.setattr(torch, "is_autocast_enabled", lambda device: device == "cuda")
+    monkeypatch.setattr(torch, "get_autocast_dtype", lambda device: torch.bfloat16)
+    found = packed.as_computed(rotated, rotated, rotated)
+    assert [heads.dtype for heads in found] == [torch.bfloat16] * 3
+    assert packed.has_varlen_kernel(found[0])
+    assert packed.as_computed(row, row, row)[0] is row  # a CPU keeps what it has
+
+
 def test_outside_of_the_block_and_for_padded_rows_a_model_keeps_its_attention() -> None:
     made = policy("eager")
 

@@ -5,10 +5,9 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Any
 
 import pytest
-from command import r1pipe
+from forked_commands import Ended, forked
 from killing import KILLED
 from test_curricula import SOLVED
 from tiny import save_policy
@@ -56,18 +55,21 @@ stages:
 POLICIES = ("dynamic", "adaback", "r3", "ppo", "taught", "step-rewards")
 
 
-def run(root: Path, store: str, *options: str, fault: str | None = None) -> Any:
-    """Build in a store; a checkpoint is taken wherever one may be."""
+def run(root: Path, store: str, *options: str) -> list[str]:
+    """Return the command that builds in a store; a checkpoint is taken wherever one may be."""
     manifest = str(root / "manifests" / "killed.yaml")
-    given = ("run", manifest, "--store", str(root / store), "--checkpoint-every", "0", *options)
-    return r1pipe(*given, fault=fault)
+    return ["run", manifest, "--store", str(root / store), "--checkpoint-every", "0", *options]
 
 
-def artifacts(root: Path, store: str) -> dict[str, str]:
+def plan(root: Path, store: str) -> list[str]:
+    """Return the command that says what is in a store."""
+    manifest = str(root / "manifests" / "killed.yaml")
+    return ["plan", manifest, "--store", str(root / store), "--json"]
+
+
+def artifacts(planned: str) -> dict[str, str]:
     """Return the artifact of every stage that is in a store."""
-    manifest = str(root / "manifests" / "killed.yaml")
-    shown = r1pipe("plan", manifest, "--store", str(root / store), "--json")
-    stages = json.loads(shown.stdout)["stages"]
+    stages = json.loads(planned[planned.index("{") :])["stages"]
     return {each["name"]: each["artifact"] for each in stages if each["status"] == "hit"}
 
 
@@ -90,31 +92,30 @@ def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def whole(root: Path) -> dict[str, str]:
-    """Return the artifacts of stages that ran undisturbed."""
-    done = run(root, "whole")
-    assert done.returncode == 0, done.stderr[-2000:]
-    return artifacts(root, "whole")
+def ended(root: Path) -> list[Ended]:
+    """Build all stages undisturbed; elsewhere kill each, then have all of them go on."""
+    undisturbed = [("", run(root, "whole")), ("", plan(root, "whole"))]
+    kills = [("checkpoint.write@2", run(root, "killed", "--to", name)) for name in POLICIES]
+    after = [("", run(root, "killed")), ("", plan(root, "killed"))]
+    found = forked([*undisturbed, *kills, *after])
+    codes = [0, 0, *[KILLED] * len(POLICIES), 0, 0]
+    for (code, said), wanted in zip(found, codes, strict=True):
+        assert code == wanted, said[-2000:]
+    return found
 
 
 @pytest.fixture(scope="module")
-def resumed(root: Path) -> tuple[dict[str, str], str]:
-    """Kill every stage, then have all of them go on; return the artifacts, and what was said."""
-    for name in POLICIES:
-        killed = run(root, "killed", "--to", name, fault="checkpoint.write@2")
-        assert killed.returncode == KILLED, killed.stderr[-2000:]
-    done = run(root, "killed")
-    assert done.returncode == 0, done.stderr[-2000:]
-    return artifacts(root, "killed"), done.stderr
+def whole(ended: list[Ended]) -> dict[str, str]:
+    """Return the artifacts of stages that ran undisturbed."""
+    return artifacts(ended[1].said)
 
 
 @pytest.mark.parametrize("name", POLICIES)
 def test_a_killed_policy_goes_on_and_ends_with_the_same_artifact(
-    whole: dict[str, str], resumed: tuple[dict[str, str], str], name: str
+    ended: list[Ended], whole: dict[str, str], name: str
 ) -> None:
-    found, said = resumed
-    assert said.count("resumes") >= len(POLICIES), "each went on from its first checkpoint"
-    assert found[name] == whole[name]
+    assert ended[-2].said.count("resumes") >= len(POLICIES), "each went on from a checkpoint"
+    assert artifacts(ended[-1].said)[name] == whole[name]
 
 
 def test_every_stage_of_the_manifest_is_killed_and_all_end_differently(

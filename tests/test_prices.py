@@ -8,8 +8,10 @@ from pathlib import Path
 import pytest
 from command import Run
 
+from r1pipe.cli.plan_view import short_plan_lines
 from r1pipe.costs.report import Costs
 from r1pipe.costs.work import Estimate, Range
+from r1pipe.pipeline.planning import Plan, PlannedStage
 
 R1 = Path(__file__).resolve().parent.parent / "manifests" / "r1.yaml"
 
@@ -54,3 +56,27 @@ def test_a_manifest_says_the_price_of_its_gpus(r1pipe: Run, tmp_path: Path) -> N
     code, _, err = r1pipe(*arguments, "--set", f"{stages}=-1")
     assert code == 2
     assert "price_per_gpu_hour should be at least 0" in err
+
+
+def test_one_screen_has_the_price_of_each_stage_where_it_fits() -> None:
+    gpu = Estimate(seconds=Range(3600, 7200), device="cuda", devices=4)
+    costs = Costs({"a": gpu, "b": Estimate(seconds=Range(60))}, prices={"a": 2.5, "b": 2.5})
+    plan = Plan([PlannedStage("a", "grpo", "run"), PlannedStage("b", "mix", "run")])
+    lines = [line.split() for line in short_plan_lines(plan, costs, None)]
+    assert lines[0] == ["STAGE", "KIND", "STATUS", "TIME", "MEMORY", "GPU-HOURS", "PRICE"]
+    assert lines[1][-2:] == ["4.0-8.0", "10-20"]
+    assert lines[2][-2:] == ["-", "-"]
+    narrow = short_plan_lines(plan, costs, 38)[0].split()
+    assert narrow == ["STAGE", "STATUS", "TIME", "PRICE"]
+    unpriced = short_plan_lines(plan, Costs(costs.estimates), None)[0].split()
+    assert unpriced == ["STAGE", "KIND", "STATUS", "TIME", "MEMORY", "GPU-HOURS"]
+
+
+def test_a_plan_of_gpus_shows_what_each_stage_costs(r1pipe: Run, tmp_path: Path) -> None:
+    arguments = ("--profile", "node8", "--store", str(tmp_path), "--price", "2.5")
+    lines = r1pipe("plan", str(R1), *arguments)[1].splitlines()
+    assert "PRICE" in lines[0].split()
+    zero = next(line for line in lines if line.startswith("zero "))
+    price = zero[lines[0].index("PRICE") :].split("  ")[0]
+    low, high = (float(each.replace(",", "")) for each in price.removesuffix(" k").split("-"))
+    assert 0 < low < high

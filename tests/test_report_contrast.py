@@ -13,8 +13,8 @@ import pytest
 CSS = Path(__file__).parents[1] / "r1pipe" / "report" / "assets" / "report.css"
 TEXTS = ("text", "quiet", "link", "built", "running", "stopped", "gone")
 """Colours of words: 4.5 to 1."""
-MARKS = ("bar", "kept", *(f"c{number}" for number in range(8)))
-"""Colours of dots, bars and curves: 3 to 1."""
+MARKS = ("bar", "kept", "edge", *(f"c{number}" for number in range(8)))
+"""Colours of dots, bars, curves and the edges of the graph: 3 to 1."""
 
 
 def schemes() -> dict[str, dict[str, str]]:
@@ -50,6 +50,12 @@ def test_words_and_marks_stand_out_from_what_is_behind_them(scheme: str, ground:
     ratios = {name: contrast(colours[name], colours[ground]) for name in (*TEXTS, *MARKS)}
     low = {name: round(r, 2) for name, r in ratios.items() if r < (4.5 if name in TEXTS else 3.0)}
     assert not low
+
+
+def test_edges_of_the_graph_have_a_colour_that_is_checked() -> None:
+    drawn = re.findall(r"\.edge[^{]*\{[^}]*stroke: var\(--([a-z0-9]+)\)", CSS.read_text("utf-8"))
+    assert drawn == ["edge", "link"], "at rest, and next to the stage that is pointed at"
+    assert {*drawn} <= {*MARKS, *TEXTS}
 
 
 def test_text_in_pictures_has_the_colours_that_are_checked() -> None:

@@ -243,11 +243,16 @@ def test_without_a_token_nothing_is_tried(
     assert fake.created == []
 
 
-def test_push_is_a_command(tmp_path: Path, r1pipe: Run, monkeypatch: pytest.MonkeyPatch) -> None:
-    make_project(tmp_path)
-    stage = tmp_path / "stages" / "join.py"
+def make_project_of_rows(folder: Path) -> None:
+    """Write a project whose stage `joined` makes a row."""
+    make_project(folder)
+    stage = folder / "stages" / "join.py"
     body = "    import r1pipe.rows as r\n    r.write_rows(context.output('rows'), [{'n': 1}])\n"
     stage.write_text(stage.read_text().partition("    parts = ")[0] + body)
+
+
+def test_push_is_a_command(tmp_path: Path, r1pipe: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    make_project_of_rows(tmp_path)
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(hub, "_stored_token", lambda: None)
     arguments = ("push", "joined", "--manifest", "manifests/small.yaml")
@@ -260,9 +265,32 @@ def test_push_is_a_command(tmp_path: Path, r1pipe: Run, monkeypatch: pytest.Monk
     assert code == 0
     assert out.splitlines()[:3] == ["  README.md", "  part-00000.parquet", f"  {LINEAGE}"]
     assert "1 rows with the columns n" in (tmp_path / "out" / "README.md").read_text()
-    code, out, _ = r1pipe(*arguments, "me/rows", "--dry-run", "dry")
+    code, out, _ = r1pipe(*arguments, "me/rows", "--to", "dry", "--dry-run")
     assert code == 0
     assert out.rstrip().endswith("; nothing was pushed to me/rows")
     assert (tmp_path / "dry" / "README.md").exists()
     code, _, err = r1pipe(*arguments, "me/rows")
     assert (code, err.partition(":")[0]) == (8, "me/rows")
+
+
+def test_a_dry_run_of_a_push_takes_no_word_and_writes_nothing(
+    tmp_path: Path, r1pipe: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    make_project_of_rows(tmp_path)
+    monkeypatch.chdir(tmp_path)
+    r1pipe("run", "manifests/small.yaml")
+    push = ("push", "joined", "--manifest", "manifests/small.yaml")
+    before = sorted(path.name for path in tmp_path.iterdir())
+    code, out, _ = r1pipe(*push, "--dry-run", "me/rows")
+    assert code == 0
+    assert "  README.md\n" in out
+    assert out.rstrip().endswith("; nothing was pushed to me/rows")
+    code, out, _ = r1pipe(*push, "--dry-run")
+    assert code == 0
+    assert out.rstrip().endswith("; nothing was pushed")
+    assert sorted(path.name for path in tmp_path.iterdir()) == before
+    for word in ("dry", "./dry", "a/b/c"):
+        code, _, err = r1pipe(*push, "--dry-run", word)
+        assert code == 3
+        said = f"'{word}' is no OWNER/NAME of the Hub; to write a folder: r1pipe push joined --to"
+        assert err.startswith(said)

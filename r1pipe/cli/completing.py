@@ -10,9 +10,9 @@ from pathlib import Path
 
 import typer
 
+from r1pipe.cli.defaults import default_manifest
 from r1pipe.text import SHORT_ID_CHARS, visible
 
-DEFAULT = Path("manifests/r1.yaml")
 Completer = Callable[[typer.Context, str], list[str]]
 
 
@@ -33,7 +33,7 @@ def _quiet(find: Callable[[typer.Context, str], Iterable[str]]) -> Completer:
 def _manifest(ctx: typer.Context) -> Path:
     """Return the manifest on the line; an argument is not among the parameters there."""
     listed = [each for each in ctx.args if each.endswith((".yaml", ".yml"))]
-    return Path(listed[0] if listed else ctx.params.get("manifest") or DEFAULT)
+    return Path(listed[0] if listed else ctx.params.get("manifest") or default_manifest())
 
 
 def _stages(ctx: typer.Context, incomplete: str) -> Iterable[str]:

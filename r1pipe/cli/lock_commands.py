@@ -18,7 +18,7 @@ from r1pipe.cli.options import (
     load,
     print_json,
 )
-from r1pipe.cli.printing import say, say_lines
+from r1pipe.cli.printing import complain, say, say_lines
 
 app = command_group()
 
@@ -65,7 +65,7 @@ def reproduce(
     """Run what a lock was made of in a store of its own, and compare: the certificate."""
     from r1pipe.cli.console import make_console
     from r1pipe.manifest.recipe import find_manifest, project_root
-    from r1pipe.pipeline.lock import check_recipe, read_lock
+    from r1pipe.pipeline.lock import check_recipe, fitting_lock, read_lock
     from r1pipe.pipeline.reproduction import certify
     from r1pipe.pipeline.resolution import Resolver
 
@@ -75,9 +75,14 @@ def reproduce(
     project = load(path.parent / locked.manifest, locked.profile, locked.overrides, root)
     loaded, opened = project.manifest, project.opened
     check_recipe(locked, loaded, Resolver(loaded, opened))
+    if (fitting := fitting_lock(path, locked)) is not None:
+        complain(
+            f"{path} does not name this kind of processor, and another may round training"
+            f" otherwise; {fitting} names it: r1pipe reproduce {fitting}"
+        )
     with redirect_stdout(sys.stderr):  # libraries print, and stdout is for what was asked for
         result = project.run(console=make_console())
-    found = certify(locked, result, opened)
+    found = certify(locked, path, result, opened)
     if as_json:
         print_json(found.to_json())
     else:

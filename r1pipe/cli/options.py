@@ -4,21 +4,26 @@ Modules of commands do without postponed annotations: typer would compile each o
 """
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from r1pipe.cli import completing
+from r1pipe.cli.defaults import default_manifest
 from r1pipe.cli.printing import print_json as print_json
 
 if TYPE_CHECKING:
     from r1pipe.api.project import Project
     from r1pipe.store.store import Store
 
-DEFAULT_MANIFEST = Path("manifests/r1.yaml")
+DEFAULT_MANIFEST: Any = default_manifest
+"""Called when a command line is read: what it returns depends on the current folder."""
+SHOWN_DEFAULT = "the only one in manifests/, else manifests/r1.yaml"
 
-ManifestArgument = Annotated[Path, typer.Argument(help="The manifest.")]
-ManifestOption = Annotated[Path, typer.Option("--manifest", "-m", help="The manifest.")]
+ManifestArgument = Annotated[Path, typer.Argument(help="The manifest.", show_default=SHOWN_DEFAULT)]
+ManifestOption = Annotated[
+    Path, typer.Option("--manifest", "-m", help="The manifest.", show_default=SHOWN_DEFAULT)
+]
 ProfileOption = Annotated[
     str | None,
     typer.Option(
@@ -61,18 +66,18 @@ def command_group() -> typer.Typer:
     return typer.Typer(rich_markup_mode=None)
 
 
-def open_store(store: Path | None, manifest: Path = DEFAULT_MANIFEST) -> "Store":
+def open_store(store: Path | None, manifest: Path | None = None) -> "Store":
     """Return the store that was asked for, or the one that goes with a manifest."""
     from r1pipe.store.store import Store
 
     return Store(store_folder(store, manifest))
 
 
-def store_folder(store: Path | None, manifest: Path = DEFAULT_MANIFEST) -> Path:
+def store_folder(store: Path | None, manifest: Path | None = None) -> Path:
     """Return the path of a store, whether or not it exists."""
     from r1pipe.manifest.recipe import default_store
 
-    return store or default_store(manifest)
+    return store or default_store(manifest or default_manifest())
 
 
 def load(

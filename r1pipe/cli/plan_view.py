@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import sys
 from collections.abc import Sequence
 from textwrap import wrap
 from typing import TYPE_CHECKING
@@ -18,6 +19,11 @@ NEW = "not in the store yet"
 """The reason that goes without saying."""
 MIN_ROWS = 8
 """Rows of a plan that are shown however low the window is."""
+SPARE = ("GPU-HOURS", "KIND", "MEMORY", "PRICE")
+"""Columns that a narrow window does without, in this order."""
+MIN_REASON = 30
+"""Columns from which a reason that is cut still says something."""
+INDENT = "    "
 REST = 10
 """Lines of a window that a plan leaves to its sums and to what comes after."""
 
@@ -29,7 +35,7 @@ def plan_lines(plan: Plan, width: int | None = None) -> list[str]:
         waits = f"waits for {', '.join(stage.waits_for)}" if stage.waits_for else ""
         why = "; ".join(text for text in (visible(stage.reason), waits) if text)
         rows.append((stage.name, stage.kind, stage.status, short_id(stage.artifact), why))
-    return fitted_lines(rows, width, spare=("ARTIFACT", "KIND"))
+    return _with_reasons(rows, width, spare=("ARTIFACT", "KIND"))
 
 
 def short_plan_lines(
@@ -37,18 +43,19 @@ def short_plan_lines(
 ) -> list[str]:
     """Return a plan that fits one screen: neighbours of one kind share a row.
 
-    With `costs`, a row has its time and memory, and the sums follow.
+    With `costs`, a row has its time and memory, and the sums follow; of stages on GPUs it has their
+    GPU-hours and price too, as far as the window is wide enough.
     """
     groups = _groups(plan.stages)
     shown = groups if height is None else groups[: max(MIN_ROWS, height - REST)]
-    money = ("TIME", "MEMORY") if costs is not None and costs.estimates else ()
-    rows: list[tuple[str, ...]] = [("STAGE", "KIND", "STATUS", *money, "WHY")]
+    titles = costs.short_titles() if costs is not None else ()
+    rows: list[tuple[str, ...]] = [("STAGE", "KIND", "STATUS", *titles, "WHY")]
     for group in shown:
         first, names = group[0], [stage.name for stage in group]
         more = f" + {len(group) - 1} more" if len(group) > 1 else ""
         kinds = {stage.kind for stage in group}
         kind = first.kind if len(kinds) == 1 else f"{len(kinds)} kinds"
-        cells = costs.short_cells(names) if costs is not None and money else ()
+        cells = costs.short_cells(names) if costs is not None and titles else ()
         why = "" if first.reason == NEW else visible(first.reason)
         rows.append((f"{first.name}{more}", kind, first.status, *cells, why))
     hidden = sum(map(len, groups[len(shown) :]))
@@ -57,7 +64,33 @@ def short_plan_lines(
     below += costs.short_lines() if costs is not None else []
     if width is not None:
         below = [part for line in below for part in wrap(visible(line), width)]
-    return fitted_lines(rows, width, spare=("KIND", "MEMORY")) + below
+    return _with_reasons(rows, width, spare=SPARE) + below
+
+
+def _with_reasons(
+    rows: Sequence[tuple[str, ...]], width: int | None, spare: Sequence[str]
+) -> list[str]:
+    """Return a table whose last column is the reasons; where they would be cut short they stand on
+    lines of their own, below their rows."""
+    lines = fitted_lines(rows, width, spare=spare)
+    reasons = [visible(row[-1]) for row in rows[1:]]
+    longest = max(map(len, reasons), default=0)
+    if width is None or not longest or longest <= _width_left(lines, width):
+        return lines
+    bare = fitted_lines([row[:-1] for row in rows], width, spare=spare)
+    if len(bare) != len(rows):
+        return lines  # a window so narrow that rows are blocks
+    found = bare[:1]
+    for line, reason in zip(bare[1:], reasons, strict=True):
+        found += [line, *wrap(reason, width, initial_indent=INDENT, subsequent_indent=INDENT)]
+    return found
+
+
+def _width_left(lines: Sequence[str], width: int) -> int:
+    """Return the columns that reasons have; all of them if the column is wide, or not there."""
+    start = lines[0].find("WHY")
+    left = width - start
+    return sys.maxsize if start < 0 or left >= MIN_REASON else left
 
 
 def _groups(stages: Sequence[PlannedStage]) -> list[list[PlannedStage]]:

@@ -114,11 +114,24 @@ def ask_before(manifest: "Manifest", store: "Store", yes: bool) -> "Callable[[Pl
 
 
 def _check_of_lock(manifest: "Manifest", store: "Store") -> "Callable[[str, ActionRecord], None]":
-    """Check a manifest against its lock; return the check of every stage's result."""
-    from r1pipe.pipeline.lock import check_recipe, check_result, lock_path, read_lock
+    """Check a manifest against its lock; return the check of every stage's result.
+
+    Of locks of the same run, that of this machine's kind of processor is taken, and named.
+    """
+    from r1pipe.pipeline.lock import (
+        check_recipe,
+        check_result,
+        fitting_lock,
+        lock_path,
+        read_lock,
+    )
     from r1pipe.pipeline.resolution import Resolver
 
-    lock = read_lock(lock_path(manifest.path, manifest.profile))
+    path = lock_path(manifest.path, manifest.profile)
+    lock = read_lock(path)
+    if (fitting := fitting_lock(path, lock)) is not None:
+        complain(f"held to {fitting}: it names this kind of processor, {path.name} does not")
+        lock = read_lock(fitting)
     check_recipe(lock, manifest, Resolver(manifest, store))
     return partial(check_result, lock)
 

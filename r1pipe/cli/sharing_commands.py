@@ -1,5 +1,7 @@
 """Commands that hand results on: push."""
 
+import re
+import shlex
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -24,6 +26,8 @@ from r1pipe.text import format_bytes
 if TYPE_CHECKING:
     from r1pipe.sharing.parcel import Parcel
 
+REPO = re.compile(r"\w[\w.-]*/\w[\w.-]*", re.ASCII)
+
 app = command_group()
 
 
@@ -35,8 +39,11 @@ def push(  # noqa: PLR0913 - options of one command
     ] = None,
     to: Annotated[
         Path | None,
-        typer.Option("--to", "--dry-run", metavar="FOLDER", help="Write it here and push nothing."),
+        typer.Option("--to", metavar="FOLDER", help="Write it here and push nothing."),
     ] = None,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="List what would be pushed and push nothing.")
+    ] = False,
     output: Annotated[
         str | None, typer.Option("--output", help="Which output, if it has several.")
     ] = None,
@@ -52,22 +59,29 @@ def push(  # noqa: PLR0913 - options of one command
     """Push a model or rows to the Hub, with a card made from the record."""
     from r1pipe.sharing.parcel import make_parcel, write_folder
 
-    if to is None and repo is None:
+    if to is None and repo is None and not dry_run:
         raise ArtifactError("say where: r1pipe push STAGE OWNER/NAME, or STAGE --to FOLDER")
+    if repo is not None and not REPO.fullmatch(repo):
+        raise ArtifactError(
+            f"'{repo}' is no OWNER/NAME of the Hub; to write a folder: r1pipe push {stage} --to"
+            f" {shlex.quote(repo)}"
+        )
     project = load(manifest, profile, overrides, store)
     record = project[stage].record
     parcel = make_parcel(project.manifest, project.opened, record, output)
-    where = str(to)
+    where = str(to or repo or "a dry run")
     if to is not None:
         write_folder(parcel, to)
-    else:
+    elif not dry_run:
         where = _to_hub(parcel, str(repo), f"{stage}: artifact {record.artifact_id}", public)
     names = sorted({*parcel.files, *parcel.texts})
     if as_json:
         print_json({"where": where, "type": parcel.type, "size": parcel.size, "files": names})
     else:
         say_lines([f"  {name}" for name in names])
-        unsent = f"; nothing was pushed to {repo}" if to is not None and repo is not None else ""
+        is_kept = dry_run or (to is not None and repo is not None)
+        unsent = "; nothing was pushed" if is_kept else ""
+        unsent += f" to {repo}" if is_kept and repo is not None else ""
         say(f"{where}: {parcel.type} of {stage}, {format_bytes(parcel.size)}{unsent}")
 
 

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING
 
 from r1pipe.costs import memory, rates, sources
 from r1pipe.costs.hints import hints
+from r1pipe.costs.lengths import earlier_lengths
 from r1pipe.costs.models import model_from_config
 from r1pipe.costs.placement import Misfit, Room, misfits
 from r1pipe.costs.work import (
@@ -28,12 +29,15 @@ from r1pipe.costs.work import (
     RowsInfo,
     SamplingWork,
 )
+from r1pipe.errors import R1PipeError
+from r1pipe.generator_settings import Expected
 from r1pipe.keys import JsonObject
 from r1pipe.text import format_bytes
 
 if TYPE_CHECKING:
     from r1pipe.machine import Machine
     from r1pipe.manifest import Manifest, Ref, StageNode
+    from r1pipe.stage import StageModel
     from r1pipe.store.actions import ActionRecord
     from r1pipe.store.store import Store
 
@@ -121,7 +125,7 @@ class Estimator:
             for name, given in node.inputs.items()
         }
         try:
-            cost = node.kind.cost(node.params, node.run, inputs)
+            cost = node.kind.cost(node.params, self._expecting(node), inputs)
         except Exception as error:  # a stage file's own function; its stage may still run
             frames = traceback.extract_tb(error.__traceback__)
             lines = [frame.lineno for frame in frames if frame.filename == str(node.kind.path)]
@@ -131,6 +135,19 @@ class Estimator:
         if not isinstance(cost, Cost):
             raise Unknown(f"{node.kind.path}: cost() returned {cost!r}, not a Cost")
         return cost
+
+    def _expecting(self, node: StageNode) -> StageModel:
+        """Return a stage's run settings; lengths that they do not expect are an earlier run's."""
+        expect = getattr(node.run, "expect", None)
+        if not isinstance(expect, Expected) or expect.completion_tokens is not None:
+            return node.run
+        ref, model = node.inputs.get("model"), None
+        if ref is not None and not isinstance(ref, Mapping) and ref.name in self.records:
+            model = self.records[ref.name].outputs.get(str(ref.output))
+        with suppress(OSError, R1PipeError):  # a store that cannot be read tells no lengths
+            if (found := earlier_lengths(self.store, node, model)) is not None:
+                return node.run.model_copy(update={"expect": found})
+        return node.run
 
     def _info(self, ref: Ref) -> Info:
         """Return what is known of what a reference reads."""

@@ -30,9 +30,13 @@ SCORE_FRAC = 1 / 3
 """Time of a forward pass, as a share of forward and backward."""
 PARALLEL_FRAC = Range(0.75, 0.95)
 """Share of its speed that each of several devices keeps."""
+TRAINER_FRAC = Range(0.9, 1.0)
+"""The same of trainers on GPUs, whose assumed speed was measured on eight: from 8 or 16 to 64 of
+them each lost 0 to 7 % (MosaicML's llm-foundry, scripts/train/benchmarking, H100 80GB BF16)."""
 
-READ_FRAC = Range(1.0, 2.0)
-"""Of the time in which memory could be read."""
+READ_FRAC = Range(1.0, 1.5)
+"""Of the time in which memory could be read. vLLM decodes one completion at about 77 % of the
+bandwidth."""
 SERVER_TOKEN_S = Range(0.005, 0.05)
 """Seconds per token of each request that a server works on at once."""
 
@@ -100,24 +104,33 @@ class Calibration:
 
 @dataclass(frozen=True)
 class Assumed:
-    """Speed if nothing was measured: per token, operation, decoding step of a layer, byte read,
-    and parameter of an update."""
+    """Speed if nothing was measured: per token, operation (training and sampling), decoding step of
+    a layer, byte read, and parameter of an update."""
 
     token_s: Range
     flops_per_s: Range
+    sampling_flops_per_s: Range
     step_layer_s: Range
     bytes_per_s: float
     update_s: Range
     words: str
 
-    def seconds(self, flops: float) -> Range:
-        """Return seconds per token for so many operations."""
-        slow, fast = self.flops_per_s.low, self.flops_per_s.high
-        return self.token_s + Range(flops / fast, flops / slow)
+    def training_s(self, flops: float) -> Range:
+        """Return seconds per token for so many operations of training."""
+        return self.token_s + _time(flops, self.flops_per_s)
+
+    def sampling_s(self, flops: float) -> Range:
+        """Return seconds per token for so many operations of sampling."""
+        return self.token_s + _time(flops, self.sampling_flops_per_s)
+
+
+def _time(flops: float, flops_per_s: Range) -> Range:
+    return Range(flops / flops_per_s.high, flops / flops_per_s.low)
 
 
 CPU = Assumed(
     Range(15e-6, 120e-6),
+    Range(10e9, 150e9),
     Range(10e9, 150e9),
     Range(5e-5, 6e-4),
     20e9,
@@ -125,13 +138,19 @@ CPU = Assumed(
     "a processor of a few cores",
 )
 GPU = Assumed(
-    Range(1e-6, 2e-5),
-    Range(150e12, 400e12),
+    Range(1e-6, 1e-5),
+    Range(200e12, 425e12),
+    Range(200e12, 450e12),
     Range(2e-5, 1e-4),
     3e12,
     Range(1e-11, 1e-10),
-    "GPUs of the H100 class (80 GB, 990 TFLOP/s in bf16) at 15 to 40 % of their peak",
+    "GPUs of the H100 class (80 GB, 990 TFLOP/s in bf16) at 20 to 43 % of their peak",
 )
+"""Training: on eight H100, models of 0.76 to 30B reach 30 to 46 % of the peak with sequences of up
+to 8,192 tokens, of 7B 37 to 43 % with checkpointed activations (llm-foundry, as above). The slow
+end is two thirds of the slowest, since none of them is this trainer.
+Sampling: vLLM 0.6.0 writes 8,088 tokens/s of Llama 3.1 8B on one, 256 at once (Lambda's
+vllm-benchmark, benchmark_v0.md); by these numbers it is about 3,900 to 8,700."""
 
 
 def training_seconds(work: Training, calibration: Calibration | None) -> tuple[Range, bool]:
@@ -143,9 +162,9 @@ def training_seconds(work: Training, calibration: Calibration | None) -> tuple[R
     if speed is not None:
         return _shared(tokens * MEASURED * speed.token_s(flops), work.where), True
     assumed = assumed_for(work.where)
-    seconds = tokens * assumed.seconds(3 * flops)
+    seconds = tokens * assumed.training_s(3 * flops)
     update_s = assumed.update_s * float(work.trained_parameters) * work.updates
-    return _shared(seconds + update_s, work.where), False
+    return _shared(seconds + update_s, work.where, TRAINER_FRAC), False
 
 
 def sampling_seconds(
@@ -154,18 +173,20 @@ def sampling_seconds(
     """Return the time of a sampling work, and whether it comes from a measurement.
 
     Each step of an engine with `slots` completions (default: all `at_once`) reads the weights, and
-    the keys and values of the tokens before.
+    the keys and values of the tokens before. A round that is waited for may end with one completion
+    of the greatest length alone.
     """
     mean = (work.prompt_tokens + work.completion_tokens).high
     flops = forward_flops(work.model, mean)
     tokens = work.tokens + work.prompts * work.prompt_tokens + work.extra_tokens
-    steps = work.rounds * work.completion_tokens
-    layer_steps = steps * work.model.num_layers
+    layers = work.model.num_layers
     speed = _speed("sample", work.where, calibration)
     if speed is not None:
-        full, thin = tokens * speed.token_s(flops), layer_steps * speed.step_layer_s
+        thin = work.rounds * work.completion_tokens * (layers * speed.step_layer_s)
+        full = tokens * speed.token_s(flops)
         seconds = Range(max(full.low, thin.low), max(full.high, thin.high))
-        return _shared(seconds * MEASURED, work.where), True
+        alone = _steps_alone(work) * (layers * speed.step_layer_s)
+        return _shared(seconds * MEASURED, work.where) + alone * MEASURED, True
     if work.where.is_server:
         return work.tokens * SERVER_TOKEN_S * (1 / work.at_once), False
     assumed = assumed_for(work.where)
@@ -175,12 +196,22 @@ def sampling_seconds(
         max(work.rounds.low, work.completions.low / together.high),
         max(work.rounds.high, work.completions.high / together.low),
     )
+    steps = batches * work.completion_tokens
     before = work.prompt_tokens + work.completion_tokens * 0.5
     cached = work.tokens * before * cache_bytes_of_token(work)
-    weights = batches * work.completion_tokens * (width * work.model.active_parameters)
-    reading = (weights + cached) * READ_FRAC * (1 / assumed.bytes_per_s)
-    seconds = tokens * assumed.seconds(flops) + layer_steps * assumed.step_layer_s + reading
-    return _shared(seconds, work.where), False
+    weights = width * work.model.active_parameters
+    read_s = READ_FRAC * (1 / assumed.bytes_per_s)
+    step_s = assumed.step_layer_s * layers + read_s * weights
+    seconds = tokens * assumed.sampling_s(flops) + steps * step_s + cached * read_s
+    alone_s = assumed.step_layer_s * layers + read_s * (weights / work.where.shards)
+    return _shared(seconds, work.where) + _steps_alone(work) * alone_s, False
+
+
+def _steps_alone(work: SamplingWork) -> Range:
+    """Return the decoding steps in which an engine has one completion left, or none, in the rounds
+    that are waited for: every engine then waits, so devices do not share them."""
+    most = max(0.0, work.longest - work.completion_tokens.low)
+    return Range(0, work.waits.high * most)
 
 
 def overlapped(training: Range, sampling: Range, num_rollouts: int, *, is_apart: bool) -> Range:
@@ -249,12 +280,13 @@ def _speed(role: str, where: Placement, calibration: Calibration | None) -> Spee
     return calibration.speeds.get(speed_name(role, where))
 
 
-def _shared(seconds: Range, where: Placement) -> Range:
-    """Divide a time among several devices. On a CPU processes share the cores: nothing is won."""
+def _shared(seconds: Range, where: Placement, kept: Range = PARALLEL_FRAC) -> Range:
+    """Divide a time among several devices, each of which keeps a share of its speed. On a CPU
+    processes share the cores: nothing is won."""
     if where.processes == 1 or where.device.startswith("cpu"):
         return seconds
-    low = seconds.low / (where.processes * PARALLEL_FRAC.high)
-    return Range(low, seconds.high / (where.processes * PARALLEL_FRAC.low))
+    low = seconds.low / (where.processes * kept.high)
+    return Range(low, seconds.high / (where.processes * kept.low))
 
 
 def points_of(pairs: Sequence[Point]) -> tuple[Point, ...]:

@@ -12,6 +12,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
 from r1pipe.costs import fields
+from r1pipe.costs.lengths import Earlier
 from r1pipe.costs.sources import REAL_COMPLETION, REAL_PROMPT, UNKNOWN_ROWS
 from r1pipe.costs.work import (
     Cost,
@@ -197,8 +198,18 @@ def adapter_parameters(adapter: Adapter | None, model: ModelInfo) -> int | None:
     return adapter.rank * model.num_layers * sum(sizes[name] for name in chosen)
 
 
+def as_before(problems: ProblemsInfo, expect: Expected) -> ProblemsInfo:
+    """Return problems with prompts as an earlier run had them, where those are possible."""
+    found = expect.prompt_tokens if isinstance(expect, Earlier) else None
+    assumed = problems.prompt_tokens
+    if found is None or found[0] < assumed.low or found[1] > assumed.high:
+        return problems
+    return replace(problems, prompt_tokens=Range(*found))
+
+
 def completion_length(problems: ProblemsInfo, max_tokens: int, expect: Expected) -> Range:
-    """Return how long completions will be on average: as is expected, else as the problems say."""
+    """Return how long completions will be on average: as is expected, by the manifest or after an
+    earlier run, else as the problems say."""
     if expect.completion_tokens is not None:
         return Range(*expect.completion_tokens).at_most(max_tokens)
     if problems.completion_tokens is None:
@@ -207,9 +218,14 @@ def completion_length(problems: ProblemsInfo, max_tokens: int, expect: Expected)
 
 
 def length_assumption(problems: ProblemsInfo, max_tokens: int, expect: Expected) -> tuple[str, ...]:
-    """Say what was assumed about lengths, if nothing was known."""
+    """Say on what lengths rest, if they are not the problems' own."""
     if expect.completion_tokens is not None:
         low, high = expect.completion_tokens
+        if isinstance(expect, Earlier):
+            return (
+                f"completions of {low:,.0f} to {high:,.0f} tokens on average, lengths of an earlier"
+                f" run: {expect.mean_tokens:,.0f} in {expect.found_in}",
+            )
         return (f"completions of {low:,.0f} to {high:,.0f} tokens on average, as run.expect says",)
     if problems.completion_tokens is not None:
         return ()

@@ -72,13 +72,17 @@ class Costs:
         lines += [f"warning: {text}" for text in _grouped(self.warnings)]
         return lines + unknown
 
-    def short_cells(self, names: Sequence[str]) -> tuple[str, str]:
-        """Return the time of some stages together and the memory of the largest."""
+    def short_titles(self) -> tuple[str, ...]:
+        """Return the names of what `short_cells` returns; nothing without estimates."""
+        return ("TIME", "MEMORY", *self._money_titles()) if self.estimates else ()
+
+    def short_cells(self, names: Sequence[str]) -> tuple[str, ...]:
+        """Return the time of some stages together, the memory of the largest, and their money."""
         found = {name: self.estimates[name] for name in names if name in self.estimates}
         if not found:
-            return NONE, NONE
+            return (NONE,) * len(self.short_titles())
         _, _, seconds, memory, _ = _cells(replace(self, estimates=found).total())
-        return seconds, memory
+        return seconds, memory, *self._money_cells(found)
 
     def short_lines(self) -> list[str]:
         """Return the sum of all stages, what it rests on, and what could not be estimated."""

@@ -8,6 +8,7 @@ from dataclasses import replace
 from r1pipe.costs import fields
 from r1pipe.costs.recipes import (
     adapter_parameters,
+    as_before,
     batch_limit,
     completion_length,
     going_on,
@@ -25,7 +26,7 @@ def rollouts(params: fields.Rollouts, run: fields.RollsOut, inputs: InfoMap) -> 
     Completions of groups whose advantages are all zero may be left out of the backward pass, if no
     KL term gives them a gradient; the range then reaches down to a third of them being trained.
     """
-    model, problems = inputs["model"], inputs["problems"]
+    model, problems = inputs["model"], as_before(inputs["problems"], run.expect)
     completions = params.num_steps * params.problems_per_step * params.group_size
     length = completion_length(problems, params.max_tokens, run.expect)
     tokens = (problems.prompt_tokens + length) * completions
@@ -91,6 +92,7 @@ def rollout_sampling(
         longest=params.max_tokens,
         at_once=min(math.ceil(per_round / where.engines), batch_limit(run)),
         rounds=draws * (params.num_steps // params.minibatches_per_rollout),
+        waits=draws * (params.num_steps // params.minibatches_per_rollout),
     )
     return going_on(work, params.tools)
 

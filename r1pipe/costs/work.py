@@ -160,6 +160,8 @@ class SamplingWork:
     longest: int
     at_once: int
     rounds: Range = Range(1)
+    waits: Range = NOTHING
+    """Rounds whose last completion is waited for; it may have `longest` tokens."""
     extra_tokens: Range = NOTHING
     """Tokens around programs: read again to go on after one, or sampled past it and dropped."""
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Iterable, Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import Literal
 
@@ -22,6 +23,7 @@ from r1pipe.manifest import Manifest, StageNode
 from r1pipe.manifest.graph import refs_of
 from r1pipe.pipeline.commands import run_command
 from r1pipe.pipeline.planning import plan
+from r1pipe.pipeline.processor import instructions, is_here
 from r1pipe.pipeline.resolution import Resolver
 from r1pipe.pipeline.why import origin_of
 from r1pipe.store.actions import ActionRecord
@@ -72,8 +74,15 @@ class Lock(_Part):
     """Of the packages that compute."""
     processor: str = ""
     """Its name; training on another kind may round otherwise. Empty in locks of before."""
+    instructions: list[str] = []
+    """Its instruction sets, of those that tell generations apart. Empty in locks of before."""
     sources: dict[str, str]
     stages: dict[str, LockedStage]
+
+    @property
+    def is_of_here(self) -> bool:
+        """Whether it names this machine's processor."""
+        return is_here(self.processor, self.instructions)
 
 
 def lock_path(manifest: Path, profile: str | None) -> Path:
@@ -100,6 +109,7 @@ def make_lock(manifest: Manifest, store: Store, path: Path) -> Lock:
         overrides=list(manifest.overrides),
         versions=present_versions(),
         processor=cpu_name(),
+        instructions=instructions(),
         sources={name: resolver.source_id(name) or MISSING for name in _sources(manifest)},
         stages={
             name: LockedStage(
@@ -143,6 +153,21 @@ def read_lock(path: Path) -> Lock:
     except OSError as error:
         raise ManifestError(f"{path}: {error.strerror}") from error
     return lock
+
+
+def fitting_lock(path: Path, lock: Lock) -> Path | None:
+    """Return the lock beside `path` that is of the same run, made on this machine's processor.
+
+    None if there is none, or if the lock at `path` is itself of this processor.
+    """
+    if lock.is_of_here:
+        return None
+    for beside in sorted(path.parent.glob("*.lock")):
+        with suppress(ManifestError):  # package managers have locks of their own
+            other = read_lock(beside)
+            if other.is_of_here and _run_of(other) == _run_of(lock):
+                return beside
+    return None
 
 
 def check_recipe(lock: Lock, manifest: Manifest, resolver: Resolver) -> None:
@@ -194,13 +219,20 @@ def versions_text(lock: Lock) -> str:
     said = (
         f"versions differ: {', '.join(changed)}" if changed else "all versions are the locked ones"
     )
-    if lock.processor == here:
+    if lock.is_of_here:
         return said
     locked = f"the lock's is {lock.processor}" if lock.processor else "the lock names none"
+    if lock.processor == here:
+        locked += f" with {' '.join(lock.instructions)}"
+        here += f" with {' '.join(instructions())}"
     return (
         f"{said}; the processor here is {here}, {locked}: another kind of processor may round"
         " training otherwise"
     )
+
+
+def _run_of(lock: Lock) -> tuple[str, str | None, list[str]]:
+    return lock.manifest, lock.profile, lock.overrides
 
 
 def _same_key(locked: LockedStage, record: ActionRecord) -> str:

@@ -94,6 +94,7 @@ def attend(  # noqa: PLR0913 - as transformers calls it
     Called by the layers of a transformers model. Raises StageError as `check_plain` does.
     """
     check_plain(asked, "run.layout: packed", "layout: padded")
+    query, key, value = as_computed(query, key, value)
     if weigh is fused and not dropout and has_varlen_kernel(query):
         return varlen(query, key, value, blocks, scaling)[None], None
     beside = (_beside(heads, blocks) for heads in (query, key, value))
@@ -101,6 +102,15 @@ def attend(  # noqa: PLR0913 - as transformers calls it
     heads, size = attended.shape[1], attended.shape[3]
     flat = attended.transpose(1, 2).reshape(-1, heads, size)  # [B * L, A, D]
     return flat.index_select(0, blocks.places)[None], None
+
+
+def as_computed(query: Tensor, key: Tensor, value: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Return the three in the dtype in which autocast computes attention on a GPU: rotation lifts
+    queries and keys to float32 there, which the kernel does not take."""
+    if not query.is_cuda or not torch.is_autocast_enabled("cuda"):
+        return query, key, value
+    dtype = torch.get_autocast_dtype("cuda")
+    return query.to(dtype), key.to(dtype), value.to(dtype)
 
 
 def has_varlen_kernel(query: Tensor) -> bool:
