@@ -266,7 +266,8 @@ def section(name: str, by_seed: Mapping[int, Measured]) -> str:
         for model in models
     ]
     seconds = statistics.fmean(sum(each.seconds.values()) for each in by_seed.values())
-    said = [f"Seeds {seeds}; {seconds / 60:.1f} minutes of stages in each, shared ones counted."]
+    took = f"; {seconds / 60:.1f} minutes of stages in each, shared ones counted"
+    said = [f"Seeds {seeds}{'' if finding.is_ablation else took}."]
     said += [
         f"Seed {seed}: without {part} there is no score: {text.splitlines()[0]}"
         for seed, each in by_seed.items()
