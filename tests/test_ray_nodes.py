@@ -69,9 +69,8 @@ def test_a_node_that_dies_leaves_its_requests_to_the_others(cluster: Any, tmp_pa
             found[made.index] = made.token_ids
             if len(found) == 10:
                 cluster.remove_node(cluster.second, allow_graceful=False)
-        # on busy cores Ray may call the other node's engine unavailable too
-        assert 1 <= len(generator.losses) <= 2
-        assert all("is lost and started again" in loss for loss in generator.losses)
+        assert len(generator.losses) == 1
+        assert "is lost and started again" in generator.losses[0]
         assert generator.num_slots == 16, "the second engine waits for a node"
         cluster.add_node(**NODE)
         wait_for(lambda: up_again(generator))
