@@ -216,7 +216,7 @@ class Grpo:
             partial(
                 grpo_loss,
                 params=params,
-                ratio_of=lambda batch: RATIOS[params.ratio](batch, len(trained)),
+                ratio_level=partial(RATIOS[params.ratio], num_sequences=len(trained)),
                 surrogate=SURROGATES[params.surrogate],
                 num_tokens=num_tokens,
             ),
