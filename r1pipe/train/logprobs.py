@@ -16,7 +16,7 @@ from torch.utils.checkpoint import checkpoint
 
 from r1pipe.models.interfaces import LanguageModel
 from r1pipe.records import TokenSequence
-from r1pipe.train.batching import Batching, MicroBatch, micro_batches
+from r1pipe.train.batching import Batching, MicroBatch, by_sequence, micro_batches
 from r1pipe.train.engine import Forward
 from r1pipe.train.packed import blocks_of, is_attending
 
@@ -130,12 +130,7 @@ def completion_logprobs(
     numbered = [TokenSequence(s.prompt_ids, s.completion_ids, i) for i, s in enumerate(sequences)]
     batches = list(micro_batches(numbered, batching))
     values = forward.per_token(batches, partial(token_logprobs, temperature=temperature))
-    rows: list[list[float]] = [[] for _ in sequences]
-    for batch, of_batch in zip(batches, values, strict=True):
-        indices = batch.sequence_index[batch.loss_mask].tolist()
-        for index, value in zip(indices, of_batch, strict=True):
-            rows[index].append(value)
-    return rows
+    return by_sequence(batches, values, len(sequences))
 
 
 def hidden_states(model: LanguageModel, batch: MicroBatch) -> Tensor:

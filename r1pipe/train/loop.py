@@ -101,10 +101,8 @@ class Trainer:
         Raises StageError, before any weight changes, if the loss or the gradient is not finite.
         """
         started = time.perf_counter()
-        opt, measures = self._optimizer, dict[str, float]()
-        rate = learning_rate(
-            self.step, self._num_steps, opt.lr, opt.schedule, opt.warmup_steps, opt.final_lr_frac
-        )
+        rate = learning_rate(self.step, self._num_steps, self._optimizer)
+        measures: dict[str, float] = {}
         if update.num_tokens:
             parts = LossParts(update.loss)
             measures = self.engine.accumulate(update.batches, parts)
