@@ -112,9 +112,8 @@ class Continuer:
 
     def text(self, unit: Unit, request: Request, sampled: Sampled) -> str:
         """Return a prefix with a continuation."""
-        tokens, is_cut = sampled.token_ids, sampled.finish_reason is FinishReason.LENGTH
-        said = self.tokenizer.decode(tokens if is_cut else tokens[:-1])
-        return unit.distinct[request.index // self.num_continuations].text + said
+        prefix = unit.distinct[request.index // self.num_continuations]
+        return prefix.text + self.tokenizer.decode(sampled.written_ids)
 
     def rows(self, unit: Unit, texts: Mapping[int, str]) -> list[Row]:
         """Verify the continued texts of a unit, by the indices of their requests; return, for each
