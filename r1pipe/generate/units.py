@@ -73,7 +73,7 @@ def whole_units(
         if isinstance(sampled, UnitFailed):
             del under_way[name]
             first_alone = False
-            failed.add(sampled.failure, 1)
+            failed.add(sampled.failure)
             continue
         own, index = under_way[name], sampled.index
         num_tokens += len(sampled.token_ids)
