@@ -35,7 +35,7 @@ from r1pipe.stage import Context, Input, Inputs
 
 if TYPE_CHECKING:
     from r1pipe.costs.work import Cost, InfoMap
-    from r1pipe.rejection.process_labels import Judged
+    from r1pipe.rejection.process_labels import Candidate
 
 VERSION = 1
 INPUTS = {"candidates": Input("rows"), "problems": Input("problems"), "model": Input("model")}
@@ -86,7 +86,7 @@ def run(context: Context, params: Params, run: Run, inputs: Inputs) -> None:
 
 def _chosen(
     context: Context, params: Params, inputs: Inputs, counts: Counter[str] | None = None
-) -> Iterator[Judged]:
+) -> Iterator[Candidate]:
     """Yield the candidates that get labels with their problems, in order; count the others."""
     from r1pipe.candidates.rejudge import with_problems
     from r1pipe.rejection.process_labels import why_left_out
@@ -114,7 +114,7 @@ def _continue_all(
     from r1pipe.generate.failures import FailedUnits
     from r1pipe.generate.protocol import SamplingParams
     from r1pipe.generate.streaming import streaming
-    from r1pipe.generate.units import Asked, whole_units
+    from r1pipe.generate.units import PendingUnit, finished_units
     from r1pipe.rejection.process_labels import Continuer
 
     journal, failed, size = context.journal("steps"), FailedUnits(), params.candidates_per_unit
@@ -130,11 +130,13 @@ def _continue_all(
         continuer = Continuer(tokenizer, params.num_continuations, params.seed)
         batches = ((str(number), list(islice(candidates, size))) for number in range(num_units))
         units = ((name, continuer.unit(batch)) for name, batch in batches if name not in done)
-        asked = (Asked(name, unit, continuer.requests(unit.distinct)) for name, unit in units)
-        wholes = whole_units(stream, asked, continuer.text, failed)
-        for count, whole in enumerate(wholes, len(done) + 1):
-            rows = continuer.rows(whole.item, whole.found)
-            journal.append(whole.name, rows)
+        pending = (
+            PendingUnit(name, unit, continuer.requests(unit.distinct)) for name, unit in units
+        )
+        finished = finished_units(stream, pending, continuer.text, failed)
+        for count, unit in enumerate(finished, len(done) + 1):
+            rows = continuer.rows(unit.item, unit.found)
+            journal.append(unit.name, rows)
             context.log(count, num_units, steps=sum(len(row["steps"]) for row in rows))
             context.stop_if_asked()
     failed.check()
