@@ -258,7 +258,7 @@ def _verified(unit: FinishedUnit[Unit, Answer], params: Params) -> list[Row]:
 
 def _summary(rows: Sequence[Row], benchmark: str, params: Params) -> Row:
     """Return one benchmark's measures, each task's pass@1, and every problem's mean scores."""
-    from r1pipe.evaluation.metrics import by_problem, pass_at_1, pass_by_problem, summarise
+    from r1pipe.evaluation.metrics import mean_by_problem, pass_at_1, pass_by_problem, summarise
 
     own = [row for row in rows if row["benchmark"] == benchmark]
     tasks = sorted({row["task"] for row in own})
@@ -269,7 +269,7 @@ def _summary(rows: Sequence[Row], benchmark: str, params: Params) -> Row:
         summary[f"pass@1 {task}"] = pass_at_1(part, num_resamples=params.num_resamples)
     summary["by_problem"] = {"pass@1": pass_by_problem(own)}
     if "general" in tasks or any(row["is_helpful"] for row in own):
-        summary["by_problem"]["helpful"] = by_problem(own, "is_helpful")
+        summary["by_problem"]["helpful"] = mean_by_problem(own, lambda row: row["is_helpful"])
     return summary
 
 
