@@ -39,6 +39,7 @@ def run(context: Context, params: Params, run: Run, inputs: Inputs) -> None:
     from r1pipe.policies.training import train_policy
     from r1pipe.rows import read_problems
     from r1pipe.train.backends import load_trained
+    from r1pipe.verify.code import sandboxed
 
     problems = read_problems(inputs.path("problems"))
     if params.rewards.get("accuracy"):
@@ -49,7 +50,10 @@ def run(context: Context, params: Params, run: Run, inputs: Inputs) -> None:
     tokenizer = load_tokenizer(inputs.path("model"))
     chosen = params.as_grpo()
     run = with_room_for(problems, run, chosen, inputs.path("model"), tokenizer)
-    with opened(context, model, tokenizer, chosen, run) as loop:
+    with (
+        sandboxed(context, run.sandbox, problems),
+        opened(context, model, tokenizer, chosen, run) as loop,
+    ):
         check_sampler(loop, problems, run)
         train_policy(loop, problems, stop_when=run.stop_when)
 
