@@ -29,7 +29,6 @@ from pydantic import Field
 
 from r1pipe.errors import StageError
 from r1pipe.generator_settings import SampleRun
-from r1pipe.records import Row
 from r1pipe.settings import ModelParams
 from r1pipe.stage import Context, Input, Inputs
 
@@ -41,7 +40,8 @@ VERSION = 1
 INPUTS = {"candidates": Input("rows"), "problems": Input("problems"), "model": Input("model")}
 OUTPUTS = {"rows": "rows"}
 COLUMNS = ("id", "problem_id", "prompt", "completion", "verdict", "finish_reason", "format")
-NUM_SHOWN = 8
+SHOWN = ("prompt", "completion", "steps")
+"""Columns of the rows that are shown."""
 
 
 class Params(ModelParams):
@@ -68,7 +68,7 @@ class Run(SampleRun):
 def run(context: Context, params: Params, run: Run, inputs: Inputs) -> None:
     """Continue every step of every candidate, unit by unit, and write the labels."""
     from r1pipe.rejection.process_labels import labelled_rows
-    from r1pipe.rows import check_columns, write_rows
+    from r1pipe.rows import check_columns, with_samples, write_rows
 
     check_columns(inputs.path("candidates"), COLUMNS, "give candidates of rejection-sample")
     counts = Counter[str]()
@@ -80,7 +80,8 @@ def run(context: Context, params: Params, run: Run, inputs: Inputs) -> None:
     units = sorted(journal.done(), key=int)
     found = (json.loads(line) for unit in units for line in journal.lines(unit).splitlines())
     rows = labelled_rows(_chosen(context, params, inputs), found, params.labels, counts)
-    num_rows = write_rows(context.output("rows"), _shown(context, rows))
+    shown = with_samples(context, rows, lambda row: {name: row[name] for name in SHOWN})
+    num_rows = write_rows(context.output("rows"), shown)
     context.note(num_rows=num_rows, **counts)
 
 
@@ -140,14 +141,6 @@ def _continue_all(
             context.log(count, num_units, steps=sum(len(row["steps"]) for row in rows))
             context.stop_if_asked()
     failed.check()
-
-
-def _shown(context: Context, rows: Iterator[Row]) -> Iterator[Row]:
-    """Pass rows on, and show the first ones."""
-    for count, row in enumerate(rows):
-        if count < NUM_SHOWN:
-            context.sample(**{name: row[name] for name in ("prompt", "completion", "steps")})
-        yield row
 
 
 def cost(params: Params, run: Run, inputs: InfoMap) -> Cost:
