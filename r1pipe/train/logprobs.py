@@ -15,7 +15,9 @@ from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
 from r1pipe.models.interfaces import LanguageModel
+from r1pipe.ranks import Ranks
 from r1pipe.records import TokenSequence
+from r1pipe.tables import gather_floats
 from r1pipe.train.batching import Batching, MicroBatch, by_sequence, micro_batches
 from r1pipe.train.engine import Forward
 from r1pipe.train.packed import blocks_of, is_attending
@@ -131,6 +133,19 @@ def completion_logprobs(
     batches = list(micro_batches(numbered, batching))
     values = forward.per_token(batches, partial(token_logprobs, temperature=temperature))
     return by_sequence(batches, values, len(sequences))
+
+
+def shared_logprobs(
+    forward: Forward,
+    ranks: Ranks,
+    sequences: Sequence[TokenSequence],
+    temperature: float,
+    batching: Batching,
+) -> list[list[float]]:
+    """Return what `completion_logprobs` does, under a model that every rank has whole: each rank
+    computes a share, and all get all of them."""
+    mine = completion_logprobs(forward, ranks.share(sequences), temperature, batching)
+    return [row for rows in gather_floats(ranks, mine) for row in rows]
 
 
 def hidden_states(model: LanguageModel, batch: MicroBatch) -> Tensor:
