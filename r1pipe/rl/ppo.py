@@ -226,10 +226,10 @@ def explained_variance(rollouts: Sequence[Rollout]) -> float | None:
         for r in rollouts
         for pair in compress(zip(r.streams["return"], r.streams["value"], strict=True), _mask(r))
     ]
-    spread_of = pvariance([wanted for wanted, _ in pairs]) if pairs else 0.0
-    if not spread_of:
+    variance = pvariance([wanted for wanted, _ in pairs]) if pairs else 0.0
+    if not variance:
         return None
-    return 1.0 - pvariance([wanted - value for wanted, value in pairs]) / spread_of
+    return 1.0 - pvariance([wanted - value for wanted, value in pairs]) / variance
 
 
 def _mask(rollout: Rollout) -> Sequence[bool]:
