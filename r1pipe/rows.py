@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from itertools import islice
 from pathlib import Path
 
@@ -12,6 +12,7 @@ import pyarrow.parquet as pq
 from r1pipe.errors import ArtifactError
 from r1pipe.plugins.tables import stamped
 from r1pipe.records import Problem, Row
+from r1pipe.stage import Context
 
 ROWS_PER_SHARD = 50_000
 BYTES_PER_SHARD = 128 << 20
@@ -19,6 +20,8 @@ BYTES_PER_SHARD = 128 << 20
 SHARDS = "part-*.parquet"
 """The names of the files of a set of rows."""
 ROWS_AT_ONCE = 1024
+NUM_SAMPLES = 8
+"""Rows of an output that `r1pipe show` has."""
 IMPORT = "a stage of kind import-rows makes r1pipe's rows of other data"
 
 
@@ -108,6 +111,16 @@ def write_rows(
         writer.write(some)
     writer.close()
     return writer.num_rows
+
+
+def with_samples(
+    context: Context, rows: Iterable[Row], show: Callable[[Row], Row] = dict
+) -> Iterator[Row]:
+    """Pass rows on, and keep the first ones for `r1pipe show`, each as `show` gives it."""
+    for number, row in enumerate(rows):
+        if number < NUM_SAMPLES:
+            context.sample(**show(row))
+        yield row
 
 
 def read_rows(

@@ -53,6 +53,16 @@ def excerpt(text: str, max_chars: int) -> str:
     return f"{visible(head)} ... {visible(tail)} ({len(text)} characters)"
 
 
+def listed(names: Sequence[object], most: int) -> str:
+    """Return the first `most` of some names, and how many more there are.
+
+    >>> listed(["a", "b"], 2), listed(["a", "b", "c"], 2)
+    ('a, b', 'a, b and 1 more')
+    """
+    more = f" and {len(names) - most} more" if len(names) > most else ""
+    return ", ".join(map(str, names[:most])) + more
+
+
 def short_id(identifier: str | None) -> str:
     """Return the first characters of an id, enough to tell ids apart."""
     return identifier[:SHORT_ID_CHARS] if identifier else "-"

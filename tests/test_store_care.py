@@ -226,13 +226,13 @@ def test_an_export_is_a_hit_where_it_is_imported(store: Store, tmp_path: Path, n
     record = store.resolve("third")
     export(store, record, tmp_path / name)
     other = Store(tmp_path / "other")
-    assert import_artifact(other, tmp_path / name) == record
+    assert import_artifact(other, tmp_path / name)[0] == record
     assert read_number(other.output_dir(record, "data")) == 4
     assert other.metrics(record) == store.metrics(record)
     # its ancestors' records came along, so its key is known, though their artifacts did not
     assert statuses(other.root, chain(6)) == ["lost", "lost", "hit"]
     assert fsck(other, full=True).damage == []
-    assert import_artifact(other, tmp_path / name) == record
+    assert import_artifact(other, tmp_path / name)[0] == record
     with pytest.raises(ArtifactError, match="exists; name a new directory"):
         export(store, record, tmp_path / name)
 

@@ -23,10 +23,11 @@ from r1pipe.settings import World
 from r1pipe.stage import Inputs
 from r1pipe.tasks import arithmetic, corpus, countdown, parity
 from r1pipe.tasks.general import is_helpful
-from r1pipe.tasks.table import REASONING, TASKS
+from r1pipe.tasks.table import TASKS
 from r1pipe.tasks.world import LANGUAGES, Noise, Solution, is_held_out, sample_problems
 from r1pipe.verify import verify
 
+REASONING = ("arithmetic", "choice", "countdown", "parity")
 WITHOUT_THOUGHT = {"chain-of-parities", "chain-of-rare-ones"}
 EVERY_KIND = [
     (name, language, level)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from difflib import get_close_matches
 from itertools import islice
@@ -58,34 +58,12 @@ def as_completion(answer: str) -> str:
     return f"\\boxed{{{answer}}}" if is_bare and answer.strip() else answer
 
 
-def verify_cases(
-    cases: Iterable[Record], *, jobs: int = 0, timeout_s: float = DEFAULT_LIMIT_S
-) -> Iterator[JsonObject]:
-    """Verify rows with `gold` and `completion`; yield results in order as they are done.
-
-    Optional columns: `id` (the row's number by default), `task` (a task or checker; math by
-    default), and what its checker needs: `numbers` and `target`, `options`, `accept`, `reject`,
-    `refusal`. A result has `id`, `verdict`, `extracted`, `method` and `ms`.
-    """
-    ids: list[object] = []
-
-    def pairs() -> Iterator[tuple[Problem, str]]:
-        for case in cases:
-            problem = case_problem(case)
-            ids.append(case.values.get("id", case.row))
-            yield problem, case.values["completion"]
-
-    stream = verify_stream(pairs(), timeout_s=timeout_s, workers=jobs)
-    for index, verification in enumerate(stream):
-        case_id, ids[index] = ids[index], None
-        yield {"id": case_id, **verification_row(verification)}
-
-
 def verify_file(path: Path, *, jobs: int = 0) -> Iterator[JsonObject]:
-    """Verify the cases of a file; yield a result for every row, in order.
+    """Verify the cases of a file (`case_problem`); yield a result for every row, in order.
 
-    A row that is no case does not end it: its result has `id` and `error`, which says where and
-    what is wrong. Raises SourceError if the file is missing or has no rows, and StageError where a
+    A result has `id` (the row's number by default), `verdict`, `extracted`, `method` and `ms`. A
+    row that is no case does not end it: its result has `id` and `error`, which says where and what
+    is wrong. Raises SourceError if the file is missing or has no rows, and StageError where a
     case is a program and the sandbox lacks a layer.
     """
     rows = records_or_faults(path)
@@ -155,7 +133,12 @@ def verification_row(verification: Verification) -> dict[str, object]:
 
 
 def case_problem(case: Record) -> Problem:
-    """Return the problem that a case describes, or say what is wrong with the case."""
+    """Return the problem of a row with `gold` and `completion`.
+
+    Optional columns: `task` (a task or checker; math by default), and what its checker needs, such
+    as `numbers` and `target`, `options`, `accept`, `reject`, `refusal` or `tests`. Raises
+    StageError, with the row's place, for what is missing or cannot be read.
+    """
     row = case.values
     missing = [name for name in ("gold", "completion") if name not in row]
     if missing:

@@ -42,7 +42,7 @@ def labelled_pairs(path: Path, columns: Mapping[str, str] | None = None) -> Iter
 
     A row has `gold`, `label` (see `LABELS`), and either `completion`, a whole one, or `answer`, a
     bare one, which is put in a box; `kind` is optional. `completion` is taken where both are there.
-    Further columns are those of `cases.verify_cases`: `task` and what its checker needs.
+    Further columns are those of `cases.case_problem`: `task` and what its checker needs.
     """
     for record in records(path):
         yield pair_of(record, columns or {})

@@ -193,11 +193,11 @@ def import_(
 
     What its key says of it is the word of its sender, unless --verify builds it again.
     """
-    from r1pipe.store.importing import import_all
+    from r1pipe.store.importing import import_artifact
 
     opened = open_store(store)
     project = None if verify is None else load(manifest, profile, overrides, opened.root)
-    record, above = import_all(opened, source)
+    record, above = import_artifact(opened, source)
     lines = [f"imported {_label(record)}"]
     if project is not None and verify is not None:
         from r1pipe.cli.console import make_console

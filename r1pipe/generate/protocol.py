@@ -71,7 +71,7 @@ class Sampled:
 
     @property
     def written_ids(self) -> list[int]:
-        """The tokens of the completion's text: all but the end of the sequence."""
+        """The tokens of the completion's text: without its end of sequence, if it has one."""
         return self.token_ids[:-1] if self.finish_reason is FinishReason.STOP else self.token_ids
 
 

@@ -17,14 +17,14 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from r1pipe.costs.versions import present_versions
 from r1pipe.errors import ArtifactError, ManifestError
-from r1pipe.keys import JsonObject, key_of, key_preimage
+from r1pipe.keys import JsonObject, key_of
 from r1pipe.machine import cpu_name
 from r1pipe.manifest import Manifest, StageNode
 from r1pipe.manifest.graph import refs_of
 from r1pipe.pipeline.commands import run_command
 from r1pipe.pipeline.planning import plan
 from r1pipe.pipeline.processor import instructions, is_here
-from r1pipe.pipeline.resolution import Resolver
+from r1pipe.pipeline.resolution import Resolver, preimage_of
 from r1pipe.pipeline.why import origin_of
 from r1pipe.store.actions import ActionRecord
 from r1pipe.store.disk import place_text
@@ -253,9 +253,7 @@ def _names(locked: Iterable[str], here: Iterable[str]) -> Iterator[str]:
 
 def _departures(node: StageNode, locked: LockedStage) -> Iterator[str]:
     """Yield in what a stage's own part of the preimage is not the locked one, with its place."""
-    kind = node.kind
-    present = key_preimage(kind.kind, kind.version, node.key_params(), {}, node.plugins)
-    old, new = flatten({**locked.preimage, "inputs": {}}), flatten(present)
+    old, new = flatten({**locked.preimage, "inputs": {}}), flatten(preimage_of(node, {}))
     for path in different(old, new):
         origin = origin_of(node, path)
         place = f"{origin}: " if origin else ""

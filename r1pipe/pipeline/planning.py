@@ -16,7 +16,7 @@ from r1pipe.pipeline.warm_start import is_extension, warm_start_text
 from r1pipe.store.actions import ActionRecord
 from r1pipe.store.preimages import different, flatten
 from r1pipe.store.store import Store
-from r1pipe.text import short_id
+from r1pipe.text import listed, short_id
 
 if TYPE_CHECKING:
     from r1pipe.pipeline.looking import Look
@@ -179,9 +179,8 @@ class _Planner:
         if is_extension(node.kind, nearest.preimage, preimage):
             return warm_start_text(node.kind, nearest)
         paths = different(flatten(nearest.preimage), flatten(preimage))
-        more = f" and {len(paths) - MAX_NAMED} more" if len(paths) > MAX_NAMED else ""
         label = f"{nearest.stage_name}@{short_id(nearest.artifact_id)}"
-        return f"{', '.join(paths[:MAX_NAMED])}{more} not as in {label}"
+        return f"{listed(paths, MAX_NAMED)} not as in {label}"
 
     def _stored(self, node: StageNode, record: ActionRecord, planned: PlannedStage) -> PlannedStage:
         try:

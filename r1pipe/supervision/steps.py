@@ -25,7 +25,7 @@ from r1pipe.models.prompts import after_opened, encode_completion, encode_prompt
 from r1pipe.records import Group, Problem, Rollout, Step, TokenSequence
 from r1pipe.settings import Precision
 from r1pipe.tasks.table import TASKS
-from r1pipe.train.batching import MicroBatch, batching_of, micro_batches
+from r1pipe.train.batching import MicroBatch, batching_of, by_sequence, micro_batches
 from r1pipe.train.logprobs import hidden_states
 from r1pipe.workers import in_order
 
@@ -173,9 +173,9 @@ def process_reward_function(
     batching = replace(batching_of(run, tokenizer.pad_token_id), layout="padded")
 
     @torch.no_grad()
-    def rate(batch: MicroBatch) -> tuple[list[int], list[float]]:
-        values = torch.sigmoid(step_scores(model, batch.to(run.device)))
-        return batch.sequence_index[batch.loss_mask].tolist(), values.tolist()
+    def rate(batch: MicroBatch) -> list[float]:
+        rewards: list[float] = torch.sigmoid(step_scores(model, batch.to(run.device))).tolist()
+        return rewards
 
     def score(pairs: Sequence[tuple[Problem, str]]) -> list[list[Step]]:
         distinct = list(dict.fromkeys((problem.prompt, text) for problem, text in pairs))
@@ -184,11 +184,9 @@ def process_reward_function(
             replace(encode_steps(tokenizer, *each, at), index=number)
             for number, (each, at) in enumerate(zip(distinct, ends, strict=True))
         ]
-        found: list[list[float]] = [[] for _ in distinct]
-        scored = micro_batches([s for s in sequences if s.completion_ids], batching)
-        for owners, values in in_order(rate, scored, batching.workers):
-            for owner, value in zip(owners, values, strict=True):
-                found[owner].append(value)
+        batches = list(micro_batches([s for s in sequences if s.completion_ids], batching))
+        rewards = in_order(rate, batches, batching.workers)
+        found = by_sequence(batches, rewards, len(distinct))
         steps = {
             each: list(zip(at[len(at) - len(values) :], values, strict=True))
             for each, at, values in zip(distinct, ends, found, strict=True)

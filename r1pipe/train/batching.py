@@ -10,7 +10,7 @@ end-of-sequence, that would leave the stop untrained.
 from __future__ import annotations
 
 import heapq
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Literal
 
@@ -139,6 +139,21 @@ def micro_batches(sequences: Sequence[TokenSequence], batching: Batching) -> Ite
 def one_batch(sequences: Sequence[TokenSequence], pad_id: int) -> MicroBatch:
     """Return all sequences as one padded micro-batch, in their order."""
     return _assemble([[sequence] for sequence in sequences], pad_id, is_packed=False)
+
+
+def by_sequence(
+    batches: Iterable[MicroBatch], values: Iterable[Sequence[float]], num_sequences: int
+) -> list[list[float]]:
+    """Return the numbers of trained tokens by the `index` of their sequence, below `num_sequences`.
+
+    `values` has a number for each trained token of every micro-batch, in row order.
+    """
+    rows: list[list[float]] = [[] for _ in range(num_sequences)]
+    for batch, numbers in zip(batches, values, strict=True):
+        indices = batch.sequence_index[batch.loss_mask].tolist()
+        for index, number in zip(indices, numbers, strict=True):
+            rows[index].append(number)
+    return rows
 
 
 def pack(sequences: Sequence[TokenSequence], max_tokens: int) -> list[list[TokenSequence]]:
