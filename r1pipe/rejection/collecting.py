@@ -154,7 +154,7 @@ def note_all(
         context.note(reused_candidates=num_reused)
 
 
-def write_training_rows(context: Context, rows: Iterable[Mapping[str, object]]) -> None:
+def write_training_rows(context: Context, rows: Iterable[Row]) -> None:
     """Write the rows for training and show a few."""
     shown = with_samples(context, rows, lambda row: {name: row[name] for name in SHOWN})
     write_rows(context.output("rows"), shown, SCHEMA)
