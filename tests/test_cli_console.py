@@ -166,7 +166,7 @@ def test_neighbours_of_one_kind_share_a_row_of_the_short_plan() -> None:
         "eval-one + 2 more  evaluate  waits",
         "zero               grpo      run",
         "6 stages: 3 to build, 3 in the store; 'r1pipe plan",
-        "--verbose' has all of it",
+        "  --verbose' has all of it",
     ]
 
 
@@ -187,6 +187,18 @@ def test_reasons_stand_below_their_rows_where_a_column_would_cut_them_short() ->
     assert wide[1].endswith(f"run     {reason}")
     cut = short_plan_lines(Plan(stages), None, 100)
     assert len(cut) == len(wide), "most of the reason fits beside its row"
+
+
+def test_a_missing_source_is_read_to_its_end_in_a_window_of_a_usual_width() -> None:
+    reason = (
+        "needs a source that is missing: manifests/own.yaml:12:3: source 'model': data/model does"
+        " not exist; put it there or give another with --set sources.model.path=PATH"
+    )
+    stages = [PlannedStage("eval-base", "import-model", "run", reason=reason)]
+    for width in (60, 80, 100, 120):
+        lines = short_plan_lines(Plan(stages), None, width)
+        assert reason in " ".join(line.strip() for line in lines[2:]), width
+        assert max(map(len, lines)) <= width
 
 
 def test_a_low_window_gets_the_first_rows_and_how_many_more_there_are() -> None:

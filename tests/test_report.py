@@ -85,6 +85,7 @@ def report(rows: int = 2, text: str = "fine") -> Report:
         curves=[_curve(curve)],
         timelines=[line],
         flows=[flow],
+        awaited=[],
         samples=samples,
     )
 
@@ -152,7 +153,7 @@ def test_pictures_are_told_in_words() -> None:
     tags = Tags(render(report())).tags
     pictures = [a for tag, a in tags if tag == "svg" and a.get("role") == "img"]
     assert len(pictures) >= 4
-    assert all(a.get("aria-label") for a in pictures)
+    assert all(a.get("aria-label") or a.get("aria-labelledby") for a in pictures)
     ids = [a["id"] for _, a in tags if "id" in a]
     assert len(ids) == len(set(ids))
 
