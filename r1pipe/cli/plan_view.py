@@ -21,6 +21,8 @@ MIN_ROWS = 8
 """Rows of a plan that are shown however low the window is."""
 SPARE = ("GPU-HOURS", "KIND", "MEMORY", "PRICE")
 """Columns that a narrow window does without, in this order."""
+MIN_REASON = 40
+"""Columns from which a reason that is cut still says something."""
 INDENT = "    "
 REST = 10
 """Lines of a window that a plan leaves to its sums and to what comes after."""
@@ -66,12 +68,14 @@ def short_plan_lines(
 def _with_reasons(
     rows: Sequence[tuple[str, ...]], width: int | None, spare: Sequence[str]
 ) -> list[str]:
-    """Return a table whose last column is the reasons; where more than a third of one would
-    be cut they stand on lines of their own, below their rows."""
+    """Return a table whose last column is the reasons; where more than a third of one would be
+    cut, or any of it in a narrow column, they stand on lines of their own, below their rows."""
     lines = fitted_lines(rows, width, spare=spare)
     reasons = [visible(row[-1]) for row in rows[1:]]
     longest = max(map(len, reasons), default=0)
-    if width is None or 2 * longest <= 3 * _width_left(lines, width):
+    if width is None or longest <= (left := _width_left(lines, width)):
+        return lines
+    if left >= MIN_REASON and 2 * longest <= 3 * left:
         return lines
     bare = fitted_lines([row[:-1] for row in rows], width, spare=spare)
     if len(bare) != len(rows):
