@@ -22,7 +22,7 @@ from r1pipe.cli.options import (
     open_store,
     print_json,
 )
-from r1pipe.cli.printing import say_lines
+from r1pipe.cli.printing import complain, say_lines
 from r1pipe.errors import ArtifactError, DamagedError
 from r1pipe.text import format_bytes
 
@@ -121,6 +121,8 @@ def pin(
         with disk.store_errors(opened.root, "the pin cannot be changed"):
             (roots.unpin if remove else roots.pin)(opened.root, record.key)
     pinned = [record for record in opened.records() if record.key in roots.pins(opened.root)]
+    if not pinned and not as_json:
+        complain("nothing is pinned; 'r1pipe pin STAGE' keeps a result from being collected")
     _print([_row(record) for record in pinned], [_label(record) for record in pinned], as_json)
 
 
@@ -152,6 +154,8 @@ def tag(
     by_key = {record.key: record for record in opened.records()}
     tags = {each: by_key[key] for each, key in roots.tags(opened.root).items() if key in by_key}
     lines = [f"{each}  {_label(record)}" for each, record in tags.items()]
+    if not tags and not as_json:
+        complain("there is no tag; 'r1pipe tag NAME STAGE' gives one to a result")
     _print({each: _row(record) for each, record in tags.items()}, lines, as_json)
 
 

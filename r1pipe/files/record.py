@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from r1pipe.errors import SourceError
 from r1pipe.records import Row
 from r1pipe.text import visible
+
+MAX_NAMES = 12
+"""Of columns in a message."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,6 +30,12 @@ class Record:
     def place(self) -> str:
         """The place as `file:row`."""
         return f"{self.file}:{self.row}"
+
+
+def some_names(names: Sequence[str]) -> str:
+    """Return names of columns for a message: the first ones, and how many more there are."""
+    more = f" and {len(names) - MAX_NAMES} more" if len(names) > MAX_NAMES else ""
+    return ", ".join(names[:MAX_NAMES]) + more
 
 
 class BrokenRow(SourceError):  # noqa: N818 - the row, with what is wrong

@@ -99,9 +99,10 @@ def make_lock(manifest: Manifest, store: Store, path: Path) -> Lock:
     planned = plan(manifest, store, resolver=resolver)
     missing = [stage.name for stage in planned.stages if stage.name not in planned.records]
     if missing:
+        more = f", and {len(missing) - 5} more" if len(missing) > 5 else ""
         raise ArtifactError(
-            f"{len(missing)} stages are not built ({', '.join(missing[:5])}...); a lock holds the"
-            f" result of every stage; first run: {run_command(manifest, store)}"
+            f"not built yet: {', '.join(missing[:5])}{more}; a lock holds the result of every"
+            f" stage; first run: {run_command(manifest, store)}"
         )
     return Lock(
         manifest=os.path.relpath(manifest.path, path.parent),
@@ -135,6 +136,15 @@ def write_lock(lock: Lock, path: Path) -> None:
     """Write a lock; the same stages give the same bytes."""
     text = json.dumps(lock.model_dump(), indent=1, sort_keys=True, ensure_ascii=False)
     place_text(path, text + "\n")
+
+
+def num_replaced(lock: Lock, path: Path) -> int:
+    """Return how many results of the lock that is at `path` now are not those of another."""
+    with suppress(ManifestError):
+        before = {name: stage.artifact for name, stage in read_lock(path).stages.items()}
+        now = {name: stage.artifact for name, stage in lock.stages.items()}
+        return sum(now.get(name) != artifact for name, artifact in before.items())
+    return 0
 
 
 def read_lock(path: Path) -> Lock:

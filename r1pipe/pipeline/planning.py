@@ -85,7 +85,9 @@ def check_names(manifest: Manifest, names: Iterable[str]) -> None:
     for name in names:
         if name not in manifest.stages:
             close = difflib.get_close_matches(name, manifest.stages, 1)
-            hint = f"did you mean '{close[0]}'?" if close else ", ".join(manifest.stages)
+            hint = (
+                f"did you mean '{close[0]}'?" if close else f"stages: {', '.join(manifest.stages)}"
+            )
             raise ManifestError(f"{manifest.path}: no stage '{name}'; {hint}")
 
 
