@@ -182,6 +182,18 @@ def test_candidates_and_evaluations_say_what_they_sampled(
     assert lengths.earlier_lengths(store, evaluation, None) is None
 
 
+def test_a_judge_says_how_long_its_replies_were(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    manifest = load_manifest(R1.with_name("judge.yaml"))
+    node = manifest.stages["judge"]
+    facts = {"sampled_tokens": 4000, "replies": 40}
+    found = record("judge", "judge", node.key_params() or {}, facts=facts)
+    made = lengths.earlier_lengths(store_of(tmp_path, monkeypatch, found), node, MODEL)
+    assert made is not None
+    assert made.completion_tokens == pytest.approx((90, 110))
+
+
 def test_an_attempt_that_has_not_ended_counts_where_nothing_else_is(
     manifest: Manifest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
