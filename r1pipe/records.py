@@ -170,7 +170,7 @@ class RolloutBatch:
     metrics: Mapping[str, float]
     """Of all that was sampled."""
     curriculum: dict[str, Any] = field(default_factory=dict)
-    """State of the curriculum after it."""
+    """What it has changed of the curriculum's state."""
     seconds: float = 0.0
     """Seconds that the training has waited for it."""
     updates: list[Mapping[str, float]] = field(default_factory=list)

@@ -188,6 +188,13 @@ def test_candidates_and_evaluations_say_what_they_sampled(
     assert lengths.earlier_lengths(store, evaluation, None) is None
 
 
+def test_a_judge_says_how_long_its_replies_were(store: Store, hold: Callable[..., None]) -> None:
+    node = load_manifest(R1.with_name("judge.yaml")).stages["judge"]
+    facts = {"sampled_tokens": 4000, "replies": 40}
+    hold(record("judge", "judge", params_of(node), facts=facts), logs={})
+    assert lengths_of(store, node, MODEL).completion_tokens == pytest.approx((90, 110))
+
+
 def test_an_attempt_that_has_not_ended_counts_where_nothing_else_is(
     zero: StageNode, store: Store
 ) -> None:

@@ -121,7 +121,7 @@ class Grpo:
                     self.update(minibatch, batch)  # [11]
                     if reference is not None and trainer.step % params.reference_refresh_steps == 0:
                         reference.refresh(trainer.engine.weights())  # [3]
-                self.memory.state = batch.curriculum
+                self.memory.take(batch.curriculum)
                 yield batch
                 trainer.checkpoint()
 
@@ -144,10 +144,13 @@ class Grpo:
             metrics |= shown_frac(sampled)
         if len(sampled) > wanted:
             metrics["draws"] = len(sampled) / wanted
-            others = [group for group in sampled if all(group is not each for each in kept)]
+            places = set(map(id, kept))
+            others = [group for group in sampled if id(group) not in places]
+            if len(kept) < wanted:
+                metrics["filled_frac"] = 1 - len(kept) / wanted
             kept = [*kept, *others][:wanted]
             self.credit.assign(kept)  # the batch is another
-        return RolloutBatch(number, kept, sampled, metrics, curriculum.state())
+        return RolloutBatch(number, kept, sampled, metrics, curriculum.news())
 
     def roll_out(self, draws: Sequence[Draw], number: int, again: int = 0) -> list[Group]:
         """Sample, reward and normalise; each rank samples and rewards its share of the problems."""
