@@ -121,8 +121,9 @@ class Pool:
         except BaseException as error:  # noqa: BLE001 - every waiting task raises it
             with self._lock:
                 self._is_closed = True
+            text = str(error) if isinstance(error, StageError) else f"verify: {error!r}"
             for task in self._dispatcher.unfinished():
-                task.future.set_exception(StageError(f"verify: the pool failed: {error}"))
+                task.future.set_exception(StageError(text))
         finally:
             self._dispatcher.stop()
 
@@ -185,9 +186,9 @@ class _Dispatcher:
             task = self.pool.take()
             if task is None:
                 return
+            worker.task = task  # whatever fails from here on, `unfinished` has it
             if worker.pid == 0:
                 self._spawn(worker)
-            worker.task = task
             worker.started = time.monotonic()
             worker.deadline = worker.started + task.limit_s
             request = json.dumps([task.gold, task.answer, task.limit_s]).encode() + b"\n"
