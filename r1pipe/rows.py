@@ -173,5 +173,11 @@ def write_problems(folder: Path, problems: Iterable[Problem]) -> int:
 
 
 def read_problems(folder: Path) -> list[Problem]:
-    """Read problems written by `write_problems`."""
-    return [Problem.from_row(row) for row in read_rows(folder)]
+    """Read problems written by `write_problems`. Raises ArtifactError if there are none."""
+    problems = [Problem.from_row(row) for row in read_rows(folder)]
+    if not problems:
+        raise ArtifactError(
+            f"{folder}: there are no problems in it; give a set that has some (`decontaminate`"
+            " writes an empty one in place of what it was not given)"
+        )
+    return problems
