@@ -27,6 +27,7 @@ from typing import BinaryIO
 
 import r1pipe
 from r1pipe.errors import StageError
+from r1pipe.machine import usable_cores
 from r1pipe.records import Verdict
 
 DEFAULT_LIMIT_S = 3.0
@@ -296,9 +297,14 @@ _shared: dict[int, Pool] = {}
 _shared_lock = threading.Lock()
 
 
+def default_size() -> int:
+    """Return how many workers a pool has by default: two, or one on a single core."""
+    return min(2, usable_cores())
+
+
 def shared_pool(num_workers: int = 0) -> Pool:
-    """Return this process's pool of that size (0: two workers, or one on a single core)."""
-    count = num_workers or min(2, os.cpu_count() or 1)
+    """Return this process's pool of that size (0: `default_size`)."""
+    count = num_workers or default_size()
     with _shared_lock:
         pool = _shared.get(count)
         if pool is None or pool.is_closed:
