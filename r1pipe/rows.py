@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from itertools import islice
 from pathlib import Path
+from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -114,8 +115,10 @@ def write_rows(
 
 
 def with_samples(
-    context: Context, rows: Iterable[Row], show: Callable[[Row], Row] = dict
-) -> Iterator[Row]:
+    context: Context,
+    rows: Iterable[Mapping[str, Any]],
+    show: Callable[[Mapping[str, Any]], Mapping[str, Any]] = dict,
+) -> Iterator[Mapping[str, Any]]:
     """Pass rows on, and keep the first ones for `r1pipe show`, each as `show` gives it."""
     for number, row in enumerate(rows):
         if number < NUM_SAMPLES:
@@ -173,5 +176,11 @@ def write_problems(folder: Path, problems: Iterable[Problem]) -> int:
 
 
 def read_problems(folder: Path) -> list[Problem]:
-    """Read problems written by `write_problems`."""
-    return [Problem.from_row(row) for row in read_rows(folder)]
+    """Read problems written by `write_problems`. Raises ArtifactError if there are none."""
+    problems = [Problem.from_row(row) for row in read_rows(folder)]
+    if not problems:
+        raise ArtifactError(
+            f"{folder}: there are no problems in it; give a set that has some (`decontaminate`"
+            " writes an empty one in place of what it was not given)"
+        )
+    return problems

@@ -25,7 +25,7 @@ from dataclasses import replace
 from itertools import islice
 from pathlib import Path
 from shutil import rmtree
-from typing import TYPE_CHECKING, TypeGuard
+from typing import TYPE_CHECKING, Any, TypeGuard
 
 from pydantic import Field
 
@@ -221,7 +221,7 @@ class _Clean:
         return "overlapping" if self.index.matches(text) else None
 
 
-def _shown(row: Row) -> Row:
+def _shown(row: Mapping[str, Any]) -> Row:
     """Return a row with the beginning of its text."""
     return {**row, "text": row["text"][:MAX_SHOWN_CHARS]}
 

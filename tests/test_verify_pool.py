@@ -223,6 +223,15 @@ def test_no_process_outlives_a_killed_caller(tmp_path: Path) -> None:
     assert not any(is_running(pid) for pid in pids)
 
 
+def test_pairs_do_not_wait_for_workers_that_cannot_be_started() -> None:
+    pool = Pool(1, "r1pipe.verify.workers.no_verifier")
+    promises = [pool.submit("1", "x"), pool.submit("2", "y")]
+    for promise in promises:
+        with pytest.raises(StageError, match=r"^verify: the process that forks the workers ended"):
+            promise.result(timeout=60)
+    pool.close()
+
+
 def test_a_closed_pool_says_so() -> None:
     pool = Pool(1)
     pool.close()

@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from difflib import get_close_matches
 from itertools import islice
 from pathlib import Path
 
@@ -15,7 +14,7 @@ from r1pipe.keys import Json, JsonObject
 from r1pipe.records import Problem
 from r1pipe.sandbox.runners import is_runnable
 from r1pipe.sandbox.strength import require
-from r1pipe.text import visible
+from r1pipe.text import did_you_mean, visible
 from r1pipe.verify import countdown
 from r1pipe.verify.checkers import CHECKERS, Verification, verify_one, verify_stream
 from r1pipe.verify.code import language_of
@@ -148,10 +147,8 @@ def case_problem(case: Record) -> Problem:
     task = row.get("task", "math")
     checker = TASK_CHECKERS.get(task, task) if isinstance(task, str) else None
     if checker not in CHECKERS:
-        known = [*CHECKERS, *TASK_CHECKERS]
-        close = get_close_matches(str(task), known, 1)
-        hint = f"did you mean {close[0]!r}?" if close else f"there are {', '.join(known)}"
-        raise StageError(f"{case.place}: unknown task {task!r}; {hint} Without one it is math")
+        hint = did_you_mean(str(task), [*CHECKERS, *TASK_CHECKERS])
+        raise StageError(f"{case.place}: unknown task {task!r}; {hint}; without one it is math")
     meta = {name: row[name] for name in _META if name in row}
     if checker == "countdown" and not {"numbers", "target"} <= meta.keys():
         raise StageError(f"{case.place}: a countdown case needs numbers and target")

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from r1pipe.errors import SourceError
 from r1pipe.records import Row
-from r1pipe.text import visible
+from r1pipe.text import listed, visible
 
 MAX_NAMES = 12
 """Of columns in a message."""
@@ -34,8 +34,7 @@ class Record:
 
 def some_names(names: Sequence[str]) -> str:
     """Return names of columns for a message: the first ones, and how many more there are."""
-    more = f" and {len(names) - MAX_NAMES} more" if len(names) > MAX_NAMES else ""
-    return ", ".join(names[:MAX_NAMES]) + more
+    return listed(names, MAX_NAMES)
 
 
 class BrokenRow(SourceError):  # noqa: N818 - the row, with what is wrong

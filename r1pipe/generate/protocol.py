@@ -92,6 +92,25 @@ class Generator(Protocol):
         """Free memory and processes."""
 
 
+class GeneratorWrapper:
+    """What all generators share that sample by another one and only add to how it samples."""
+
+    def __init__(self, generator: Generator) -> None:
+        self.generator = generator
+
+    def load_weights(self, tensors: Weights) -> None:
+        """Replace the sampler's weights."""
+        self.generator.load_weights(tensors)
+
+    def sleep(self) -> None:
+        """Free what the trainer can use."""
+        self.generator.sleep()
+
+    def close(self) -> None:
+        """Free memory and processes."""
+        self.generator.close()
+
+
 @runtime_checkable
 class LosingGenerator(Generator, Protocol):
     """A generator whose engines may be lost while others take over."""

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Iterable, Set
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
@@ -16,7 +15,7 @@ from r1pipe.pipeline.warm_start import is_extension, warm_start_text
 from r1pipe.store.actions import ActionRecord
 from r1pipe.store.preimages import different, flatten
 from r1pipe.store.store import Store
-from r1pipe.text import listed, short_id
+from r1pipe.text import did_you_mean, listed, short_id
 
 if TYPE_CHECKING:
     from r1pipe.pipeline.looking import Look
@@ -84,10 +83,7 @@ def check_names(manifest: Manifest, names: Iterable[str]) -> None:
     """Raise for a stage that the manifest does not have."""
     for name in names:
         if name not in manifest.stages:
-            close = difflib.get_close_matches(name, manifest.stages, 1)
-            hint = (
-                f"did you mean '{close[0]}'?" if close else f"stages: {', '.join(manifest.stages)}"
-            )
+            hint = did_you_mean(name, manifest.stages)
             raise ManifestError(f"{manifest.path}: no stage '{name}'; {hint}")
 
 

@@ -32,7 +32,14 @@ from torch import Tensor
 
 from r1pipe.curricula.curricula import Curriculum
 from r1pipe.generate.driven import Driven, by_rank_0
-from r1pipe.generate.protocol import Generator, Request, Sampled, SamplingParams, Weights
+from r1pipe.generate.protocol import (
+    Generator,
+    GeneratorWrapper,
+    Request,
+    Sampled,
+    SamplingParams,
+    Weights,
+)
 from r1pipe.policies.broadcast import TimedBatch, broadcast
 from r1pipe.ranks import ALONE
 from r1pipe.records import RolloutBatch
@@ -204,11 +211,11 @@ class Ahead:
         return perf_counter() - self._epoch
 
 
-class _Leaving:
+class _Leaving(GeneratorWrapper):
     """A generator that is left when nobody wants its completions any more."""
 
     def __init__(self, generator: Generator, is_unwanted: Callable[[], bool]) -> None:
-        self.generator = generator
+        super().__init__(generator)
         self.is_unwanted = is_unwanted
 
     def generate(self, requests: Sequence[Request], sampling: SamplingParams) -> Iterator[Sampled]:
@@ -217,18 +224,6 @@ class _Leaving:
             if self.is_unwanted():
                 raise _UnwantedError
             yield sampled
-
-    def load_weights(self, tensors: Weights) -> None:
-        """Replace the sampler's weights."""
-        self.generator.load_weights(tensors)
-
-    def sleep(self) -> None:
-        """Free what the trainer can use."""
-        self.generator.sleep()
-
-    def close(self) -> None:
-        """Free memory and processes."""
-        self.generator.close()
 
 
 class _UnwantedError(Exception):

@@ -214,12 +214,13 @@ class Grpo:
         for index, rollout in enumerate(trained):  # sequences are told apart by it
             rollout.index = index
         sampled_s = batch.seconds / params.minibatches_per_rollout
+        at_level = RATIOS[params.ratio]
         update = Update(
             micro_batches(trained, self.batching),
             partial(
                 grpo_loss,
                 params=params,
-                ratio_level=partial(RATIOS[params.ratio], num_sequences=len(trained)),
+                ratio_level=lambda ratios, part: at_level(ratios, part, len(trained)),
                 surrogate=SURROGATES[params.surrogate],
                 num_tokens=num_tokens,
             ),

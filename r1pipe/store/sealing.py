@@ -17,6 +17,7 @@ from pydantic import Field
 
 from r1pipe.errors import DamagedError, StageError, StoreError
 from r1pipe.keys import FileEntry, artifact_id, digest_file
+from r1pipe.machine import usable_cores
 from r1pipe.store import disk, faults
 from r1pipe.store.disk import FileStat
 from r1pipe.store.state import Count, HexId, StateModel, checked, read_object
@@ -200,5 +201,5 @@ def _in_threads(
         return [function(path) for path in paths]
     from concurrent.futures import ThreadPoolExecutor
 
-    with ThreadPoolExecutor(min(MAX_THREADS, os.cpu_count() or 1)) as pool:
+    with ThreadPoolExecutor(min(MAX_THREADS, usable_cores())) as pool:
         return list(pool.map(function, paths))
