@@ -94,7 +94,7 @@ def main() -> None:
     except RuntimeError as error:
         if type(error).__name__ != "Abort":
             raise
-        complain("Aborted!")
+        complain("not confirmed; nothing was done")
         sys.exit(1)
     sys.exit(code if isinstance(code, int) else 0)
 
