@@ -253,7 +253,7 @@ def test_a_place_that_a_person_named_and_that_cannot_be_written_is_a_line(
     for place in NO_PLACES:
         code, _, err = r1pipe(*command, place)
         assert code == 8, err
-        assert re.search("name (a|another) (place with space|directory)", err), err
+        assert re.search("name a (place with space|directory)|File name too long", err), err
         assert "Errno" not in err
         assert "attempt is kept" not in err, "there is none"
     assert not list(Path("data").glob(".*"))
