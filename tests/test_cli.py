@@ -366,19 +366,6 @@ def test_help_names_every_command(r1pipe: Run) -> None:
         assert r1pipe(name, "--help")[0] == 0
 
 
-@pytest.mark.parametrize("width", ["60", "80"])
-def test_help_has_the_first_sentence_of_every_command_whole(
-    r1pipe: Run, monkeypatch: pytest.MonkeyPatch, width: str
-) -> None:
-    monkeypatch.setenv("COLUMNS", width)
-    out = r1pipe("--help")[1]
-    assert "..." not in out.split("Commands:")[1]
-    assert max(map(len, out.splitlines())) <= int(width)
-    text = " ".join(out.split())
-    assert "stage Run one stage; its inputs are taken from the store ablate" in text
-    assert "init Begin a project: folders, and a manifest for a model and data of your own" in text
-
-
 def test_a_manifest_asked_for_without_its_folder_is_named_with_it(
     r1pipe: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -134,7 +134,11 @@ def tag(
     ] = None,
     name: Annotated[
         str | None,
-        typer.Argument(metavar="ARTIFACT", help="A stage, stage@7f3a, a tag or an id."),
+        typer.Argument(
+            metavar="ARTIFACT",
+            help="A stage, stage@7f3a, a tag or an id.",
+            autocompletion=completing.results,
+        ),
     ] = None,
     remove: Annotated[bool, typer.Option("--remove", help="Take the tag away.")] = False,
     store: StoreOption = None,

@@ -27,7 +27,7 @@ from r1pipe.pipeline.processor import instructions, is_here
 from r1pipe.pipeline.resolution import Resolver, preimage_of
 from r1pipe.pipeline.why import origin_of
 from r1pipe.store.actions import ActionRecord
-from r1pipe.store.disk import place_text
+from r1pipe.store.disk import place_errors, place_text
 from r1pipe.store.preimages import ABSENT, different, flatten
 from r1pipe.store.store import Store
 from r1pipe.text import short_id
@@ -135,7 +135,8 @@ def scores(record: ActionRecord, store: Store) -> dict[str, Score]:
 def write_lock(lock: Lock, path: Path) -> None:
     """Write a lock; the same stages give the same bytes."""
     text = json.dumps(lock.model_dump(), indent=1, sort_keys=True, ensure_ascii=False)
-    place_text(path, text + "\n")
+    with place_errors(path):
+        place_text(path, text + "\n")
 
 
 def num_replaced(lock: Lock, path: Path) -> int:
