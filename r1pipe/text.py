@@ -66,7 +66,7 @@ def listed(names: Sequence[object], most: int) -> str:
 
 
 def did_you_mean(name: str, known: Iterable[str]) -> str:
-    """Return what helps who gave an unknown name: the known one that is nearest, or those there are.
+    """Return what helps who gave an unknown name: the nearest known one, or those there are.
 
     >>> did_you_mean("lables", ["labels", "rows"]), did_you_mean("x", ["labels", "rows"])
     ("did you mean 'labels'?", 'there are labels, rows')
