@@ -17,7 +17,6 @@ from pydantic import Field
 
 from r1pipe.errors import DamagedError, StageError, StoreError
 from r1pipe.keys import FileEntry, artifact_id, digest_file
-from r1pipe.machine import usable_cores
 from r1pipe.store import disk, faults
 from r1pipe.store.disk import FileStat
 from r1pipe.store.state import Count, HexId, StateModel, checked, read_object
@@ -200,6 +199,8 @@ def _in_threads(
     if len(files) < MANY_FILES and sum(file.size for file in files) < SMALL_BYTES:
         return [function(path) for path in paths]
     from concurrent.futures import ThreadPoolExecutor
+
+    from r1pipe.machine import usable_cores  # loads ctypes, which a run of nothing does without
 
     with ThreadPoolExecutor(min(MAX_THREADS, usable_cores())) as pool:
         return list(pool.map(function, paths))
