@@ -130,7 +130,8 @@ class Grpo:
     ) -> RolloutBatch:
         """Roll out until the curriculum has kept as many groups as there are draws.
 
-        If the last draw has not brought enough, groups that were not kept fill the batch.
+        If the last of several draws has not brought enough, groups that were not kept fill the
+        batch; with one draw they are left out.
         """
         wanted, sampled, kept = len(draws), list[Group](), list[Group]()
         for again in range(self.params.dynamic_sampling or 1):
