@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+import time
 from collections.abc import Iterator, Sequence
 from contextlib import closing
 from importlib.util import find_spec
@@ -101,6 +102,17 @@ def test_the_end_of_the_last_engine_is_told(cluster: Any, folder: Path) -> None:
         os.kill(int(there._engines[0].place.split()[-1]), signal.SIGKILL)
         with pytest.raises(StageError, match=r"engine 0 .* is lost after 0 restarts; run\.gen"):
             list(sampling)
+        group = there._engines[0].group
+        assert is_given_back(cluster, group), "others may have its place, before `close`"
+
+
+def is_given_back(ray: Any, group: Any) -> bool:
+    """Return whether a placement group is removed within ten seconds."""
+    for _ in range(100):
+        if ray.util.placement_group_table(group)["state"] == "REMOVED":
+            return True
+        time.sleep(0.1)
+    return False
 
 
 def train(folder: Path, work: Path, staleness: int, generator: TransformersSettings) -> Any:

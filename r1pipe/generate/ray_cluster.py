@@ -7,8 +7,9 @@ import os
 import signal
 import socket
 import threading
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager, nullcontext, suppress
+from dataclasses import dataclass
 from pathlib import Path
 from time import monotonic, sleep
 from typing import Any
@@ -46,6 +47,22 @@ MAX_PORT = 65_535
 MAX_SHOWN = 400
 UNHEARD = "all references to the actor were removed"
 """What Ray says of an actor whose owner it cannot ask: the run keeps its references."""
+
+
+@dataclass
+class ClusterEngine:
+    """One engine, whatever actor it is at present."""
+
+    number: int
+    group: Any
+    """Its placement group."""
+    restarts_left: int
+    actor: Any = None
+    place: str = "not placed"
+    """Host and process, once it has been up."""
+    is_up: bool = False
+    is_gone: bool = False
+    """For good; its place is given back."""
 
 
 class RayCluster:
@@ -145,13 +162,32 @@ class RayCluster:
             runtime_env={"env_vars": environment},
         ).remote(spec)
 
-    def end(self, actor: Any) -> None:
-        """End an actor, if it is there."""
-        self.ray.kill(actor)
+    def lose(self, engine: ClusterEngine, why: str, max_restarts: int) -> str:
+        """End what is left of an engine; return what there is to say of it.
 
-    def release(self, group: Any) -> None:
-        """Give a placement group back."""
-        self.ray.util.remove_placement_group(group)
+        It is to be started again, or `is_gone` if it was as often as it may.
+        """
+        with suppress(self.ray.exceptions.RayError):
+            self.ray.kill(engine.actor)
+        text, engine.is_up, engine.actor = f"engine {engine.number} ({why}) is lost", False, None
+        if engine.restarts_left:
+            engine.restarts_left -= 1
+            return f"{text} and started again"
+        engine.is_gone = True
+        self._release(engine)
+        return f"{text} after {max_restarts} restarts; run.generator.max_restarts allows no more"
+
+    def end(self, engines: Iterable[ClusterEngine]) -> None:
+        """End engines and give their places back."""
+        for engine in engines:
+            with suppress(self.ray.exceptions.RayError):
+                if engine.actor is not None:
+                    self.ray.kill(engine.actor)
+                if not engine.is_gone:
+                    self._release(engine)
+
+    def _release(self, engine: ClusterEngine) -> None:
+        self.ray.util.remove_placement_group(engine.group)
 
 
 def store_bytes(pushed: int, shared: int) -> int:

@@ -12,7 +12,6 @@ import queue
 from collections import deque
 from collections.abc import Iterator
 from concurrent.futures import Future
-from contextlib import suppress
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -21,7 +20,7 @@ from typing import TYPE_CHECKING, Any
 from r1pipe.errors import StageError
 from r1pipe.generate.protocol import Request, Sampled, SamplingParams, Weights
 from r1pipe.generate.ray_actor import Failed, Made, Order, Reply, Up
-from r1pipe.generate.ray_cluster import RayCluster, last_line
+from r1pipe.generate.ray_cluster import ClusterEngine, RayCluster, last_line
 from r1pipe.generate.ray_versions import OneVersion
 from r1pipe.generate.ray_waiting import Patience
 from r1pipe.generate.scheduler import Answer, IsUp, ManyEngines, Restarting, Scheduler
@@ -33,16 +32,7 @@ if TYPE_CHECKING:
 
 
 @dataclass
-class _Engine:
-    """One engine, whatever actor it is at present."""
-
-    number: int
-    group: Any
-    actor: Any = None
-    place: str = "not placed"
-    is_up: bool = False
-    restarts_left: int = 0
-    is_gone: bool = False
+class _Engine(ClusterEngine):
     outbox: list[Request] = field(default_factory=list)
 
 
@@ -78,7 +68,7 @@ class RayGenerator(ManyEngines):
             self._check_room()
             for number in range(settings.data_parallel):
                 group = self._cluster.reserve(self._bundles)
-                engine = _Engine(number, group, restarts_left=settings.max_restarts)
+                engine = _Engine(number, group, settings.max_restarts)
                 self._engines.append(engine)
                 self._start(engine)
             self._await_first()
@@ -135,7 +125,7 @@ class RayGenerator(ManyEngines):
         engine.actor.take.options(concurrency_group="orders").remote(order)
 
     def _start(self, engine: _Engine) -> None:
-        engine.actor, engine.is_up = self._cluster.start(engine.group, self._spec), False
+        engine.actor = self._cluster.start(engine.group, self._spec)
         self._listen(engine)
 
     def _listen(self, engine: _Engine) -> None:
@@ -172,19 +162,11 @@ class RayGenerator(ManyEngines):
 
     def _lose(self, engine: _Engine, why: str) -> None:
         """Start an engine again, if it may be; else it is gone."""
-        with suppress(self._cluster.ray.exceptions.RayError):
-            self._cluster.end(engine.actor)
-        text, engine.is_up = f"engine {engine.number} ({why}) is lost", False
-        if engine.restarts_left:
-            engine.restarts_left -= 1
+        text = self._cluster.lose(engine, why, self.settings.max_restarts)
+        if not engine.is_gone:
             self._start(engine)
-            self._answers.append((engine.number, Restarting(f"{text} and started again")))
-            return
-        engine.is_gone, engine.actor = True, None
-        self._cluster.release(engine.group)
-        times = self.settings.max_restarts
-        text += f" after {times} restarts; run.generator.max_restarts allows no more"
-        self._answers.append((engine.number, StageError(text)))
+        said = StageError(text) if engine.is_gone else Restarting(text)
+        self._answers.append((engine.number, said))
 
     def _check_room(self) -> None:
         """Raise StageError if a cluster that cannot grow has too few GPUs for all engines."""
@@ -228,12 +210,7 @@ class RayGenerator(ManyEngines):
 
     def close(self) -> None:
         """End the engines, and give their places back; the connection stays for further stages."""
-        for engine in self._engines:
-            with suppress(self._cluster.ray.exceptions.RayError):
-                if engine.actor is not None:
-                    self._cluster.end(engine.actor)
-                if not engine.is_gone:
-                    self._cluster.release(engine.group)
+        self._cluster.end(self._engines)
         self._engines = []
 
 

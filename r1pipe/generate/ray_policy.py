@@ -17,7 +17,7 @@ import queue
 from collections import deque
 from collections.abc import Iterator, Sequence
 from concurrent.futures import Future
-from contextlib import ExitStack, suppress
+from contextlib import ExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -32,7 +32,7 @@ from r1pipe.generate.protocol import (
     in_prompt_order,
 )
 from r1pipe.generate.ray_actor import EngineSpec, Up
-from r1pipe.generate.ray_cluster import LOCAL, RayCluster, address_of, last_line
+from r1pipe.generate.ray_cluster import LOCAL, ClusterEngine, RayCluster, address_of, last_line
 from r1pipe.generate.ray_engines import of_one_engine
 from r1pipe.generate.ray_versions import OneVersion, versions
 from r1pipe.generate.ray_waiting import Patience
@@ -147,13 +147,7 @@ def weight_bytes(folder: Path) -> int:
 
 
 @dataclass
-class _Engine:
-    number: int
-    group: Any
-    restarts_left: int
-    actor: Any = None
-    place: str = "not placed"
-    is_up: bool = False
+class _Engine(ClusterEngine):
     batch: list[Request] = field(default_factory=list)
     """What it samples."""
 
@@ -255,11 +249,7 @@ class RayPolicy:
     def close(self) -> None:
         """End the engines and give their places back; who waits for them in another thread is told
         so."""
-        for engine in self._engines:
-            with suppress(self._cluster.ray.exceptions.RayError):
-                if engine.actor is not None:
-                    self._cluster.end(engine.actor)
-                self._cluster.release(engine.group)
+        self._cluster.end(self._engines)
         self._engines = []
         self._answers.put(None)
 
@@ -268,10 +258,7 @@ class RayPolicy:
         self._ask(engine, self._sampling, engine.actor.sample.remote(self._pushed, batch, sampling))
 
     def _start(self, engine: _Engine) -> None:
-        engine.actor, engine.is_up = (
-            self._cluster.start(engine.group, self._spec, PolicyActor),
-            False,
-        )
+        engine.actor = self._cluster.start(engine.group, self._spec, PolicyActor)
         self._ask(engine, 0, engine.actor.up.remote())
 
     def _ask(self, engine: _Engine, sampling: int, reply: Any) -> None:
@@ -311,21 +298,11 @@ class RayPolicy:
 
     def _lose(self, engine: _Engine, why: str) -> None:
         """Start an engine again, if it may be; raise StageError if it was the last one."""
-        with suppress(self._cluster.ray.exceptions.RayError):
-            self._cluster.end(engine.actor)
-        text, engine.is_up = f"engine {engine.number} ({why}) is lost", False
-        if engine.restarts_left:
-            engine.restarts_left -= 1
-            self._start(engine)
-            self.losses.append(f"{text} and started again")
-            return
-        engine.actor = None
-        text += (
-            f" after {self.settings.max_restarts} restarts; run.generator.max_restarts allows no"
-            " more"
-        )
+        text = self._cluster.lose(engine, why, self.settings.max_restarts)
         self.losses.append(text)
-        if all(each.actor is None for each in self._engines):
+        if not engine.is_gone:
+            self._start(engine)
+        elif all(each.is_gone for each in self._engines):
             raise StageError(text)
 
     def _is_any_up(self) -> bool:
