@@ -37,5 +37,8 @@ def test_help_has_the_first_sentence_of_every_command_whole(
     assert "..." not in out.split("Commands:")[1]
     assert max(map(len, out.splitlines())) <= int(width)
     text = " ".join(out.split())
-    assert "stage Run one stage; its inputs are taken from the store ablate" in text
-    assert "init Begin a project: folders, and a manifest for a model and data of your own" in text
+    assert "stage Run one stage; its inputs are taken from the store. ablate" in text
+    assert (
+        "init Begin a project: folders, and a manifest for a model and data of your own. plan"
+        in text
+    )

@@ -253,7 +253,10 @@ def test_what_was_bought_has_the_order_of_the_models_and_names_what_did_not_diff
     one = {"pass@1": {"value": 0.5, "low": 0.4, "high": 0.6}}
     more, none = ({"mean": d, "low": d, "high": d} for d in (0.25, 0.0))
     paired = {
-        "after": {"before": "zero", "differences": {"easy": {"pass@1": none}}},
+        "after": {
+            "before": "zero",
+            "differences": {"easy": {"pass@1": none}, "hard": {"pass@1": none}},
+        },
         "zero": {"before": "base", "differences": {"easy": {"pass@1": more}}},
         "last": {"before": "after", "differences": {"easy": {"pass@1": more}}},
     }
@@ -265,9 +268,9 @@ def test_what_was_bought_has_the_order_of_the_models_and_names_what_did_not_diff
     found = board_of(records, store)  # type: ignore[arg-type]
     assert found is not None
     assert [each.model for each in found.bought] == ["zero", "last"]
-    assert found.same == ["after and zero (easy pass@1)"]
+    assert found.same == ["hard pass@1 (all)", "easy pass@1 (after and zero)"]
     page = render(replace(report(), board=found))
-    assert "No difference on any problem: after and zero (easy pass@1)." in page
+    assert "No difference on any problem: hard pass@1 (all); easy pass@1 (after and zero)." in page
 
 
 def test_a_training_sample_has_its_verdict_and_each_reward() -> None:

@@ -75,7 +75,7 @@ class _Group(TyperGroup):
 def first_sentence(text: str) -> str:
     """Return the first paragraph of a help text up to the first full stop that ends a sentence."""
     paragraph = " ".join(text.split("\n\n")[0].split())
-    return paragraph.split(". ")[0].rstrip(".")
+    return paragraph.split(". ")[0].rstrip(".") + "."
 
 
 app = typer.Typer(

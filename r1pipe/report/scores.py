@@ -64,7 +64,7 @@ class Board:
     bought: list[Bought]
     """In the order of the models; those that differ in nothing are in `same`."""
     same: list[str]
-    """Pairs of models, with what they were compared in, that give the same on every problem."""
+    """Scores in which no two models differ on any problem, then single pairs with their scores."""
 
 
 def board_of(records: Mapping[str, ActionRecord], store: Store) -> Board | None:
@@ -99,13 +99,15 @@ def _panels(board: JsonObject) -> Iterator[Panel]:
 
 
 def _same(pairs: Sequence[Bought], bought: Sequence[Bought]) -> list[str]:
-    """Return the pairs without a difference, by model."""
+    """Return where nothing differs: scores that never do, and pairs of models by score."""
+    scores = dict.fromkeys(f"{pair.benchmark} {pair.score}" for pair in pairs)
+    differing = {f"{pair.benchmark} {pair.score}" for pair in bought}
     named: dict[str, list[str]] = {}
     for pair in pairs:
-        if pair not in bought:
-            label = f"{pair.model} and {pair.before}"
-            named.setdefault(label, []).append(f"{pair.benchmark} {pair.score}")
-    return [f"{label} ({', '.join(what)})" for label, what in named.items()]
+        if pair not in bought and (score := f"{pair.benchmark} {pair.score}") in differing:
+            named.setdefault(score, []).append(f"{pair.model} and {pair.before}")
+    alone = [f"{score} ({', '.join(models)})" for score, models in named.items()]
+    return [*(f"{score} (all)" for score in scores if score not in differing), *alone]
 
 
 def _bought(board: JsonObject) -> Iterator[Bought]:
