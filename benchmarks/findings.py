@@ -38,6 +38,7 @@ from r1pipe.records import Problem, Row
 from r1pipe.rewards.language import language
 from r1pipe.rows import read_rows
 from r1pipe.store.store import Store
+from r1pipe.tasks import arithmetic, parity
 from r1pipe.verify.reading.recast import recast
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -181,6 +182,10 @@ def _tokens(group: Sequence[Row], verdict: bool | None = None) -> float | None:
     return statistics.fmean(fitting) if fitting else None
 
 
+def _steps(group: Sequence[Row]) -> float:
+    return statistics.fmean(len(_STEP[row["task"]].findall(row["completion"])) for row in group)
+
+
 def _language(group: Sequence[Row]) -> float:
     problem = Problem(
         id="", task=group[0]["task"], prompt="", gold="", language=group[0]["language"], checker=""
@@ -189,10 +194,13 @@ def _language(group: Sequence[Row]) -> float:
     return statistics.fmean(language(problem, text) for text in texts)
 
 
+_STEP = {"arithmetic": arithmetic.STEP, "parity": parity.STEP}
+"""What a written step of a task looks like: operands, and the result."""
 _MEASURES: Mapping[str, Callable[[Sequence[Row]], float | None]] = {
     "tokens": _tokens,
     "tokens of wrong ones": lambda group: _tokens(group, verdict=False),
     "tokens of right ones": lambda group: _tokens(group, verdict=True),
+    "steps": _steps,
     "truncated": lambda g: statistics.fmean(row["finish_reason"] == "length" for row in g),
     "language": _language,
 }

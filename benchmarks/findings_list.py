@@ -182,6 +182,19 @@ FINDINGS: Mapping[str, Finding] = {
         ("pass@1", "tokens"),
         minutes=2.5,
     ),
+    "thinking": Finding(
+        "The same where longer thoughts are better ones",
+        (
+            Claim("more steps are written", "steps", "grpo", "cold-start", "+",
+                  "thoughts grow longer"),
+            Claim("completions grow longer", "tokens", "grpo", "cold-start", "+",
+                  "about 500 to over 8,000 tokens"),
+            Claim("pass@1 rises", "pass@1", "grpo", "cold-start", "+", "AIME 15.6 to 77.9"),
+        ),
+        Picture("steps", ("grpo",), ("completion_tokens", "pass_rate")),
+        ("pass@1", "steps", "tokens"),
+        minutes=1.5,
+    ),
     "dapo": Finding(
         "DAPO, table 1: its parts, cumulative",
         tuple(

@@ -6,7 +6,7 @@ import re
 import statistics
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import matplotlib as mpl
 import matplotlib.pyplot as plt
@@ -30,7 +30,8 @@ def draw(finding: Finding, by_seed: Mapping[int, Measured], path: Path) -> None:
         finding.picture.kind
     ](axes, finding, by_seed)
     axes.grid(alpha=0.3, axis="y")
-    axes.legend(fontsize=8, frameon=False, loc="upper left", bbox_to_anchor=(1, 1))
+    place = (1.12, 1) if len(figure.axes) > 1 else (1, 1)  # past the right axis
+    axes.legend(fontsize=8, frameon=False, loc="upper left", bbox_to_anchor=place)
     axes.set_title(finding.title, fontsize=9)
     figure.tight_layout()
     figure.savefig(path, dpi=110)
@@ -86,20 +87,21 @@ def _over_k(axes: Axes, finding: Finding, by_seed: Mapping[int, Measured]) -> No
 
 
 def _over_steps(axes: Axes, finding: Finding, by_seed: Mapping[int, Measured]) -> None:
-    """What a stage logged over its updates, one thin line for each seed."""
-    first, *others = finding.picture.measures
-    for each in by_seed.values():
-        for number, measure in enumerate((first, *others)):
-            side = axes if measure == first else _right_axis(axes)
+    """What a stage logged over its updates: thick the mean of the seeds, thin each of them."""
+    for number, measure in enumerate(finding.picture.measures):
+        side = axes if number == 0 else _right_axis(axes)
+        style: Any = {"linestyle": LINES[number], "color": GREYS[number]}
+        values: dict[int, list[float]] = {}
+        for each in by_seed.values():
             rows = each.metrics.get(finding.picture.models[0], [])
-            points = [(row["step"], row[measure]) for row in rows if measure in row]
-            if points:
-                side.plot(
-                    *zip(*points, strict=True), linestyle=LINES[number], color=GREYS[number],
-                    linewidth=0.9,
-                )  # fmt: skip
-    for number, measure in enumerate((first, *others)):
-        axes.plot([], [], linestyle=LINES[number], color=GREYS[number], label=measure)
+            points = {row["step"]: row[measure] for row in rows if measure in row}
+            for step, value in points.items():
+                values.setdefault(step, []).append(value)
+            side.plot(list(points), list(points.values()), linewidth=0.6, alpha=0.45, **style)
+        means = [statistics.fmean(values[step]) for step in sorted(values)]
+        side.plot(sorted(values), means, linewidth=2, **style)
+        side.set_ylabel(measure)
+        axes.plot([], [], linewidth=2, label=measure, **style)
     axes.set_xlabel("update")
 
 

@@ -26,7 +26,7 @@ from r1pipe.generate.protocol import Request, Sampled, SamplingParams, Weights
 from r1pipe.generate.ray_policy import batches
 from r1pipe.generate.scheduler import Scheduler, over_engines
 from r1pipe.generate.streaming import streaming
-from r1pipe.generate.units import Asked, whole_units
+from r1pipe.generate.units import PendingUnit, finished_units
 from r1pipe.rejection.params import CollectRun, SampleParams
 from r1pipe.rejection.sampler import RejectionSampler
 from r1pipe.rejection.schedule import Schedule
@@ -164,9 +164,9 @@ def by_unit(engines: SimulatedEngines, num_units: int) -> float:
 
 def evaluation(engines: SimulatedEngines, num_units: int, folder: Path) -> float:
     """Return the share of the loop of evaluation, the judge and process labels."""
-    asked = (Asked(str(n), n, unit) for n, unit in enumerate(requests(num_units)))
+    asked = (PendingUnit(str(n), n, unit) for n, unit in enumerate(requests(num_units)))
     with streaming(engines, Context(folder), SamplingParams(), NEVER) as stream:
-        for _ in whole_units(stream, asked, lambda item, request, sampled: None, FailedUnits()):
+        for _ in finished_units(stream, asked, lambda item, request, sampled: None, FailedUnits()):
             pass
     return engines.busy_share
 

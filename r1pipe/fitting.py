@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
+from textwrap import wrap
 from typing import TextIO
 
 from r1pipe.text import BARS, display_width, sparkline, table_lines, visible
@@ -66,6 +67,17 @@ def _blocks(rows: Sequence[Sequence[str]], width: int) -> list[str]:
             if cell.strip() not in NOTHING:
                 lines.append(elided(f"  {name:<{label}}  {cell}", width))
     return lines
+
+
+def wrapped_lines(lines: Iterable[str], width: int | None) -> list[str]:
+    """Return lines of text broken at words so that they fit a window; what goes on is indented."""
+    if width is None:
+        return list(lines)
+    return [
+        part
+        for line in lines
+        for part in wrap(visible(line), width, subsequent_indent="  ") or [""]
+    ]
 
 
 def elided(text: str, width: int) -> str:

@@ -86,10 +86,6 @@ class Ranks:
         assert self._exchange is not None, "several ranks need a process group"
         return self._exchange(data)
 
-    def barrier(self) -> None:
-        """Wait until every rank is here."""
-        self.gather(None)
-
     def share(self, items: Sequence[T], whole: int = 1) -> list[T]:
         """Return this rank's share of a list: shares are contiguous, and joined they are the list.
 

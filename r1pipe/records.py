@@ -154,10 +154,15 @@ class Group:
 
 
 @dataclass
-class Trained:
-    """A rollout and the updates that were made on it."""
+class RolloutBatch:
+    """The rollouts that are sampled together, and what was logged of the updates on them.
+
+    R1 calls the whole batch a rollout, and so does `minibatches_per_rollout`. A `Rollout` here is
+    one completion.
+    """
 
     number: int
+    """From 0, in the order in which batches are trained on."""
     groups: Sequence[Group]
     """Those that were trained on."""
     sampled: Sequence[Group]
@@ -165,9 +170,9 @@ class Trained:
     metrics: Mapping[str, float]
     """Of all that was sampled."""
     curriculum: dict[str, Any] = field(default_factory=dict)
-    """State of the curriculum after it."""
+    """What it has changed of the curriculum's state."""
     seconds: float = 0.0
-    """What the training has waited for it."""
+    """Seconds that the training has waited for it."""
     updates: list[Mapping[str, float]] = field(default_factory=list)
     """What was logged of each update."""
 

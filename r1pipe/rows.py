@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from itertools import islice
 from pathlib import Path
+from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -12,6 +13,7 @@ import pyarrow.parquet as pq
 from r1pipe.errors import ArtifactError
 from r1pipe.plugins.tables import stamped
 from r1pipe.records import Problem, Row
+from r1pipe.stage import Context
 
 ROWS_PER_SHARD = 50_000
 BYTES_PER_SHARD = 128 << 20
@@ -19,6 +21,8 @@ BYTES_PER_SHARD = 128 << 20
 SHARDS = "part-*.parquet"
 """The names of the files of a set of rows."""
 ROWS_AT_ONCE = 1024
+NUM_SAMPLES = 8
+"""Rows of an output that `r1pipe show` has."""
 IMPORT = "a stage of kind import-rows makes r1pipe's rows of other data"
 
 
@@ -110,6 +114,18 @@ def write_rows(
     return writer.num_rows
 
 
+def with_samples(
+    context: Context,
+    rows: Iterable[Mapping[str, Any]],
+    show: Callable[[Mapping[str, Any]], Mapping[str, Any]] = dict,
+) -> Iterator[Mapping[str, Any]]:
+    """Pass rows on, and keep the first ones for `r1pipe show`, each as `show` gives it."""
+    for number, row in enumerate(rows):
+        if number < NUM_SAMPLES:
+            context.sample(**show(row))
+        yield row
+
+
 def read_rows(
     folder: Path, columns: Sequence[str] | None = None, only: str | None = None
 ) -> Iterator[Row]:
@@ -160,5 +176,11 @@ def write_problems(folder: Path, problems: Iterable[Problem]) -> int:
 
 
 def read_problems(folder: Path) -> list[Problem]:
-    """Read problems written by `write_problems`."""
-    return [Problem.from_row(row) for row in read_rows(folder)]
+    """Read problems written by `write_problems`. Raises ArtifactError if there are none."""
+    problems = [Problem.from_row(row) for row in read_rows(folder)]
+    if not problems:
+        raise ArtifactError(
+            f"{folder}: there are no problems in it; give a set that has some (`decontaminate`"
+            " writes an empty one in place of what it was not given)"
+        )
+    return problems

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import difflib
 import itertools
 import math
 import re
 import sys
 import unicodedata
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 SHORT_ID_CHARS = 8
+MAX_LISTED = 40
 _USER = re.compile(r"://[^/\s@'\"]{1,300}@")
 BARS = "\u2581\u2582\u2583\u2584\u2585\u2586\u2587\u2588"
 ASCII_BARS = "_.-=+*%#"
@@ -51,6 +53,27 @@ def excerpt(text: str, max_chars: int) -> str:
     end = max_chars // 3
     head, tail = text[: max_chars - end], text[len(text) - end :]
     return f"{visible(head)} ... {visible(tail)} ({len(text)} characters)"
+
+
+def listed(names: Sequence[object], most: int) -> str:
+    """Return the first `most` of some names, and how many more there are.
+
+    >>> listed(["a", "b"], 2), listed(["a", "b", "c"], 2)
+    ('a, b', 'a, b and 1 more')
+    """
+    more = f" and {len(names) - most} more" if len(names) > most else ""
+    return ", ".join(map(str, names[:most])) + more
+
+
+def did_you_mean(name: str, known: Iterable[str]) -> str:
+    """Return what helps who gave an unknown name: the nearest known one, or those there are.
+
+    >>> did_you_mean("lables", ["labels", "rows"]), did_you_mean("x", ["labels", "rows"])
+    ("did you mean 'labels'?", 'there are labels, rows')
+    """
+    names = list(known)
+    close = difflib.get_close_matches(name, names, 1)
+    return f"did you mean {close[0]!r}?" if close else f"there are {listed(names, MAX_LISTED)}"
 
 
 def short_id(identifier: str | None) -> str:

@@ -7,12 +7,13 @@ results are combined never depend on the number of workers, so neither do result
 
 from __future__ import annotations
 
-import os
 from collections import deque
 from collections.abc import Callable, Generator, Iterable
 from concurrent.futures import Future, ThreadPoolExecutor, wait
 from functools import cache
 from typing import TypeVar
+
+from r1pipe.machine import usable_cores
 
 MAX_WORKERS = 4
 
@@ -25,7 +26,7 @@ def num_workers(requested: int | None, device: str) -> int:
     this process may use, at most four; a requested number is kept."""
     if not device.startswith("cpu"):
         return 1
-    return requested or min(MAX_WORKERS, len(os.sched_getaffinity(0)))
+    return requested or min(MAX_WORKERS, usable_cores())
 
 
 def in_order(

@@ -37,6 +37,9 @@ class Author(StageModel):
 
     wrong_step: float = Field(default=0.0, ge=0, le=1)
     """One step's result is wrong."""
+    skipped_step: float = Field(default=0.0, ge=0, le=1)
+    """One step's result, unless it is the last, is not written (arithmetic, choice, parity): the
+    next one takes two steps at once, so that a shorter thought is a harder one."""
     mixed_word: float = Field(default=0.0, ge=0, le=1)
     """One word of the thought is in the other language."""
     curt: float = Field(default=0.0, ge=0, le=1)

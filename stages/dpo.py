@@ -36,10 +36,9 @@ Run = DpoRun
 
 def run(context: Context, params: Params, run: Run, inputs: Inputs) -> None:
     """Compute the reference's log-probabilities once, then train on the pairs."""
-    from r1pipe.models.adapters import add_adapter
     from r1pipe.models.policy import load_tokenizer
     from r1pipe.rl.dpo import train_dpo
-    from r1pipe.train.backends import load_trained, make_engine
+    from r1pipe.train.backends import load_policy, make_engine
     from r1pipe.train.batching import Batching
     from r1pipe.train.own_forward import check_forward
     from r1pipe.train.supervised import finish
@@ -47,9 +46,7 @@ def run(context: Context, params: Params, run: Run, inputs: Inputs) -> None:
 
     tokenizer = load_tokenizer(inputs.path("model"))
     pairs = _encoded(context, params, inputs, tokenizer)
-    model = load_trained(inputs.path("model"), run, params.precision, adapter=params.adapter)
-    if params.adapter is not None:
-        add_adapter(model, params.adapter, params.seed, params.precision)
+    model = load_policy(inputs.path("model"), run, params, params.seed)
     engine = make_engine(
         model, params.optimizer, run, context.ranks, params.precision, context.warn
     )

@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from r1pipe.audit.golds import GoldReport
     from r1pipe.costs.work import Cost, InfoMap
     from r1pipe.generate.protocol import Request, Sampled
-    from r1pipe.generate.units import Asked, Whole
+    from r1pipe.generate.units import FinishedUnit, PendingUnit
     from r1pipe.models.interfaces import Tokenizer
 
 VERSION = 4
@@ -102,7 +102,7 @@ def _sample(
     from r1pipe.generate.protocol import SamplingParams
     from r1pipe.generate.streaming import streaming
     from r1pipe.generate.tools import with_tools
-    from r1pipe.generate.units import whole_units
+    from r1pipe.generate.units import finished_units
     from r1pipe.models.prompts import max_positions
     from r1pipe.verify.code import sandboxed
 
@@ -118,14 +118,15 @@ def _sample(
     ):
         positions, answers = max_positions(folder), Answers(tokenizer, params)
         sampler = with_tools(generator, tokenizer, params.tools, positions, run.max_batch)
-        left = ((str(n), unit) for n, unit in enumerate(units) if str(n) not in done)
+        left = ((str(n), each) for n, each in enumerate(units) if str(n) not in done)
         with streaming(sampler, context, sampling, run.max_batch) as stream:
-            wholes = whole_units(stream, starmap(answers.asked, left), answers.read, failed)
-            for count, whole in enumerate(wholes, len(done) + 1):
-                rows = _verified(whole, params)
-                journal.append(whole.name, rows)
+            pending = starmap(answers.pending, left)
+            finished = finished_units(stream, pending, answers.read, failed)
+            for count, unit in enumerate(finished, len(done) + 1):
+                rows = _verified(unit, params)
+                journal.append(unit.name, rows)
                 right = sum(row["verdict"] == "correct" for row in rows) / len(rows)
-                speed = whole.tokens_per_s
+                speed = unit.tokens_per_s
                 context.log(count, len(units), pass_rate=right, tokens_per_s=speed)
                 context.stop_if_asked()
     failed.check()
@@ -142,14 +143,14 @@ class Answers:
         self.format = format_of(params.format, params.prompt)
         self.opened = opened_thought(tokenizer, self.format)
 
-    def asked(self, name: str, unit: Unit) -> Asked[Unit]:
+    def pending(self, name: str, unit: Unit) -> PendingUnit[Unit]:
         """Return a unit with its requests."""
         from r1pipe.generate.group_requests import requests_of
-        from r1pipe.generate.units import Asked
+        from r1pipe.generate.units import PendingUnit
 
         size, seeds = self.params.num_samples, [self.params.seed]
         requests = requests_of(self.tokenizer, unit.problems, size, self.format, seeds)
-        return Asked(name, unit, requests)
+        return PendingUnit(name, unit, requests)
 
     def read(self, unit: Unit, request: Request, sampled: Sampled) -> Answer:
         """Return the answer that a completion is."""
@@ -221,7 +222,7 @@ def _in_order(rows: Iterator[Row], benchmarks: Mapping[str, list[Problem]]) -> l
     return sorted(rows, key=lambda row: place[row["benchmark"], row["problem_id"]])
 
 
-def _verified(whole: Whole[Unit, Answer], params: Params) -> list[Row]:
+def _verified(unit: FinishedUnit[Unit, Answer], params: Params) -> list[Row]:
     """Verify the completions of one unit."""
     from r1pipe.tasks.general import is_helpful
     from r1pipe.verify import verify_many
@@ -230,13 +231,13 @@ def _verified(whole: Whole[Unit, Answer], params: Params) -> list[Row]:
 
     fmt, size = format_of(params.format, params.prompt), params.num_samples
     found = [
-        (whole.item.problems[index // size], answer, recast(answer.text, fmt))
-        for index, answer in sorted(whole.found.items())
+        (unit.item.problems[index // size], answer, recast(answer.text, fmt))
+        for index, answer in sorted(unit.found.items())
     ]
     verdicts = verify_many((problem, plain) for problem, _, plain in found)
     return [
         {
-            "benchmark": whole.item.benchmark,
+            "benchmark": unit.item.benchmark,
             "problem_id": problem.id,
             "task": problem.task,
             "language": problem.language,
@@ -257,7 +258,7 @@ def _verified(whole: Whole[Unit, Answer], params: Params) -> list[Row]:
 
 def _summary(rows: Sequence[Row], benchmark: str, params: Params) -> Row:
     """Return one benchmark's measures, each task's pass@1, and every problem's mean scores."""
-    from r1pipe.evaluation.metrics import by_problem, pass_at_1, pass_by_problem, summarise
+    from r1pipe.evaluation.metrics import mean_by_problem, pass_at_1, pass_by_problem, summarise
 
     own = [row for row in rows if row["benchmark"] == benchmark]
     tasks = sorted({row["task"] for row in own})
@@ -268,7 +269,7 @@ def _summary(rows: Sequence[Row], benchmark: str, params: Params) -> Row:
         summary[f"pass@1 {task}"] = pass_at_1(part, num_resamples=params.num_resamples)
     summary["by_problem"] = {"pass@1": pass_by_problem(own)}
     if "general" in tasks or any(row["is_helpful"] for row in own):
-        summary["by_problem"]["helpful"] = by_problem(own, "is_helpful")
+        summary["by_problem"]["helpful"] = mean_by_problem(own, lambda row: row["is_helpful"])
     return summary
 
 

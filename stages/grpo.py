@@ -51,13 +51,12 @@ Run = GrpoRun
 
 def run(context: Context, params: Params, run: Run, inputs: Inputs) -> None:
     """Train the policy, rollout by rollout; `r1pipe.rl.grpo` is the algorithm."""
-    from r1pipe.models.adapters import add_adapter
     from r1pipe.models.policy import load_tokenizer
     from r1pipe.policies.setup import check_sampler, opened, usable_problems, with_room_for
     from r1pipe.policies.training import train_policy
     from r1pipe.rows import read_problems
     from r1pipe.supervision.reward_model import reward_function
-    from r1pipe.train.backends import load_trained
+    from r1pipe.train.backends import load_policy
     from r1pipe.verify.code import sandboxed
 
     problems = read_problems(inputs.path("problems"))
@@ -69,9 +68,7 @@ def run(context: Context, params: Params, run: Run, inputs: Inputs) -> None:
     if "reward" in inputs:
         score = reward_function(inputs.path("reward"), "completion", run, params.precision)
         reward_models = dict.fromkeys((p.task for p in problems), score) | reward_models
-    model = load_trained(inputs.path("model"), run, params.precision, adapter=params.adapter)
-    if params.adapter is not None:
-        add_adapter(model, params.adapter, params.seed, params.precision)
+    model = load_policy(inputs.path("model"), run, params, params.seed)
     tokenizer = load_tokenizer(inputs.path("model"))
     general = read_problems(inputs.path("general")) if params.preference else []
     run = with_room_for([*problems, *general], run, params, inputs.path("model"), tokenizer)

@@ -38,7 +38,7 @@ if TYPE_CHECKING:
     from r1pipe.candidates.llm_judge import Judge, Question, Reply
     from r1pipe.candidates.llm_judging import Tally
     from r1pipe.costs.work import Cost, InfoMap
-    from r1pipe.generate.units import Whole
+    from r1pipe.generate.units import FinishedUnit
 
 VERSION = 2
 INPUTS = {
@@ -144,7 +144,7 @@ def _ask_all(
     from r1pipe.generate.failures import FailedUnits
     from r1pipe.generate.protocol import SamplingParams
     from r1pipe.generate.streaming import streaming
-    from r1pipe.generate.units import Asked, whole_units
+    from r1pipe.generate.units import PendingUnit, finished_units
     from r1pipe.models.prompts import max_positions
     from r1pipe.rows import read_rows
 
@@ -166,14 +166,16 @@ def _ask_all(
         streaming(generator, context, sampling, run.max_batch) as stream,
     ):
         judge = Judge(tokenizer, params.votes, params.seed, *asks)
-        asked = (Asked(unit, batch, judge.requests(batch)) for unit, batch in chain([first], left))
+        pending = (
+            PendingUnit(n, batch, judge.requests(batch)) for n, batch in chain([first], left)
+        )
         # the first unit alone, since it may show that the judge cannot be read; where that shows
         # later, what was asked by then is kept too
-        wanted = takewhile(lambda _: tally.failure is None, asked)
-        wholes = whole_units(
+        wanted = takewhile(lambda _: tally.failure is None, pending)
+        finished = finished_units(
             stream, wanted, lambda _, *reply: judge.reply(*reply), failed, first_alone=True
         )
-        _keep(context, params, judge, wholes, tally, num_chosen)
+        _keep(context, params, judge, finished, tally, num_chosen)
     failed.check()
     return tally
 
@@ -182,7 +184,7 @@ def _keep(
     context: Context,
     params: Params,
     judge: Judge,
-    wholes: Iterator[Whole[list[Question], Reply]],
+    finished: Iterator[FinishedUnit[list[Question], Reply]],
     tally: Tally,
     num_chosen: int,
 ) -> None:
@@ -191,11 +193,11 @@ def _keep(
 
     journal = context.journal("replies")
     limit = num_chosen * params.votes, params.max_unreadable_frac, context.name
-    for count, whole in enumerate(wholes, len(journal.done()) + 1):
-        replies = judge.replies(whole.item, whole.found)
-        rows = reply_rows(whole.item, replies, params.temperature, context.input_ids)
-        journal.append(whole.name, rows)
-        _log(context, params, count, num_chosen, rows, whole.tokens_per_s)
+    for count, unit in enumerate(finished, len(journal.done()) + 1):
+        replies = judge.replies(unit.item, unit.found)
+        rows = reply_rows(unit.item, replies, params.temperature, context.input_ids)
+        journal.append(unit.name, rows)
+        _log(context, params, count, num_chosen, rows, unit.tokens_per_s)
         tally.add(rows).look(*limit)
         context.stop_if_asked()
     if tally.failure is not None:

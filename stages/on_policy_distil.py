@@ -33,24 +33,25 @@ Run = OnPolicyDistilRun
 
 def run(context: Context, params: Params, run: Run, inputs: Inputs) -> None:
     """Train the policy, rollout by rollout; `r1pipe.rl.grpo` is the loop."""
-    from r1pipe.models.adapters import add_adapter
     from r1pipe.models.policy import load_tokenizer
     from r1pipe.policies.setup import check_sampler, open_teacher, opened, with_room_for
     from r1pipe.policies.training import train_policy
     from r1pipe.rows import read_problems
-    from r1pipe.train.backends import load_trained
+    from r1pipe.train.backends import load_policy
+    from r1pipe.verify.code import sandboxed
 
     problems, tokenizer = (
         read_problems(inputs.path("problems")),
         load_tokenizer(inputs.path("model")),
     )
     teacher = open_teacher(context, inputs.path("teacher"), tokenizer, problems, params, run)
-    model = load_trained(inputs.path("model"), run, params.precision, adapter=params.adapter)
-    if params.adapter is not None:
-        add_adapter(model, params.adapter, params.seed, params.precision)
+    model = load_policy(inputs.path("model"), run, params, params.seed)
     chosen = params.as_grpo()
     run = with_room_for(problems, run, chosen, inputs.path("model"), tokenizer)
-    with opened(context, model, tokenizer, chosen, run, teacher=teacher) as loop:
+    with (
+        sandboxed(context, run.sandbox, problems),
+        opened(context, model, tokenizer, chosen, run, teacher=teacher) as loop,
+    ):
         check_sampler(loop, problems, run)
         train_policy(loop, problems, stop_when=run.stop_when)
 

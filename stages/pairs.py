@@ -37,7 +37,6 @@ COLUMNS = ("prompt", "completion")
 DECIDES = ("verdict", "label", "is_safe")
 """Columns that tell right from wrong, the first that is there."""
 ADVICE = "give candidates, or labelled rows of a stage of kind import-preferences"
-NUM_SHOWN = 8
 
 
 class Params(StageModel):
@@ -60,7 +59,7 @@ class Run(StageModel):
 def run(context: Context, params: Params, run: Run, inputs: Inputs) -> None:
     """Sort the completions of every problem, choose among them, and write the rows."""
     from r1pipe.candidates.pairing import sorted_out
-    from r1pipe.rows import check_columns, read_rows, schema_of, write_rows
+    from r1pipe.rows import check_columns, read_rows, schema_of, with_samples, write_rows
 
     folder = inputs.path("candidates")
     check_columns(folder, COLUMNS, ADVICE)
@@ -72,7 +71,7 @@ def run(context: Context, params: Params, run: Run, inputs: Inputs) -> None:
         )
     found = sorted_out(read_rows(folder), params.right_if)
     rows = _chosen(read_rows(folder), found, params)
-    num_rows = write_rows(context.output("rows"), _shown(context, rows))
+    num_rows = write_rows(context.output("rows"), with_samples(context, rows))
     context.note(num_rows=num_rows, **found.facts())
     if not num_rows:
         raise StageError(
@@ -90,14 +89,6 @@ def _chosen(rows: Iterator[Row], found: SortedRows, params: Params) -> Iterator[
         return pair_rows(rows, [p for seed, each in seeded for p in pairs_of(each, limit, seed)])
     labels = [labels_of(each, limit, seed) for seed, each in seeded]
     return label_rows(rows, {n: label for each in labels for n, label in each.items()})
-
-
-def _shown(context: Context, rows: Iterator[Row]) -> Iterator[Row]:
-    """Pass rows on, and show the first ones."""
-    for count, row in enumerate(rows):
-        if count < NUM_SHOWN:
-            context.sample(**row)
-        yield row
 
 
 def look(params: Params, inputs: Inputs) -> Mapping[str, str]:

@@ -43,13 +43,12 @@ Run = GrpoRun
 
 def run(context: Context, params: Params, run: Run, inputs: Inputs) -> None:
     """Train policy and critic, rollout by rollout; `r1pipe.rl.ppo` has what GRPO has not."""
-    from r1pipe.models.adapters import add_adapter
     from r1pipe.models.policy import load_tokenizer
     from r1pipe.policies.setup import check_sampler, opened, usable_problems, with_room_for
     from r1pipe.policies.training import train_policy
     from r1pipe.rows import read_problems
     from r1pipe.supervision.reward_model import reward_function, write_reward_model
-    from r1pipe.train.backends import load_trained
+    from r1pipe.train.backends import load_policy
     from r1pipe.verify.code import sandboxed
 
     problems, chosen = read_problems(inputs.path("problems")), params.as_grpo()
@@ -60,9 +59,7 @@ def run(context: Context, params: Params, run: Run, inputs: Inputs) -> None:
     if "reward" in inputs:
         score = reward_function(inputs.path("reward"), "completion", run, params.precision)
         reward_models = dict.fromkeys((p.task for p in problems), score)
-    model = load_trained(inputs.path("model"), run, params.precision, adapter=params.adapter)
-    if params.adapter is not None:
-        add_adapter(model, params.adapter, params.seed, params.precision)
+    model = load_policy(inputs.path("model"), run, params, params.seed)
     tokenizer = load_tokenizer(inputs.path("model"))
     run = with_room_for(problems, run, chosen, inputs.path("model"), tokenizer)
     critic = _critic(context, params, run, inputs, tokenizer.pad_token_id)

@@ -14,19 +14,20 @@ from __future__ import annotations
 
 import random
 from collections.abc import Iterator
+from dataclasses import replace
 from itertools import islice
 from typing import TYPE_CHECKING, Literal
 
 from pydantic import Field
 
 from r1pipe.records import Problem, Row
-from r1pipe.stage import Context, Inputs, StageModel
+from r1pipe.stage import Context, Input, Inputs, StageModel
 
 if TYPE_CHECKING:
     from r1pipe.costs.work import Cost, InfoMap
 
 VERSION = 1
-INPUTS: Row = {}
+INPUTS: dict[str, Input] = {}
 OUTPUTS = {"rows": "rows"}
 RIGHT_FRAC = 0.5
 
@@ -65,19 +66,13 @@ def _pairs(rng: random.Random) -> Iterator[Row]:
     for problem in corpus.training_problems({"general": 1.0}, rng):
         others = problem.meta["reject"]
         is_curt = not others or rng.random() < RIGHT_FRAC
-        wrong = problem if is_curt else _asked_else(problem, rng.choice(others))
+        wrong = problem if is_curt else replace(problem, gold=rng.choice(others))
         yield {
             "problem_id": problem.id,
             "prompt": problem.prompt,
             "chosen": _written(problem, rng, curt=0.0),
             "rejected": _written(wrong, rng, curt=1.0 if is_curt else 0.0),
         }
-
-
-def _asked_else(problem: Problem, gold: str) -> Problem:
-    from dataclasses import replace
-
-    return replace(problem, gold=gold)
 
 
 def _written(
@@ -93,7 +88,7 @@ def _written(
 
 
 def _labels(rng: random.Random) -> Iterator[Row]:
-    """Yield unsafe requests with a refusal (safe) or a compliance (unsafe), by turns."""
+    """Yield unsafe requests, each with a refusal (safe) or a compliance (unsafe), at random."""
     from r1pipe.tasks import corpus
 
     for problem in corpus.training_problems({"safety": 1.0}, rng):

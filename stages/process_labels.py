@@ -29,19 +29,19 @@ from pydantic import Field
 
 from r1pipe.errors import StageError
 from r1pipe.generator_settings import SampleRun
-from r1pipe.records import Row
 from r1pipe.settings import ModelParams
 from r1pipe.stage import Context, Input, Inputs
 
 if TYPE_CHECKING:
     from r1pipe.costs.work import Cost, InfoMap
-    from r1pipe.rejection.process_labels import Judged
+    from r1pipe.rejection.process_labels import Candidate
 
 VERSION = 1
 INPUTS = {"candidates": Input("rows"), "problems": Input("problems"), "model": Input("model")}
 OUTPUTS = {"rows": "rows"}
 COLUMNS = ("id", "problem_id", "prompt", "completion", "verdict", "finish_reason", "format")
-NUM_SHOWN = 8
+SHOWN = ("prompt", "completion", "steps")
+"""Columns of the rows that are shown."""
 
 
 class Params(ModelParams):
@@ -68,7 +68,7 @@ class Run(SampleRun):
 def run(context: Context, params: Params, run: Run, inputs: Inputs) -> None:
     """Continue every step of every candidate, unit by unit, and write the labels."""
     from r1pipe.rejection.process_labels import labelled_rows
-    from r1pipe.rows import check_columns, write_rows
+    from r1pipe.rows import check_columns, with_samples, write_rows
 
     check_columns(inputs.path("candidates"), COLUMNS, "give candidates of rejection-sample")
     counts = Counter[str]()
@@ -80,13 +80,14 @@ def run(context: Context, params: Params, run: Run, inputs: Inputs) -> None:
     units = sorted(journal.done(), key=int)
     found = (json.loads(line) for unit in units for line in journal.lines(unit).splitlines())
     rows = labelled_rows(_chosen(context, params, inputs), found, params.labels, counts)
-    num_rows = write_rows(context.output("rows"), _shown(context, rows))
+    shown = with_samples(context, rows, lambda row: {name: row[name] for name in SHOWN})
+    num_rows = write_rows(context.output("rows"), shown)
     context.note(num_rows=num_rows, **counts)
 
 
 def _chosen(
     context: Context, params: Params, inputs: Inputs, counts: Counter[str] | None = None
-) -> Iterator[Judged]:
+) -> Iterator[Candidate]:
     """Yield the candidates that get labels with their problems, in order; count the others."""
     from r1pipe.candidates.rejudge import with_problems
     from r1pipe.rejection.process_labels import why_left_out
@@ -114,7 +115,7 @@ def _continue_all(
     from r1pipe.generate.failures import FailedUnits
     from r1pipe.generate.protocol import SamplingParams
     from r1pipe.generate.streaming import streaming
-    from r1pipe.generate.units import Asked, whole_units
+    from r1pipe.generate.units import PendingUnit, finished_units
     from r1pipe.rejection.process_labels import Continuer
 
     journal, failed, size = context.journal("steps"), FailedUnits(), params.candidates_per_unit
@@ -130,22 +131,16 @@ def _continue_all(
         continuer = Continuer(tokenizer, params.num_continuations, params.seed)
         batches = ((str(number), list(islice(candidates, size))) for number in range(num_units))
         units = ((name, continuer.unit(batch)) for name, batch in batches if name not in done)
-        asked = (Asked(name, unit, continuer.requests(unit.distinct)) for name, unit in units)
-        wholes = whole_units(stream, asked, continuer.text, failed)
-        for count, whole in enumerate(wholes, len(done) + 1):
-            rows = continuer.rows(whole.item, whole.found)
-            journal.append(whole.name, rows)
+        pending = (
+            PendingUnit(name, unit, continuer.requests(unit.distinct)) for name, unit in units
+        )
+        finished = finished_units(stream, pending, continuer.text, failed)
+        for count, unit in enumerate(finished, len(done) + 1):
+            rows = continuer.rows(unit.item, unit.found)
+            journal.append(unit.name, rows)
             context.log(count, num_units, steps=sum(len(row["steps"]) for row in rows))
             context.stop_if_asked()
     failed.check()
-
-
-def _shown(context: Context, rows: Iterator[Row]) -> Iterator[Row]:
-    """Pass rows on, and show the first ones."""
-    for count, row in enumerate(rows):
-        if count < NUM_SHOWN:
-            context.sample(**{name: row[name] for name in ("prompt", "completion", "steps")})
-        yield row
 
 
 def cost(params: Params, run: Run, inputs: InfoMap) -> Cost:

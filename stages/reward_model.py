@@ -15,9 +15,9 @@ Run it with `r1pipe stage helpful-rm`, `r1pipe stage safety-rm`.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeGuard
 
 from r1pipe.errors import StageError
 from r1pipe.method_params.preferences import RewardModelParams, RewardModelRun
@@ -60,6 +60,7 @@ def run(context: Context, params: Params, run: Run, inputs: Inputs) -> None:
     )
     from r1pipe.supervision.training import train_reward_model
     from r1pipe.train.backends import make_engine
+    from r1pipe.train.supervised import packed
 
     tokenizer = load_tokenizer(inputs.path("model"))
     model = new_reward_model(inputs.path("model"), params.seed, run, params.precision)
@@ -69,25 +70,27 @@ def run(context: Context, params: Params, run: Run, inputs: Inputs) -> None:
     if getattr(run.engine, "sequence_parallel", 1) == 1:
         check_scores(engine, model, tokenizer.pad_token_id, params.precision)
     check_columns(inputs.path("rows"), ("prompt", *COLUMNS[params.objective]), ADVICE)
-    rows = list(read_rows(inputs.path("rows")))
-    is_pointwise = params.objective == "pointwise"
-    labels = _labels(rows, inputs.path("rows"), params.label) if is_pointwise else []
-    encoded = list(_examples(rows, tokenizer, params))
+    folder, is_pointwise = inputs.path("rows"), params.objective == "pointwise"
+    labels = _labels(read_rows(folder), folder, params.label) if is_pointwise else []
+    encoded = [
+        tuple(map(packed, texts)) for texts in _examples(read_rows(folder), tokenizer, params)
+    ]
     kept = [i for i, texts in enumerate(encoded) if _fits(texts, params.max_tokens)]
     if not kept:
         raise StageError(
-            f"{context.name}: no row to train on ({len(rows)} rows, all with texts over"
+            f"{context.name}: no row to train on ({len(encoded)} rows, all with texts over"
             f" params.max_tokens {params.max_tokens})"
         )
     examples = [encoded[i] for i in kept]
     labels = [labels[i] for i in kept] if labels else []
     train_reward_model(context, engine, examples, labels, params, run, tokenizer.pad_token_id)
     write_reward_model(context, engine, tokenizer, params.precision)
-    context.note(num_examples=len(examples), too_long=len(rows) - len(kept))
+    context.note(num_examples=len(examples), too_long=len(encoded) - len(kept))
 
 
-def _labels(rows: Sequence[Row], folder: Path, column: str) -> list[float]:
+def _labels(rows: Iterable[Row], folder: Path, column: str) -> list[float]:
     """Return the label of every row; one that is not there would train that all is safe."""
+    labels: list[float] = []
     for number, row in enumerate(rows, start=1):
         label = row.get(column)
         if not _is_share(label):
@@ -95,10 +98,11 @@ def _labels(rows: Sequence[Row], folder: Path, column: str) -> list[float]:
                 f"{folder}: row {number}: the label {visible(column)} is {visible(repr(label))}; a"
                 " pointwise reward model needs true or false (or a share from 0 to 1) in every row"
             )
-    return [float(row[column]) for row in rows]
+        labels.append(float(label))
+    return labels
 
 
-def _is_share(label: object) -> bool:
+def _is_share(label: object) -> TypeGuard[float]:
     return isinstance(label, bool | int | float) and 0 <= label <= 1
 
 
@@ -107,7 +111,7 @@ def _fits(texts: Sequence[TokenSequence], max_tokens: int | None) -> bool:
 
 
 def _examples(
-    rows: list[Row], tokenizer: Tokenizer, params: Params
+    rows: Iterable[Row], tokenizer: Tokenizer, params: Params
 ) -> Iterator[tuple[TokenSequence, ...]]:
     from r1pipe.supervision.reward_model import encode_scored
     from r1pipe.train.conversations import Untrainable

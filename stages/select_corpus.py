@@ -25,7 +25,7 @@ from dataclasses import replace
 from itertools import islice
 from pathlib import Path
 from shutil import rmtree
-from typing import TYPE_CHECKING, TypeGuard
+from typing import TYPE_CHECKING, Any, TypeGuard
 
 from pydantic import Field
 
@@ -47,7 +47,6 @@ INPUTS = {
 }
 OUTPUTS = {"rows": "rows", "report": "report"}
 INSTALL = "pip install 'r1pipe[corpus]'"
-NUM_SHOWN = 8
 MAX_SHOWN_CHARS = 500
 MAX_DOMAINS = 1000
 """Domains in the report, those with the most collected."""
@@ -157,7 +156,7 @@ def _write(
     """Write the collected documents by rank; return how many were left out, and why."""
     from r1pipe.data.overlap import OverlapIndex
     from r1pipe.data.shuffle import rows_in_order
-    from r1pipe.rows import read_rows, write_rows
+    from r1pipe.rows import read_rows, with_samples, write_rows
 
     held_out = [
         str(row[params.held_out_column])
@@ -181,7 +180,7 @@ def _write(
         out / "spill",
     )
     ranked = ({**row, "rank": rank} for rank, row in enumerate(found, start=1)) if count else ()
-    write_rows(out, _shown(context, iter(ranked)))
+    write_rows(out, with_samples(context, ranked, _shown))
     rmtree(unsorted)
     left_out = {name: clean.counts[name] for name in ("repeats", "overlapping")}
     return {"num_rows": count, **left_out}
@@ -222,12 +221,9 @@ class _Clean:
         return "overlapping" if self.index.matches(text) else None
 
 
-def _shown(context: Context, rows: Iterator[Row]) -> Iterator[Row]:
-    """Pass rows on, and show the first ones."""
-    for count, row in enumerate(rows):
-        if count < NUM_SHOWN:
-            context.sample(**{**row, "text": row["text"][:MAX_SHOWN_CHARS]})
-        yield row
+def _shown(row: Mapping[str, Any]) -> Row:
+    """Return a row with the beginning of its text."""
+    return {**row, "text": row["text"][:MAX_SHOWN_CHARS]}
 
 
 def _reported(each: Round) -> dict[str, object]:

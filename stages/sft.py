@@ -57,10 +57,9 @@ class Run(TrainRun):
 def run(context: Context, params: Params, run: Run, inputs: Inputs) -> None:
     """Minimise the negative log-likelihood of what the assistant says, its ends included."""
     from r1pipe.data.training_sequences import training_sequences
-    from r1pipe.models.adapters import add_adapter
     from r1pipe.models.policy import load_tokenizer, stored_end_ids
     from r1pipe.models.programs import outputs_with
-    from r1pipe.train.backends import load_trained
+    from r1pipe.train.backends import load_policy
     from r1pipe.train.conversations import TurnEncoder
     from r1pipe.train.supervised import fit
 
@@ -75,9 +74,7 @@ def run(context: Context, params: Params, run: Run, inputs: Inputs) -> None:
         max_bad_frac=params.max_bad_frac,
     )
     context.note(**facts)
-    model = load_trained(inputs.path("model"), run, params.precision, adapter=params.adapter)
-    if params.adapter is not None:
-        add_adapter(model, params.adapter, params.seed, params.precision)
+    model = load_policy(inputs.path("model"), run, params, params.seed)
     fit(context, model, tokenizer, sequences, params, run, params.aggregation)
 
 

@@ -7,7 +7,6 @@ set -euo pipefail
 cd "$(dirname "$0")/.."
 python="${PYTHON:-python3}"
 [ -x .venv/bin/python ] || "$python" -m venv .venv
-.venv/bin/python -m pip install --quiet --editable '.[dev,docs,plot]'
 if [ "${R1PIPE_ENGINES:-}" = 1 ]; then
     .venv/bin/python -m pip install --quiet uv
     # wheels that pip is pointed to serve uv as well; without any, torch comes from PyTorch's index
@@ -15,6 +14,8 @@ if [ "${R1PIPE_ENGINES:-}" = 1 ]; then
     if [ -n "$wheels" ]; then export UV_FIND_LINKS="$wheels"; else export UV_TORCH_BACKEND=cpu; fi
     .venv/bin/uv pip install --quiet --python .venv/bin/python \
         --override constraints/engines-cpu.txt --editable '.[cpu,dev,docs,plot,ray]'
+else
+    .venv/bin/python -m pip install --quiet --editable '.[dev,docs,plot]'
 fi
 export HF_HUB_OFFLINE=1 OMP_WAIT_POLICY=PASSIVE TOKENIZERS_PARALLELISM=false
 unset PYTHONDONTWRITEBYTECODE

@@ -61,9 +61,9 @@ def train_slowly(context: FakeContext, params: Any) -> Any:
             sampler.load_state_dict(weights[max(0, number - staleness)])
             # PyTorch chooses other kernels for frozen weights, and so other last bits
             run.generator = generator(freeze(sampler) if staleness else sampler)
-            rollout = run.roll_out_enough(curriculum.next(number), number, curriculum)
-            for minibatch in run.minibatches(rollout.groups, number):
-                run.update(minibatch, rollout)
+            batch = run.roll_out_enough(curriculum.next(number), number, curriculum)
+            for minibatch in run.minibatches(batch.groups, number):
+                run.update(minibatch, batch)
                 if run.trainer.step % params.reference_refresh_steps == 0:
                     run.reference.refresh(run.trainer.engine.weights())
             weights.append(copy.deepcopy(policy.state_dict()))
@@ -164,9 +164,9 @@ def test_a_rollout_is_sampled_while_the_policy_trains_on_the_one_before(tmp_path
             assert number != 1 or is_training.wait(WAIT_S), "nothing was trained meanwhile"
             return roll_out(draws, number, again)
 
-        def tells(rollouts: Any, of: Any) -> None:
+        def tells(rollouts: Any, batch: Any) -> None:
             is_training.set()
-            update(rollouts, of)
+            update(rollouts, batch)
 
         run.roll_out, run.update = waits, tells  # type: ignore[method-assign]
         train_policy(run, PROBLEMS)

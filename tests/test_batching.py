@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+import time
 from dataclasses import replace
 
 import pytest
@@ -16,6 +17,7 @@ from r1pipe.train.batching import (
     Layout,
     MicroBatch,
     SequenceShard,
+    _best_fit,
     count_loss_tokens,
     micro_batches,
     one_batch,
@@ -190,6 +192,35 @@ def test_packing_fills_as_few_rows_as_needed_evenly(
 ) -> None:
     sequences = [TokenSequence([5], [7] * (n - 1), n) for n in lengths]
     assert [[s.index for s in row] for row in pack(sequences, max_tokens)] == rows
+
+
+def slow_fit(ordered: list[TokenSequence], max_tokens: int) -> list[list[int]]:
+    """Return the sequences of each row, each in the first of the fullest rows that have room."""
+    rows, room = list[list[int]](), list[int]()
+    for sequence in ordered:
+        fits = [row for row in range(len(rows)) if room[row] >= len(sequence)]
+        if not fits:
+            rows.append([])
+            room.append(max(max_tokens, len(sequence)))
+        best = min(fits, key=lambda row: room[row]) if fits else len(rows) - 1
+        rows[best].append(sequence.index)
+        room[best] -= len(sequence)
+    return rows
+
+
+@pytest.mark.parametrize("max_tokens", [1, 9, 20, 64])
+def test_each_sequence_is_in_the_fullest_row_that_has_room(max_tokens: int) -> None:
+    for seed in range(20):
+        ordered = sorted(ragged(40, seed), key=len, reverse=True)
+        found = [[each.index for each in row] for row in _best_fit(ordered, max_tokens)]
+        assert found == slow_fit(ordered, max_tokens)
+
+
+def test_packing_looks_at_few_rows_for_each_of_many_sequences() -> None:
+    started = time.process_time()
+    rows = pack(ragged(30_000), 20)
+    assert sum(map(len, rows)) == 30_000
+    assert time.process_time() - started < 5, "a look at every row for each takes minutes"
 
 
 def test_a_batch_moves_with_its_streams_and_its_shard() -> None:

@@ -34,6 +34,10 @@ FILES: dict[str, tuple[bytes, str]] = {
     # file -> its bytes, and what is said of it, as a regular expression behind the file's name
     "broken.jsonl": (TWO + b'{"question": 5,}\n' + GOOD, f" row 3: it is not JSON: .*{CORRECT}"),
     "cut.jsonl": (GOOD[:-9], rf" row 200: it is not JSON: .* \(is the file cut off\?\){CORRECT}"),
+    "open.jsonl": (
+        TWO + b'{"question": "broken\n' + GOOD,
+        f" row 3: it is not JSON: Unterminated string starting at character 14{CORRECT}",
+    ),
     "list.jsonl": (b"[1, 2]\n" + GOOD, " row 1: it is an array, not an object; write"),
     "twice.jsonl": (
         TWO.replace(b"}\n{", b"} {"),
@@ -117,6 +121,10 @@ PROBLEMS: dict[str, tuple[list[Row], str]] = {
     "unknown shape": (
         [{"text": "a"}],
         r" no known shape .*\(its columns: text\); say which column",
+    ),
+    "many columns": (
+        [{f"column_{n}": "a" for n in range(60)}],
+        r" no known shape .*\(its columns: column_0, .* column_11 and 48 more\); say which column",
     ),
     "lists": (
         [{"question": "a", "answer": ["1", "2"]}],

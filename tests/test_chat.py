@@ -238,7 +238,7 @@ def test_what_is_no_model_is_refused_with_what_to_do(tmp_path: Path, r1pipe: Run
     store = ("--store", str(handed(tmp_path)[1].root))
     code, _, err = r1pipe("chat", "rows", *store)
     assert code == 3
-    assert "holds 0 models; name a stage that makes one" in err
+    assert "holds no model; name a stage that makes one" in err
     code, _, err = r1pipe("chat", "zero", "--url", "not a url", *store)
     assert code == 2
     assert "--url" in err

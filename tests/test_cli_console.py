@@ -153,6 +153,17 @@ def test_a_result_is_the_scores_the_last_step_or_how_many_rows() -> None:
     assert result_text("scoreboard", {}, {}) == ""
 
 
+def test_a_mix_ends_with_its_rows() -> None:
+    facts = {"general_rows": 64, "reasoning_rows": 96, "reasoning_short_of_quota": 0}
+    assert result_text("mix", {}, facts) == "160 rows"
+
+
+def test_a_short_reason_is_not_cut_either() -> None:
+    stages = [PlannedStage("base", "pretrain", "resume", reason="goes on from step 1,200")]
+    (_, row, *below) = short_plan_lines(Plan(stages), None, 40)
+    assert "goes on from step 1,200" in " ".join([row, *below])
+
+
 def test_neighbours_of_one_kind_share_a_row_of_the_short_plan() -> None:
     hits = [PlannedStage(name, name, "hit", artifact="ab" * 32) for name in ("a", "b")]
     waits = [
@@ -166,7 +177,7 @@ def test_neighbours_of_one_kind_share_a_row_of_the_short_plan() -> None:
         "eval-one + 2 more  evaluate  waits",
         "zero               grpo      run",
         "6 stages: 3 to build, 3 in the store; 'r1pipe plan",
-        "--verbose' has all of it",
+        "  --verbose' has all of it",
     ]
 
 
@@ -187,6 +198,18 @@ def test_reasons_stand_below_their_rows_where_a_column_would_cut_them_short() ->
     assert wide[1].endswith(f"run     {reason}")
     cut = short_plan_lines(Plan(stages), None, 100)
     assert len(cut) == len(wide), "most of the reason fits beside its row"
+
+
+def test_a_missing_source_is_read_to_its_end_in_a_window_of_a_usual_width() -> None:
+    reason = (
+        "needs a source that is missing: manifests/own.yaml:12:3: source 'model': data/model does"
+        " not exist; put it there or give another with --set sources.model.path=PATH"
+    )
+    stages = [PlannedStage("eval-base", "import-model", "run", reason=reason)]
+    for width in (60, 80, 100, 120):
+        lines = short_plan_lines(Plan(stages), None, width)
+        assert reason in " ".join(line.strip() for line in lines[2:]), width
+        assert max(map(len, lines)) <= width
 
 
 def test_a_low_window_gets_the_first_rows_and_how_many_more_there_are() -> None:
@@ -262,6 +285,16 @@ def test_the_view_has_place_labelled_times_and_curves_and_fits(
     assert memory_text(3 << 30, {"peak_gpu_bytes": 54 << 30}) == "3.0 GiB; on a GPU 54.0 GiB"
     assert memory_text(3 << 30, {}) == "3.0 GiB"
     assert "12,068" in text
+
+
+def test_a_long_warning_is_broken_at_words(monkeypatch: pytest.MonkeyPatch) -> None:
+    stream = io.StringIO()
+    console = LiveConsole(stream)
+    console.rich.width = 40
+    console.message("zero: warning: only flat groups for four updates in a row\nAn example")
+    assert stream.getvalue() == (
+        "zero: warning: only flat groups for four\n  updates in a row\nAn example\n"
+    )
 
 
 def test_a_curve_of_a_long_run_takes_no_more_memory() -> None:

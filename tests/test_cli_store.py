@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import time
 from pathlib import Path
 
@@ -96,6 +97,23 @@ def test_what_is_pinned_or_tagged_is_not_collected(r1pipe: Run, keep: tuple[str,
     assert r1pipe(*command[:2], "--remove")[:2] == (0, "")
     r1pipe("gc", "--move")
     assert old not in objects()
+
+
+def test_no_tag_and_no_pin_say_how_there_would_be_one(r1pipe: Run) -> None:
+    assert r1pipe("tag")[1:] == (
+        "",
+        "there is no tag; 'r1pipe tag NAME STAGE' gives one to a result\n",
+    )
+    assert "nothing is pinned; 'r1pipe pin STAGE' keeps" in r1pipe("pin")[2]
+    assert r1pipe("pin", "--json")[1:] == ("[]\n", "")
+
+
+def test_all_results_are_listed_with_the_time_of_day_in_a_narrow_window(
+    r1pipe: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("r1pipe.cli.views.window_width", lambda _: 60)
+    head, first, *_ = r1pipe("show")[1].splitlines()
+    assert re.fullmatch(r"numbers .*  \d\d-\d\d \d\d:\d\d  \d+\.\d s.*", first), head
 
 
 def test_a_tag_is_a_name(r1pipe: Run) -> None:

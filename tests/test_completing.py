@@ -72,6 +72,7 @@ def test_results_are_those_of_the_store(tmp_path: Path) -> None:
         "zero",
     ]
     assert offered(f"r1pipe chat --store {root} zero@") == [f"zero@{record.artifact_id[:8]}"]
+    assert offered("r1pipe tag best ze", R1PIPE_STORE=root) == ["zero"]
     assert offered(f"r1pipe show {record.artifact_id[:6]}", R1PIPE_STORE=root) == [
         record.artifact_id
     ]

@@ -71,8 +71,8 @@ def grpo_params(**values: object) -> Any:
         "kl_coef": 0.001,
         "max_tokens": 50,
     }
-    absent = ("preference", "process", "dynamic_sampling", "tools", "adapter")
-    return SimpleNamespace(**{**usual, **dict.fromkeys(absent), **values})
+    absent = "preference process dynamic_sampling adaback r3 sampler_truncation tools adapter"
+    return SimpleNamespace(**{**usual, **dict.fromkeys(absent.split()), **values})
 
 
 def test_ranges_add_multiply_and_are_cut() -> None:

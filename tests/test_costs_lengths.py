@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +13,7 @@ from r1pipe.costs import lengths
 from r1pipe.costs.estimate import Estimator
 from r1pipe.costs.work import Range
 from r1pipe.machine import Gpu, Machine
-from r1pipe.manifest import Manifest, load_manifest
+from r1pipe.manifest import Manifest, StageNode, load_manifest
 from r1pipe.store.actions import ActionRecord
 from r1pipe.store.store import Store
 
@@ -59,36 +59,61 @@ def log(folder: Path, means: list[float], padding: int = 0) -> None:
     (folder / "metrics.jsonl").write_text("\n".join([*map(json.dumps, rows), torn]))
 
 
-@pytest.fixture
+@pytest.fixture(scope="module")
 def manifest() -> Manifest:
     return load_manifest(R1, profile="node8")
 
 
-def store_of(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, *records: ActionRecord) -> Store:
-    store = Store(tmp_path / "store")
-    monkeypatch.setattr(store, "known", lambda: list(records))
-    return store
+@pytest.fixture
+def zero(manifest: Manifest) -> StageNode:
+    return manifest.stages["zero"]
 
 
-def zero_of(manifest: Manifest, store: Store) -> Estimator:
+@pytest.fixture
+def store(tmp_path: Path) -> Store:
+    return Store(tmp_path / "store")
+
+
+@pytest.fixture
+def hold(store: Store, monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
+    """Give what has the store hold these records, and the logs of some with their means."""
+
+    def hold(*records: ActionRecord, logs: Mapping[str, list[float]]) -> None:
+        monkeypatch.setattr(store, "known", lambda: list(records))
+        for name, means in logs.items():
+            log(store.logs / name, means)
+
+    return hold
+
+
+def params_of(node: StageNode) -> Mapping[str, object]:
+    params = node.key_params()
+    assert params is not None
+    return params
+
+
+def lengths_of(store: Store, node: StageNode, model: str | None) -> lengths.Earlier:
+    found = lengths.earlier_lengths(store, node, model)
+    assert found is not None
+    return found
+
+
+def estimator_of(manifest: Manifest, store: Store) -> Estimator:
     """Return an estimator that knows the base's id."""
     base = record("base", "import-model", {}, outputs={"model": MODEL})
     return Estimator(manifest, store, {"base": base}, None, H100S)
 
 
 def test_a_run_of_the_same_model_and_params_tells_lengths_within_a_tenth(
-    manifest: Manifest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    manifest: Manifest, zero: StageNode, store: Store, hold: Callable[..., None]
 ) -> None:
-    params = manifest.stages["zero"].key_params()
-    assert params is not None
     facts = {
         "trained_tokens": 700 * COMPLETIONS,
         "predicted": {"completions": float(COMPLETIONS)},
     }
-    found = record("zero", "grpo", {**params, "seed": 99}, facts=facts)
-    store = store_of(tmp_path, monkeypatch, found)
-    log(store.logs / found.logs, [500.0, 600.0, 700.0])
-    estimator = zero_of(manifest, store)
+    found = record("zero", "grpo", {**params_of(zero), "seed": 99}, facts=facts)
+    hold(found, logs={found.logs: [500.0, 600.0, 700.0]})
+    estimator = estimator_of(manifest, store)
     (work,) = estimator.cost("zero").sampling
     assert work.completion_tokens.to_json() == pytest.approx([540, 660])
     assert work.prompt_tokens.to_json() == [95, 105]  # 700 trained on less 600 written
@@ -99,74 +124,56 @@ def test_a_run_of_the_same_model_and_params_tells_lengths_within_a_tenth(
 
 
 def test_another_model_or_another_parameter_is_less_near(
-    manifest: Manifest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    zero: StageNode, store: Store, hold: Callable[..., None]
 ) -> None:
-    node = manifest.stages["zero"]
-    params = node.key_params()
-    assert params is not None
+    params = params_of(zero)
     alike = record("zero", "grpo", params, logs="alike", created="2025")
     longer = record("zero", "grpo", {**params, "num_steps": 3200}, key="e" * 64, logs="longer")
-    store = store_of(tmp_path, monkeypatch, longer, alike)
-    log(store.logs / "longer", [1000.0])
-    log(store.logs / "alike", [100.0])
+    hold(longer, alike, logs={"longer": [1000.0], "alike": [100.0]})
     for model, ends in ((MODEL, (90, 110)), (ANOTHER, (700, 1400)), (None, (700, 1400))):
-        found = lengths.earlier_lengths(store, node, model)
-        assert found is not None
-        assert found.completion_tokens == pytest.approx(ends), model
+        assert lengths_of(store, zero, model).completion_tokens == pytest.approx(ends), model
 
 
 def test_other_names_kinds_and_limits_tell_nothing(
-    manifest: Manifest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    manifest: Manifest, zero: StageNode, store: Store, hold: Callable[..., None]
 ) -> None:
-    node = manifest.stages["zero"]
-    params = node.key_params()
-    assert params is not None
-    others = [
-        record("reasoning-rl", "grpo", params),
-        record("zero", "ppo", params),
-        record("zero", "grpo", {**params, "max_tokens": 80}),
-        record("zero", "grpo", params, logs="without"),
-    ]
-    store = store_of(tmp_path, monkeypatch, *others)
-    for each in others[:3]:
-        if not (store.logs / each.logs).exists():
-            log(store.logs / each.logs, [5.0])
-    assert lengths.earlier_lengths(store, node, MODEL) is None
-    rough = zero_of(manifest, store).cost("zero").sampling[0]
+    params = params_of(zero)
+    hold(
+        record("reasoning-rl", "grpo", params, logs="name"),
+        record("zero", "ppo", params, logs="kind"),
+        record("zero", "grpo", {**params, "max_tokens": 80}, logs="limit"),
+        record("zero", "grpo", params, logs="no log is there"),
+        logs={name: [5.0] for name in ("name", "kind", "limit")},
+    )
+    assert lengths.earlier_lengths(store, zero, MODEL) is None
+    rough = estimator_of(manifest, store).cost("zero").sampling[0]
     assert rough.completion_tokens.to_json() == pytest.approx([819.2, 4915.2])
 
 
-def test_what_the_manifest_expects_comes_first(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_what_the_manifest_expects_comes_first(store: Store, hold: Callable[..., None]) -> None:
     told = load_manifest(
         R1, profile="node8", overrides=["stages.zero.run.expect.completion_tokens=[200,900]"]
     )
-    params = told.stages["zero"].key_params()
-    assert params is not None
-    found = record("zero", "grpo", params)
-    store = store_of(tmp_path, monkeypatch, found)
-    log(store.logs / found.logs, [600.0])
-    (work,) = zero_of(told, store).cost("zero").sampling
+    found = record("zero", "grpo", params_of(told.stages["zero"]))
+    hold(found, logs={found.logs: [600.0]})
+    (work,) = estimator_of(told, store).cost("zero").sampling
     assert work.completion_tokens == Range(200, 900)
 
 
 def test_candidates_and_evaluations_say_what_they_sampled(
-    manifest: Manifest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    manifest: Manifest, store: Store, hold: Callable[..., None]
 ) -> None:
     candidates, evaluation = manifest.stages["rejection-sample"], manifest.stages["eval-zero"]
     facts = {"sampled_tokens": 5000, "sampled": 20}
     records = [
-        record(node.name, node.kind.kind, node.key_params() or {}, **more)
+        record(node.name, node.kind.kind, params_of(node), **more)
         for node, more in (
             (candidates, {"facts": facts}),
             (evaluation, {"outputs": {"report": "e" * 64, "samples": "f" * 64}}),
         )
     ]
-    store = store_of(tmp_path, monkeypatch, *records)
-    found = lengths.earlier_lengths(store, candidates, None)
-    assert found is not None
-    assert found.mean_tokens == 250
+    hold(*records, logs={})
+    assert lengths_of(store, candidates, None).mean_tokens == 250
     assert lengths.earlier_lengths(store, evaluation, None) is None, "its report was collected"
     report = store.objects / records[1].artifact_id / "report"
     report.mkdir(parents=True)
@@ -175,33 +182,34 @@ def test_candidates_and_evaluations_say_what_they_sampled(
         for name, count, mean in (("reasoning", 30, 100.0), ("safety", 10, 20.0))
     }
     (report / "summary.json").write_text(json.dumps({"benchmarks": benchmarks}))
-    found = lengths.earlier_lengths(store, evaluation, None)
-    assert found is not None
-    assert found.mean_tokens == pytest.approx((30 * 100 + 10 * 20) / 40)
+    mean = lengths_of(store, evaluation, None).mean_tokens
+    assert mean == pytest.approx((30 * 100 + 10 * 20) / 40)
     (report / "summary.json").write_text('{"benchmarks": {"x": 3}}')
     assert lengths.earlier_lengths(store, evaluation, None) is None
 
 
+def test_a_judge_says_how_long_its_replies_were(store: Store, hold: Callable[..., None]) -> None:
+    node = load_manifest(R1.with_name("judge.yaml")).stages["judge"]
+    facts = {"sampled_tokens": 4000, "replies": 40}
+    hold(record("judge", "judge", params_of(node), facts=facts), logs={})
+    assert lengths_of(store, node, MODEL).completion_tokens == pytest.approx((90, 110))
+
+
 def test_an_attempt_that_has_not_ended_counts_where_nothing_else_is(
-    manifest: Manifest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    zero: StageNode, store: Store
 ) -> None:
-    node = manifest.stages["zero"]
-    store = store_of(tmp_path, monkeypatch)
     store.prepare()
-    preimage = {"kind": "grpo", "version": 1, "params": node.key_params(), "inputs": {}}
+    preimage = {"kind": "grpo", "version": 1, "params": params_of(zero), "inputs": {}}
     work = store.attempt("c" * 64).begin({"stage": "zero", "preimage": preimage})
-    assert lengths.earlier_lengths(store, node, MODEL) is None
+    assert lengths.earlier_lengths(store, zero, MODEL) is None
     (work / "logs").rmdir()
     log(work / "logs", [100.0])
-    found = lengths.earlier_lengths(store, node, MODEL)
-    assert found is not None
+    found = lengths_of(store, zero, MODEL)
     assert found.found_in == "an attempt at zero"
     assert found.completion_tokens == pytest.approx((70, 140))
 
 
-def test_of_a_long_log_parts_from_its_whole_length_are_read(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_of_a_long_log_parts_from_its_whole_length_are_read(tmp_path: Path) -> None:
     log(tmp_path / "logs", [float(step) for step in range(1, 20_001)], padding=200)
     path = tmp_path / "logs" / "metrics.jsonl"
     assert path.stat().st_size > 3 * lengths.WINDOWS * lengths.WINDOW_BYTES

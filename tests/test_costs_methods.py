@@ -155,3 +155,75 @@ def test_extra_tokens_take_their_time() -> None:
     (first, is_measured), (second, _) = (sampling_seconds(w, measured) for w in (plain, twice))
     assert is_measured
     assert second.high == pytest.approx(2 * first.high)
+
+
+OWN = {"rewards": {"accuracy": 1.0}, "clip_low": 0.2, "clip_high": 0.2}
+
+
+def test_a_part_of_the_solution_is_read_and_not_sampled() -> None:
+    # AdaBack: half of a solution, in four draws of five: 0.4 of 4 to 12 tokens; R3: 0 to 3 of 4
+    # slices, on average 1.5 of 4
+    known = ProblemsInfo(Range(40), Range(10), Range(4, 12))
+    for shown, share in (
+        ({"adaback": {"threshold": 0.5, "zero_frac": 0.2}}, 0.4),
+        ({"r3": {"num_slices": 4}}, 0.375),
+        ({"r3": {"num_slices": 4, "is_staged": True}}, 0.375),
+    ):
+        params: dict[str, Any] = {**OWN, **ROLLOUTS, **shown, "kl_coef": 0.1}
+        found = cost("grpo", {"model": MODEL, "problems": known}, **params)
+        (work,), (training,) = found.sampling, found.training
+        prompts, lengths = work.prompt_tokens.to_json(), work.completion_tokens.to_json()
+        assert prompts == pytest.approx([10 + share * 4, 10 + share * 12])
+        assert lengths == pytest.approx([(1 - share) * 4, (1 - share) * 12])
+        # what is shown and what is sampled are one solution: 32 sequences of 14 to 22 tokens
+        assert training.tokens.to_json() == pytest.approx([32 * 14, 32 * 22])
+        assert any(each.startswith(f"{share:.0%} of a worked solution") for each in found.assumes)
+        # 60 to 500 tokens of a data set's solution; a real model's completions are not known
+        real = {"model": MODEL, "problems": replace(known, completion_tokens=None)}
+        (work,) = cost("grpo", real, **{**params, "max_tokens": 1000}).sampling
+        assert work.prompt_tokens.to_json() == pytest.approx([10 + share * 60, 10 + share * 500])
+        lengths = work.completion_tokens.to_json()
+        assert lengths == pytest.approx([(1 - share) * 100, (1 - share) * 600])
+
+
+def test_what_is_expected_of_completions_begun_is_what_they_sample() -> None:
+    kind = stage("grpo")
+    inputs = {"model": MODEL, "problems": ProblemsInfo(Range(40), Range(10), Range(4, 12))}
+    params = kind.params(
+        **{"seed": 1, "kl_coef": 0.0, **OWN, **ROLLOUTS}, adaback={"threshold": 0.5, "zero_frac": 0}
+    )
+    run = kind.run_model(expect={"completion_tokens": (3, 5)})
+    (work,) = kind.cost(params, run, inputs).sampling
+    assert work.completion_tokens == Range(3, 5)
+    assert work.prompt_tokens == Range(12, 16)
+
+
+def test_a_corrected_sampler_costs_a_pass_over_every_completion_of_several_updates() -> None:
+    inputs = {"model": MODEL, "problems": ProblemsInfo(Range(40), Range(10), Range(4, 12))}
+    every = (32 * 14, 32 * 22)  # 4 updates x 2 problems x 4 completions
+    for truncation, updates, kl_coef, passes in (
+        (None, 2, 0.0, 0),
+        (2.0, 1, 0.0, 0),  # the only update has those log-probabilities itself
+        (2.0, 2, 0.0, 1),
+        (2.0, 2, 0.1, 2),  # and one by the reference
+    ):
+        params: dict[str, Any] = {**OWN, **ROLLOUTS, "kl_coef": kl_coef}
+        params |= {"sampler_truncation": truncation, "minibatches_per_rollout": updates}
+        (work,) = cost("grpo", inputs, **params).training
+        assert work.scored_tokens == Range(*(passes * tokens for tokens in every))
+
+
+def test_judges_and_continuations_are_as_long_as_is_expected() -> None:
+    inputs = {"candidates": CANDIDATES, "problems": None, "model": MODEL, "template": None}
+    for name, params, rough, what in (
+        ("judge", {}, Range(0.05 * 60, 60), "replies"),
+        ("process-labels", {"num_continuations": 8}, Range(4, 20), "continuations"),
+    ):
+        kind = stage(name)
+        made = kind.params(seed=1, max_tokens=60, **params)
+        (work,) = kind.cost(made, kind.run_model(), inputs).sampling
+        assert work.completion_tokens == rough
+        run = kind.run_model(expect={"completion_tokens": (6, 90)})
+        found = kind.cost(made, run, inputs)
+        assert found.sampling[0].completion_tokens == Range(6, 60), "at most max_tokens"
+        assert f"{what} of 6 to 90 tokens on average, as run.expect says" in found.assumes

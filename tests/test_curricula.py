@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import time
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -195,6 +196,7 @@ def test_flat_groups_are_replaced_by_those_of_more_problems() -> None:
     assert kept == [order[0][1], *order[1][:2]]  # the first ones that differ
     assert asked == [(0, 0, order[0]), (0, 1, order[1])]
     assert metrics["draws"] == 2.0
+    assert "filled_frac" not in metrics
     assert metrics["flat_group_frac"] == 2 / 6  # of all that was sampled
 
 
@@ -222,6 +224,7 @@ def test_after_the_last_draw_flat_groups_fill_the_rollout() -> None:
     assert kept[0] == "p0"
     assert len(kept) == len(set(kept)) == 3
     assert metrics["draws"] == 2.0
+    assert metrics["filled_frac"] == pytest.approx(2 / 3)
 
 
 def test_two_curricula_and_a_preference_beside_dynamic_sampling_are_refused() -> None:
@@ -332,6 +335,37 @@ def test_a_state_restores_what_comes_next(tmp_path: Path) -> None:
     second.restore(other.state)
     assert second.state() == first.state(), "the averages, at which new problems begin, too"
     assert [second.next(n) for n in range(5, 9)] == [first.next(n) for n in range(5, 9)]
+
+
+@pytest.mark.parametrize("name", [None, *CURRICULA])
+def test_the_news_of_all_rollouts_are_the_state(name: str | None) -> None:
+    curriculum = made(grpo_params(**({name: CURRICULA[name]} if name else {})))
+    memory = CurriculumState()
+    for number in range(9):
+        draws = curriculum.next(number)
+        curriculum.observe([group(d.problem, float(number % 2), revealed=0.3) for d in draws])
+        memory.take(json.loads(json.dumps(curriculum.news())))
+        assert memory.state == curriculum.state()
+
+
+def test_a_rollout_tells_of_its_own_problems_among_a_million() -> None:
+    curriculum = adaback()
+    curriculum.intervals = {f"p{n}:": Interval(0.0, 1.0) for n in range(1_000_000)}
+    curriculum.observe([group(SOLVED[0], 1.0, revealed=0.5)])
+    started = time.process_time()
+    for _ in range(1000):
+        curriculum.observe([group(SOLVED[0], 1.0, revealed=0.5)])
+        assert list(curriculum.news()["intervals"]) == ["p0:question 0"]
+    assert time.process_time() - started < 5, "a copy of all of them takes a second"
+
+
+def test_problems_of_a_long_list_are_drawn_without_a_copy_of_it() -> None:
+    order = problem_order([SOLVED[0]] * 1_000_000, 8, 3)
+    next(order)
+    started = time.process_time()
+    for _ in range(10_000):
+        next(order)
+    assert time.process_time() - started < 5, "a copy of the rest takes some milliseconds"
 
 
 def test_a_checkpoint_without_a_curriculum_has_none(tmp_path: Path) -> None:

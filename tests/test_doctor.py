@@ -21,6 +21,8 @@ from r1pipe.doctor.checks import Check
 from r1pipe.doctor.diagnosis import Diagnosis, diagnose
 from r1pipe.doctor.gpus import check_gpus
 from r1pipe.doctor.packages import Found, Newer, Package
+from r1pipe.verify.workers.pool import default_size
+from r1pipe.workers import num_workers
 
 ROOT = Path(__file__).resolve().parent.parent
 CORE = Package(("thing",), (2, 13), (2, 14), tested="2.13", module="thing")
@@ -246,7 +248,7 @@ def test_limits_of_a_container_count(tmp_path: Path, monkeypatch: pytest.MonkeyP
     (tmp_path / "memory.max").write_text("max\n")
     assert machine.total_memory() == 1_024_000
     (tmp_path / "cpu.max").write_text("50000 100000\n")
-    assert machine.usable_cores() == 1
+    assert machine.usable_cores() == num_workers(None, "cpu") == default_size() == 1
 
 
 @pytest.mark.parametrize(

@@ -29,7 +29,7 @@ from r1pipe.models.prompts import encode_prompt
 from r1pipe.policies import setup
 from r1pipe.policies.setup import opened, usable_problems
 from r1pipe.policies.training import train_policy
-from r1pipe.records import FinishReason, Group, Problem, Trained, Verdict
+from r1pipe.records import FinishReason, Group, Problem, RolloutBatch, Verdict
 from r1pipe.rewards.metrics import rollout_metrics
 from r1pipe.rl.objective import trained_rollouts, with_gradient
 from r1pipe.rows import write_problems
@@ -210,7 +210,7 @@ def one_update(tmp_path: Path, groups: list[Group], **changes: Any) -> tuple[dic
     chosen = grpo_params(minibatches_per_rollout=1, kl_coef=0.0, **changes)
     engine = make_engine(model(), chosen.optimizer, RUN)
     run = grpo_of(chosen, engine, context=context)
-    done = Trained(0, groups, groups, rollout_metrics(groups))
+    done = RolloutBatch(0, groups, groups, rollout_metrics(groups))
     for minibatch in run.minibatches(groups, 0):
         run.update(minibatch, done)
     return context.logged[0], engine.model

@@ -60,6 +60,16 @@ def test_a_lock_needs_every_result(r1pipe: Run) -> None:
     assert "first run: r1pipe run manifests/small.yaml" in err
 
 
+def test_a_lock_that_replaces_other_results_says_so(r1pipe: Run) -> None:
+    r1pipe("lock", SMALL)
+    assert r1pipe("lock", SMALL)[2] == "", "the same results"
+    other = ("--set", "stages.numbers.params.count=6")
+    r1pipe("run", SMALL, *other)
+    assert r1pipe("lock", SMALL, *other)[2] == (
+        "manifests/small-laptop.lock was a lock of 2 other results; it is replaced\n"
+    )
+
+
 def test_a_locked_run_is_a_run_as_long_as_nothing_departs(r1pipe: Run) -> None:
     assert r1pipe("run", SMALL, "--locked")[0] == 0
     assert r1pipe("run", SMALL, "--locked", "--store", "fresh")[0] == 0

@@ -81,6 +81,8 @@ def test_a_duplicate_key_names_both_places() -> None:
     ("text", "mistake"),
     [
         ("a: [1\nb: 2", "m.yaml:2:2: not YAML: while parsing a flow sequence"),
+        ("a:\n\tb: 1", "m.yaml:2:1: not YAML: a tab, where YAML is indented by spaces"),
+        ("a:\n  b: 1\n\tc: 2", "m.yaml:3:1: not YAML: a tab, where YAML is indented by spaces"),
         ("a: \x07", "m.yaml:1:1: not YAML: unacceptable character #x0007"),
         ("a: 1\nb: \x07", "m.yaml:2:1: not YAML: unacceptable character #x0007"),
         ("", "m.yaml:1:1: the document is empty"),

@@ -69,6 +69,13 @@ def test_the_fields_of_the_page_are_those_of_the_manifests() -> None:
     assert checked >= 15
 
 
+@pytest.mark.parametrize("name", ["sft", "rft", "online-rft", "grpo", "process"])
+def test_a_manifest_weighs_tokens_as_deepseekmath_does(name: str) -> None:
+    # 1/|o| in front of the sum over a completion: Eq. 7, 9, 11 and 21
+    stages = load_manifest(ROOT / "manifests" / "methods" / f"{name}.yaml").stages
+    assert stages[name].params.model_dump()["aggregation"] == "sequence-mean"
+
+
 @pytest.mark.parametrize("path", MANIFESTS, ids=lambda path: path.stem)
 def test_a_manifest_of_a_method_is_short_and_has_a_smoke_profile(path: Path) -> None:
     manifest = load_manifest(path, profile="smoke")

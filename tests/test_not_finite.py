@@ -70,6 +70,16 @@ def test_a_loss_that_is_nan_stops_before_the_step_and_names_the_rows_of_its_micr
     assert latest[0] == 1
 
 
+def test_the_first_row_is_named_too(tmp_path: Path) -> None:
+    alone = Update(
+        micro_batches(SEQUENCES, Batching(1, "padded", 0)), partial(loss, bad_rows={0}), 30, 30
+    )
+    with pytest.raises(
+        StageError, match=r"the loss is nan in a micro-batch of the rows 0 \(from 0\)"
+    ):
+        trainer(FakeContext(tmp_path), model()).run([alone])
+
+
 def test_in_grpo_a_loss_that_is_nan_names_the_problems_of_its_micro_batch(tmp_path: Path) -> None:
     run = stage("grpo").run_model(workers=1, micro_batch_tokens=1)  # one completion in each
     context, asked = FakeContext(tmp_path), problems(8, max_chars=18)

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 from tiny import FakeContext, stage
 
-from r1pipe.candidates.pairing import Asked, labels_of, pairs_of
+from r1pipe.candidates.pairing import Sides, labels_of, pairs_of
 from r1pipe.errors import ArtifactError, StageError
 from r1pipe.rows import read_rows, write_rows
 from r1pipe.stage import Inputs
@@ -90,16 +90,16 @@ def test_labels_are_half_of_each_side_while_there_are_some(tmp_path: Path) -> No
 def test_pairs_are_different_and_use_every_row_before_any_a_second_time() -> None:
     for num_right, num_wrong in ((1, 1), (2, 3), (2, 4), (4, 2), (3, 3), (6, 4)):
         right, wrong = list(range(num_right)), list(range(100, 100 + num_wrong))
-        asked = Asked(right, wrong)
+        sides = Sides(right, wrong)
         for limit in range(1, num_right * num_wrong + 2):
-            pairs = pairs_of(asked, limit, "s")
+            pairs = pairs_of(sides, limit, "s")
             assert len(set(pairs)) == len(pairs) == min(limit, num_right * num_wrong)
             for side in (0, 1):
                 used = Counter(pair[side] for pair in pairs)
                 rows = (right, wrong)[side]
                 assert max(used.values()) - min(used[row] for row in rows) <= 1
-    assert pairs_of(Asked([1], []), 3, "s") == []
-    both = Asked(list(range(5)), list(range(5, 10)))
+    assert pairs_of(Sides([1], []), 3, "s") == []
+    both = Sides(list(range(5)), list(range(5, 10)))
     assert pairs_of(both, 3, "s") == pairs_of(both, 3, "s") != pairs_of(both, 3, "t")
 
 
@@ -111,8 +111,8 @@ def test_pairs_are_different_and_use_every_row_before_any_a_second_time() -> Non
 def test_labels_are_shared_out_as_worked_by_hand(
     num_right: int, num_wrong: int, limit: int, expected: tuple[int, int]
 ) -> None:
-    asked = Asked(list(range(num_right)), list(range(100, 100 + num_wrong)))
-    labels = labels_of(asked, limit, "s")
+    sides = Sides(list(range(num_right)), list(range(100, 100 + num_wrong)))
+    labels = labels_of(sides, limit, "s")
     ones = sum(label == 1.0 and number < 100 for number, label in labels.items())
     zeros = sum(label == 0.0 and number >= 100 for number, label in labels.items())
     assert (ones, zeros) == expected

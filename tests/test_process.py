@@ -129,6 +129,59 @@ def test_every_token_ends_where_the_text_of_those_before_it_does(text: str) -> N
         assert end == length
 
 
+def slow_ends(ids: list[int]) -> list[int]:
+    """Return where tokens end, each decoded anew after the last whole character but one."""
+    ends, length, first, read = list[int](), 0, 0, 0
+    for place in range(len(ids)):
+        before = tokenizer().decode(ids[first:read])
+        after = tokenizer().decode(ids[first : place + 1])
+        if len(after) > len(before) and not after.endswith("\ufffd"):
+            length += len(after) - len(before)
+            first, read = read, place + 1
+        ends.append(length)
+    return ends
+
+
+def parts_of_characters() -> list[int]:
+    return [token for token in range(len(tokenizer())) if tokenizer().decode([token]) == "\ufffd"]
+
+
+def test_tokens_that_are_no_text_end_where_each_of_them_decoded_anew_does() -> None:
+    rng, parts = random.Random(3), parts_of_characters()
+    whole = [token for token in range(len(tokenizer())) if token not in parts]
+    emoji = tokenizer()("\U0001f642\u00e9\ufffd\u6a21")["input_ids"]
+    for _ in range(60):
+        pieces = [
+            [rng.choice(whole)] * rng.randrange(3),
+            [rng.choice(parts) for _ in range(rng.randrange(40))],
+            [rng.choice(parts)] * rng.randrange(40),
+            emoji * rng.randrange(3),
+        ]
+        rng.shuffle(pieces)
+        ids = [token for piece in pieces for token in piece]
+        assert token_ends(tokenizer(), ids) == slow_ends(ids)
+
+
+@pytest.mark.parametrize("token", ["part of a character", "a character"])
+def test_tokens_are_decoded_a_few_times_each_however_long_the_completion(token: str) -> None:
+    class Counting:
+        """A tokenizer that counts what it decodes."""
+
+        count = 0
+
+        def decode(self, ids: list[int]) -> str:
+            self.count += len(ids)
+            text: str = tokenizer().decode(ids)
+            return text
+
+    (plain,) = tokenizer()("7")["input_ids"][-1:]
+    repeated = plain if token == "a character" else parts_of_characters()[0]
+    counting: Any = Counting()
+    ends = token_ends(counting, [plain, *[repeated] * 2000])
+    assert ends[-1] == (2001 if token == "a character" else 1)
+    assert counting.count < 60 * 2000, "not the square of the length"
+
+
 def completion(text: str, has_end: bool = True) -> Rollout:
     """Return a rollout of a text, as the sampler would have made it."""
     ids = tokenizer()(text)["input_ids"]

@@ -81,10 +81,13 @@ def report(rows: int = 2, text: str = "fine") -> Report:
         num_stages=1,
         stages=[view],
         drawing=draw({"a": []}, {"a": "built"}, {"a": ""}),
-        board=Board([Panel(text, [dot], True)], [text], [Bought(text, text, "b", "s", dot)]),
+        board=Board(
+            [Panel(text, [dot], True)], [text], [Bought(text, text, "b", "s", dot)], [text]
+        ),
         curves=[_curve(curve)],
         timelines=[line],
         flows=[flow],
+        awaited=[],
         samples=samples,
     )
 
@@ -152,7 +155,7 @@ def test_pictures_are_told_in_words() -> None:
     tags = Tags(render(report())).tags
     pictures = [a for tag, a in tags if tag == "svg" and a.get("role") == "img"]
     assert len(pictures) >= 4
-    assert all(a.get("aria-label") for a in pictures)
+    assert all(a.get("aria-label") or a.get("aria-labelledby") for a in pictures)
     ids = [a["id"] for _, a in tags if "id" in a]
     assert len(ids) == len(set(ids))
 
@@ -234,12 +237,37 @@ def test_a_benchmark_that_no_model_solves_is_named_and_not_drawn(tmp_path: Path)
     records = {"scoreboard": SimpleNamespace(kind="scoreboard")}
     found = board_of(records, store)  # type: ignore[arg-type]
     assert found is not None
+    assert found.bought == []
+    assert found.same == []
     assert [(p.title, [d.value for d in p.dots]) for p in found.panels] == [
         ("easy: pass@1", [0.25, 0.0])
     ]
     assert found.unsolved == ["hard: pass@1"]
     page = render(replace(report(), board=found))
     assert "Zero for every model: hard: pass@1." in page
+
+
+def test_what_was_bought_has_the_order_of_the_models_and_names_what_did_not_differ(
+    tmp_path: Path,
+) -> None:
+    one = {"pass@1": {"value": 0.5, "low": 0.4, "high": 0.6}}
+    more, none = ({"mean": d, "low": d, "high": d} for d in (0.25, 0.0))
+    paired = {
+        "after": {"before": "zero", "differences": {"easy": {"pass@1": none}}},
+        "zero": {"before": "base", "differences": {"easy": {"pass@1": more}}},
+        "last": {"before": "after", "differences": {"easy": {"pass@1": more}}},
+    }
+    models = ["base", "zero", "after", "last"]
+    board = {"models": models, "values": {key: {"easy": one} for key in models}, "rough": {}}
+    (tmp_path / "scoreboard.json").write_text(json.dumps(board | {"paired": paired}))
+    store = SimpleNamespace(has_artifact=lambda _: True, output_dir=lambda *_: tmp_path)
+    records = {"scoreboard": SimpleNamespace(kind="scoreboard")}
+    found = board_of(records, store)  # type: ignore[arg-type]
+    assert found is not None
+    assert [each.model for each in found.bought] == ["zero", "last"]
+    assert found.same == ["after and zero (easy pass@1)"]
+    page = render(replace(report(), board=found))
+    assert "No difference on any problem: after and zero (easy pass@1)." in page
 
 
 def test_a_training_sample_has_its_verdict_and_each_reward() -> None:

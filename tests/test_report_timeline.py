@@ -83,7 +83,7 @@ def test_a_fact_that_is_no_timeline_draws_nothing(noted: Any) -> None:
 def test_the_picture_is_told_in_words_and_numbers() -> None:
     page = render(report())
     pictures = [a for tag, a in Tags(page).tags if tag == "svg" and a.get("role") == "img"]
-    labels = [str(picture["aria-label"]) for picture in pictures]
+    labels = [str(picture.get("aria-label")) for picture in pictures]
     (label,) = [each for each in labels if each.startswith("both sampling")]
     assert label.endswith("sampling 67 %, training 33 % (rollouts 0 to 0, 3.0 s)")
     assert '<th scope="row">0</th><td class="number">0.0 to 2.0</td>' in page

@@ -23,7 +23,7 @@ from transformers import AutoModelForSequenceClassification
 
 from r1pipe.engine_settings import TrainRun
 from r1pipe.errors import StageError
-from r1pipe.records import Problem
+from r1pipe.records import Problem, TokenSequence
 from r1pipe.rows import write_problems, write_rows
 from r1pipe.stage import Inputs
 from r1pipe.supervision.reward_model import is_reward_model, new_reward_model, reward_function
@@ -182,6 +182,24 @@ def test_a_process_reward_model_reads_all_and_whole_rows() -> None:
     engine = DeepSpeedSettings(backend="deepspeed", num_processes=2, sequence_parallel=2)
     found = kind.run_model(engine=engine).incompatible_with(params)
     assert "objective process needs whole rows" in found
+
+
+def test_texts_are_held_in_four_bytes_a_token(
+    tmp_path: Path, policy: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    held: list[TokenSequence] = []
+
+    def seen(context: Any, engine: Any, examples: Any, *rest: Any) -> None:
+        held.extend(text for texts in examples for text in texts)
+
+    monkeypatch.setattr("r1pipe.supervision.training.train_reward_model", seen)
+    pairs = [{"prompt": "cat?", "chosen": "yes " * 20, "rejected": "no"} for _ in range(8)]
+    train(tmp_path / "pairs", policy, pairs, "pairwise")
+    train(tmp_path / "steps", policy, STEPS, "process")
+    assert len(held) == 16 + len(STEPS)
+    for text in held:
+        for ids in (text.prompt_ids, text.completion_ids):
+            assert memoryview(ids).itemsize == 4  # type: ignore[arg-type]
 
 
 # ---- the reward of GRPO --------------------------------------------------------------------------

@@ -10,7 +10,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from r1pipe.rows import RowWriter, read_rows
+from r1pipe.errors import ArtifactError
+from r1pipe.rows import RowWriter, read_problems, read_rows, write_problems
 
 SCHEMA = pa.schema([("id", pa.int64()), ("text", pa.string())])
 
@@ -59,3 +60,9 @@ def test_a_shard_ends_with_the_row_that_fills_it(
     write(tmp_path, [{"id": n, "text": text} for n in range(count)], count, SCHEMA)
     found = [pq.ParquetFile(path).metadata.num_rows for path in sorted(tmp_path.iterdir())]
     assert found == sizes
+
+
+def test_a_set_without_problems_is_refused_by_who_reads_it(tmp_path: Path) -> None:
+    write_problems(tmp_path, [])
+    with pytest.raises(ArtifactError, match="there are no problems in it"):
+        read_problems(tmp_path)

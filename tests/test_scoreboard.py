@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 from tiny import FakeContext, stage
 
+from r1pipe.cli.scores_view import score_lines
 from r1pipe.errors import StageError
 from r1pipe.evaluation.board_text import render_markdown, render_text, report_table, tables
 from r1pipe.evaluation.metrics import summarise
@@ -89,7 +91,7 @@ def test_a_board_that_would_be_empty_is_an_error(reports: Any, models: list[str]
         build(reports, models, {}, 0)
 
 
-def test_columns_of_zeros_are_named_below_and_pass_at_1_always_stays() -> None:
+def test_columns_of_zeros_are_named_below_and_pass_at_1_stays_in_the_artifact() -> None:
     by_title = {table.title: table for table in tables(board())}
     scores = by_title["pass@1 (value +- half of the 95 % interval)"]
     assert scores.header == ["model", "easy", "gsm8k", "gsm8k helpful", "aime"]
@@ -98,6 +100,31 @@ def test_columns_of_zeros_are_named_below_and_pass_at_1_always_stays() -> None:
     form = by_title["easy: the completions"]
     assert form.header == ["model", "pass@2", "maj@2", "format", "language", "tokens"]
     assert form.remarks == ["zero in every row: truncated, no answer"]
+
+
+def test_a_terminal_is_spared_pass_at_1_of_what_no_model_solved() -> None:
+    by_title = {table.title: table for table in tables(board(), zeros=False)}
+    scores = by_title["pass@1 (value +- half of the 95 % interval)"]
+    assert scores.header == ["model", "easy", "gsm8k", "gsm8k helpful"], "aime: 0 of 1"
+    assert scores.rows[0] == ["base", "0.250 +-0.250", "0.500 +-0.000", "0.000 +-0.000"]
+    assert scores.remarks[0] == "zero in every row: aime"
+
+
+def test_a_table_whose_every_column_is_zero_is_its_title_and_the_line_that_says_so() -> None:
+    nothing = report(hard=summary({"z": [False, False], "y": [False, False]}))
+    made = build({"base": nothing}, ["base"], {}, 0)
+    text = render_text(made, 60, zeros=False)
+    title = "pass@1 (value +- half of the 95 % interval)"
+    assert text.startswith(f"{title}\n  zero in every row: hard\n")
+    assert "hard" in tables(made)[0].header, "the artifact's files stay"
+
+
+def test_show_and_the_end_of_a_run_leave_out_what_is_zero(tmp_path: Path) -> None:
+    (tmp_path / "scoreboard.json").write_text(json.dumps(board()))
+    store = SimpleNamespace(has_artifact=lambda _: True, output_dir=lambda *_: tmp_path)
+    lines = score_lines(SimpleNamespace(kind="scoreboard"), store, 80)  # type: ignore[arg-type]
+    assert "  zero in every row: aime" in lines
+    assert not [line for line in lines[:4] if "aime" in line]
 
 
 HARNESS = {
@@ -183,7 +210,8 @@ def test_a_report_is_a_table_of_its_benchmarks() -> None:
     table = report_table(report(easy=easy, gsm8k=BASE["benchmarks"]["gsm8k"]))
     named = [dict(zip(table.header, row, strict=True)) for row in table.rows]
     assert named[0]["pass@1"] == "0.250 [0.000, 0.500]"
-    assert named[0]["truncated"] == "0.000 [0.000, 0.000]"
+    assert "truncated" not in named[0]
+    assert table.remarks[0] == "zero in every row: truncated, no answer"
     assert [row["unusable golds"] for row in named] == ["1", "-"]
     assert [row["problems"] for row in named] == ["2", "1"]
-    assert table.remarks[1] == "an unusable gold answer: q: '' bad"
+    assert table.remarks[2] == "an unusable gold answer: q: '' bad"

@@ -22,7 +22,7 @@ def test_the_command_serves_the_sealed_model_on_this_machine_only(
     assert shlex.split(r1pipe("serve", "zero", "--port", "9000", *at)[1]) == expected
     code, _, err = r1pipe("serve", "rows", *at)
     assert code == 3
-    assert "holds 0 models; name a stage that makes one" in err
+    assert "holds no model; name a stage that makes one" in err
     monkeypatch.setenv("PATH", str(tmp_path))
     assert "vllm is not installed" in r1pipe("serve", "zero", "--run", *at)[2]
     (tmp_path / "vllm").write_text("#!/bin/sh\n")

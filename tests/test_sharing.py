@@ -136,6 +136,12 @@ def test_bytes_that_changed_are_not_written(world: tuple[Manifest, Store], tmp_p
     assert list(tmp_path.iterdir()) == []
 
 
+@pytest.mark.parametrize("place", ["/proc/out", "/dev/null/out"])
+def test_a_folder_that_cannot_be_made_is_named(place: str) -> None:
+    with pytest.raises(StoreError, match=f"{place}: cannot be written: .*; name a place"):
+        write_folder(Parcel("rows", {}, {}, {}, {}), Path(place))
+
+
 def test_which_output_is_meant_is_asked_for(world: tuple[Manifest, Store]) -> None:
     with pytest.raises(ArtifactError, match=r"--output.*it has model \(model\), rows \(rows\)"):
         parcel(world, "both")

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 import random
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -10,8 +12,10 @@ import pytest
 from store_world import QuietConsole, chain
 
 from r1pipe.errors import DamagedError
+from r1pipe.keys import key_of
 from r1pipe.pipeline.run import run
 from r1pipe.pipeline.why import explain
+from r1pipe.store import index
 from r1pipe.store.actions import ActionRecord
 from r1pipe.store.index import INDEX_NAME
 from r1pipe.store.preimages import ABSENT, UNKNOWN, distance
@@ -52,7 +56,9 @@ def test_an_index_gives_what_the_files_give(root: Path, state: str) -> None:
     elif state == "torn":
         path.write_text(whole[:-40])
     elif state == "of another layout":
-        path.write_text(whole.replace("records 2", "records 1", 1))
+        other = whole.replace(index.LAYOUT, index.LAYOUT.replace("kind", "sort"), 1)
+        assert other != whole
+        path.write_text(other)
     elif state == "not ours":
         path.write_bytes(b"\xff\x00[[1]]\n")
     wanted = from_files(root)
@@ -69,6 +75,20 @@ def test_records_that_come_and_go_are_seen_by_name(root: Path) -> None:
     Store(root).record_path(Store(root).resolve("second").key).unlink()
     assert Store(root).known() == from_files(root)
     assert len(Store(root).known()) == 8
+
+
+def test_a_record_of_a_stage_with_plugins_is_in_the_index(
+    root: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    plain = Store(root).resolve("second")
+    preimage = plain.preimage | {"plugins": {"rewards": {"brevity": "0" * 64}}}
+    record = replace(plain, preimage=preimage, key=key_of(preimage))
+    Store(root).record_path(record.key).write_text(json.dumps(record.to_json()))
+    wanted = Store(root).records()  # the index is written again
+    assert record in wanted
+    monkeypatch.setattr(index, "read_record", lambda path, _: pytest.fail(f"{path} was read"))
+    assert Store(root).known() == wanted
+    assert Store(root).records() == wanted
 
 
 def test_a_record_edited_in_its_place_is_found_before_use(root: Path) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import json
 import os
+import re
 import subprocess
 from collections.abc import Callable, Iterator
 from contextlib import suppress
@@ -214,16 +215,47 @@ def test_a_file_too_large_for_its_file_system_is_a_refusal(tmp_path: Path) -> No
         build(tmp_path / "store", manifest(stage("only", kind(too_large))))
 
 
+NO_PLACES = ("/proc/out", "/dev/null/out", "data/prompts.jsonl/out.tar", "x" * 300)
+
+
 def test_an_export_to_where_nothing_can_be_written_ends_with_8(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, r1pipe: Run
 ) -> None:
     make_project(tmp_path)
     monkeypatch.chdir(tmp_path)
     assert r1pipe("run", "manifests/small.yaml")[0] == 0
-    for place in ("/proc/out", "/dev/null/out", "data/prompts.jsonl/out.tar", "x" * 300):
+    for place in NO_PLACES:
         code, _, err = r1pipe("export", "joined", place)
         assert code == 8, err
         assert "name a place with space that you may write to" in err
+    assert not list(Path("data").glob(".*"))
+
+
+SMALL = "manifests/small.yaml"
+
+
+@pytest.mark.parametrize(
+    "command",
+    [
+        ("report", SMALL, "-o"),
+        ("lock", SMALL, "-o"),
+        ("run", SMALL, "--store"),
+        ("init",),
+    ],
+    ids=lambda command: command[0],
+)
+def test_a_place_that_a_person_named_and_that_cannot_be_written_is_a_line(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, r1pipe: Run, command: tuple[str, ...]
+) -> None:
+    make_project(tmp_path)
+    monkeypatch.chdir(tmp_path)
+    assert r1pipe("run", SMALL)[0] == 0
+    for place in NO_PLACES:
+        code, _, err = r1pipe(*command, place)
+        assert code == 8, err
+        assert re.search("name a (place with space|directory)|File name too long", err), err
+        assert "Errno" not in err
+        assert "attempt is kept" not in err, "there is none"
     assert not list(Path("data").glob(".*"))
 
 

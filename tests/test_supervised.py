@@ -29,7 +29,7 @@ from r1pipe.models.policy import load_model, load_tokenizer
 from r1pipe.models.prompts import encode_completion, encode_prompt
 from r1pipe.records import TokenSequence
 from r1pipe.rows import write_rows
-from r1pipe.settings import EpochParams
+from r1pipe.settings import EpochParams, Optimizer
 from r1pipe.stage import Inputs
 from r1pipe.train.batching import Batching
 from r1pipe.train.conversations import TurnEncoder
@@ -59,19 +59,25 @@ def test_every_epoch_sees_every_row_once_in_an_order_of_its_own() -> None:
     assert batches != list(batches_of(10, plan(num_epochs=3, seed=6)))
 
 
+def rates_of(num_steps: int, **optimizer: Any) -> list[float]:
+    """Return the rates of all updates."""
+    chosen = Optimizer(**optimizer)
+    return [learning_rate(step, num_steps, chosen) for step in range(num_steps)]
+
+
 def test_a_cosine_starts_at_the_peak_and_ends_at_its_share_of_it() -> None:
-    rates = [learning_rate(step, 11, 5e-5, "cosine", 0, 0.1) for step in range(11)]
+    rates = rates_of(11, lr=5e-5, schedule="cosine", final_lr_frac=0.1)
     assert rates[0] == pytest.approx(5e-5)
     assert rates[5] == pytest.approx((5e-5 + 5e-6) / 2)  # half way: the mean of both ends
     assert rates[-1] == pytest.approx(5e-6)
     assert rates == sorted(rates, reverse=True)
     # a quarter of the way: 0.1 + 0.9 (1 + cos 45 degrees) / 2 of the peak
-    quarter = learning_rate(2, 9, 1.0, "cosine", 0, 0.1)
+    quarter = rates_of(9, lr=1.0, schedule="cosine", final_lr_frac=0.1)[2]
     assert quarter == pytest.approx(0.1 + 0.45 * (1 + math.sqrt(0.5)))
 
 
 def test_warm_up_rises_linearly_to_the_peak_and_the_cosine_starts_behind_it() -> None:
-    rates = [learning_rate(step, 9, 1.0, "cosine", 4, 0.0) for step in range(9)]
+    rates = rates_of(9, lr=1.0, schedule="cosine", warmup_steps=4, final_lr_frac=0.0)
     assert rates[:4] == pytest.approx([0.25, 0.5, 0.75, 1.0])
     assert rates[4] == pytest.approx(1.0)
     assert rates[6] == pytest.approx(0.5)
@@ -79,12 +85,12 @@ def test_warm_up_rises_linearly_to_the_peak_and_the_cosine_starts_behind_it() ->
 
 
 def test_a_constant_schedule_stays_at_the_peak_after_warm_up() -> None:
-    rates = [learning_rate(step, 5, 2.0, "constant", 2, 0.1) for step in range(5)]
+    rates = rates_of(5, lr=2.0, schedule="constant", warmup_steps=2)
     assert rates == [1.0, 2.0, 2.0, 2.0, 2.0]
 
 
 def test_a_single_step_has_the_peak_rate() -> None:
-    assert learning_rate(0, 1, 3.0, "cosine", 0, 0.1) == 3.0
+    assert rates_of(1, lr=3.0, schedule="cosine") == [3.0]
 
 
 # ---- the gradient in closed form -----------------------------------------------------------------
@@ -217,7 +223,7 @@ def test_the_loss_falls_and_every_step_has_its_scheduled_rate(
     losses = trained[0].column("loss")
     assert len(losses) == 6
     assert losses[-1] < losses[0] - 0.2
-    rates = [learning_rate(step, 6, 3e-3, "cosine", 2, 0.1) for step in range(6)]
+    rates = rates_of(6, lr=3e-3, schedule="cosine", warmup_steps=2, final_lr_frac=0.1)
     assert [rate for _, rate in trained[2].seen] == rates
     assert trained[0].column("lr") == rates
 

@@ -17,7 +17,7 @@ from r1pipe.errors import StageError
 from r1pipe.generate.failures import FailedUnits, SamplingFailed
 from r1pipe.generate.protocol import Request, Sampled, SamplingParams
 from r1pipe.generate.streaming import streaming
-from r1pipe.generate.units import Asked, Whole, whole_units
+from r1pipe.generate.units import FinishedUnit, PendingUnit, finished_units
 from r1pipe.records import FinishReason
 from r1pipe.rows import read_rows, write_problems, write_rows
 from r1pipe.stage import Inputs
@@ -53,24 +53,24 @@ class OldestLast(Streamed):
             yield from self.script.generate([held.pop()], sampling)
 
 
-def units(sizes: Sequence[int]) -> list[Asked[str]]:
+def units(sizes: Sequence[int]) -> list[PendingUnit[str]]:
     """Return units whose requests have the seeds 0, 1, 2 and so on."""
     starts = [sum(sizes[:number]) for number in range(len(sizes))]
     return [
-        Asked(str(n), f"unit {n}", [Request((1,), start + i, i) for i in range(size)])
+        PendingUnit(str(n), f"unit {n}", [Request((1,), start + i, i) for i in range(size)])
         for n, (start, size) in enumerate(zip(starts, sizes, strict=True))
     ]
 
 
 def wholes(
-    folder: Path, sampler: Any, asked: list[Asked[str]], failed: FailedUnits | None = None
-) -> list[Whole[str, int]]:
+    folder: Path, sampler: Any, asked: list[PendingUnit[str]], failed: FailedUnits | None = None
+) -> list[FinishedUnit[str, int]]:
     def read(item: str, request: Request, sampled: Sampled) -> int:
         assert sampled.token_ids == [request.seed], "the request is that of the completion"
         return request.seed
 
     with streaming(sampler, FakeContext(folder), SAMPLING, 4) as stream:
-        return list(whole_units(stream, iter(asked), read, failed or FailedUnits()))
+        return list(finished_units(stream, iter(asked), read, failed or FailedUnits()))
 
 
 @pytest.mark.parametrize("seed", range(5))
@@ -96,13 +96,13 @@ def test_a_long_completion_holds_up_its_own_unit_alone(tmp_path: Path) -> None:
 def test_units_are_asked_for_only_while_the_generator_could_want_requests(tmp_path: Path) -> None:
     drawn: list[str] = []
 
-    def noted() -> Iterator[Asked[str]]:
+    def noted() -> Iterator[PendingUnit[str]]:
         for unit in units([2] * 50):
             drawn.append(unit.name)
             yield unit
 
     with streaming(Streamed(Numbers(), 4), FakeContext(tmp_path), SAMPLING, 4) as stream:
-        next(whole_units(stream, noted(), lambda item, request, sampled: 0, FailedUnits()))
+        next(finished_units(stream, noted(), lambda item, request, sampled: 0, FailedUnits()))
     assert len(drawn) <= 6, "four slots, and as many requests that wait"
 
 

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from r1pipe.audit.cases import verify_cases
 from r1pipe.audit.pairs import corpus, corpus_cases
-from r1pipe.verify import close_shared
+from r1pipe.verify import close_shared, verify_many
 
 
 def test_the_corpus_is_large_labelled_and_without_repeats() -> None:
@@ -19,11 +18,11 @@ def test_the_corpus_is_large_labelled_and_without_repeats() -> None:
 
 
 def test_every_case_has_its_expected_verdict() -> None:
-    cases = list(corpus_cases())
+    verdicts = verify_many((pair.problem, pair.completion) for pair in corpus())
     differing = [
-        (case.values["id"], row["verdict"])
-        for case, row in zip(cases, verify_cases(cases), strict=True)
-        if row["verdict"] != case.values["expected"]
+        (case.values["id"], verdict)
+        for case, verdict in zip(corpus_cases(), verdicts, strict=True)
+        if verdict != case.values["expected"]
     ]
     assert differing == []
     close_shared()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import multiprocessing
 import os
 import signal
@@ -18,12 +19,12 @@ import pytest
 from hostile import GOLDS, hostile_completions
 from killing import is_running
 
-from r1pipe.audit.cases import verify_answer, verify_cases
+from r1pipe.audit.cases import case_problem, verify_answer, verify_file
 from r1pipe.audit.golds import check_golds
 from r1pipe.errors import StageError
 from r1pipe.files import Record
 from r1pipe.records import Problem, Row, Verdict
-from r1pipe.verify import verify, verify_many, verify_stream
+from r1pipe.verify import verify, verify_many, verify_one, verify_stream
 from r1pipe.verify.workers.pool import Pool, Promise
 
 SLOW = r"\prod_{k=1}^{2000} (x+k)"
@@ -222,6 +223,15 @@ def test_no_process_outlives_a_killed_caller(tmp_path: Path) -> None:
     assert not any(is_running(pid) for pid in pids)
 
 
+def test_pairs_do_not_wait_for_workers_that_cannot_be_started() -> None:
+    pool = Pool(1, "r1pipe.verify.workers.no_verifier")
+    promises = [pool.submit("1", "x"), pool.submit("2", "y")]
+    for promise in promises:
+        with pytest.raises(StageError, match=r"^verify: the process that forks the workers ended"):
+            promise.result(timeout=60)
+    pool.close()
+
+
 def test_a_closed_pool_says_so() -> None:
     pool = Pool(1)
     pool.close()
@@ -264,7 +274,7 @@ def test_a_gold_answer_too_slow_to_read_is_the_golds_fault(pool: Pool) -> None:
     assert pool.submit(SLOW, "5", 1.0).result() is Verdict.GOLD_UNUSABLE
 
 
-def test_cases_come_back_in_order_with_ids_and_times() -> None:
+def test_cases_come_back_in_order_with_ids_and_times(tmp_path: Path) -> None:
     cases: list[Row] = [
         {"id": "a", "gold": "5", "completion": box("5")},
         {"gold": "x+1", "completion": box("1+x")},
@@ -272,7 +282,8 @@ def test_cases_come_back_in_order_with_ids_and_times() -> None:
         {"task": "countdown", "gold": "", "numbers": [1, 2], "target": 3, "completion": box("1+2")},
         {"task": "choice", "gold": "B", "completion": box("(B)")},
     ]
-    rows = list(verify_cases(Record("a", row, case) for row, case in enumerate(cases, start=1)))
+    (tmp_path / "a.jsonl").write_text("\n".join(map(json.dumps, cases)))
+    rows = list(verify_file(tmp_path / "a.jsonl"))
     assert [row["id"] for row in rows] == ["a", 2, 7, 4, 5]
     verdicts = [row["verdict"] for row in rows]
     assert verdicts == ["correct", "correct", "no_answer", "correct", "correct"]
@@ -297,14 +308,13 @@ BAD_CASES: list[tuple[Row, str]] = [
 @pytest.mark.parametrize(("case", "message"), BAD_CASES)
 def test_a_bad_case_says_where_and_what(case: Row, message: str) -> None:
     with pytest.raises(StageError, match=message):
-        list(verify_cases([Record("a.jsonl", 3, case)]))
+        case_problem(Record("a.jsonl", 3, case))
 
 
 @pytest.mark.parametrize("gold", [None, [], ["5"], {"a": 5}, True, "", float("nan")])
 def test_a_gold_answer_that_is_none_is_unusable_and_no_wrong_answer(gold: object) -> None:
-    case = Record("a.jsonl", 1, {"gold": gold, "completion": box("5")})
-    (row,) = verify_cases([case])
-    assert row["verdict"] == "gold_unusable"
+    problem = case_problem(Record("a.jsonl", 1, {"gold": gold, "completion": box("5")}))
+    assert verify_one(problem, box("5")).verdict is Verdict.GOLD_UNUSABLE
 
 
 def test_an_answer_on_the_command_line_needs_no_box() -> None:

@@ -62,6 +62,20 @@ def test_flat_groups_only_are_warned_of_once_after_five_updates_in_a_row() -> No
     ]
 
 
+def test_rollouts_that_flat_groups_fill_are_warned_of_and_pause_where_that_is_asked_for() -> None:
+    made = watch(filled=0.9, in_a_row=2)
+    for _ in range(4):
+        made.take(metrics(flat_group_frac=0.99, filled_frac=0.89, draws=20.0))
+    assert made.new_warnings() == []
+    made.take(metrics(flat_group_frac=0.99, filled_frac=0.91, draws=20.0))
+    assert made.reason_to_pause() is None
+    (text,) = made.new_warnings()
+    assert text.startswith("flat groups fill 91% of the rollout after its last draw")
+    assert "20 times the completions were sampled" in text
+    made.take(metrics(flat_group_frac=0.99, filled_frac=0.95, draws=20.0))
+    assert (made.reason_to_pause() or "").startswith("flat groups fill 95%")
+
+
 def test_a_warning_that_has_passed_is_said_again_when_it_comes_back() -> None:
     made, count = watch(), 0
     for flat in [1.0] * 6 + [0.0] + [1.0] * 6:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import random
 from collections import Counter
+from dataclasses import replace
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -22,10 +23,11 @@ from r1pipe.settings import World
 from r1pipe.stage import Inputs
 from r1pipe.tasks import arithmetic, corpus, countdown, parity
 from r1pipe.tasks.general import is_helpful
-from r1pipe.tasks.table import REASONING, TASKS
+from r1pipe.tasks.table import TASKS
 from r1pipe.tasks.world import LANGUAGES, Noise, Solution, is_held_out, sample_problems
 from r1pipe.verify import verify
 
+REASONING = ("arithmetic", "choice", "countdown", "parity")
 WITHOUT_THOUGHT = {"chain-of-parities", "chain-of-rare-ones"}
 EVERY_KIND = [
     (name, language, level)
@@ -220,6 +222,31 @@ def test_the_stated_answer_is_that_of_the_written_steps_even_where_they_are_wron
     for problem in made("arithmetic", "en", 3):
         solution = solved(problem, Noise(wrong_step=0.5))
         assert solution.thought.endswith(solution.answer)
+
+
+def test_a_step_that_is_skipped_is_taken_with_the_next_and_the_answer_stays_right() -> None:
+    always = Noise(skipped_step=1.0)
+    chain = Problem(
+        id="", task="arithmetic", prompt="", gold="1", language="en", checker="number",
+        meta={"expression": "6+5*3-4"},
+    )  # fmt: skip
+    bits = replace(chain, task="parity", gold="even", meta={"bits": "101"})
+    assert solved(chain, Noise()).thought == "6+5 is 4*3 is 5-4 is 1"
+    assert solved(chain, always).thought == "6+5*3-4 is 1"
+    assert solved(bits, Noise()).thought == "a1 odd b0 odd c1 even"
+    assert solved(bits, always).thought == "a1b0c1 even"
+
+
+@pytest.mark.parametrize("name", ["arithmetic", "choice", "parity"])
+def test_skipped_steps_make_thoughts_shorter_at_their_rate_and_never_wrong(name: str) -> None:
+    problems = made(name, "en", TASKS[name].levels[-1], count=150)
+    lengths = []
+    for rate in (0.0, 0.5, 1.0):
+        thoughts = [solved(p, Noise(skipped_step=rate)).thought for p in problems]
+        lengths.append(sum(map(len, thoughts)) / len(thoughts))
+    assert accuracy(problems, Noise(skipped_step=0.5)) == 1.0
+    assert lengths[1] == pytest.approx((lengths[0] + lengths[2]) / 2, rel=0.05)
+    assert lengths[2] < 0.8 * lengths[0]  # by hand: choice goes from 23 to 18 characters
 
 
 @pytest.mark.parametrize("name", sorted({*TASKS} - {"safety"} - WITHOUT_THOUGHT))

@@ -26,7 +26,7 @@ from r1pipe.models.policy import new_model, save_model
 from r1pipe.models.prompts import encode_prompt
 from r1pipe.models.tokenizer import train_tokenizer
 from r1pipe.ranks import ALONE
-from r1pipe.records import FinishReason, Problem, Rollout, TokenSequence, Trained, json_lines
+from r1pipe.records import FinishReason, Problem, Rollout, RolloutBatch, TokenSequence, json_lines
 from r1pipe.rl.credits import credit_of
 from r1pipe.rl.grpo import Grpo
 from r1pipe.settings import Aggregation, Optimizer, Precision
@@ -239,7 +239,7 @@ def update_policy(
     for name, rows in (("reference_logprobs", reference_rows), ("old_logprobs", old_rows)):
         for each, row in zip(made, rows or [], strict=bool(rows)):
             each.streams[name] = list(row)
-    run.update(made, Trained(0, [], [], {}))
+    run.update(made, RolloutBatch(0, [], [], {}))
     logged: Any = run.context
     (row,) = logged.logged
     return {n: v for n, v in row.items() if n not in ("step", "lr", "tokens_per_s")}

@@ -96,8 +96,10 @@ class Result:
         """Return the folder of the one model; transformers and vLLM load it as it is."""
         folders = [path.parent for path in self.path.glob(f"*/{MODEL_FILE}")]
         if len(folders) != 1:
+            made = self.record
+            count = f"{len(folders)} models" if folders else "no model"
             raise ArtifactError(
-                f"{self!r}: holds {len(folders)} models; name a stage that makes one"
+                f"{made.stage_name} ({made.kind}) holds {count}; name a stage that makes one"
             )
         return folders[0]
 

@@ -7,7 +7,6 @@ A verifier that is too late on a pair, or fails on it, has refused it.
 from __future__ import annotations
 
 import math
-import os
 import time
 from collections import Counter, defaultdict, deque
 from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -20,7 +19,7 @@ from r1pipe.keys import JsonObject
 from r1pipe.records import Problem, Verdict
 from r1pipe.text import excerpt, table_lines, visible
 from r1pipe.verify.checkers import WINDOW, Verification, verify_stream
-from r1pipe.verify.workers.pool import DEFAULT_LIMIT_S, Pool, Promise
+from r1pipe.verify.workers.pool import DEFAULT_LIMIT_S, Pool, Promise, default_size
 
 OURS, PLAIN = "r1pipe", "math-verify"
 _PLAIN_MODULE = "r1pipe.audit.plain_math_verify"
@@ -197,7 +196,7 @@ def plain_stream(
 ) -> Iterator[Verdict | None]:
     """Verify by plain math-verify in a pool of its own, in order; None for tasks beyond it."""
     waiting: deque[Promise | None] = deque()
-    with closing(Pool(jobs or min(2, os.cpu_count() or 1), _PLAIN_MODULE)) as pool:
+    with closing(Pool(jobs or default_size(), _PLAIN_MODULE)) as pool:
         for problem, text in pairs:
             is_known = problem.checker in _KNOWN_TO_PLAIN
             waiting.append(pool.submit(problem.gold, text, timeout_s) if is_known else None)

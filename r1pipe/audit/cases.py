@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from difflib import get_close_matches
 from itertools import islice
 from pathlib import Path
 
@@ -15,7 +14,7 @@ from r1pipe.keys import Json, JsonObject
 from r1pipe.records import Problem
 from r1pipe.sandbox.runners import is_runnable
 from r1pipe.sandbox.strength import require
-from r1pipe.text import visible
+from r1pipe.text import did_you_mean, visible
 from r1pipe.verify import countdown
 from r1pipe.verify.checkers import CHECKERS, Verification, verify_one, verify_stream
 from r1pipe.verify.code import language_of
@@ -58,34 +57,12 @@ def as_completion(answer: str) -> str:
     return f"\\boxed{{{answer}}}" if is_bare and answer.strip() else answer
 
 
-def verify_cases(
-    cases: Iterable[Record], *, jobs: int = 0, timeout_s: float = DEFAULT_LIMIT_S
-) -> Iterator[JsonObject]:
-    """Verify rows with `gold` and `completion`; yield results in order as they are done.
-
-    Optional columns: `id` (the row's number by default), `task` (a task or checker; math by
-    default), and what its checker needs: `numbers` and `target`, `options`, `accept`, `reject`,
-    `refusal`. A result has `id`, `verdict`, `extracted`, `method` and `ms`.
-    """
-    ids: list[object] = []
-
-    def pairs() -> Iterator[tuple[Problem, str]]:
-        for case in cases:
-            problem = case_problem(case)
-            ids.append(case.values.get("id", case.row))
-            yield problem, case.values["completion"]
-
-    stream = verify_stream(pairs(), timeout_s=timeout_s, workers=jobs)
-    for index, verification in enumerate(stream):
-        case_id, ids[index] = ids[index], None
-        yield {"id": case_id, **verification_row(verification)}
-
-
 def verify_file(path: Path, *, jobs: int = 0) -> Iterator[JsonObject]:
-    """Verify the cases of a file; yield a result for every row, in order.
+    """Verify the cases of a file (`case_problem`); yield a result for every row, in order.
 
-    A row that is no case does not end it: its result has `id` and `error`, which says where and
-    what is wrong. Raises SourceError if the file is missing or has no rows, and StageError where a
+    A result has `id` (the row's number by default), `verdict`, `extracted`, `method` and `ms`. A
+    row that is no case does not end it: its result has `id` and `error`, which says where and what
+    is wrong. Raises SourceError if the file is missing or has no rows, and StageError where a
     case is a program and the sandbox lacks a layer.
     """
     rows = records_or_faults(path)
@@ -155,7 +132,12 @@ def verification_row(verification: Verification) -> dict[str, object]:
 
 
 def case_problem(case: Record) -> Problem:
-    """Return the problem that a case describes, or say what is wrong with the case."""
+    """Return the problem of a row with `gold` and `completion`.
+
+    Optional columns: `task` (a task or checker; math by default), and what its checker needs, such
+    as `numbers` and `target`, `options`, `accept`, `reject`, `refusal` or `tests`. Raises
+    StageError, with the row's place, for what is missing or cannot be read.
+    """
     row = case.values
     missing = [name for name in ("gold", "completion") if name not in row]
     if missing:
@@ -165,10 +147,8 @@ def case_problem(case: Record) -> Problem:
     task = row.get("task", "math")
     checker = TASK_CHECKERS.get(task, task) if isinstance(task, str) else None
     if checker not in CHECKERS:
-        known = [*CHECKERS, *TASK_CHECKERS]
-        close = get_close_matches(str(task), known, 1)
-        hint = f"did you mean {close[0]!r}?" if close else f"there are {', '.join(known)}"
-        raise StageError(f"{case.place}: unknown task {task!r}; {hint} Without one it is math")
+        hint = did_you_mean(str(task), [*CHECKERS, *TASK_CHECKERS])
+        raise StageError(f"{case.place}: unknown task {task!r}; {hint}; without one it is math")
     meta = {name: row[name] for name in _META if name in row}
     if checker == "countdown" and not {"numbers", "target"} <= meta.keys():
         raise StageError(f"{case.place}: a countdown case needs numbers and target")

@@ -13,7 +13,7 @@ from r1pipe.audit.cases import as_completion, case_problem
 from r1pipe.errors import SourceError
 from r1pipe.files import Record, records
 from r1pipe.records import Problem, Row
-from r1pipe.text import excerpt
+from r1pipe.text import did_you_mean, excerpt
 
 COLUMNS = ("gold", "completion", "answer", "label", "kind")
 """What a pair is read from, each in the column of its name unless another is given."""
@@ -42,7 +42,7 @@ def labelled_pairs(path: Path, columns: Mapping[str, str] | None = None) -> Iter
 
     A row has `gold`, `label` (see `LABELS`), and either `completion`, a whole one, or `answer`, a
     bare one, which is put in a box; `kind` is optional. `completion` is taken where both are there.
-    Further columns are those of `cases.verify_cases`: `task` and what its checker needs.
+    Further columns are those of `cases.case_problem`: `task` and what its checker needs.
     """
     for record in records(path):
         yield pair_of(record, columns or {})
@@ -111,11 +111,10 @@ def _renamed(record: Record, columns: Mapping[str, str]) -> Row:
 
 def _without(record: Record, name: str, column: str) -> SourceError:
     there = sorted(map(str, record.values))
-    close = get_close_matches(column, there, 1)
-    hint = f"did you mean {close[0]!r}?" if close else f"there are {', '.join(there)};"
+    hint = did_you_mean(column, there)
     what = f"no column {column!r}" + (f" for {name}" if name != column else "")
     return SourceError(
-        f"{record.place}: {excerpt(what, 120)}; {excerpt(hint, 200)} Choose another with"
+        f"{record.place}: {excerpt(what, 120)}; {excerpt(hint, 200)}; choose another with"
         f" --column {name}=COLUMN"
     )
 

@@ -75,11 +75,11 @@ class Judge:
 
     def reply(self, request: Request, sampled: Sampled) -> Reply:
         """Return the reply that a completion is."""
-        ids, reason = sampled.token_ids, sampled.finish_reason
-        text = self._opened + str(self.tokenizer.decode(ids if reason is LENGTH else ids[:-1]))
+        reason = sampled.finish_reason
+        text = self._opened + self.tokenizer.decode(sampled.written_ids)
         tags = replace(as_format(self.format), answer="boxed")  # JSON stays as it is
         verdict, fault = read_reply(recast(text, tags), reason)
-        return Reply(verdict, fault, text, request.seed, len(ids), reason)
+        return Reply(verdict, fault, text, request.seed, len(sampled.token_ids), reason)
 
     def replies(
         self, questions: Sequence[Question], found: Mapping[int, Reply]

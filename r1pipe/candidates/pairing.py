@@ -25,8 +25,8 @@ GOOD_FROM = 0.5
 
 
 @dataclass
-class Asked:
-    """What is known of the completions of one problem: the numbers of distinct rows by side."""
+class Sides:
+    """The numbers of the distinct rows of one problem, those that are right and those not."""
 
     right: list[int] = field(default_factory=list)
     wrong: list[int] = field(default_factory=list)
@@ -36,19 +36,19 @@ class Asked:
 class SortedRows:
     """All problems in the order of their first rows, and what became of the rows."""
 
-    problems: dict[str, Asked] = field(default_factory=dict)
+    problems: dict[str, Sides] = field(default_factory=dict)
     counts: Counter[str] = field(default_factory=Counter)
     """Rows `right`, `wrong`, `repeats`, `truncated`, `undecided` (their verdict says nothing), and
     `dropped` (correct, but not kept)."""
 
     def facts(self) -> dict[str, int]:
         """Return how many problems have what, and how many rows are what."""
-        sides = Counter(
+        kinds = Counter(
             "with_both" if each.right and each.wrong else "all_right" if each.right else
             "all_wrong" if each.wrong else "with_neither"
             for each in self.problems.values()
         )  # fmt: skip
-        return {**self.counts, "problems": len(self.problems), **sides}
+        return {**self.counts, "problems": len(self.problems), **kinds}
 
 
 def sorted_out(rows: Iterable[Row], right_if: RightIf) -> SortedRows:
@@ -60,8 +60,8 @@ def sorted_out(rows: Iterable[Row], right_if: RightIf) -> SortedRows:
     found, seen = SortedRows(), dict[str, set[bytes]]()
     for number, row in enumerate(rows):
         side, problem = _side(row, right_if), problem_of(row)
-        asked = found.problems.setdefault(problem, Asked())
-        rows_of = {"right": asked.right, "wrong": asked.wrong}.get(side)
+        sides = found.problems.setdefault(problem, Sides())
+        rows_of = {"right": sides.right, "wrong": sides.wrong}.get(side)
         if rows_of is not None:
             mark, of_problem = identity(row), seen.setdefault(problem, set())
             if mark in of_problem:
@@ -91,13 +91,13 @@ def _side(row: Row, right_if: RightIf) -> str:
     return "wrong"
 
 
-def pairs_of(asked: Asked, limit: int, seed: str) -> list[tuple[int, int]]:
+def pairs_of(sides: Sides, limit: int, seed: str) -> list[tuple[int, int]]:
     """Return at most so many different (right, wrong) pairs of one problem.
 
     Both sides are shuffled by the seed and gone around together, so that no row is used a second
     time before every other one of its side is.
     """
-    rng, right, wrong = random.Random(seed), list(asked.right), list(asked.wrong)
+    rng, right, wrong = random.Random(seed), list(sides.right), list(sides.wrong)
     rng.shuffle(right)
     rng.shuffle(wrong)
     if not right or not wrong:
@@ -109,10 +109,10 @@ def pairs_of(asked: Asked, limit: int, seed: str) -> list[tuple[int, int]]:
     ]
 
 
-def labels_of(asked: Asked, limit: int, seed: str) -> dict[int, float]:
+def labels_of(sides: Sides, limit: int, seed: str) -> dict[int, float]:
     """Return the labels of at most so many rows of one problem: as many right as wrong ones (one
     more if the limit is odd), as far as there are."""
-    rng, right, wrong = random.Random(seed), list(asked.right), list(asked.wrong)
+    rng, right, wrong = random.Random(seed), list(sides.right), list(sides.wrong)
     rng.shuffle(right)
     rng.shuffle(wrong)
     count = min(limit, len(right) + len(wrong))

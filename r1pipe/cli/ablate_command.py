@@ -161,7 +161,7 @@ def _lines(board: JsonObject, stopped: Mapping[str, str]) -> list[str]:
     from r1pipe.evaluation.board_text import paired_table, scores_table, table_text
 
     width = shutil.get_terminal_size((160, 24)).columns
-    scores, costs = scores_table(board), paired_table(board, TITLE)
+    scores, costs = scores_table(board, zeros=False), paired_table(board, TITLE)
     for table in (scores, costs):
         table.header[0] = "without"
     ends = [f"without {name} there is no score: {text}" for name, text in stopped.items()]

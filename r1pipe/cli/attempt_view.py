@@ -21,6 +21,9 @@ if TYPE_CHECKING:
     from r1pipe.store.store import Store
 
 
+NOT_FINISHED = "not finished, and not being built; the run that began it goes on with it"
+
+
 def attempt_json(store: Store, attempt: Attempt) -> JsonObject:
     """Return what an attempt has logged so far as one JSON document."""
     state, work = attempt.state or {}, attempt.work
@@ -45,7 +48,7 @@ def attempt_text(store: Store, attempt: Attempt) -> str:
     rows = [
         ("stage", str(found["stage_name"])),
         ("attempt", f"at key {found['key']}"),
-        ("status", f"built now by {owner}" if owner else "not finished, and not being built"),
+        ("status", f"built now by {owner}" if owner else NOT_FINISHED),
         ("kept", found["progress"] or "nothing to go on from"),
         ("took", format_duration(found.get("seconds", 0.0))),
         ("peak memory", memory_text(found.get("peak_rss_bytes", 0), found["facts"])),

@@ -54,7 +54,7 @@ def export_gguf(
     """Write a model as a GGUF file for llama.cpp, Ollama and others."""
     from r1pipe.api.results import Results
     from r1pipe.models.tokenizer import split_of
-    from r1pipe.store.disk import store_errors, token
+    from r1pipe.store.disk import place_errors, token
     from r1pipe.text import format_bytes
 
     folder = Results(open_store(store))[name].model_folder()
@@ -73,7 +73,7 @@ def export_gguf(
     if file.exists():
         raise ArtifactError(f"{file} exists; name a new file")
     script = _script(converter)
-    with store_errors(file.parent, "cannot be written"):
+    with place_errors(file.parent):
         file.parent.mkdir(parents=True, exist_ok=True)
     part = file.with_name(f".{file.name}.{token()}.part")
     config = json.loads((folder / "config.json").read_text("utf-8"))

@@ -1,5 +1,6 @@
 """The command that begins a project: a manifest for one's own model and data."""
 
+import os
 import shlex
 from pathlib import Path
 from typing import Annotated
@@ -24,15 +25,15 @@ def init(
 ) -> None:
     """Begin a project: folders, and a manifest for a model and data of your own."""
     from r1pipe.manifest.recipe import recipe_root
-    from r1pipe.store.disk import place_text, store_errors
+    from r1pipe.store.disk import place_errors, place_text
 
     target, root = folder / OWN, recipe_root()
-    if target.exists():
+    if os.path.lexists(target):
         raise ArtifactError(f"{target} exists; name a new folder, or go on with that manifest")
     if root is None:
         raise ArtifactError("r1pipe's own manifests are not installed; install it again")
     text = (root / OWN).read_text(encoding="utf-8")
-    with store_errors(folder, "cannot be written"):
+    with place_errors(folder):
         for name in FOLDERS:
             (folder / name).mkdir(parents=True, exist_ok=True)
         place_text(target, text)

@@ -22,7 +22,7 @@ from r1pipe.cli.progress_text import (
     result_text,
     telling,
 )
-from r1pipe.fitting import elided
+from r1pipe.fitting import elided, wrapped_lines
 from r1pipe.text import (
     ASCII_BARS,
     BARS,
@@ -181,7 +181,7 @@ class LiveConsole:
         """Show what will be done, on one screen."""
         self.places.take(plan)
         width, height = self.rich.size
-        lines = [*short_plan_lines(plan, None, width, height), *source_lines(plan)]
+        lines = [*short_plan_lines(plan, None, width, height), *source_lines(plan, width)]
         self.rich.print(lines[0], style="bold", soft_wrap=True)
         for line in lines[1:]:
             words = line.split()
@@ -226,7 +226,8 @@ class LiveConsole:
 
     def message(self, text: str) -> None:
         """Leave a line."""
-        self.rich.print(visible(text, keep_lines=True), soft_wrap=True)
+        lines = wrapped_lines(text.split("\n"), self.rich.width)
+        self.rich.print("\n".join(lines), soft_wrap=True)
 
     def close(self) -> None:
         """Give the terminal back."""

@@ -41,12 +41,14 @@ def lock(
     store: StoreOption = None,
 ) -> None:
     """Write a lock: every stage's key and artifact, so that others can reproduce them."""
-    from r1pipe.pipeline.lock import lock_path, make_lock, write_lock
+    from r1pipe.pipeline.lock import lock_path, make_lock, num_replaced, write_lock
 
     project = load(manifest, profile, overrides, store)
     loaded = project.manifest
     path = output or lock_path(loaded.path, loaded.profile)
     made = make_lock(loaded, project.opened, path)
+    if count := num_replaced(made, path):
+        complain(f"{path} was a lock of {count} other results; it is replaced")
     write_lock(made, path)
     say(f"{path}: {len(made.stages)} stages; 'r1pipe reproduce {path}' runs and compares them")
 

@@ -87,12 +87,14 @@ def main() -> None:
     except OSError as error:
         if error.errno not in REFUSALS:
             raise
-        complain(f"{error}; free space or fix the permissions, then run the same command again")
+        from r1pipe.store.disk import ADVICE, said
+
+        complain(f"{said(error)}; {ADVICE}")
         sys.exit(StoreError.exit_code)
     except RuntimeError as error:
         if type(error).__name__ != "Abort":
             raise
-        complain("Aborted!")
+        complain("not confirmed; nothing was done")
         sys.exit(1)
     sys.exit(code if isinstance(code, int) else 0)
 

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from textwrap import wrap
 from typing import TYPE_CHECKING
 
-from r1pipe.fitting import fitted_lines
+from r1pipe.fitting import fitted_lines, wrapped_lines
 from r1pipe.text import short_id, visible
 
 if TYPE_CHECKING:
@@ -21,7 +21,7 @@ MIN_ROWS = 8
 """Rows of a plan that are shown however low the window is."""
 SPARE = ("GPU-HOURS", "KIND", "MEMORY", "PRICE")
 """Columns that a narrow window does without, in this order."""
-MIN_REASON = 30
+MIN_REASON = 40
 """Columns from which a reason that is cut still says something."""
 INDENT = "    "
 REST = 10
@@ -62,20 +62,20 @@ def short_plan_lines(
     below = [f"and {hidden} more"] if hidden else []
     below.append(f"{_counts(plan)}; 'r1pipe plan --verbose' has all of it")
     below += costs.short_lines() if costs is not None else []
-    if width is not None:
-        below = [part for line in below for part in wrap(visible(line), width)]
-    return _with_reasons(rows, width, spare=SPARE) + below
+    return _with_reasons(rows, width, spare=SPARE) + wrapped_lines(below, width)
 
 
 def _with_reasons(
     rows: Sequence[tuple[str, ...]], width: int | None, spare: Sequence[str]
 ) -> list[str]:
-    """Return a table whose last column is the reasons; where they would be cut short they stand on
-    lines of their own, below their rows."""
+    """Return a table whose last column is the reasons; where more than a third of one would be
+    cut, or any of it in a narrow column, they stand on lines of their own, below their rows."""
     lines = fitted_lines(rows, width, spare=spare)
     reasons = [visible(row[-1]) for row in rows[1:]]
     longest = max(map(len, reasons), default=0)
-    if width is None or not longest or longest <= _width_left(lines, width):
+    if width is None or longest <= (left := _width_left(lines, width)):
+        return lines
+    if left >= MIN_REASON and 2 * longest <= 3 * left:
         return lines
     bare = fitted_lines([row[:-1] for row in rows], width, spare=spare)
     if len(bare) != len(rows):
@@ -87,10 +87,9 @@ def _with_reasons(
 
 
 def _width_left(lines: Sequence[str], width: int) -> int:
-    """Return the columns that reasons have; all of them if the column is wide, or not there."""
+    """Return the columns that reasons have; all of them where that column is not there."""
     start = lines[0].find("WHY")
-    left = width - start
-    return sys.maxsize if start < 0 or left >= MIN_REASON else left
+    return sys.maxsize if start < 0 else width - start
 
 
 def _groups(stages: Sequence[PlannedStage]) -> list[list[PlannedStage]]:
@@ -109,15 +108,17 @@ def _counts(plan: Plan) -> str:
     builds = sum(stage.builds for stage in plan.stages)
     rest = len(plan.stages) - builds
     stored = f", {rest} in the store" if rest else ""
-    return f"{len(plan.stages)} stages: {builds} to build{stored}"
+    stages = "1 stage" if len(plan.stages) == 1 else f"{len(plan.stages)} stages"
+    return f"{stages}: {builds} to build{stored}"
 
 
-def source_lines(plan: Plan) -> list[str]:
-    """Return what was found in the sources, a line for each."""
+def source_lines(plan: Plan, width: int | None = None) -> list[str]:
+    """Return what was found in the sources, a line for each, or more in a narrow window."""
     found: dict[tuple[str, str], list[str]] = {}
     for look in plan.looks:
         found.setdefault((look.source, look.found), []).append(look.stage)
-    return [
+    lines = [
         f"source {name}, for {', '.join(stages)}: {visible(text)}"
         for (name, text), stages in found.items()
     ]
+    return wrapped_lines(lines, width)

@@ -65,6 +65,9 @@ def result_text(kind: str, values: Mapping[str, float], facts: Mapping[str, obje
         return f"pass@1 {text}" if text else ""
     if results := {name: values[name] for name in telling(values) if name in RESULTS}:
         return values_text(results)
+    if kind == "mix":  # a fact for each part
+        parts = [n for name, n in facts.items() if name.endswith("_rows") and isinstance(n, int)]
+        return f"{sum(parts):,} rows" if parts else ""
     for name, what in COUNTS.items():
         if isinstance(count := facts.get(name), int):
             return f"{count:,} {what}"

@@ -64,7 +64,8 @@ def plan(  # noqa: PLR0913 - options of one command
     if as_json:
         print_json(_plan_json(project.manifest, found) | {"costs": cost.to_json()})
         return
-    width, sources = window_width(sys.stdout), plan_view.source_lines(found)
+    width = window_width(sys.stdout)
+    sources = plan_view.source_lines(found, width)
     if verbose:
         say_lines([*plan_view.plan_lines(found, width), *sources, *cost.lines(width)])
         return

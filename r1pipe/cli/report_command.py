@@ -39,7 +39,7 @@ def report(
     """Write a report: graph, scores, curves, candidates, samples, provenance, in one file."""
     from r1pipe.report.document import make_report
     from r1pipe.report.page import render
-    from r1pipe.store.disk import place_text
+    from r1pipe.store.disk import place_errors, place_text
 
     project = load(manifest, profile, overrides, store)
     loaded, opened = project.manifest, project.opened
@@ -57,5 +57,7 @@ def report(
 
         serve(page, announce)
         return
-    place_text(output, render(make_report(loaded, opened, samples)))
+    made = render(make_report(loaded, opened, samples))
+    with place_errors(output):
+        place_text(output, made)
     say(f"{output}: {output.stat().st_size / 1e6:.1f} MB; open it in a browser")

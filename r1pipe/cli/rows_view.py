@@ -25,7 +25,7 @@ from r1pipe.lineage.facts import (
 from r1pipe.lineage.reasons import why_not_json, why_not_text
 from r1pipe.lineage.trace import MODEL, Place, Trace
 from r1pipe.records import Row
-from r1pipe.text import table_lines, visible
+from r1pipe.text import listed, table_lines, visible
 
 if TYPE_CHECKING:
     from r1pipe.store.actions import ActionRecord as Record
@@ -144,8 +144,7 @@ def _model_lines(trained: Sequence[Row]) -> list[str]:
     lines = []
     for model in trained:
         names = [name_text(each) for each in model["made_from_it"]]
-        more = f" and {len(names) - MAX_NAMES} more" if len(names) > MAX_NAMES else ""
-        then = f"; made from it: {', '.join(names[:MAX_NAMES])}{more}" if names else ""
+        then = f"; made from it: {listed(names, MAX_NAMES)}" if names else ""
         lines.append(f"  {name_text(model)}{then}")
     return lines
 

@@ -38,4 +38,4 @@ def score_lines(record: Record, store: Store, width: int) -> list[str]:
         return table_text(harness_table(document), width)
     if "rough" not in document:  # written before every benchmark was shown
         return path.with_suffix(".txt").read_text(encoding="utf-8").rstrip().split("\n")
-    return render_text(document, width).rstrip().split("\n")
+    return render_text(document, width, zeros=False).rstrip().split("\n")

@@ -22,7 +22,7 @@ from r1pipe.cli.options import (
     open_store,
     print_json,
 )
-from r1pipe.cli.printing import say_lines
+from r1pipe.cli.printing import complain, say_lines
 from r1pipe.errors import ArtifactError, DamagedError
 from r1pipe.text import format_bytes
 
@@ -121,6 +121,8 @@ def pin(
         with disk.store_errors(opened.root, "the pin cannot be changed"):
             (roots.unpin if remove else roots.pin)(opened.root, record.key)
     pinned = [record for record in opened.records() if record.key in roots.pins(opened.root)]
+    if not pinned and not as_json:
+        complain("nothing is pinned; 'r1pipe pin STAGE' keeps a result from being collected")
     _print([_row(record) for record in pinned], [_label(record) for record in pinned], as_json)
 
 
@@ -132,7 +134,11 @@ def tag(
     ] = None,
     name: Annotated[
         str | None,
-        typer.Argument(metavar="ARTIFACT", help="A stage, stage@7f3a, a tag or an id."),
+        typer.Argument(
+            metavar="ARTIFACT",
+            help="A stage, stage@7f3a, a tag or an id.",
+            autocompletion=completing.results,
+        ),
     ] = None,
     remove: Annotated[bool, typer.Option("--remove", help="Take the tag away.")] = False,
     store: StoreOption = None,
@@ -152,6 +158,8 @@ def tag(
     by_key = {record.key: record for record in opened.records()}
     tags = {each: by_key[key] for each, key in roots.tags(opened.root).items() if key in by_key}
     lines = [f"{each}  {_label(record)}" for each, record in tags.items()]
+    if not tags and not as_json:
+        complain("there is no tag; 'r1pipe tag NAME STAGE' gives one to a result")
     _print({each: _row(record) for each, record in tags.items()}, lines, as_json)
 
 
@@ -193,11 +201,11 @@ def import_(
 
     What its key says of it is the word of its sender, unless --verify builds it again.
     """
-    from r1pipe.store.importing import import_all
+    from r1pipe.store.importing import import_artifact
 
     opened = open_store(store)
     project = None if verify is None else load(manifest, profile, overrides, opened.root)
-    record, above = import_all(opened, source)
+    record, above = import_artifact(opened, source)
     lines = [f"imported {_label(record)}"]
     if project is not None and verify is not None:
         from r1pipe.cli.console import make_console

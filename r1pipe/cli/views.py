@@ -48,13 +48,15 @@ def table_text(records: Sequence[Record]) -> str:
     if not records:
         return "the store is empty; 'r1pipe run MANIFEST' fills it"
     rows = [("STAGE", "KIND", "ARTIFACT", "MADE", "TOOK", "MANIFEST", "PROFILE")]
+    years = {record.created[:4] for record in records}
     for record in sorted(records, key=lambda record: record.created):
+        made = record.created[5:16] if len(years) == 1 else record.created[:10]
         rows.append(
             (
                 record.stage_name,
                 record.kind,
                 short_id(record.artifact_id),
-                record.created[:19].replace("T", " "),
+                made.replace("T", " "),
                 format_duration(record.seconds),
                 record.manifest_name,
                 record.profile or "-",

@@ -108,6 +108,18 @@ class AsRollouts(Protocol):
         """Return those of its rollouts and of its policy."""
 
 
+class ShowsIntervals(Protocol):
+    """Settings of AdaBack."""
+
+    zero_frac: float
+
+
+class ShowsSlices(Protocol):
+    """Settings of R3."""
+
+    num_slices: int
+
+
 class Rollouts(RunsPrograms, Protocol):
     """Parameters of GRPO."""
 
@@ -125,6 +137,18 @@ class Rollouts(RunsPrograms, Protocol):
     @property
     def dynamic_sampling(self) -> int | None:
         """Most draws of a rollout, if flat groups are replaced."""
+
+    @property
+    def adaback(self) -> ShowsIntervals | None:
+        """How parts of solutions are shown by search, if they are."""
+
+    @property
+    def r3(self) -> ShowsSlices | None:
+        """How parts of solutions are shown by slices, if they are."""
+
+    @property
+    def sampler_truncation(self) -> float | None:
+        """Where weights are cut that correct for the sampler, if they are taken."""
 
     @property
     def process(self) -> str | None:

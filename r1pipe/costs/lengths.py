@@ -1,7 +1,7 @@
 """How long the completions of an earlier run of a stage were, from what is small in the store.
 
-GRPO logs the mean of each step, candidates note how many tokens they have in all, an evaluation's
-summary has the mean of each benchmark. Rows are not read.
+GRPO logs the mean of each step, candidates and a judge's replies note how many tokens they have in
+all, an evaluation's summary has the mean of each benchmark. Rows are not read.
 """
 
 from __future__ import annotations
@@ -31,6 +31,8 @@ OTHER = Range(0.7, 1.4)
 """The same of another model or other params, or of an attempt that has not ended."""
 PROMPTS = Range(0.95, 1.05)
 """Around the mean prompt that follows from a run's sums."""
+COUNTS = ("sampled", "replies")
+"""Notes of finished stages that say how many completions their `sampled_tokens` are of."""
 METRICS, SUMMARY = "metrics.jsonl", "summary.json"
 WINDOWS, WINDOW_BYTES = 16, 1 << 16
 """Of a long log, so many parts at equal distances are read, from its first step to its last."""
@@ -107,8 +109,9 @@ def _is_alike(record: ActionRecord, params: JsonObject, model: str | None) -> bo
 
 def _mean_of(store: Store, record: ActionRecord) -> float | None:
     """Return the mean completion of a finished stage, in tokens, or None if it does not tell."""
-    tokens, count = (_positive(record.facts.get(n)) for n in ("sampled_tokens", "sampled"))
-    if tokens is not None and count is not None:
+    tokens = _positive(record.facts.get("sampled_tokens"))
+    counts = (_positive(record.facts.get(name)) for name in COUNTS)
+    if tokens is not None and (count := next(filter(None, counts), None)) is not None:
         return tokens / count
     if "report" in record.outputs and store.has_artifact(record):
         path = store.output_dir(record, "report") / SUMMARY

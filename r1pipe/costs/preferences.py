@@ -6,7 +6,13 @@ import math
 from dataclasses import replace
 
 from r1pipe.costs import fields
-from r1pipe.costs.recipes import batch_limit, sampling_place, training_place
+from r1pipe.costs.recipes import (
+    batch_limit,
+    expectation,
+    expected_length,
+    sampling_place,
+    training_place,
+)
 from r1pipe.costs.work import Cost, InfoMap, ModelInfo, Range, RowsInfo, SamplingWork, Training
 
 PAIRED_FRAC = 0.02
@@ -83,7 +89,8 @@ def continuations(params: fields.Continuations, run: fields.Samples, inputs: Inf
     count = candidates.num_rows
     prefixes = count * STEPS
     sampled = prefixes * params.num_continuations
-    length = (candidates.completion_tokens * Range(0.2, 1.0)).at_most(params.max_tokens)
+    rest = candidates.completion_tokens * Range(0.2, 1.0)
+    length = expected_length(rest, params.max_tokens, run.expect)
     unit = params.candidates_per_unit * params.num_continuations
     work = SamplingWork(
         model=model,
@@ -102,5 +109,8 @@ def continuations(params: fields.Continuations, run: fields.Samples, inputs: Inf
     rows = replace(candidates, num_rows=Range(0.3, 1.0) * count)
     text = f"{STEPS.low:g} to {STEPS.high:g} different steps of a completion to go on from"
     return Cost(
-        {"rows": rows}, sampling=(work,), other_s=sampled * Range(5e-5, 3e-3), assumes=(text,)
+        {"rows": rows},
+        sampling=(work,),
+        other_s=sampled * Range(5e-5, 3e-3),
+        assumes=(text, *expectation(run.expect, "continuations")),
     )

@@ -208,29 +208,42 @@ def as_before(problems: ProblemsInfo, expect: Expected) -> ProblemsInfo:
 
 
 def completion_length(problems: ProblemsInfo, max_tokens: int, expect: Expected) -> Range:
-    """Return how long completions will be on average: as is expected, by the manifest or after an
-    earlier run, else as the problems say."""
-    if expect.completion_tokens is not None:
-        return Range(*expect.completion_tokens).at_most(max_tokens)
-    if problems.completion_tokens is None:
-        return TRACE_FRAC * max_tokens
-    return problems.completion_tokens.at_most(max_tokens)
+    """Return how long completions will be on average, in tokens: as is expected, else as the
+    problems say, else a share of `max_tokens`."""
+    known = problems.completion_tokens or TRACE_FRAC * max_tokens
+    return expected_length(known, max_tokens, expect)
+
+
+def expected_length(otherwise: Range, max_tokens: int, expect: Expected) -> Range:
+    """Return how long completions will be on average, in tokens: as is expected, by the manifest or
+    after an earlier run, else as is said; at most `max_tokens`."""
+    expected = expect.completion_tokens
+    return (otherwise if expected is None else Range(*expected)).at_most(max_tokens)
 
 
 def length_assumption(problems: ProblemsInfo, max_tokens: int, expect: Expected) -> tuple[str, ...]:
     """Say on what lengths rest, if they are not the problems' own."""
-    if expect.completion_tokens is not None:
-        low, high = expect.completion_tokens
-        if isinstance(expect, Earlier):
-            return (
-                f"completions of {low:,.0f} to {high:,.0f} tokens on average, lengths of an earlier"
-                f" run: {expect.mean_tokens:,.0f} in {expect.found_in}",
-            )
-        return (f"completions of {low:,.0f} to {high:,.0f} tokens on average, as run.expect says",)
     if problems.completion_tokens is not None:
+        return expectation(expect)
+    return expectation(expect) or (share_text("completions", TRACE_FRAC, max_tokens),)
+
+
+def expectation(expect: Expected, what: str = "completions") -> tuple[str, ...]:
+    """Say which lengths are expected, if any are."""
+    if expect.completion_tokens is None:
         return ()
-    low, high = TRACE_FRAC.low * 100, TRACE_FRAC.high * 100
-    return (f"completions of {low:.0f} to {high:.0f} % of {max_tokens:,} tokens on average",)
+    low, high = expect.completion_tokens
+    head = f"{what} of {low:,.0f} to {high:,.0f} tokens on average"
+    if isinstance(expect, Earlier):
+        found = f"{expect.mean_tokens:,.0f} in {expect.found_in}"
+        return (f"{head}, lengths of an earlier run: {found}",)
+    return (f"{head}, as run.expect says",)
+
+
+def share_text(what: str, frac: Range, max_tokens: int) -> str:
+    """Say that lengths are assumed as a share of the most tokens."""
+    low, high = frac.low * 100, frac.high * 100
+    return f"{what} of {low:.0f} to {high:.0f} % of {max_tokens:,} tokens on average"
 
 
 def going_on(work: SamplingWork, tools: Tools | None) -> SamplingWork:
@@ -327,7 +340,7 @@ def judgements(params: fields.Replies, run: fields.Samples, inputs: InfoMap) -> 
     num_asked = candidates.num_rows * ASKED_FRAC
     replies = num_asked * params.votes
     shown = TEMPLATE_TOKENS + candidates.prompt_tokens + candidates.completion_tokens * ANSWER_FRAC
-    length = REPLY_FRAC * params.max_tokens
+    length = expected_length(REPLY_FRAC * params.max_tokens, params.max_tokens, run.expect)
     unit = params.candidates_per_unit * params.votes
     work = SamplingWork(
         model=model,
@@ -347,9 +360,12 @@ def judgements(params: fields.Replies, run: fields.Samples, inputs: InfoMap) -> 
         "replies": RowsInfo(replies, shown, length),
     }
     low, high = ASKED_FRAC.low * 100, ASKED_FRAC.high * 100
+    asked = f"{low:.0f} to {high:.0f} % of the candidates are asked about"
+    rests_on = expectation(run.expect, "replies")
+    rests_on = rests_on or (share_text("replies", REPLY_FRAC, params.max_tokens),)
     return Cost(
         outputs,
         sampling=(work,),
         other_s=candidates.num_rows * Range(5e-5, 3e-4),
-        assumes=(f"{low:.0f} to {high:.0f} % of the candidates are asked about",),
+        assumes=(asked, *rests_on),
     )

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from r1pipe.fitting import fitted_lines
+from r1pipe.fitting import fitted_lines, wrapped_lines
 from r1pipe.keys import JsonObject
 from r1pipe.text import format_bytes, format_number, visible
 
@@ -59,18 +59,15 @@ class Costs:
         for name, found in self.estimates.items():
             rows.append([name, *_cells(found), *self._money_cells([name])])
         rows.append(["all", *_cells(total), *self._money_cells(self.estimates)])
-        lines = [
-            "",
-            *fitted_lines(rows, width, spare=("TRAINS", "SAMPLES", "DISK")),
-            "",
-            self.basis,
-        ]
+        units = "tokens trained and sampled; memory per device"
         if total.scratch_bytes.high:
             scratch = _range_text(total.scratch_bytes, BYTE_UNITS)
-            lines.append(f"tokens; memory per device; besides, {scratch} of disk while it runs")
-        lines += [*self._unpriced(), *(f"assumed: {text}" for text in _grouped(self.assumed))]
-        lines += [f"warning: {text}" for text in _grouped(self.warnings)]
-        return lines + unknown
+            units += f"; besides, {scratch} of disk while it runs"
+        below = [self.basis, units, *self._unpriced()]
+        below += [f"assumed: {text}" for text in _grouped(self.assumed)]
+        below += [f"warning: {text}" for text in _grouped(self.warnings)]
+        table = fitted_lines(rows, width, spare=("TRAINS", "SAMPLES", "DISK"))
+        return ["", *table, "", *wrapped_lines([*below, *unknown], width)]
 
     def short_titles(self) -> tuple[str, ...]:
         """Return the names of what `short_cells` returns; nothing without estimates."""
@@ -99,7 +96,9 @@ class Costs:
             named = [f"{title.lower()} {cell}" for title, cell in zip(titles, cells, strict=True)]
             lines += [", ".join(named), *self._unpriced()]
         count = len(self.assumed)
-        lines.append(f"{self.basis}; {count} assumed" if count else self.basis)
+        things = "1 thing" if count == 1 else f"{count} things"
+        more = f"; {things} assumed, which 'r1pipe plan --verbose' names" if count else ""
+        lines.append(self.basis + more)
         return lines + [f"warning: {text}" for text in _grouped(self.warnings)] + unknown
 
     def gpu_hours(self) -> Range:

@@ -7,6 +7,7 @@ from dataclasses import replace
 
 from r1pipe.costs import fields
 from r1pipe.costs.recipes import (
+    REAL_SOLUTION_TOKENS,
     adapter_parameters,
     as_before,
     batch_limit,
@@ -17,6 +18,7 @@ from r1pipe.costs.recipes import (
     training_place,
 )
 from r1pipe.costs.work import Cost, InfoMap, ModelInfo, ProblemsInfo, Range, SamplingWork, Training
+from r1pipe.generator_settings import Expected
 from r1pipe.settings import Placement
 
 
@@ -25,12 +27,17 @@ def rollouts(params: fields.Rollouts, run: fields.RollsOut, inputs: InfoMap) -> 
 
     Completions of groups whose advantages are all zero may be left out of the backward pass, if no
     KL term gives them a gradient; the range then reaches down to a third of them being trained.
+    The reference scores every completion once, and so does the policy before several updates on a
+    rollout if the sampler is corrected for.
     """
-    model, problems = inputs["model"], as_before(inputs["problems"], run.expect)
+    model, share = inputs["model"], shown_share(params)
+    problems = partly_solved(inputs["problems"], share, params.max_tokens)
+    problems = as_before(problems, run.expect)
     completions = params.num_steps * params.problems_per_step * params.group_size
     length = completion_length(problems, params.max_tokens, run.expect)
     tokens = (problems.prompt_tokens + length) * completions
     has_reference = params.kl_coef > 0
+    has_old = params.sampler_truncation is not None and params.minibatches_per_rollout > 1
     training = Training(
         model=model,
         where=training_place(params, run),
@@ -39,7 +46,7 @@ def rollouts(params: fields.Rollouts, run: fields.RollsOut, inputs: InfoMap) -> 
         mean_tokens=(problems.prompt_tokens + length).high,
         longest=params.max_tokens + math.ceil(problems.prompt_tokens.high),
         micro_batch_tokens=run.micro_batch_tokens,
-        scored_tokens=tokens if has_reference else Range(0),
+        scored_tokens=tokens * (has_reference + has_old),
         frozen_copies=int(has_reference and params.adapter is None),  # else it is the base itself
         adapter_parameters=adapter_parameters(params.adapter, model),
         is_quantized=params.adapter is not None and params.adapter.quantize is not None,
@@ -50,13 +57,46 @@ def rollouts(params: fields.Rollouts, run: fields.RollsOut, inputs: InfoMap) -> 
     )
     sampling = rollout_sampling(params, run, model, problems, training.where.processes)
     ahead = params.num_steps // params.minibatches_per_rollout if params.staleness else 0
-    assumes = length_assumption(problems, params.max_tokens, run.expect)
+    assumes = length_assumption(inputs["problems"], params.max_tokens, run.expect)
+    if share:
+        assumes += (f"{share:.0%} of a worked solution given with the problem on average",)
     return Cost(
         {"model": model},
         training=(training,),
         sampling=(sampling,),
         rollouts_ahead=ahead,
         assumes=assumes,
+    )
+
+
+def shown_share(params: fields.Rollouts) -> float:
+    """Return the mean share of a worked solution that is given with its problem, from 0 to 1.
+
+    AdaBack draws it from a problem's interval, which is [0, 1] at first, but shows nothing in
+    `zero_frac` of the draws: (1 - zero_frac) / 2. That it stays so is an assumption: the search
+    goes to 0 for what the policy can do, and to 1 for what it cannot. R3 shows j of n slices, j
+    from 0 to n - 1, each as often, stage by stage too: (n - 1) / 2n.
+    """
+    if params.adaback is not None:
+        return (1 - params.adaback.zero_frac) / 2
+    if params.r3 is not None:
+        return (params.r3.num_slices - 1) / (2 * params.r3.num_slices)
+    return 0.0
+
+
+def partly_solved(problems: ProblemsInfo, share: float, max_tokens: int) -> ProblemsInfo:
+    """Return problems with a share of their solutions in the prompt, which is not sampled.
+
+    All problems are taken to have a solution, as long as a completion where that is known.
+    """
+    if not share:
+        return problems
+    solution = problems.completion_tokens or REAL_SOLUTION_TOKENS
+    whole = completion_length(problems, max_tokens, Expected())
+    return replace(
+        problems,
+        prompt_tokens=problems.prompt_tokens + solution * share,
+        completion_tokens=whole * (1 - share),
     )
 
 

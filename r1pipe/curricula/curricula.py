@@ -2,14 +2,16 @@
 
 `next(number)` gives the draws of a rollout, `observe(groups)` takes what was sampled of them and
 returns the groups to train on, and `state()` is what a checkpoint keeps: with `restore(state)` a
-run goes on exactly. All ranks see the same groups, so all have the same state.
+run goes on exactly. After each rollout only `news()` is taken, what has changed of it: a state may
+have a million problems, a rollout some hundreds. All ranks see the same groups, so all have the
+same state.
 """
 
 from __future__ import annotations
 
 import json
 import random
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -58,6 +60,10 @@ class Curriculum:
 
     def state(self) -> JsonObject:
         """Return what a checkpoint keeps, as JSON values."""
+        return {"drawn": self.drawn}
+
+    def news(self) -> JsonObject:
+        """Return what of the state has changed since this was asked, or since the beginning."""
         return {"drawn": self.drawn}
 
     def restore(self, state: JsonObject) -> None:
@@ -122,6 +128,8 @@ class AdaBack(Curriculum):
         self.settings = params.adaback
         self.average = Interval(0.0, 1.0)
         self.intervals: dict[str, Interval] = {}
+        self._moved: set[str] = set()
+        """Problems whose intervals are news."""
 
     def share(self, problem: Problem, number: int) -> float:
         """Return a share that depends on seed, rollout, problem and interval alone."""
@@ -139,9 +147,9 @@ class AdaBack(Curriculum):
             if group.problem.solution is None:
                 continue
             reward = sum(rollout.reward for rollout in group.rollouts) / len(group.rollouts)
-            own = self.intervals.setdefault(
-                _key(group.problem), Interval(average.low, average.high)
-            )
+            key = _key(group.problem)
+            own = self.intervals.setdefault(key, Interval(average.low, average.high))
+            self._moved.add(key)
             own.take(group.revealed, reward >= self.settings.threshold)
             average.low += weight * (own.low - average.low)
             average.high += weight * (own.high - average.high)
@@ -149,9 +157,17 @@ class AdaBack(Curriculum):
 
     def state(self) -> JsonObject:
         """Return the intervals and their averages too."""
-        intervals = {key: [each.low, each.high] for key, each in self.intervals.items()}
-        average = [self.average.low, self.average.high]
-        return super().state() | {"average": average, "intervals": intervals}
+        return super().state() | self._of(self.intervals)
+
+    def news(self) -> JsonObject:
+        """Return the averages, and the intervals that have moved."""
+        moved, self._moved = self._moved, set()
+        return super().news() | self._of(sorted(moved))
+
+    def _of(self, keys: Iterable[str]) -> JsonObject:
+        found = {key: self.intervals[key] for key in keys}
+        intervals = {key: [each.low, each.high] for key, each in found.items()}
+        return {"average": [self.average.low, self.average.high], "intervals": intervals}
 
     def restore(self, state: JsonObject) -> None:
         """Go on from what `state` gave."""
@@ -219,6 +235,16 @@ class CurriculumState:
         else:
             curriculum.restore(self.state)
         return curriculum
+
+    def take(self, news: JsonObject) -> None:
+        """Take the news of a rollout, in the order of rollouts; its numbers replace those here, and
+        what goes by problem is added to it."""
+        state = self.state = self.state or {}
+        for name, value in news.items():
+            if isinstance(value, dict):
+                state.setdefault(name, {}).update(value)
+            else:
+                state[name] = value
 
     def save(self, folder: Path) -> None:
         """Write it into a checkpoint folder, on one rank."""

@@ -33,12 +33,12 @@ def problem_order(
 
     A list that is shorter than a rollout asks for comes in several epochs inside it.
     """
-    epoch, queue = 0, list[Problem]()
+    epoch, queue, place = 0, list[Problem](), 0
     while True:
-        while len(queue) < per_rollout:
+        while len(queue) - place < per_rollout:
             order = list(problems)
             random.Random(f"{seed}:problems:{epoch}").shuffle(order)
-            queue.extend(order)
+            queue, place = queue[place:] + order, 0
             epoch += 1
-        yield queue[:per_rollout]
-        queue = queue[per_rollout:]
+        yield queue[place : place + per_rollout]
+        place += per_rollout

@@ -18,11 +18,10 @@ from r1pipe.errors import StageError
 from r1pipe.files import Record
 from r1pipe.keys import digest_bytes, digest_json
 from r1pipe.records import Message, Row, messages_to_json
-from r1pipe.rows import write_rows
+from r1pipe.rows import with_samples, write_rows
 from r1pipe.stage import Context, StageModel
 
 ROWS_PER_CHECK = 10_000
-NUM_SAMPLES = 8
 ID_DIGITS = 16
 TEXT = pa.string()
 PAIR_SCHEMA = pa.schema(
@@ -109,18 +108,11 @@ def write_imported(
             if chosen is None or number in chosen:
                 yield to_row(record, example)
 
-    num_rows = write_rows(context.output("rows"), _shown(rows(), context), schema)
+    num_rows = write_rows(context.output("rows"), with_samples(context, rows()), schema)
     reader.check(params.max_bad_frac)
     context.note(num_rows=num_rows, **reader.facts(), **asdict(left_out))
     if not num_rows:
         raise StageError(f"{context.name}: nothing of {path} is left to write ({asdict(left_out)})")
-
-
-def _shown(rows: Iterator[Row], context: Context) -> Iterator[Row]:
-    for number, row in enumerate(rows):
-        if number < NUM_SAMPLES:
-            context.sample(**row)
-        yield row
 
 
 def _kept(

@@ -16,6 +16,7 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import NDArray
 
+from r1pipe.generate.uniforms import mixed
 from r1pipe.records import Row
 
 U64 = NDArray[np.uint64]
@@ -99,18 +100,10 @@ def window_hashes(data: NDArray[np.uint8]) -> U64:  # [W]
     while width < WINDOW:
         hashes = hashes[:-width] * _FACTORS[width] + hashes[width:]
         width *= 2
-    return _mixed(hashes)
+    return mixed(hashes)
 
 
-def _mixed(values: U64) -> U64:
-    """Spread the bits (the finaliser of splitmix64)."""
-    values = (values ^ (values >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
-    values = (values ^ (values >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
-    mixed: U64 = values ^ (values >> np.uint64(31))
-    return mixed
-
-
-_BYTE_HASHES = _mixed(np.arange(1, 257, dtype=np.uint64) * np.uint64(0x9E3779B97F4A7C15))
+_BYTE_HASHES = mixed(np.arange(1, 257, dtype=np.uint64) * np.uint64(0x9E3779B97F4A7C15))
 _FACTORS = {1: np.uint64(0xD1342543DE82EF95), 2: np.uint64(0xAF251AF3B0F025B5),
             4: np.uint64(0xB564EF22EC7AECE5), 8: np.uint64(0xF7C2EBC08F67F2B5)}  # fmt: skip
 
@@ -122,7 +115,7 @@ def _filled(bins: U64) -> U64:
     for loan in range(MAX_LOANS):
         if not len(rows):
             return borrowed
-        lender = (_mixed((holes + BINS * (loan + 1)).astype(np.uint64)) % np.uint64(BINS)).astype(
+        lender = (mixed((holes + BINS * (loan + 1)).astype(np.uint64)) % np.uint64(BINS)).astype(
             int
         )
         found = bins[rows, lender]
@@ -138,7 +131,7 @@ def band_keys(bins: U64) -> U64:  # [N, K] -> [N, B]
     """Return one key per band of bins."""
     keys = np.zeros((len(bins), BANDS), np.uint64)
     for place in range(BINS // BANDS):
-        keys = _mixed(keys + bins[:, place :: BINS // BANDS])
+        keys = mixed(keys + bins[:, place :: BINS // BANDS])
     return keys
 
 

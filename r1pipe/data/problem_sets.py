@@ -28,7 +28,7 @@ from r1pipe.data.problem_shapes import (
 )
 from r1pipe.errors import StageError
 from r1pipe.files import Record, described, records
-from r1pipe.files.record import broken
+from r1pipe.files.record import broken, some_names
 from r1pipe.keys import JsonObject, digest_json
 from r1pipe.records import Problem, Row, Verdict
 from r1pipe.verify.equivalence import MAX_GOLD_CHARS, read_gold
@@ -117,7 +117,7 @@ def columns_of(path: Path, rows: Sequence[Record], given: ProblemColumns | None)
         if (found := detect(values)) is None:
             raise broken(
                 path,
-                f"no known shape of problems (its columns: {', '.join(known)})",
+                f"no known shape of problems (its columns: {some_names(known)})",
                 "say which column is what: columns: {prompt: NAME, answer: NAME, gold: column}",
             )
         return found
@@ -125,7 +125,7 @@ def columns_of(path: Path, rows: Sequence[Record], given: ProblemColumns | None)
         if not any(is_there(row, name) for row in values):
             close = get_close_matches(name, known, 1)
             hint = f"did you mean {close[0]!r}? " if close else ""
-            raise broken(path, f"no column {name!r}", f"{hint}It has {', '.join(known)}")
+            raise broken(path, f"no column {name!r}", f"{hint}It has {some_names(known)}")
     return given
 
 

@@ -13,6 +13,7 @@ from typing import Literal
 
 from r1pipe.data import readings
 from r1pipe.data.readings import LABELLED, Example, Generations, Read
+from r1pipe.files.record import some_names
 from r1pipe.records import Row
 
 Gives = Literal["rows", "pairs", "labels"]
@@ -110,7 +111,7 @@ def advice(values: Row) -> str:
     ]
     why = f" ({'; '.join(several)}?)" if several else ""
     return (
-        f"its columns are {', '.join(names)}, which is no shape of rows that is known{why}; say"
+        f"its columns are {some_names(names)}, which is no shape of rows that is known{why}; say"
         " what they mean with params.columns, as in {prompt: question, completion: answer}"
     )
 

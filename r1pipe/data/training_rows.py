@@ -20,8 +20,9 @@ from r1pipe.data.shapes import Gives, Meaning, Shape, ShapeName, advice, detect
 from r1pipe.errors import ArtifactError, StageError
 from r1pipe.files import Record, described, records
 from r1pipe.files.reading import FIRST_ROWS
-from r1pipe.files.record import broken
+from r1pipe.files.record import broken, some_names
 from r1pipe.rows import SHARDS, check_columns, count_rows, schema_of, shards_of
+from r1pipe.text import did_you_mean
 
 OWN = ("prompt", "format", "completion", "messages", *LABELLED)
 """Columns that are read of r1pipe's own rows."""
@@ -122,13 +123,12 @@ class ExampleReader:
         known = dict.fromkeys(column for record in first for column in record.values)
         for column in columns.values():
             if column not in known:
-                close = difflib.get_close_matches(column, known, 1)
-                end = f"did you mean '{close[0]}'?" if close else f"there are {', '.join(known)}"
+                end = did_you_mean(column, known)
                 raise StageError(f"{self.path}: params.columns: no column '{column}'; {end}")
         shapes = (detect(record.values, columns, name) for record in first)
         found = next((shape for shape in shapes if shape is not None), None)
         if found is None and name is not None:
-            have = ", ".join(known)
+            have = some_names([*known])
             raise StageError(f"{self.path}: its columns {have} are not those of shape '{name}'")
         if found is None and columns:
             raise StageError(

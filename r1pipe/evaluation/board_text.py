@@ -18,6 +18,7 @@ FORM = {
     "no_answer_rate": "no answer",
 }
 """Measure of the completions -> its column."""
+UNUSABLE = "unusable golds"
 _AT_K = re.compile(r"(pass|maj)@([0-9]+)")
 _TASK = "pass@1 "
 _BOUGHT = "What each stage bought (paired difference, 95 % interval; * excludes zero)"
@@ -34,12 +35,16 @@ class BoardTable:
     remarks: list[str]
 
 
-def tables(board: JsonObject) -> list[BoardTable]:
-    """Return the board as tables; columns that are zero in every row are named below instead."""
+def tables(board: JsonObject, zeros: bool = True) -> list[BoardTable]:
+    """Return the board as tables; columns that are zero in every row are named below instead.
+
+    With `zeros`, as in the artifact, pass@1 stays though all are zero, and a table without a column
+    is left out; else it is its title and the line that names what is zero.
+    """
     values: Mapping[str, JsonObject] = board["values"]
     models = [name for name in board["models"] if values.get(name)]
     benchmarks = _union(values[name] for name in models)
-    made = [scores_table(board), paired_table(board, _BOUGHT)] if benchmarks else []
+    made = [scores_table(board, zeros), paired_table(board, _BOUGHT)] if benchmarks else []
     for benchmark in benchmarks:
         by_model = {name: values[name].get(benchmark, {}) for name in models}
         measures = _union(by_model.values())
@@ -57,11 +62,18 @@ def tables(board: JsonObject) -> list[BoardTable]:
     columns = _union(harness.values())
     title = "lm-evaluation-harness (value +- 1.96 standard errors)"
     made.append(_table(title, harness, {name: name for name in columns}))
-    return [table for table in made if len(table.header) > 1 and table.rows]
+    return [
+        table
+        for table in made
+        if table.rows and (len(table.header) > 1 or (table.remarks and not zeros))
+    ]
 
 
-def scores_table(board: JsonObject) -> BoardTable:
-    """Return pass@1 of every benchmark, and its other scores of single problems."""
+def scores_table(board: JsonObject, zeros: bool = True) -> BoardTable:
+    """Return pass@1 of every benchmark, and its other scores of single problems.
+
+    Without `zeros`, pass@1 of what no model solved is named below the table as well.
+    """
     models = [name for name in board["models"] if board["values"].get(name)]
     benchmarks = _union(board["values"][name] for name in models)
     rows: dict[str, JsonObject] = {}
@@ -75,7 +87,7 @@ def scores_table(board: JsonObject) -> BoardTable:
         rows[name] = row
     columns = _union(rows.values())
     title = "pass@1 (value +- half of the 95 % interval)"
-    table = _table(title, rows, {name: name for name in columns}, keep=benchmarks)
+    table = _table(title, rows, {name: name for name in columns}, benchmarks if zeros else ())
     few = [f"{benchmark} ({count})" for benchmark, count in board["rough"].items()]
     remark = f"{_ROUGH}: {', '.join(few)}"
     return BoardTable(table.title, table.header, table.rows, table.remarks + [remark] * bool(few))
@@ -174,7 +186,7 @@ def difference_cell(difference: JsonObject | None) -> str:
 
 def report_table(report: JsonObject) -> BoardTable:
     """Return the report of an evaluation as a table, a benchmark in each row."""
-    rows, few, first = [], [], []
+    rows, few, first, extents = [], [], [], dict[str, float]()
     for name, measures in report["benchmarks"].items():
         golds = measures.get("unusable_golds", {})
         majority = [each for each in _shown(list(measures)) if each.startswith("maj@")]
@@ -184,13 +196,17 @@ def report_table(report: JsonObject) -> BoardTable:
         row = {"benchmark": name, "problems": str(count)}
         row["samples"] = str(measures["samples_per_problem"])
         row |= {labels[each]: _with_ends(measures[each], each) for each in chosen}
-        rows.append(row | {"unusable golds": str(golds.get("count", "-"))})
+        rows.append(row | {UNUSABLE: str(golds.get("count", "-"))})
+        found = {labels[each]: _extent(measures[each]) for each in chosen}
+        for column, extent in {**found, UNUSABLE: golds.get("count", 1)}.items():
+            extents[column] = max(extent, extents.get(column, 0))
         few += [f"{name} ({count})"] if measures.get("is_interval_rough") else []
         first += golds.get("first", ())[:1]
-    header = _union(rows)
-    remarks = [f"{_ROUGH}: {', '.join(few)}"] * bool(few) + [
-        f"an unusable gold answer: {text}" for text in first
-    ]
+    zero = [column for column, extent in extents.items() if not extent]
+    header = [column for column in _union(rows) if column not in zero]
+    remarks = [f"zero in every row: {', '.join(zero)}"] * bool(zero)
+    remarks += [f"{_ROUGH}: {', '.join(few)}"] * bool(few)
+    remarks += [f"an unusable gold answer: {text}" for text in first]
     body = [[row.get(column, "-") for column in header] for row in rows]
     return BoardTable("scores (95 % intervals over problems)", header, body, remarks)
 
@@ -237,9 +253,10 @@ def _escaped(text: str) -> str:
     return visible(text).replace("|", "\\|")
 
 
-def render_text(board: JsonObject, width: int = 160) -> str:
+def render_text(board: JsonObject, width: int = 160, zeros: bool = True) -> str:
     """Return the board as plain text; a table that is wider than `width` continues below itself."""
-    return "\n\n".join("\n".join(table_text(table, width)) for table in tables(board)) + "\n"
+    made = tables(board, zeros)
+    return "\n\n".join("\n".join(table_text(table, width)) for table in made) + "\n"
 
 
 def table_text(table: BoardTable, width: int) -> list[str]:

@@ -144,7 +144,7 @@ def summarise(
     maj@k are given for k in 1, 2, 4, ... up to the smallest number of samples of any problem.
     `fmt` is the format whose validity is measured.
     """
-    samples = _by_problem(rows)
+    samples = _grouped(rows)
     fewest = min(len(group) for group in samples)
     values = {
         name: [measure(group) for group in samples]
@@ -171,11 +171,11 @@ def summarise(
 
 def pass_at_1(rows: Iterable[Row], *, seed: int = 0, num_resamples: int = 2000) -> JsonObject:
     """Return pass@1 of some rows as `summarise` does."""
-    values = [pass_at_k(len(group), _num_correct(group), 1) for group in _by_problem(rows)]
+    values = [pass_at_k(len(group), _num_correct(group), 1) for group in _grouped(rows)]
     return with_interval(values, seed=seed, num_resamples=num_resamples)
 
 
-def _by_problem(rows: Iterable[Row]) -> list[list[Row]]:
+def _grouped(rows: Iterable[Row]) -> list[list[Row]]:
     """Return the rows of each problem, in the order of the problems' ids."""
     groups: dict[str, list[Row]] = defaultdict(list)
     for row in rows:
@@ -194,17 +194,14 @@ def _majorities(group: Sequence[Row], ks: Sequence[int]) -> dict[str, float]:
 
 def pass_by_problem(rows: Iterable[Row]) -> dict[str, float]:
     """Return each problem's share of correct samples: what `paired_difference` compares."""
-    hits: dict[str, list[bool]] = defaultdict(list)
-    for row in rows:
-        hits[row["problem_id"]].append(row["verdict"] == Verdict.CORRECT)
-    return {key: sum(values) / len(values) for key, values in hits.items()}
+    return mean_by_problem(rows, lambda row: row["verdict"] == Verdict.CORRECT)
 
 
-def by_problem(rows: Iterable[Row], column: str) -> dict[str, float]:
-    """Return each problem's mean of a column of truth values or numbers."""
+def mean_by_problem(rows: Iterable[Row], measure: Callable[[Row], float]) -> dict[str, float]:
+    """Return each problem's mean of a measure of its samples, in the order of the rows."""
     values: dict[str, list[float]] = defaultdict(list)
     for row in rows:
-        values[row["problem_id"]].append(float(row[column]))
+        values[row["problem_id"]].append(measure(row))
     return {key: sum(group) / len(group) for key, group in values.items()}
 
 

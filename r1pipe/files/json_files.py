@@ -206,7 +206,8 @@ def _is_half(value: Row) -> bool:
 
 def _reason(error: Exception) -> str:
     if isinstance(error, json.JSONDecodeError):
-        return f"it is not JSON: {error.msg} at character {error.pos + 1}"
+        what = error.msg.removesuffix(" at")  # of some messages, with the place behind it
+        return f"it is not JSON: {what} at character {error.pos + 1}"
     if isinstance(error, RecursionError):
         return "it is nested too deeply"
     return str(error).partition(";")[0]

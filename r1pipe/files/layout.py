@@ -6,7 +6,6 @@ else from folder and file names. Folders of `save_to_disk` say it themselves.
 
 from __future__ import annotations
 
-import difflib
 import fnmatch
 import json
 import os
@@ -18,6 +17,7 @@ from typing import NoReturn
 
 from r1pipe.files.record import broken
 from r1pipe.keys import JsonObject
+from r1pipe.text import did_you_mean
 
 FORMATS = {
     ".jsonl": "JSON lines",
@@ -131,9 +131,7 @@ def _usual(splits: Sequence[str]) -> str:
 
 
 def _unknown(root: Path, what: str, name: str, known: Sequence[str]) -> NoReturn:
-    close = difflib.get_close_matches(name, known, 1)
-    end = f"did you mean {close[0]!r}?" if close else f"there are {', '.join(known)}"
-    raise broken(root, f"no {what} {name!r}", end)
+    raise broken(root, f"no {what} {name!r}", did_you_mean(name, known))
 
 
 def _one_config(root: Path, listings: Sequence[Listing], config: str | None) -> Listing:

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from r1pipe.errors import SourceError
 from r1pipe.records import Row
-from r1pipe.text import visible
+from r1pipe.text import listed, visible
+
+MAX_NAMES = 12
+"""Of columns in a message."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,6 +30,11 @@ class Record:
     def place(self) -> str:
         """The place as `file:row`."""
         return f"{self.file}:{self.row}"
+
+
+def some_names(names: Sequence[str]) -> str:
+    """Return names of columns for a message: the first ones, and how many more there are."""
+    return listed(names, MAX_NAMES)
 
 
 class BrokenRow(SourceError):  # noqa: N818 - the row, with what is wrong

@@ -19,6 +19,7 @@ from r1pipe.errors import CommonError, Interrupted, StageError
 from r1pipe.generate.following import Followed, Ticker, waited_for
 from r1pipe.generate.protocol import (
     Generator,
+    GeneratorWrapper,
     LosingGenerator,
     Request,
     Sampled,
@@ -88,13 +89,14 @@ class Driven:
             self.engines.close()
 
 
-class Joined:
+class Joined(GeneratorWrapper):
     """A generator that `width` neighbouring ranks have together; all ranks call its methods
     together."""
 
     def __init__(self, engine: Generator, context: Context, width: int) -> None:
-        """`engine` is this rank's part of one; it must be given the same as its neighbours'."""
-        self._engine = engine
+        """`engine` is this rank's part of one; it must be given the same as its neighbours'. It
+        takes its own part of each weight."""
+        super().__init__(engine)
         self._context = context
         self._width = width
 
@@ -111,7 +113,7 @@ class Joined:
         together = numbered(asked[leader : leader + self._width])
         first = sum(map(len, asked[leader : ranks.rank]))
         with closing(Ticker(self._context, len(together), 0)) as shown:
-            for sampled in self._engine.generate(together, sampling):
+            for sampled in self.generator.generate(together, sampling):
                 shown.done += 1
                 if 0 <= sampled.index - first < len(requests):
                     yield replace(sampled, index=requests[sampled.index - first].index)
@@ -119,18 +121,6 @@ class Joined:
     def _look_for_stop(self) -> None:
         with self._context.interruptible():
             pass
-
-    def load_weights(self, tensors: Weights) -> None:
-        """Replace the engine's weights; each rank takes its part of each tensor."""
-        self._engine.load_weights(tensors)
-
-    def sleep(self) -> None:
-        """Free what the trainer can use."""
-        self._engine.sleep()
-
-    def close(self) -> None:
-        """Free memory and processes."""
-        self._engine.close()
 
 
 def numbered(asked: Sequence[Sequence[tuple[Sequence[int], int]]]) -> list[Request]:

@@ -2,13 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sized
-from contextlib import contextmanager
-
 from r1pipe.errors import StageError
 
 MAX_IN_A_ROW = 3
-ONE = frozenset({0})
 
 
 class SamplingFailed(StageError):  # noqa: N818 - it ends a unit, not always the stage
@@ -32,22 +28,9 @@ class FailedUnits:
         self._last: SamplingFailed | None = None
         self._in_a_row = 0
 
-    @contextmanager
-    def tolerated(self, left: Sized = ONE) -> Iterator[None]:
-        """Note the failure of what is sampled in this block.
-
-        `left` are its units that have not been sampled yet; the block takes out those that have.
-        """
-        try:
-            yield
-        except SamplingFailed as failure:
-            self.add(failure, len(left))
-        else:
-            self.succeeded()
-
-    def add(self, failure: SamplingFailed, num_units: int) -> None:
-        """Note a failure and how many units it ended."""
-        self.num_units += num_units
+    def add(self, failure: SamplingFailed) -> None:
+        """Note the failure that ended a unit; raise StageError if it is one too many in a row."""
+        self.num_units += 1
         self._last = failure
         self._in_a_row += 1
         if self._in_a_row == self.max_in_a_row:

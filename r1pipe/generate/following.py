@@ -10,7 +10,7 @@ from dataclasses import asdict, dataclass
 from itertools import count
 
 from r1pipe.errors import Interrupted
-from r1pipe.generate.protocol import Generator, Request, Sampled, SamplingParams, Weights
+from r1pipe.generate.protocol import Generator, GeneratorWrapper, Request, Sampled, SamplingParams
 from r1pipe.keys import JsonObject
 from r1pipe.records import FinishReason
 from r1pipe.stage import Context, Journal
@@ -51,11 +51,11 @@ class Kept:
         return f"{self.unit}/{number}"
 
 
-class Followed:
+class Followed(GeneratorWrapper):
     """A generator that is followed by its stage; what it samples is what the generator does."""
 
     def __init__(self, generator: Generator, context: Context, kept: Kept | None = None) -> None:
-        self.generator = generator
+        super().__init__(generator)
         self.context = context
         self.kept = kept
 
@@ -99,18 +99,6 @@ class Followed:
         ticker = Ticker(self.context, total, done)
         with closing(ticker):
             yield ticker
-
-    def load_weights(self, tensors: Weights) -> None:
-        """Replace the sampler's weights."""
-        self.generator.load_weights(tensors)
-
-    def sleep(self) -> None:
-        """Free what the trainer can use."""
-        self.generator.sleep()
-
-    def close(self) -> None:
-        """Free memory and processes."""
-        self.generator.close()
 
 
 def waited_for(context: Context, sampled: Iterator[Sampled]) -> Sampled | None:

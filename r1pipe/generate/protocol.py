@@ -71,7 +71,7 @@ class Sampled:
 
     @property
     def written_ids(self) -> list[int]:
-        """The tokens of the completion's text: all but the end of the sequence."""
+        """The tokens of the completion's text: without its end of sequence, if it has one."""
         return self.token_ids[:-1] if self.finish_reason is FinishReason.STOP else self.token_ids
 
 
@@ -90,6 +90,25 @@ class Generator(Protocol):
 
     def close(self) -> None:
         """Free memory and processes."""
+
+
+class GeneratorWrapper:
+    """What all generators share that sample by another one and only add to how it samples."""
+
+    def __init__(self, generator: Generator) -> None:
+        self.generator = generator
+
+    def load_weights(self, tensors: Weights) -> None:
+        """Replace the sampler's weights."""
+        self.generator.load_weights(tensors)
+
+    def sleep(self) -> None:
+        """Free what the trainer can use."""
+        self.generator.sleep()
+
+    def close(self) -> None:
+        """Free memory and processes."""
+        self.generator.close()
 
 
 @runtime_checkable

@@ -106,16 +106,11 @@ def stored(tensors: Weights) -> Iterator[bytes]:
     """Yield weights as files of safetensors of a bounded size."""
     from safetensors.torch import save
 
-    waiting: dict[str, Tensor] = {}
-    size = 0
-    for name, tensor in tensors:
-        waiting[name] = tensor.detach().to("cpu", copy=True).contiguous()
-        size += tensor.nbytes
-        if size >= PART_BYTES:
-            yield save(waiting)
-            waiting, size = {}, 0
-    if waiting:
-        yield save(waiting)
+    from r1pipe.generate.weights import in_parts
+
+    for part in in_parts(tensors, PART_BYTES):
+        yield save(part)
+        part.clear()
 
 
 def batches(

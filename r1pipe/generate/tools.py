@@ -15,7 +15,14 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
 
-from r1pipe.generate.protocol import Generator, Request, Sampled, SamplingParams, Weights
+from r1pipe.generate.protocol import (
+    Generator,
+    GeneratorWrapper,
+    Request,
+    Sampled,
+    SamplingParams,
+    in_prompt_order,
+)
 from r1pipe.generate.room import room_of
 from r1pipe.generate.uniforms import request_seed
 from r1pipe.models.interfaces import Tokenizer
@@ -57,7 +64,7 @@ class _Written:
         return Sampled(self.request.index, self.ids, self.logprobs, self.reason, mask)
 
 
-class ToolGenerator:
+class ToolGenerator(GeneratorWrapper):
     """A generator whose completions run programs."""
 
     def __init__(
@@ -71,7 +78,7 @@ class ToolGenerator:
         """`context` is how many positions the model has. With `batch`, so many requests are
         finished before others begin, in the order in which an in-process sampler takes them."""
         require()
-        self.generator = generator
+        super().__init__(generator)
         self.tokenizer = tokenizer
         self.tools = tools
         self.context = context
@@ -83,7 +90,7 @@ class ToolGenerator:
         All of it counts towards `max_tokens`. An output that does not fit ends the completion
         before it.
         """
-        ordered = sorted(requests, key=lambda r: (len(r.prompt_ids), r.prompt_ids, r.index))
+        ordered = sorted(requests, key=in_prompt_order)
         size = self.batch or max(1, len(ordered))
         for start in range(0, len(ordered), size):
             yield from self._rounds(ordered[start : start + size], sampling)
@@ -175,18 +182,6 @@ class ToolGenerator:
         """Return the request that goes on with a completion."""
         seed = request_seed(own.request.seed, "tool", number)
         return replace(own.request, prompt_ids=(*own.request.prompt_ids, *own.ids), seed=seed)
-
-    def load_weights(self, tensors: Weights) -> None:
-        """Replace the sampler's weights."""
-        self.generator.load_weights(tensors)
-
-    def sleep(self) -> None:
-        """Free what the trainer can use."""
-        self.generator.sleep()
-
-    def close(self) -> None:
-        """Free memory and processes."""
-        self.generator.close()
 
 
 def with_tools(

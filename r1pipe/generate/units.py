@@ -16,8 +16,8 @@ FoundT = TypeVar("FoundT")
 
 
 @dataclass(frozen=True)
-class Asked(Generic[ItemT]):
-    """A unit: what it is about, and the requests that it needs, by different indices."""
+class PendingUnit(Generic[ItemT]):
+    """A unit: what it is about, and the requests that it needs, which have different indices."""
 
     name: str
     item: ItemT
@@ -25,7 +25,7 @@ class Asked(Generic[ItemT]):
 
 
 @dataclass(frozen=True)
-class Whole(Generic[ItemT, FoundT]):
+class FinishedUnit(Generic[ItemT, FoundT]):
     """A unit with what was read from each completion, by the index of its request."""
 
     name: str
@@ -37,19 +37,19 @@ class Whole(Generic[ItemT, FoundT]):
 
 @dataclass
 class _Open(Generic[ItemT, FoundT]):
-    unit: Asked[ItemT]
+    unit: PendingUnit[ItemT]
     by_index: dict[int, Request]
     found: dict[int, FoundT] = field(default_factory=dict)
 
 
-def whole_units(
+def finished_units(
     stream: Stream,
-    units: Iterable[Asked[ItemT]],
+    units: Iterable[PendingUnit[ItemT]],
     read: Callable[[ItemT, Request, Sampled], FoundT],
     failed: FailedUnits,
     *,
     first_alone: bool = False,
-) -> Iterator[Whole[ItemT, FoundT]]:
+) -> Iterator[FinishedUnit[ItemT, FoundT]]:
     """Yield every unit when its last completion is there, in whatever order that comes.
 
     A generator that streams is never without requests while there are further units. Completions
@@ -66,14 +66,14 @@ def whole_units(
                 under_way[unit.name] = _Open(unit, {each.index: each for each in unit.requests})
                 stream.add(unit.name, unit.requests)
             else:
-                yield Whole(unit.name, unit.item, {}, 0.0)
+                yield FinishedUnit(unit.name, unit.item, {}, 0.0)
         if not under_way:
             return
         name, sampled = stream.take()
         if isinstance(sampled, UnitFailed):
             del under_way[name]
             first_alone = False
-            failed.add(sampled.failure, 1)
+            failed.add(sampled.failure)
             continue
         own, index = under_way[name], sampled.index
         num_tokens += len(sampled.token_ids)
@@ -82,5 +82,7 @@ def whole_units(
             del under_way[name]
             failed.succeeded()
             first_alone = False
-            yield Whole(name, own.unit.item, own.found, num_tokens / (perf_counter() - since))
+            yield FinishedUnit(
+                name, own.unit.item, own.found, num_tokens / (perf_counter() - since)
+            )
             num_tokens, since = 0, perf_counter()

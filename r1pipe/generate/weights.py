@@ -57,16 +57,24 @@ def _with_room(tensors: Weights, num_values: int, place: Path) -> Iterator[tuple
 
 def write_weights(tensors: Weights, folder: Path) -> Iterator[str]:
     """Write tensors into files of bounded size, and yield each file's path."""
-    waiting: dict[str, Tensor] = {}
-    size = number = 0
+    for number, part in enumerate(in_parts(tensors, MAX_FILE_BYTES)):
+        yield _write(part, folder, number)
+        part.clear()
+
+
+def in_parts(tensors: Weights, num_bytes: int) -> Iterator[dict[str, Tensor]]:
+    """Yield copies of tensors on the CPU by name, at least so many bytes together, but for the
+    last ones. Whoever takes a part may clear it, so that one at a time is in memory."""
+    part: dict[str, Tensor] = {}
+    size = 0
     for name, tensor in tensors:
-        waiting[name] = tensor.detach().to("cpu", copy=True).contiguous()
+        part[name] = tensor.detach().to("cpu", copy=True).contiguous()
         size += tensor.nbytes
-        if size >= MAX_FILE_BYTES:
-            yield _write(waiting, folder, number)
-            waiting, size, number = {}, 0, number + 1
-    if waiting:
-        yield _write(waiting, folder, number)
+        if size >= num_bytes:
+            yield part
+            part, size = {}, 0
+    if part:
+        yield part
 
 
 def read_weights(paths: Iterable[Path]) -> Iterator[tuple[str, Tensor]]:

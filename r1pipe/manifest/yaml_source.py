@@ -154,7 +154,9 @@ def parse_yaml(text: str, start: Origin, mistakes: list[Mistake]) -> Value | Non
     except MarkedYAMLError as error:
         mark = error.problem_mark or error.context_mark
         parts = [part for part in (error.context, error.problem) if part]
-        mistakes.append(reader.place(mark).mistake("not YAML: " + ", ".join(parts)))
+        is_tab = mark is not None and _char_at(text, mark.line, mark.column) == "\t"
+        what = "a tab, where YAML is indented by spaces" if is_tab else ", ".join(parts)
+        mistakes.append(reader.place(mark).mistake(f"not YAML: {what}"))
     except _TooLargeError as error:
         mistakes.append(error.origin.mistake("the document is too large or nested too deeply"))
     except ReaderError as error:
@@ -162,6 +164,12 @@ def parse_yaml(text: str, start: Origin, mistakes: list[Mistake]) -> Value | Non
         place = start._replace(line=line) if start.set_text is None else start
         mistakes.append(place.mistake(f"not YAML: {str(error).splitlines()[0]}"))
     return None
+
+
+def _char_at(text: str, line: int, column: int) -> str:
+    """Return the character at a place counted from 0; nothing where there is none."""
+    lines = text.split("\n")
+    return lines[line][column : column + 1] if line < len(lines) else ""
 
 
 def in_profile(value: Value, profile: str) -> Value:

@@ -22,10 +22,13 @@ class StopWhen(StageModel):
     1."""
     truncated: float | None = Field(default=None, gt=0, le=1)
     """Least share of the completions that are cut off at max_tokens."""
+    filled: float | None = Field(default=None, gt=0, le=1)
+    """Least share of the groups for which `dynamic_sampling` has found none whose rewards differ,
+    so that flat ones fill the rollout."""
     kl: float | None = Field(default=None, gt=0)
     """Largest KL to the reference, in nats per token; needs a kl_coef."""
     in_a_row: int = Field(default=5, gt=0)
-    """Updates in a row for which `truncated` or `kl` must hold."""
+    """Updates in a row for which `truncated`, `filled` or `kl` must hold."""
 
 
 class GrpoRun(TrainRun, SampleRun, VerifyRun):

@@ -6,10 +6,10 @@ run would pay again.
 
 from __future__ import annotations
 
-import os
 from array import array
 from collections.abc import Iterable, Sequence
 
+from r1pipe.machine import usable_cores
 from r1pipe.models.interfaces import Tokenizer
 from r1pipe.workers import in_order
 
@@ -25,7 +25,7 @@ class ManyTexts:
     def __init__(self, tokenizer: Tokenizer, threads: int | None = None) -> None:
         """`threads` default to the cores that this process may use, at most eight."""
         self.tokenizer = tokenizer
-        self.threads = threads or min(MAX_THREADS, len(os.sched_getaffinity(0)))
+        self.threads = threads or min(MAX_THREADS, usable_cores())
         self._known: dict[str, array[int]] = {}
         """In four bytes a token."""
 

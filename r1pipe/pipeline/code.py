@@ -17,6 +17,7 @@ from pathlib import Path
 from r1pipe.keys import digest_bytes
 from r1pipe.manifest import recipe
 from r1pipe.stage import StageKind
+from r1pipe.text import listed
 
 UNWATCHED = ("__init__.py", "costs/", "doctor/", "tracking/")
 """Modules that describe stages and decide nothing in them: the version, estimates, what is
@@ -96,8 +97,7 @@ def changed_text(noted: Digests, kind: StageKind) -> str:
 
 def named(modules: Sequence[str]) -> str:
     """Return the first of some modules as text, and how many more there are."""
-    more = f" and {len(modules) - MAX_NAMED} more" if len(modules) > MAX_NAMED else ""
-    return ", ".join(modules[:MAX_NAMED]) + more
+    return listed(modules, MAX_NAMED)
 
 
 def _path(module: str, folder: Path) -> Path:

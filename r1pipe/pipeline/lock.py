@@ -17,17 +17,17 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from r1pipe.costs.versions import present_versions
 from r1pipe.errors import ArtifactError, ManifestError
-from r1pipe.keys import JsonObject, key_of, key_preimage
+from r1pipe.keys import JsonObject, key_of
 from r1pipe.machine import cpu_name
 from r1pipe.manifest import Manifest, StageNode
 from r1pipe.manifest.graph import refs_of
 from r1pipe.pipeline.commands import run_command
 from r1pipe.pipeline.planning import plan
 from r1pipe.pipeline.processor import instructions, is_here
-from r1pipe.pipeline.resolution import Resolver
+from r1pipe.pipeline.resolution import Resolver, preimage_of
 from r1pipe.pipeline.why import origin_of
 from r1pipe.store.actions import ActionRecord
-from r1pipe.store.disk import place_text
+from r1pipe.store.disk import place_errors, place_text
 from r1pipe.store.preimages import ABSENT, different, flatten
 from r1pipe.store.store import Store
 from r1pipe.text import short_id
@@ -99,9 +99,10 @@ def make_lock(manifest: Manifest, store: Store, path: Path) -> Lock:
     planned = plan(manifest, store, resolver=resolver)
     missing = [stage.name for stage in planned.stages if stage.name not in planned.records]
     if missing:
+        more = f", and {len(missing) - 5} more" if len(missing) > 5 else ""
         raise ArtifactError(
-            f"{len(missing)} stages are not built ({', '.join(missing[:5])}...); a lock holds the"
-            f" result of every stage; first run: {run_command(manifest, store)}"
+            f"not built yet: {', '.join(missing[:5])}{more}; a lock holds the result of every"
+            f" stage; first run: {run_command(manifest, store)}"
         )
     return Lock(
         manifest=os.path.relpath(manifest.path, path.parent),
@@ -134,7 +135,17 @@ def scores(record: ActionRecord, store: Store) -> dict[str, Score]:
 def write_lock(lock: Lock, path: Path) -> None:
     """Write a lock; the same stages give the same bytes."""
     text = json.dumps(lock.model_dump(), indent=1, sort_keys=True, ensure_ascii=False)
-    place_text(path, text + "\n")
+    with place_errors(path):
+        place_text(path, text + "\n")
+
+
+def num_replaced(lock: Lock, path: Path) -> int:
+    """Return how many results of the lock that is at `path` now are not those of another."""
+    with suppress(ManifestError):
+        before = {name: stage.artifact for name, stage in read_lock(path).stages.items()}
+        now = {name: stage.artifact for name, stage in lock.stages.items()}
+        return sum(now.get(name) != artifact for name, artifact in before.items())
+    return 0
 
 
 def read_lock(path: Path) -> Lock:
@@ -253,9 +264,7 @@ def _names(locked: Iterable[str], here: Iterable[str]) -> Iterator[str]:
 
 def _departures(node: StageNode, locked: LockedStage) -> Iterator[str]:
     """Yield in what a stage's own part of the preimage is not the locked one, with its place."""
-    kind = node.kind
-    present = key_preimage(kind.kind, kind.version, node.key_params(), {}, node.plugins)
-    old, new = flatten({**locked.preimage, "inputs": {}}), flatten(present)
+    old, new = flatten({**locked.preimage, "inputs": {}}), flatten(preimage_of(node, {}))
     for path in different(old, new):
         origin = origin_of(node, path)
         place = f"{origin}: " if origin else ""

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Iterable, Set
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
@@ -16,7 +15,7 @@ from r1pipe.pipeline.warm_start import is_extension, warm_start_text
 from r1pipe.store.actions import ActionRecord
 from r1pipe.store.preimages import different, flatten
 from r1pipe.store.store import Store
-from r1pipe.text import short_id
+from r1pipe.text import did_you_mean, listed, short_id
 
 if TYPE_CHECKING:
     from r1pipe.pipeline.looking import Look
@@ -84,8 +83,7 @@ def check_names(manifest: Manifest, names: Iterable[str]) -> None:
     """Raise for a stage that the manifest does not have."""
     for name in names:
         if name not in manifest.stages:
-            close = difflib.get_close_matches(name, manifest.stages, 1)
-            hint = f"did you mean '{close[0]}'?" if close else ", ".join(manifest.stages)
+            hint = did_you_mean(name, manifest.stages)
             raise ManifestError(f"{manifest.path}: no stage '{name}'; {hint}")
 
 
@@ -179,9 +177,8 @@ class _Planner:
         if is_extension(node.kind, nearest.preimage, preimage):
             return warm_start_text(node.kind, nearest)
         paths = different(flatten(nearest.preimage), flatten(preimage))
-        more = f" and {len(paths) - MAX_NAMED} more" if len(paths) > MAX_NAMED else ""
         label = f"{nearest.stage_name}@{short_id(nearest.artifact_id)}"
-        return f"{', '.join(paths[:MAX_NAMED])}{more} not as in {label}"
+        return f"{listed(paths, MAX_NAMED)} not as in {label}"
 
     def _stored(self, node: StageNode, record: ActionRecord, planned: PlannedStage) -> PlannedStage:
         try:

@@ -70,19 +70,19 @@ class Resolver:
         """Return the preimage of a stage's key; None if a source that it reads is missing."""
         if self.missing_source(node) is not None:
             return None
-        return _preimage(node, self.input_ids(node, finished))
+        return preimage_of(node, self.input_ids(node, finished))
 
     def input_ids(self, node: StageNode, finished: Finished) -> PerInput[str]:
         """Return {input: id} or {input: {label: id}} of what a stage reads."""
-        return _each(node, lambda ref: self._id(ref, finished))
+        return per_input(node, lambda ref: self._id(ref, finished))
 
     def links(self, node: StageNode, finished: Finished) -> PerInput[JsonObject]:
         """Return what an action record keeps of its inputs."""
-        return _each(node, lambda ref: self._link(ref, finished))
+        return per_input(node, lambda ref: self._link(ref, finished))
 
     def paths(self, node: StageNode, finished: Finished) -> Inputs:
         """Return the paths of a stage's inputs: what it is called with."""
-        return Inputs(_each(node, lambda ref: self._path(ref, finished)))
+        return Inputs(per_input(node, lambda ref: self._path(ref, finished)))
 
     def guess_record(self, node: StageNode, finished: Finished) -> ActionRecord | None:
         """Return a stage's result although sources are missing, if it used them as last known."""
@@ -96,8 +96,8 @@ class Resolver:
         remembered = [self._remembered(node.name, source) for source in lost]
         for ids in itertools.islice(itertools.product(*remembered), MAX_GUESSES):
             guess = dict(zip(lost, ids, strict=True))
-            inputs = _each(node, lambda ref, guess=guess: self._id(ref, finished, guess))  # type: ignore[misc]
-            record = self.store.lookup(key_of(_preimage(node, inputs)))
+            inputs = per_input(node, lambda ref, guess=guess: self._id(ref, finished, guess))  # type: ignore[misc]
+            record = self.store.lookup(key_of(preimage_of(node, inputs)))
             if record is not None:
                 return record
         return None
@@ -134,13 +134,14 @@ class Resolver:
         return self.store.output_dir(finished[ref.name], str(ref.output)).absolute()
 
 
-def _preimage(node: StageNode, inputs: InputIds) -> JsonObject:
+def preimage_of(node: StageNode, inputs: InputIds) -> JsonObject:
+    """Return the preimage of a stage's key, given what its inputs are."""
     kind = node.kind
     return key_preimage(kind.kind, kind.version, node.key_params(), inputs, node.plugins)
 
 
-def _each(node: StageNode, function: Callable[[Ref], T]) -> PerInput[T]:
-    """Apply a function to each reference, keeping the inputs' shape."""
+def per_input(node: StageNode, function: Callable[[Ref], T]) -> PerInput[T]:
+    """Apply a function to each reference of a stage, keeping the inputs' shape."""
     return {
         name: function(given)
         if isinstance(given, Ref)

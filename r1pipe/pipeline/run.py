@@ -225,7 +225,7 @@ class _Runner:
         assert preimage is not None, "all sources are there"
         key = key_of(preimage)
         with (
-            disk.store_errors(self.store.root, f"stage {name} stopped"),
+            disk.store_errors(self.store.root, f"stage {name} stopped", disk.STAGE_ADVICE),
             self.store.lock(key).held(
                 lambda owner: self.console.message(
                     f"{name}: waiting for {describe_owner(owner)}, which builds it"

@@ -10,11 +10,11 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
-from r1pipe.keys import JsonObject, key_preimage
+from r1pipe.keys import JsonObject
 from r1pipe.manifest import Manifest, Ref, StageNode
 from r1pipe.pipeline import code
 from r1pipe.pipeline.planning import PlannedStage, check_names, plan
-from r1pipe.pipeline.resolution import Resolver
+from r1pipe.pipeline.resolution import Resolver, per_input, preimage_of
 from r1pipe.pipeline.warm_start import warm_start_text
 from r1pipe.store.actions import ActionRecord
 from r1pipe.store.preimages import ABSENT, UNKNOWN, flatten
@@ -124,14 +124,7 @@ class _Explainer:
             record = self.plan.records.get(ref.name)
             return UNKNOWN if record is None else record.outputs[str(ref.output)]
 
-        inputs = {
-            name: known(given)
-            if isinstance(given, Ref)
-            else {label: known(ref) for label, ref in given.items()}
-            for name, given in node.inputs.items()
-        }
-        kind = node.kind
-        return key_preimage(kind.kind, kind.version, node.key_params(), inputs, node.plugins)
+        return preimage_of(node, per_input(node, known))
 
     def _changes(
         self, node: StageNode, preimage: JsonObject, nearest: ActionRecord

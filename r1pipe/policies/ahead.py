@@ -1,18 +1,18 @@
-"""Rollouts that are sampled while the policy trains on earlier ones: `params.staleness`, k.
+"""Batches of rollouts, sampled while the policy trains on earlier ones: `params.staleness`, k.
 
-Rollout n is sampled with the weights that max(0, n - k) rollouts have trained. It is begun before
-the training on rollout n - k, so with k = 1:
+Batch n is sampled with the weights that max(0, n - k) batches have trained. It is begun before
+the training on batch n - k, so with k = 1:
 
     sampling    0    1    2    3    ...
     training         0    1    2    ...
-    weights     0    0    1    2    ... of the sampler: so many rollouts have trained them
+    weights     0    0    1    2    ... of the sampler: so many batches have trained them
 
 The order decides what is sampled with which weights, never the clock: whoever is faster waits. All
-rollouts are made by one thread, one after the other, so that a curriculum sees them as it would in
-turn. A checkpoint has the weights of the rollouts that were begun; they are sampled again from it.
+batches are made by one thread, one after the other, so that a curriculum sees them as it would in
+turn. A checkpoint has the weights of the batches that were begun; they are sampled again from it.
 
-Of a trainer of several processes rank 0 makes the rollouts, whole, in its thread. It tells them to
-the others where they are wanted, between updates: no message of a thread meets those of training.
+In a trainer of several processes rank 0 makes the batches, whole, in its thread. It sends each one
+to the others where it is wanted, between updates: no message of a thread meets those of training.
 
 The drift between sampler and policy is corrected by truncated importance sampling
 (`truncated_weights` in `rl/objective.py`).
@@ -32,35 +32,42 @@ from torch import Tensor
 
 from r1pipe.curricula.curricula import Curriculum
 from r1pipe.generate.driven import Driven, by_rank_0
-from r1pipe.generate.protocol import Generator, Request, Sampled, SamplingParams, Weights
-from r1pipe.policies.telling import Made, told
+from r1pipe.generate.protocol import (
+    Generator,
+    GeneratorWrapper,
+    Request,
+    Sampled,
+    SamplingParams,
+    Weights,
+)
+from r1pipe.policies.broadcast import TimedBatch, broadcast
 from r1pipe.ranks import ALONE
-from r1pipe.records import Trained
-from r1pipe.rl.grpo import Grpo, Rollouts
+from r1pipe.records import RolloutBatch
+from r1pipe.rl.grpo import BatchSource, Grpo
 from r1pipe.stage import Context
 from r1pipe.train.loop import Trainer
 from r1pipe.train.state import StateWriter
 
 NAME = "sampler"
-"""In a checkpoint: `sampler-<number of the rollout>*.safetensors`."""
+"""In a checkpoint: `sampler-<number of the batch>*.safetensors`."""
 DIGITS = 10
 LOOK_EVERY_S = 0.5
-"""For a stop that one of several processes does not hear, while a rollout is waited for."""
+"""For a stop that one of several processes does not hear, while a batch is waited for."""
 MAX_SHOWN = 100
-"""Rollouts whose times are kept for `r1pipe show`."""
+"""Batches whose times are kept for `r1pipe show`."""
 
 
 class SamplerWeights:
-    """The weights of rollouts that are begun and not yet trained on, in this process's memory."""
+    """The weights of batches that are begun and not yet trained on, in this process's memory."""
 
     def __init__(self, is_kept: bool = True) -> None:
         """`is_kept` is false on ranks that only help to gather them."""
         self.is_kept = is_kept
         self.of: dict[int, dict[str, Tensor]] = {}
-        """By the number of the rollout; none of them where they are not kept."""
+        """By the number of the batch; none of them where they are not kept."""
 
     def keep(self, number: int, weights: Weights) -> None:
-        """Keep a copy for a rollout, if a checkpoint has not given it."""
+        """Keep a copy for a batch, if a checkpoint has not given it."""
         if number in self.of:
             return
         self.of[number] = {}
@@ -84,26 +91,28 @@ class SamplerWeights:
             self.of.setdefault(number, {}).update(load_file(path) if self.is_kept else {})
 
 
-def ahead(staleness: int, weights: SamplerWeights) -> Rollouts:
-    """Return what samples rollouts ahead of the training."""
+def ahead(staleness: int, weights: SamplerWeights) -> BatchSource:
+    """Return what samples batches ahead of the training."""
 
     @contextmanager
-    def rollouts(grpo: Grpo, curriculum: Curriculum, numbers: range) -> Iterator[Iterator[Trained]]:
-        def make(number: int) -> Trained:
+    def batches(
+        grpo: Grpo, curriculum: Curriculum, numbers: range
+    ) -> Iterator[Iterator[RolloutBatch]]:
+        def make(number: int) -> RolloutBatch:
             return grpo.roll_out_enough(curriculum.next(number), number, curriculum)
 
         sampling = Ahead(grpo.context, grpo.trainer, grpo.generator, weights, make)
-        grpo.follow, grpo.makers = sampling.followed, ALONE
+        grpo.follow, grpo.sampling_ranks = sampling.followed, ALONE
         with closing(sampling):
             sampling.begin(numbers[:staleness])
             following = (numbers[place : place + 1] for place in count(staleness))
             yield map(sampling.take, numbers, following)
 
-    return rollouts
+    return batches
 
 
 class Ahead:
-    """Makes the rollouts of a run, `staleness` of them ahead of the one that is trained on."""
+    """Makes the batches of a run, `staleness` of them ahead of the one that is trained on."""
 
     def __init__(
         self,
@@ -111,56 +120,56 @@ class Ahead:
         trainer: Trainer,
         generator: Generator,
         weights: SamplerWeights,
-        make: Callable[[int], Trained],
+        make: Callable[[int], RolloutBatch],
     ) -> None:
-        """`make` samples and rewards a rollout with the weights that `generator` has, on rank 0."""
+        """`make` samples and rewards a batch with the weights that `generator` has, on rank 0."""
         self._context = context
         self._trainer = trainer
         self._generator = generator
         self._weights = weights
         self._make = make
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="sampler")
-        self._begun: dict[int, Future[Made]] = {}
+        self._begun: dict[int, Future[TimedBatch]] = {}
         """On rank 0."""
         self._is_closed = False
         self._epoch = perf_counter()
         self._times: list[list[float]] = []
-        """Of each rollout: its number, when its sampling began and ended, likewise its training."""
+        """Of each batch: its number, when its sampling began and ended, likewise its training."""
 
     def begin(self, numbers: Sequence[int]) -> None:
-        """Have rollouts sampled with the weights that a checkpoint gave, or else the present
+        """Have batches sampled with the weights that a checkpoint gave, or else the present
         ones."""
         for number in numbers:
             self._weights.keep(number, self._trainer.engine.weights())
             if self._context.ranks.is_main:
                 self._begun[number] = self._thread.submit(self._sampled, number)
 
-    def take(self, number: int, following: Sequence[int]) -> Trained:
-        """Return a rollout that was begun, and begin those that follow with the present weights.
+    def take(self, number: int, following: Sequence[int]) -> RolloutBatch:
+        """Return a batch that was begun, and begin those that follow with the present weights.
 
         Waits for it; what training has done is saved if that is interrupted.
         """
         called = self._now()
         self._end_training(called)
         with self._trainer.saved_if_stopped():
-            rollout, began, ended = self._wanted(number)
+            batch, began, ended = self._wanted(number)
         del self._weights.of[number]
         self.begin(following)
         started = self._now()
-        rollout.seconds = started - called
-        rollout.metrics = {
-            **rollout.metrics,
+        batch.seconds = started - called
+        batch.metrics = {
+            **batch.metrics,
             "sampling_s": ended - began,
-            "waited_s": rollout.seconds,
+            "waited_s": batch.seconds,
         }
         self._times.append([number, began, ended, started, started])
-        return rollout
+        return batch
 
-    def _wanted(self, number: int) -> Made:
-        """Wait for a rollout, on all ranks; raise Interrupted on all if a stop was asked for."""
+    def _wanted(self, number: int) -> TimedBatch:
+        """Wait for a batch, on all ranks; raise Interrupted on all if a stop was asked for."""
         ranks = self._context.ranks
 
-        def awaited() -> Made:
+        def awaited() -> TimedBatch:
             while True:
                 with self._context.interruptible():
                     wait([self._begun[number]], LOOK_EVERY_S if ranks.size > 1 else None)
@@ -169,7 +178,7 @@ class Ahead:
 
         made = awaited() if ranks.size == 1 else by_rank_0(ranks, awaited)
         self._begun.pop(number, None)
-        return told(ranks, made)
+        return broadcast(ranks, made)
 
     def close(self) -> None:
         """Give up what is being sampled, and keep the times for `r1pipe show`."""
@@ -189,10 +198,10 @@ class Ahead:
         assert engines is not None, "only rank 0 samples ahead"
         return _Leaving(engines, lambda: self._is_closed)
 
-    def _sampled(self, number: int) -> Made:
+    def _sampled(self, number: int) -> TimedBatch:
         began = self._now()
         self._generator.load_weights(iter(self._weights.of[number].items()))
-        return Made(self._make(number), began, self._now())
+        return TimedBatch(self._make(number), began, self._now())
 
     def _end_training(self, now: float) -> None:
         if self._times:
@@ -202,11 +211,11 @@ class Ahead:
         return perf_counter() - self._epoch
 
 
-class _Leaving:
+class _Leaving(GeneratorWrapper):
     """A generator that is left when nobody wants its completions any more."""
 
     def __init__(self, generator: Generator, is_unwanted: Callable[[], bool]) -> None:
-        self.generator = generator
+        super().__init__(generator)
         self.is_unwanted = is_unwanted
 
     def generate(self, requests: Sequence[Request], sampling: SamplingParams) -> Iterator[Sampled]:
@@ -216,18 +225,6 @@ class _Leaving:
                 raise _UnwantedError
             yield sampled
 
-    def load_weights(self, tensors: Weights) -> None:
-        """Replace the sampler's weights."""
-        self.generator.load_weights(tensors)
-
-    def sleep(self) -> None:
-        """Free what the trainer can use."""
-        self.generator.sleep()
-
-    def close(self) -> None:
-        """Free memory and processes."""
-        self.generator.close()
-
 
 class _UnwantedError(Exception):
-    """Nobody wants the completions of a rollout any more."""
+    """Nobody wants the completions of a batch any more."""

@@ -122,8 +122,8 @@ def opened(  # noqa: PLR0913 - what a run is given, most of it by few methods
         trainer = Trainer(context, engine, params.optimizer, params.num_steps, others)
         credit = credit_of(params, tokenizer, score_steps, reference, batching, critic)
         parts = tokenizer, batching, trainer, generator, reference, credit, reward_models or {}
-        rollouts = ahead(params.staleness, weights) if params.staleness else in_turn
-        yield Grpo(context, params, *parts, memory, rollouts)
+        batches = ahead(params.staleness, weights) if params.staleness else in_turn
+        yield Grpo(context, params, *parts, memory, batches)
     context.note(trained_tokens=trainer.trained_tokens)
     if reference is not None:
         reference.close()

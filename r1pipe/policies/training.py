@@ -9,7 +9,7 @@ from r1pipe.errors import Paused
 from r1pipe.generate.protocol import LosingGenerator
 from r1pipe.method_params.runs import StopWhen
 from r1pipe.policies.watch import Watch
-from r1pipe.records import Group, Problem, Trained
+from r1pipe.records import Group, Problem, RolloutBatch
 from r1pipe.rl.grpo import Grpo
 from r1pipe.stage import Context
 
@@ -29,23 +29,23 @@ def train_policy(
     num_steps, max_tokens = grpo.params.num_steps, grpo.params.max_tokens
     watch = Watch(num_steps, max_tokens, grpo.format, stop_when or StopWhen())
     try:
-        with closing(grpo.train(problems, general)) as rollouts:
-            for rollout in rollouts:
-                if rollout.number % SAMPLES_EVERY == 0:
-                    keep_samples(grpo.context, rollout.groups, rollout.number)
-                look_out(grpo, watch, rollout)
+        with closing(grpo.train(problems, general)) as batches:
+            for batch in batches:
+                if batch.number % SAMPLES_EVERY == 0:
+                    keep_samples(grpo.context, batch.groups, batch.number)
+                look_out(grpo, watch, batch)
     finally:
         tell_losses(grpo)
     if not grpo.trainer.has_moved:
         grpo.context.warn("the policy is unchanged: no update had a gradient")
 
 
-def look_out(grpo: Grpo, watch: Watch, rollout: Trained) -> None:
-    """Warn of what looks wrong after a rollout; raise Paused if there is a reason to pause."""
+def look_out(grpo: Grpo, watch: Watch, batch: RolloutBatch) -> None:
+    """Warn of what looks wrong after a batch; raise Paused if there is a reason to pause."""
     trainer = grpo.trainer
     tell_losses(grpo)
-    watch.groups = rollout.sampled
-    for metrics in rollout.updates:
+    watch.groups = batch.sampled
+    for metrics in batch.updates:
         watch.take(metrics)
     for text in watch.new_warnings():
         grpo.context.warn(f"step {trainer.step}: {text}")

@@ -14,7 +14,7 @@ from r1pipe.chat import AnyFormat
 from r1pipe.method_params.runs import StopWhen
 from r1pipe.records import FinishReason, Group, Problem, Rollout
 
-WARN_WHEN = StopWhen(flat_updates=5, still_updates=20, truncated=0.95, kl=2.0)
+WARN_WHEN = StopWhen(flat_updates=5, still_updates=20, truncated=0.95, filled=0.5, kl=2.0)
 """When a run is warned of; `run.stop_when` says when it pauses."""
 SLOW_REWARDS = ("format", "language")
 """Rewards that a policy of its format has learnt early, or never."""
@@ -34,6 +34,8 @@ class Streaks:
         self._count("flat", metrics.get("flat_group_frac", 0.0) == 1.0)
         cut, kl = metrics.get("truncated_frac", 0.0), metrics.get("kl", 0.0)
         self._count("truncated", limits.truncated is not None and cut >= limits.truncated)
+        filled = metrics.get("filled_frac", 0.0)
+        self._count("filled", limits.filled is not None and filled >= limits.filled)
         self._count("kl", limits.kl is not None and kl > limits.kl)
         for name in SLOW_REWARDS:
             value = metrics.get(f"reward_{name}", 1.0)
@@ -48,6 +50,7 @@ class Streaks:
         needed = {
             "flat": limits.flat_updates,
             "truncated": limits.in_a_row if limits.truncated is not None else None,
+            "filled": limits.in_a_row if limits.filled is not None else None,
             "kl": limits.in_a_row if limits.kl is not None else None,
             **dict.fromkeys(SLOW_REWARDS, limits.still_updates),
         }
@@ -94,7 +97,12 @@ class Watch:
         return next((self._text(*each) for each in self._stops.met().items()), None)
 
     def _text(self, name: str, count: int) -> str:
-        said = {"flat": self._flat, "truncated": self._truncated, "kl": self._kl}
+        said = {
+            "flat": self._flat,
+            "truncated": self._truncated,
+            "filled": self._filled,
+            "kl": self._kl,
+        }
         return said[name](count) if name in said else self._still(name, count)
 
     def _flat(self, count: int) -> str:
@@ -116,6 +124,15 @@ class Watch:
             f"{frac:.0%} of the completions are cut off at max_tokens ({limit}), for"
             f" {_updates(count)}: give more tokens, or see whether the model ever ends its"
             f" completions.{self._example(is_cut=True)}"
+        )
+
+    def _filled(self, count: int) -> str:
+        draws, filled = self._metrics.get("draws", 1.0), self._metrics.get("filled_frac", 0.0)
+        return (
+            f"flat groups fill {filled:.0%} of the rollout after its last draw of"
+            f" params.dynamic_sampling, for {_updates(count)}: {draws:.0f} times the completions"
+            " were sampled, and most of them teach nothing; take problems that the policy sometimes"
+            f" solves ({self._rewards()})"
         )
 
     def _kl(self, count: int) -> str:

@@ -12,7 +12,6 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import closing
-from itertools import chain, islice
 
 from r1pipe.audit.golds import check_golds
 from r1pipe.candidates.candidate import SCHEMA, Origin
@@ -36,13 +35,14 @@ from r1pipe.rejection.schedule import Schedule
 from r1pipe.rejection.sources import GeneratedSamples
 from r1pipe.rejection.writer import WriterSettings
 from r1pipe.rejection.writer_process import CandidateWriterProcess
-from r1pipe.rows import count_rows, read_problems, write_rows
+from r1pipe.rows import count_rows, read_problems, with_samples, write_rows
 from r1pipe.stage import Context, Inputs
 from r1pipe.verify import close_shared
 from r1pipe.verify.code import sandboxed
 
 MAX_NAMED = 20
-NUM_SHOWN = 8
+SHOWN = ("prompt", "completion", "gold")
+"""Columns of the rows that are shown."""
 
 
 def collect(
@@ -154,10 +154,7 @@ def note_all(
         context.note(reused_candidates=num_reused)
 
 
-def write_training_rows(context: Context, rows: Iterable[Mapping[str, object]]) -> None:
+def write_training_rows(context: Context, rows: Iterable[Row]) -> None:
     """Write the rows for training and show a few."""
-    iterator = iter(rows)
-    first = list(islice(iterator, NUM_SHOWN))
-    for row in first:
-        context.sample(prompt=row["prompt"], completion=row["completion"], gold=row["gold"])
-    write_rows(context.output("rows"), chain(first, iterator), SCHEMA)
+    shown = with_samples(context, rows, lambda row: {name: row[name] for name in SHOWN})
+    write_rows(context.output("rows"), shown, SCHEMA)

@@ -1,7 +1,7 @@
 """Labels of steps by what comes of them (Math-Shepherd, arXiv:2312.08935, section 3).
 
-A model goes on from every step's end some times, and the verifier judges each whole completion:
-prefix and continuation. The end of the completion itself needs none: its verdict is known.
+A model goes on from every step's end some times, and each whole completion, prefix and
+continuation, is verified. The end of the completion itself needs none: its verdict is known.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from r1pipe.verify import verify_many
 from r1pipe.verify.reading.recast import recast
 
 LabelName: TypeAlias = Literal["hard", "soft"]
-Judged: TypeAlias = tuple[Row, Problem]
+Candidate: TypeAlias = tuple[Row, Problem]
 """A candidate and its problem."""
 CARRIED = ("problem_id", "task", "language", "format", "prompt", "completion")
 
@@ -65,7 +65,7 @@ def why_left_out(row: Row) -> str | None:
 class Unit:
     """Candidates whose steps are continued together."""
 
-    judged: Sequence[Judged]
+    candidates: Sequence[Candidate]
     prefixes: Sequence[Sequence[Prefix]]
     """Of each candidate, the last one with all of it."""
     distinct: Sequence[Prefix]
@@ -81,11 +81,11 @@ class Continuer:
         self.seed = seed
         self._opened = lru_cache(maxsize=64)(lambda fmt: opened_thought(tokenizer, fmt))
 
-    def unit(self, judged: Sequence[Judged]) -> Unit:
+    def unit(self, candidates: Sequence[Candidate]) -> Unit:
         """Return candidates with their prefixes, equal ones only once to be continued."""
-        prefixes = [self.prefixes(row, problem) for row, problem in judged]
+        prefixes = [self.prefixes(row, problem) for row, problem in candidates]
         continued = {prefix.key: prefix for of_row in prefixes for prefix in of_row[:-1]}
-        return Unit(judged, prefixes, list(continued.values()))
+        return Unit(candidates, prefixes, list(continued.values()))
 
     def prefixes(self, row: Row, problem: Problem) -> list[Prefix]:
         """Return the prefixes of a candidate that end with a step, the last one with all of it.
@@ -112,16 +112,15 @@ class Continuer:
 
     def text(self, unit: Unit, request: Request, sampled: Sampled) -> str:
         """Return a prefix with a continuation."""
-        tokens, is_cut = sampled.token_ids, sampled.finish_reason is FinishReason.LENGTH
-        said = self.tokenizer.decode(tokens if is_cut else tokens[:-1])
-        return unit.distinct[request.index // self.num_continuations].text + said
+        prefix = unit.distinct[request.index // self.num_continuations]
+        return prefix.text + self.tokenizer.decode(sampled.written_ids)
 
     def rows(self, unit: Unit, texts: Mapping[int, str]) -> list[Row]:
         """Verify the continued texts of a unit, by the indices of their requests; return, for each
         candidate, its steps as [end, right, decided] in a list."""
         outcomes = self._outcomes(unit.distinct, texts)
         rows: list[Row] = []
-        for (row, _), of_row in zip(unit.judged, unit.prefixes, strict=True):
+        for (row, _), of_row in zip(unit.candidates, unit.prefixes, strict=True):
             found = [(len(p.text), outcomes[p.key]) for p in of_row[:-1]]
             steps = [[end, outcome.num_correct, outcome.num_decided] for end, outcome in found]
             is_right = int(row["verdict"] == Verdict.CORRECT)
@@ -165,7 +164,7 @@ def label(num_correct: int, num_decided: int, labels: LabelName) -> float:
 
 
 def labelled_rows(
-    judged: Iterable[Judged],
+    candidates: Iterable[Candidate],
     found: Iterable[Row],
     labels: LabelName,
     counts: Counter[str],
@@ -174,7 +173,7 @@ def labelled_rows(
 
     Both come in the same order.
     """
-    for (row, _), of_row in zip(judged, found, strict=True):
+    for (row, _), of_row in zip(candidates, found, strict=True):
         assert of_row["id"] == row["id"], "the units are of other candidates"
         decided = [step for step in of_row["steps"] if step[2]]
         counts["undecided_steps"] += len(of_row["steps"]) - len(decided)

@@ -169,7 +169,7 @@ class RejectionSampler:
         name, found = self.stream.take()
         if isinstance(found, UnitFailed):
             self.dispatcher.fail(int(name))
-            self.failures.add(found.failure, 1)
+            self.failures.add(found.failure)
             return
         unit = self.sampled[int(name)]
         sample = self.source.sample(unit, self.schedule.of(unit), found)

@@ -12,7 +12,7 @@ from r1pipe.generate.protocol import Request, Sampled
 from r1pipe.generate.uniforms import request_seed
 from r1pipe.models.interfaces import Tokenizer
 from r1pipe.models.prompts import encode_prompt, opened_thought
-from r1pipe.records import FinishReason, Problem, Row
+from r1pipe.records import Problem, Row
 from r1pipe.rejection.schedule import Unit
 from r1pipe.rejection.writer import sample_of
 from r1pipe.rows import read_rows
@@ -44,13 +44,12 @@ class GeneratedSamples:
             self._opened = opened_thought(self.tokenizer, self.format)
         place, number = divmod(sampled.index, unit.samples_per_problem)
         problem, index = problems[place], unit.first_sample + number
-        ids, has_end = sampled.token_ids, sampled.finish_reason is FinishReason.STOP
         return Sample(
             problem=problem,
             sample_index=index,
             seed=sample_seed(self.seed, problem, index),
-            text=self._opened + self.tokenizer.decode(ids[:-1] if has_end else ids),
-            num_tokens=len(ids),
+            text=self._opened + self.tokenizer.decode(sampled.written_ids),
+            num_tokens=len(sampled.token_ids),
             finish_reason=sampled.finish_reason,
         )
 

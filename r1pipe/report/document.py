@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 from r1pipe.keys import JsonObject
 from r1pipe.pipeline.planning import Plan, PlannedStage, plan
 from r1pipe.report.curves import Curve, curves_of
-from r1pipe.report.flow import Flow, flow_of
+from r1pipe.report.flow import OUTPUT, Flow, flow_of
 from r1pipe.report.graph import Drawing, draw
 from r1pipe.report.samples import Samples, collect_samples
 from r1pipe.report.scores import Board, board_of
@@ -94,6 +94,8 @@ class Report:
     curves: list[Curve]
     timelines: list[Timeline]
     flows: list[Flow]
+    awaited: list[tuple[str, str]]
+    """Stages whose candidates are not counted yet, and their states."""
     samples: Samples
 
     def data(self) -> JsonObject:
@@ -127,6 +129,11 @@ def make_report(manifest: Manifest, store: Store, max_samples: int) -> Report:
             line for name, r in records.items() if (line := timeline_of(name, r.facts)) is not None
         ],
         flows=[flow for n, record in records.items() if (flow := flow_of(n, record)) is not None],
+        awaited=[
+            (stage.name, stage.state)
+            for stage in stages
+            if stage.name not in records and OUTPUT in manifest.stages[stage.name].kind.outputs
+        ],
         samples=collect_samples(records, store, max_samples),
     )
 

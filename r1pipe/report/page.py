@@ -15,6 +15,8 @@ from importlib.resources import files
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
 from r1pipe.report.document import Report
+from r1pipe.report.flow import counted
+from r1pipe.report.flow_picture import BAR, picture_of
 from r1pipe.report.graph import NODE_HEIGHT, NODE_WIDTH
 
 LEAVES_BLOCK = re.compile("[<>&\u2028\u2029]")
@@ -47,6 +49,9 @@ def render(report: Report, is_watched: bool = False) -> str:
         data=as_data(report.data()),
         node_width=NODE_WIDTH,
         node_height=NODE_HEIGHT,
+        picture_of=picture_of,
+        counted=counted,
+        bar_width=BAR,
         is_watched=is_watched,
     )
 

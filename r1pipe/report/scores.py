@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -62,6 +62,9 @@ class Board:
     unsolved: list[str]
     """Titles of those that are zero for every model."""
     bought: list[Bought]
+    """In the order of the models; those that differ in nothing are in `same`."""
+    same: list[str]
+    """Pairs of models, with what they were compared in, that give the same on every problem."""
 
 
 def board_of(records: Mapping[str, ActionRecord], store: Store) -> Board | None:
@@ -76,7 +79,9 @@ def board_of(records: Mapping[str, ActionRecord], store: Store) -> Board | None:
                 panels = list(_panels(board))
                 solved = [panel for panel in panels if any(dot.value for dot in panel.dots)]
                 unsolved = [panel.title for panel in panels if panel not in solved]
-                return Board(solved, unsolved, list(_bought(board)))
+                pairs = list(_bought(board))
+                bought = [pair for pair in pairs if pair.dot.low or pair.dot.high]
+                return Board(solved, unsolved, bought, _same(pairs, bought))
     return None
 
 
@@ -93,8 +98,20 @@ def _panels(board: JsonObject) -> Iterator[Panel]:
             yield Panel(visible(f"{benchmark}: {MEASURE}"), dots, benchmark in board["rough"])
 
 
+def _same(pairs: Sequence[Bought], bought: Sequence[Bought]) -> list[str]:
+    """Return the pairs without a difference, by model."""
+    named: dict[str, list[str]] = {}
+    for pair in pairs:
+        if pair not in bought:
+            label = f"{pair.model} and {pair.before}"
+            named.setdefault(label, []).append(f"{pair.benchmark} {pair.score}")
+    return [f"{label} ({', '.join(what)})" for label, what in named.items()]
+
+
 def _bought(board: JsonObject) -> Iterator[Bought]:
-    for model, paired in board["paired"].items():
+    for model in board["models"]:
+        if (paired := board["paired"].get(model)) is None:
+            continue
         for benchmark, differences in sorted(paired["differences"].items()):
             for score, found in sorted(differences.items()):
                 if found is not None:

@@ -8,21 +8,14 @@ is one pure function and one line of a table. `docs/methods.md` says which field
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from functools import partial
+from collections.abc import Mapping
+from typing import Protocol
 
 import torch
 from torch import Tensor
 
 from r1pipe.method_params.policies import Advantage, RatioLevel, SurrogateName
-from r1pipe.rl.objective import (
-    Estimator,
-    RatioFunction,
-    Surrogate,
-    clip,
-    group_advantages,
-    of_tokens,
-)
+from r1pipe.rl.objective import Estimator, Surrogate, clip, group_advantages
 from r1pipe.train.batching import MicroBatch
 from r1pipe.train.sequence_parallel import add_over_shards
 
@@ -88,47 +81,50 @@ ESTIMATORS: Mapping[Advantage, Estimator] = {
 # ---- ratios --------------------------------------------------------------------------------------
 
 
-def _token(batch: MicroBatch, count: int) -> RatioFunction:
-    return of_tokens
+def of_tokens(log_ratios: Tensor, batch: MicroBatch, num_sequences: int) -> Tensor:
+    """Return each token's own log-ratio (arXiv:2402.03300, Eq. 3).  [N] -> [N]"""
+    return log_ratios
 
 
-def of_sequences(batch: MicroBatch, count: int) -> RatioFunction:
-    """Return what gives every token the mean log-ratio of its completion (GSPO, arXiv:2507.18071,
-    Eq. 7): the ratio is that of the whole completion, to the power of 1/|o|."""
-    return partial(sequence_means, batch=batch, count=count)
+def of_sequences(log_ratios: Tensor, batch: MicroBatch, num_sequences: int) -> Tensor:
+    """Return the mean log-ratio of each token's completion (GSPO, arXiv:2507.18071, Eq. 7): the
+    ratio is that of the whole completion, to the power of 1/|o|.  [N] -> [N]"""
+    return sequence_means(log_ratios, batch, num_sequences)
 
 
-def of_sequences_by_token(batch: MicroBatch, count: int) -> RatioFunction:
+def of_sequences_by_token(log_ratios: Tensor, batch: MicroBatch, num_sequences: int) -> Tensor:
     """Return what has the value of `of_sequences`, and the gradient of the token's own log-ratio
-    (GSPO-token, arXiv:2507.18071, Eq. 14).
+    (GSPO-token, arXiv:2507.18071, Eq. 14).  [N] -> [N]
 
     Tokens of one completion may then have advantages of their own. If they all have the same, and
     weigh the same, the gradient is that of `of_sequences`.
     """
-
-    def ratio(log_ratios: Tensor) -> Tensor:
-        means = sequence_means(log_ratios, batch, count).detach()
-        return means + log_ratios - log_ratios.detach()
-
-    return ratio
+    means = sequence_means(log_ratios, batch, num_sequences).detach()
+    return means + log_ratios - log_ratios.detach()
 
 
-RATIOS: Mapping[RatioLevel, Callable[[MicroBatch, int], RatioFunction]] = {
-    "token": _token,
+class RatioOfLevel(Protocol):
+    """Log-ratios of tokens as the ratio that a token is trained with has them.  [N] -> [N]"""
+
+    def __call__(self, log_ratios: Tensor, batch: MicroBatch, num_sequences: int) -> Tensor: ...
+
+
+RATIOS: Mapping[RatioLevel, RatioOfLevel] = {
+    "token": of_tokens,
     "sequence": of_sequences,
     "sequence-token": of_sequences_by_token,
 }
 
 
-def sequence_means(values: Tensor, batch: MicroBatch, count: int) -> Tensor:
+def sequence_means(values: Tensor, batch: MicroBatch, num_sequences: int) -> Tensor:
     """Return the mean over the trained tokens of each token's own sequence.  [N] -> [N]
 
-    Sequences are told apart by `sequence_index`, from 0 to `count` - 1, in whatever row they are.
-    The sums are over all shards of a sequence, if ranks share its positions.
+    Sequences are told apart by `sequence_index`, from 0 to `num_sequences` - 1, in whatever row
+    they are. The sums are over all shards of a sequence, if ranks share its positions.
     """
     index = batch.sequence_index[batch.loss_mask]  # [N]
     ones = torch.ones_like(values)
-    mine = values.new_zeros(2, count).index_add(1, index, torch.stack([values, ones]))
+    mine = values.new_zeros(2, num_sequences).index_add(1, index, torch.stack([values, ones]))
     whole = add_over_shards(mine, batch)[:, index]
     return whole[0] / whole[1]
 

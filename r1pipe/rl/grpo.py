@@ -39,7 +39,7 @@ from r1pipe.generate.tools import ToolGenerator
 from r1pipe.method_params.policies import GrpoParams
 from r1pipe.models.interfaces import Tokenizer
 from r1pipe.ranks import Ranks
-from r1pipe.records import Group, Problem, Rollout, Trained
+from r1pipe.records import Group, Problem, Rollout, RolloutBatch
 from r1pipe.rewards.metrics import problem_of, rollout_metrics
 from r1pipe.rewards.model import RewardFn
 from r1pipe.rl.estimators import RATIOS, SURROGATES
@@ -53,25 +53,25 @@ from r1pipe.train.logprobs import completion_logprobs
 from r1pipe.train.loop import Trainer, Update
 from r1pipe.train.reference import Anchor
 
-Rollouts: TypeAlias = Callable[
-    ["Grpo", Curriculum, range], AbstractContextManager[Iterator[Trained]]
+BatchSource: TypeAlias = Callable[
+    ["Grpo", Curriculum, range], AbstractContextManager[Iterator[RolloutBatch]]
 ]
-"""Has the rollouts of a run sampled, by their numbers: when each is trained on, or before."""
+"""Has the batches of a run sampled, by their numbers: when each is trained on, or before."""
 
 
 @contextmanager
-def in_turn(grpo: Grpo, curriculum: Curriculum, numbers: range) -> Iterator[Iterator[Trained]]:
-    """Sample and reward each rollout when it is wanted, with the policy as it is."""
+def in_turn(grpo: Grpo, curriculum: Curriculum, numbers: range) -> Iterator[Iterator[RolloutBatch]]:
+    """Sample and reward each batch when it is wanted, with the policy as it is."""
 
-    def sampled(number: int) -> Trained:
+    def sampled(number: int) -> RolloutBatch:
         draws = curriculum.next(number)  # [5]
         started = time.perf_counter()
         grpo.generator.load_weights(grpo.trainer.engine.weights())  # [6]
         with grpo.trainer.saved_if_stopped():
-            rollout = grpo.roll_out_enough(draws, number, curriculum)  # [7] [8] [9]
+            batch = grpo.roll_out_enough(draws, number, curriculum)  # [7] [8] [9]
         grpo.generator.sleep()
-        rollout.seconds = time.perf_counter() - started
-        return rollout
+        batch.seconds = time.perf_counter() - started
+        return batch
 
     yield map(sampled, numbers)
 
@@ -92,11 +92,11 @@ class Grpo:
     """Task -> reward model that takes the place of the accuracy reward."""
     memory: CurriculumState = field(default_factory=CurriculumState)
     """Of the curriculum, in checkpoints."""
-    rollouts: Rollouts = in_turn
+    batch_source: BatchSource = in_turn
     follow: Callable[[Generator, Context], Generator] = followed
     """Who waits for completions."""
-    makers: Ranks | None = None
-    """Who makes rollouts together, each a share; default: all ranks."""
+    sampling_ranks: Ranks | None = None
+    """The ranks that sample a batch together, each a share of it; default: all ranks."""
 
     @property
     def format(self) -> Format:
@@ -105,32 +105,33 @@ class Grpo:
 
     def train(
         self, problems: Sequence[Problem], general: Sequence[Problem] = ()
-    ) -> collections.abc.Generator[Trained, None, None]:
-        """Train the policy, rollout by rollout; `general` problems join as `preference` says.
+    ) -> collections.abc.Generator[RolloutBatch, None, None]:
+        """Train the policy, batch by batch; `general` problems join as `preference` says.
 
-        Checkpoints are taken between rollouts, so that no rollout is ever stored.
+        Checkpoints are taken between batches, so that no rollout is ever stored.
         """
         params, trainer, reference = self.params, self.trainer, self.reference
         per_rollout = params.minibatches_per_rollout
         done, count = trainer.step // per_rollout, params.num_steps // per_rollout
         order = problems_of_rollouts(problems, general, params)
         curriculum = self.memory.resumed(curriculum_of(params, order, problems), done)
-        with self.rollouts(self, curriculum, range(done, count)) as rollouts:
-            for rollout in rollouts:  # [4], with [5] [6] [7] [8] [9]
-                for minibatch in self.minibatches(rollout.groups, rollout.number):  # [10]
-                    self.update(minibatch, rollout)  # [11]
+        with self.batch_source(self, curriculum, range(done, count)) as batches:
+            for batch in batches:  # [4], with [5] [6] [7] [8] [9]
+                for minibatch in self.minibatches(batch.groups, batch.number):  # [10]
+                    self.update(minibatch, batch)  # [11]
                     if reference is not None and trainer.step % params.reference_refresh_steps == 0:
                         reference.refresh(trainer.engine.weights())  # [3]
-                self.memory.state = rollout.curriculum
-                yield rollout
+                self.memory.take(batch.curriculum)
+                yield batch
                 trainer.checkpoint()
 
     def roll_out_enough(
         self, draws: Sequence[Draw], number: int, curriculum: Curriculum
-    ) -> Trained:
+    ) -> RolloutBatch:
         """Roll out until the curriculum has kept as many groups as there are draws.
 
-        If the last draw has not brought enough, groups that were not kept fill the rollout.
+        If the last of several draws has not brought enough, groups that were not kept fill the
+        batch; with one draw they are left out.
         """
         wanted, sampled, kept = len(draws), list[Group](), list[Group]()
         for again in range(self.params.dynamic_sampling or 1):
@@ -144,14 +145,17 @@ class Grpo:
             metrics |= shown_frac(sampled)
         if len(sampled) > wanted:
             metrics["draws"] = len(sampled) / wanted
-            others = [group for group in sampled if all(group is not each for each in kept)]
+            places = set(map(id, kept))
+            others = [group for group in sampled if id(group) not in places]
+            if len(kept) < wanted:
+                metrics["filled_frac"] = 1 - len(kept) / wanted
             kept = [*kept, *others][:wanted]
             self.credit.assign(kept)  # the batch is another
-        return Trained(number, kept, sampled, metrics, curriculum.state())
+        return RolloutBatch(number, kept, sampled, metrics, curriculum.news())
 
     def roll_out(self, draws: Sequence[Draw], number: int, again: int = 0) -> list[Group]:
         """Sample, reward and normalise; each rank samples and rewards its share of the problems."""
-        params, ranks, fmt = self.params, self.makers or self.context.ranks, self.format
+        params, ranks, fmt = self.params, self.sampling_ranks or self.context.ranks, self.format
         problems = [draw.problem for draw in draws]
         sampling = SamplingParams(params.temperature, params.top_p, params.max_tokens)
         sampler = self.generator
@@ -178,10 +182,10 @@ class Grpo:
         return groups
 
     def minibatches(self, groups: Sequence[Group], number: int) -> list[list[Rollout]]:
-        """Split a rollout at random into minibatches whose sizes differ by one at most.
+        """Split a batch at random into minibatches whose sizes differ by one at most.
 
         Truncated importance sampling needs the log-probabilities of the policy before the first
-        update on the rollout. The only update of a rollout has those weights itself.
+        update on the batch. The only update of a batch has those weights itself.
         """
         params, count = self.params, self.params.minibatches_per_rollout
         rollouts = trained_rollouts(groups, params)
@@ -194,10 +198,10 @@ class Grpo:
         random.Random(f"{params.seed}:{number}").shuffle(rollouts)
         return [rollouts[i::count] for i in range(count)]
 
-    def update(self, rollouts: Sequence[Rollout], of: Trained) -> None:
-        """Make one optimizer step on a minibatch (an empty one: none) and log it.
+    def update(self, rollouts: Sequence[Rollout], batch: RolloutBatch) -> None:
+        """Make one optimizer step on a minibatch of a batch (an empty one: none) and log it.
 
-        The mismatch of sampler and trainer is that of a rollout's first minibatch, unless the
+        The mismatch of sampler and trainer is that of the batch's first minibatch, unless the
         trainer's `old_logprobs` are there.
         """
         started, params = time.perf_counter(), self.params
@@ -210,24 +214,25 @@ class Grpo:
         num_tokens = count_loss_tokens(trained)
         for index, rollout in enumerate(trained):  # sequences are told apart by it
             rollout.index = index
-        sampled_s = of.seconds / params.minibatches_per_rollout
+        sampled_s = batch.seconds / params.minibatches_per_rollout
+        at_level = RATIOS[params.ratio]
         update = Update(
             micro_batches(trained, self.batching),
             partial(
                 grpo_loss,
                 params=params,
-                ratio_of=lambda batch: RATIOS[params.ratio](batch, len(trained)),
+                ratio_level=lambda ratios, part: at_level(ratios, part, len(trained)),
                 surrogate=SURROGATES[params.surrogate],
                 num_tokens=num_tokens,
             ),
             num_tokens=sum(map(len, rollouts)),
             trained_tokens=sum(map(len, trained)),
             seconds=sampled_s + time.perf_counter() - started,
-            name_of=lambda index: problem_of(trained[index], of.sampled),
+            name_of=lambda index: problem_of(trained[index], batch.sampled),
         )
         learned = self.credit.learn(rollouts, self.trainer.step)
-        measures = self.trainer.update(update, dict(of.metrics) | learned)
-        of.updates.append(measures | dict(of.metrics))
+        measures = self.trainer.update(update, dict(batch.metrics) | learned)
+        batch.updates.append(measures | dict(batch.metrics))
         if not any("old_logprobs" in rollout.streams for rollout in rollouts):
             first = {name: measures[name] for name in MISMATCH if name in measures}
-            of.metrics = first | dict(of.metrics)
+            batch.metrics = first | dict(batch.metrics)

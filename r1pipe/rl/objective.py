@@ -114,15 +114,10 @@ def k3_kl(logprobs: Tensor, reference_logprobs: Tensor) -> Tensor:
     return torch.exp(d) - d - 1.0
 
 
-RatioFunction = Callable[[Tensor], Tensor]
-"""Log-ratios of tokens -> those that the loss takes.  [N] -> [N]"""
+RatioLevelFn = Callable[[Tensor, MicroBatch], Tensor]
+"""Log-ratios of a micro-batch's trained tokens -> those that the loss takes.  [N] -> [N]"""
 Surrogate = Callable[[Tensor, Tensor, Tensor, Tensor], Tensor]
 """Ratios, clipped ratios, advantages, log-probabilities -> what is gained.  [N] each -> [N]"""
-
-
-def of_tokens(log_ratios: Tensor) -> Tensor:
-    """Return each token's own log-ratio (arXiv:2402.03300, Eq. 3)."""
-    return log_ratios
 
 
 def clip(ratio: Tensor, clipped: Tensor, advantages: Tensor, logprobs: Tensor) -> Tensor:
@@ -140,19 +135,22 @@ def grpo_token_loss(  # noqa: PLR0913 - the formula's own terms
     clip_high: float,
     kl_coef: float,
     weights: Tensor | float = 1.0,
-    ratio_of: RatioFunction = of_tokens,
+    at_level: Callable[[Tensor], Tensor] | None = None,
     surrogate: Surrogate = clip,
 ) -> TokenLoss:
     """Return the clipped policy loss with the KL term in the loss (arXiv:2402.03300, Eq. 3).
 
     `old_logprobs` are those of the weights that sampled, or of the policy before its first update
-    on the rollout, frozen for all of it: taken again at each minibatch the ratio would always be 1
-    and the clip dead. The ratio is per token. R1
-    prints a clip of 10, whose lower bound never binds (arXiv:2501.12948v2, section 3.2.1).
-    `weights` correct for a sampler that is not quite the policy (`truncated_weights`). Other
-    methods have another `ratio_of` or `surrogate` (`rl/estimators.py`).
+    on the rollout, frozen for all of it. Taken again at each minibatch the ratio would always be 1
+    and the clip dead. R1 prints a clip of 10, whose lower bound never binds (arXiv:2501.12948v2,
+    section 3.2.1). `weights` correct for a sampler that is not quite the policy
+    (`truncated_weights`).
+
+    The ratio is that of a token, or what `at_level` makes of the tokens' log-ratios. Other methods
+    have another one, or another `surrogate` (`rl/estimators.py`).
     """
-    ratio = torch.exp(ratio_of(log_ratio(logprobs, old_logprobs)))
+    log_ratios = log_ratio(logprobs, old_logprobs)
+    ratio = torch.exp(log_ratios if at_level is None else at_level(log_ratios))
     clipped = ratio.clamp(1.0 - clip_low, 1.0 + clip_high)
     gain = weights * surrogate(ratio, clipped, advantages, logprobs)
     kl = torch.zeros_like(logprobs)
@@ -181,7 +179,7 @@ def grpo_loss(
     batch: MicroBatch,
     *,
     params: GrpoParams,
-    ratio_of: Callable[[MicroBatch], RatioFunction],
+    ratio_level: RatioLevelFn,
     surrogate: Surrogate,
     num_tokens: int,
 ) -> Loss:
@@ -205,7 +203,7 @@ def grpo_loss(
         clip_low=params.clip_low,
         clip_high=params.clip_high,
         kl_coef=params.loss_kl_coef,
-        ratio_of=ratio_of(batch),
+        at_level=lambda log_ratios: ratio_level(log_ratios, batch),
         surrogate=surrogate,
         weights=1.0 if limit is None else truncated_weights(old_logprobs, sampler_logprobs, limit),
     )

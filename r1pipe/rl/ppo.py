@@ -25,7 +25,13 @@ from r1pipe.method_params.policies import PpoParams
 from r1pipe.models.interfaces import LanguageModel
 from r1pipe.records import Group, Rollout
 from r1pipe.rl.objective import Credit
-from r1pipe.train.batching import Batching, MicroBatch, count_loss_tokens, micro_batches
+from r1pipe.train.batching import (
+    Batching,
+    MicroBatch,
+    by_sequence,
+    count_loss_tokens,
+    micro_batches,
+)
 from r1pipe.train.engine import Engine, Loss
 from r1pipe.train.logprobs import hidden_states
 from r1pipe.train.reference import Anchor
@@ -111,12 +117,7 @@ class Critic:
             for i, r in enumerate(rollouts)
         ]
         batches = list(micro_batches(numbered, self.batching))
-        rows: list[list[float]] = [[] for _ in rollouts]
-        for batch, found in zip(batches, self.engine.per_token(batches, token_values), strict=True):
-            indices = batch.sequence_index[batch.loss_mask].tolist()
-            for index, value in zip(indices, found, strict=True):
-                rows[index].append(value)
-        return rows
+        return by_sequence(batches, self.engine.per_token(batches, token_values), len(rollouts))
 
     def update(self, rollouts: Sequence[Rollout], step: int) -> dict[str, float]:
         """Make one step towards the returns of a minibatch; return what is logged.
@@ -126,15 +127,8 @@ class Critic:
         num_tokens = count_loss_tokens(rollouts)
         if not num_tokens:
             return {}
-        opt = self.params.critic_optimizer or self.params.optimizer
-        rate = learning_rate(
-            step,
-            self.params.num_steps,
-            opt.lr,
-            opt.schedule,
-            opt.warmup_steps,
-            opt.final_lr_frac,
-        )
+        optimizer = self.params.critic_optimizer or self.params.optimizer
+        rate = learning_rate(step, self.params.num_steps, optimizer)
         loss = partial(value_loss, clip=self.params.value_clip, num_tokens=num_tokens)
         measures = self.engine.accumulate(micro_batches(rollouts, self.batching), loss)
         norm = self.engine.step(rate) if isfinite(measures["loss"]) else measures["loss"]
@@ -142,7 +136,7 @@ class Critic:
             raise StageError(
                 f"step {step + 1}: the critic's loss or its gradient is not finite; the step was"
                 " not made. Usual cause: a learning rate that is too high"
-                f" (params.critic_optimizer.lr: {opt.lr:g})"
+                f" (params.critic_optimizer.lr: {optimizer.lr:g})"
             )
         return {
             "value_loss": measures["loss"],
@@ -232,10 +226,10 @@ def explained_variance(rollouts: Sequence[Rollout]) -> float | None:
         for r in rollouts
         for pair in compress(zip(r.streams["return"], r.streams["value"], strict=True), _mask(r))
     ]
-    spread_of = pvariance([wanted for wanted, _ in pairs]) if pairs else 0.0
-    if not spread_of:
+    variance = pvariance([wanted for wanted, _ in pairs]) if pairs else 0.0
+    if not variance:
         return None
-    return 1.0 - pvariance([wanted - value for wanted, value in pairs]) / spread_of
+    return 1.0 - pvariance([wanted - value for wanted, value in pairs]) / variance
 
 
 def _mask(rollout: Rollout) -> Sequence[bool]:

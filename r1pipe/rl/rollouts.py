@@ -63,7 +63,7 @@ def _rollout(
 ) -> Rollout:
     """Return a completion as a rollout; its text has what was given before what was written."""
     return Rollout(
-        list(request.prompt_ids),
+        request.prompt_ids,
         sampled.token_ids,
         streams={"sampler_logprobs": sampled.logprobs},
         text=opened + tokenizer.decode([*given, *sampled.written_ids]),

@@ -18,7 +18,6 @@ EXECUTE, WRITE, READ = 1 << 0, 1 << 1, 1 << 2 | 1 << 3
 _FILE_RIGHTS = 1 << 0 | 1 << 1 | 1 << 2 | 1 << 14
 _DEVICES = 1 << 6 | 1 << 9 | 1 << 11  # making devices and sockets
 _IOCTL = 1 << 15
-NEWEST = 6
 
 
 def abi() -> int:

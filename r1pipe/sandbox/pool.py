@@ -10,7 +10,7 @@ from collections.abc import Callable, Collection, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import TypeVar
 
-from r1pipe.sandbox import system
+from r1pipe.machine import usable_cores
 from r1pipe.sandbox.session import Sandbox
 
 MAX_SANDBOXES = 8
@@ -64,11 +64,10 @@ _lock = threading.Lock()
 
 
 def shared() -> SandboxPool:
-    """Return this process's pool: as many sandboxes as it has cores, `MAX_SANDBOXES` at most."""
+    """Return this process's pool: a sandbox for each core it may use, `MAX_SANDBOXES` at most."""
     with _lock:
         if not _shared or _shared[-1].pid != os.getpid():
-            cores = len(os.sched_getaffinity(0)) if system.IS_LINUX else os.cpu_count() or 1
-            _shared[:] = [SandboxPool(min(cores, MAX_SANDBOXES))]
+            _shared[:] = [SandboxPool(min(usable_cores(), MAX_SANDBOXES))]
         return _shared[-1]
 
 

@@ -133,9 +133,9 @@ def _next(control: socket.socket) -> tuple[bytes, list[int]]:
 def _serve(control: socket.socket, job: Job, fds: list[int], warm: Warm) -> None:
     """Run one program: fork it, wait as long as the caller says, send back how it ended."""
     folder, error = _open_folder(warm.place, job["total_bytes"])
-    pid, files = 0, list[tuple[str, bytes]]()
+    pid, files = 0, dict[str, bytes]()
     try:
-        pid = _fork(control, fds, folder, warm)
+        pid = _fork(control, fds, folder, warm) if folder else 0
     except OSError as failure:
         error = str(failure)
     for fd in fds:
@@ -145,19 +145,17 @@ def _serve(control: socket.socket, job: Job, fds: list[int], warm: Warm) -> None
         _kill(pid)
     code, is_late = _wait(pid, float(message or 0)) if pid else (1, False)
     if folder:
-        files = [
-            (n, d) for n in job["fetch"] if (d := _read(folder, n, job["fetch_bytes"])) is not None
-        ]
+        for name in job["fetch"]:
+            if (data := _read(folder, name, job["fetch_bytes"])) is not None:
+                files[name] = data
         _close_folder(warm.place, folder)
-    sizes = {name: len(data) for name, data in files}
+    sizes = {name: len(data) for name, data in files.items()}
     _send(control, {"code": code, "late": is_late, "error": error, "files": sizes})
-    control.sendall(b"".join(data for _, data in files))
+    control.sendall(b"".join(files.values()))
 
 
 def _fork(control: socket.socket, fds: list[int], folder: str, warm: Warm) -> int:
     """Fork the process of a program, the first of a namespace of its own; return its number."""
-    if not folder:
-        raise OSError("no folder for the program")
     if warm.own_pids is not None:
         system.setns(warm.own_pids, namespaces.NEWPID)
         system.unshare(namespaces.NEWPID)

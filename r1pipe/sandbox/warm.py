@@ -14,7 +14,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -109,23 +109,12 @@ class WarmSandbox:
         return self._process.pid
 
     def run(self, order: Order) -> Ended:
-        """Run a program and wait for its end."""
-        started = time.monotonic()
+        """Run a program and wait for its end. Raises SandboxError."""
+        deadline = time.monotonic() + order.wall_s
         pipes = [os.pipe() for _ in range(3)]
         reads = [read for read, _ in pipes]
         try:
-            with _payload(order) as file:
-                job = {
-                    "total_bytes": order.total_bytes,
-                    "fetch": order.fetch,
-                    "fetch_bytes": order.total_bytes,
-                }
-                fds = [file.fileno(), *(write for _, write in pipes)]
-                self._control.settimeout(ANSWER_LIMIT_S)
-                socket.send_fds(self._control, [json.dumps(job).encode()], fds)
-            for _, write in pipes:
-                os.close(write)
-            deadline = started + order.wall_s
+            self._send(order, [write for _, write in pipes])
             texts, ending = collect(reads, deadline, order.output_bytes)
             patience = max(0.0, deadline - time.monotonic()) if ending == "" else 0.0
             self._control.settimeout(patience + ANSWER_LIMIT_S)
@@ -156,6 +145,22 @@ class WarmSandbox:
             with contextlib.suppress(ProcessLookupError, PermissionError):
                 os.killpg(self._process.pid, signal.SIGKILL)
             self._process.wait()
+
+    def _send(self, order: Order, outputs: Sequence[int]) -> None:
+        """Have a program begun that writes to `outputs`, which are closed on this side."""
+        job = {
+            "total_bytes": order.total_bytes,
+            "fetch": order.fetch,
+            "fetch_bytes": order.total_bytes,
+        }
+        self._control.settimeout(ANSWER_LIMIT_S)
+        try:
+            with _payload(order) as file:
+                fds = [file.fileno(), *outputs]
+                socket.send_fds(self._control, [json.dumps(job).encode()], fds)
+        finally:
+            for output in outputs:
+                os.close(output)
 
     def _line(self) -> dict[str, object]:
         while b"\n" not in self._buffer:

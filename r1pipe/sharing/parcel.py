@@ -157,6 +157,8 @@ def write_folder(parcel: Parcel, folder: Path) -> None:
     if os.path.lexists(folder):
         raise ArtifactError(f"{folder} exists; name a new folder")
     draft = folder.with_name(f".{folder.name}.{disk.token()}")
+    with disk.place_errors(folder):
+        draft.mkdir(parents=True)
     try:
         with disk.store_errors(folder, "cannot be written"):
             for name in parcel.files:

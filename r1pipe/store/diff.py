@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -12,11 +13,15 @@ from r1pipe.store.actions import ActionRecord
 from r1pipe.store.preimages import ABSENT, flatten
 from r1pipe.store.sealing import read_seal
 from r1pipe.store.store import Store
-from r1pipe.text import short_id
+from r1pipe.text import format_number, short_id
 
 ROW_IDS = (("id",), ("row_id",), ("problem_id", "sample_index"), ("problem_id",))
 """Columns that name a row; the first of these that a data set has."""
 MAX_SHOWN = 5
+PREDICTED = "predicted."
+"""Of facts that say what a machine was expected to take: `show` compares those with what it took;
+as JSON they are here too."""
+ID = re.compile("[0-9a-f]{64}")
 
 
 @dataclass(frozen=True)
@@ -26,6 +31,19 @@ class LeafDiff:
     name: str
     old: object
     new: object
+
+    def line(self) -> str:
+        """Return it as text, numbers and ids as short as they differ."""
+        old, new = _short(self.old), _short(self.new)
+        if old == new:
+            old, new = str(self.old), str(self.new)
+        return f"  {self.name}: {old} -> {new}"
+
+
+def _short(value: object) -> str:
+    if isinstance(value, float):
+        return format_number(value)
+    return short_id(value) if isinstance(value, str) and ID.fullmatch(value) else str(value)
 
 
 @dataclass
@@ -61,19 +79,14 @@ class ArtifactDiff:
     files: list[LeafDiff] = field(default_factory=list)
     rows: list[RowsDiff] = field(default_factory=list)
 
-    @property
-    def is_empty(self) -> bool:
-        """Whether nothing differs."""
-        return not (self.preimage or self.metrics or self.facts or self.files or self.rows)
-
     def lines(self) -> list[str]:
         """Return the differences as text."""
         lines = [f"{self.old} -> {self.new}"]
         for title in ("preimage", "metrics", "facts", "files"):
-            leaves: list[LeafDiff] = getattr(self, title)
-            if leaves:
+            found: list[LeafDiff] = getattr(self, title)
+            if leaves := [leaf for leaf in found if not leaf.name.startswith(PREDICTED)]:
                 lines.append("last metrics" if title == "metrics" else title)
-                lines += [f"  {leaf.name}: {leaf.old} -> {leaf.new}" for leaf in leaves]
+                lines += [leaf.line() for leaf in leaves]
         for rows in self.rows:
             lines.append(rows.line())
             for what in ("added", "removed", "changed"):
@@ -81,7 +94,7 @@ class ArtifactDiff:
                 lines += [f"  {what} {row_id}" for row_id in ids[:MAX_SHOWN]]
                 if len(ids) > MAX_SHOWN:
                     lines.append(f"  {what} {len(ids) - MAX_SHOWN} more")
-        return lines if not self.is_empty else [*lines, "no difference"]
+        return lines if len(lines) > 1 else [*lines, "no difference"]
 
     def to_json(self) -> dict[str, object]:
         """Return the differences as JSON values."""

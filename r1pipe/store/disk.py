@@ -239,10 +239,10 @@ def is_refusal(error: BaseException, root: Path) -> bool:
     return any(os.strerror(code) in text for code in (*NO_SPACE, errno.EROFS))
 
 
-ADVICE = (
-    "nothing was published and the attempt is kept: free space or fix the permissions, then run the"
-    " same command again"
-)
+FREE = "free space or fix the permissions"
+OTHER = "name a place with space that you may write to"
+ADVICE = f"{FREE}, then run the same command again"
+STAGE_ADVICE = f"nothing was published and the attempt is kept: {ADVICE}"
 
 
 @contextmanager
@@ -255,4 +255,27 @@ def store_errors(root: Path, doing: str, advice: str = ADVICE) -> Iterator[None]
     except Exception as error:
         if not is_refusal(error, root):
             raise
-        raise StoreError(f"{root}: {doing}: {error}; {advice}") from error
+        if isinstance(error, OSError) and error.errno == errno.EROFS:
+            advice = advice.replace(FREE, OTHER)
+        raise StoreError(f"{root}: {doing}: {said(error)}; {advice}") from error
+
+
+@contextmanager
+def place_errors(place: Path) -> Iterator[None]:
+    """Turn whatever the system says about writing a place that a person named into a `StoreError`.
+
+    A file that cannot be read is not its fault: nothing is to be read inside.
+    """
+    try:
+        yield
+    except OSError as error:
+        raise StoreError(
+            f"{place}: cannot be written: {error.strerror or error}; {OTHER}"
+        ) from error
+
+
+def said(error: BaseException) -> str:
+    """Return what an error says, without the number of the system's own."""
+    if not isinstance(error, OSError) or error.strerror is None:
+        return str(error)
+    return error.strerror if error.filename is None else f"{error.strerror}: {error.filename}"

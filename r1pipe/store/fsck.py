@@ -19,6 +19,7 @@ from r1pipe.store.actions import ActionRecord
 from r1pipe.store.attempt import STATE, read_attempt
 from r1pipe.store.sealing import Seal
 from r1pipe.store.store import Store
+from r1pipe.text import format_bytes
 
 SAMPLE_BYTES = 1 << 30
 """How many bytes are read again where nothing looks changed."""
@@ -53,8 +54,9 @@ class FsckReport:
     def lines(self) -> list[str]:
         """Return the report as text."""
         head = (
-            f"{self.records} records, {self.artifacts} artifacts, {self.files} files; "
-            f"{self.bytes_read} of {self.bytes_total} bytes read"
+            f"{self.records:,} records, {self.artifacts:,} artifacts, {self.files:,} files;"
+            f" {format_bytes(self.bytes_read)} of {format_bytes(self.bytes_total)} read;"
+            f" {'damage found' if self.damage else 'no damage found'}"
         )
         lines = []
         for finding in self.findings:

@@ -48,13 +48,11 @@ class Archive(Protocol):
         """Open a file; return it with its size, or None where there is none."""
 
 
-def import_artifact(store: Store, source: Path) -> ActionRecord:
-    """Bring an exported artifact into a store, verified; return its record."""
-    return import_all(store, source)[0]
+def import_artifact(store: Store, source: Path) -> tuple[ActionRecord, list[ActionRecord]]:
+    """Bring an exported artifact into a store, verified.
 
-
-def import_all(store: Store, source: Path) -> tuple[ActionRecord, list[ActionRecord]]:
-    """Import like `import_artifact`; return the record, and those of all that it was made from."""
+    Returns its record, and the records (not the artifacts) of all that it was made from.
+    """
     if not source.exists():
         raise ArtifactError(f"{source} does not exist; name what 'r1pipe export' wrote")
     doing = f"{source} cannot be imported"

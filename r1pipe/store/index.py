@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import TypeAlias
 
 from r1pipe.errors import DamagedError, StoreError
-from r1pipe.keys import digest_bytes
+from r1pipe.keys import JsonObject, digest_bytes
 from r1pipe.regular import read_regular
 from r1pipe.store import disk
 from r1pipe.store.actions import ActionRecord, read_record
@@ -29,10 +29,10 @@ MAX_UNREAD = 50
 STALE_SHARE = 20
 """The index is written again when it lacks more than `MAX_UNREAD` records, or one in this many."""
 FIELDS = tuple(sorted({item.name for item in fields(ActionRecord)} - {"preimage"}))
-PARTS = ("kind", "version", "params", "inputs")
-"""What a preimage is made of; its parts repeat more often than the whole."""
+PARTS = ("kind", "version", "params", "inputs", "plugins")
+"""What a preimage is made of; its parts repeat more often than the whole. Most lack the last."""
 NAMES = ("preimage", *FIELDS)
-LAYOUT = f"r1pipe records 3: {','.join(PARTS + FIELDS)}:"
+LAYOUT = f"r1pipe records 4: {','.join(PARTS + FIELDS)}:"
 """What the columns are; an index of another layout is made again."""
 
 Signature = tuple[int, int, int]
@@ -114,9 +114,7 @@ class RecordIndex:
             if head.decode(errors="replace") == _head(body):
                 signatures, _, table = body.partition(b"\n")
                 parts, values = json.loads(table)
-                preimages: list[object] = [
-                    dict(zip(PARTS, row, strict=True)) for row in _rows(parts)
-                ]
+                preimages: list[object] = [_preimage(row) for row in _rows(parts)]
                 records = map(_record, _rows([(preimages, None), *values]))
                 return {f"{record.key}{SUFFIX}": record for record in records}, signatures
         return {}, b"[]"
@@ -127,9 +125,9 @@ class RecordIndex:
         return None
 
     def _write(self, known: Mapping[str, ActionRecord], current: Mapping[str, Signature]) -> None:
-        rows = {name: r for name, r in sorted(known.items()) if r.preimage.keys() == set(PARTS)}
+        rows = dict(sorted(known.items()))
         table = (
-            _columns([[record.preimage[part] for part in PARTS] for record in rows.values()]),
+            _columns([[record.preimage.get(part) for part in PARTS] for record in rows.values()]),
             _columns([[getattr(record, name) for name in FIELDS] for record in rows.values()]),
         )
         signatures = _columns([current[name] for name in rows])
@@ -145,6 +143,11 @@ def _is_record(name: str) -> bool:
 def _head(body: bytes) -> str:
     """Return the first line of an index, so that a torn or an older one is not used."""
     return f"{LAYOUT} {digest_bytes(body)}"
+
+
+def _preimage(parts: Sequence[object]) -> JsonObject:
+    """Return the preimage of these parts, in the order of `PARTS`; None is one that it lacks."""
+    return {name: part for name, part in zip(PARTS, parts, strict=True) if part is not None}
 
 
 def _record(values: Sequence[object]) -> ActionRecord:

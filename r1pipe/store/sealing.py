@@ -200,5 +200,7 @@ def _in_threads(
         return [function(path) for path in paths]
     from concurrent.futures import ThreadPoolExecutor
 
-    with ThreadPoolExecutor(min(MAX_THREADS, os.cpu_count() or 1)) as pool:
+    from r1pipe.machine import usable_cores  # loads ctypes, which a run of nothing does without
+
+    with ThreadPoolExecutor(min(MAX_THREADS, usable_cores())) as pool:
         return list(pool.map(function, paths))

@@ -76,12 +76,12 @@ class Store:
 
     def _check_format(self) -> None:
         path = self.root / FORMAT_NAME
-        if self.root.is_symlink() and not self.root.exists():
+        if os.path.islink(self.root) and not os.path.exists(self.root):
             raise StoreError(
                 f"{self.root}: a link to {self.root.readlink()}, which does not exist; "
                 "make that folder or name another store"
             )
-        if self.root.exists() and not self.root.is_dir():
+        if os.path.exists(self.root) and not self.root.is_dir():
             raise StoreError(f"{self.root}: a file, not a store; name a directory")
         above = next((each for each in self.root.parents if each.exists()), None)
         if above is not None and not above.is_dir():
@@ -97,7 +97,10 @@ class Store:
             self._take_for_store([p.name for p in self.root.iterdir()], str(error))
             return
         except OSError as error:
-            raise StoreError(f"{self.root}: cannot be read as a store: {error}") from error
+            raise StoreError(
+                f"{self.root}: cannot be read as a store: {disk.said(error)}; mend its permissions"
+                " or name another directory"
+            ) from error
         if found is not None and found.format > STORE_FORMAT:
             raise StoreError(
                 f"{self.root}: store format {found.format} (written by r1pipe {found.r1pipe}), "
@@ -126,6 +129,9 @@ class Store:
         if self._is_prepared:
             return
         with disk.store_errors(self.root, "the store cannot be made"):
+            if not os.path.exists(self.root):
+                with disk.place_errors(self.root):
+                    self.root.mkdir(parents=True)
             if not self._has_format or not (self.root / FORMAT_NAME).exists():
                 value = {"format": STORE_FORMAT, "r1pipe": __version__}
                 disk.place_json(self.root / FORMAT_NAME, value)

@@ -19,7 +19,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import IO
 
-from r1pipe.errors import ArtifactError, DamagedError, StoreError
+from r1pipe.errors import ArtifactError, DamagedError
 from r1pipe.keys import DigestingReader, copy_and_digest
 from r1pipe.store import disk
 from r1pipe.store.actions import ActionRecord
@@ -63,7 +63,7 @@ def export(store: Store, record: ActionRecord, destination: Path) -> Seal:
         "ancestors": [each.to_json() for each in ancestors(record, store.records())],
     }
     writing = _tar_writer if destination.suffix == ".tar" else _folder_writer
-    with _writable(destination), writing(destination, json.dumps(card).encode()) as add:
+    with disk.place_errors(destination), writing(destination, json.dumps(card).encode()) as add:
         add(root / SEAL_NAME, f"object/{SEAL_NAME}")
         for entry in seal.files:
             digest = add(root / entry.path, f"object/{entry.path}")
@@ -75,18 +75,6 @@ def export(store: Store, record: ActionRecord, destination: Path) -> Seal:
             if (path := store.logs / record.logs / name).is_file():
                 add(path, f"logs/{name}")
     return seal
-
-
-@contextmanager
-def _writable(destination: Path) -> Iterator[None]:
-    """Say that a destination cannot be written; a file that cannot be read is not its fault."""
-    try:
-        yield
-    except OSError as error:
-        raise StoreError(
-            f"{destination}: cannot be written: {error.strerror or error}; nothing is left there: "
-            "name a place with space that you may write to"
-        ) from error
 
 
 @contextmanager

@@ -11,7 +11,9 @@ from __future__ import annotations
 from bisect import bisect_left
 from collections.abc import Callable, Sequence
 from dataclasses import replace
+from functools import lru_cache
 from pathlib import Path
+from typing import Protocol
 
 import torch
 from torch import Tensor
@@ -25,9 +27,17 @@ from r1pipe.models.prompts import after_opened, encode_completion, encode_prompt
 from r1pipe.records import Group, Problem, Rollout, Step, TokenSequence
 from r1pipe.settings import Precision
 from r1pipe.tasks.table import TASKS
-from r1pipe.train.batching import MicroBatch, batching_of, micro_batches
+from r1pipe.train.batching import MicroBatch, batching_of, by_sequence, micro_batches
 from r1pipe.train.logprobs import hidden_states
 from r1pipe.workers import in_order
+
+CUT = "\ufffd"
+"""What a tokenizer writes for bytes that are no character, or not yet one."""
+MAX_CHARACTER = 4
+"""Bytes of a character, and so tokens too."""
+SHORT, MAX_KNOWN = 4, 1 << 16
+"""Texts of so few tokens come again and again: so many of them are kept."""
+
 
 StepFn = Callable[[Sequence[tuple[Problem, str]]], list[list[Step]]]
 """(problem, completion text) pairs -> the steps of each, which end at so many characters."""
@@ -46,7 +56,26 @@ def line_ends(text: str) -> list[int]:
     return ends
 
 
-def token_ends(tokenizer: Tokenizer, ids: Sequence[int]) -> list[int]:
+class Decodes(Protocol):
+    """What has the texts of tokens: a tokenizer."""
+
+    def decode(self, ids: Sequence[int], /) -> str:
+        """Return the text of some tokens."""
+
+
+class Decoder:
+    """Decodes as a tokenizer does; a few tokens, which come again and again, only once."""
+
+    def __init__(self, tokenizer: Tokenizer) -> None:
+        self._tokenizer = tokenizer
+        self._short = lru_cache(MAX_KNOWN)(lambda ids: tokenizer.decode(list(ids)))
+
+    def decode(self, ids: Sequence[int], /) -> str:
+        """Return the text of some tokens."""
+        return self._short(tuple(ids)) if len(ids) <= SHORT else self._tokenizer.decode(ids)
+
+
+def token_ends(tokenizer: Decodes, ids: Sequence[int]) -> list[int]:
     """Return where each token ends in the decoded text, in characters.
 
     A token that ends inside a character ends where the token before it does. Each token is decoded
@@ -55,16 +84,33 @@ def token_ends(tokenizer: Tokenizer, ids: Sequence[int]) -> list[int]:
     """
     ends, length, first, read = list[int](), 0, 0, 0
     for place in range(len(ids)):
+        if _is_broken(tokenizer, ids, read, place + 1):
+            ends.append(length)
+            continue
         before = tokenizer.decode(ids[first:read])
         after = tokenizer.decode(ids[first : place + 1])
-        if len(after) > len(before) and not after.endswith("\ufffd"):
+        if len(after) > len(before) and not after.endswith(CUT):
             length += len(after) - len(before)
             first, read = read, place + 1
         ends.append(length)
     return ends
 
 
-def in_tokens(tokenizer: Tokenizer, rollout: Rollout, steps: Sequence[Step]) -> list[Step]:
+def _is_broken(tokenizer: Decodes, ids: Sequence[int], read: int, stop: int) -> bool:
+    """Return whether a text ends in a character that is not whole, where that shows by its last
+    tokens: bytes without a character may go on for ever, and are not decoded again with each.
+
+    Since `read` no character has been whole, though there are more tokens than one has. A tail may
+    begin inside of a character: of tails of four lengths one begins where a character does.
+    """
+    shortest = 2 * MAX_CHARACTER
+    if stop - read <= shortest + MAX_CHARACTER:
+        return False
+    lengths = range(shortest, shortest + MAX_CHARACTER)
+    return all(tokenizer.decode(ids[stop - n : stop]).endswith(CUT) for n in lengths)
+
+
+def in_tokens(tokenizer: Decodes, rollout: Rollout, steps: Sequence[Step]) -> list[Step]:
     """Return steps of a rollout's text as steps of its completion tokens.
 
     A step that ends with the text ends at the last token, so that the end of sequence is of it.
@@ -98,8 +144,9 @@ def assign_steps(
     """
     pairs = [(group.problem, r.text) for group in groups for r in group.rollouts]
     rollouts = [r for group in groups for r in group.rollouts]
+    decoder = Decoder(tokenizer)
     for rollout, scored in zip(rollouts, score(pairs), strict=True):
-        steps = in_tokens(tokenizer, rollout, scored)
+        steps = in_tokens(decoder, rollout, scored)
         if steps:
             rollout.rewards[name] = sum(reward for _, reward in steps) / len(steps)
         if has_outcome or not steps:
@@ -173,9 +220,9 @@ def process_reward_function(
     batching = replace(batching_of(run, tokenizer.pad_token_id), layout="padded")
 
     @torch.no_grad()
-    def rate(batch: MicroBatch) -> tuple[list[int], list[float]]:
-        values = torch.sigmoid(step_scores(model, batch.to(run.device)))
-        return batch.sequence_index[batch.loss_mask].tolist(), values.tolist()
+    def rate(batch: MicroBatch) -> list[float]:
+        rewards: list[float] = torch.sigmoid(step_scores(model, batch.to(run.device))).tolist()
+        return rewards
 
     def score(pairs: Sequence[tuple[Problem, str]]) -> list[list[Step]]:
         distinct = list(dict.fromkeys((problem.prompt, text) for problem, text in pairs))
@@ -184,11 +231,9 @@ def process_reward_function(
             replace(encode_steps(tokenizer, *each, at), index=number)
             for number, (each, at) in enumerate(zip(distinct, ends, strict=True))
         ]
-        found: list[list[float]] = [[] for _ in distinct]
-        scored = micro_batches([s for s in sequences if s.completion_ids], batching)
-        for owners, values in in_order(rate, scored, batching.workers):
-            for owner, value in zip(owners, values, strict=True):
-                found[owner].append(value)
+        batches = list(micro_batches([s for s in sequences if s.completion_ids], batching))
+        rewards = in_order(rate, batches, batching.workers)
+        found = by_sequence(batches, rewards, len(distinct))
         steps = {
             each: list(zip(at[len(at) - len(values) :], values, strict=True))
             for each, at, values in zip(distinct, ends, found, strict=True)

@@ -10,7 +10,7 @@ import random
 import re
 
 from r1pipe.records import Problem, Step
-from r1pipe.tasks.world import Noise, Solution, Task, problem_id, summarise, word
+from r1pipe.tasks.world import Noise, Solution, Task, problem_id, skips, summarise, word
 
 MODULUS = 7
 PROMPTS = {"en": "chain mod 7: {}", "zh": "模七连算: {}"}
@@ -58,11 +58,15 @@ def evaluate(numbers: list[int], signs: list[str]) -> int:
 def worked(expression: str, language: str, rng: random.Random, noise: Noise) -> tuple[str, str]:
     """Return the thought of a chain and its result; a wrong step's result is random."""
     value, thought = int(expression[0]), expression[0]
-    for sign, number in zip(expression[1::2], expression[2::2], strict=True):
+    operations = list(zip(expression[1::2], expression[2::2], strict=True))
+    for place, (sign, number) in enumerate(operations, start=1):
         value = OPERATIONS[sign](value, int(number))
+        thought += sign + number
+        if place < len(operations) and skips(rng, noise):
+            continue
         if noise.wrong_step and rng.random() < noise.wrong_step:
             value = rng.randrange(MODULUS)
-        thought += f"{sign}{number}{word(IS, language, rng, noise)}{value}"
+        thought += word(IS, language, rng, noise) + str(value)
     return thought, str(value)
 
 

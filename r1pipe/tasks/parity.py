@@ -10,7 +10,7 @@ import random
 import re
 
 from r1pipe.records import Problem, Step
-from r1pipe.tasks.world import Noise, Solution, Task, problem_id, summarise, word
+from r1pipe.tasks.world import Noise, Solution, Task, problem_id, skips, summarise, word
 
 PROMPTS = {"en": "parity {}", "zh": "奇偶 {}"}
 LETTERS = "abcdefghij"
@@ -43,8 +43,12 @@ def _same(gold: str) -> dict[str, str]:
 def solve(problem: Problem, rng: random.Random, noise: Noise) -> Solution:
     """Write each bit with the parity so far."""
     thought, is_odd = "", False
-    for letter, bit in zip(LETTERS, problem.meta["bits"], strict=False):
+    bits: str = problem.meta["bits"]
+    for place, (letter, bit) in enumerate(zip(LETTERS, bits, strict=False), start=1):
         is_odd ^= bit == "1"
+        if place < len(bits) and skips(rng, noise):
+            thought += letter + bit
+            continue
         if noise.wrong_step and rng.random() < noise.wrong_step:
             is_odd = not is_odd
         thought += letter + bit + word(ODD if is_odd else EVEN, problem.language, rng, noise)

@@ -32,7 +32,6 @@ TASKS: dict[str, Task] = {
     "program": program.TASK,
     "safety": safety.TASK,
 }
-REASONING = ("arithmetic", "choice", "countdown", "parity")
 
 
 def all_tasks(configs: Configs = NO_CONFIGS) -> dict[str, Task]:

@@ -26,6 +26,8 @@ class Noise:
 
     wrong_step: float = 0.0
     """One step's result is wrong."""
+    skipped_step: float = 0.0
+    """One step's result is not written, the next step takes both (arithmetic, choice, parity)."""
     mixed_word: float = 0.0
     """One word of the thought is in the other language."""
     curt: float = 0.0
@@ -72,6 +74,11 @@ def word(words: Mapping[str, str], language: str, rng: random.Random, noise: Noi
     if noise.mixed_word and rng.random() < noise.mixed_word:
         language = "zh" if language == "en" else "en"
     return words[language]
+
+
+def skips(rng: random.Random, noise: Noise) -> bool:
+    """Return whether the author leaves out a step's result."""
+    return noise.skipped_step > 0 and rng.random() < noise.skipped_step
 
 
 def summarise(answer: str, language: str) -> str:

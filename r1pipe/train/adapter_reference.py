@@ -15,10 +15,9 @@ from r1pipe.models.stored_adapters import PART
 from r1pipe.ranks import ALONE, Ranks
 from r1pipe.records import TokenSequence
 from r1pipe.settings import Precision
-from r1pipe.tables import gather_floats
 from r1pipe.train.batching import Batching
 from r1pipe.train.engine import LocalForward
-from r1pipe.train.logprobs import completion_logprobs
+from r1pipe.train.logprobs import shared_logprobs
 from r1pipe.train.state import StateWriter
 
 NAME = "reference"
@@ -47,9 +46,7 @@ class AdapterReference:
         """
         forward = LocalForward(self.model, self._precision, batching.workers)
         with self._in_place():
-            share = self._ranks.share(sequences)
-            mine = completion_logprobs(forward, share, temperature, batching)
-        return [row for rows in gather_floats(self._ranks, mine) for row in rows]
+            return shared_logprobs(forward, self._ranks, sequences, temperature, batching)
 
     @contextmanager
     def _in_place(self) -> Iterator[None]:

@@ -12,11 +12,12 @@ from transformers import AutoModelForCausalLM
 
 from r1pipe.engine_settings import EngineRun
 from r1pipe.errors import StageError
+from r1pipe.models.adapters import add_adapter
 from r1pipe.models.interfaces import LanguageModel
 from r1pipe.models.policy import without_randomness
 from r1pipe.models.quantized import quantize
 from r1pipe.ranks import ALONE, Ranks
-from r1pipe.settings import Adapter, Optimizer, Precision
+from r1pipe.settings import Adapter, AdapterParams, Optimizer, Precision
 from r1pipe.text import visible
 from r1pipe.train.engine import Engine
 from r1pipe.train.protocol import EngineBackend
@@ -60,6 +61,15 @@ def load_trained(
         )
     whole = _backend(run).load(folder, kind, precision, "cpu", dtype="auto", **options)
     return quantize(without_randomness(whole), precision, run.device)
+
+
+def load_policy(folder: Path, run: EngineRun, params: AdapterParams, seed: int) -> LanguageModel:
+    """Return a folder's model to be trained (`load_trained`), with the adapter that `params` ask
+    for, drawn from the seed."""
+    model: LanguageModel = load_trained(folder, run, params.precision, adapter=params.adapter)
+    if params.adapter is None:
+        return model
+    return add_adapter(model, params.adapter, seed, params.precision)
 
 
 def shards_weights(run: EngineRun) -> bool:

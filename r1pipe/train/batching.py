@@ -10,7 +10,8 @@ end-of-sequence, that would leave the stop untrained.
 from __future__ import annotations
 
 import heapq
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from bisect import bisect_left, insort
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Literal
 
@@ -141,6 +142,21 @@ def one_batch(sequences: Sequence[TokenSequence], pad_id: int) -> MicroBatch:
     return _assemble([[sequence] for sequence in sequences], pad_id, is_packed=False)
 
 
+def by_sequence(
+    batches: Iterable[MicroBatch], values: Iterable[Sequence[float]], num_sequences: int
+) -> list[list[float]]:
+    """Return the numbers of trained tokens by the `index` of their sequence, below `num_sequences`.
+
+    `values` has a number for each trained token of every micro-batch, in row order.
+    """
+    rows: list[list[float]] = [[] for _ in range(num_sequences)]
+    for batch, numbers in zip(batches, values, strict=True):
+        indices = batch.sequence_index[batch.loss_mask].tolist()
+        for index, number in zip(indices, numbers, strict=True):
+            rows[index].append(number)
+    return rows
+
+
 def pack(sequences: Sequence[TokenSequence], max_tokens: int) -> list[list[TokenSequence]]:
     """Put sequences into rows of at most `max_tokens`: as few as best fit needs, evenly filled.
 
@@ -156,17 +172,17 @@ def pack(sequences: Sequence[TokenSequence], max_tokens: int) -> list[list[Token
 def _best_fit(ordered: Sequence[TokenSequence], max_tokens: int) -> list[list[TokenSequence]]:
     """Put each sequence, longest first, into the fullest row that has room for it."""
     rows: list[list[TokenSequence]] = []
-    room: list[int] = []
+    room: list[tuple[int, int]] = []  # of each row that has any, and its number; ascending
     for sequence in ordered:
-        fits = [r for r in range(len(rows)) if room[r] >= len(sequence)]
-        if fits:
-            best = min(fits, key=lambda r: room[r])
+        fits = bisect_left(room, (len(sequence), 0))
+        if fits < len(room):
+            free, best = room.pop(fits)
         else:
-            best = len(rows)
+            free, best = max(max_tokens, len(sequence)), len(rows)
             rows.append([])
-            room.append(max(max_tokens, len(sequence)))
         rows[best].append(sequence)
-        room[best] -= len(sequence)
+        if free > len(sequence):
+            insort(room, (free - len(sequence), best))
     return rows
 
 

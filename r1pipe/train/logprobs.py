@@ -15,8 +15,10 @@ from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
 from r1pipe.models.interfaces import LanguageModel
+from r1pipe.ranks import Ranks
 from r1pipe.records import TokenSequence
-from r1pipe.train.batching import Batching, MicroBatch, micro_batches
+from r1pipe.tables import gather_floats
+from r1pipe.train.batching import Batching, MicroBatch, by_sequence, micro_batches
 from r1pipe.train.engine import Forward
 from r1pipe.train.packed import blocks_of, is_attending
 
@@ -130,12 +132,20 @@ def completion_logprobs(
     numbered = [TokenSequence(s.prompt_ids, s.completion_ids, i) for i, s in enumerate(sequences)]
     batches = list(micro_batches(numbered, batching))
     values = forward.per_token(batches, partial(token_logprobs, temperature=temperature))
-    rows: list[list[float]] = [[] for _ in sequences]
-    for batch, of_batch in zip(batches, values, strict=True):
-        indices = batch.sequence_index[batch.loss_mask].tolist()
-        for index, value in zip(indices, of_batch, strict=True):
-            rows[index].append(value)
-    return rows
+    return by_sequence(batches, values, len(sequences))
+
+
+def shared_logprobs(
+    forward: Forward,
+    ranks: Ranks,
+    sequences: Sequence[TokenSequence],
+    temperature: float,
+    batching: Batching,
+) -> list[list[float]]:
+    """Return what `completion_logprobs` does, under a model that every rank has whole: each rank
+    computes a share, and all get all of them."""
+    mine = completion_logprobs(forward, ranks.share(sequences), temperature, batching)
+    return [row for rows in gather_floats(ranks, mine) for row in rows]
 
 
 def hidden_states(model: LanguageModel, batch: MicroBatch) -> Tensor:

@@ -22,6 +22,7 @@ from r1pipe.machine import free_memory
 from r1pipe.models.interfaces import LanguageModel
 from r1pipe.settings import Optimizer
 from r1pipe.stage import Context
+from r1pipe.text import listed
 from r1pipe.train.batching import MicroBatch
 from r1pipe.train.engine import Engine, Loss, LossFunction
 from r1pipe.train.gpu_memory import GpuMemory
@@ -101,10 +102,8 @@ class Trainer:
         Raises StageError, before any weight changes, if the loss or the gradient is not finite.
         """
         started = time.perf_counter()
-        opt, measures = self._optimizer, dict[str, float]()
-        rate = learning_rate(
-            self.step, self._num_steps, opt.lr, opt.schedule, opt.warmup_steps, opt.final_lr_frac
-        )
+        rate = learning_rate(self.step, self._num_steps, self._optimizer)
+        measures: dict[str, float] = {}
         if update.num_tokens:
             parts = LossParts(update.loss)
             measures = self.engine.accumulate(update.batches, parts)
@@ -197,9 +196,12 @@ class Trainer:
         named = sorted({row for of_rank in ranks.gather(rows) for row in of_rank})
         latest = self._context.checkpoints.latest()
         kept = f"that of step {latest[0]}" if latest else "not there yet"
-        where = f" in a micro-batch of the rows {_listed(named)} (from 0)" if any(named) else ""
-        if name_of is not None and named:
-            where = f" in a micro-batch of {_listed(list(dict.fromkeys(map(name_of, named))))}"
+        where = ""
+        if named and name_of is None:
+            where = f" in a micro-batch of the rows {listed(named, MAX_NAMED)} (from 0)"
+        elif named and name_of is not None:
+            names = list(dict.fromkeys(map(name_of, named)))
+            where = f" in a micro-batch of {listed(names, MAX_NAMED)}"
         return StageError(
             f"{self._context.name}: step {self.step + 1}: the {what} is {value}{where}. The step"
             f" was not made, and nothing of it is kept; the last checkpoint is {kept}. Usual"
@@ -235,8 +237,3 @@ class LossParts:
         """Return the sequences in micro-batches of this rank whose loss is not finite."""
         bad = [rows for value, rows in self._parts if not isfinite(float(value))]
         return sorted({row for rows in bad for row in rows.flatten().tolist() if row >= 0})
-
-
-def _listed(rows: Sequence[object]) -> str:
-    more = f" and {len(rows) - MAX_NAMED} more" if len(rows) > MAX_NAMED else ""
-    return ", ".join(map(str, rows[:MAX_NAMED])) + more

@@ -20,12 +20,11 @@ from r1pipe.models.precision import cast_weights
 from r1pipe.ranks import ALONE, Ranks
 from r1pipe.records import TokenSequence
 from r1pipe.settings import Precision
-from r1pipe.tables import gather_floats
 from r1pipe.train.adapter_reference import AdapterReference
 from r1pipe.train.backends import load_trained, shards_weights
 from r1pipe.train.batching import Batching
 from r1pipe.train.engine import LocalForward
-from r1pipe.train.logprobs import completion_logprobs
+from r1pipe.train.logprobs import completion_logprobs, shared_logprobs
 from r1pipe.train.state import StateWriter
 
 if TYPE_CHECKING:
@@ -80,9 +79,7 @@ class Reference:
         if self._sharded is not None:
             return completion_logprobs(self._sharded, sequences, temperature, batching)
         forward = LocalForward(self.model, self._precision, batching.workers)
-        share = self._ranks.share(sequences)
-        mine = completion_logprobs(forward, share, temperature, batching)
-        return [row for rows in gather_floats(self._ranks, mine) for row in rows]
+        return shared_logprobs(forward, self._ranks, sequences, temperature, batching)
 
     def refresh(self, weights: Iterable[tuple[str, Tensor]]) -> None:
         """Become the policy of these weights, by the parameter's name."""

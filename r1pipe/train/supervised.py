@@ -118,13 +118,13 @@ def sequences_of(
             except Untrainable as reason:
                 skip(record, str(reason))
                 continue
-            fitting = [_packed(each, number) for each in made if len(each) <= max_tokens]
+            fitting = [packed(each, number) for each in made if len(each) <= max_tokens]
             sequences.extend(fitting)
             too_long += len(made) - len(fitting)
     return sequences, too_long
 
 
-def _packed(sequence: TokenSequence, number: int) -> TokenSequence:
+def packed(sequence: TokenSequence, number: int = 0) -> TokenSequence:
     """Return a sequence in four bytes a token, where a list takes eight and its numbers more."""
     ids = sequence.prompt_ids, sequence.completion_ids
     prompt, completion = (array("i", each) for each in ids)

@@ -56,7 +56,8 @@
 
   // ---- learning curves ----------------------------------------------------------------------
 
-  const WIDTH = 1000, HEIGHT = 340, LEFT = 76, RIGHT = 12, TOP = 10, BOTTOM = 30;
+  const HEIGHT = 340, LEFT = 76, RIGHT = 12, TOP = 10, BOTTOM = 30;
+  let WIDTH = 1000;  // a narrow window has a narrow plot, with text of the same size
   const DASHES = ["", "7 4", "2 3", "10 3 2 3"];
   let zoom = null;
 
@@ -96,6 +97,7 @@
 
   function draw() {
     const holder = byId("plot"), curves = chosenCurves();
+    WIDTH = Math.min(1000, Math.max(320, holder.clientWidth));
     holder.replaceChildren();
     if (!curves.length) {
       holder.append(element("p", "note", "No result that is chosen has this metric."));
@@ -129,7 +131,7 @@
       legend.append(key, ` ${described[i]}   `);
     });
     zoomable(plot, (px) => range[0] + ((px - LEFT) / (WIDTH - LEFT - RIGHT)) * (range[1] - range[0]));
-    holder.append(plot, legend);
+    holder.append(element("p", "meta", `${byId("metric").value} by step`), plot, legend);
     current = range;
   }
 
@@ -176,6 +178,7 @@
   byId("zoom-out").addEventListener("click", () => zoomBy(2));
   byId("zoom-all").addEventListener("click", () => zoomTo(0, 0));
   draw();
+  addEventListener("resize", () => requestAnimationFrame(draw));
 
   // ---- samples ------------------------------------------------------------------------------
 

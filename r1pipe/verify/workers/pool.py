@@ -27,6 +27,7 @@ from typing import BinaryIO
 
 import r1pipe
 from r1pipe.errors import StageError
+from r1pipe.machine import usable_cores
 from r1pipe.records import Verdict
 
 DEFAULT_LIMIT_S = 3.0
@@ -121,8 +122,9 @@ class Pool:
         except BaseException as error:  # noqa: BLE001 - every waiting task raises it
             with self._lock:
                 self._is_closed = True
+            text = str(error) if isinstance(error, StageError) else f"verify: {error!r}"
             for task in self._dispatcher.unfinished():
-                task.future.set_exception(StageError(f"verify: the pool failed: {error}"))
+                task.future.set_exception(StageError(text))
         finally:
             self._dispatcher.stop()
 
@@ -185,9 +187,9 @@ class _Dispatcher:
             task = self.pool.take()
             if task is None:
                 return
+            worker.task = task  # whatever fails from here on, `unfinished` has it
             if worker.pid == 0:
                 self._spawn(worker)
-            worker.task = task
             worker.started = time.monotonic()
             worker.deadline = worker.started + task.limit_s
             request = json.dumps([task.gold, task.answer, task.limit_s]).encode() + b"\n"
@@ -295,9 +297,14 @@ _shared: dict[int, Pool] = {}
 _shared_lock = threading.Lock()
 
 
+def default_size() -> int:
+    """Return how many workers a pool has by default: two, or one on a single core."""
+    return min(2, usable_cores())
+
+
 def shared_pool(num_workers: int = 0) -> Pool:
-    """Return this process's pool of that size (0: two workers, or one on a single core)."""
-    count = num_workers or min(2, os.cpu_count() or 1)
+    """Return this process's pool of that size (0: `default_size`)."""
+    count = num_workers or default_size()
     with _shared_lock:
         pool = _shared.get(count)
         if pool is None or pool.is_closed:

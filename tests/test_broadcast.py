@@ -1,4 +1,4 @@
-"""A rollout as rank 0 tells it: the other ranks have the same, to the last bit."""
+"""A batch of rollouts from rank 0: the other ranks have the same, to the last bit."""
 
 from __future__ import annotations
 
@@ -9,9 +9,9 @@ import pytest
 from test_driven import on_ranks
 from tiny import FakeContext, problems
 
-from r1pipe.policies.telling import Made, told
+from r1pipe.policies.broadcast import TimedBatch, broadcast
 from r1pipe.ranks import ALONE
-from r1pipe.records import FinishReason, Group, Rollout, Trained, Verdict
+from r1pipe.records import FinishReason, Group, Rollout, RolloutBatch, Verdict
 
 
 def rollout(number: int) -> Rollout:
@@ -30,14 +30,15 @@ def rollout(number: int) -> Rollout:
     )
 
 
-def made(draws: int) -> Made:
-    """Return a rollout of which the second group of each draw is trained on."""
+def made(draws: int) -> TimedBatch:
+    """Return a batch of which the second group of each draw is trained on."""
     groups = [
         Group(problem, [rollout(2 * n), rollout(2 * n + 1)], revealed=n / 9)
         for n, problem in enumerate(problems(2 * draws))
     ]
     metrics = {"reward": 1 / 3, "draws": float(draws)}
-    return Made(Trained(5, groups[1::2], groups, metrics, {"drawn": 6}), 1.25, 2.5)
+    batch = RolloutBatch(5, groups[1::2], groups, metrics, {"drawn": 6})
+    return TimedBatch(batch, 1.25, 2.5)
 
 
 @pytest.mark.parametrize("draws", [1, 2])
@@ -45,16 +46,16 @@ def test_every_rank_trains_on_what_rank_0_made(tmp_path: Path, draws: int) -> No
     one = made(draws)
 
     def work(rank: int, context: FakeContext) -> Any:
-        return told(context.ranks, one if rank == 0 else None)
+        return broadcast(context.ranks, one if rank == 0 else None)
 
     first, second, third = on_ranks(3, tmp_path, work)
     assert first is one
     for other in (second, third):
         assert other == one
-        places = [[g is each for each in other.rollout.sampled] for g in other.rollout.groups]
+        places = [[g is each for each in other.batch.sampled] for g in other.batch.groups]
         assert all(any(row) for row in places), "what is trained on is part of what was sampled"
 
 
 def test_one_rank_keeps_its_own() -> None:
     one = made(1)
-    assert told(ALONE, one) is one
+    assert broadcast(ALONE, one) is one
