@@ -4,7 +4,7 @@ FROM python:3.11-slim
 RUN apt-get update \
     && apt-get install --yes --no-install-recommends build-essential libnuma1 \
     && rm -rf /var/lib/apt/lists/* \
-    && pip install --no-cache-dir uv
+    && pip install --no-cache-dir uv==0.13.9
 
 WORKDIR /opt/r1pipe
 COPY pyproject.toml README.md LICENSE ./

@@ -6,7 +6,7 @@ RUN apt-get update \
     && DEBIAN_FRONTEND=noninteractive apt-get install --yes --no-install-recommends \
         build-essential libnuma1 python3 python3-dev python3-venv \
     && rm -rf /var/lib/apt/lists/* \
-    && python3 -m venv /opt/tools && /opt/tools/bin/pip install --no-cache-dir uv
+    && python3 -m venv /opt/tools && /opt/tools/bin/pip install --no-cache-dir uv==0.13.9
 
 WORKDIR /opt/r1pipe
 COPY pyproject.toml README.md LICENSE ./

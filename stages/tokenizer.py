@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING
 
 from pydantic import Field
 
+from r1pipe.models.tokenizer import SplitName, train_tokenizer
 from r1pipe.stage import Context, Input, Inputs, StageModel
 
 if TYPE_CHECKING:
@@ -35,6 +36,9 @@ class Params(StageModel):
     """Largest number of tokens, tags included."""
     max_rows: int = Field(default=20_000, gt=0)
     """Rows read of each input."""
+    split: SplitName = "words"
+    """Where text is cut before pieces are merged: `words` leaves the blanks around a word with it;
+    `qwen2`, Qwen 2's way, is one that llama.cpp has too (`r1pipe export-gguf`)."""
 
 
 class Run(StageModel):
@@ -43,9 +47,8 @@ class Run(StageModel):
 
 def run(context: Context, params: Params, run: Run, inputs: Inputs) -> None:
     """Train on prompts and completions as the model will see them."""
-    from r1pipe.models.tokenizer import train_tokenizer
-
-    tokenizer = train_tokenizer(_texts(inputs.paths("rows"), params.max_rows), params.vocab_size)
+    texts = _texts(inputs.paths("rows"), params.max_rows)
+    tokenizer = train_tokenizer(texts, params.vocab_size, params.split)
     tokenizer.save_pretrained(context.output("tokenizer"))
     context.note(vocab_size=len(tokenizer))
 

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import tiny
 import torch
 from safetensors.torch import load_file, save_file
 from tiny import FakeContext, stage
@@ -16,7 +17,7 @@ from transformers import PreTrainedTokenizerFast
 
 from r1pipe import chat
 from r1pipe.errors import StageError
-from r1pipe.models.foreign import load_foreign
+from r1pipe.models.foreign import _check_shapes, load_foreign
 from r1pipe.models.policy import end_ids, load_model, load_tokenizer, new_model
 from r1pipe.models.prompts import encode_completion, encode_prompt
 from r1pipe.models.tokenizer import TAGS
@@ -224,6 +225,21 @@ def test_a_folder_without_some_weights_is_refused(foreign: Path) -> None:
     save_file(weights, path, metadata={"format": "pt"})
     with pytest.raises(StageError, match=r"1 weights of Qwen3.* such as model\.norm\.weight"):
         load_foreign(foreign)
+
+
+def test_a_gguf_file_whose_weights_do_not_fit_what_is_read_of_its_configuration_is_refused() -> (
+    None
+):
+    model = tiny.model()
+    _check_shapes(model, Path("a.gguf"))
+    model.config.head_dim = (
+        128  # what transformers takes for Qwen 3; the weights have 2 heads of 12
+    )
+    wrong = (
+        r"q_proj\.weight is \(24, 24\), and \(256, 24\) by the configuration .*give .*safetensors"
+    )
+    with pytest.raises(StageError, match=wrong):
+        _check_shapes(model, Path("a.gguf"))
 
 
 def test_quantized_weights_are_refused(foreign: Path) -> None:

@@ -20,6 +20,8 @@ app = command_group()
 
 SCRIPT, VARIABLE = "convert_hf_to_gguf.py", "LLAMA_CPP_DIR"
 ADAPTER = "adapter_config.json"
+NAMED = Path(__file__).with_name("gguf_named.py")
+"""What runs the converter where r1pipe knows the pre-tokenizer and the converter does not."""
 TOLD_LINES = 5
 """Last lines of a converter that failed which are told again."""
 OUTTYPES = {"float32": "f32", "float16": "f16", "bfloat16": "bf16"}
@@ -51,6 +53,7 @@ def export_gguf(
 ) -> None:
     """Write a model as a GGUF file for llama.cpp, Ollama and others."""
     from r1pipe.api.results import Results
+    from r1pipe.models.tokenizer import split_of
     from r1pipe.store.disk import place_errors, token
     from r1pipe.text import format_bytes
 
@@ -60,6 +63,13 @@ def export_gguf(
             f"{name}: has an adapter beside its weights, which {SCRIPT} would leave out; train it"
             " with params.adapter.merge: true"
         )
+    split = split_of(folder)
+    if split == "words":
+        raise ArtifactError(
+            f"{name}: its tokenizer, made by r1pipe, cuts text as none of llama.cpp's does, so that"
+            " a GGUF file would read prompts as other tokens; make the tokenizer with params.split:"
+            " qwen2, or begin with import-model"
+        )
     if file.exists():
         raise ArtifactError(f"{file} exists; name a new file")
     script = _script(converter)
@@ -68,7 +78,8 @@ def export_gguf(
     part = file.with_name(f".{file.name}.{token()}.part")
     config = json.loads((folder / "config.json").read_text("utf-8"))
     kept = OUTTYPES.get(config.get("dtype"), outtype) if outtype == "auto" else outtype
-    words = [sys.executable, str(script), str(folder), "--outfile", str(part)]
+    start = [str(script)] if split is None else ["-P", str(NAMED), str(script), split]
+    words = [sys.executable, *start, str(folder), "--outfile", str(part), "--model-name", name]
     try:
         _convert([*words, "--outtype", kept], script)
         if not part.is_file():

@@ -45,6 +45,8 @@ def load_foreign(path: Path, dtype: str = "keep") -> Foreign:
             f"{path}: {len(missing)} weights of {type(model).__name__} are not in its files, such"
             f" as {missing[0]}; they would be random. Give the folder of a whole causal model"
         )
+    if file:
+        _check_shapes(model, path / file)
     _unquantized(model, path, is_gguf=file is not None)
     return Foreign(model, tokenizer, _without_unknown_ends(model, len(tokenizer)))
 
@@ -58,6 +60,22 @@ def _gguf_of(path: Path) -> str | None:
         names = ", ".join(file.name for file in found)
         raise StageError(f"{path} has several GGUF files ({names}); leave one in the folder")
     return found[0].name
+
+
+def _check_shapes(model: Any, file: Path) -> None:
+    """Raise StageError for weights of other shapes than the configuration read beside them says.
+
+    transformers takes weights from a GGUF file as they are, but not the whole configuration: not
+    the size of Qwen 3's heads, which it takes to be 128.
+    """
+    with torch.device("meta"):
+        expected = dict(type(model)(model.config).named_parameters())
+    for name, weight in model.named_parameters():
+        if weight.shape != expected[name].shape:
+            raise StageError(
+                f"{file}: {name} is {tuple(weight.shape)}, and {tuple(expected[name].shape)} by the"
+                " configuration that transformers reads from it; give the model as safetensors"
+            )
 
 
 def _unquantized(model: Any, path: Path, is_gguf: bool) -> None:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterable
-from typing import TYPE_CHECKING
+from pathlib import Path
+from typing import TYPE_CHECKING, Literal
 
 from r1pipe import chat
 
@@ -12,13 +14,20 @@ if TYPE_CHECKING:
 
 TAGS = (chat.THINK_OPEN, chat.THINK_CLOSE, chat.ANSWER_OPEN, chat.ANSWER_CLOSE)
 CONTROL = (chat.PAD, chat.END, chat.USER, chat.ASSISTANT)
-SPLIT = r"\\[a-z]+\{?|\d| ?[A-Za-z]+ ?|[\u4e00-\u9fff]|\s+|[^\sA-Za-z0-9\u4e00-\u9fff]"
-"""Each digit and operator is its own token, so that arithmetic is learnable (as in Llama 3, Qwen),
-and so is each Chinese character; a word keeps the blanks around it, which halves the tokens of
-the synthetic tasks."""
+SplitName = Literal["words", "qwen2"]
+SPLITS: dict[SplitName, str] = {
+    "words": r"\\[a-z]+\{?|\d| ?[A-Za-z]+ ?|[\u4e00-\u9fff]|\s+|[^\sA-Za-z0-9\u4e00-\u9fff]",
+    "qwen2": r"(?:'[sS]|'[tT]|'[rR][eE]|'[vV][eE]|'[mM]|'[lL][lL]|'[dD])|[^\r\n\p{L}\p{N}]?\p{L}+"
+    r"|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+",
+}
+"""What a merge never crosses. `words`: each digit and operator is its own token, so that arithmetic
+is learnable (as in Llama 3, Qwen), and so is each Chinese character; a word keeps the blanks around
+it, which halves the tokens of the synthetic tasks. `qwen2`: as llama.cpp spells Qwen 2's."""
 
 
-def train_tokenizer(texts: Iterable[str], vocab_size: int) -> PreTrainedTokenizerFast:
+def train_tokenizer(
+    texts: Iterable[str], vocab_size: int, split: SplitName = "words"
+) -> PreTrainedTokenizerFast:
     """Train a byte-level BPE on `texts`; the same texts give the same tokenizer.
 
     The whole passage of the R1-Zero template is one vocabulary entry, so that the paper's exact
@@ -31,7 +40,7 @@ def train_tokenizer(texts: Iterable[str], vocab_size: int) -> PreTrainedTokenize
     tokenizer = Tokenizer(models.BPE())
     tokenizer.pre_tokenizer = pre_tokenizers.Sequence(
         [
-            pre_tokenizers.Split(Regex(SPLIT), "isolated"),
+            pre_tokenizers.Split(Regex(SPLITS[split]), "isolated"),
             pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False),
         ]
     )
@@ -53,3 +62,13 @@ def train_tokenizer(texts: Iterable[str], vocab_size: int) -> PreTrainedTokenize
         chat_template=chat.CHAT_TEMPLATE,
         clean_up_tokenization_spaces=False,
     )
+
+
+def split_of(folder: Path) -> SplitName | None:
+    """Return which of `SPLITS` a folder's tokenizer has; None if it was made by others."""
+    file = folder / "tokenizer.json"
+    tokenizer = json.loads(file.read_text("utf-8")) if file.is_file() else {}
+    pre = tokenizer.get("pre_tokenizer") or {}
+    patterns = [part.get("pattern") for part in pre.get("pretokenizers", [])]
+    found = (name for name, split in SPLITS.items() if patterns == [{"Regex": split}, None])
+    return next(found, None)
