@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, MutableSequence, Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Any, TypeAlias
@@ -108,8 +108,9 @@ class TokenSequence:
     """End-of-sequence token included, unless sampling was cut."""
     index: int = 0
     """Number of the sequence, by which its values are found again."""
-    streams: dict[str, list[float]] = field(default_factory=dict)
-    """One number for each completion token, by name."""
+    streams: dict[str, MutableSequence[float]] = field(default_factory=dict)
+    """One number for each completion token, by name. A rollout may have 10^8 tokens: as an array a
+    number takes 8 bytes, in a list of its own 32."""
     trained: Sequence[bool] | None = None
     """Which completion tokens are trained; None is all. In a conversation the completion goes from
     its first trained turn to its last, and what others say in between is not trained."""

@@ -6,8 +6,10 @@ take seconds to write and to read.
 
 from __future__ import annotations
 
+from array import array
 from collections.abc import Sequence
-from itertools import accumulate, chain
+from itertools import accumulate, chain, pairwise
+from typing import Any, Literal
 
 import numpy as np
 import pyarrow as pa
@@ -35,3 +37,14 @@ def ragged(rows: Sequence[Sequence[float]], dtype: type[np.generic]) -> pa.Large
     ends = [0, *accumulate(map(len, rows))]
     values = np.fromiter(chain.from_iterable(rows), dtype, ends[-1])
     return pa.LargeListArray.from_arrays(pa.array(ends, pa.int64()), values)
+
+
+def rows_of(column: pa.ChunkedArray, code: Literal["i", "d"]) -> list[array[Any]]:
+    """Return the rows of a column that `ragged` made, as arrays of a type code: int32, float64."""
+    rows = []
+    for chunk in column.chunks:
+        values, ends = chunk.values.to_numpy(zero_copy_only=False), chunk.offsets.to_numpy()
+        for start, end in pairwise(ends.tolist()):
+            rows.append(array(code))
+            rows[-1].frombytes(values[start:end].astype(code).tobytes())
+    return rows

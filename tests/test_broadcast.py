@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from array import array
 from pathlib import Path
 from typing import Any
 
@@ -16,9 +17,12 @@ from r1pipe.records import FinishReason, Group, Rollout, RolloutBatch, Verdict
 
 def rollout(number: int) -> Rollout:
     return Rollout(
-        [1, 2],
-        [number, 7],
-        streams={"sampler_logprobs": [-0.1, number / 3], "advantage": [0.7, 0.7]},
+        array("i", [1, 2]),
+        array("i", [number, 7]),
+        streams={
+            "sampler_logprobs": array("d", [-0.1, number / 3]),
+            "advantage": array("d", [0.7, 0.7]),
+        },
         text="\u2028 text",
         finish_reason=FinishReason.LENGTH,
         seed=2**62 + number,

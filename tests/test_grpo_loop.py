@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from test_driven import on_ranks
 from tiny import (
     MAX_CHARS,
     FakeContext,
@@ -23,12 +24,14 @@ from tiny import (
     tokenizer,
 )
 
+from r1pipe.audit.golds import GoldReport
 from r1pipe.curricula.order import problems_of_rollouts
 from r1pipe.errors import Interrupted, StageError
 from r1pipe.models.prompts import encode_prompt
 from r1pipe.policies import setup
 from r1pipe.policies.setup import opened, usable_problems
 from r1pipe.policies.training import train_policy
+from r1pipe.ranks import Ranks
 from r1pipe.records import FinishReason, Group, Problem, RolloutBatch, Verdict
 from r1pipe.rewards.metrics import rollout_metrics
 from r1pipe.rl.objective import trained_rollouts, with_gradient
@@ -310,6 +313,25 @@ def test_problems_with_unusable_golds_are_left_out_and_counted(tmp_path: Path) -
     assert context.warnings[0].startswith("problems: 1 of 4 gold answers do not verify")
     assert (noted["count"], noted["rate"], noted["verdicts"]) == (1, 0.25, {"gold_unusable": 1})
     assert noted["first"] == [r"bad: '\\\\' gold_unusable"]
+
+
+def test_many_unusable_golds_are_told_to_every_rank(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    good = problems(3)
+    bad = [Problem(f"bad-{n}", "arithmetic", "x" * 300, "?") for n in range(5000)]
+    report = GoldReport(good, [(problem, Verdict.GOLD_UNUSABLE) for problem in bad])
+    monkeypatch.setattr(setup, "check_golds", lambda read, **limits: report)
+
+    def told(ranks: Ranks, value: object) -> object:
+        raise StageError("what may have megabytes goes by the process group")
+
+    monkeypatch.setattr(Ranks, "agree", told)
+
+    def work(rank: int, context: FakeContext) -> Any:
+        return usable_problems(context, "problems", [*bad, *good], ())
+
+    assert on_ranks(2, tmp_path, work) == [good, good]
 
 
 def test_where_all_golds_are_usable_a_rate_of_zero_is_noted(tmp_path: Path) -> None:

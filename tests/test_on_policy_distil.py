@@ -65,8 +65,10 @@ def test_its_mean_over_all_tokens_is_the_gradient_of_the_reverse_kl() -> None:
     drawn = torch.randn(VOCAB, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
     teacher = drawn.log_softmax(0)
     (expected,) = torch.autograd.grad((own.exp() * (own - teacher)).sum(), weight)
-    streams = [{"sampler_logprobs": [value]} for value in own.tolist()]
-    made = [Rollout([2, before], [v], streams=each) for v, each in enumerate(streams)]
+    made = [
+        Rollout([2, before], [v], streams={"sampler_logprobs": [value]})
+        for v, value in enumerate(own.tolist())
+    ]
     assign_kl_advantages(made, [[value] for value in teacher.tolist()], 1.0)
     for each, probability in zip(made, own.exp().tolist(), strict=True):
         each.streams["advantage"][0] *= probability * VOCAB  # the update has a mean over them

@@ -50,7 +50,7 @@ def advantages_in(steps: list[list[Step]], lengths: list[int]) -> list[list[floa
     for made, each in zip(rollouts, steps, strict=True):
         made.steps = each
     assign_step_advantages([Group(Problem("p", "t", "?", "a"), rollouts)], ESTIMATORS["group"])
-    return [made.streams["advantage"] for made in rollouts]
+    return [list(made.streams["advantage"]) for made in rollouts]
 
 
 def test_advantages_of_steps_are_worked_by_hand() -> None:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from array import array
 from dataclasses import replace
+from typing import Any
 
 import pytest
 from tiny import (
@@ -72,10 +74,13 @@ def test_each_rollout_samples_again() -> None:
 
 def test_rollouts_that_ranks_tell_one_another_come_whole() -> None:
     long = Rollout(
-        [3] * 5,
-        [7, 8],
+        array("i", [3] * 5),
+        array("i", [7, 8]),
         index=4,
-        streams={"sampler_logprobs": [-0.1, -1e-300], "advantage": [1 / 3, 1 / 3]},
+        streams={
+            "sampler_logprobs": array("d", [-0.1, -1e-300]),
+            "advantage": array("d", [1 / 3, 1 / 3]),
+        },
         text='a "quoted" \u2603',
         finish_reason=FinishReason.LENGTH,
         seed=2**64 - 1,
@@ -84,9 +89,30 @@ def test_rollouts_that_ranks_tell_one_another_come_whole() -> None:
         reward=0.1,
         steps=[(1, 0.5), (2, 1.0)],
     )
-    empty = Rollout([], [], streams={"sampler_logprobs": [], "advantage": []})
+    nothing: Any = array("i")
+    empty = Rollout(
+        nothing, nothing, streams={"sampler_logprobs": array("d"), "advantage": array("d")}
+    )
     assert list(from_table(to_table([long, empty]))) == [long, empty]
     assert list(from_table(to_table([]))) == []
+
+
+def test_a_rollout_holds_numbers_and_no_objects_of_its_tokens() -> None:
+    (one,) = problems(1)
+    script = ScriptedGenerator({one.prompt: list("abcd")}, "chat")
+    (found,) = sample_groups(
+        script, tokenizer(), [one], 4, SamplingParams(max_tokens=9), "chat", [7]
+    )
+    first, *others = found.rollouts
+    assert all(each.prompt_ids is first.prompt_ids for each in others), "one prompt for a group"
+    told = list(from_table(to_table(found.rollouts)))
+    assert [list(each.completion_ids) for each in told] == [
+        list(each.completion_ids) for each in found.rollouts
+    ]
+    for each in [*found.rollouts, *told]:
+        ids, logprobs = each.completion_ids, each.streams["sampler_logprobs"]
+        assert memoryview(ids).itemsize == 4  # type: ignore[arg-type]
+        assert memoryview(logprobs).itemsize == 8  # type: ignore[arg-type]
 
 
 def test_a_problem_that_comes_twice_is_sampled_again() -> None:

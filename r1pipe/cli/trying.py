@@ -175,8 +175,8 @@ def _trial(group: Group, tokenizer: Tokenizer, values: JsonObject, fmt: Format) 
     )
     return Trial(
         name=f"problem {problem.id} ({problem.task})",
-        prompt=tokenizer.decode(rollout.prompt_ids),
-        completion=tokenizer.decode(rollout.completion_ids),
+        prompt=tokenizer.decode(list(rollout.prompt_ids)),
+        completion=tokenizer.decode(list(rollout.completion_ids)),
         num_tokens=len(rollout.completion_ids),
         finish_reason=reason,
         gold=problem.gold,

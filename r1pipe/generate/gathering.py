@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, MutableSequence, Sequence
 from dataclasses import fields
 from itertools import chain, islice
 
@@ -12,7 +12,7 @@ import pyarrow as pa
 
 from r1pipe.ranks import Ranks
 from r1pipe.records import FinishReason, Group, Problem, Rollout, Verdict
-from r1pipe.tables import gather_tables, ragged
+from r1pipe.tables import gather_tables, ragged, rows_of
 
 IDS = ("prompt_ids", "completion_ids")
 STREAM = "stream:"
@@ -48,12 +48,13 @@ def to_table(rollouts: Sequence[Rollout]) -> pa.Table:
 
 def from_table(table: pa.Table) -> Iterator[Rollout]:
     """Yield the rollouts of a table that `to_table` made."""
-    columns = {name: table[name].to_pylist() for name in table.column_names}
-    streams = {n.removeprefix(STREAM): c for n, c in columns.items() if n.startswith(STREAM)}
-    for number, text in enumerate(columns["rest"]):
+    prompts, completions = (rows_of(table[name], "i") for name in IDS)
+    names = [name for name in table.column_names if name.startswith(STREAM)]
+    streams = {name.removeprefix(STREAM): rows_of(table[name], "d") for name in names}
+    for number, text in enumerate(table["rest"].to_pylist()):
         row = json.loads(text)
         row["verdict"] = None if row["verdict"] is None else Verdict(row["verdict"])
         row["finish_reason"] = FinishReason(row["finish_reason"])
         row["steps"] = [(end, reward) for end, reward in row["steps"]]
-        ids = {name: columns[name][number] for name in IDS}
-        yield Rollout(**ids, **row, streams={name: c[number] for name, c in streams.items()})
+        own: dict[str, MutableSequence[float]] = {n: rows[number] for n, rows in streams.items()}
+        yield Rollout(prompts[number], completions[number], **row, streams=own)

@@ -59,7 +59,7 @@ def usable_problems(
         report = check_golds(read, max_unusable_frac=1.0)
         bad = [[p.id, p.prompt, p.gold] for p, _ in report.quarantined]
         found, said = report.to_json(), report.warning() if bad else ""
-    bad = context.ranks.agree(bad)
+    bad = context.ranks.gather(bad)[0]  # of a large set it may be more than `agree` can tell
     context.note(unusable_golds={name: found})
     if not bad:
         return list(problems)

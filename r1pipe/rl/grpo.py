@@ -22,6 +22,7 @@ from __future__ import annotations
 import collections.abc
 import random
 import time
+from array import array
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, field
@@ -194,7 +195,7 @@ class Grpo:
                 self.trainer.engine, rollouts, params.temperature, self.batching
             )
             for rollout, row in zip(rollouts, rows, strict=True):
-                rollout.streams["old_logprobs"] = row
+                rollout.streams["old_logprobs"] = array("d", row)
         random.Random(f"{params.seed}:{number}").shuffle(rollouts)
         return [rollouts[i::count] for i in range(count)]
 
@@ -208,7 +209,7 @@ class Grpo:
         if self.reference is not None and params.loss_kl_coef:
             rows = self.reference.logprobs(rollouts, params.temperature, self.batching)
             for rollout, row in zip(rollouts, rows, strict=True):
-                rollout.streams["reference_logprobs"] = row
+                rollout.streams["reference_logprobs"] = array("d", row)
         assign_weights(rollouts, params.aggregation, params.max_tokens)
         trained = with_gradient(rollouts, params.loss_kl_coef, params.entropy_coef or 0.0)
         num_tokens = count_loss_tokens(trained)

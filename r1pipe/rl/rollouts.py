@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from array import array
 from collections.abc import Mapping, Sequence
 
 from r1pipe.chat import AnyFormat
@@ -64,8 +65,8 @@ def _rollout(
     """Return a completion as a rollout; its text has what was given before what was written."""
     return Rollout(
         request.prompt_ids,
-        sampled.token_ids,
-        streams={"sampler_logprobs": sampled.logprobs},
+        array("i", sampled.token_ids),
+        streams={"sampler_logprobs": array("d", sampled.logprobs)},
         text=opened + tokenizer.decode([*given, *sampled.written_ids]),
         finish_reason=sampled.finish_reason,
         seed=request.seed,
