@@ -14,8 +14,8 @@ import pytest
 ROOT = Path(__file__).resolve().parent.parent
 HEAVY = ("torch", "transformers", "datasets", "vllm", "deepspeed", "sympy", "math_verify")
 FLOORS = (
-    ("errors", "keys", "text", "ranks", "machine", "workers", "records", "regular"),
-    ("chat", "tables", "fitting"),
+    ("errors", "keys", "text", "ranks", "machine", "records", "regular"),
+    ("chat", "tables", "fitting", "workers"),
     ("plugins", "stage", "sandbox", "verify/reading", "files"),
     ("rows", "backends", "tracking", "verify/comparing"),
     ("settings", "store", "manifest", "doctor", "verify/workers"),
