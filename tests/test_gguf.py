@@ -154,7 +154,7 @@ def test_what_is_no_whole_model_is_refused(
     root = handed(tmp_path)[1].root
     code, _, err = r1pipe("export-gguf", "rows", str(tmp_path / "a.gguf"), "--store", str(root))
     assert code == 3
-    assert "holds 0 models" in err
+    assert "holds no model; name a stage that makes one" in err
 
 
 def test_a_tokenizer_that_cuts_text_as_llama_cpp_cannot_is_refused_before_anything_is_run(
