@@ -60,7 +60,7 @@ MANIFEST = """
 r1pipe: 1
 name: bench
 stages:
-  canned: {{kind: canned, params: {{num_problems: {problems}}}}}
+  canned: {{kind: canned-set, params: {{num_problems: {problems}}}}}
   rejection-sample:
     kind: rejection-sample
     inputs: {{model: canned.model, problems: canned.problems}}
@@ -100,7 +100,7 @@ def sample_canned() -> None:
     canned = Canned()
 
     @contextmanager
-    def opened(model: Path, settings: Any, precision: Any) -> Iterator[tuple[Canned, Any]]:
+    def opened(model: Path, run: Any, precision: Any, prompts: Any) -> Iterator[tuple[Canned, Any]]:
         yield canned, canned.tokenizer
 
     plain = sources.GeneratedSamples.requests
@@ -116,7 +116,7 @@ def sample_canned() -> None:
 def prepare(folder: Path, candidates: int) -> None:
     (folder / "stages").mkdir(parents=True)
     (folder / "manifests").mkdir()
-    (folder / "stages" / "canned.py").write_text(PROBLEMS_KIND)
+    (folder / "stages" / "canned_set.py").write_text(PROBLEMS_KIND)
     problems, target = candidates // SAMPLES, int(candidates * 0.3)
     text = MANIFEST.format(problems=problems, target=target, samples=SAMPLES)
     again = text + AGAIN.format(target=target, keep="")

@@ -6,7 +6,7 @@ import json
 import threading
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass, fields
 from itertools import count
 
 from r1pipe.errors import Interrupted
@@ -44,7 +44,7 @@ class Kept:
 
     def append(self, number: int, batch: Sequence[Sampled], seeds: Mapping[int, int]) -> None:
         """Keep one batch."""
-        rows = [asdict(sampled) | {"seed": seeds[sampled.index]} for sampled in batch]
+        rows = [_row(sampled) | {"seed": seeds[sampled.index]} for sampled in batch]
         self.journal.append(self._name(number), rows)
 
     def _name(self, number: int) -> str:
@@ -106,6 +106,11 @@ def waited_for(context: Context, sampled: Iterator[Sampled]) -> Sampled | None:
     with it."""
     with context.interruptible():
         return next(sampled, None)
+
+
+def _row(sampled: Sampled) -> JsonObject:
+    """Return a completion's fields; `dataclasses.asdict` would copy every token by itself."""
+    return {field.name: getattr(sampled, field.name) for field in fields(sampled)}
 
 
 def _sampled(row: JsonObject) -> Sampled:
