@@ -8,8 +8,7 @@ is one pure function and one line of a table. `docs/methods.md` says which field
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Protocol
+from collections.abc import Callable, Mapping
 
 import torch
 from torch import Tensor
@@ -103,13 +102,7 @@ def of_sequences_by_token(log_ratios: Tensor, batch: MicroBatch, num_sequences: 
     return means + log_ratios - log_ratios.detach()
 
 
-class RatioOfLevel(Protocol):
-    """Log-ratios of tokens as the ratio that a token is trained with has them.  [N] -> [N]"""
-
-    def __call__(self, log_ratios: Tensor, batch: MicroBatch, num_sequences: int) -> Tensor: ...
-
-
-RATIOS: Mapping[RatioLevel, RatioOfLevel] = {
+RATIOS: Mapping[RatioLevel, Callable[[Tensor, MicroBatch, int], Tensor]] = {
     "token": of_tokens,
     "sequence": of_sequences,
     "sequence-token": of_sequences_by_token,
