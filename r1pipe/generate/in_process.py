@@ -19,6 +19,8 @@ from numpy.typing import NDArray
 from torch import Tensor
 from transformers import DynamicCache
 
+from r1pipe.generate.grouped_queries import grouped
+from r1pipe.generate.key_value_cache import key_value_cache
 from r1pipe.generate.protocol import (
     Request,
     Sampled,
@@ -80,13 +82,11 @@ class TransformersGenerator:
         ordered = sorted(requests, key=in_prompt_order)
         was_training = self.model.training
         self.model.eval()
+        starts = range(0, len(ordered), self.max_batch)
+        batches = [ordered[start : start + self.max_batch] for start in starts]
+        work = in_order(lambda b: self._sampled(b, sampling), batches, self.workers, self._end.set)
         try:
-            starts = range(0, len(ordered), self.max_batch)
-            batches = [ordered[start : start + self.max_batch] for start in starts]
-            work = in_order(
-                lambda b: self._sampled(b, sampling), batches, self.workers, self._end.set
-            )
-            with closing(work):
+            with grouped(self.model), closing(work):
                 for done in work:
                     yield from done
         finally:
@@ -178,7 +178,7 @@ class TransformersGenerator:
             ids[i, width - len(prompt) :] = torch.tensor(prompt, device=device)
             attention[i, width - len(prompt) :] = 1
         positions = (attention.cumsum(dim=1) - 1).clamp(min=0)
-        cache = DynamicCache(config=self.model.config)
+        cache = key_value_cache(self.model.config)
         output = self.model(
             input_ids=ids,
             attention_mask=attention,

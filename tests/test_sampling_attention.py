@@ -1,0 +1,148 @@
+"""Sampling's cache and attention: the numbers of transformers' own, and nothing copied twice."""
+
+from __future__ import annotations
+
+import contextlib
+import random
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+from transformers import DynamicCache, Qwen3Config, Qwen3ForCausalLM
+from transformers.cache_utils import DynamicLayer
+
+from r1pipe.generate import in_process
+from r1pipe.generate.grouped_queries import GROUPED, grouped
+from r1pipe.generate.in_process import TransformersGenerator
+from r1pipe.generate.key_value_cache import LEAST_ROOM, GrowingLayer, key_value_cache
+from r1pipe.generate.protocol import Request, Sampled, SamplingParams
+
+HEADS, SHARED = 4, 2
+
+
+def config(**sizes: Any) -> Qwen3Config:
+    given = {
+        "vocab_size": 60, "hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 2,
+        "num_attention_heads": HEADS, "num_key_value_heads": SHARED, "head_dim": 8,
+        "max_position_embeddings": 512, "initializer_range": 0.3, "pad_token_id": None,
+        "bos_token_id": None, "eos_token_id": None,
+    } | sizes  # fmt: skip
+    return Qwen3Config(**given)
+
+
+@pytest.fixture(scope="module")
+def policy() -> Any:
+    torch.manual_seed(0)
+    return Qwen3ForCausalLM(config()).eval()
+
+
+# ---- the cache -----------------------------------------------------------------------------------
+
+
+def states(rows: int, tokens: int) -> tuple[Tensor, Tensor]:
+    return torch.randn(rows, SHARED, tokens, 8), torch.randn(rows, SHARED, tokens, 8)
+
+
+def test_a_growing_layer_holds_what_is_appended_selected_repeated_and_cropped() -> None:
+    torch.manual_seed(1)
+    plain, growing = DynamicLayer(), GrowingLayer()
+
+    def appended(rows: int, tokens: int) -> None:
+        new = states(rows, tokens)
+        for one, other in zip(plain.update(*new), growing.update(*new), strict=True):
+            assert torch.equal(one, other)
+        assert plain.get_seq_length() == growing.get_seq_length()
+
+    appended(3, 5)
+    for _ in range(3 * LEAST_ROOM):
+        appended(3, 1)
+    for layer in (plain, growing):
+        layer.batch_select_indices(torch.tensor([2, 0]))
+    appended(2, 1)
+    for layer in (plain, growing):
+        layer.batch_repeat_interleave(2)
+    appended(4, 3)
+    for layer in (plain, growing):
+        layer.crop(-7)
+    appended(4, 2)
+    for layer in (plain, growing):
+        layer.reset()
+    appended(1, 4)
+
+
+def test_a_token_is_written_behind_the_others_and_moves_none_of_them() -> None:
+    layer = GrowingLayer()
+    layer.update(*states(2, 9))
+    places = set()
+    for _ in range(1000):
+        keys, values = layer.update(*states(2, 1))
+        places.add((keys.data_ptr(), values.data_ptr()))
+    assert len(places) < 20, "buffers grow by a quarter: some sixteen of them up to 1,009 tokens"
+
+
+def test_layers_that_attend_to_a_window_keep_their_own_cache() -> None:
+    two = config(sliding_window=8, use_sliding_window=True, max_window_layers=1)
+    kinds = [type(layer).__name__ for layer in key_value_cache(two).layers]
+    assert kinds == ["GrowingLayer", "DynamicSlidingWindowLayer"]
+
+
+# ---- attention -----------------------------------------------------------------------------------
+
+
+def requests(count: int) -> list[Request]:
+    """Return requests whose prompts are of different lengths, so that there is a mask."""
+    rng = random.Random(2)
+    prompts = [tuple(rng.randrange(60) for _ in range(rng.randrange(1, 40))) for _ in range(count)]
+    return [Request(prompt, rng.getrandbits(63), index) for index, prompt in enumerate(prompts)]
+
+
+def sampled(policy: Any) -> list[Sampled]:
+    generator = TransformersGenerator(policy, end_ids=[7, 8, 9], pad_id=0, max_batch=16)
+    made = generator.generate(requests(24), SamplingParams(1.0, 0.9, 90))
+    return sorted(made, key=lambda each: each.index)
+
+
+@pytest.mark.parametrize("precision", [torch.float32, torch.bfloat16])
+def test_tokens_and_log_probs_are_those_of_transformers_own_to_the_last_bit(
+    policy: Any, precision: torch.dtype, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    one = Qwen3ForCausalLM(policy.config).to(precision).eval()
+    ours = sampled(one)
+    monkeypatch.setattr(in_process, "grouped", lambda model: contextlib.nullcontext())
+    monkeypatch.setattr(in_process, "key_value_cache", lambda config: DynamicCache(config=config))
+    assert ours == sampled(one)
+
+
+def test_no_key_is_copied_for_the_heads_that_share_it(
+    policy: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    heads = set()
+    name = "r1pipe.generate.grouped_queries.scaled_dot_product_attention"
+    plain = torch.nn.functional.scaled_dot_product_attention
+
+    def watched(query: Tensor, key: Tensor, value: Tensor, **how: Any) -> Tensor:
+        heads.add((query.shape[1], key.shape[1], value.shape[1]))
+        return plain(query, key, value, **how)
+
+    monkeypatch.setattr(name, watched)
+    sampled(policy)
+    assert heads == {(HEADS, SHARED, SHARED)}
+
+
+def test_attention_is_the_models_own_again_after_sampling(policy: Any) -> None:
+    generator = TransformersGenerator(policy, end_ids=[7], pad_id=0, max_batch=4)
+    running = generator.generate(requests(8), SamplingParams(1.0, 1.0, 4))
+    next(running)
+    assert policy.config._attn_implementation == GROUPED
+    del running
+    assert policy.config._attn_implementation == "sdpa"
+
+
+def test_models_whose_heads_share_nothing_or_that_attend_otherwise_are_left_alone() -> None:
+    torch.manual_seed(0)
+    alone = Qwen3ForCausalLM(config(num_key_value_heads=HEADS))
+    eager = Qwen3ForCausalLM(config(attn_implementation="eager"))
+    for model, own in ((alone, "sdpa"), (eager, "eager")):
+        with grouped(model):
+            assert model.config._attn_implementation == own
