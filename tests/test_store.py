@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any
 
@@ -53,6 +54,20 @@ def test_a_store_is_made_when_it_is_first_written_to(tmp_path: Path) -> None:
     assert not (tmp_path / "new").exists()
     store.prepare()
     assert json.loads((tmp_path / "new" / "r1pipe-store.json").read_text())["format"] == 1
+
+
+def test_a_store_that_another_run_makes_at_this_moment_is_shared(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    root, plain = tmp_path / "above" / "store", disk.place_errors
+
+    def late(path: Path) -> AbstractContextManager[None]:
+        Store(root).root.mkdir(parents=True)  # the other run is first
+        return plain(path)
+
+    monkeypatch.setattr(disk, "place_errors", late)
+    assert build(root, chain())
+    assert Store(root).records()
 
 
 def test_a_newer_record_and_a_newer_seal_are_refused(tmp_path: Path) -> None:

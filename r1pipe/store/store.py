@@ -131,7 +131,7 @@ class Store:
         with disk.store_errors(self.root, "the store cannot be made"):
             if not os.path.exists(self.root):
                 with disk.place_errors(self.root):
-                    self.root.mkdir(parents=True)
+                    self.root.mkdir(parents=True, exist_ok=True)  # others may make it now
             if not self._has_format or not (self.root / FORMAT_NAME).exists():
                 value = {"format": STORE_FORMAT, "r1pipe": __version__}
                 disk.place_json(self.root / FORMAT_NAME, value)
