@@ -16,7 +16,7 @@ from r1pipe.candidates.selection import Selection
 from r1pipe.generate.protocol import Request, SamplingParams
 from r1pipe.records import Problem, json_lines
 from r1pipe.rejection.schedule import Unit
-from r1pipe.rejection.sources import GeneratedSamples, sample_seed
+from r1pipe.rejection.sources import Asked, GeneratedSamples, sample_seed
 from r1pipe.rows import RowWriter, read_rows, write_rows
 from r1pipe.settings import Keep
 from r1pipe.store.journal import FileJournal
@@ -78,7 +78,8 @@ class Steps:
         unit = Unit(number, tuple(range(PROBLEMS)), 0, SAMPLES)
         part = "requests and decoding"
         self.clock.time(part, self.source.requests, unit, problems)
-        decode = lambda: [self.source.sample(unit, problems, each) for each in made]  # noqa: E731
+        asked = Asked(unit, problems, requests)
+        decode = lambda: [self.source.sample(asked, each) for each in made]  # noqa: E731
         samples: list[Sample] = self.clock.time(part, decode)
         return samples
 

@@ -71,17 +71,7 @@ class Format:
     @property
     def text(self) -> str:
         """The format in a column of rows: a name, or the JSON of what differs from `chat`."""
-        preset = PRESETS[self.template]
-        changed = {
-            f.name: dict(value) if f.name == "options" else value
-            for f in fields(self)
-            if (value := getattr(self, f.name)) != getattr(preset, f.name)
-        }
-        if not changed:
-            return self.template
-        if self.template != "chat":
-            changed["template"] = self.template
-        return json.dumps(changed, sort_keys=True, separators=(",", ":"), ensure_ascii=False)
+        return _written(self)
 
     def question(self, prompt: str) -> str:
         """Return a problem's prompt with the suffix."""
@@ -92,6 +82,21 @@ AnyFormat: TypeAlias = Format | str
 """A format, or its text in a row."""
 CHAT, R1_ZERO = Format(), Format("r1-zero", answer="tag")
 PRESETS: Mapping[str, Format] = {"chat": CHAT, "r1-zero": R1_ZERO}
+
+
+@lru_cache(maxsize=256)  # every row has it
+def _written(fmt: Format) -> str:
+    preset = PRESETS[fmt.template]
+    changed = {
+        f.name: dict(value) if f.name == "options" else value
+        for f in fields(fmt)
+        if (value := getattr(fmt, f.name)) != getattr(preset, f.name)
+    }
+    if not changed:
+        return fmt.template
+    if fmt.template != "chat":
+        changed["template"] = fmt.template
+    return json.dumps(changed, sort_keys=True, separators=(",", ":"), ensure_ascii=False)
 
 
 def as_format(fmt: AnyFormat) -> Format:

@@ -161,6 +161,10 @@ SHARES = [
     ("これは数", "ja", 1.0),  # kana and kanji
     ("これは数", "zh", 1 / 4),  # kana is not Chinese
     ("it's fine", "en", 1.0),
+    ("it's fine", "zh", 0.0),
+    ("Sin x, max y, 3 km", "en", None),  # names of functions, and units
+    ("so sin x, max y, 3 km", "en", 1.0),
+    (r"\frac{1}{2} $ab + cd$ `sum`", "en", None),  # LaTeX and code
     ("نجمع اثنين and", "en", 1 / 3),
     ("نجمع اثنين and", "ar", 2 / 3),
     ("שתיים ושלוש", "he", 1.0),

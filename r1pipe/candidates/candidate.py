@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 from dataclasses import dataclass
+from functools import lru_cache
 
 import pyarrow as pa
 
@@ -86,9 +87,14 @@ def candidate_row(sample: Sample, verdict: Verdict, origin: Origin) -> Row:
         "seed": sample.seed,
         "verifier_version": VERIFIER_VERSION,
         "verdict": str(verdict),
-        "filters": json.dumps(decisions, sort_keys=True),
+        "filters": _written(tuple(decisions.items())),
         "kept": is_kept(decisions),
     }
+
+
+@lru_cache(maxsize=256)  # most candidates are decided alike
+def _written(decisions: tuple[tuple[str, bool], ...]) -> str:
+    return json.dumps(dict(decisions), sort_keys=True)
 
 
 def candidate_id(problem: Problem, sample_index: int) -> str:

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
+from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from r1pipe import chat
+from r1pipe.models.interfaces import Tokenizer
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerFast
@@ -62,6 +64,27 @@ def train_tokenizer(
         chat_template=chat.CHAT_TEMPLATE,
         clean_up_tokenization_spaces=False,
     )
+
+
+def decoder(tokenizer: Tokenizer) -> Callable[[list[int]], str]:
+    """Return the fastest function from token ids to what `tokenizer.decode` makes of them.
+
+    transformers' own looks at every id first, whether it is a tensor: as long as decoding takes.
+    A tokenizer that does more than its backend, or has none, decodes by itself.
+    """
+    from transformers import PreTrainedTokenizerBase, TokenizersBackend
+
+    kind: Any = type(tokenizer)
+    is_plain = (
+        isinstance(tokenizer, TokenizersBackend)
+        and kind.decode is PreTrainedTokenizerBase.decode
+        and kind._decode is TokenizersBackend._decode
+        and not tokenizer.clean_up_tokenization_spaces
+    )
+    if not is_plain:
+        return tokenizer.decode
+    backend: Any = tokenizer
+    return partial(backend.backend_tokenizer.decode, skip_special_tokens=False)
 
 
 def split_of(folder: Path) -> SplitName | None:

@@ -26,7 +26,7 @@ from r1pipe.rejection.forecast import Forecast
 from r1pipe.rejection.fruitless import Fruitless
 from r1pipe.rejection.params import CollectRun, SampleParams
 from r1pipe.rejection.schedule import LAG, Schedule, Unit
-from r1pipe.rejection.sources import GeneratedSamples, PreviousSamples
+from r1pipe.rejection.sources import Asked, GeneratedSamples, PreviousSamples
 from r1pipe.rejection.writer import UnitResult
 from r1pipe.rejection.writer_process import CandidateWriterProcess
 from r1pipe.stage import Context
@@ -74,7 +74,7 @@ class RejectionSampler:
         self.fruitless = Fruitless(run.stop_without_rows)
         self.pending: deque[Unit] = deque()
         self.done: deque[tuple[Unit, UnitResult | None]] = deque()
-        self.sampled: dict[int, Unit] = {}
+        self.sampled: dict[int, Asked] = {}
         """The units in flight that the generator samples, by number."""
         self.num_taken = 0
         """Units that the schedule has the results of, or that failed."""
@@ -160,20 +160,21 @@ class RejectionSampler:
             for sample in samples:
                 self.dispatcher.add(unit.number, sample)
             return
-        self.sampled[unit.number] = unit
+        requests = self.source.requests(unit, problems)
+        self.sampled[unit.number] = Asked(unit, problems, requests)
         self.forecast.start()
-        self.stream.add(name, self.source.requests(unit, problems))
+        self.stream.add(name, requests)
 
     def take_sample(self) -> None:
         """Wait for the next completion of any unit; a unit that cannot be sampled has failed."""
         name, found = self.stream.take()
         if isinstance(found, UnitFailed):
             self.dispatcher.fail(int(name))
+            del self.sampled[int(name)]
             self.failures.add(found.failure)
             return
-        unit = self.sampled[int(name)]
-        sample = self.source.sample(unit, self.schedule.of(unit), found)
-        if self.dispatcher.add(unit.number, sample):
+        number = int(name)
+        if self.dispatcher.add(number, self.source.sample(self.sampled[number], found)):
             self.failures.succeeded()
 
     def is_reached(self) -> bool:

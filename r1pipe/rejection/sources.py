@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
 
@@ -12,10 +13,20 @@ from r1pipe.generate.protocol import Request, Sampled
 from r1pipe.generate.uniforms import request_seed
 from r1pipe.models.interfaces import Tokenizer
 from r1pipe.models.prompts import encode_prompt, opened_thought
+from r1pipe.models.tokenizer import decoder
 from r1pipe.records import Problem, Row
 from r1pipe.rejection.schedule import Unit
 from r1pipe.rejection.writer import sample_of
 from r1pipe.rows import read_rows
+
+
+@dataclass(frozen=True, slots=True)
+class Asked:
+    """A unit that the generator samples, with its problems, and its requests by index."""
+
+    unit: Unit
+    problems: Sequence[Problem]
+    requests: Sequence[Request]
 
 
 class GeneratedSamples:
@@ -26,6 +37,7 @@ class GeneratedSamples:
         self.tokenizer = tokenizer
         self.format = fmt
         self.seed = seed
+        self._decode = decoder(tokenizer)
         self._opened: str | None = None
 
     def requests(self, unit: Unit, problems: Sequence[Problem]) -> list[Request]:
@@ -38,17 +50,16 @@ class GeneratedSamples:
                 requests.append(Request(prompt, seed, len(requests)))
         return requests
 
-    def sample(self, unit: Unit, problems: Sequence[Problem], sampled: Sampled) -> Sample:
+    def sample(self, asked: Asked, sampled: Sampled) -> Sample:
         """Return the sample that a completion of the unit is."""
         if self._opened is None:
             self._opened = opened_thought(self.tokenizer, self.format)
-        place, number = divmod(sampled.index, unit.samples_per_problem)
-        problem, index = problems[place], unit.first_sample + number
+        place, number = divmod(sampled.index, asked.unit.samples_per_problem)
         return Sample(
-            problem=problem,
-            sample_index=index,
-            seed=sample_seed(self.seed, problem, index),
-            text=self._opened + self.tokenizer.decode(sampled.written_ids),
+            problem=asked.problems[place],
+            sample_index=asked.unit.first_sample + number,
+            seed=asked.requests[sampled.index].seed,
+            text=self._opened + self._decode(sampled.written_ids),
             num_tokens=len(sampled.token_ids),
             finish_reason=sampled.finish_reason,
         )

@@ -111,11 +111,16 @@ def language_share(thought: str, language: str) -> float | None:
     >>> language_share("so 3+4=7, 所以", "en")
     0.3333333333333333
     """
-    text = _COMMAND.sub(" ", _drop_hidden(thought))
+    text = thought
+    if any(sign in text for sign in "`$\\"):  # else there is no code, and no LaTeX
+        text = _COMMAND.sub(" ", _drop_hidden(text))
     scripts = _SCRIPTS.get(language)
     if scripts is None:
         words = [match for match in _WORD.finditer(text) if not _is_symbol(match)]
         return _share_by_detector(text, words, language) if words else None
+    if text.isascii():  # all of its words are Latin: one of them says what the share is
+        is_prose = any(not _is_symbol(word) for word in _SCRIPT_WORDS["latin"].finditer(text))
+        return float("latin" in scripts) if is_prose else None
     counts = _words_by_script(text)
     total = sum(counts.values())
     return sum(counts[script] for script in scripts) / total if total else None
@@ -123,13 +128,9 @@ def language_share(thought: str, language: str) -> float | None:
 
 def _words_by_script(text: str) -> dict[str, int]:
     """Count words; no character belongs to two scripts, so each can be looked for by itself."""
-    latin = _SCRIPT_WORDS["latin"].findall(text)
-    counts = dict.fromkeys(_SCRIPT_WORDS, 0)
-    counts["latin"] = len(latin) - sum(map(_FUNCTIONS.__contains__, map(str.lower, latin)))
-    if not text.isascii():
-        for script, words in _SCRIPT_WORDS.items():
-            if script != "latin":
-                counts[script] = len(words.findall(text))
+    found = {script: words.findall(text) for script, words in _SCRIPT_WORDS.items()}
+    counts = {script: len(words) for script, words in found.items()}
+    counts["latin"] -= sum(map(_FUNCTIONS.__contains__, map(str.lower, found["latin"])))
     return counts
 
 

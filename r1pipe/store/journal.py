@@ -39,7 +39,10 @@ class Frame(NamedTuple):
 
 def encode_frame(unit: str, num_rows: int, payload: bytes) -> bytes:
     """Return the bytes of one unit, whose rows are given as lines of JSON."""
-    crc = frame_crc(unit, num_rows, payload)
+    return _framed(unit, num_rows, payload, frame_crc(unit, num_rows, payload))
+
+
+def _framed(unit: str, num_rows: int, payload: bytes, crc: int) -> bytes:
     header = {"unit": unit, "rows": num_rows, "bytes": len(payload), "crc": crc}
     return json.dumps(header).encode() + b"\n" + payload
 
@@ -146,7 +149,8 @@ class FileJournal:
 
     def append_lines(self, unit: str, num_rows: int, payload: bytes) -> None:
         """Add the rows of one unit as lines of JSON that another process has made."""
-        frame = encode_frame(unit, num_rows, payload)
+        crc = frame_crc(unit, num_rows, payload)
+        frame = _framed(unit, num_rows, payload, crc)
         with self._lock:
             if self._failure is not None:
                 raise self._failure
@@ -154,7 +158,6 @@ class FileJournal:
                 raise StageError(f"journal {self.path.name}: unit '{unit}' was appended before")
             self._write(frame)
             self._end += len(frame)
-            crc = frame_crc(unit, num_rows, payload)
             new = Frame(unit, num_rows, self._end - len(payload), self._end, crc)
             self._units[unit] = new
             self._sum = next_sum(self._sum, new)
