@@ -19,12 +19,12 @@ from r1pipe.models.adapters import is_adapted
 from r1pipe.models.interfaces import LanguageModel, Tokenizer
 from r1pipe.models.policy import freeze, load_model, load_tokenizer
 from r1pipe.models.precision import cast_weights, dtype_of
-from r1pipe.policies.ahead import SamplerWeights, ahead
+from r1pipe.policies.ahead import AheadOfTraining, SamplerWeights
 from r1pipe.policies.parity import TOLERANCES, check_parity
 from r1pipe.records import Problem
 from r1pipe.rewards.model import RewardFn
 from r1pipe.rl.credits import credit_of
-from r1pipe.rl.grpo import Grpo, in_turn
+from r1pipe.rl.grpo import BatchSource, Grpo, InTurn
 from r1pipe.rl.ppo import Critic
 from r1pipe.settings import ModelParams, Precision, format_of
 from r1pipe.stage import Context
@@ -122,8 +122,10 @@ def opened(  # noqa: PLR0913 - what a run is given, most of it by few methods
         trainer = Trainer(context, engine, params.optimizer, params.num_steps, others)
         credit = credit_of(params, tokenizer, score_steps, reference, batching, critic)
         parts = tokenizer, batching, trainer, generator, reference, credit, reward_models or {}
-        batches = ahead(params.staleness, weights) if params.staleness else in_turn
-        yield Grpo(context, params, *parts, memory, batches)
+        source: BatchSource = InTurn()
+        if params.staleness:
+            source = AheadOfTraining(params.staleness, weights)
+        yield Grpo(context, params, *parts, memory, source)
     context.note(trained_tokens=trainer.trained_tokens)
     if reference is not None:
         reference.close()
