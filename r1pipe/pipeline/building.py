@@ -32,7 +32,7 @@ from r1pipe.store.attempt import Attempt
 from r1pipe.store.metrics import read_metrics
 from r1pipe.store.publish import finish_prepared, publish
 from r1pipe.store.store import Store
-from r1pipe.tracking.table import Place
+from r1pipe.tracking.table import TrackerRun
 from r1pipe.tracking.tracked import Tracked
 
 if TYPE_CHECKING:
@@ -120,10 +120,10 @@ class Builder:
             **node.params.model_dump(mode="json"),
         }
         project, run_id = self.manifest.name, str((attempt.state or {}).get("run_id"))
-        place = Place(project, run_id, self.store.root / "tracked", config)
+        asked = TrackerRun(project, run_id, self.store.root / "tracked", config)
         tell = self.console.message
         return Tracked(
-            names, place, max(steps, default=0), lambda text: tell(f"{node.name}: {text}")
+            names, asked, max(steps, default=0), lambda text: tell(f"{node.name}: {text}")
         )
 
     def _previous(self, node: StageNode, preimage: JsonObject) -> ActionRecord | None:
