@@ -70,14 +70,16 @@ def _blocks(rows: Sequence[Sequence[str]], width: int) -> list[str]:
 
 
 def wrapped_lines(lines: Iterable[str], width: int | None) -> list[str]:
-    """Return lines of text broken at words so that they fit a window; what goes on is indented."""
+    """Return lines of text broken at spaces so that they fit a window; what goes on is indented by
+    two columns more."""
     if width is None:
         return list(lines)
-    return [
-        part
-        for line in lines
-        for part in wrap(visible(line), width, subsequent_indent="  ") or [""]
-    ]
+    return [part for line in lines for part in _wrapped(visible(line), width)]
+
+
+def _wrapped(line: str, width: int) -> list[str]:
+    indent = line[: len(line) - len(line.lstrip())] + "  "
+    return wrap(line, width, subsequent_indent=indent, break_on_hyphens=False) or [""]
 
 
 def elided(text: str, width: int) -> str:

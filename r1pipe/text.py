@@ -8,7 +8,7 @@ import math
 import re
 import sys
 import unicodedata
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 
 SHORT_ID_CHARS = 8
 MAX_LISTED = 40
@@ -65,15 +65,29 @@ def listed(names: Sequence[object], most: int) -> str:
     return ", ".join(map(str, names[:most])) + more
 
 
-def did_you_mean(name: str, known: Iterable[str]) -> str:
+def did_you_mean(
+    name: str,
+    known: Iterable[str],
+    otherwise: str | None = None,
+    shown: Callable[[str], str] = str,
+) -> str:
     """Return what helps who gave an unknown name: the nearest known one, or those there are.
+
+    Where none is near, `otherwise` is said if it is given. `shown` makes of a known name what is to
+    be written.
 
     >>> did_you_mean("lables", ["labels", "rows"]), did_you_mean("x", ["labels", "rows"])
     ("did you mean 'labels'?", 'there are labels, rows')
+    >>> did_you_mean("x", ["rows"], "give one"), did_you_mean("row", ["rows"], shown=str.upper)
+    ('give one', "did you mean 'ROWS'?")
     """
     names = list(known)
     close = difflib.get_close_matches(name, names, 1)
-    return f"did you mean {close[0]!r}?" if close else f"there are {listed(names, MAX_LISTED)}"
+    if close:
+        return f"did you mean {shown(close[0])!r}?"
+    if otherwise is not None:
+        return otherwise
+    return f"there are {listed([shown(each) for each in names], MAX_LISTED)}"
 
 
 def short_id(identifier: str | None) -> str:

@@ -52,7 +52,7 @@ Run = GrpoRun
 def run(context: Context, params: Params, run: Run, inputs: Inputs) -> None:
     """Train the policy, rollout by rollout; `r1pipe.rl.grpo` is the algorithm."""
     from r1pipe.models.policy import load_tokenizer
-    from r1pipe.policies.setup import check_sampler, opened, usable_problems, with_room_for
+    from r1pipe.policies.setup import Guides, check_sampler, opened, usable_problems, with_room_for
     from r1pipe.policies.training import train_policy
     from r1pipe.rows import read_problems
     from r1pipe.supervision.reward_model import reward_function
@@ -73,9 +73,10 @@ def run(context: Context, params: Params, run: Run, inputs: Inputs) -> None:
     general = read_problems(inputs.path("general")) if params.preference else []
     run = with_room_for([*problems, *general], run, params, inputs.path("model"), tokenizer)
     score_steps = _score_steps(params, run, inputs, context.name)
+    guides = Guides(reward_models=reward_models, score_steps=score_steps)
     with (
         sandboxed(context, run.sandbox, problems),
-        opened(context, model, tokenizer, params, run, reward_models, score_steps) as grpo,
+        opened(context, model, tokenizer, params, run, guides) as grpo,
     ):
         check_sampler(grpo, problems, run)
         train_policy(grpo, problems, general, run.stop_when)

@@ -138,17 +138,10 @@ def _ask_all(
     context: Context, params: Params, run: Run, inputs: Inputs, problems: dict[str, Problem]
 ) -> Tally:
     """Put every question without a reply in the journal to the judge; count all replies."""
-    from r1pipe.candidates.llm_judge import Judge
     from r1pipe.candidates.llm_judging import Tally, chosen_count, reuse_replies
-    from r1pipe.generate.backends import open_generator
-    from r1pipe.generate.failures import FailedUnits
-    from r1pipe.generate.protocol import SamplingParams
-    from r1pipe.generate.streaming import streaming
-    from r1pipe.generate.units import PendingUnit, finished_units
-    from r1pipe.models.prompts import max_positions
     from r1pipe.rows import read_rows
 
-    journal, failed, tally = context.journal("replies"), FailedUnits(), Tally()
+    journal, tally = context.journal("replies"), Tally()
     few = read_rows(inputs.path("candidates"), columns=["task", "verdict", "filters"])
     num_chosen = chosen_count(few, params.about, context.name)
     reuse_replies(context, journal, params.candidates_per_unit * params.votes)
@@ -157,8 +150,30 @@ def _ask_all(
     tally.check(num_chosen * params.votes, params.max_unreadable_frac, context.name)
     units = _units(context, params, inputs, problems)
     left = ((unit, batch) for unit, batch in units if unit not in done)
-    if (first := next(left, None)) is None:
-        return tally
+    if (first := next(left, None)) is not None:
+        _ask(context, params, run, inputs, chain([first], left), tally, num_chosen)
+    return tally
+
+
+def _ask(
+    context: Context,
+    params: Params,
+    run: Run,
+    inputs: Inputs,
+    units: Iterator[tuple[str, list[Question]]],
+    tally: Tally,
+    num_chosen: int,
+) -> None:
+    """Put units of questions to the judge; keep its replies, and count them in `tally`."""
+    from r1pipe.candidates.llm_judge import Judge
+    from r1pipe.generate.backends import open_generator
+    from r1pipe.generate.failures import FailedUnits
+    from r1pipe.generate.protocol import SamplingParams
+    from r1pipe.generate.streaming import streaming
+    from r1pipe.generate.units import PendingUnit, finished_units
+    from r1pipe.models.prompts import max_positions
+
+    failed = FailedUnits()
     sampling = SamplingParams(params.temperature, 1.0, params.max_tokens, logprobs=False)
     asks = max_positions(inputs.path("model")), format_of(params.format, params.prompt)
     with (
@@ -166,9 +181,7 @@ def _ask_all(
         streaming(generator, context, sampling, run.max_batch) as stream,
     ):
         judge = Judge(tokenizer, params.votes, params.seed, *asks)
-        pending = (
-            PendingUnit(n, batch, judge.requests(batch)) for n, batch in chain([first], left)
-        )
+        pending = (PendingUnit(n, batch, judge.requests(batch)) for n, batch in units)
         # the first unit alone, since it may show that the judge cannot be read; where that shows
         # later, what was asked by then is kept too
         wanted = takewhile(lambda _: tally.failure is None, pending)
@@ -177,7 +190,6 @@ def _ask_all(
         )
         _keep(context, params, judge, finished, tally, num_chosen)
     failed.check()
-    return tally
 
 
 def _keep(

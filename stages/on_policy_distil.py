@@ -34,7 +34,7 @@ Run = OnPolicyDistilRun
 def run(context: Context, params: Params, run: Run, inputs: Inputs) -> None:
     """Train the policy, rollout by rollout; `r1pipe.rl.grpo` is the loop."""
     from r1pipe.models.policy import load_tokenizer
-    from r1pipe.policies.setup import check_sampler, open_teacher, opened, with_room_for
+    from r1pipe.policies.setup import Guides, check_sampler, open_teacher, opened, with_room_for
     from r1pipe.policies.training import train_policy
     from r1pipe.rows import read_problems
     from r1pipe.train.backends import load_policy
@@ -50,7 +50,7 @@ def run(context: Context, params: Params, run: Run, inputs: Inputs) -> None:
     run = with_room_for(problems, run, chosen, inputs.path("model"), tokenizer)
     with (
         sandboxed(context, run.sandbox, problems),
-        opened(context, model, tokenizer, chosen, run, teacher=teacher) as loop,
+        opened(context, model, tokenizer, chosen, run, Guides(teacher=teacher)) as loop,
     ):
         check_sampler(loop, problems, run)
         train_policy(loop, problems, stop_when=run.stop_when)

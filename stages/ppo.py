@@ -44,7 +44,7 @@ Run = GrpoRun
 def run(context: Context, params: Params, run: Run, inputs: Inputs) -> None:
     """Train policy and critic, rollout by rollout; `r1pipe.rl.ppo` has what GRPO has not."""
     from r1pipe.models.policy import load_tokenizer
-    from r1pipe.policies.setup import check_sampler, opened, usable_problems, with_room_for
+    from r1pipe.policies.setup import Guides, check_sampler, opened, usable_problems, with_room_for
     from r1pipe.policies.training import train_policy
     from r1pipe.rows import read_problems
     from r1pipe.supervision.reward_model import reward_function, write_reward_model
@@ -63,9 +63,10 @@ def run(context: Context, params: Params, run: Run, inputs: Inputs) -> None:
     tokenizer = load_tokenizer(inputs.path("model"))
     run = with_room_for(problems, run, chosen, inputs.path("model"), tokenizer)
     critic = _critic(context, params, run, inputs, tokenizer.pad_token_id)
+    guides = Guides(reward_models=reward_models, critic=critic)
     with (
         sandboxed(context, run.sandbox, problems),
-        opened(context, model, tokenizer, chosen, run, reward_models, critic=critic) as loop,
+        opened(context, model, tokenizer, chosen, run, guides) as loop,
     ):
         check_sampler(loop, problems, run)
         train_policy(loop, problems, stop_when=run.stop_when)

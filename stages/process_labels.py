@@ -29,7 +29,7 @@ from pydantic import Field
 
 from r1pipe.errors import StageError
 from r1pipe.generator_settings import SampleRun
-from r1pipe.settings import ModelParams
+from r1pipe.settings import ModelParams, VerifyRun
 from r1pipe.stage import Context, Input, Inputs
 
 if TYPE_CHECKING:
@@ -61,7 +61,7 @@ class Params(ModelParams):
     """Candidates whose steps are continued together: what a kill costs at most."""
 
 
-class Run(SampleRun):
+class Run(SampleRun, VerifyRun):
     """How it is computed."""
 
 
@@ -117,6 +117,8 @@ def _continue_all(
     from r1pipe.generate.streaming import streaming
     from r1pipe.generate.units import PendingUnit, finished_units
     from r1pipe.rejection.process_labels import Continuer
+    from r1pipe.rows import read_problems
+    from r1pipe.verify.code import sandboxed
 
     journal, failed, size = context.journal("steps"), FailedUnits(), params.candidates_per_unit
     done, num_units = journal.done(), -(-num_candidates // size)
@@ -125,6 +127,7 @@ def _continue_all(
     candidates = _chosen(context, params, inputs)
     sampling = SamplingParams(params.temperature, 1.0, params.max_tokens, logprobs=False)
     with (
+        sandboxed(context, run.sandbox, read_problems(inputs.path("problems"))),
         open_generator(inputs.path("model"), run, params.precision) as (generator, tokenizer),
         streaming(generator, context, sampling, run.max_batch) as stream,
     ):

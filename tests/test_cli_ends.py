@@ -10,7 +10,7 @@ from command import Run
 @pytest.mark.parametrize(
     ("error", "code", "said"),
     [
-        (KeyboardInterrupt(), 130, ""),
+        (KeyboardInterrupt(), 130, "stopped by Ctrl-C\n"),
         (typer.Abort(), 1, "not confirmed; nothing was done\n"),
     ],
 )

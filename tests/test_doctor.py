@@ -298,6 +298,21 @@ def test_a_store_that_cannot_be_written_is_an_error(
     assert found.lines()[-1] == "the core works, but the store cannot be written"
 
 
+def test_advice_fits_a_narrow_window(monkeypatch: pytest.MonkeyPatch) -> None:
+    advice = "run: pip install --upgrade 'r1pipe[train]', then give --store a folder with more room"
+    cpu = "A Processor With A Long Name @ 3.00GHz"
+    checks = [Check("python", "torch", "warning", "2.0", advice=advice)]
+    found = Diagnosis(machine.Machine("a-node-of-a-cluster", cpu, 2, 8 << 30), checks)
+    assert max(map(len, found.lines())) > 60, "the case is one that overflows"
+    monkeypatch.setattr("r1pipe.doctor.diagnosis.window_width", lambda _: 60)
+    lines = found.lines()
+    assert max(map(len, lines)) <= 60
+    place = lines.index("What to do:")
+    assert lines[place + 1].startswith("  torch: run: pip install --upgrade 'r1pipe[train]',")
+    assert lines[place + 2].startswith("    "), "what goes on is told from the next piece of advice"
+    assert advice in " ".join(" ".join(lines).split())
+
+
 def test_the_command_prints_one_document_and_loads_nothing_heavy(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -29,7 +29,7 @@ from r1pipe.curricula.order import problems_of_rollouts
 from r1pipe.errors import Interrupted, StageError
 from r1pipe.models.prompts import encode_prompt
 from r1pipe.policies import setup
-from r1pipe.policies.setup import opened, usable_problems
+from r1pipe.policies.setup import Guides, opened, usable_problems
 from r1pipe.policies.training import train_policy
 from r1pipe.ranks import Ranks
 from r1pipe.records import FinishReason, Group, Problem, RolloutBatch, Verdict
@@ -50,8 +50,8 @@ def train(
     policy: Any = None,
 ) -> Any:
     """Train a policy, a fresh one where none is given, and return it."""
-    policy = policy or model()
-    with opened(context, policy, tokenizer(), chosen, RUN, reward_models) as run:
+    policy, guides = policy or model(), Guides(reward_models=reward_models or {})
+    with opened(context, policy, tokenizer(), chosen, RUN, guides) as run:
         train_policy(run, problems(12, max_chars=MAX_CHARS), general)
     return policy
 

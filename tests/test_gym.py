@@ -112,7 +112,7 @@ def test_letters_are_counted_word_by_word() -> None:
 
 
 def test_what_is_wrong_with_a_config_is_said() -> None:
-    with pytest.raises(StageError, match=r"did you mean gym:chain_sum\?"):
+    with pytest.raises(StageError, match=r"here; did you mean 'gym:chain_sum'\?"):
         gym_tasks({"gym:chain_sums": [{}]})
     with pytest.raises(StageError, match=r"gym:lcm: no field 'max'; it has max_numbers, max_val"):
         made("lcm", 1, max=3)

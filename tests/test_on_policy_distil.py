@@ -16,7 +16,7 @@ from tiny import FakeContext, assert_same_weights, model, problems, save_policy,
 from r1pipe.errors import Interrupted, StageError
 from r1pipe.models.policy import new_model, save_model
 from r1pipe.models.tokenizer import train_tokenizer
-from r1pipe.policies.setup import open_teacher, opened
+from r1pipe.policies.setup import Guides, open_teacher, opened
 from r1pipe.policies.training import train_policy
 from r1pipe.records import Rollout
 from r1pipe.rl.credits import assign_kl_advantages
@@ -79,8 +79,8 @@ def test_its_mean_over_all_tokens_is_the_gradient_of_the_reverse_kl() -> None:
 
 def train(context: FakeContext, teacher: Path, chosen: Any) -> Any:
     policy = model(seed=1)
-    given = open_teacher(context, teacher, tokenizer(), problems(8), chosen, RUN)
-    with opened(context, policy, tokenizer(), chosen.as_grpo(), RUN, teacher=given) as run:
+    given = Guides(teacher=open_teacher(context, teacher, tokenizer(), problems(8), chosen, RUN))
+    with opened(context, policy, tokenizer(), chosen.as_grpo(), RUN, given) as run:
         train_policy(run, problems(8))
     return policy
 

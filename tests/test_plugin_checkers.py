@@ -11,9 +11,10 @@ from plugin_project import edit, make_project, mistakes, near_problem
 
 from r1pipe.errors import StageError
 from r1pipe.manifest import load_manifest
-from r1pipe.plugins.tables import STAMP, load_plugins, using
+from r1pipe.plugins.tables import STAMP, CheckerName, load_plugins, using
 from r1pipe.records import Problem, Verdict
 from r1pipe.rows import read_problems, write_problems
+from r1pipe.stage import StageModel
 from r1pipe.store.store import Store
 from r1pipe.verify import verify
 
@@ -60,6 +61,16 @@ def test_a_checker_may_not_take_a_name_and_must_give_a_verdict(tmp_path: Path) -
             verify(Problem("p", "t", "?", "a", checker="word"), "a")
         with pytest.raises(StageError, match="checker 'odd' gave True for problem p; give a Ver"):
             verify(Problem("p", "t", "?", "a", checker="odd", meta={STAMP: digest}), "a")
+
+
+def test_a_checker_that_parameters_name_is_among_what_they_use(manifest: Path) -> None:
+    class Params(StageModel):
+        checked_by: CheckerName | None = None
+
+    plugins = load_plugins([manifest.parent.parent / "plugins" / "doubling.py"])
+    (digest,) = plugins.files.values()
+    assert plugins.used_by(Params(checked_by="near")) == {"checkers": {"near": digest}}
+    assert plugins.used_by(Params(checked_by="word")) == {}, "r1pipe's own"
 
 
 def test_a_data_set_may_be_checked_by_a_plugins_checker(r1pipe: Run, manifest: Path) -> None:

@@ -27,7 +27,7 @@ from tiny import (
 
 from r1pipe.errors import Interrupted, StageError
 from r1pipe.method_params.policies import PpoParams
-from r1pipe.policies.setup import opened
+from r1pipe.policies.setup import Guides, opened
 from r1pipe.policies.training import train_policy
 from r1pipe.rl.ppo import (
     Critic,
@@ -232,15 +232,8 @@ def test_the_gradient_of_the_entropy_is_the_closed_form() -> None:
 
 def train(context: FakeContext, params: PpoParams, folder: Path, head: float | None = None) -> Any:
     """Train a fresh policy; return it."""
-    policy = model()
-    with opened(
-        context,
-        policy,
-        tokenizer(),
-        params.as_grpo(),
-        RUN,
-        critic=critic_of(folder, params, head),
-    ) as run:
+    policy, guides = model(), Guides(critic=critic_of(folder, params, head))
+    with opened(context, policy, tokenizer(), params.as_grpo(), RUN, guides) as run:
         train_policy(run, problems(12, max_chars=MAX_CHARS))
     return policy
 

@@ -16,7 +16,7 @@ from r1pipe.chat import render_completion
 from r1pipe.errors import StageError
 from r1pipe.generate.gathering import from_table, to_table
 from r1pipe.models.prompts import encode_prompt
-from r1pipe.policies.setup import opened
+from r1pipe.policies.setup import Guides, opened
 from r1pipe.policies.training import train_policy
 from r1pipe.records import FinishReason, Group, Problem, Rollout, Step, TokenSequence
 from r1pipe.rl.credits import assign_step_advantages
@@ -354,7 +354,8 @@ def test_a_policy_learns_from_steps_alone(tmp_path: Path, is_packed: bool) -> No
         rewards={},
     )
     run = RUN.model_copy(update={"layout": "packed" if is_packed else "padded"})
-    with opened(context, model(), tokenizer(), chosen, run, {}, letters) as grpo:
+    guides = Guides(score_steps=letters)
+    with opened(context, model(), tokenizer(), chosen, run, guides) as grpo:
         train_policy(grpo, problems(12))
     found = context.column("reward_steps")
     assert sum(found[-3:]) / 3 > sum(found[:3]) / 3 + 0.1

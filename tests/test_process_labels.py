@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -19,6 +20,7 @@ from r1pipe.models.prompts import encode_prompt
 from r1pipe.records import FinishReason, Problem, Verdict
 from r1pipe.rejection.process_labels import Continuer, label
 from r1pipe.rows import read_rows, write_problems, write_rows
+from r1pipe.sandbox import strength
 from r1pipe.stage import Inputs
 from r1pipe.supervision.steps import line_ends
 from r1pipe.verify import verify_many
@@ -117,6 +119,7 @@ def labels_of(
     generator: Enumerating,
     table: Sequence[dict[str, Any]] = TABLE,
     stop_after: int = 0,
+    sandbox: str = "full",
     **params: Any,
 ) -> tuple[list[dict[str, Any]], FakeContext]:
     """Run the stage with a generator in place of the model's."""
@@ -133,7 +136,7 @@ def labels_of(
     inputs = Inputs(
         {"candidates": work / "candidates", "problems": work / "problems", "model": work}
     )
-    kind.run(context, kind.params(**(values | params)), kind.run_model(), inputs)
+    kind.run(context, kind.params(**(values | params)), kind.run_model(sandbox=sandbox), inputs)
     return list(read_rows(context.output("rows"))), context
 
 
@@ -247,6 +250,22 @@ def test_continuations_that_the_verifier_cannot_decide_count_neither_way(
     rows, context = labels_of(tmp_path / "all", monkeypatch, generator, TABLE[:1])
     assert steps_of(rows[0]) == [(len(TABLE[0]["completion"]), 1.0)]
     assert context.notes["undecided_steps"] == 3
+
+
+def test_programs_are_run_in_a_sandbox_as_strong_as_asked_for(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked_for = set()
+
+    def watched(pairs: Any) -> list[Verdict]:
+        asked_for.add(os.environ.get(strength.VARIABLE))
+        return list(verify_many(pairs))
+
+    monkeypatch.delenv(strength.VARIABLE, raising=False)
+    monkeypatch.setattr(VERIFY, watched)
+    labels_of(tmp_path, monkeypatch, Enumerating(PROBLEMS), sandbox="weak")
+    assert asked_for == {"weak"}
+    assert strength.VARIABLE not in os.environ
 
 
 def test_the_model_is_given_prompt_and_prefix_as_tokens() -> None:

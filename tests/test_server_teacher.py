@@ -21,7 +21,7 @@ from tiny import (
 from r1pipe.errors import StageError
 from r1pipe.generate.openai_backend import OpenAISettings
 from r1pipe.generate.openai_scores import ServerTeacher
-from r1pipe.policies.setup import open_teacher, opened
+from r1pipe.policies.setup import Guides, open_teacher, opened
 from r1pipe.policies.training import train_policy
 from r1pipe.records import TokenSequence
 from r1pipe.train.batching import Batching
@@ -120,7 +120,8 @@ def test_a_policy_learns_from_a_server_what_it_learns_from_the_same_model_here(
             context: Any = FakeContext(tmp_path / str(given is None))
             policy = model(seed=1)
             teacher = open_teacher(context, folder, tokenizer(), problems(8), chosen, run)
-            with opened(context, policy, tokenizer(), chosen.as_grpo(), run, teacher=teacher) as it:
+            guides = Guides(teacher=teacher)
+            with opened(context, policy, tokenizer(), chosen.as_grpo(), run, guides) as it:
                 train_policy(it, problems(8))
             columns.append(context.column("reward_kl"))
     assert len(columns[0]) == 2, "the second rollout is that of the policy after an update"

@@ -23,7 +23,7 @@ from r1pipe.pipeline.planning import plan
 from r1pipe.pipeline.run import run
 from r1pipe.store.store import Store
 from r1pipe.tracking import table
-from r1pipe.tracking.table import Place
+from r1pipe.tracking.table import TrackerRun
 
 STEPS = 6
 
@@ -201,9 +201,9 @@ def test_tensorboard_reads_the_curves_of_a_resumed_run(tmp_path: Path) -> None:
 
     from r1pipe.tracking.tensorboard_run import open_run
 
-    place = Place("r1", "zero-1", tmp_path, {"lr": 1.0})
+    asked = TrackerRun("r1", "zero-1", tmp_path, {"lr": 1.0})
     for steps in ((1, 2), (3,)):
-        writer = open_run(place)
+        writer = open_run(asked)
         for step in steps:
             writer.log(step, {"loss": step / 2})
         writer.close(is_done=True)

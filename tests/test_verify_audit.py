@@ -124,7 +124,7 @@ def test_labels_are_words_booleans_or_digits(tmp_path: Path, label: object) -> N
             "a.jsonl:1: no column 'q' for gold; there are answer, gold",
         ),
         (ROWS[0], ("--column", "gold=glod"), "did you mean 'gold'?"),
-        (ROWS[0], ("--column", "glod=a"), "did you mean gold=...?"),
+        (ROWS[0], ("--column", "glod=a"), "did you mean 'gold=...'?"),
         (ROWS[0], ("--column", "gold=gold", "--column", "gold=kind"), "is given twice"),
         (ROWS[0], ("--column", "answer=a", "--column", "completion=b"), "are both given"),
         (ROWS[0] | {"task": "maths"}, (), "a.jsonl:2: unknown task 'maths'; did you mean 'math'?"),

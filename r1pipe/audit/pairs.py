@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from difflib import get_close_matches
 from importlib import resources
 from pathlib import Path
 
@@ -68,8 +67,7 @@ def chosen_columns(assignments: Sequence[str]) -> dict[str, str]:
     for assignment in assignments:
         name, equals, column = assignment.partition("=")
         if name not in COLUMNS or not equals or not column:
-            close = get_close_matches(name, COLUMNS, 1)
-            hint = f"did you mean {close[0]}=...?" if close else f"there are {', '.join(COLUMNS)}"
+            hint = did_you_mean(name, COLUMNS, shown="{}=...".format)
             raise SourceError(
                 f"column {excerpt(assignment, 80)!r}: write NAME=COLUMN, such as gold=reference;"
                 f" {hint}"

@@ -17,13 +17,14 @@ from contextlib import suppress
 from types import ModuleType
 from typing import NoReturn
 
-from r1pipe.errors import R1PipeError, StoreError
+from r1pipe.errors import Interrupted, R1PipeError, StoreError
 
 GC_THRESHOLD = 200_000
 """New objects between two searches for cycles: what is imported stays, and Python's 700 would have
 a short command search it through forty times."""
 
-
+STOP = Interrupted("stopped by Ctrl-C")
+"""What ends a command that keeps nothing for later; one that does says how to go on."""
 REFUSALS = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EIO)
 """What a file system says where nothing can be written, wherever that is noticed."""
 
@@ -42,6 +43,9 @@ def command() -> NoReturn:
         status: int | str | None = 0
     except SystemExit as end:
         status = end.code
+    except KeyboardInterrupt:  # while it still reads its own modules
+        print(STOP, file=sys.stderr)
+        status = STOP.exit_code
     if isinstance(status, str):
         sys.exit(status)
     threading._shutdown()  # type: ignore[attr-defined]
@@ -96,6 +100,8 @@ def main() -> None:
             raise
         complain("not confirmed; nothing was done")
         sys.exit(1)
+    if code == STOP.exit_code:
+        complain(str(STOP))
     sys.exit(code if isinstance(code, int) else 0)
 
 

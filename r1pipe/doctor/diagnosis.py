@@ -15,7 +15,7 @@ from r1pipe.doctor import environment, gpus, packages
 from r1pipe.doctor.checks import Check
 from r1pipe.doctor.confinement import check_sandbox
 from r1pipe.errors import StageError, StoreError
-from r1pipe.fitting import fitted_lines, window_width
+from r1pipe.fitting import fitted_lines, window_width, wrapped_lines
 from r1pipe.text import format_bytes, visible
 
 
@@ -49,12 +49,13 @@ class Diagnosis:
         rows += [
             (check.status, check.name, visible(check.found), check.wanted) for check in self.checks
         ]
-        table = fitted_lines(rows, window_width(sys.stdout), spare=("WANTED",))
-        todo = [check for check in self.checks if check.advice]
-        lines = [f"r1pipe {__version__} on {self._machine_text()}", "", *table, ""]
+        width = window_width(sys.stdout)
+        head = f"r1pipe {__version__} on {self._machine_text()}"
+        table = fitted_lines(rows, width, spare=("WANTED",))
+        todo = [f"  {each.name}: {visible(each.advice)}" for each in self.checks if each.advice]
+        lines = [*wrapped_lines([head], width), "", *table, ""]
         if todo:
-            lines.append("What to do:")
-            lines += [f"  {check.name}: {visible(check.advice)}" for check in todo]
+            lines += ["What to do:", *wrapped_lines(todo, width)]
         verdict = "the core works" if self.exit_code == 0 else "the core does not work"
         if self.exit_code == StoreError.exit_code:
             verdict = "the core works, but the store cannot be written"

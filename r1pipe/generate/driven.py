@@ -34,6 +34,29 @@ from r1pipe.tables import gather_tables, ragged
 T = TypeVar("T")
 
 
+class Together:
+    """The requests of some ranks, this one among them, numbered in the order of ranks."""
+
+    def __init__(self, ranks: Ranks, own: Sequence[Request], members: range) -> None:
+        """Gather the requests of all ranks, which call this together; keep those of `members`."""
+        asked = ranks.gather([(request.prompt_ids, request.seed) for request in own])
+        self._asked = asked[members.start : members.stop]
+        self._own = own
+        self._first = sum(map(len, asked[members.start : ranks.rank]))
+
+    def requests(self) -> list[Request]:
+        """Return them all, with their numbers as indices."""
+        flat = enumerate(chain.from_iterable(self._asked))
+        return [Request(tuple(ids), seed, number) for number, (ids, seed) in flat]
+
+    def own(self, sampled: Sampled) -> Sampled | None:
+        """Return a completion with the index of this rank's request; None if it is another's."""
+        place = sampled.index - self._first
+        if not 0 <= place < len(self._own):
+            return None
+        return replace(sampled, index=self._own[place].index)
+
+
 class Driven:
     """A generator whose engines rank 0 has; all ranks call its methods together."""
 
@@ -49,20 +72,17 @@ class Driven:
         Raises Interrupted on all ranks when a stop was asked for, CommonError when engines fail.
         """
         ranks = self._context.ranks
-        asked = ranks.gather([(request.prompt_ids, request.seed) for request in requests])
-        found = by_rank_0(ranks, lambda: self._sampled(asked, sampling))
+        together = Together(ranks, requests, range(ranks.size))
+        found = by_rank_0(ranks, lambda: self._sampled(together.requests(), sampling))
         told = gather_tables(ranks, to_table(found or []))[0]
-        first = sum(map(len, asked[: ranks.rank]))
         for sampled in from_table(told):
-            if 0 <= sampled.index - first < len(requests):
-                yield replace(sampled, index=requests[sampled.index - first].index)
+            if (own := together.own(sampled)) is not None:
+                yield own
 
-    def _sampled(
-        self, asked: Sequence[Sequence[tuple[Sequence[int], int]]], sampling: SamplingParams
-    ) -> list[Sampled]:
-        """Return the completions of what all ranks ask for, numbered in their order."""
+    def _sampled(self, requests: Sequence[Request], sampling: SamplingParams) -> list[Sampled]:
+        """Return the completions of what all ranks ask for."""
         assert self.engines is not None, "rank 0 has them"
-        requests, found = numbered(asked), list[Sampled]()
+        found = list[Sampled]()
         with closing(Ticker(self._context, len(requests), 0)) as shown:
             completions = iter(self.engines.generate(requests, sampling))
             while (sampled := waited_for(self._context, completions)) is not None:
@@ -107,26 +127,19 @@ class Joined(GeneratorWrapper):
         different times, and an engine's parts go in step.
         """
         ranks = self._context.ranks
-        asked = ranks.gather([(request.prompt_ids, request.seed) for request in requests])
-        by_rank_0(ranks, self._look_for_stop)
         leader = ranks.rank - ranks.rank % self._width
-        together = numbered(asked[leader : leader + self._width])
-        first = sum(map(len, asked[leader : ranks.rank]))
-        with closing(Ticker(self._context, len(together), 0)) as shown:
-            for sampled in self.generator.generate(together, sampling):
+        together = Together(ranks, requests, range(leader, leader + self._width))
+        by_rank_0(ranks, self._look_for_stop)
+        asked = together.requests()
+        with closing(Ticker(self._context, len(asked), 0)) as shown:
+            for sampled in self.generator.generate(asked, sampling):
                 shown.done += 1
-                if 0 <= sampled.index - first < len(requests):
-                    yield replace(sampled, index=requests[sampled.index - first].index)
+                if (own := together.own(sampled)) is not None:
+                    yield own
 
     def _look_for_stop(self) -> None:
         with self._context.interruptible():
             pass
-
-
-def numbered(asked: Sequence[Sequence[tuple[Sequence[int], int]]]) -> list[Request]:
-    """Return what several ranks ask for, prompts and seeds, numbered in their order."""
-    flat = enumerate(chain.from_iterable(asked))
-    return [Request(tuple(ids), seed, number) for number, (ids, seed) in flat]
 
 
 def by_rank_0(ranks: Ranks, work: Callable[[], T]) -> T | None:

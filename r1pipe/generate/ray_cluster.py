@@ -17,7 +17,7 @@ from typing import Any
 from r1pipe.errors import StageError
 from r1pipe.generate.ray_actor import EngineActor, EngineSpec
 from r1pipe.generate.ray_files import listed
-from r1pipe.machine import shared_memory
+from r1pipe.machine import shared_memory, usable_cores
 from r1pipe.settings import Precision
 
 INSTALL = "pip install 'r1pipe[ray]'"
@@ -91,7 +91,7 @@ class RayCluster:
         options: dict[str, Any] = {}
         if self.is_local:
             options = {
-                "num_cpus": max(num_cpus, os.cpu_count() or 1),
+                "num_cpus": max(num_cpus, usable_cores()),
                 "object_store_memory": store_bytes(pushed_bytes, shared_memory()),
                 "include_dashboard": False,
             }

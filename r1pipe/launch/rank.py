@@ -23,6 +23,7 @@ from r1pipe.errors import Interrupted, Paused, R1PipeError, StageError
 from r1pipe.launch.job import JobFolder, Report, Status
 from r1pipe.launch.process import prepare_process
 from r1pipe.launch.rank_context import RankContext
+from r1pipe.machine import usable_cores
 from r1pipe.manifest.kinds import load_kind
 from r1pipe.plugins.tables import load_again, using
 from r1pipe.ranks import Exchange, Ranks
@@ -155,7 +156,7 @@ def join(store: TCPStore, rank: int, size: int, device: str) -> None:
         backend = "cpu:gloo,cuda:nccl"
     else:
         here = int(os.environ.get("LOCAL_WORLD_SIZE", str(size)))
-        torch.set_num_threads(max(1, len(os.sched_getaffinity(0)) // here))
+        torch.set_num_threads(max(1, usable_cores() // here))
     group = PrefixStore("group", store)
     dist.init_process_group(backend, store=group, rank=rank, world_size=size, timeout=PATIENCE)
 

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-import difflib
 import os
 from collections.abc import Iterable
 from pathlib import Path
+
+from r1pipe.text import did_you_mean
 
 NAME_PATTERN = r"^[A-Za-z0-9][A-Za-z0-9_-]*$"
 """Letters, digits, `-` and `_`, since `.` divides references."""
@@ -16,10 +17,8 @@ MAX_PATH_BYTES, MAX_NAME_BYTES = 4000, 255
 def nearest(name: str, choices: Iterable[str], what: str) -> str:
     """Return the end of a message about an unknown name: the nearest choice, or all of them."""
     names = sorted(choices)
-    close = difflib.get_close_matches(name, names, n=1)
-    if close:
-        return f"; did you mean '{close[0]}'?"
-    return f"; {what}: {', '.join(names)}" if names else f"; there are no {what}"
+    otherwise = f"{what}: {', '.join(names)}" if names else f"there are no {what}"
+    return f"; {did_you_mean(name, names, otherwise)}"
 
 
 def path_fault(text: str) -> str | None:

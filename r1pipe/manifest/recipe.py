@@ -5,9 +5,10 @@ An installed wheel carries them inside the package, a checkout beside it.
 
 from __future__ import annotations
 
-import difflib
 import os
 from pathlib import Path
+
+from r1pipe.text import did_you_mean
 
 PACKAGE = Path(__file__).resolve().parents[1]
 STORE_NAME = "artifacts"
@@ -54,12 +55,13 @@ def nearest_manifest(path: Path) -> str:
     root = recipe_root()
     folders = [path.parent, *([root / "manifests"] if root else [])]
     names = sorted({found.name for folder in folders for found in folder.glob("*.yaml")})
-    close = difflib.get_close_matches(path.name, names, n=1)
-    if close:
-        beside = path.with_name(close[0])
+
+    def place(name: str) -> str:
+        beside = path.with_name(name)
         is_elsewhere = root is not None and not beside.exists()
-        return f"; did you mean '{Path(MANIFESTS) / close[0] if is_elsewhere else beside}'?"
-    return f"; there are: {', '.join(names)}" if names else ""
+        return str(Path(MANIFESTS) / name if is_elsewhere else beside)
+
+    return f"; {did_you_mean(path.name, names, shown=place)}" if names else ""
 
 
 def stage_folders(manifest: Path) -> list[Path]:

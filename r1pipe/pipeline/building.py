@@ -32,7 +32,7 @@ from r1pipe.store.attempt import Attempt
 from r1pipe.store.metrics import read_metrics
 from r1pipe.store.publish import finish_prepared, publish
 from r1pipe.store.store import Store
-from r1pipe.tracking.table import Place
+from r1pipe.tracking.table import TrackerRun
 from r1pipe.tracking.tracked import Tracked
 
 if TYPE_CHECKING:
@@ -120,10 +120,10 @@ class Builder:
             **node.params.model_dump(mode="json"),
         }
         project, run_id = self.manifest.name, str((attempt.state or {}).get("run_id"))
-        place = Place(project, run_id, self.store.root / "tracked", config)
+        asked = TrackerRun(project, run_id, self.store.root / "tracked", config)
         tell = self.console.message
         return Tracked(
-            names, place, max(steps, default=0), lambda text: tell(f"{node.name}: {text}")
+            names, asked, max(steps, default=0), lambda text: tell(f"{node.name}: {text}")
         )
 
     def _previous(self, node: StageNode, preimage: JsonObject) -> ActionRecord | None:
@@ -145,16 +145,32 @@ class Builder:
         attempt: Attempt,
         previous: ActionRecord | None,
     ) -> ActionRecord:
-        work = attempt.work
-        assert work is not None, "the attempt was begun"
-        outputs = tuple(node.kind.outputs)
-        ids = self.resolver.input_ids(node, self.finished)
-        tracked = self._tracked(node, key, attempt, work)
-        context = RunContext(
+        """Run a stage in its attempt, and publish what it wrote."""
+        assert attempt.work is not None, "the attempt was begun"
+        tracked = self._tracked(node, key, attempt, attempt.work)
+        context = self._context(node, attempt.work, previous, tracked)
+        paths = self.resolver.paths(node, self.finished)
+        began = time.monotonic()
+        plugins = using(self.manifest.plugins, node.plugins)
+        with self._failures_told(node.name, began), _closing(context), tracked, plugins:
+            context.note(**self.predictions.note(node.name))
+            self.resolver.check_sources(node)
+            run_kind(node.kind, context, node.params, node.run, paths)
+        give_back_memory()  # else the process keeps what its largest stage has needed
+        noted: code.Digests = (attempt.state or {})["code"]
+        self._check_what_was_read(node, attempt, began)
+        draft = self._draft(node, key, preimage, context, noted)
+        return publish(self.store, attempt, draft, tuple(node.kind.outputs))
+
+    def _context(
+        self, node: StageNode, work: Path, previous: ActionRecord | None, tracked: Tracked
+    ) -> RunContext:
+        """Return what a stage is given beside its parameters and inputs."""
+        return RunContext(
             node.name,
             work,
-            outputs,
-            ids,
+            tuple(node.kind.outputs),
+            self.resolver.input_ids(node, self.finished),
             self._progress(tracked),
             self.stopper,
             self.checkpoint_every_s,
@@ -162,23 +178,17 @@ class Builder:
             self.console.message,
             self.console.doing,
         )
-        paths = self.resolver.paths(node, self.finished)
-        began = time.monotonic()
+
+    @contextmanager
+    def _failures_told(self, name: str, began: float) -> Iterator[None]:
+        """Tell the console how a stage ended that did not finish, and its user how to go on."""
         try:
-            with _closing(context), tracked, using(self.manifest.plugins, node.plugins):
-                context.note(**self.predictions.note(node.name))
-                self.resolver.check_sources(node)
-                run_kind(node.kind, context, node.params, node.run, paths)
+            yield
         except BaseException as error:
-            self.console.stage_finished(node.name, _status(error), time.monotonic() - began, None)
-            if (hint := self._hint(node.name, error)) is not None:
+            self.console.stage_finished(name, _status(error), time.monotonic() - began, None)
+            if (hint := self._hint(name, error)) is not None:
                 error.add_note(hint)
             raise
-        give_back_memory()  # else the process keeps what its largest stage has needed
-        noted: code.Digests = (attempt.state or {})["code"]
-        self._check_what_was_read(node, attempt, began)
-        draft = self._draft(node, key, preimage, context, noted)
-        return publish(self.store, attempt, draft, outputs)
 
     def _progress(self, tracked: Tracked) -> Progress:
         """Return what is told of each step: the console, then the trackers."""

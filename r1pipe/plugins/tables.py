@@ -249,6 +249,7 @@ class EntryOf:
 
 TaskName = Annotated[str, EntryOf("tasks")]
 CheckerName = Annotated[str, EntryOf("checkers")]
+"""For parameters of a user's own stages (docs/plugins.md)."""
 
 
 def _named(value: Any, annotation: Any) -> Iterator[tuple[str, str]]:

@@ -22,7 +22,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor, wait
-from contextlib import closing, contextmanager
+from contextlib import contextmanager
 from itertools import count
 from pathlib import Path
 from time import perf_counter
@@ -41,9 +41,9 @@ from r1pipe.generate.protocol import (
     Weights,
 )
 from r1pipe.policies.broadcast import TimedBatch, broadcast
-from r1pipe.ranks import ALONE
+from r1pipe.ranks import ALONE, Ranks
 from r1pipe.records import RolloutBatch
-from r1pipe.rl.grpo import BatchSource, Grpo
+from r1pipe.rl.grpo import Grpo
 from r1pipe.stage import Context
 from r1pipe.train.loop import Trainer
 from r1pipe.train.state import StateWriter
@@ -91,24 +91,44 @@ class SamplerWeights:
             self.of.setdefault(number, {}).update(load_file(path) if self.is_kept else {})
 
 
-def ahead(staleness: int, weights: SamplerWeights) -> BatchSource:
-    """Return what samples batches ahead of the training."""
+class AheadOfTraining:
+    """Has a thread of rank 0 sample batches while the policy trains on earlier ones."""
+
+    def __init__(self, staleness: int, weights: SamplerWeights) -> None:
+        self._staleness = staleness
+        self._weights = weights
+        self._is_over = False
+        """Nobody wants completions any more."""
 
     @contextmanager
     def batches(
-        grpo: Grpo, curriculum: Curriculum, numbers: range
+        self, grpo: Grpo, curriculum: Curriculum, numbers: range
     ) -> Iterator[Iterator[RolloutBatch]]:
+        """Give batches, the next `staleness` of which are begun already."""
+
         def make(number: int) -> RolloutBatch:
             return grpo.roll_out_enough(curriculum.next(number), number, curriculum)
 
-        sampling = Ahead(grpo.context, grpo.trainer, grpo.generator, weights, make)
-        grpo.follow, grpo.sampling_ranks = sampling.followed, ALONE
-        with closing(sampling):
-            sampling.begin(numbers[:staleness])
-            following = (numbers[place : place + 1] for place in count(staleness))
+        sampling = Ahead(grpo.context, grpo.trainer, grpo.generator, self._weights, make)
+        self._is_over = False
+        try:
+            sampling.begin(numbers[: self._staleness])
+            following = (numbers[place : place + 1] for place in count(self._staleness))
             yield map(sampling.take, numbers, following)
+        finally:
+            self._is_over = True
+            sampling.close()
 
-    return batches
+    def ranks(self, context: Context) -> Ranks:
+        """Return rank 0 as the only one: it makes batches whole."""
+        return ALONE
+
+    def follow(self, generator: Generator, context: Context) -> Generator:
+        """Return a generator that ends with the run; it shows nothing and hears no signal, which
+        are the training's."""
+        engines = generator.engines if isinstance(generator, Driven) else generator
+        assert engines is not None, "only rank 0 samples ahead"
+        return _Leaving(engines, lambda: self._is_over)
 
 
 class Ahead:
@@ -131,7 +151,6 @@ class Ahead:
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="sampler")
         self._begun: dict[int, Future[TimedBatch]] = {}
         """On rank 0."""
-        self._is_closed = False
         self._epoch = perf_counter()
         self._times: list[list[float]] = []
         """Of each batch: its number, when its sampling began and ended, likewise its training."""
@@ -183,20 +202,12 @@ class Ahead:
     def close(self) -> None:
         """Give up what is being sampled, and keep the times for `r1pipe show`."""
         self._end_training(self._now())
-        self._is_closed = True
         if self._begun:
             self._generator.close()
         self._thread.shutdown(cancel_futures=True)
         names = "rollout", "sampled_from", "sampled_to", "trained_from", "trained_to"
         rows = [[round(each, 3) for each in row] for row in self._times[-MAX_SHOWN:]]
         self._context.note(timeline=[dict(zip(names, row, strict=True)) for row in rows])
-
-    def followed(self, generator: Generator, context: Context) -> Generator:
-        """Return a generator that ends with this; it shows nothing and hears no signal, which are
-        the training's."""
-        engines = generator.engines if isinstance(generator, Driven) else generator
-        assert engines is not None, "only rank 0 samples ahead"
-        return _Leaving(engines, lambda: self._is_closed)
 
     def _sampled(self, number: int) -> TimedBatch:
         began = self._now()

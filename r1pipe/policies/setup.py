@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from r1pipe.audit.golds import check_golds
@@ -19,12 +20,12 @@ from r1pipe.models.adapters import is_adapted
 from r1pipe.models.interfaces import LanguageModel, Tokenizer
 from r1pipe.models.policy import freeze, load_model, load_tokenizer
 from r1pipe.models.precision import cast_weights, dtype_of
-from r1pipe.policies.ahead import SamplerWeights, ahead
+from r1pipe.policies.ahead import AheadOfTraining, SamplerWeights
 from r1pipe.policies.parity import TOLERANCES, check_parity
 from r1pipe.records import Problem
 from r1pipe.rewards.model import RewardFn
 from r1pipe.rl.credits import credit_of
-from r1pipe.rl.grpo import Grpo, in_turn
+from r1pipe.rl.grpo import BatchSource, Grpo, InTurn
 from r1pipe.rl.ppo import Critic
 from r1pipe.settings import ModelParams, Precision, format_of
 from r1pipe.stage import Context
@@ -92,26 +93,37 @@ def with_room_for(
     return fitted(run, folder, tokenizer, Prompts(problems, fmt, params.max_tokens))
 
 
+@dataclass(frozen=True, kw_only=True)
+class Guides:
+    """What guides a policy besides rewards by rules; a method gives some of them."""
+
+    reward_models: Mapping[str, RewardFn] = field(default_factory=dict)
+    """Task -> reward model that takes the place of the accuracy reward."""
+    score_steps: StepFn = rule_steps
+    """What rewards the steps of a completion."""
+    teacher: Anchor | None = None
+    """Takes the reference's place; it never moves, so checkpoints do not have it."""
+    critic: Critic | None = None
+    """Gives the tokens their advantages; in checkpoints, and the caller's to write."""
+
+
+NO_GUIDES = Guides()
+
+
 @contextmanager
-def opened(  # noqa: PLR0913 - what a run is given, most of it by few methods
+def opened(
     context: Context,
     model: LanguageModel,
     tokenizer: Tokenizer,
     params: GrpoParams,
     run: GrpoRun,
-    reward_models: Mapping[str, RewardFn] | None = None,
-    score_steps: StepFn = rule_steps,
-    teacher: Anchor | None = None,
-    critic: Critic | None = None,
+    guides: Guides = NO_GUIDES,
 ) -> Iterator[Grpo]:
-    """Give a run that goes on from its newest checkpoint; write the policy after the block.
-
-    A teacher is the reference; it never moves, so checkpoints do not have it. A critic gives the
-    tokens their advantages, and is the caller's to write.
-    """
-    precision, ranks = params.precision, context.ranks
-    made = make_reference(model, run, ranks, precision) if params.kl_coef and not teacher else None
-    reference: Anchor | None = teacher or made
+    """Give a run that goes on from its newest checkpoint; write the policy after the block."""
+    precision, ranks, critic = params.precision, context.ranks, guides.critic
+    needs_own = params.kl_coef and not guides.teacher
+    made = make_reference(model, run, ranks, precision) if needs_own else None
+    reference: Anchor | None = guides.teacher or made
     sampled = sampled_model(model, run, precision, is_ahead=params.staleness > 0)
     engine = make_engine(model, params.optimizer, run, ranks, precision, context.warn)
     batching = batching_of(run, tokenizer.pad_token_id)
@@ -120,10 +132,12 @@ def opened(  # noqa: PLR0913 - what a run is given, most of it by few methods
         memory, weights = CurriculumState(lambda: ranks.is_main), SamplerWeights(ranks.is_main)
         others = [each for each in (made, critic, memory, weights) if each is not None]
         trainer = Trainer(context, engine, params.optimizer, params.num_steps, others)
-        credit = credit_of(params, tokenizer, score_steps, reference, batching, critic)
-        parts = tokenizer, batching, trainer, generator, reference, credit, reward_models or {}
-        batches = ahead(params.staleness, weights) if params.staleness else in_turn
-        yield Grpo(context, params, *parts, memory, batches)
+        credit = credit_of(params, tokenizer, guides.score_steps, reference, batching, critic)
+        parts = tokenizer, batching, trainer, generator, reference, credit
+        source: BatchSource = InTurn()
+        if params.staleness:
+            source = AheadOfTraining(params.staleness, weights)
+        yield Grpo(context, params, *parts, guides.reward_models, memory, source)
     context.note(trained_tokens=trainer.trained_tokens)
     if reference is not None:
         reference.close()

@@ -62,7 +62,7 @@ def why_left_out(row: Row) -> str | None:
 
 
 @dataclass(frozen=True, slots=True)
-class Unit:
+class LabelUnit:
     """Candidates whose steps are continued together."""
 
     candidates: Sequence[Candidate]
@@ -81,11 +81,11 @@ class Continuer:
         self.seed = seed
         self._opened = lru_cache(maxsize=64)(lambda fmt: opened_thought(tokenizer, fmt))
 
-    def unit(self, candidates: Sequence[Candidate]) -> Unit:
+    def unit(self, candidates: Sequence[Candidate]) -> LabelUnit:
         """Return candidates with their prefixes, equal ones only once to be continued."""
         prefixes = [self.prefixes(row, problem) for row, problem in candidates]
         continued = {prefix.key: prefix for of_row in prefixes for prefix in of_row[:-1]}
-        return Unit(candidates, prefixes, list(continued.values()))
+        return LabelUnit(candidates, prefixes, list(continued.values()))
 
     def prefixes(self, row: Row, problem: Problem) -> list[Prefix]:
         """Return the prefixes of a candidate that end with a step, the last one with all of it.
@@ -110,12 +110,12 @@ class Continuer:
             for i in range(count)
         ]
 
-    def text(self, unit: Unit, request: Request, sampled: Sampled) -> str:
+    def text(self, unit: LabelUnit, request: Request, sampled: Sampled) -> str:
         """Return a prefix with a continuation."""
         prefix = unit.distinct[request.index // self.num_continuations]
         return prefix.text + self.tokenizer.decode(sampled.written_ids)
 
-    def rows(self, unit: Unit, texts: Mapping[int, str]) -> list[Row]:
+    def rows(self, unit: LabelUnit, texts: Mapping[int, str]) -> list[Row]:
         """Verify the continued texts of a unit, by the indices of their requests; return, for each
         candidate, its steps as [end, right, decided] in a list."""
         outcomes = self._outcomes(unit.distinct, texts)

@@ -23,11 +23,11 @@ import collections.abc
 import random
 import time
 from array import array
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, field
 from functools import partial
-from typing import TypeAlias
+from typing import Protocol
 
 from r1pipe.chat import Format
 from r1pipe.curricula.curricula import Curriculum, CurriculumState, Draw, curriculum_of, shown_frac
@@ -54,27 +54,50 @@ from r1pipe.train.logprobs import completion_logprobs
 from r1pipe.train.loop import Trainer, Update
 from r1pipe.train.reference import Anchor
 
-BatchSource: TypeAlias = Callable[
-    ["Grpo", Curriculum, range], AbstractContextManager[Iterator[RolloutBatch]]
-]
-"""Has the batches of a run sampled, by their numbers: when each is trained on, or before."""
+
+class BatchSource(Protocol):
+    """Has the batches of a run sampled: when each is trained on, or before."""
+
+    def batches(
+        self, grpo: Grpo, curriculum: Curriculum, numbers: range
+    ) -> AbstractContextManager[Iterator[RolloutBatch]]:
+        """Give the batches of these numbers, one after the other."""
+
+    def ranks(self, context: Context) -> Ranks:
+        """Return the ranks that sample a batch together, each a share of it."""
+
+    def follow(self, generator: Generator, context: Context) -> Generator:
+        """Return a generator as whoever waits for its completions follows it."""
 
 
-@contextmanager
-def in_turn(grpo: Grpo, curriculum: Curriculum, numbers: range) -> Iterator[Iterator[RolloutBatch]]:
-    """Sample and reward each batch when it is wanted, with the policy as it is."""
+class InTurn:
+    """Samples and rewards each batch when it is wanted, with the policy as it is."""
 
-    def sampled(number: int) -> RolloutBatch:
-        draws = curriculum.next(number)  # [5]
-        started = time.perf_counter()
-        grpo.generator.load_weights(grpo.trainer.engine.weights())  # [6]
-        with grpo.trainer.saved_if_stopped():
-            batch = grpo.roll_out_enough(draws, number, curriculum)  # [7] [8] [9]
-        grpo.generator.sleep()
-        batch.seconds = time.perf_counter() - started
-        return batch
+    @contextmanager
+    def batches(
+        self, grpo: Grpo, curriculum: Curriculum, numbers: range
+    ) -> Iterator[Iterator[RolloutBatch]]:
+        """Give batches that are made while the training waits."""
 
-    yield map(sampled, numbers)
+        def sampled(number: int) -> RolloutBatch:
+            draws = curriculum.next(number)  # [5]
+            started = time.perf_counter()
+            grpo.generator.load_weights(grpo.trainer.engine.weights())  # [6]
+            with grpo.trainer.saved_if_stopped():
+                batch = grpo.roll_out_enough(draws, number, curriculum)  # [7] [8] [9]
+            grpo.generator.sleep()
+            batch.seconds = time.perf_counter() - started
+            return batch
+
+        yield map(sampled, numbers)
+
+    def ranks(self, context: Context) -> Ranks:
+        """Return all ranks of the trainer."""
+        return context.ranks
+
+    def follow(self, generator: Generator, context: Context) -> Generator:
+        """Return a generator that shows how far it is, and can be stopped."""
+        return followed(generator, context)
 
 
 @dataclass
@@ -93,11 +116,8 @@ class Grpo:
     """Task -> reward model that takes the place of the accuracy reward."""
     memory: CurriculumState = field(default_factory=CurriculumState)
     """Of the curriculum, in checkpoints."""
-    batch_source: BatchSource = in_turn
-    follow: Callable[[Generator, Context], Generator] = followed
-    """Who waits for completions."""
-    sampling_ranks: Ranks | None = None
-    """The ranks that sample a batch together, each a share of it; default: all ranks."""
+    batch_source: BatchSource = field(default_factory=InTurn)
+    """Who samples the batches, and when."""
 
     @property
     def format(self) -> Format:
@@ -116,7 +136,7 @@ class Grpo:
         done, count = trainer.step // per_rollout, params.num_steps // per_rollout
         order = problems_of_rollouts(problems, general, params)
         curriculum = self.memory.resumed(curriculum_of(params, order, problems), done)
-        with self.batch_source(self, curriculum, range(done, count)) as batches:
+        with self.batch_source.batches(self, curriculum, range(done, count)) as batches:
             for batch in batches:  # [4], with [5] [6] [7] [8] [9]
                 for minibatch in self.minibatches(batch.groups, batch.number):  # [10]
                     self.update(minibatch, batch)  # [11]
@@ -156,7 +176,7 @@ class Grpo:
 
     def roll_out(self, draws: Sequence[Draw], number: int, again: int = 0) -> list[Group]:
         """Sample, reward and normalise; each rank samples and rewards its share of the problems."""
-        params, ranks, fmt = self.params, self.sampling_ranks or self.context.ranks, self.format
+        params, ranks, fmt = self.params, self.batch_source.ranks(self.context), self.format
         problems = [draw.problem for draw in draws]
         sampling = SamplingParams(params.temperature, params.top_p, params.max_tokens)
         sampler = self.generator
@@ -164,7 +184,7 @@ class Grpo:
             positions = context_of(self.trainer.engine.model.config)
             sampler = ToolGenerator(sampler, self.tokenizer, params.tools, positions)
         groups = sample_groups(  # [7]
-            self.follow(sampler, self.context),
+            self.batch_source.follow(sampler, self.context),
             self.tokenizer,
             problems,
             params.group_size,

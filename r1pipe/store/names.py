@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import re
 from collections.abc import Sequence
 from pathlib import Path
@@ -10,6 +9,7 @@ from pathlib import Path
 from r1pipe.errors import ArtifactError
 from r1pipe.store.actions import ActionRecord
 from r1pipe.store.roots import last_runs, tagged
+from r1pipe.text import did_you_mean
 
 PREFIX = re.compile(r"[0-9a-f]{4,64}")
 
@@ -50,9 +50,8 @@ def _one(name: str, found: list[ActionRecord], records: Sequence[ActionRecord]) 
         lines = [f"  {candidate(record)}" for record in found]
         raise ArtifactError("\n".join([f"'{name}' is ambiguous; it may be", *lines]))
     known = sorted({record.stage_name for record in records})
-    close = difflib.get_close_matches(name.partition("@")[0], known, 1)
-    hint = f"; did you mean '{close[0]}'?" if close else "; 'r1pipe show' lists what there is"
-    raise ArtifactError(f"no artifact '{name}'{hint}")
+    hint = did_you_mean(name.partition("@")[0], known, "'r1pipe show' lists what there is")
+    raise ArtifactError(f"no artifact '{name}'; {hint}")
 
 
 def candidate(record: ActionRecord) -> str:

@@ -13,7 +13,6 @@ import json
 import random
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import fields
-from difflib import get_close_matches
 from functools import lru_cache, partial
 from types import MappingProxyType
 from typing import TYPE_CHECKING, TypeAlias
@@ -23,6 +22,7 @@ from r1pipe.keys import JsonObject, canonical_json
 from r1pipe.records import Problem
 from r1pipe.tasks.gym_solutions import SOLUTIONS
 from r1pipe.tasks.world import Noise, Solution, Task, problem_id, summarise
+from r1pipe.text import did_you_mean
 from r1pipe.verify.equivalence import read_gold
 
 if TYPE_CHECKING:
@@ -49,9 +49,9 @@ def gym_tasks(configs: Configs) -> dict[str, Task]:
     """Return the tasks by name; without a config a task has one level, the library's defaults."""
     unknown = [name for name in configs if name.removeprefix(PREFIX) not in NAMES]
     if unknown:
-        raise StageError(
-            f"world.configs: {unknown[0]!r} is no task of reasoning-gym here{_nearest(unknown[0])}"
-        )
+        bare = unknown[0].removeprefix(PREFIX)
+        hint = did_you_mean(bare, NAMES, shown=PREFIX.__add__)
+        raise StageError(f"world.configs: {unknown[0]!r} is no task of reasoning-gym here; {hint}")
     return {f"{PREFIX}{name}": _task(name, configs.get(f"{PREFIX}{name}", ())) for name in NAMES}
 
 
@@ -124,9 +124,3 @@ def _solve(problem: Problem, rng: random.Random, noise: Noise) -> Solution:
             f" take one of {written}"
         )
     return Solution(problem.solution, problem.gold, summarise(problem.gold, problem.language))
-
-
-def _nearest(name: str) -> str:
-    close = get_close_matches(name.removeprefix(PREFIX), NAMES, n=1)
-    names = ", ".join(f"{PREFIX}{each}" for each in NAMES)
-    return f"; did you mean {PREFIX}{close[0]!s}?" if close else f"; there are {names}"

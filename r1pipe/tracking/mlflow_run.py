@@ -10,7 +10,7 @@ import os
 import time
 from collections.abc import Mapping
 
-from r1pipe.tracking.table import Place, Tracker
+from r1pipe.tracking.table import Tracker, TrackerRun
 
 TAG = "r1pipe.run"
 MAX_PARAM_CHARS = 500
@@ -20,30 +20,30 @@ MAX_PARAM_CHARS = 500
 class MlflowRun:
     """A run of an experiment, which has the project's name."""
 
-    def __init__(self, place: Place) -> None:
+    def __init__(self, asked: TrackerRun) -> None:
         os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
         from mlflow import MlflowClient
         from mlflow.entities import Metric, Param
 
         self._metric = Metric
-        folder = place.folder.absolute()
+        folder = asked.folder.absolute()
         uri = os.environ.get("MLFLOW_TRACKING_URI") or f"sqlite:///{folder / 'mlflow.db'}"
         self._client = MlflowClient(tracking_uri=uri)
-        found = self._client.get_experiment_by_name(place.project)
+        found = self._client.get_experiment_by_name(asked.project)
         if found is None:
             where = None if "MLFLOW_TRACKING_URI" in os.environ else (folder / "files").as_uri()
-            experiment = self._client.create_experiment(place.project, artifact_location=where)
+            experiment = self._client.create_experiment(asked.project, artifact_location=where)
         else:
             experiment = found.experiment_id
-        runs = self._client.search_runs([experiment], f"tags.`{TAG}` = '{place.run_id}'")
+        runs = self._client.search_runs([experiment], f"tags.`{TAG}` = '{asked.run_id}'")
         if runs:
             self._id = runs[0].info.run_id
             self._client.update_run(self._id, status="RUNNING")
             return
-        tags = {TAG: place.run_id}
-        run = self._client.create_run(experiment, run_name=place.run_id, tags=tags)
+        tags = {TAG: asked.run_id}
+        run = self._client.create_run(experiment, run_name=asked.run_id, tags=tags)
         self._id = run.info.run_id
-        params = [Param(key, str(each)[:MAX_PARAM_CHARS]) for key, each in place.config.items()]
+        params = [Param(key, str(each)[:MAX_PARAM_CHARS]) for key, each in asked.config.items()]
         self._client.log_batch(self._id, params=params)
 
     def log(self, step: int, values: Mapping[str, float]) -> None:
@@ -57,6 +57,6 @@ class MlflowRun:
         self._client.set_terminated(self._id, "FINISHED" if is_done else "KILLED")
 
 
-def open_run(place: Place) -> Tracker:
+def open_run(asked: TrackerRun) -> Tracker:
     """Open a run, or go on with it."""
-    return MlflowRun(place)
+    return MlflowRun(asked)

@@ -14,7 +14,7 @@ TrackerName: TypeAlias = Literal["trackio", "tensorboard", "wandb", "mlflow"]
 
 
 @dataclass(frozen=True)
-class Place:
+class TrackerRun:
     """One run of a tracker. The same id again goes on with the same curves."""
 
     project: str

@@ -5,17 +5,17 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 
-from r1pipe.tracking.table import Place, Tracker
+from r1pipe.tracking.table import Tracker, TrackerRun
 
 
 class TensorBoardRun:
     """A folder of event files for one run; a resumed run adds a file."""
 
-    def __init__(self, place: Place) -> None:
+    def __init__(self, asked: TrackerRun) -> None:
         from torch.utils.tensorboard import SummaryWriter
 
-        self._writer = SummaryWriter(str(place.folder / place.project / place.run_id))
-        self._writer.add_text("config", json.dumps(place.config, indent=2))
+        self._writer = SummaryWriter(str(asked.folder / asked.project / asked.run_id))
+        self._writer.add_text("config", json.dumps(asked.config, indent=2))
 
     def log(self, step: int, values: Mapping[str, float]) -> None:
         """Add the values of one step."""
@@ -27,6 +27,6 @@ class TensorBoardRun:
         self._writer.close()
 
 
-def open_run(place: Place) -> Tracker:
+def open_run(asked: TrackerRun) -> Tracker:
     """Open a run, or go on with it."""
-    return TensorBoardRun(place)
+    return TensorBoardRun(asked)

@@ -15,7 +15,7 @@ from types import TracebackType
 from typing import TextIO, cast
 
 from r1pipe.errors import StageError
-from r1pipe.tracking.table import Place, Tracker, TrackerName, missing_packages
+from r1pipe.tracking.table import Tracker, TrackerName, TrackerRun, missing_packages
 
 COLOURS = re.compile(r"\x1b\[[0-9;]*m")
 
@@ -50,13 +50,13 @@ class Tracked:
     def __init__(
         self,
         names: Sequence[TrackerName],
-        place: Place,
+        asked: TrackerRun,
         last_step: int,
         tell: Callable[[str], None],
     ) -> None:
         """Take note of what to open; steps up to `last_step` an earlier attempt has passed on."""
         self._names = tuple(dict.fromkeys(names))
-        self._place = place
+        self._asked = asked
         self._last_step = last_step
         self._tell = tell
         self._open: dict[TrackerName, Tracker] = {}
@@ -87,11 +87,11 @@ class Tracked:
                 self._guard(name, partial(tracker.log, step, plain))
 
     def _open_one(self, name: TrackerName) -> None:
-        place = replace(self._place, folder=self._place.folder / name)
-        place.folder.mkdir(parents=True, exist_ok=True)
+        asked = replace(self._asked, folder=self._asked.folder / name)
+        asked.folder.mkdir(parents=True, exist_ok=True)
         adapter = import_module(f"r1pipe.tracking.{name}_run")
-        self._open[name] = adapter.open_run(place)
-        self._tell(f"tracked by {name} as {place.project}/{place.run_id}")
+        self._open[name] = adapter.open_run(asked)
+        self._tell(f"tracked by {name} as {asked.project}/{asked.run_id}")
 
     def _guard(self, name: TrackerName, call: Callable[[], None]) -> None:
         try:

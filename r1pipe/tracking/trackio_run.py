@@ -8,21 +8,21 @@ from __future__ import annotations
 import os
 from collections.abc import Mapping
 
-from r1pipe.tracking.table import Place, Tracker
+from r1pipe.tracking.table import Tracker, TrackerRun
 
 
 class TrackioRun:
     """A run of a project; a resumed run goes on under its name."""
 
-    def __init__(self, place: Place) -> None:
-        os.environ.setdefault("TRACKIO_DIR", str(place.folder.absolute()))  # read at import
+    def __init__(self, asked: TrackerRun) -> None:
+        os.environ.setdefault("TRACKIO_DIR", str(asked.folder.absolute()))  # read at import
         import trackio
 
         self._finish = trackio.finish
         self._run = trackio.init(
-            project=place.project,
-            name=place.run_id,
-            config=dict(place.config),
+            project=asked.project,
+            name=asked.run_id,
+            config=dict(asked.config),
             resume="allow",
             embed=False,
             auto_log_gpu=False,
@@ -38,6 +38,6 @@ class TrackioRun:
         self._finish()
 
 
-def open_run(place: Place) -> Tracker:
+def open_run(asked: TrackerRun) -> Tracker:
     """Open a run, or go on with it."""
-    return TrackioRun(place)
+    return TrackioRun(asked)

@@ -5,22 +5,22 @@ from __future__ import annotations
 import os
 from collections.abc import Mapping
 
-from r1pipe.tracking.table import Place, Tracker
+from r1pipe.tracking.table import Tracker, TrackerRun
 
 
 class WandbRun:
     """A run of a project, found again by its id."""
 
-    def __init__(self, place: Place) -> None:
+    def __init__(self, asked: TrackerRun) -> None:
         os.environ.setdefault("WANDB_MODE", "offline")
         import wandb
 
         self._run = wandb.init(
-            project=place.project,
-            id=place.run_id,
-            name=place.run_id,
-            dir=os.environ.get("WANDB_DIR", str(place.folder)),
-            config=dict(place.config),
+            project=asked.project,
+            id=asked.run_id,
+            name=asked.run_id,
+            dir=os.environ.get("WANDB_DIR", str(asked.folder)),
+            config=dict(asked.config),
             resume="allow",
             reinit="create_new",
             settings=wandb.Settings(console="off", silent=True, disable_git=True, save_code=False),
@@ -35,6 +35,6 @@ class WandbRun:
         self._run.finish(exit_code=0 if is_done else 1)
 
 
-def open_run(place: Place) -> Tracker:
+def open_run(asked: TrackerRun) -> Tracker:
     """Open a run, or go on with it."""
-    return WandbRun(place)
+    return WandbRun(asked)
