@@ -4,16 +4,20 @@ from __future__ import annotations
 
 import contextlib
 import random
+import threading
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import pytest
 import torch
+from test_families import family
 from torch import Tensor
 from transformers import DynamicCache, Qwen3Config, Qwen3ForCausalLM
 from transformers.cache_utils import DynamicLayer
 
 from r1pipe.generate import in_process
-from r1pipe.generate.grouped_queries import GROUPED, grouped
+from r1pipe.generate.grouped_queries import grouped
 from r1pipe.generate.in_process import TransformersGenerator
 from r1pipe.generate.key_value_cache import LEAST_ROOM, GrowingLayer, key_value_cache
 from r1pipe.generate.protocol import Request, Sampled, SamplingParams
@@ -97,21 +101,71 @@ def requests(count: int) -> list[Request]:
     return [Request(prompt, rng.getrandbits(63), index) for index, prompt in enumerate(prompts)]
 
 
-def sampled(policy: Any) -> list[Sampled]:
+def sampled(policy: Any, max_tokens: int = 90) -> list[Sampled]:
     generator = TransformersGenerator(policy, end_ids=[7, 8, 9], pad_id=0, max_batch=16)
-    made = generator.generate(requests(24), SamplingParams(1.0, 0.9, 90))
+    made = generator.generate(requests(24), SamplingParams(1.0, 0.9, max_tokens))
     return sorted(made, key=lambda each: each.index)
+
+
+Ways = Callable[[], contextlib.AbstractContextManager[None]]
+
+
+@pytest.fixture
+def transformers_own(monkeypatch: pytest.MonkeyPatch) -> Ways:
+    """Return what has a block sample with transformers' own attention and cache."""
+
+    @contextlib.contextmanager
+    def own() -> Iterator[None]:
+        with monkeypatch.context() as patch:
+            patch.setattr(in_process, "grouped", contextlib.nullcontext)
+            patch.setattr(in_process, "key_value_cache", lambda given: DynamicCache(config=given))
+            yield
+
+    return own
 
 
 @pytest.mark.parametrize("precision", [torch.float32, torch.bfloat16])
 def test_tokens_and_log_probs_are_those_of_transformers_own_to_the_last_bit(
-    policy: Any, precision: torch.dtype, monkeypatch: pytest.MonkeyPatch
+    policy: Any, precision: torch.dtype, transformers_own: Ways
 ) -> None:
     one = Qwen3ForCausalLM(policy.config).to(precision).eval()
     ours = sampled(one)
-    monkeypatch.setattr(in_process, "grouped", lambda model: contextlib.nullcontext())
-    monkeypatch.setattr(in_process, "key_value_cache", lambda config: DynamicCache(config=config))
-    assert ours == sampled(one)
+    with transformers_own():
+        assert ours == sampled(one)
+
+
+SHARES: dict[str, Any] = {"num_attention_heads": HEADS, "num_key_value_heads": SHARED}
+WINDOW = SHARES | {"sliding_window": 8}
+BLOCKS = {
+    "layer_types": ["minimax_m3_sparse"] * 2, "index_n_heads": SHARED, "index_head_dim": 8,
+    "index_block_size": 2, "index_topk_blocks": 2,
+}  # fmt: skip
+KINDS: dict[str, dict[str, Any]] = {
+    "cohere": SHARES,
+    "deepseek_v3": {},  # latent keys, which no heads share
+    "gemma2": WINDOW,
+    "gemma3_text": WINDOW,
+    "gpt2": {},
+    "granite": SHARES,
+    "llama": SHARES,
+    "minimax_m3_vl_text": SHARES | BLOCKS,  # of which a query sees two
+    "mistral": WINDOW,
+    "phi3": WINDOW,
+    "qwen2": SHARES,
+    "qwen3_moe": SHARES,
+    "qwen3_next": SHARES | {"layer_types": ["linear_attention", "full_attention"]},
+    "smollm3": SHARES,
+}
+"""Family -> what tells its attention from others, in a tiny model."""
+
+
+@pytest.mark.parametrize("name", KINDS)
+def test_so_are_those_of_every_kind_of_attention(name: str, transformers_own: Ways) -> None:
+    one = family(name, **KINDS[name])
+    one.set_attn_implementation("sdpa")
+    ours = sampled(one, max_tokens=24)
+    with transformers_own():
+        assert ours == sampled(one, max_tokens=24)
 
 
 def test_no_key_is_copied_for_the_heads_that_share_it(
@@ -130,19 +184,37 @@ def test_no_key_is_copied_for_the_heads_that_share_it(
     assert heads == {(HEADS, SHARED, SHARED)}
 
 
-def test_attention_is_the_models_own_again_after_sampling(policy: Any) -> None:
+def test_between_two_completions_and_in_other_threads_attention_is_transformers_own(
+    policy: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    threads = set()
+    name = "r1pipe.generate.grouped_queries.scaled_dot_product_attention"
+    plain = torch.nn.functional.scaled_dot_product_attention
+
+    def watched(*heads: Tensor, **how: Any) -> Tensor:
+        threads.add(threading.get_ident())
+        return plain(*heads, **how)
+
+    monkeypatch.setattr(name, watched)
     generator = TransformersGenerator(policy, end_ids=[7], pad_id=0, max_batch=4)
     running = generator.generate(requests(8), SamplingParams(1.0, 1.0, 4))
     next(running)
-    assert policy.config._attn_implementation == GROUPED
-    del running
-    assert policy.config._attn_implementation == "sdpa"
+    assert threads == {threading.get_ident()}
+    threads.clear()
+    assert policy.config._attn_implementation == "sdpa", "training asks for it"
+    ids = torch.tensor([[0, 5, 9], [4, 5, 9]])
+    policy(input_ids=ids, attention_mask=(ids > 0).long()).logits.sum().backward()
+    with ThreadPoolExecutor(1) as other, grouped():
+        other.submit(policy, input_ids=ids, attention_mask=(ids > 0).long()).result()
+    assert not threads
+    policy.zero_grad()
+    assert len(list(running)) == 7
+    assert threads == {threading.get_ident()}
 
 
-def test_models_whose_heads_share_nothing_or_that_attend_otherwise_are_left_alone() -> None:
+def test_models_that_attend_otherwise_are_left_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    name = "r1pipe.generate.grouped_queries.scaled_dot_product_attention"
+    monkeypatch.setattr(name, lambda *_, **__: pytest.fail("it is not theirs"))
     torch.manual_seed(0)
-    alone = Qwen3ForCausalLM(config(num_key_value_heads=HEADS))
-    eager = Qwen3ForCausalLM(config(attn_implementation="eager"))
-    for model, own in ((alone, "sdpa"), (eager, "eager")):
-        with grouped(model):
-            assert model.config._attn_implementation == own
+    sampled(Qwen3ForCausalLM(config(num_key_value_heads=HEADS)).eval(), max_tokens=3)
+    sampled(Qwen3ForCausalLM(config(attn_implementation="eager")).eval(), max_tokens=3)

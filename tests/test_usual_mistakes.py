@@ -13,6 +13,7 @@ from typing import Any
 import pydantic
 import pytest
 import torch
+from test_policy_stages import SMALLEST
 from tiny import rollout, stage
 
 from r1pipe.chat import boxed, render_completion, split_completion
@@ -138,21 +139,8 @@ def test_mistake_2_the_weight_of_a_token_falls_with_length_only_where_that_is_ch
 
 @pytest.mark.parametrize("name", ["kl_coef", "clip_low", "clip_high"])
 def test_mistakes_5_and_6_neither_kl_nor_clip_has_a_default_to_fall_back_on(name: str) -> None:
-    values: dict[str, Any] = {
-        "seed": 1,
-        "format": "chat",
-        "num_steps": 1,
-        "problems_per_step": 1,
-        "group_size": 2,
-        "optimizer": {"lr": 1e-6},
-        "rewards": {"accuracy": 1.0},
-        "max_tokens": 8,
-        "kl_coef": 0.001,
-        "clip_low": 10.0,
-        "clip_high": 10.0,
-    }
-    stage("grpo").params(**values)
-    del values[name]
+    stage("grpo").params(**SMALLEST["grpo"])
+    values = {each: value for each, value in SMALLEST["grpo"].items() if each != name}
     with pytest.raises(pydantic.ValidationError, match=f"{name}\n  Field required"):
         stage("grpo").params(**values)
 

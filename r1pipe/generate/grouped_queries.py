@@ -4,24 +4,30 @@
 On a GPU transformers repeats keys and values wherever there is a mask, since PyTorch's fused kernel
 for such heads takes none; it does so on a CPU too, whose kernel does take one. There the copies
 cost several times what the attention itself does, for every token that is sampled.
+
+It takes the place of `sdpa` in transformers' table, for a thread while it samples. A name of its
+own would not do: some models leave out parts of their attention under any other name, or have an
+`sdpa` of theirs, and whoever trains the same model between two completions looks at the name.
 """
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
 from torch import Tensor
 from torch.nn.functional import scaled_dot_product_attention
-from transformers import AttentionInterface, AttentionMaskInterface
+from transformers import AttentionInterface
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
-from transformers.masking_utils import sdpa_mask
 
-from r1pipe.models.interfaces import LanguageModel
 
-GROUPED = "r1pipe-grouped"
-"""Name of this attention among those of transformers."""
+class _Thread(threading.local):
+    is_sampling = False
+
+
+_thread = _Thread()
 
 
 def attend(
@@ -36,7 +42,8 @@ def attend(
     **asked: Any,
 ) -> tuple[Tensor, None]:
     """Attend as transformers' `sdpa` does, to the last bit.  -> [B, Q, A, D]"""
-    if attention_mask is None or asked.get("position_bias") is not None:
+    is_grouped = _thread.is_sampling and key.device.type == "cpu" and key.shape[1] < query.shape[1]
+    if not is_grouped or attention_mask is None or asked.get("position_bias") is not None:
         found: tuple[Tensor, None] = sdpa_attention_forward(
             module, query, key, value, attention_mask, dropout=dropout, scaling=scaling, **asked
         )
@@ -49,22 +56,11 @@ def attend(
 
 
 @contextmanager
-def grouped(model: LanguageModel) -> Iterator[None]:
-    """Have a model on a CPU attend like this inside the block, if its heads share keys."""
-    if not _shares_keys(model) or model.device.type != "cpu":
-        yield
-        return
-    AttentionInterface.register(GROUPED, attend)
-    AttentionMaskInterface.register(GROUPED, sdpa_mask)
-    model.set_attn_implementation(GROUPED)
+def grouped() -> Iterator[None]:
+    """Have this thread attend like this inside the block, on a CPU, where heads share keys."""
+    AttentionInterface.register("sdpa", attend)
+    before, _thread.is_sampling = _thread.is_sampling, True
     try:
         yield
     finally:
-        model.set_attn_implementation("sdpa")
-
-
-def _shares_keys(model: LanguageModel) -> bool:
-    config = model.config.get_text_config()
-    heads = getattr(config, "num_attention_heads", None)
-    shared = getattr(config, "num_key_value_heads", None)
-    return config._attn_implementation == "sdpa" and bool(shared) and shared != heads
+        _thread.is_sampling = before

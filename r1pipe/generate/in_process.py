@@ -86,7 +86,7 @@ class TransformersGenerator:
         batches = [ordered[start : start + self.max_batch] for start in starts]
         work = in_order(lambda b: self._sampled(b, sampling), batches, self.workers, self._end.set)
         try:
-            with grouped(self.model), closing(work):
+            with closing(work):
                 for done in work:
                     yield from done
         finally:
@@ -94,7 +94,7 @@ class TransformersGenerator:
             self.model.train(was_training)
 
     def _sampled(self, requests: Sequence[Request], sampling: SamplingParams) -> list[Sampled]:
-        with computing(self.model, self.precision):
+        with computing(self.model, self.precision), grouped():
             return self._batch(requests, sampling)
 
     @torch.no_grad()

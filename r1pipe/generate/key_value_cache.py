@@ -68,8 +68,8 @@ class _Buffer:
         assert old is not None
         end = length + new.shape[-2]
         if self.memory is None or old is not self.filled or end > self.memory.shape[-2]:
-            batch, heads, _, size = new.shape
-            self.memory = new.new_empty(batch, heads, end + max(LEAST_ROOM, end // 4), size)
+            room = end + max(LEAST_ROOM, end // 4)
+            self.memory = new.new_empty(*new.shape[:-2], room, new.shape[-1])
             self.memory[..., :length, :] = old
         self.memory[..., length:end, :] = new
         self.filled = self.memory[..., :end, :]
