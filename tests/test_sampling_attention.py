@@ -65,6 +65,9 @@ def test_a_growing_layer_holds_what_is_appended_selected_repeated_and_cropped() 
         layer.batch_select_indices(torch.tensor([2, 0]))
     appended(2, 1)
     for layer in (plain, growing):
+        layer.reorder_cache(torch.tensor([1, 0]))
+    appended(2, 1)
+    for layer in (plain, growing):
         layer.batch_repeat_interleave(2)
     appended(4, 3)
     for layer in (plain, growing):
@@ -189,11 +192,12 @@ def test_between_two_completions_and_in_other_threads_attention_is_transformers_
 ) -> None:
     threads = set()
     name = "r1pipe.generate.grouped_queries.scaled_dot_product_attention"
-    plain = torch.nn.functional.scaled_dot_product_attention
+    plain: Any = torch.nn.functional.scaled_dot_product_attention
 
     def watched(*heads: Tensor, **how: Any) -> Tensor:
         threads.add(threading.get_ident())
-        return plain(*heads, **how)
+        found: Tensor = plain(*heads, **how)
+        return found
 
     monkeypatch.setattr(name, watched)
     generator = TransformersGenerator(policy, end_ids=[7], pad_id=0, max_batch=4)
