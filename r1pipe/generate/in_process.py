@@ -114,7 +114,7 @@ class TransformersGenerator:
                 break
             if len(running) < DROP_ENDED_BELOW * len(active):
                 keep = torch.tensor(running, device=logits.device)
-                cache.batch_select_indices(keep)
+                cache.reorder_cache(keep)  # states of linear layers too
                 attention, positions, tokens = attention[keep], positions[keep], tokens[keep]
                 active = [active[i] for i in running]
             attention = torch.cat([attention, attention.new_ones(len(active), 1)], dim=1)
@@ -188,7 +188,7 @@ class TransformersGenerator:
             logits_to_keep=1,
         )
         repeat = torch.tensor([place[r.prompt_ids] for r in requests], device=device)
-        cache.batch_select_indices(repeat)
+        cache.reorder_cache(repeat)
         return cache, attention[repeat], output.logits[:, -1].float()[repeat]
 
     def load_weights(self, tensors: Weights) -> None:
