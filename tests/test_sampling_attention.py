@@ -205,7 +205,7 @@ def test_between_two_completions_and_in_other_threads_attention_is_transformers_
     name = "r1pipe.generate.grouped_queries.scaled_dot_product_attention"
     plain = torch.nn.functional.scaled_dot_product_attention
 
-    def watched(*heads: Tensor, **how: Any) -> Tensor:
+    def watched(*heads: Any, **how: Any) -> Tensor:
         threads.add(threading.get_ident())
         return plain(*heads, **how)
 
