@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 import torch
-from test_families import family
+from test_families import family, own_scores
 from torch import Tensor
 from transformers import DynamicCache, Qwen3Config, Qwen3ForCausalLM
 from transformers.cache_utils import DynamicLayer
@@ -21,6 +21,7 @@ from r1pipe.generate.grouped_queries import grouped
 from r1pipe.generate.in_process import TransformersGenerator
 from r1pipe.generate.key_value_cache import LEAST_ROOM, GrowingLayer, key_value_cache
 from r1pipe.generate.protocol import Request, Sampled, SamplingParams
+from r1pipe.records import TokenSequence
 
 HEADS, SHARED = 4, 2
 
@@ -171,6 +172,19 @@ def test_so_are_those_of_every_kind_of_attention(name: str, transformers_own: Wa
         assert ours == sampled(one, max_tokens=24)
 
 
+@pytest.mark.parametrize("name", ["falcon_h1", "qwen3_next"])
+def test_states_of_linear_layers_go_with_their_rows(name: str) -> None:
+    one = family(name, **KINDS.get(name, {}))
+    once = requests(5)
+    again = [Request(each.prompt_ids, each.seed + 1, each.index + 5) for each in once]
+    generator = TransformersGenerator(one, end_ids=range(7, 20), pad_id=0, max_batch=16)
+    made = list(generator.generate([*once, *again], SamplingParams(1.0, 1.0, 16)))
+    assert len({len(each.token_ids) for each in made}) > 2, "rows have left the batch"
+    for each in made:
+        sequence = TokenSequence(list(once[each.index % 5].prompt_ids), each.token_ids, 0)
+        assert each.logprobs == pytest.approx(own_scores(one, sequence), abs=1e-3)
+
+
 def test_no_key_is_copied_for_the_heads_that_share_it(
     policy: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -194,7 +208,7 @@ def test_between_two_completions_and_in_other_threads_attention_is_transformers_
     name = "r1pipe.generate.grouped_queries.scaled_dot_product_attention"
     plain: Any = torch.nn.functional.scaled_dot_product_attention
 
-    def watched(*heads: Tensor, **how: Any) -> Tensor:
+    def watched(*heads: Any, **how: Any) -> Tensor:
         threads.add(threading.get_ident())
         found: Tensor = plain(*heads, **how)
         return found

@@ -114,7 +114,7 @@ class TransformersGenerator:
                 break
             if len(running) < DROP_ENDED_BELOW * len(active):
                 keep = torch.tensor(running, device=logits.device)
-                cache.reorder_cache(keep)
+                cache.reorder_cache(keep)  # states of linear layers too
                 attention, positions, tokens = attention[keep], positions[keep], tokens[keep]
                 active = [active[i] for i in running]
             attention = torch.cat([attention, attention.new_ones(len(active), 1)], dim=1)
