@@ -22,7 +22,7 @@ LONGEST = (
     "test_page_commands",
     "test_engines_dpo",
     "test_real_stages",
-    "test_methods_killed",
+    "test_ray_nodes",
 )
 """Files that take longest: they come first, so that no worker is left with one at the end."""
 

@@ -5,7 +5,8 @@ from __future__ import annotations
 import random
 from dataclasses import replace
 from functools import partial
-from typing import Any
+from typing import Any, Literal
+from unittest.mock import patch
 
 import torch
 from tiny import (
@@ -27,9 +28,12 @@ from r1pipe.ranks import ALONE, Ranks
 from r1pipe.records import Rollout, TokenSequence
 from r1pipe.rl.dpo import dpo_loss
 from r1pipe.settings import Adapter, Optimizer
+from r1pipe.stage import Context, Inputs
 from r1pipe.supervision.training import adjacent
+from r1pipe.train import logprobs
 from r1pipe.train.backends import make_engine
 from r1pipe.train.batching import Batching, Layout, MicroBatch, count_loss_tokens, micro_batches
+from r1pipe.train.deepspeed_backend import DeepSpeedSettings
 from r1pipe.train.engine import Engine, Loss
 from r1pipe.train.logprobs import token_logprobs
 
@@ -40,6 +44,7 @@ BATCHING = Batching(96, "padded", PAD)
 """Small micro-batches: some steps have an odd number of them, some more than others."""
 Curve = list[tuple[float, float]]
 """(loss, gradient norm) of each step."""
+ZeroStage = Literal[0, 1, 2, 3]
 
 
 def sft_curve(engine: Engine, batching: Batching = BATCHING) -> Curve:
@@ -146,3 +151,49 @@ def positions_held(run: EngineRun, ranks: Ranks) -> tuple[int, int]:
         engine.close()
     assert len(seen) == 2, "all ranks share each of them"
     return sum(seen), sum(batch.input_ids.shape[1] for batch in batches)
+
+
+def log_curves_of(context: Context, case: str, run: EngineRun, layout: Layout) -> None:
+    """Log the loss and gradient norm of every task, by step."""
+    from r1pipe.train import deepspeed_setup
+
+    deepspeed_setup.PERSISTENT_NUMBERS = 0  # so that ZeRO 3 divides small parameters too
+    # with ZeRO 3 the head goes over a few tokens at a time: ranks that have fewer of them must
+    # gather its weight as often as the others
+    most = 12 * 320 if run.engine.shards_weights else logprobs.MAX_LOGITS
+    with patch.object(logprobs, "MAX_LOGITS", most):
+        for task in CURVES:
+            curve = curve_of(task, run, context.ranks, layout)
+            for step, (loss, norm) in enumerate(curve, start=1):
+                found = {f"{task}-{case}-loss": loss, f"{task}-{case}-norm": norm}
+                context.log(step, None, **found)
+
+
+def log_curves(context: Context, inputs: Inputs) -> None:
+    """Log the curves of every ZeRO stage, of ranks that share the micro-batches of a step."""
+    stages: tuple[ZeroStage, ...] = (0, 1, 2, 3)
+    for stage in stages:
+        run = EngineRun(engine=settings_of(context.ranks, stage))
+        log_curves_of(context, f"{stage}-padded", run, "padded")
+
+
+def log_curves_of_shared_rows(context: Context, inputs: Inputs) -> None:
+    """Log the curves of ranks that share each micro-batch, and what they hold of it."""
+    stages: tuple[ZeroStage, ...] = (2, 3)
+    layouts: tuple[Layout, ...] = ("padded", "packed")
+    for stage in stages:
+        run = EngineRun(engine=settings_of(context.ranks, stage, context.ranks.size))
+        held, whole = positions_held(run, context.ranks)
+        context.log(1, **{f"held-{stage}": held, f"whole-{stage}": whole})
+        for layout in layouts:
+            log_curves_of(context, f"{stage}-{layout}", run, layout)
+
+
+def settings_of(ranks: Ranks, stage: ZeroStage, sequence_parallel: int = 1) -> DeepSpeedSettings:
+    """Return DeepSpeed on all ranks."""
+    return DeepSpeedSettings(
+        backend="deepspeed",
+        num_processes=ranks.size,
+        zero_stage=stage,
+        sequence_parallel=sequence_parallel,
+    )

@@ -19,7 +19,7 @@ from r1pipe.models.policy import load_model
 from r1pipe.ranks import Ranks
 from r1pipe.records import TokenSequence
 from r1pipe.settings import Optimizer
-from r1pipe.stage import Inputs
+from r1pipe.stage import Context, Inputs
 from r1pipe.supervision.reward_model import new_reward_model
 from r1pipe.train import deepspeed_engine, logprobs
 from r1pipe.train import deepspeed_setup as setup
@@ -35,6 +35,11 @@ PERSISTENT = 600
 ROWS = [TokenSequence([5, 6, 7], [8 + number] * (number + 1), number) for number in range(5)]
 BATCHING = Batching(12, "padded", 0)
 RUN = TrainRun(engine=DeepSpeedSettings(backend="deepspeed", num_processes=2, zero_stage=3))
+
+
+def note_facts(context: Context, inputs: Inputs) -> None:
+    """Note what is on every rank."""
+    context.note(**facts_of(inputs, context.ranks))
 
 
 def facts_of(inputs: Inputs, ranks: Ranks) -> dict[str, Any]:

@@ -123,8 +123,12 @@ class Part(RankContext):
         super().log(step, total, **{f"{self.name} {name}": each for name, each in values.items()})
 
 
-def train_all(context: Any, folder: Path) -> None:
+def train_all(context: Any, inputs: Inputs) -> None:
     """Train by every method, one after the other, on the ranks of a stage."""
+    from r1pipe.train import deepspeed_setup
+
+    deepspeed_setup.PERSISTENT_NUMBERS = 0  # so that ZeRO 3 divides small parameters too
+    folder = inputs.path("folder")
     for name, method in METHODS.items():
         engine = {
             "backend": "deepspeed",

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from functools import cache
 from importlib.util import find_spec
 from pathlib import Path
@@ -11,17 +10,13 @@ from typing import Any, NamedTuple
 import pytest
 import torch
 from curves import CURVES, NUM_STEPS, OPTIMIZER, Curve, curve_of
+from on_ranks import Console, call_on_ranks, run_stage
 from tiny import corpus_rows, model, save_policy, stage
 
 from r1pipe.engine_settings import EngineRun
 from r1pipe.errors import Interrupted
-from r1pipe.launch.context import RunContext
-from r1pipe.launch.launcher import run_kind
-from r1pipe.launch.stopping import Stopper
-from r1pipe.manifest.kinds import load_kind
 from r1pipe.models.policy import load_model
 from r1pipe.rows import write_rows
-from r1pipe.stage import Inputs
 from r1pipe.train.backends import make_engine
 
 pytestmark = [
@@ -29,101 +24,10 @@ pytestmark = [
     pytest.mark.skipif(not find_spec("deepspeed"), reason="deepspeed is missing"),
 ]
 
-STAGE = f'''
-"""Log the curves of every ZeRO stage."""
-
-import sys
-
-from r1pipe.ranks import Launch
-from r1pipe.stage import StageModel
-
-sys.path.insert(0, {str(Path(__file__).parent)!r})
-VERSION = 1
-INPUTS = {{}}
-OUTPUTS = {{"rows": "rows"}}
-
-
-class Params(StageModel):
-    """Nothing."""
-
-
-class Run(StageModel):
-    processes: int
-    sequence_parallel: int = 1
-
-    def launch(self):
-        return Launch(self.processes)
-
-
-def run(context, params, run, inputs):
-    from curves import CURVES, curve_of, positions_held
-    from r1pipe.engine_settings import EngineRun
-    from r1pipe.train import deepspeed_setup, logprobs
-    from r1pipe.train.deepspeed_backend import DeepSpeedSettings
-
-    deepspeed_setup.PERSISTENT_NUMBERS = 0  # so that ZeRO 3 divides small parameters too
-    is_shared = run.sequence_parallel > 1
-    cases = [(stage, "padded") for stage in range(4)]
-    if is_shared:
-        cases = [(stage, layout) for stage in (2, 3) for layout in ("padded", "packed")]
-    whole_head = logprobs.MAX_LOGITS
-    for stage, layout in cases:
-        # with ZeRO 3 the head goes over a few tokens at a time: ranks that have fewer of them must
-        # gather its weight as often as the others
-        logprobs.MAX_LOGITS = 12 * 320 if stage == 3 else whole_head
-        settings = DeepSpeedSettings(
-            backend="deepspeed",
-            num_processes=run.processes,
-            zero_stage=stage,
-            sequence_parallel=run.sequence_parallel,
-        )
-        engine_run = EngineRun(engine=settings)
-        if is_shared:
-            held, whole = positions_held(engine_run, context.ranks)
-            context.log(1, **{{f"held-{{stage}}": held, f"whole-{{stage}}": whole}})
-        for task in CURVES:
-            curve = curve_of(task, engine_run, context.ranks, layout)
-            for step, (loss, norm) in enumerate(curve, start=1):
-                names = [f"{{task}}-{{stage}}-{{layout}}-{{what}}" for what in ("loss", "norm")]
-                context.log(step, **dict(zip(names, (loss, norm), strict=True)))
-'''
-
-
-class Console:
-    """Keeps what is logged."""
-
-    def __init__(self) -> None:
-        self.logged: dict[int, dict[str, float]] = {}
-        self.stopper = Stopper()
-        self.stop_at = 0
-
-    def progress(self, name: str, step: int, total: int | None, values: Any) -> None:
-        self.logged.setdefault(step, {}).update(values)
-        if step == self.stop_at:
-            self.stopper.ask(15)
-
-
-def context_in(folder: Path, console: Any, outputs: tuple[str, ...] = ("rows",)) -> RunContext:
-    for part in ("logs", "checkpoints"):
-        (folder / part).mkdir(parents=True, exist_ok=True)
-    return RunContext("curves", folder, outputs, {}, console.progress, console.stopper, 1000.0)
-
 
 @cache
 def torch_curve(task: str) -> Curve:
     return curve_of(task, EngineRun(workers=1))
-
-
-def logged_curves(folder: Path, processes: int, sequence_parallel: int) -> dict[int, Any]:
-    """Run the stage above and return what it logs."""
-    (folder / "curves_stage.py").write_text(STAGE)
-    kind: Any = load_kind("curves", folder / "curves_stage.py")
-    console = Console()
-    context = context_in(folder / "work", console)
-    run = kind.run_model(processes=processes, sequence_parallel=sequence_parallel)
-    run_kind(kind, context, kind.params(), run, Inputs())
-    context.close()
-    return console.logged
 
 
 @pytest.fixture(scope="module", params=[1, 2])
@@ -131,13 +35,15 @@ def logged(
     request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
 ) -> dict[int, dict[str, float]]:
     """Return all curves of DeepSpeed in one process, or in two."""
-    return logged_curves(tmp_path_factory.mktemp("curves"), request.param, 1)
+    folder = tmp_path_factory.mktemp("curves")
+    return call_on_ranks("curves:log_curves", request.param, folder)[1].logged
 
 
 @pytest.fixture(scope="module")
 def shared(tmp_path_factory: pytest.TempPathFactory) -> dict[int, dict[str, float]]:
     """Return all curves of two processes that share each micro-batch."""
-    return logged_curves(tmp_path_factory.mktemp("shared"), 2, 2)
+    folder = tmp_path_factory.mktemp("shared")
+    return call_on_ranks("curves:log_curves_of_shared_rows", 2, folder)[1].logged
 
 
 def assert_same_curve(logged: dict[int, dict[str, float]], task: str, case: str) -> None:
@@ -196,7 +102,6 @@ class Sft:
         write_rows(folder / "rows", corpus_rows(12, "chat"))
 
     def run(self, name: str, console: Console, **engine: Any) -> Path:
-        context = context_in(self.folder / name, console, ("model",))
         optimizer = {"lr": 3e-3, "schedule": "cosine"}
         params = self.kind.params(
             seed=1,
@@ -206,15 +111,8 @@ class Sft:
             optimizer=optimizer,
             adapter=self.adapter,
         )
-        settings: Any = {"engine": engine, "micro_batch_tokens": 64}
-        try:
-            run = self.kind.run_model(**settings)
-            run_kind(self.kind, context, params, run, Inputs(self.inputs))
-        finally:
-            context.close()
-            ranks = self.folder / name / "ranks"
-            if ranks.exists():
-                ranks.rename(self.folder / f"{name}-ranks-{time.monotonic_ns()}")
+        run = self.kind.run_model(engine=engine, micro_batch_tokens=64)
+        context = run_stage(self.kind, self.folder / name, params, run, self.inputs, console)
         return context.output("model")
 
 

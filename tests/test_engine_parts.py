@@ -2,22 +2,18 @@
 
 from __future__ import annotations
 
-import time
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
-from test_engine_equality import Console, context_in
+from on_ranks import Console, call_on_ranks, notes_of, run_stage
 from tiny import MAX_CHARS, grpo_params, problems, save_policy, stage, tokenizer
 from transformers import AutoModelForSequenceClassification, Qwen3Config, Qwen3ForCausalLM
 
 from r1pipe.errors import Interrupted
-from r1pipe.launch.launcher import run_kind
-from r1pipe.manifest.kinds import load_kind
 from r1pipe.rows import write_rows
-from r1pipe.stage import Inputs
 
 pytestmark = [
     pytest.mark.engines,
@@ -26,53 +22,6 @@ pytestmark = [
 PERSISTENT = 600  # as in `loaded_parts`
 ZERO_3 = {"backend": "deepspeed", "num_processes": 2, "zero_stage": 3}
 SHARED = ZERO_3 | {"sequence_parallel": 2}
-
-STAGE = f'''
-"""Load sharded models and say what is on this rank."""
-
-import sys
-
-from r1pipe.ranks import Launch
-from r1pipe.stage import Input, StageModel
-
-sys.path.insert(0, {str(Path(__file__).parent)!r})
-VERSION = 1
-INPUTS = {{"tied": Input("model"), "untied": Input("model"), "renamed": Input("model")}}
-OUTPUTS = {{"rows": "rows"}}
-
-
-class Params(StageModel):
-    """Nothing."""
-
-
-class Run(StageModel):
-    def launch(self):
-        return Launch(2)
-
-
-def run(context, params, run, inputs):
-    from loaded_parts import facts_of
-
-    context.note(**facts_of(inputs, context.ranks))
-'''
-
-
-def run_stage(kind: Any, folder: Path, params: Any, run: Any, inputs: Any, console: Any) -> Any:
-    """Run a stage in its processes; its attempt can be gone on with."""
-    context = context_in(folder, console, tuple(kind.outputs))
-    try:
-        run_kind(kind, context, params, run, Inputs(inputs))
-    finally:
-        context.close()
-        if (folder / "ranks").exists():
-            (folder / "ranks").rename(folder.with_name(f"ranks-{time.monotonic_ns()}"))
-    return context
-
-
-def notes_of(context: Any) -> dict[str, Any]:
-    """Return the facts that a stage has noted."""
-    found: dict[str, Any] = context.stage_log.facts
-    return found
 
 
 # ---- what a rank holds ---------------------------------------------------------------------------
@@ -110,14 +59,12 @@ def renamed(folder: Path) -> Path:
 @pytest.fixture(scope="module")
 def facts(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
     folder = tmp_path_factory.mktemp("parts")
-    (folder / "parts_stage.py").write_text(STAGE)
     inputs = {
         "tied": save_policy(folder / "tied"),
         "untied": untied(folder / "untied"),
         "renamed": renamed(folder / "renamed"),
     }
-    kind = load_kind("parts", folder / "parts_stage.py")
-    context = run_stage(kind, folder / "work", kind.params(), kind.run_model(), inputs, Console())
+    context, _ = call_on_ranks("loaded_parts:note_facts", 2, folder, inputs)
     return notes_of(context)
 
 

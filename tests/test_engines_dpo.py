@@ -7,14 +7,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from on_ranks import Console, run_stage
 from test_dpo import rows
-from test_engine_equality import Console, context_in
 from tiny import save_policy, stage
 
 from r1pipe.errors import Interrupted
-from r1pipe.launch.launcher import run_kind
 from r1pipe.rows import write_rows
-from r1pipe.stage import Inputs
 
 pytestmark = [
     pytest.mark.engines,
@@ -24,8 +22,7 @@ TWO: dict[str, Any] = {"backend": "deepspeed", "num_processes": 2, "zero_stage":
 
 
 def train(folder: Path, name: str, console: Console, engine: Any, adapter: Any = None) -> None:
-    (folder / name / "journal").mkdir(parents=True, exist_ok=True)
-    kind, context = stage("dpo"), context_in(folder / name, console, ("model",))
+    kind = stage("dpo")
     params = kind.params(
         seed=1,
         num_epochs=3,
@@ -36,12 +33,8 @@ def train(folder: Path, name: str, console: Console, engine: Any, adapter: Any =
         optimizer={"lr": 1e-3},
     )
     run = kind.run_model(engine=engine, micro_batch_tokens=120, pairs_per_unit=5)
-    try:
-        run_kind(kind, context, params, run, Inputs({"model": folder / "policy", "rows": folder}))
-    finally:
-        context.close()
-        if (ranks := folder / name / "ranks").exists():
-            ranks.rename(folder / f"{name}-ranks-{len(list(folder.iterdir()))}")
+    inputs = {"model": folder / "policy", "rows": folder}
+    run_stage(kind, folder / name, params, run, inputs, console)
 
 
 def assert_same_losses(found: dict[int, dict[str, float]], whole: Console) -> None:

@@ -16,6 +16,7 @@ from typing import Any
 
 import pytest
 import torch
+from on_ranks import Console, run_stage
 from test_generator_conformance import (
     assert_agree,
     model,
@@ -265,10 +266,6 @@ def alone(folder: Path, tmp_path_factory: pytest.TempPathFactory) -> FakeContext
 def test_ranks_sample_with_engines_of_their_own_or_with_one_together(
     folder: Path, tmp_path: Path, alone: FakeContext, zero_stage: int, tensor_parallel: int
 ) -> None:
-    from test_engine_equality import Console, context_in
-
-    from r1pipe.launch.launcher import run_kind
-
     kind, console = stage("grpo"), Console()
     write_rows(tmp_path / "problems", [p.to_row() for p in problems(12, max_chars=MAX_CHARS)])
     settings = {
@@ -281,12 +278,10 @@ def test_ranks_sample_with_engines_of_their_own_or_with_one_together(
         "engine": {"backend": "deepspeed", "num_processes": 2, "zero_stage": zero_stage},
     }
     params = grpo_params(num_steps=4, kl_coef=0.0)
-    context = context_in(tmp_path / "work", console, ("model",))
     inputs = {"model": folder, "problems": tmp_path / "problems"}
     run = kind.run_model.model_validate(settings)
     before = set(map(str, Path("/dev/shm").glob("*cpushm*")))
-    run_kind(kind, context, params, run, Inputs(inputs))
-    context.close()
+    context = run_stage(kind, tmp_path / "work", params, run, inputs, console)
     assert context.stage_log.facts["parity_after_push"] < 1e-5
     left = set(map(str, Path("/dev/shm").glob("*cpushm*"))) - before
     assert not left, "another engine of this machine would take them for its own"

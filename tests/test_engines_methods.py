@@ -4,54 +4,19 @@ from __future__ import annotations
 
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import pytest
 import torch
 from methods_on_ranks import METHODS, prepare, train
+from on_ranks import call_on_ranks
 from safetensors.torch import load_file
-from test_engine_equality import Console, context_in
 from tiny import FakeContext
-
-from r1pipe.launch.launcher import run_kind
-from r1pipe.manifest.kinds import load_kind
-from r1pipe.stage import Inputs
 
 pytestmark = [
     pytest.mark.engines,
     pytest.mark.skipif(not find_spec("deepspeed"), reason="deepspeed is missing"),
 ]
-
-STAGE = f'''
-"""Train by every method."""
-
-import sys
-
-from r1pipe.ranks import Launch
-from r1pipe.stage import Input, StageModel
-
-sys.path.insert(0, {str(Path(__file__).parent)!r})
-VERSION = 1
-INPUTS = {{"folder": Input("rows")}}
-OUTPUTS = {{"rows": "rows"}}
-
-
-class Params(StageModel):
-    """Nothing."""
-
-
-class Run(StageModel):
-    def launch(self):
-        return Launch(2)
-
-
-def run(context, params, run, inputs):
-    from methods_on_ranks import train_all
-    from r1pipe.train import deepspeed_setup
-
-    deepspeed_setup.PERSISTENT_NUMBERS = 0  # so that ZeRO 3 divides small parameters too
-    train_all(context, inputs.path("folder"))
-'''
 
 
 class Trained(NamedTuple):
@@ -66,12 +31,7 @@ def two(tmp_path_factory: pytest.TempPathFactory) -> Trained:
     """Start two ranks once, which train by one method after the other."""
     folder = tmp_path_factory.mktemp("methods")
     prepare(folder)
-    (folder / "methods_stage.py").write_text(STAGE)
-    kind: Any = load_kind("methods", folder / "methods_stage.py")
-    console = Console()
-    context = context_in(folder / "work", console)
-    run_kind(kind, context, kind.params(), kind.run_model(), Inputs({"folder": folder}))
-    context.close()
+    _, console = call_on_ranks("methods_on_ranks:train_all", 2, folder, {"folder": folder})
     return Trained(folder, console.logged)
 
 

@@ -7,12 +7,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from test_engine_equality import Console, context_in
+from on_ranks import Console, run_stage
 from tiny import MAX_CHARS, SMALL_RUN, problems, save_policy, stage
 
-from r1pipe.launch.launcher import run_kind
 from r1pipe.rows import write_problems
-from r1pipe.stage import Inputs
 
 pytestmark = [
     pytest.mark.engines,
@@ -23,12 +21,10 @@ pytestmark = [
 def logged(folder: Path, name: str, engine: dict[str, Any]) -> dict[int, dict[str, float]]:
     """Train on an engine; return what was logged, by step."""
     kind, console = stage("ppo"), Console()
-    context = context_in(folder / name, console, ("model", "critic"))
     params = kind.params(**SMALL_RUN, critic_optimizer={"lr": 1e-2}, entropy_coef=0.01)
-    inputs = Inputs({"model": folder / "policy", "problems": folder / "problems"})
+    inputs = {"model": folder / "policy", "problems": folder / "problems"}
     run = kind.run_model(engine=engine, micro_batch_tokens=120)
-    run_kind(kind, context, params, run, inputs)
-    context.close()
+    context = run_stage(kind, folder / name, params, run, inputs, console)
     assert (context.output("critic") / "model.safetensors").exists()
     return console.logged
 

@@ -10,8 +10,9 @@ from typing import Any
 
 import pytest
 from command import Run
-from command import r1pipe as r1pipe_process
 from fake_project import mistakes_of
+from forked_commands import forked
+from killing import KILLED
 from sampling_world import BySample, english, right, sample, table, wrong
 from test_judge import CANDIDATES, OPEN, RIGHT, SUM, World, answered
 from test_openai_server import completion, serving
@@ -140,11 +141,10 @@ def test_a_killed_judge_goes_on_to_the_same_artifact(court: Path, point: str) ->
     """With the transformers backend; a random policy gives random replies."""
     options = ("--set", "stages.judge.params.temperature=1.0")
     stores = [str(court.parent.parent / name) for name in ("killed", "whole")]
-    killed = r1pipe_process("run", str(court), "--store", stores[0], *options, fault=point)
-    assert killed.returncode == -9, killed.stderr
-    for store in stores:
-        done = r1pipe_process("run", str(court), "--store", store, *options)
-        assert done.returncode == 0, done.stderr
+    runs = [("run", str(court), "--store", store, *options) for store in stores]
+    ended = forked([(point, runs[0]), ("", runs[0]), ("", runs[1])])
+    for (code, said), wanted in zip(ended, (KILLED, 0, 0), strict=True):
+        assert code == wanted, said
     records = [judged(Path(store)) for store in stores]
     assert records[0].artifact_id == records[1].artifact_id
     replies = list(read_rows(Store(Path(stores[0])).output_dir(records[0], "replies")))

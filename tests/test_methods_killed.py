@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from command import r1pipe
+from forked_commands import forked
 from killing import KILLED
 from test_dpo import rows
 from test_select_corpus import world
@@ -64,37 +64,43 @@ def project(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return root
 
 
-def build(project: Path, store: str, stage: str, fault: str | None = None) -> int:
-    """Run one stage; a checkpoint is taken after every step."""
+FAULTS = {
+    # in the second unit of the reference, and before step 2 is saved
+    "dpo": ("journal.append@2", "checkpoint.write@3"),
+    "labels": ("journal.append@2",),
+    "corpus": ("publish.start",),  # its files are there, and are written anew
+}
+
+
+@pytest.fixture(scope="module")
+def artifacts(project: Path) -> dict[str, dict[str, str]]:
+    """Build every stage undisturbed; elsewhere kill each, have it go on. Return store -> stage ->
+    artifact. A checkpoint is taken after every step."""
     manifest = str(project / "manifests" / "killed.yaml")
-    options = ["--store", str(project / store), "--checkpoint-every", "0", "--to", stage]
-    done = r1pipe("run", manifest, *options, fault=fault)
-    assert done.returncode in (0, KILLED), done.stderr[-2000:]
-    return done.returncode
+    run = ["run", manifest, "--checkpoint-every", "0", "--store"]
+    commands, codes = [("", [*run, str(project / "whole")])], [0]
+    for stage, faults in FAULTS.items():
+        for fault in (*faults, ""):
+            commands.append((fault, [*run, str(project / "killed"), "--to", stage]))
+            codes.append(KILLED if fault else 0)
+    for store in ("whole", "killed"):
+        commands.append(("", ["plan", manifest, "--json", "--store", str(project / store)]))
+        codes.append(0)
+    ended = forked(commands)
+    for (fault, command), (code, said), wanted in zip(commands, ended, codes, strict=True):
+        assert code == wanted, f"{command} with {fault!r}: {said[-2000:]}"
+    return {"whole": artifacts_of(ended[-2].said), "killed": artifacts_of(ended[-1].said)}
 
 
-def artifact(project: Path, store: str, stage: str) -> str:
-    manifest = str(project / "manifests" / "killed.yaml")
-    shown = r1pipe("plan", manifest, "--store", str(project / store), "--json")
-    stages: dict[str, Any] = {each["name"]: each for each in json.loads(shown.stdout)["stages"]}
-    assert stages[stage]["status"] == "hit"
-    return str(stages[stage]["artifact"])
+def artifacts_of(planned: str) -> dict[str, str]:
+    """Return the artifact of every stage, all of which are there."""
+    stages: list[dict[str, Any]] = json.loads(planned[planned.index("{") :])["stages"]
+    assert {each["status"] for each in stages} == {"hit"}
+    return {each["name"]: str(each["artifact"]) for each in stages}
 
 
-@pytest.mark.parametrize(
-    ("stage", "faults"),
-    [
-        # in the second unit of the reference, and before step 2 is saved
-        ("dpo", ("journal.append@2", "checkpoint.write@3")),
-        ("labels", ("journal.append@2",)),
-        ("corpus", ("publish.start",)),  # its files are there, and are written anew
-    ],
-)
+@pytest.mark.parametrize("stage", FAULTS)
 def test_a_killed_stage_goes_on_and_ends_with_the_same_artifact(
-    project: Path, stage: str, faults: tuple[str, ...]
+    artifacts: dict[str, dict[str, str]], stage: str
 ) -> None:
-    assert build(project, "whole", stage) == 0
-    for fault in faults:
-        assert build(project, f"killed-{stage}", stage, fault) == KILLED, fault
-    assert build(project, f"killed-{stage}", stage) == 0
-    assert artifact(project, f"killed-{stage}", stage) == artifact(project, "whole", stage)
+    assert artifacts["killed"][stage] == artifacts["whole"][stage]

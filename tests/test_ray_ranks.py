@@ -10,8 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from test_engine_equality import Console
-from test_engine_parts import notes_of, run_stage
+from on_ranks import Console, notes_of, run_stage
 from test_ray_engines import actors
 from tiny import MAX_CHARS, grpo_params, problems, save_policy, stage
 

@@ -14,6 +14,7 @@ from command import r1pipe
 SMALL = (
     "--profile=smoke",
     "--set=stages.corpus.params.num_rows=6000",
+    "--set=stages.cold-start-sft.params.num_epochs=5",
     "--set=stages.rejection-sample.inputs.model=zero",
     "--set=stages.rejection-sample.params.format=r1-zero",
     "--set=stages.rejection-sample.params.problems_per_unit=8",
