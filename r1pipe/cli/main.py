@@ -35,7 +35,7 @@ def command() -> NoReturn:
     It ends without taking the interpreter apart: that would free memory which the system frees at
     once, and has some libraries complain on stderr about the order.
     """
-    from r1pipe.cli.printing import print_traceback
+    from r1pipe.cli.printing import complain, print_traceback
 
     sys.excepthook = print_traceback
     try:
@@ -44,7 +44,7 @@ def command() -> NoReturn:
     except SystemExit as end:
         status = end.code
     except KeyboardInterrupt:  # while it still reads its own modules
-        print(STOP, file=sys.stderr)
+        complain(str(STOP))
         status = STOP.exit_code
     if isinstance(status, str):
         sys.exit(status)
