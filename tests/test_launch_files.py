@@ -44,7 +44,7 @@ def said(text: str, folder: Path, **environment: str) -> list[str]:
         (folder / name).chmod(0o755)
     environment |= {"PATH": f"{folder}:{os.environ['PATH']}", "HOME": str(folder)}
     done = subprocess.run(
-        ["bash", "-euo", "pipefail", "-c", text],
+        ["bash", "-euc", text],
         env=environment,
         cwd=folder,
         capture_output=True,
