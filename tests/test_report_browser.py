@@ -250,6 +250,7 @@ def test_a_watched_page_follows_and_keeps_what_its_reader_chose(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(serving, "FRESH_S", 0.0)
+    monkeypatch.setattr(serving, "REST", 0.0)
     choose = """<script>
       if (!document.title.startsWith("new")) {
         const set = (id, value) => {

@@ -9,6 +9,7 @@ import threading
 import urllib.error
 import urllib.request
 from collections.abc import Callable
+from types import SimpleNamespace
 
 import pytest
 
@@ -66,6 +67,7 @@ def test_a_page_to_be_watched_holds_its_version_whatever_the_minute(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr(serving, "FRESH_S", 0.0)
+    monkeypatch.setattr(serving, "REST", 0.0)
     pages = [
         f'<body data-watched="yes">as of 2026-01-01 00:0{n % 2} UTC. {n // 2}' for n in range(9)
     ]
@@ -74,6 +76,22 @@ def test_a_page_to_be_watched_holds_its_version_whatever_the_minute(
     version = answer(address, "/version")[1].decode()
     assert f'data-watched="{version}"' in page
     assert answer(address, "/version")[1].decode() != version, "another page"
+
+
+def test_a_page_that_takes_long_to_make_is_made_seldom(monkeypatch: pytest.MonkeyPatch) -> None:
+    now, pages = [1000.0], [str(number) for number in range(9)]
+
+    def make() -> str:
+        now[0] += 10.0
+        return pages.pop(0)
+
+    monkeypatch.setattr(serving, "time", SimpleNamespace(monotonic=lambda: now[0]))
+    found = serving._Pages(make)
+    assert found.latest()[0] == b"0"
+    now[0] += serving.REST * 10.0 - 1.0
+    assert found.latest()[0] == b"0"
+    now[0] += 2.0
+    assert found.latest()[0] == b"1"
 
 
 def test_a_store_that_cannot_be_read_is_said_and_the_server_stays() -> None:

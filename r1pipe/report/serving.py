@@ -13,7 +13,9 @@ from r1pipe.errors import R1PipeError
 from r1pipe.text import visible
 
 FRESH_S = 4.0
-"""A page is made again if it is asked for after so long."""
+"""A page is made again if it is asked for after so long, at the earliest."""
+REST = 5.0
+"""How many times as long as it took to make a page none is made: the run has the cores."""
 IDLE_S = 60.0
 """A connection on which nothing is asked is closed: browsers open some in advance."""
 
@@ -82,6 +84,7 @@ class _Pages:
     def __init__(self, make: Callable[[], str]) -> None:
         self.make = make
         self.made_at = float("-inf")
+        self.took_s = 0.0
         self.page, self.version = b"", ""
         self._lock = threading.Lock()
 
@@ -92,10 +95,12 @@ class _Pages:
         without the minute at which it was made; a page to be watched holds its own.
         """
         with self._lock:
-            if time.monotonic() - self.made_at >= FRESH_S:
+            began = time.monotonic()
+            if began - self.made_at >= max(FRESH_S, REST * self.took_s):
                 page = self.make().encode()
                 start = page.find(b"as of ")
                 self.version = hashlib.sha256(page[:start] + page[start + 26 :]).hexdigest()
                 self.page = page.replace(WATCHED, f'data-watched="{self.version}"'.encode(), 1)
                 self.made_at = time.monotonic()
+                self.took_s = self.made_at - began
             return self.page, self.version

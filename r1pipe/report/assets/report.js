@@ -278,7 +278,8 @@
     const last = Math.max(0, Math.ceil(found.length / PER_PAGE) - 1);
     page = Math.min(Math.max(page, 0), last);
     const shown = found.slice(page * PER_PAGE, (page + 1) * PER_PAGE);
-    const place = `${found.length} problem${found.length === 1 ? "" : "s"}, page ${page + 1} of ${last + 1}`;
+    const [count, at, of] = [found.length, page + 1, last + 1].map((each) => each.toLocaleString("en"));
+    const place = `${count} problem${found.length === 1 ? "" : "s"}, page ${at} of ${of}`;
     for (const id of ["position", "position-below"]) byId(id).textContent = place;
     byId("below").hidden = last === 0;
     holder.replaceChildren(...shown.map((problem) => {
