@@ -49,9 +49,10 @@ def rows(params):
         text = " ".join(rng.choices(words, k=90)) + ODD.get(outcome, "")
         verdict = {"right": "correct", "no_answer": "no_answer"}.get(outcome, "wrong")
         answer = problem.gold if verdict == "correct" else str(number)
+        completion = f"<think>\\n{text}\\n</think>\\n\\nIt is {answer}"
         yield {"benchmark": problem.task, "prompt": problem.prompt, "gold": problem.gold,
-               "task": problem.task, "completion": f"<think>\\n{text}\\n</think>\\n\\nIt is {answer}",
-               "extracted": answer, "verdict": verdict, "num_tokens": len(text) // 4,
+               "task": problem.task, "completion": completion, "extracted": answer,
+               "verdict": verdict, "num_tokens": len(text) // 4,
                "finish_reason": "length" if outcome == "cut" else "stop"}
 def run(context, params, run, inputs):
     write_rows(context.output("samples"), rows(params))
