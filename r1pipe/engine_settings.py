@@ -17,6 +17,9 @@ ENGINES = {
     "deepspeed": "r1pipe.train.deepspeed_backend.DeepSpeedSettings",
 }
 """Training backend -> its settings (`r1pipe.train.protocol`)."""
+MAX_LOGITS = 1 << 26
+"""Most logits that a training process has in memory at once: 256 MiB in float32, and as much for
+their gradient."""
 
 
 class EngineSettings(StageModel):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from argparse import Namespace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -14,6 +15,7 @@ from tiny import tokenizer
 
 sys.path.append(str(Path(__file__).resolve().parents[1] / "benchmarks"))
 
+import generation
 from gpu import SHAPES, sizes_of
 from gpu_hour import CHECKS, UNSCRIPTED, Check, outcomes
 from gpu_measures import grpo_verdict, missing, sft_verdict
@@ -138,3 +140,32 @@ def test_without_a_gpu_it_refuses_one_in_a_line() -> None:
     assert done.stderr.strip() == (
         "--device cuda: torch finds no GPU here; leave it out for toy size"
     )
+
+
+def test_sampling_is_measured_with_one_engine_at_a_time(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    alive: list[Any] = []
+
+    class Engine:
+        """An engine that takes most of a GPU, as vLLM's does by default."""
+
+        def __init__(self, *_: Any) -> None:
+            assert not alive, "no room for a second engine"
+            alive.append(self)
+
+        def close(self) -> None:
+            alive.remove(self)
+
+        def load_weights(self, _: Any) -> None:
+            assert alive == [self]
+            raise FarEnoughError
+
+    class FarEnoughError(Exception):
+        pass
+
+    monkeypatch.setattr("r1pipe.generate.vllm_engine.VllmGenerator", Engine)
+    monkeypatch.setattr("r1pipe.generate.vllm_setup.import_vllm", lambda device: None)
+    monkeypatch.setattr(generation, "count_tokens", lambda *_: 0)
+    with pytest.raises(FarEnoughError):
+        generation.measure(tmp_path, Namespace(device="cpu", repeats=1))

@@ -216,10 +216,11 @@ def test_places_are_read_from_run_and_the_precision_from_params() -> None:
         (Placement("deepspeed", processes=4, zero_stage=1), 4 + 4 + 8 / 4),
         (Placement("deepspeed", processes=4, zero_stage=2), 4 + 4 / 4 + 8 / 4),
         (Placement("deepspeed", processes=4, zero_stage=3), 16 / 4),
-        (Placement("deepspeed", processes=4, zero_stage=3, is_bf16=True), (2 + 2 + 12) / 4),
+        (Placement("deepspeed", processes=4, zero_stage=1, is_bf16=True), 2 + (4 + 12) / 4),
+        (Placement("deepspeed", processes=4, zero_stage=3, is_bf16=True), (2 + 4 + 12) / 4),
         (
             Placement("deepspeed", processes=16, zero_stage=3, is_bf16=True, neighbours=8),
-            (2 + 2 + 12) / 16 + 2 / 8,
+            (2 + 4 + 12) / 16 + 2 / 8,
         ),
         (Placement("deepspeed", processes=4, zero_stage=3, is_offloaded=True), 8 / 4),
     ],
@@ -231,6 +232,17 @@ def test_zero_divides_weights_gradients_and_moments(where: Placement, per_parame
     found = memory.training_bytes(work)
     assert found.low - without.low == pytest.approx(per_parameter * 1e9)
     assert found.high - without.high == pytest.approx(per_parameter * 1e9 * 1.3)
+
+
+def test_of_logits_no_more_are_counted_than_are_there_at_a_time() -> None:
+    large = replace(MODEL, vocab_size=150_000)
+    few, many = (
+        memory.training_bytes(training(model=model, micro_batch_tokens=16_384))
+        for model in (replace(MODEL, vocab_size=1), large)
+    )
+    # of four bytes; in the backward pass three times as many, for four workers
+    assert many.low - few.low == pytest.approx(4 * (2**26 - 16_384))
+    assert many.high - few.high == pytest.approx(1.3 * 4 * 3 * 4 * (2**26 - 16_384))
 
 
 def test_a_reference_is_one_more_copy_of_the_weights() -> None:

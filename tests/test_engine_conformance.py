@@ -292,6 +292,27 @@ def test_bfloat16_follows_float32_and_continues_exactly(
     assert steps(second, RATES[2:]) == rest
 
 
+def test_a_sum_of_many_gradients_in_bfloat16_keeps_growing(
+    backend: str, new_engine: Opened
+) -> None:
+    new_engine.precision, count = "bfloat16", 512
+    if backend == "zero-0":
+        return  # refused
+    one = min(sequences(), key=len)
+
+    def norm(num_batches: int) -> float:
+        engine = new_engine(model(), OPTIMIZER.model_copy(update={"max_grad_norm": 1e9}))
+        (batch,) = micro_batches([one], Batching(1, "padded", PAD))
+
+        def part(policy: Any, batch: MicroBatch) -> Loss:
+            return Loss(-token_logprobs(policy, batch).sum() / num_batches)
+
+        engine.accumulate([batch] * num_batches, part)
+        return engine.step(0.0)
+
+    assert norm(count) == pytest.approx(norm(1), rel=0.01)  # in bfloat16 it would be half
+
+
 def test_a_missing_engine_names_the_command_that_installs_it(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:

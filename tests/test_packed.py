@@ -134,7 +134,7 @@ def test_the_kernel_of_a_gpu_is_given_the_row_as_it_is(monkeypatch: pytest.Monke
     row = packed_row()
     results = []
     for has_kernel in (False, True):
-        monkeypatch.setattr(packed, "has_varlen_kernel", lambda query, has=has_kernel: has)
+        monkeypatch.setattr(packed, "has_varlen_kernel", lambda *heads, has=has_kernel: has)
         monkeypatch.setattr("torch.nn.attention.varlen.varlen_attn", seen)
         made = policy("sdpa")
         with attending(made, [row]):
@@ -158,12 +158,18 @@ def test_the_kernel_is_for_gpus_half_precision_and_its_head_sizes() -> None:
     def on_gpu(size: int, dtype: torch.dtype) -> torch.Tensor:
         return heads(size, dtype).as_subclass(OnGpu)
 
-    assert not packed.has_varlen_kernel(heads(64, torch.bfloat16))
-    assert packed.has_varlen_kernel(on_gpu(64, torch.bfloat16))
-    assert packed.has_varlen_kernel(on_gpu(256, torch.float16))
-    assert not packed.has_varlen_kernel(on_gpu(64, torch.float32))
-    assert not packed.has_varlen_kernel(on_gpu(60, torch.bfloat16))
-    assert not packed.has_varlen_kernel(on_gpu(264, torch.bfloat16))
+    def has(query: torch.Tensor) -> bool:
+        return packed.has_varlen_kernel(query, query)
+
+    assert not has(heads(64, torch.bfloat16))
+    assert has(on_gpu(64, torch.bfloat16))
+    assert has(on_gpu(256, torch.float16))
+    assert not has(on_gpu(64, torch.float32))
+    assert not has(on_gpu(60, torch.bfloat16))
+    assert not has(on_gpu(264, torch.bfloat16))
+    # latent attention: keys of 128 + 64, values of 128
+    latent = on_gpu(192, torch.bfloat16), on_gpu(128, torch.bfloat16)
+    assert not packed.has_varlen_kernel(*latent)
 
 
 def test_under_autocast_the_kernel_of_a_gpu_is_given_half_precision(
@@ -179,7 +185,7 @@ def test_under_autocast_the_kernel_of_a_gpu_is_given_half_precision(
     monkeypatch.setattr(torch, "get_autocast_dtype", lambda device: torch.bfloat16)
     found = packed.as_computed(rotated, rotated, rotated)
     assert [heads.dtype for heads in found] == [torch.bfloat16] * 3
-    assert packed.has_varlen_kernel(found[0])
+    assert packed.has_varlen_kernel(found[0], found[2])
     assert packed.as_computed(row, row, row)[0] is row  # a CPU keeps what it has
 
 

@@ -2,7 +2,8 @@
 
 Training keeps per parameter (float32, AdamW) 4 bytes of weight, 4 of gradient and 8 of moments;
 with bf16 2 + 2, and 12 of float32 master copy and moments (arXiv:1910.02054, section 3.1). ZeRO 1
-shards the optimizer state among the processes, 2 the gradients too, 3 everything.
+shards the optimizer state among the processes, 2 the gradients too, 3 everything. Beside bf16
+weights ZeRO has float32 sums of gradients, which its stage 1 shards as stage 2 does.
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ from r1pipe.costs.work import (
     TokenizerInfo,
     Training,
 )
+from r1pipe.engine_settings import MAX_LOGITS
 from r1pipe.settings import Placement
 
 MIB = 1 << 20
@@ -57,12 +59,16 @@ def training_bytes(work: Training) -> Range:
     least = max(work.micro_batch_tokens, work.mean_tokens)
     kept = 2 * model.hidden_size if where.is_checkpointed else _layer_values(model)
     per_token = width * (model.num_layers * kept + _layer_values(model))
-    logits = 4.0 * model.vocab_size
     at_once = CPU_WORKERS if where.device.startswith("cpu") else 1
-    low = least * (0.5 * per_token + logits)
-    high = tokens * at_once * (1.3 * per_token + 3 * logits)
+    low = 0.5 * least * per_token + _logit_bytes(least, model)
+    high = at_once * (1.3 * tokens * per_token + 3 * _logit_bytes(tokens, model))
     activations = Range(low, high) * (1 / where.sequence_parallel)
     return (Range(resident_bytes(work)) + activations) * FRAGMENTS
+
+
+def _logit_bytes(tokens: float, model: ModelInfo) -> float:
+    """Return what the logits of a micro-batch take, of which so many are there at a time."""
+    return 4.0 * min(tokens * model.vocab_size, max(MAX_LOGITS, model.vocab_size))
 
 
 def resident_bytes(work: Training) -> float:
@@ -164,6 +170,8 @@ def _state_bytes(work: Training, where: Placement) -> float:
     count = float(work.model.num_parameters)
     weights, gradients, optimizer = (2, 2, 12) if where.is_bf16 else (4, 4, 8)
     stage, processes = where.zero_stage, where.processes  # plain torch is one process
+    if where.is_bf16 and stage:
+        gradients, stage = 4, max(stage, 2)
     if work.adapter_parameters is not None:  # the frozen weights, and the adapter in float32
         frozen = weights * count
         if work.is_quantized:

@@ -58,9 +58,14 @@ def config_of(
     *,
     is_trained: bool = True,
 ) -> JsonObject:
-    """Return DeepSpeed's configuration. Micro-batches and accumulation are the engine's own."""
+    """Return DeepSpeed's configuration. Micro-batches and accumulation are the engine's own.
+
+    Gradients are summed in float32. DeepSpeed would take bfloat16 for weights of that: there a sum
+    of hundreds of micro-batches stops growing. Its stage 1 cannot sum so, and is stage 2 then.
+    """
+    is_half = precision == "bfloat16"
     zero: JsonObject = {
-        "stage": settings.zero_stage,
+        "stage": 2 if is_half and settings.zero_stage == 1 else settings.zero_stage,
         "stage3_param_persistence_threshold": PERSISTENT_NUMBERS,
     }
     if settings.offload != "none" and is_trained:
@@ -74,7 +79,8 @@ def config_of(
         "gradient_accumulation_steps": 1,
         "zero_optimization": zero,
         "gradient_clipping": max_grad_norm if settings.zero_stage else 0.0,
-        "bf16": {"enabled": precision == "bfloat16"},
+        "bf16": {"enabled": is_half},
+        "data_types": {"grad_accum_dtype": "fp32"},
         "zero_allow_untested_optimizer": True,
         "zero_force_ds_cpu_optimizer": False,
         "steps_per_print": None,

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
+from r1pipe.engine_settings import MAX_LOGITS
 from r1pipe.models.interfaces import LanguageModel
 from r1pipe.ranks import Ranks
 from r1pipe.records import TokenSequence
@@ -22,8 +23,6 @@ from r1pipe.train.batching import Batching, MicroBatch, by_sequence, micro_batch
 from r1pipe.train.engine import Forward
 from r1pipe.train.packed import blocks_of, is_attending
 
-MAX_LOGITS = 1 << 26
-"""Most logits that are in memory at once: 256 MiB in float32, and as much for their gradient."""
 LARGE_LOGITS = 1 << 22
 """Logits from which their memory counts."""
 BLOCK = 1 << 18

@@ -95,7 +95,7 @@ def attend(  # noqa: PLR0913 - as transformers calls it
     """
     check_plain(asked, "run.layout: packed", "layout: padded")
     query, key, value = as_computed(query, key, value)
-    if weigh is fused and not dropout and has_varlen_kernel(query):
+    if weigh is fused and not dropout and has_varlen_kernel(query, value):
         return varlen(query, key, value, blocks, scaling)[None], None
     beside = (_beside(heads, blocks) for heads in (query, key, value))
     attended = weigh(*beside, dropout=dropout, scaling=scaling)  # [B, A, L, D]
@@ -113,10 +113,12 @@ def as_computed(query: Tensor, key: Tensor, value: Tensor) -> tuple[Tensor, Tens
     return query.to(dtype), key.to(dtype), value.to(dtype)
 
 
-def has_varlen_kernel(query: Tensor) -> bool:
-    """Return whether PyTorch's attention of sequences of any lengths computes such heads."""
-    is_half = query.dtype in (torch.bfloat16, torch.float16)
-    return query.is_cuda and is_half and query.shape[3] % 8 == 0 and query.shape[3] <= MAX_HEAD_SIZE
+def has_varlen_kernel(query: Tensor, value: Tensor) -> bool:
+    """Return whether PyTorch's attention of sequences of any lengths computes such heads: values
+    of latent attention (DeepSeek-V3) are shorter than its keys, which the kernel refuses."""
+    size, is_half = query.shape[3], query.dtype in (torch.bfloat16, torch.float16)
+    is_computed = is_half and size % 8 == 0 and size <= MAX_HEAD_SIZE
+    return query.is_cuda and is_computed and value.shape[3] == size
 
 
 def varlen(
