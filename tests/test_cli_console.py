@@ -126,6 +126,8 @@ def test_well_known_values_come_first_and_named() -> None:
     values = {"kl": 0.1, "tokens_per_s": 12345.6, "pass_rate": 0.41239, "reward": 1}
     assert values_text(values) == "reward 1  pass rate 0.4124  KL 0.1  12,346 tokens/s"
     assert values_text({"reward": 1, "loss": 1e-9}) == "reward 1"
+    distilled = {"loss": 1e-9, "reward": 0, "pass_rate": 0.5, "kl": 0, "teacher_kl": 0.25}
+    assert values_text(distilled) == "pass rate 0.5  KL to the teacher 0.25"
     assert values_text({"a": 1, "b": 2, "c": 3, "d": 4, "e": 5}) == "a 1  b 2  c 3  d 4"
 
 
