@@ -153,6 +153,8 @@ def test_a_result_is_the_scores_the_last_step_or_how_many_rows() -> None:
     assert result_text("grpo", step, {"num_rows": 3}) == "pass rate 0.9"
     assert result_text("corpus", {}, {"num_rows": 12000}) == "12,000 rows"
     assert result_text("scoreboard", {}, {}) == ""
+    for short, text in ((0, "4 kept"), (1234, "4 kept  1,234 short of target_rows")):
+        assert result_text("rejection-sample", {"kept": 4}, {"rows_short_of_target": short}) == text
 
 
 def test_a_mix_ends_with_its_rows() -> None:

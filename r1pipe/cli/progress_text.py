@@ -67,7 +67,9 @@ def result_text(kind: str, values: Mapping[str, float], facts: Mapping[str, obje
         text = ", ".join(f"{visible(name)} {value:.3f}" for name, value in shown.items())
         return f"pass@1 {text}" if text else ""
     if results := {name: values[name] for name in telling(values) if name in RESULTS}:
-        return values_text(results)
+        short = facts.get("rows_short_of_target")
+        is_short = isinstance(short, int) and short > 0
+        return values_text(results) + (f"  {short:,} short of target_rows" if is_short else "")
     if kind == "mix":  # a fact for each part
         parts = [n for name, n in facts.items() if name.endswith("_rows") and isinstance(n, int)]
         return f"{sum(parts):,} rows" if parts else ""
