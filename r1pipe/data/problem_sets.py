@@ -35,10 +35,13 @@ from r1pipe.verify.equivalence import MAX_GOLD_CHARS, read_gold
 from r1pipe.verify.reading.extract import boxes
 
 ROWS_PER_CHECK = 10_000
+NUM_WORDS = 3
+"""Words of three letters or more from which on a gold answer is a phrase."""
 OTHER_GOLD = "the same prompt as a row above, with another answer"
 UNUSABLE_FRAC = "params.columns.max_unusable_frac"
 NO_SELF = "the gold answer does not verify against itself"
 
+_WORD = re.compile(r"[^\W\d_]{3,}")
 _CALCULATOR = re.compile(r"<<[^<>\n]{0,200}>>")
 _ID_DIGITS = 16
 
@@ -138,9 +141,12 @@ def columns_of(path: Path, rows: Sequence[Record], given: ProblemColumns | None)
 def found_in(path: Path, rows: Sequence[Record], rules: Rules) -> str:
     """Say what the first rows of a data set hold, or raise StageError if none is a problem."""
     bad, used = BadRows(), {name.partition(".")[0] for name in rules.columns.used()}
+    num_worded = 0
     for record in rows:
-        if fault := _read(record.values, rules).fault:
-            bad.add(record, fault)
+        item = _read(record.values, rules)
+        if item.fault:
+            bad.add(record, item.fault)
+        num_worded += rules.is_by_rule and _is_worded(item.gold)
     if len(bad) == len(rows):
         raise StageError(f"{path}: none of the first {len(rows)} rows is usable: {bad.as_text()}")
     spare = dict.fromkeys(name for record in rows for name in record.values if name not in used)
@@ -148,7 +154,18 @@ def found_in(path: Path, rows: Sequence[Record], rules: Rules) -> str:
     first = f"the first {len(rows)} rows are usable"
     if bad:
         first = f"of the first {len(rows)} rows {len(rows) - len(bad)} are usable: {bad.as_text()}"
+    if num_worded:
+        first += (
+            f"; gold answers of several words: {num_worded}; the same in other words is wrong,"
+            " unless `columns: {checked_by: judge}` has a language model compare them"
+        )
     return f"{described(path)}: {rules.columns.as_text()}{ignored}; {first}"
+
+
+def _is_worded(gold: str) -> bool:
+    """Return whether a gold answer is a phrase, which can be said in other words."""
+    is_phrase = "\\" not in gold and len(_WORD.findall(gold)) >= NUM_WORDS
+    return is_phrase and read_gold(gold)[1] is None
 
 
 def load_problems(
