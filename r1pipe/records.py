@@ -8,6 +8,8 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Any, TypeAlias
 
+from pydantic_core import to_json
+
 Row: TypeAlias = dict[str, Any]
 """A row of Parquet or a line of JSON by column: its values come from disk and are checked where
 they are read."""
@@ -180,6 +182,4 @@ class RolloutBatch:
 
 def json_lines(rows: Iterable[Mapping[str, object]]) -> bytes:
     """Return rows of JSON values as lines of JSON, one each."""
-    dumps = json.dumps
-    lines = [dumps(row, ensure_ascii=False, separators=(",", ":")) for row in rows]
-    return "".join(line + "\n" for line in lines).encode()
+    return b"".join([to_json(row) + b"\n" for row in rows])

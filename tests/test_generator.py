@@ -20,7 +20,7 @@ from r1pipe.errors import StageError
 from r1pipe.generate.backends import open_generator
 from r1pipe.generate.in_process import choose_tokens, cut_tail
 from r1pipe.generate.protocol import Request, Sampled, SamplingParams
-from r1pipe.generate.uniforms import GOLDEN, request_seed, uniforms
+from r1pipe.generate.uniforms import GOLDEN, request_seed, request_seeds, uniforms
 from r1pipe.generate.vllm_backend import VllmSettings
 from r1pipe.generator_settings import SampleRun
 from r1pipe.models.policy import save_model
@@ -223,6 +223,9 @@ def test_request_seeds_are_non_negative_and_tell_all_parts_apart() -> None:
     found = {request_seed(*p) for p in parts}
     assert len(found) == len(parts)
     assert all(0 <= seed < 2**63 for seed in found)
+    numbers = range(9, 102)
+    for p in ((), (1, 23), ("a,]\n", '\u00e9"x', 2**70)):
+        assert request_seeds(*p, numbers=numbers) == [request_seed(*p, n) for n in numbers]
 
 
 def test_top_p_keeps_the_smallest_set_that_reaches_it() -> None:

@@ -6,7 +6,7 @@ dropped. No thresholds were published.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 
 import numpy as np
 
@@ -60,34 +60,31 @@ def repeats_beyond(text: str, max_repeats: int) -> bool:
     `abcdefghabcdefgh` has a block twice: beyond 1, not beyond 2. A block of n characters comes
     k + 1 times in a row where n x k characters in a row equal the one n places further on.
     """
-    longest = min(MAX_REPEATED_CHARS, len(text) // (max_repeats + 1))
-    sizes = _sizes_to_try(text, max_repeats, longest)
-    if not sizes:
-        return False
     if text.isascii():
         chars = np.frombuffer(text.encode(), dtype=np.uint8)
     else:
         chars = np.frombuffer(text.encode("utf-32-le", "surrogatepass"), dtype=np.uint32)
     return any(
         b"\x01" * (size * max_repeats) in (chars[:-size] == chars[size:]).tobytes()
-        for size in sizes
+        for size in _sizes_to_try(text, max_repeats)
     )
 
 
-def _sizes_to_try(text: str, max_repeats: int, longest: int) -> set[int]:
-    """Return the sizes of blocks that may repeat; a few places of the text rule out all others.
+def _sizes_to_try(text: str, max_repeats: int) -> Iterator[int]:
+    """Yield the sizes of blocks that may repeat; a few places of the text rule out all others.
 
     The equal characters of a repetition are at least 8 x `max_repeats` in a row, so that one of the
     places looked at is the start of eight of them, and those eight come again one block further on.
     """
-    sizes: set[int] = set()
-    for place in range(
-        0, len(text) - MIN_REPEATED_CHARS, MIN_REPEATED_CHARS * (max_repeats - 1) + 1
-    ):
+    longest = min(MAX_REPEATED_CHARS, len(text) // (max_repeats + 1))
+    found: set[int] = set()
+    step = MIN_REPEATED_CHARS * (max_repeats - 1) + 1
+    for place in range(0, len(text) - MIN_REPEATED_CHARS, step):
         start, end = place + MIN_REPEATED_CHARS, place + MIN_REPEATED_CHARS + longest
-        part, found = text[place:start], start - 1
-        while (found := text.find(part, found + 1, end)) >= 0:
-            sizes.add(found - place)
-        if len(sizes) > longest - MIN_REPEATED_CHARS:
-            break  # one character over and over: all of them
-    return sizes
+        part, again = text[place:start], start - 1
+        while (again := text.find(part, again + 1, end)) >= 0:
+            if (size := again - place) not in found:
+                found.add(size)
+                yield size
+        if len(found) > longest - MIN_REPEATED_CHARS:
+            return  # all of them

@@ -14,7 +14,7 @@ from functools import cached_property
 from r1pipe.candidates.judge_reply import TOO_LONG, read_reply
 from r1pipe.chat import AnyFormat, as_format
 from r1pipe.generate.protocol import Request, Sampled
-from r1pipe.generate.uniforms import request_seed
+from r1pipe.generate.uniforms import request_seeds
 from r1pipe.models.interfaces import Tokenizer
 from r1pipe.models.prompts import encode_prompt, opened_thought
 from r1pipe.records import FinishReason, Verdict
@@ -99,8 +99,7 @@ class Judge:
         return opened_thought(self.tokenizer, self.format)
 
     def _seeds(self, question: Question) -> list[int]:
-        parts = self.seed, question.candidate_id
-        return [request_seed(*parts, vote) for vote in range(self.votes)]
+        return request_seeds(self.seed, question.candidate_id, numbers=range(self.votes))
 
 
 def majority(verdicts: Sequence[Verdict]) -> Verdict:

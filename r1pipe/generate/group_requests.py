@@ -7,7 +7,7 @@ from collections.abc import Sequence
 
 from r1pipe.chat import AnyFormat
 from r1pipe.generate.protocol import Request
-from r1pipe.generate.uniforms import request_seed
+from r1pipe.generate.uniforms import request_seeds
 from r1pipe.models.interfaces import Tokenizer
 from r1pipe.models.prompts import encode_prompt
 from r1pipe.records import Problem
@@ -36,8 +36,6 @@ def seeds_of(problems: Sequence[Problem], group_size: int, parts: Sequence[int |
     for problem in problems:
         first = times[problem.id, problem.prompt] * group_size
         times[problem.id, problem.prompt] += 1
-        seeds += [
-            request_seed(*parts, problem.id, problem.prompt, first + place)
-            for place in range(group_size)
-        ]
+        numbers = range(first, first + group_size)
+        seeds += request_seeds(*parts, problem.id, problem.prompt, numbers=numbers)
     return seeds

@@ -11,7 +11,7 @@ from typing import TypeVar
 import numpy as np
 import numpy.typing as npt
 
-from r1pipe.keys import digest_json
+from r1pipe.keys import canonical_json, digest_bytes, digest_json
 
 Bits = TypeVar("Bits", np.uint64, npt.NDArray[np.uint64])
 GOLDEN = np.uint64(0x9E3779B97F4A7C15)
@@ -35,6 +35,12 @@ def mixed(z: Bits) -> Bits:
 def request_seed(*parts: int | str) -> int:
     """Return a 63-bit seed for a request from what identifies it (stage seed, problem, sample)."""
     return int(digest_json(list(parts))[:16], 16) >> 1
+
+
+def request_seeds(*parts: int | str, numbers: range) -> list[int]:
+    """Return `request_seed(*parts, number)` of every number; the other parts are written once."""
+    shared = canonical_json([*parts, 0])[: -len("0]")]
+    return [int(digest_bytes(b"%b%d]" % (shared, n))[:16], 16) >> 1 for n in numbers]
 
 
 def short_seed(seed: int) -> int:

@@ -18,6 +18,7 @@ from r1pipe.generate.protocol import Request, Sampled
 from r1pipe.generate.uniforms import request_seed
 from r1pipe.models.interfaces import Tokenizer
 from r1pipe.models.prompts import after_opened, encode_prompt, opened_thought
+from r1pipe.models.tokenizer import decoder
 from r1pipe.records import FinishReason, Problem, Row, Verdict
 from r1pipe.supervision.steps import line_ends
 from r1pipe.verify import verify_many
@@ -79,6 +80,7 @@ class Continuer:
         self.tokenizer = tokenizer
         self.num_continuations = num_continuations
         self.seed = seed
+        self._decode = decoder(tokenizer)
         self._opened = lru_cache(maxsize=64)(lambda fmt: opened_thought(tokenizer, fmt))
 
     def unit(self, candidates: Sequence[Candidate]) -> LabelUnit:
@@ -113,7 +115,7 @@ class Continuer:
     def text(self, unit: LabelUnit, request: Request, sampled: Sampled) -> str:
         """Return a prefix with a continuation."""
         prefix = unit.distinct[request.index // self.num_continuations]
-        return prefix.text + self.tokenizer.decode(sampled.written_ids)
+        return prefix.text + self._decode(sampled.written_ids)
 
     def rows(self, unit: LabelUnit, texts: Mapping[int, str]) -> list[Row]:
         """Verify the continued texts of a unit, by the indices of their requests; return, for each

@@ -32,6 +32,11 @@ class Unit:
     samples_per_problem: int
 
     @property
+    def samples(self) -> range:
+        """The numbers of each problem's samples."""
+        return range(self.first_sample, self.first_sample + self.samples_per_problem)
+
+    @property
     def num_samples(self) -> int:
         """Samples of the unit."""
         return len(self.places) * self.samples_per_problem

@@ -10,7 +10,7 @@ from pathlib import Path
 from r1pipe.candidates.candidate import Sample, candidate_id
 from r1pipe.chat import AnyFormat
 from r1pipe.generate.protocol import Request, Sampled
-from r1pipe.generate.uniforms import request_seed
+from r1pipe.generate.uniforms import request_seed, request_seeds
 from r1pipe.models.interfaces import Tokenizer
 from r1pipe.models.prompts import encode_prompt, opened_thought
 from r1pipe.models.tokenizer import decoder
@@ -45,8 +45,7 @@ class GeneratedSamples:
         requests: list[Request] = []
         for problem in problems:
             prompt = tuple(encode_prompt(self.tokenizer, problem.prompt, self.format))
-            for i in range(unit.first_sample, unit.first_sample + unit.samples_per_problem):
-                seed = sample_seed(self.seed, problem, i)
+            for seed in sample_seeds(self.seed, problem, unit.samples):
                 requests.append(Request(prompt, seed, len(requests)))
         return requests
 
@@ -68,6 +67,11 @@ class GeneratedSamples:
 def sample_seed(seed: int, problem: Problem, sample_index: int) -> int:
     """Return the seed of one request, from what identifies it."""
     return request_seed(seed, problem.id, problem.prompt, sample_index)
+
+
+def sample_seeds(seed: int, problem: Problem, samples: range) -> list[int]:
+    """Return `sample_seed` of several samples of a problem."""
+    return request_seeds(seed, problem.id, problem.prompt, numbers=samples)
 
 
 class PreviousSamples:
@@ -92,12 +96,13 @@ class PreviousSamples:
             return None
         rows = list(islice(self._rows, unit.num_samples))
         wanted = [
-            (problem, unit.first_sample + i)
+            (problem, candidate_id(problem, i), seed)
             for problem in problems
-            for i in range(unit.samples_per_problem)
+            for i, seed in zip(
+                unit.samples, sample_seeds(self.seed, problem, unit.samples), strict=True
+            )
         ]
-        names = [(candidate_id(p, i), sample_seed(self.seed, p, i)) for p, i in wanted]
-        if [(row["id"], row["seed"]) for row in rows] != names:
+        if [(row["id"], row["seed"]) for row in rows] != [(name, seed) for _, name, seed in wanted]:
             self._rows = None
             return None
-        return [sample_of(row, problem) for row, (problem, _) in zip(rows, wanted, strict=True)]
+        return [sample_of(row, problem) for row, (problem, *_) in zip(rows, wanted, strict=True)]

@@ -8,7 +8,6 @@ failed; or `{"replay": problems, "bytes": n}` and n bytes of a journal's lines; 
 
 from __future__ import annotations
 
-import json
 import os
 import queue
 import signal
@@ -20,6 +19,8 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import BinaryIO, TypeAlias
 
+from pydantic_core import from_json
+
 import r1pipe
 from r1pipe.candidates.candidate import Sample
 from r1pipe.errors import R1PipeError, StageError
@@ -28,6 +29,8 @@ from r1pipe.records import FinishReason, Problem, json_lines
 from r1pipe.rejection.writer import CandidateWriter, ProblemResult, UnitResult, WriterSettings
 
 Message: TypeAlias = JsonObject
+PIPE_BYTES = 1 << 20
+"""What a pipe holds: about a unit, so that neither side waits for the other to read."""
 
 
 class CandidateWriterProcess:
@@ -41,6 +44,7 @@ class CandidateWriterProcess:
             env=os.environ | {"PYTHONPATH": path, "OMP_NUM_THREADS": "1"},
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
+            pipesize=PIPE_BYTES,
             start_new_session=True,
         )
         assert self._process.stdin is not None, "asked for above"
@@ -134,7 +138,7 @@ class CandidateWriterProcess:
     def _read(self) -> None:
         """Take replies off the pipe as they come, so that the child never waits to be heard."""
         while line := self._from_child.readline():
-            value = json.loads(line)
+            value = from_json(line)
             self._replies.put((value, self._from_child.read(value.get("bytes", 0))))
         text = "the process that verifies candidates ended early (killed, or out of memory)"
         self._replies.put(({"error": f"{text}; go on with --resume"}, b""))
@@ -195,7 +199,7 @@ def _next(requests: BinaryIO) -> Message:
     line = requests.readline()
     if not line.endswith(b"\n"):
         raise EOFError
-    message: Message = json.loads(line)
+    message: Message = from_json(line)
     return message
 
 

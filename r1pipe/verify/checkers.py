@@ -6,6 +6,7 @@ import time
 from collections import OrderedDict, deque
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
+from functools import lru_cache
 
 from r1pipe.errors import StageError
 from r1pipe.plugins.tables import Entry, active, plugin_checker
@@ -156,7 +157,7 @@ def _start_math(
     problem: Problem, text: str, timeout_s: float, workers: int, asked: _Asked
 ) -> tuple[Verdict | Promise, str | None, str]:
     found = find_answer(text)
-    if names_choice(problem.gold) and not names_choice(found.answer or ""):
+    if _asks_for_choice(problem.gold) and not names_choice(found.answer or ""):
         found = find_choice(text) or found
     exact = f"{found.method}/exact"
     if not read_gold(problem.gold)[0] or len(problem.gold) > MAX_GOLD_CHARS:
@@ -170,6 +171,11 @@ def _start_math(
     pair = problem.gold, found.answer
     promise = asked.once(pair, lambda: shared_pool(workers).submit(*pair, timeout_s))
     return promise, found.answer, f"{found.method}/symbolic"
+
+
+@lru_cache(maxsize=16384)
+def _asks_for_choice(gold: str) -> bool:
+    return names_choice(gold)
 
 
 def _extracted(problem: Problem, text: str) -> tuple[str | None, str]:
