@@ -71,6 +71,19 @@ def test_slurm_starts_the_ranks(project: Project, monkeypatch: pytest.MonkeyPatc
         project.run(processes=2, launcher="slurm", fails="says-0")
 
 
+def test_ranks_share_the_cores_of_a_run_that_srun_started(
+    project: Project, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Without `--overlap` Slurm lets them wait for the cores of the run, which waits for them."""
+    srun, batch = project.folder / "srun", {"SLURM_JOB_NUM_NODES": "2"}
+    srun.write_text(SRUN.replace("shift 3", '[ "$4" = --overlap ] || exit 9; shift 4'))
+    srun.chmod(0o755)
+    monkeypatch.setenv("PATH", f"{project.folder}:{os.environ['PATH']}")
+    monkeypatch.setenv("SLURM_STEP_ID", "0")
+    assert project.run(processes=2, launcher="slurm").stage_log.facts["sums"] == [3, 12]
+    assert "--overlap" not in command_of("slurm", Launch(2), JobFolder(Path("/job")), batch)
+
+
 RUN = """
 import os
 import sys
@@ -165,11 +178,11 @@ def test_another_number_of_processes_than_asked_for_is_an_error(
 
 def test_a_hostfile_goes_to_the_launcher_of_deepspeed(project: Project) -> None:
     job = JobFolder(Path("/job"))
-    command = command_of("deepspeed", Launch(2, hostfile="hosts"), job)
+    command = command_of("deepspeed", Launch(2, hostfile="hosts"), job, {})
     assert command[1:5] == ["-m", "deepspeed.launcher.runner", "--hostfile", "hosts"]
     assert command[-3:] == ["--module", "r1pipe.launch.rank", "/job"]
     with pytest.raises(StageError, match=r"launcher deepspeed needs run\.engine\.hostfile"):
-        command_of("deepspeed", Launch(2), job)
+        command_of("deepspeed", Launch(2), job, {})
 
 
 def test_a_rank_that_a_launcher_lost_is_named_before_what_its_death_did_to_others(

@@ -7,12 +7,6 @@ import hashlib
 import json
 import math
 import re
-import shutil
-import socket
-import subprocess
-import threading
-import urllib.error
-import urllib.request
 from collections.abc import Callable
 from dataclasses import replace
 from html.parser import HTMLParser
@@ -25,17 +19,16 @@ from command import Run
 from fake_project import make_project
 
 from r1pipe.report.curves import MAX_POINTS, series
-from r1pipe.report.document import Report, StageView, _gpu_hours, _total_cost
+from r1pipe.report.document import Report, StageView, _gpu_hours, _leaves, _total_cost
 from r1pipe.report.flow import flow_of
 from r1pipe.report.graph import GAP_X, GAP_Y, MARGIN, NODE_HEIGHT, NODE_WIDTH, draw
+from r1pipe.report.lengths import Counted, histograms
 from r1pipe.report.page import as_data, render
-from r1pipe.report.samples import Samples, _Collector, _histogram
+from r1pipe.report.samples import _Collector
 from r1pipe.report.scores import Board, Bought, Dot, Panel, board_of
-from r1pipe.report.serving import serve
 from r1pipe.report.timeline import timeline_of
 from r1pipe.text import visible
 
-CHROMIUM = shutil.which("chromium") or shutil.which("google-chrome")
 HOSTILE = '</script><img src=x onerror="alert(1)"> \x1b[31m\u202e\u2028\x9b {{ 7 * 7 }} &lt;'
 
 
@@ -60,7 +53,7 @@ def report(rows: int = 2, text: str = "fine") -> Report:
                 for number in range(rows + 1)
             ),
         )
-    samples = Samples(made.stages, list(made.problems), made.rows, made.lengths, made.left_out)
+    samples = made.samples()
     dot = Dot(text, 0.5, 0.4, 0.7)
     facts = {"sampled": 4, "kept": 1, "failed_format": 2, "dropped_verdict": 1, "problems": 2}
     flow = flow_of("sample", SimpleNamespace(facts=facts))  # type: ignore[arg-type]
@@ -177,6 +170,7 @@ def test_gpu_hours_and_their_price_stand_beside_the_time() -> None:
     paid = replace(free, price=40.0)
     assert [each.shown for each in (here, free)] == ["2 h", "2 h, 16 GPU-h"]
     assert _total_cost([here]) == ""
+    assert replace(free, gpu_hours=1070.4).cost == "1,070 GPU-h"
     assert _total_cost([here, free]) == "16 GPU-hours"
     assert _total_cost([here, free, paid]) == "32 GPU-hours, at a price of 40.00"
     page = render(replace(report(), stages=[paid], cost="16 GPU-hours, at a price of 40.00"))
@@ -205,14 +199,29 @@ def test_curves_are_finite_and_thinned_with_both_ends() -> None:
 
 
 def test_lengths_are_counted_in_bins_that_hold_every_one() -> None:
-    found = _histogram("s", [1, 1, 2, 100], 0.25)
+    (found,) = histograms([Counted("s", {1: 2, 2: 1, 100: 1}, 1)])
     assert found.edges[0] == 0
     assert found.edges[-1] == 101
     assert sum(found.counts) == 4
     assert found.counts[found.edges.index(1)] == 2
     assert found.counts[-1] == 1
-    assert found.mean == 26.0
-    assert _histogram("s", [0], 0.0).counts == [1]
+    assert (found.mean, found.truncated, found.highest) == (26.0, 0.25, "50.0 %")
+    assert (found.shortest, found.longest) == (1, 100)
+    (none,) = histograms([Counted("s", {0: 3}, 0)])
+    assert (none.counts, none.ticks) == ([3], [(0.0, 0), (1.0, 0)])
+    assert histograms([]) == []
+
+
+def test_all_stages_have_the_same_bins_and_an_axis_with_numbers() -> None:
+    short, long = histograms([Counted("a", {3: 1, 5: 3}, 0), Counted("b", {900: 1}, 0)])
+    assert short.edges == long.edges
+    assert [tokens for _, tokens in long.ticks][::4] == [0, 900]
+    assert [at for at, _ in long.ticks] == sorted(at for at, _ in long.ticks)
+    assert [(bar.height, bar.title) for bar in short.bars] == [
+        (1 / 3, "3 tokens: 1 completion"),
+        (1.0, "5 to 6 tokens: 3 completions"),
+    ]
+    assert len({bar.width for bar in (*short.bars, *long.bars)}) == 1
 
 
 def test_a_flow_adds_up_to_what_was_sampled() -> None:
@@ -284,6 +293,17 @@ def test_a_training_sample_has_its_verdict_and_each_reward() -> None:
     ]
 
 
+def test_empty_values_have_a_word() -> None:
+    facts = {"kept": {}, "rows": [], "suffix": "", "given": {"levels": [1, 2], "none": {}}}
+    assert list(_leaves(facts)) == [
+        ("kept", "none"),
+        ("rows", "none"),
+        ("suffix", "empty"),
+        ("given.levels", "1, 2"),
+        ("given.none", "none"),
+    ]
+
+
 def test_samples_beyond_the_limit_are_counted() -> None:
     found = report(rows=2).samples
     assert len(found.rows) == 4
@@ -335,53 +355,3 @@ def test_a_watched_page_shows_what_was_built_since_it_was_first_made(
     assert r1pipe("report", "manifests/small.yaml", "--watch")[0] == 0
     assert "0 of 3 stages built" in pages[0]
     assert "3 of 3 stages built" in pages[1]
-
-
-def test_a_served_page_is_on_loopback_alone_and_has_no_other_file() -> None:
-    address: list[str] = []
-    ready = threading.Event()
-
-    def announce(found: str) -> None:
-        address.append(found)
-        ready.set()
-
-    threading.Thread(target=serve, args=(lambda: "<p>page", announce), daemon=True).start()
-    assert ready.wait(10)
-    assert address[0].startswith("http://127.0.0.1:")
-    host, port = address[0].removeprefix("http://").strip("/").split(":")
-    with socket.create_connection((host, int(port))):  # a browser opens some and asks nothing there
-        answer = urllib.request.urlopen(address[0], timeout=20)  # noqa: S310 - its own server
-        assert answer.read() == b"<p>page"
-    assert len(urllib.request.urlopen(address[0] + "version").read()) == 64  # noqa: S310
-    with pytest.raises(urllib.error.HTTPError, match="404"):
-        urllib.request.urlopen(address[0] + "../etc/passwd")  # noqa: S310
-
-
-# ---- in a browser --------------------------------------------------------------------------------
-
-
-@pytest.mark.skipif(CHROMIUM is None, reason="no Chromium is installed")
-def test_a_browser_shows_the_page_without_an_error(tmp_path: Path) -> None:
-    path = tmp_path / "report.html"
-    path.write_text(render(report(rows=400, text=HOSTILE)))
-    shown = subprocess.run(
-        [
-            str(CHROMIUM),
-            "--headless=new",
-            "--no-sandbox",
-            "--disable-gpu",
-            f"--user-data-dir={tmp_path / 'browser'}",
-            "--enable-logging=stderr",
-            "--virtual-time-budget=3000",
-            "--dump-dom",
-            f"file://{path}",
-        ],
-        capture_output=True,
-        text=True,
-        timeout=120,
-        check=True,
-    )
-    assert "CONSOLE" not in shown.stderr, "nothing was logged: no error, no refused script"
-    assert "200 problems, page 1 of 20" in shown.stdout
-    assert shown.stdout.count('class="answer ') == 10 * 4, "two completions of two models each"
-    assert "<img" not in shown.stdout

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from r1pipe.manifest import load_manifest
 from r1pipe.manifest.graph import refs_of
-from r1pipe.report.graph import GAP_X, NODE_HEIGHT, NODE_WIDTH, Drawing, draw
+from r1pipe.report.graph import GAP_X, NODE_HEIGHT, NODE_WIDTH, Drawing, draw, fitted
 from r1pipe.report.layers import Passing, Point, _apart, crossings, in_layers, placed
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -22,6 +22,14 @@ STEPS = re.compile(r"([MCV])([^MCV]+)")
 def recipe() -> dict[str, list[str]]:
     nodes = load_manifest(ROOT / "manifests" / "r1.yaml", profile="smoke").stages.values()
     return {node.name: [ref.name for ref in refs_of(node.inputs)] for node in nodes}
+
+
+def test_long_names_that_differ_at_their_ends_do_so_in_the_picture() -> None:
+    names = [f"sample-for-the-second-run-{number:02}" for number in range(30)]
+    found = [fitted(name, 20) for name in names]
+    assert found[7] == "sample-fo...d-run-07"
+    assert len(set(found)) == 30
+    assert fitted("x" * 20, 20) == "x" * 20
 
 
 def drawing(inputs: dict[str, list[str]]) -> Drawing:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from itertools import pairwise
 from typing import Any
 
 import pytest
@@ -53,6 +54,22 @@ def test_a_lane_has_a_bar_for_each_rollout_where_it_was() -> None:
     assert trained[2] == Bar(LEFT + 10 * second, 2 * second - 1, "2")
     assert line().ticks[0] == (LEFT, "0.0 s")
     assert line().ticks[-1] == (LEFT + WIDTH, "12.0 s")
+
+
+@pytest.mark.parametrize(
+    ("seconds", "ticks"),
+    [
+        (0.35, ["0.0 s", "0.1 s", "0.2 s", "0.3 s"]),
+        (20.5, ["0.0 s", "5.0 s", "10.0 s", "15.0 s", "20.0 s"]),
+        (242.0, ["0.0 s", "1 min 00 s", "2 min 00 s", "3 min 00 s", "4 min 00 s"]),
+        (600_000.0, ["0.0 s", "1 d 08 h", "2 d 16 h", "4 d 00 h", "5 d 08 h", "6 d 16 h"]),
+    ],
+)
+def test_the_axis_has_round_times(seconds: float, ticks: list[str]) -> None:
+    found = line([row(0, 0.0, seconds / 2, seconds / 2, seconds)]).ticks
+    assert [text for _, text in found] == ticks
+    apart = [(right - left) for (left, _), (right, _) in pairwise(found)]
+    assert max(apart) - min(apart) < 1e-6
 
 
 def test_a_thousand_rollouts_are_summed_and_the_last_ones_drawn() -> None:

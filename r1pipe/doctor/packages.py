@@ -107,6 +107,7 @@ PACKAGES = (
     Package(("math-verify",), (0, 9), (0, 10), module="math_verify"),
     Package(("sympy",), (1, 13)),
     Package(("pydantic",), (2, 11), (3,)),
+    Package(("pydantic-core",), (2, 0), (3,)),
     Package(("pyyaml",), (6, 0)),
     Package(("blake3",), (1, 0)),
     Package(("filelock",), (3, 16)),

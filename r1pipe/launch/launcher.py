@@ -197,7 +197,8 @@ def started(launch: Launch, folder: JobFolder) -> Iterator[list[Child]]:
                 children.append(local_child(folder, rank, launch.num_processes))
             yield children
         else:
-            children.append(launched(command_of(launcher, launch, folder), folder))
+            command = command_of(launcher, launch, folder, os.environ)
+            children.append(launched(command, folder))
             yield children
 
 
@@ -209,11 +210,15 @@ def local_child(folder: JobFolder, rank: int, size: int) -> Child:
     )
 
 
-def command_of(launcher: Launcher, launch: Launch, folder: JobFolder) -> list[str]:
+def command_of(
+    launcher: Launcher, launch: Launch, folder: JobFolder, environment: Mapping[str, str]
+) -> list[str]:
     """Return the command that starts all ranks on several nodes."""
     program = ["r1pipe.launch.rank", str(folder.path.absolute())]
     if launcher == "slurm":
         srun = ["srun", f"--ntasks={launch.num_processes}", "--kill-on-bad-exit=1", "--export=ALL"]
+        if "SLURM_STEP_ID" in environment:  # srun started this run, so its step has all cores
+            srun.append("--overlap")
         return [*srun, sys.executable, "-m", *program]
     if launch.hostfile is None:
         raise StageError("run.engine.launcher deepspeed needs run.engine.hostfile")

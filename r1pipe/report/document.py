@@ -72,7 +72,7 @@ class StageView:
     @property
     def cost(self) -> str:
         """GPU-hours as text; empty on a CPU."""
-        return f"{self.gpu_hours:.3g} GPU-h" if self.gpu_hours else ""
+        return f"{_hours_text(self.gpu_hours)} GPU-h" if self.gpu_hours else ""
 
 
 @dataclass(frozen=True)
@@ -182,10 +182,15 @@ def _gpu_hours(record: ActionRecord) -> float:
     return record.seconds / 3600 * devices if isinstance(devices, int) else 0.0
 
 
+def _hours_text(hours: float) -> str:
+    """Return three digits of hours, and all of those before the point."""
+    return f"{hours:,.0f}" if hours >= 100 else f"{hours:.3g}"
+
+
 def _total_cost(stages: Sequence[StageView]) -> str:
     hours = sum(stage.gpu_hours for stage in stages)
     prices = [stage.price for stage in stages if stage.price is not None]
-    texts = [f"{hours:.3g} GPU-hours"] if hours else []
+    texts = [f"{_hours_text(hours)} GPU-hours"] if hours else []
     return ", ".join([*texts, f"at a price of {sum(prices):,.2f}"] if prices else texts)
 
 
@@ -207,6 +212,8 @@ def _leaves(value: object, prefix: str = "") -> Iterator[tuple[str, str]]:
 
 
 def _text(value: object) -> str:
+    if isinstance(value, Sequence | Mapping) and not value:
+        return "empty" if isinstance(value, str) else "none"
     if isinstance(value, Sequence) and not isinstance(value, str):
         return ", ".join(map(str, value))
     return str(value)

@@ -8,7 +8,11 @@ from itertools import pairwise
 
 from r1pipe.report.layers import Point, in_layers, placed
 
-NODE_WIDTH, NODE_HEIGHT = 138, 40
+NODE_WIDTH, NODE_HEIGHT = 150, 40
+MAX_NAME = 20
+"""Columns of a name that a box has room for."""
+MAX_TOOK = 21
+"""Columns of the time below it that a box has room for; what is longer is drawn narrower."""
 GAP_X, GAP_Y = 14, 40
 LINE_WIDTH = 2
 """Of the lines of one stage that pass a layer."""
@@ -69,6 +73,18 @@ def draw(
     width = max((*lines, *(node.x + NODE_WIDTH for node in nodes)), default=0.0) + MARGIN
     height = len(layers.points) * (NODE_HEIGHT + GAP_Y) - GAP_Y + 2 * MARGIN
     return Drawing(width, max(height, 0.0), nodes, edges)
+
+
+def fitted(name: str, columns: int) -> str:
+    """Return a name, a longer one with dots in its middle: names often differ at their ends.
+
+    >>> fitted("a-long-name-17", 11), fitted("short", 11)
+    ('a-lo...e-17', 'short')
+    """
+    if len(name) <= columns:
+        return name
+    end = (columns - 3) // 2
+    return f"{name[: columns - 3 - end]}...{name[-end:]}"
 
 
 def _path(points: Sequence[tuple[float, float]]) -> str:

@@ -17,7 +17,8 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from r1pipe.report.document import Report
 from r1pipe.report.flow import counted
 from r1pipe.report.flow_picture import BAR, picture_of
-from r1pipe.report.graph import NODE_HEIGHT, NODE_WIDTH
+from r1pipe.report.graph import MAX_NAME, MAX_TOOK, NODE_HEIGHT, NODE_WIDTH, fitted
+from r1pipe.report.scores import MAX_LABEL, label_width
 
 LEAVES_BLOCK = re.compile("[<>&\u2028\u2029]")
 """Characters that could end the block of data."""
@@ -51,6 +52,11 @@ def render(report: Report, is_watched: bool = False) -> str:
         node_height=NODE_HEIGHT,
         picture_of=picture_of,
         counted=counted,
+        fitted=fitted,
+        max_name=MAX_NAME,
+        max_took=MAX_TOOK,
+        label_width=label_width,
+        max_label=MAX_LABEL,
         bar_width=BAR,
         is_watched=is_watched,
     )

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import math
-from bisect import bisect_right
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from r1pipe.records import FinishReason, Row
+from r1pipe.report.lengths import Counted, Lengths, histograms
 from r1pipe.rows import read_rows
 from r1pipe.text import visible
 
@@ -17,23 +17,10 @@ if TYPE_CHECKING:
     from r1pipe.store.store import Store
 
 MAX_CHARS = 4_000
-NUM_BINS = 24
 COLUMNS = (
     *("benchmark", "prompt", "gold", "task", "completion", "extracted", "verdict"),
     *("num_tokens", "finish_reason"),
 )
-
-
-@dataclass(frozen=True)
-class Lengths:
-    """A histogram of completions' tokens; bins grow in width as on a logarithmic axis."""
-
-    stage: str
-    edges: list[int]
-    counts: list[int]
-    mean: float
-    truncated: float
-    """Share that was cut at the limit."""
 
 
 @dataclass(frozen=True)
@@ -65,7 +52,7 @@ def collect_samples(records: Mapping[str, ActionRecord], store: Store, max_rows:
             made.add_evaluation(visible(name), read_rows(folder, COLUMNS))
         elif record.kind == "grpo":
             made.add_training(visible(name), store.samples(record))
-    return Samples(made.stages, list(made.problems), made.rows, made.lengths, made.left_out)
+    return made.samples()
 
 
 class _Collector:
@@ -74,15 +61,20 @@ class _Collector:
         self.stages: list[str] = []
         self.problems: dict[tuple[str, str, str, str], int] = {}
         self.rows: list[tuple[int, int, str, str, str, int | None, str]] = []
-        self.lengths: list[Lengths] = []
+        self.counted: list[Counted] = []
         self.left_out = 0
+
+    def samples(self) -> Samples:
+        """Return what was taken."""
+        lengths = histograms(self.counted)
+        return Samples(self.stages, list(self.problems), self.rows, lengths, self.left_out)
 
     def add_evaluation(self, stage: str, rows: Iterator[Row]) -> None:
         """Take the first rows of an evaluation, and the lengths of all."""
         self.stages.append(stage)
-        tokens, num_cut = list[int](), 0
+        tokens, num_cut = Counter[int](), 0
         for number, row in enumerate(rows):
-            tokens.append(row["num_tokens"])
+            tokens[row["num_tokens"]] += 1
             num_cut += row["finish_reason"] == FinishReason.LENGTH
             if number >= self.max_rows:
                 self.left_out += 1
@@ -91,7 +83,7 @@ class _Collector:
             texts = (_text(row["completion"]), _text(row["extracted"] or ""), row["verdict"])
             self.rows.append((problem, len(self.stages) - 1, *texts, row["num_tokens"], ""))
         if tokens:
-            self.lengths.append(_histogram(stage, tokens, num_cut / len(tokens)))
+            self.counted.append(Counted(stage, tokens, num_cut))
 
     def add_training(self, stage: str, rows: Sequence[Row]) -> None:
         """Take the samples that GRPO kept, with their rewards."""
@@ -112,18 +104,6 @@ def _rewards(row: Row) -> str:
     """Return a completion's reward, and the rewards by name that it is the weighted sum of."""
     named = [f"{_text(name)} {value:.4g}" for name, value in (row.get("rewards") or {}).items()]
     return ": ".join([f"{row['reward']:.4g}", *([", ".join(named)] if named else [])])
-
-
-def _histogram(stage: str, tokens: Sequence[int], truncated: float) -> Lengths:
-    """Count lengths in bins whose edges are whole numbers, of growing width."""
-    top = max(tokens) + 1
-    edges = sorted(
-        {round(math.exp(math.log(top) * i / NUM_BINS)) for i in range(NUM_BINS + 1)} | {0}
-    )
-    counts = [0] * (len(edges) - 1)
-    for each in tokens:
-        counts[bisect_right(edges, each) - 1] += 1
-    return Lengths(stage, edges, counts, sum(tokens) / len(tokens), truncated)
 
 
 def _text(text: str) -> str:

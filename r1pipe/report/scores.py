@@ -8,13 +8,17 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from r1pipe.keys import JsonObject
-from r1pipe.text import visible
+from r1pipe.text import display_width, visible
 
 if TYPE_CHECKING:
     from r1pipe.store.actions import ActionRecord
     from r1pipe.store.store import Store
 
 MEASURE = "pass@1"
+MAX_LABEL = 34
+"""Columns of a model's name beside its dot; what is longer is cut there and whole in words."""
+COLUMN, LEAST_LABEL = 8.0, 130.0
+"""Pixels for each column of the longest name, with room to its right; the least for all."""
 
 
 @dataclass(frozen=True)
@@ -65,6 +69,12 @@ class Board:
     """In the order of the models; those that differ in nothing are in `same`."""
     same: list[str]
     """Scores in which no two models differ on any problem, then single pairs with their scores."""
+
+
+def label_width(dots: Sequence[Dot]) -> float:
+    """Return the pixels that the names of some dots need on their left."""
+    columns = max((display_width(dot.label) for dot in dots), default=0)
+    return max(LEAST_LABEL, COLUMN * min(columns, MAX_LABEL) + 10)
 
 
 def board_of(records: Mapping[str, ActionRecord], store: Store) -> Board | None:

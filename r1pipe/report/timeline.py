@@ -14,7 +14,10 @@ MAX_DRAWN = 24
 """Rollouts, the last ones, that a picture has room for."""
 LEFT, WIDTH = 80.0, 860.0
 """Of a picture's plot, in pixels."""
-NUM_TICKS = 5
+MAX_TICKS = 6
+"""Ticks after the first one."""
+STEPS_S = (0.1, 0.2, 0.5, 1, 2, 5, 10, 20, 30, 60, 120, 300, 600, 1200, 1800, 3600, 7200, 14400)
+"""Seconds between two ticks; above these 8 hours and their doubles."""
 LABEL_WIDTH = 16.0
 """Least width of a bar under which its number fits, in pixels."""
 
@@ -95,9 +98,12 @@ class Timeline:
     @property
     def ticks(self) -> list[tuple[float, str]]:
         """Places on the axis, in pixels, and the time since the first sampling at each."""
-        parts = [number / (NUM_TICKS - 1) for number in range(NUM_TICKS)]
-        seconds = self.whole.seconds
-        return [(LEFT + WIDTH * part, format_duration(seconds * part)) for part in parts]
+        seconds = self.whole.seconds or 1.0
+        step = next((s for s in STEPS_S if seconds / s <= MAX_TICKS), 28800.0)
+        while seconds / step > MAX_TICKS:
+            step *= 2
+        times = [step * number for number in range(int(seconds / step) + 1)]
+        return [(LEFT + WIDTH * time / seconds, format_duration(time)) for time in times]
 
     def _bar(self, turn: Turn, span: Span) -> Bar:
         scale = WIDTH / (self.whole.seconds or 1.0)

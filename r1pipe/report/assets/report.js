@@ -56,10 +56,12 @@
 
   // ---- learning curves ----------------------------------------------------------------------
 
-  const HEIGHT = 340, LEFT = 76, RIGHT = 12, TOP = 10, BOTTOM = 30;
+  const HEIGHT = 360, RIGHT = 26, TOP = 10, BOTTOM = 50;
   let WIDTH = 1000;  // a narrow window has a narrow plot, with text of the same size
+  let LEFT = 76;  // as the numbers there need
   const DASHES = ["", "7 4", "2 3", "10 3 2 3"];
-  let zoom = null;
+  const MOST_TICKS = 6, STEP_WIDTH = 90, DIGIT_WIDTH = 7.5;
+  let zoom = null, current = [0, 1], whole = [0, 1];
 
   function smoothed(points, weight) {
     let mean = points.length ? points[0][1] : 0;
@@ -68,9 +70,12 @@
 
   function chosenCurves() {
     const metric = byId("metric").value, weight = Number(byId("smooth").value);
+    data.curves.forEach((curve, i) => { runs[i].parentElement.hidden = !curve.metrics[metric]; });
     return data.curves
-      .map((curve, place) => ({ place, label: curve.label, points: curve.metrics[metric] }))
-      .filter(({ place, points }) => points && runs[place].checked)
+      .map(({ label, metrics: { [metric]: points } }, i) => ({ box: runs[i], label, points }))
+      .filter(({ points }) => points)
+      .map((curve, place) => ({ ...curve, place }))  // its colour, whatever is chosen beside it
+      .filter(({ box }) => box.checked)
       .map((curve) => ({ ...curve, points: smoothed(curve.points, weight) }));
   }
 
@@ -81,18 +86,45 @@
       if (value > high) high = value;
     }
     if (low > high) return [0, 1];
-    return low === high ? [low - 0.5, high + 0.5] : [low, high];
+    if (low === high && low === 0) return [0, 1];
+    const around = Math.abs(low) / 2;
+    return low === high ? [low - around, high + around] : [low, high];
   }
 
-  function axes(plot, x, y, [x0, x1], [y0, y1]) {
-    for (let tick = 0; tick <= 4; tick += 1) {
-      const value = y0 + ((y1 - y0) * tick) / 4, step = x0 + ((x1 - x0) * tick) / 4;
+  function stepOf([low, high], most) {
+    const least = (high - low) / most, power = 10 ** Math.floor(Math.log10(least));
+    return [1, 2, 5, 10].map((factor) => factor * power).find((step) => step >= least * (1 - 1e-9));
+  }
+
+  function ticks([low, high], step) {
+    const first = Math.ceil(low / step - 1e-6), last = Math.floor(high / step + 1e-6);
+    return Array.from({ length: last - first + 1 }, (_, n) => (first + n) * step);
+  }
+
+  function tickText(value, step) {
+    const digits = Math.floor(Math.log10(step) + 1e-9), size = Math.log10(Math.abs(value) || 1);
+    if (Math.abs(value) < step / 2) return "0";
+    if (size >= 9 || digits < -4) return value.toExponential(Math.max(0, Math.floor(size + 1e-9) - digits));
+    const places = Math.max(0, -digits);
+    return value.toLocaleString("en", { minimumFractionDigits: places, maximumFractionDigits: places });
+  }
+
+  function roomy([low, high]) {
+    const room = (high - low) / 20;
+    return [low >= 0 ? Math.max(0, low - room) : low - room, high + room];
+  }
+
+  function axes(plot, x, y, range, values, step) {
+    const across = Math.max(1, stepOf(range, Math.max(2, (WIDTH - LEFT - RIGHT) / STEP_WIDTH)));
+    for (const value of ticks(values, step)) {
       plot.append(svg("line", { class: "grid", x1: LEFT, x2: WIDTH - RIGHT, y1: y(value), y2: y(value) }));
-      plot.append(svg("text", { class: "tick last", x: LEFT - 8, y: y(value) + 4 }, number(value)));
-      if (Number.isInteger(step) || x1 - x0 > 40) {
-        plot.append(svg("text", { class: "tick", x: x(step), y: HEIGHT - 8 }, number(Math.round(step))));
-      }
+      plot.append(svg("text", { class: "tick last", x: LEFT - 8, y: y(value) + 4 }, tickText(value, step)));
     }
+    for (const value of ticks(range, across)) {
+      plot.append(svg("line", { class: "grid", x1: x(value), x2: x(value), y1: HEIGHT - BOTTOM, y2: HEIGHT - BOTTOM + 5 }));
+      plot.append(svg("text", { class: "tick", x: x(value), y: HEIGHT - BOTTOM + 19 }, tickText(value, across)));
+    }
+    plot.append(svg("text", { class: "tick", x: (LEFT + WIDTH - RIGHT) / 2, y: HEIGHT - 8 }, "step"));
   }
 
   function draw() {
@@ -103,9 +135,12 @@
       holder.append(element("p", "note", "No result that is chosen has this metric."));
       return;
     }
-    const range = zoom || extent(curves.flatMap((curve) => curve.points.map((point) => point[0])));
+    whole = extent(curves.flatMap((curve) => curve.points.map((point) => point[0])));
+    if (zoom && (zoom[1] <= whole[0] || zoom[0] >= whole[1])) zoom = null;
+    const range = zoom || whole;
     const inside = curves.map((curve) => curve.points.filter(([step]) => step >= range[0] && step <= range[1]));
-    const values = extent(inside.flat().map((point) => point[1]));
+    const values = roomy(extent(inside.flat().map((point) => point[1]))), step = stepOf(values, MOST_TICKS);
+    LEFT = 12 + DIGIT_WIDTH * Math.max(5, ...ticks(values, step).map((value) => tickText(value, step).length));
     const x = (step) => LEFT + ((step - range[0]) / (range[1] - range[0])) * (WIDTH - LEFT - RIGHT);
     const y = (value) => TOP + (1 - (value - values[0]) / (values[1] - values[0])) * (HEIGHT - TOP - BOTTOM);
     const described = curves.map((curve, i) => {
@@ -116,26 +151,26 @@
       class: "plot", viewBox: `0 0 ${WIDTH} ${HEIGHT}`, role: "img",
       "aria-label": `${byId("metric").value} by step: ${described.join("; ")}`,
     });
-    axes(plot, x, y, range, values);
+    axes(plot, x, y, range, values, step);
     const legend = element("p", "legend");
     curves.forEach((curve, i) => {
       const path = inside[i].map(([step, value], n) => `${n ? "L" : "M"}${x(step).toFixed(1)},${y(value).toFixed(1)}`);
       const line = svg("path", { class: "line", d: path.join("") });
-      line.style.stroke = `var(--c${i % 8})`;
-      line.style.strokeDasharray = DASHES[Math.floor(i / 8) % 4] || DASHES[i % 4];
+      line.style.stroke = `var(--c${curve.place % 8})`;
+      line.style.strokeDasharray = DASHES[(curve.place + Math.floor(curve.place / 8)) % 4];
       plot.append(line);
       const key = svg("svg", { width: 34, height: 10, "aria-hidden": "true" });
       const stroke = line.cloneNode();
       stroke.setAttribute("d", "M0,5L34,5");
       key.append(stroke);
-      legend.append(key, ` ${described[i]}   `);
+      const entry = element("span", "entry");
+      entry.append(key, ` ${described[i]}`);
+      legend.append(entry, " ");
     });
     zoomable(plot, (px) => range[0] + ((px - LEFT) / (WIDTH - LEFT - RIGHT)) * (range[1] - range[0]));
     holder.append(element("p", "meta", `${byId("metric").value} by step`), plot, legend);
     current = range;
   }
-
-  let current = [0, 1];
 
   function zoomable(plot, stepAt) {
     let start = null;
@@ -157,16 +192,29 @@
       if (to - from > 6) zoomTo(stepAt(from), stepAt(to));
       else mark.setAttribute("width", 0);
     });
+    plot.addEventListener("pointercancel", () => {
+      start = null;
+      mark.setAttribute("width", 0);
+    });
   }
 
   function zoomTo(from, to) {
-    zoom = to - from > 0 ? [from, to] : null;
+    const width = to - from, first = Math.max(whole[0], Math.min(from, whole[1] - width));
+    const range = width > 0 && width < whole[1] - whole[0] ? [first, first + width] : null;
+    const within = ([step]) => step >= range[0] && step <= range[1];
+    if (range && !chosenCurves().some(({ points }) => points.filter(within).length > 1)) return;
+    zoom = range;
     draw();
   }
 
   function zoomBy(factor) {
     const middle = (current[0] + current[1]) / 2, half = ((current[1] - current[0]) / 2) * factor;
     zoomTo(middle - half, middle + half);
+  }
+
+  function moveBy(frac) {
+    const by = (current[1] - current[0]) * frac;
+    zoomTo(current[0] + by, current[1] + by);
   }
 
   const metrics = [...new Set(data.curves.flatMap((curve) => Object.keys(curve.metrics)))];
@@ -177,6 +225,8 @@
   byId("zoom-in").addEventListener("click", () => zoomBy(0.5));
   byId("zoom-out").addEventListener("click", () => zoomBy(2));
   byId("zoom-all").addEventListener("click", () => zoomTo(0, 0));
+  byId("earlier").addEventListener("click", () => moveBy(-0.5));
+  byId("later").addEventListener("click", () => moveBy(0.5));
   draw();
   addEventListener("resize", () => requestAnimationFrame(draw));
 
@@ -213,7 +263,7 @@
   function answer(row) {
     const [, stage, completion, extracted, verdict, tokens, rewards] = row;
     const made = element("div", `answer ${verdict}`);
-    const meta = [stages[stage], verdict, tokens === null ? "" : `${tokens} tokens`, rewards && `reward ${rewards}`];
+    const meta = [stages[stage], verdict, tokens === null ? "" : `${tokens} token${tokens === 1 ? "" : "s"}`, rewards && `reward ${rewards}`];
     made.append(element("div", "meta", meta.filter(Boolean).join(", ")));
     const end = completion.indexOf("</think>");
     const split = end < 0 ? 0 : end + "</think>".length;
@@ -228,7 +278,10 @@
     const last = Math.max(0, Math.ceil(found.length / PER_PAGE) - 1);
     page = Math.min(Math.max(page, 0), last);
     const shown = found.slice(page * PER_PAGE, (page + 1) * PER_PAGE);
-    byId("position").textContent = `${found.length} problems, page ${page + 1} of ${last + 1}`;
+    const [count, at, of] = [found.length, page + 1, last + 1].map((each) => each.toLocaleString("en"));
+    const place = `${count} problem${found.length === 1 ? "" : "s"}, page ${at} of ${of}`;
+    for (const id of ["position", "position-below"]) byId(id).textContent = place;
+    byId("below").hidden = last === 0;
     holder.replaceChildren(...shown.map((problem) => {
       const [set, prompt, gold, task] = problems[problem];
       const made = element("article", "problem");
@@ -243,14 +296,25 @@
       made.append(side);
       return made;
     }));
+    for (const text of holder.querySelectorAll("p")) {
+      if (text.scrollHeight <= text.clientHeight) continue;
+      text.tabIndex = 0;  // a long one scrolls, by the keyboard too
+      text.setAttribute("role", "group");
+      text.setAttribute("aria-label", text.className === "prompt" ? "problem, scrolls" : "completion, scrolls");
+    }
   }
 
   fill(byId("set"), ["all", ...new Set(problems.map((problem) => problem[0]))]);
   fill(byId("verdict"), ["all", ...new Set(rows.map((row) => row[4]).filter(Boolean))]);
   const boxes = checkboxes(byId("models"), stages, () => true, filter);
   for (const id of ["set", "verdict", "search", "differ"]) byId(id).addEventListener("input", filter);
-  byId("previous").addEventListener("click", () => { page -= 1; showPage(); });
-  byId("next").addEventListener("click", () => { page += 1; showPage(); });
+  for (const [id, by] of [["previous", -1], ["next", 1], ["previous-below", -1], ["next-below", 1]]) {
+    byId(id).addEventListener("click", () => {
+      page += by;
+      showPage();
+      if (id.endsWith("below")) byId("samples").scrollIntoView();
+    });
+  }
   filter();
 
   // ---- links into folded details, and a page that is watched -----------------------------------
@@ -262,14 +326,62 @@
   addEventListener("hashchange", unfold);
   unfold();
 
+  // What the reader chose outlives a new page: fields, boxes, folded details, zoom, page of samples.
+  const KEPT = "r1pipe";
+
+  function keep() {
+    const fields = [...document.querySelectorAll("select, input")];
+    const focused = document.activeElement;
+    sessionStorage.setItem(KEPT, JSON.stringify({
+      fields: fields.map((field) => [nameOf(field), field.type === "checkbox" ? field.checked : field.value]),
+      open: [...document.querySelectorAll("details[open]")].map(({ id }) => id).filter(Boolean),
+      zoom, page, top: scrollY, focused: nameOf(focused),
+      selection: focused.type === "search" ? [focused.selectionStart, focused.selectionEnd] : null,
+    }));
+  }
+
+  function nameOf(field) {
+    return field.id || (field.type === "checkbox" ? `${field.closest("fieldset").id} ${field.parentElement.textContent}` : "");
+  }
+
+  function takeUp() {
+    const kept = JSON.parse(sessionStorage.getItem(KEPT) || "null");
+    sessionStorage.removeItem(KEPT);
+    if (!kept) return;
+    const fields = new Map([...document.querySelectorAll("select, input")].map((field) => [nameOf(field), field]));
+    for (const [name, value] of kept.fields) {
+      const field = fields.get(name);
+      if (!field) continue;
+      if (field.type === "checkbox") field.checked = value;
+      else if (field.tagName !== "SELECT" || [...field.options].some((option) => option.value === value)) field.value = value;
+    }
+    for (const id of kept.open) if (byId(id)) byId(id).open = true;
+    zoom = kept.zoom;
+    draw();
+    filter();
+    page = kept.page;
+    showPage();
+    scrollTo(0, kept.top);
+    const focused = fields.get(kept.focused) || byId(kept.focused);
+    if (focused) focused.focus({ preventScroll: true });
+    if (kept.selection) focused.setSelectionRange(...kept.selection);
+  }
+
   if (document.body.dataset.watched) {
-    let version = null;
+    takeUp();
     setInterval(async () => {
       try {
-        const now = await (await fetch("version")).text();
-        if (version !== null && now !== version) location.reload();
-        version = now;
-      } catch { /* the run's server has ended; the page stays */ }
+        const answer = await fetch("version");
+        if (!answer.ok) throw new Error(answer.statusText);
+        byId("followed").textContent = "";
+        if (await answer.text() !== document.body.dataset.watched) {
+          keep();
+          location.reload();
+        }
+      } catch {
+        byId("followed").textContent = "Its server does not answer: the page stays as it is.";
+      }
     }, 5000);
   }
+  document.body.dataset.ready = "yes";
 })();
