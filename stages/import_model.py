@@ -76,6 +76,8 @@ def run(context: Context, params: Params, run: Run, inputs: Inputs) -> None:
         new_tokens=new,
         opened_thought=opened_thought(tokenizer, "chat") if tokenizer.chat_template else "",
     )
+    if found.sampling:
+        context.note(sampling_settings_left_out=found.sampling)
     if found.dropped_ends:
         context.note(end_ids_outside_the_vocabulary=found.dropped_ends)
 

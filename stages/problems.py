@@ -99,6 +99,8 @@ class Params(StageModel):
     max_bad_frac: float = Field(default=0.01, ge=0, le=1)
     """Share of a data set's rows that may be unusable for another reason than the gold answer: no
     prompt, or a prompt that came before with another answer."""
+    max_chars: int | None = Field(default=None, gt=0)
+    """Problems of a data set whose question has more characters are left out and counted."""
     ngram: int = Field(default=10, gt=0)
     """Words of the overlap test against `held_out` (DeepSeekMath 2.1: 10)."""
 
@@ -208,6 +210,7 @@ def _rules(params: Params, path: Path, rows: Sequence[Record]) -> Rules:
         checked_by=columns.checked_by,
         max_bad_frac=params.max_bad_frac,
         max_unusable_frac=columns.max_unusable_frac,
+        max_chars=params.max_chars,
     )
 
 

@@ -80,6 +80,16 @@ def test_plan_writes_nothing(project: Path, r1pipe: Run) -> None:
     assert not (project / "artifacts").exists()
 
 
+def test_a_plan_up_to_a_stage_has_what_that_one_needs(project: Path, r1pipe: Run) -> None:
+    code, out, _ = r1pipe("plan", SMALL, "--to", "joined", "--json")
+    document = json.loads(out)
+    assert code == 0
+    assert [stage["name"] for stage in document["stages"]] == ["numbers", "joined"]
+    code, _, err = r1pipe("plan", SMALL, "--to", "joinde")
+    assert code == 2
+    assert "did you mean 'joined'?" in err
+
+
 def test_a_single_stage_names_the_command_that_makes_its_input(project: Path, r1pipe: Run) -> None:
     code, _, err = r1pipe("stage", "joined", "--manifest", SMALL, "--profile", "gpu")
     assert code == 3

@@ -126,6 +126,8 @@ def test_well_known_values_come_first_and_named() -> None:
     values = {"kl": 0.1, "tokens_per_s": 12345.6, "pass_rate": 0.41239, "reward": 1}
     assert values_text(values) == "reward 1  pass rate 0.4124  KL 0.1  12,346 tokens/s"
     assert values_text({"reward": 1, "loss": 1e-9}) == "reward 1"
+    distilled = {"loss": 1e-9, "reward": 0, "pass_rate": 0.5, "kl": 0, "teacher_kl": 0.25}
+    assert values_text(distilled) == "pass rate 0.5  KL to the teacher 0.25"
     assert values_text({"a": 1, "b": 2, "c": 3, "d": 4, "e": 5}) == "a 1  b 2  c 3  d 4"
 
 
@@ -151,6 +153,8 @@ def test_a_result_is_the_scores_the_last_step_or_how_many_rows() -> None:
     assert result_text("grpo", step, {"num_rows": 3}) == "pass rate 0.9"
     assert result_text("corpus", {}, {"num_rows": 12000}) == "12,000 rows"
     assert result_text("scoreboard", {}, {}) == ""
+    for short, text in ((0, "4 kept"), (1234, "4 kept  1,234 short of target_rows")):
+        assert result_text("rejection-sample", {"kept": 4}, {"rows_short_of_target": short}) == text
 
 
 def test_a_mix_ends_with_its_rows() -> None:

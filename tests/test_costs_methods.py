@@ -71,8 +71,11 @@ def test_a_critic_trains_on_every_completion_and_stays_in_memory() -> None:
     inputs = {"model": MODEL, "problems": ProblemsInfo(Range(40), Range(10), Range(4, 12))}
     made = cost("ppo", inputs, rewards={"accuracy": 1.0}, kl_coef=0.0, **ROLLOUTS)
     policy, critic = made.training
-    assert critic.tokens == Range(policy.tokens.high)
-    assert critic.scored_tokens == Range(policy.tokens.high), "values, once before the updates"
+    least, most = 32 * (10 + 4), 32 * (10 + 12)  # prompts of 10 tokens, completions of 4 to 12
+    assert (policy.tokens.low, policy.tokens.high) == pytest.approx((least, most))
+    assert critic.tokens == policy.tokens, "no group is left out"
+    assert critic.scored_tokens == policy.tokens, "values, once before the updates"
+    assert (policy.is_counted, critic.is_counted) == (True, False), "as the record says it"
     assert (policy.frozen_copies, policy.whole_copies) == (0, 4)
     assert made.outputs == {"model": MODEL, "critic": MODEL}
     beside = {"rewards": {"accuracy": 1.0}, "adapter": {"rank": 2, "alpha": 4}}

@@ -8,8 +8,10 @@ import sys
 import tomllib
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
+import yaml
 from packaging.requirements import Requirement
 from reference_pages import FOLDER
 
@@ -21,6 +23,7 @@ FENCE = re.compile(r"^(`{3,}).*?^\1$", re.DOTALL | re.MULTILINE)
 CODE = re.compile(r"`[^`\n]*`")
 LINK = re.compile(r"\]\(([^)\s]+)\)")
 HEADING = re.compile(r"^#{1,6} (.+)$", re.MULTILINE)
+LATEST = re.compile(r"artifacts/latest/([^/\s`\"]+)/([^/\s`\"]+)/([^/\s`\"]+)")
 MAX_README_LINES = 100
 
 
@@ -60,6 +63,24 @@ def test_the_link_checker_sees_a_wrong_link(tmp_path: Path) -> None:
     page.write_text("# One thing: 2 `x`\n[a](#one-thing-2-x) [b](c.md)\n```\n# [d](e)\n```\n")
     assert anchors(page) == {"one-thing-2-x"}
     assert list(links(page)) == ["#one-thing-2-x", "c.md"]
+
+
+def test_a_page_names_results_by_manifest_profile_and_stage() -> None:
+    found = 0
+    for path in CHECKED:
+        for name, profile, stage in LATEST.findall(path.read_text(encoding="utf-8")):
+            manifest = read_manifest(ROOT / "manifests" / f"{name}.yaml")
+            profiles = manifest.get("profiles", {})
+            assert profile in profiles or (profile == "default" and not profiles), path
+            assert stage in manifest["stages"], path
+            found += 1
+    assert found >= 3
+
+
+def read_manifest(path: Path) -> dict[str, Any]:
+    """Return a manifest as it is written."""
+    found: dict[str, Any] = yaml.safe_load(path.read_text(encoding="utf-8"))
+    return found
 
 
 def test_every_page_is_in_the_navigation_once() -> None:

@@ -11,7 +11,8 @@ import pytest
 from tiny import grpo_params, problems, save_policy, tokenizer
 from transformers import DeepseekV3Config, Qwen3Config
 
-from r1pipe.generate.backends import Prompts, fitted
+from r1pipe.errors import StageError
+from r1pipe.generate.backends import Prompts, fitted, open_generator
 from r1pipe.generate.protocol import GeneratorBackend
 from r1pipe.generate.transformers_backend import TransformersSettings
 from r1pipe.generate.vllm_backend import VllmSettings
@@ -56,6 +57,34 @@ def test_an_engine_has_room_for_its_prompts_and_no_more(tmp_path: Path) -> None:
     told = SampleRun(generator=VLLM.model_copy(update={"max_model_tokens": 99}))
     assert room_of(fitted(told, folder, tokenizer(), prompts)) == 99
     assert room_of(run) is None, "what the manifest says stays"
+
+
+NO_ROOM = (
+    r"2 of 4 prompts leave no room in the 128 tokens of the model's context \(the longest has"
+    r" \d+\); leave them out with params.max_chars: 198 of the stage of kind `problems`"
+)
+
+
+def test_all_prompts_are_looked_at_before_the_first_is_sampled(tmp_path: Path) -> None:
+    folder, words = save_policy(tmp_path), tokenizer()
+    short = asked(["a b", "1 + 1"])
+    long = asked(["a b", "1 + 1", "1+" * 100, "ab" * 99 + "a"])
+    with pytest.raises(StageError, match=NO_ROOM):
+        with_room_for(long, GrpoRun(), grpo_params(), folder, words)
+    shown = grpo_params(adaback=AdaBack(threshold=0.5))
+    with pytest.raises(StageError, match=NO_ROOM):
+        with_room_for(long, GrpoRun(), shown, folder, words)
+    prompts = Prompts(long, "r1-zero", 8)
+    with (
+        pytest.raises(StageError, match=NO_ROOM),
+        open_generator(folder, SampleRun(), prompts=prompts),
+    ):
+        pass
+    with_room_for(short, GrpoRun(), grpo_params(), folder, words)
+    around = len(encode_prompt(words, "?", "r1-zero"))
+    fits = replace(prompts, problems=asked(["x" * (127 - around)]))
+    fits.check_room(words, 128)
+    fits.check_room(words, None)
 
 
 def test_other_generators_do_not_ask(tmp_path: Path) -> None:

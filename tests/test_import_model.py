@@ -227,6 +227,38 @@ def test_a_folder_without_some_weights_is_refused(foreign: Path) -> None:
         load_foreign(foreign)
 
 
+def test_weights_of_another_shape_than_the_configuration_says_are_named(
+    foreign: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    config = json.loads((foreign / "config.json").read_text())
+    rows = config["vocab_size"]
+    config["vocab_size"] = rows + 7
+    (foreign / "config.json").write_text(json.dumps(config))
+    name = (
+        r"1 weights have another shape than config\.json says, such as model\.embed_tokens\.weight"
+    )
+    with pytest.raises(
+        StageError, match=rf"{name}: \({rows}, 16\) in its files, \({rows + 7}, 16\)"
+    ):
+        load_foreign(foreign)
+    assert "LOAD REPORT" not in "".join(capfd.readouterr())
+
+
+def test_how_a_model_asks_to_be_sampled_is_told_as_it_is_left_out(
+    tmp_path: Path, foreign: Path
+) -> None:
+    told = json.loads((foreign / "generation_config.json").read_text())
+    told |= {"do_sample": True, "temperature": 0.6, "top_p": 0.9, "repetition_penalty": 1.1}
+    (foreign / "generation_config.json").write_text(json.dumps(told))
+    context = imported(tmp_path / "work", foreign)
+    left = {"temperature": 0.6, "top_p": 0.9, "repetition_penalty": 1.1}
+    assert context.notes["sampling_settings_left_out"] == left
+    written = json.loads((context.output("model") / "generation_config.json").read_text())
+    assert not {"top_p", "repetition_penalty"} & written.keys()
+    plain = imported(tmp_path / "plain", write_foreign(tmp_path / "other"))
+    assert "sampling_settings_left_out" not in plain.notes
+
+
 def test_a_gguf_file_whose_weights_do_not_fit_what_is_read_of_its_configuration_is_refused() -> (
     None
 ):

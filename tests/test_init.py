@@ -50,7 +50,19 @@ def test_without_a_name_the_only_manifest_of_a_project_is_meant(
     assert planned() == "own"
     second = tmp_path / "manifests" / "second.yml"
     second.write_text((tmp_path / "manifests" / "own.yaml").read_text())
-    assert planned() == "r1", "none of two is meant more than the other"
+    several = (
+        "manifests/ has several manifests (own.yaml, second.yml); say which one: manifests/own"
+    )
+    for command in (["run"], ["plan"], ["why", "rl"], ["try", "rl"], ["lock"], ["stage", "rl"]):
+        code, _, err = r1pipe(*command)
+        assert (code, err) == (2, f"{several}.yaml\n"), "none of two is meant more than the other"
+    for command in (["show"], ["schema"], ["run", "--help"], ["fsck"]):
+        assert r1pipe(*command)[0] == 0, "these need no manifest"
+    assert json.loads(r1pipe("plan", "manifests/second.yml", "--json")[1])["manifest"] == "own"
+    recipe = tmp_path / "manifests" / "r1.yaml"
+    recipe.write_text((tmp_path / "manifests" / "own.yaml").read_text())
+    assert planned() == "own", "the recipe of the project"
+    recipe.unlink()
     second.unlink()
     (tmp_path / "manifests" / "own.lock").touch()
     assert planned() == "own", "a lock is no manifest"

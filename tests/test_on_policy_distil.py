@@ -95,7 +95,12 @@ def test_a_policy_comes_nearer_to_its_teacher(tmp_path: Path, teacher: Path) -> 
     train(context, teacher, params(num_steps=24, optimizer={"lr": 2e-2}))
     kl = context.column("reward_kl")  # negative
     assert sum(kl[-4:]) / 4 > 0.7 * sum(kl[:4]) / 4
-    assert context.column("flat_group_frac") == [0.0] * 24
+    by_token = context.column("teacher_kl")
+    assert sum(by_token[-4:]) < 0.7 * sum(by_token[:4])
+    logged = context.logged[0]
+    per_completion = by_token[0] * logged["completion_tokens"]
+    assert -kl[0] == pytest.approx(per_completion), "the same KL, of a token and of a completion"
+    assert "flat_group_frac" not in logged, "nothing is learned from groups"
 
 
 def test_a_resumed_run_ends_with_the_weights_of_the_whole_one(

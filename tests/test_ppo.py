@@ -269,6 +269,17 @@ def test_ppo_logs_its_critic_and_the_entropy_and_raises_its_reward(
     assert sum(rewards[-6:]) / 6 > sum(rewards[:6]) / 6
 
 
+def test_rewards_that_are_all_equal_are_warned_of_and_groups_are_not_counted(
+    tmp_path: Path, folder: Path
+) -> None:
+    context, chosen = FakeContext(tmp_path), ppo_params(num_steps=4)
+    train(context, chosen.model_copy(update={"rewards": {"accuracy": 0.0}}), folder)
+    assert context.column("rewards_std") == [0.0] * 4
+    assert "flat_group_frac" not in context.logged[0]
+    (text,) = [each for each in context.warnings if "one reward for all completions" in each]
+    assert "for 4 updates in a row: advantages are the critic's errors alone" in text
+
+
 def test_the_entropy_bonus_keeps_the_entropy_higher(tmp_path: Path, folder: Path) -> None:
     entropies = {}
     for coef in (0.0, 0.5):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from decimal import Decimal
 from pathlib import Path
 from typing import Any
@@ -16,6 +17,7 @@ from r1pipe.data.problem_sets import (
     LoadReport,
     Rules,
     columns_of,
+    found_in,
     load_problems,
     split_gold,
 )
@@ -107,9 +109,53 @@ def test_unusable_golds_are_counted_or_stop_the_stage(tmp_path: Path) -> None:
     assert note["unusable_gold_frac"] == 0.2
     match = (
         r"1 of 5 rows cannot be used \(1 x no #### in the answer \(first at a.jsonl:5\)\); check"
+        r" columns, or raise params.columns.max_unusable_frac \(now 0.19\)"
     )
     with pytest.raises(StageError, match=match):
         load(path, max_unusable_frac=0.19)
+
+
+@pytest.mark.parametrize(
+    ("gold", "is_worded"),
+    [
+        ("the battle of Hastings", True),
+        ("William the Conqueror", True),
+        ("Paris", False),
+        ("x and y", False),
+        ("\\text{three green apples}", False),
+        ("one hundred and twenty", True),  # a number, but not in those digits
+    ],
+)
+def test_a_plan_says_which_gold_answers_can_be_said_in_other_words(
+    tmp_path: Path, gold: str, is_worded: bool
+) -> None:
+    path = write(
+        tmp_path / "a.jsonl",
+        [{"question": "who?", "answer": gold}, {"question": "1+1?", "answer": 2}],
+    )
+    rows, rules = first_records(path), Rules(ProblemColumns("told", "question", "answer", "column"))
+    said = found_in(path, rows, rules)
+    assert (
+        "; gold answers of several words: 1; the same in other words is wrong" in said
+    ) == is_worded
+    judged = found_in(path, rows, replace(rules, checked_by="judge"))
+    assert "several words" not in judged
+
+
+def test_questions_over_max_chars_are_left_out_and_counted_before_the_limit_draws(
+    tmp_path: Path,
+) -> None:
+    rows = [{"question": "Q" * n, "answer": f"#### {n}"} for n in range(1, 21)]
+    path = write(tmp_path / "a.jsonl", rows)
+    kept, report = load(path, limit=10, max_chars=10)
+    assert [len(problem.prompt) for problem in kept] == list(range(1, 11))
+    assert report.as_note()["num_over_max_chars"] == 10
+    assert report.num_past_limit == 0
+    with pytest.raises(StageError, match=r"none of its 20 rows is a problem \(20 have more than"):
+        load(
+            write(tmp_path / "b.jsonl", [{**row, "question": "Q" * 99 + str(row)} for row in rows]),
+            max_chars=10,
+        )
 
 
 def test_null_empty_and_other_bad_rows_are_counted_by_reason(tmp_path: Path) -> None:

@@ -62,6 +62,7 @@ def test_rows_for_training_are_distinct_and_all_candidates_are_accounted_for(
         "rows": 4, "sampled": 12, "kept": 4, "dropped": 8, "failed": 0
     }  # fmt: skip
     assert (notes["dropped_verdict"], notes["dropped_duplicate"]) == (4, 4)
+    assert notes["rows_short_of_target"] == 996
     assert len(context.samples) == 4
 
 
@@ -79,6 +80,7 @@ def test_repeats_and_rows_beyond_the_target_are_named_and_kept_says_all(
     assert [name for name, passed in last.items() if not passed] == ["target"]
     assert table(context, "rows") == [row for row in rows if row["kept"]]
     assert context.notes["dropped_target"] == 1
+    assert context.notes["rows_short_of_target"] == 0
 
 
 def first_of_each_text(rows: Sequence[dict[str, Any]], limit: int) -> list[dict[str, Any]]:

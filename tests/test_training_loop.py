@@ -16,7 +16,7 @@ from r1pipe.train.batching import one_batch
 from r1pipe.train.engine import Loss, TorchEngine
 from r1pipe.train.gpu_memory import GpuMemory
 from r1pipe.train.logprobs import token_logprobs
-from r1pipe.train.loop import Trainer, Update
+from r1pipe.train.loop import Trainer, Update, risen_loss
 
 OPTIMIZER = Optimizer(lr=1e-2, schedule="cosine", warmup_steps=2)
 SEQUENCE = TokenSequence([5, 6], [7, 8, 9])
@@ -43,6 +43,36 @@ def test_an_update_is_logged_with_its_measures_its_rate_and_what_it_is_told(
     assert row["lr"] == pytest.approx(0.5e-2)  # the first of two steps of warm-up
     assert row["grad_norm"] > 0
     assert (measures["own"], measures["kl"]) == (1.0, 2.0), "as they were measured"
+
+
+@pytest.mark.parametrize(
+    ("losses", "said"),
+    [
+        ([], ""),
+        ([1.0, 9.0, 9.0], ""),  # too few
+        ([2.0, 9.0, 9.0, 2.5], ""),  # a quarter more, not over it
+        ([1.0, 3.0, *[2.0] * 4, 2.0, 2.0], ""),
+        ([1.0, 3.0, *[2.0] * 4, 2.0, 4.0], "from 2 to 3 (means of the first and the last quarter)"),
+        ([1.0, 10.5, 1.0, 1.0], "the loss, 1 at first, rose to 10.5 on the way"),
+    ],
+)
+def test_a_loss_that_rose_is_told_by_quarters_or_by_its_peak(
+    losses: list[float], said: str
+) -> None:
+    found = risen_loss(losses)
+    assert (said in found) if said else not found
+
+
+def test_a_training_that_makes_its_loss_worse_is_warned_of_with_its_rate(tmp_path: Path) -> None:
+    context, far = FakeContext(tmp_path / "far"), Optimizer(lr=1e3)
+    Trainer(context, TorchEngine(model()), far, 6).run(update() for _ in range(6))
+    (text,) = context.warnings
+    assert "the loss" in text
+    assert "rose" in text
+    assert "(params.optimizer.lr: 1000)" in text
+    calm = FakeContext(tmp_path / "calm")
+    trainer(calm).run(update() for _ in range(6))
+    assert calm.warnings == []
 
 
 def test_seconds_before_the_step_slow_it_down(tmp_path: Path) -> None:

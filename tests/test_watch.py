@@ -62,6 +62,20 @@ def test_flat_groups_only_are_warned_of_once_after_five_updates_in_a_row() -> No
     ]
 
 
+def test_equal_rewards_under_a_critic_pause_a_run_and_one_that_differs_begins_the_count_again() -> (
+    None
+):
+    made = watch(flat_updates=2)
+    for std in (0.0, 0.1, 0.0):
+        made.take({"rewards_std": std, "reward_accuracy": 0.0})
+    assert made.reason_to_pause() is None
+    made.take({"rewards_std": 0.0, "reward_accuracy": 0.0})
+    reason = made.reason_to_pause()
+    assert reason is not None
+    assert reason.startswith("one reward for all completions, for 2 updates in a row: advantages")
+    assert "take easier problems" in reason
+
+
 def test_rollouts_that_flat_groups_fill_are_warned_of_and_pause_where_that_is_asked_for() -> None:
     made = watch(filled=0.9, in_a_row=2)
     for _ in range(4):

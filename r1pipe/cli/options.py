@@ -9,15 +9,17 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from r1pipe.cli import completing
-from r1pipe.cli.defaults import default_manifest
+from r1pipe.cli.defaults import default_manifest, meant_manifest
 from r1pipe.cli.printing import print_json as print_json
 
 if TYPE_CHECKING:
     from r1pipe.api.project import Project
     from r1pipe.store.store import Store
 
-DEFAULT_MANIFEST: Any = default_manifest
+DEFAULT_MANIFEST: Any = meant_manifest
 """Called when a command line is read: what it returns depends on the current folder."""
+ANY_MANIFEST: Any = default_manifest
+"""Where only the folder of the manifest counts."""
 SHOWN_DEFAULT = "the only one in manifests/, else manifests/r1.yaml"
 
 ManifestArgument = Annotated[Path, typer.Argument(help="The manifest.", show_default=SHOWN_DEFAULT)]

@@ -19,6 +19,7 @@ LABELS: Mapping[str, str] = {
     "completion_tokens": "length",
     "flat_group_frac": "flat groups",
     "kl": "KL",
+    "teacher_kl": "KL to the teacher",
     "kept": "kept",
     "failed_units": "units failed",
     "forecast_rows": "in the end",
@@ -28,7 +29,7 @@ LABELS: Mapping[str, str] = {
 """Metric -> its label, the most telling first."""
 BEHIND = frozenset({"kept", "failed_units", "forecast_rows", "target_tokens", "tokens_per_s"})
 """Labels that stand behind their number on a line."""
-RESULTS = ("loss", "reward", "pass_rate", "kept")
+RESULTS = ("loss", "reward", "pass_rate", "teacher_kl", "kept")
 """Those of them that say how a stage ended."""
 COUNTS = {"num_problems": "problems", "rows": "rows", "num_rows": "rows", "vocab_size": "tokens"}
 """Fact -> what it counts; the first one that a stage noted is its result."""
@@ -38,11 +39,13 @@ MAX_VALUES = 4
 def telling(values: Mapping[str, float]) -> list[str]:
     """Return the names of the values worth a place: the well-known ones, else the first few.
 
-    The loss of a policy gradient says nothing, so where there is a reward it is left out.
+    The loss of a policy gradient says nothing, so where there is a reward it is left out; where a
+    teacher takes the reward's place, so are the reward and the reference's KL.
     """
     known = [name for name in LABELS if name in values]
-    if "reward" in known and "loss" in known:
-        known.remove("loss")
+    dropped = {"loss"} if "reward" in known else set[str]()
+    dropped |= {"reward", "kl"} if "teacher_kl" in known else set()
+    known = [name for name in known if name not in dropped]
     return known or list(values)[:MAX_VALUES]
 
 
@@ -64,7 +67,9 @@ def result_text(kind: str, values: Mapping[str, float], facts: Mapping[str, obje
         text = ", ".join(f"{visible(name)} {value:.3f}" for name, value in shown.items())
         return f"pass@1 {text}" if text else ""
     if results := {name: values[name] for name in telling(values) if name in RESULTS}:
-        return values_text(results)
+        short = facts.get("rows_short_of_target")
+        is_short = isinstance(short, int) and short > 0
+        return values_text(results) + (f"  {short:,} short of target_rows" if is_short else "")
     if kind == "mix":  # a fact for each part
         parts = [n for name, n in facts.items() if name.endswith("_rows") and isinstance(n, int)]
         return f"{sum(parts):,} rows" if parts else ""

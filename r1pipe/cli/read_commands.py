@@ -8,6 +8,7 @@ import typer
 
 from r1pipe.cli import completing
 from r1pipe.cli.options import (
+    ANY_MANIFEST,
     DEFAULT_MANIFEST,
     JsonOption,
     ManifestArgument,
@@ -38,6 +39,14 @@ def plan(  # noqa: PLR0913 - options of one command
     manifest: ManifestArgument = DEFAULT_MANIFEST,
     profile: ProfileOption = None,
     overrides: SetOption = None,
+    to: Annotated[
+        str | None,
+        typer.Option(
+            "--to",
+            help="Only this stage and what it needs.",
+            autocompletion=completing.stages,
+        ),
+    ] = None,
     probe: Annotated[
         bool, typer.Option("--probe", help="Measure each engine on this machine first.")
     ] = False,
@@ -55,7 +64,7 @@ def plan(  # noqa: PLR0913 - options of one command
     from r1pipe.fitting import window_height, window_width
 
     project = load(manifest, profile, overrides, store)
-    found = project.plan()
+    found = project.plan(to=to)
     if probe:
         from r1pipe.pipeline import probe as probing
 
@@ -201,7 +210,7 @@ def why(
 
 
 @app.command()
-def schema(manifest: ManifestArgument = DEFAULT_MANIFEST) -> None:
+def schema(manifest: ManifestArgument = ANY_MANIFEST) -> None:
     """Print the JSON Schema of manifests, for editors."""
     from r1pipe.manifest.json_schema import manifest_schema
     from r1pipe.manifest.kinds import load_kinds

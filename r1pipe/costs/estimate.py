@@ -191,7 +191,7 @@ class Estimator:
         scratch = sum((memory.checkpoint_bytes(work) for work in cost.training), NOTHING)
         scratch += sum((memory.journal_bytes(work) for work in cost.sampling), NOTHING)
         return Estimate(
-            trained_tokens=sum((work.tokens for work in cost.training), NOTHING),
+            trained_tokens=sum((work.tokens for work in cost.training if work.is_counted), NOTHING),
             sampled_tokens=sum((work.tokens for work in cost.sampling), NOTHING),
             seconds=seconds,
             peak_bytes=peak,

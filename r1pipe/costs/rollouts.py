@@ -22,11 +22,14 @@ from r1pipe.generator_settings import Expected
 from r1pipe.settings import Placement
 
 
-def rollouts(params: fields.Rollouts, run: fields.RollsOut, inputs: InfoMap) -> Cost:
+def rollouts(
+    params: fields.Rollouts, run: fields.RollsOut, inputs: InfoMap, *, has_critic: bool = False
+) -> Cost:
     """Return the cost of GRPO from the fields of `stages/grpo.py`.
 
-    Completions of groups whose advantages are all zero may be left out of the backward pass, if no
-    KL term gives them a gradient; the range then reaches down to a third of them being trained.
+    Completions of groups whose advantages are all zero may be left out of the backward pass, if
+    neither a KL term nor a critic gives them a gradient; the range then reaches down to a third of
+    them being trained.
     The reference scores every completion once, and so does the policy before several updates on a
     rollout if the sampler is corrected for.
     """
@@ -41,7 +44,7 @@ def rollouts(params: fields.Rollouts, run: fields.RollsOut, inputs: InfoMap) -> 
     training = Training(
         model=model,
         where=training_place(params, run),
-        tokens=tokens if has_reference else Range(tokens.low / 3, tokens.high),
+        tokens=tokens if has_reference or has_critic else Range(tokens.low / 3, tokens.high),
         updates=Range(params.num_steps),
         mean_tokens=(problems.prompt_tokens + length).high,
         longest=params.max_tokens + math.ceil(problems.prompt_tokens.high),
@@ -168,14 +171,14 @@ def with_critic(params: fields.AsRollouts, run: fields.RollsOut, inputs: InfoMap
     moments, 16 bytes a parameter in float32, are in memory beside the policy's. An adapter is the
     policy's alone.
     """
-    found, critic = rollouts(params.as_grpo(), run, inputs), inputs.get("critic", inputs["model"])
+    found = rollouts(params.as_grpo(), run, inputs, has_critic=True)
+    critic = inputs.get("critic", inputs["model"])
     (policy,) = found.training
-    tokens = Range(policy.tokens.high)
     second = replace(
         policy,
         model=critic,
-        tokens=tokens,
-        scored_tokens=tokens,
+        scored_tokens=policy.tokens,
+        is_counted=False,
         frozen_copies=0,
         whole_copies=0,
         adapter_parameters=None,

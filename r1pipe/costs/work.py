@@ -135,6 +135,8 @@ class Training:
     whole_copies: float = 0
     adapter_parameters: int | None = None
     is_quantized: bool = False
+    is_counted: bool = True
+    """Whether its tokens are among those told as trained; a critic's are the policy's again."""
 
     @property
     def trained_parameters(self) -> int:

@@ -35,9 +35,13 @@ from r1pipe.verify.equivalence import MAX_GOLD_CHARS, read_gold
 from r1pipe.verify.reading.extract import boxes
 
 ROWS_PER_CHECK = 10_000
+NUM_WORDS = 3
+"""Words of three letters or more from which on a gold answer is a phrase."""
 OTHER_GOLD = "the same prompt as a row above, with another answer"
+UNUSABLE_FRAC = "params.columns.max_unusable_frac"
 NO_SELF = "the gold answer does not verify against itself"
 
+_WORD = re.compile(r"[^\W\d_]{3,}")
 _CALCULATOR = re.compile(r"<<[^<>\n]{0,200}>>")
 _ID_DIGITS = 16
 
@@ -53,6 +57,8 @@ class Rules:
     """`rule`, `judge`, or another checker: then a gold answer is any text."""
     max_bad_frac: float = 0.01
     max_unusable_frac: float = 0.02
+    max_chars: int | None = None
+    """Of a question; longer ones are left out."""
 
     @property
     def is_by_rule(self) -> bool:
@@ -62,13 +68,15 @@ class Rules:
 
 @dataclass
 class LoadReport:
-    """The outcome of every row: read = kept + duplicates + bad + unusable + past the limit."""
+    """The outcome of every row: read = kept + duplicates + too long + bad + unusable + past the
+    limit."""
 
     columns: ProblemColumns
     num_read: int = 0
     num_kept: int = 0
     num_duplicates: int = 0
     """Rows with the prompt and the answer of a row above."""
+    num_over_max_chars: int = 0
     num_past_limit: int = 0
     num_unchecked: int = 0
     """Kept, though the check of the gold answer took too long."""
@@ -85,6 +93,7 @@ class LoadReport:
             "num_read": self.num_read,
             "num_kept": self.num_kept,
             "num_duplicates": self.num_duplicates,
+            "num_over_max_chars": self.num_over_max_chars,
             "num_past_limit": self.num_past_limit,
             "num_gold_checks_without_result": self.num_unchecked,
             **self.bad.as_note(),
@@ -132,9 +141,12 @@ def columns_of(path: Path, rows: Sequence[Record], given: ProblemColumns | None)
 def found_in(path: Path, rows: Sequence[Record], rules: Rules) -> str:
     """Say what the first rows of a data set hold, or raise StageError if none is a problem."""
     bad, used = BadRows(), {name.partition(".")[0] for name in rules.columns.used()}
+    num_worded = 0
     for record in rows:
-        if fault := _read(record.values, rules).fault:
-            bad.add(record, fault)
+        item = _read(record.values, rules)
+        if item.fault:
+            bad.add(record, item.fault)
+        num_worded += rules.is_by_rule and _is_worded(item.gold)
     if len(bad) == len(rows):
         raise StageError(f"{path}: none of the first {len(rows)} rows is usable: {bad.as_text()}")
     spare = dict.fromkeys(name for record in rows for name in record.values if name not in used)
@@ -142,7 +154,18 @@ def found_in(path: Path, rows: Sequence[Record], rules: Rules) -> str:
     first = f"the first {len(rows)} rows are usable"
     if bad:
         first = f"of the first {len(rows)} rows {len(rows) - len(bad)} are usable: {bad.as_text()}"
+    if num_worded:
+        first += (
+            f"; gold answers of several words: {num_worded}; the same in other words is wrong,"
+            " unless `columns: {checked_by: judge}` has a language model compare them"
+        )
     return f"{described(path)}: {rules.columns.as_text()}{ignored}; {first}"
+
+
+def _is_worded(gold: str) -> bool:
+    """Return whether a gold answer is a phrase, which can be said in other words."""
+    is_phrase = "\\" not in gold and len(_WORD.findall(gold)) >= NUM_WORDS
+    return is_phrase and read_gold(gold)[1] is None
 
 
 def load_problems(
@@ -173,10 +196,13 @@ def load_problems(
     if rules.is_by_rule:
         kept = _check_golds(kept, places, report)
     report.unusable.check(
-        rules.max_unusable_frac, report.num_read, path, "check columns", "max_unusable_frac"
+        rules.max_unusable_frac, report.num_read, path, "check columns", UNUSABLE_FRAC
     )
     if not kept:
-        raise StageError(f"{path}: none of its {report.num_read} rows is a problem; check columns")
+        long = f" ({report.num_over_max_chars} have more than max_chars)" if rules.max_chars else ""
+        raise StageError(
+            f"{path}: none of its {report.num_read} rows is a problem{long}; check columns"
+        )
     report.num_kept = len(kept)
     return kept, report
 
@@ -194,6 +220,9 @@ def _usable_rows(
         if item.fault:
             (report.unusable if item.is_gold_fault else report.bad).add(record, item.fault)
             continue
+        if rules.max_chars is not None and len(item.prompt) > rules.max_chars:
+            report.num_over_max_chars += 1
+            continue
         prompt = digest_json(" ".join(item.prompt.split()))[:_ID_DIGITS]
         if prompt not in seen:
             seen[prompt] = item.gold
@@ -204,7 +233,7 @@ def _usable_rows(
             report.bad.add(record, OTHER_GOLD)
     report.bad.check(rules.max_bad_frac, report.num_read, path)
     report.unusable.check(
-        rules.max_unusable_frac, report.num_read, path, "check columns", "max_unusable_frac"
+        rules.max_unusable_frac, report.num_read, path, "check columns", UNUSABLE_FRAC
     )
     return usable
 

@@ -11,6 +11,7 @@ from unicodedata import normalize
 
 from r1pipe.chat import AnyFormat
 from r1pipe.generate.protocol import Generator, GeneratorBackend
+from r1pipe.generate.room import no_room
 from r1pipe.generator_settings import SampleRun
 from r1pipe.models.interfaces import LanguageModel, Tokenizer
 from r1pipe.models.policy import load_tokenizer
@@ -38,9 +39,33 @@ class Prompts:
         A token stands for a byte of text at least, so nothing but what surrounds a prompt is
         tokenized.
         """
-        around = len(encode_prompt(tokenizer, "?", self.format))
         longest = max((_most_bytes(each.prompt) for each in self.problems), default=0)
-        return around + MARGIN_TOKENS + longest + self.max_tokens
+        return self._around(tokenizer) + longest + self.max_tokens
+
+    def check_room(self, tokenizer: Tokenizer, limit: int | None) -> None:
+        """Raise StageError if prompts leave no room in `limit` tokens for a completion.
+
+        All are looked at before the first is sampled: else one of them would end a stage when its
+        turn comes, after hours. Only those of enough bytes are tokenized.
+        """
+        if limit is None or not self.problems:
+            return
+        spare = limit - self._around(tokenizer)
+        prompts = {each.prompt for each in self.problems}
+        counts = {
+            prompt: len(encode_prompt(tokenizer, prompt, self.format))
+            for prompt in prompts
+            if _most_bytes(prompt) >= spare
+        }
+        too_long = {prompt: count for prompt, count in counts.items() if count >= limit}
+        if too_long:
+            most = min(map(len, too_long)) - 1
+            drop = f"leave them out with params.max_chars: {most} of the stage of kind `problems`"
+            raise no_room(list(too_long.values()), len(prompts), limit, drop)
+
+    def _around(self, tokenizer: Tokenizer) -> int:
+        """Return the tokens around a question, and some to spare."""
+        return len(encode_prompt(tokenizer, "?", self.format)) + MARGIN_TOKENS
 
 
 def _most_bytes(text: str) -> int:
@@ -57,11 +82,13 @@ def open_generator(
 ) -> Iterator[tuple[Generator, Tokenizer]]:
     """Yield a generator for the model in `folder`, and its tokenizer; close it at the end.
 
-    With `prompts` it has room for those. A server (backend openai) computes in a precision of its
-    own.
+    With `prompts` it has room for those; raises StageError if one of them leaves none for a
+    completion. A server (backend openai) has a precision and a context of its own.
     """
     tokenizer = load_tokenizer(folder)
     if prompts is not None:
+        if run.generator.backend != "openai":
+            prompts.check_room(tokenizer, max_positions(folder))
         run = fitted(run, folder, tokenizer, prompts)
     generator = _backend(run).open_sealed(folder, tokenizer, run, precision)
     try:

@@ -16,7 +16,8 @@ class StopWhen(StageModel):
     """When a run pauses to be looked at; the same command goes on. None: never."""
 
     flat_updates: int | None = Field(default=None, gt=0)
-    """Updates in a row in which every group is flat."""
+    """Updates in a row in which every group is flat; with a critic, in which all rewards are
+    equal."""
     still_updates: int | None = Field(default=None, gt=0)
     """Updates in a row in which the format or language reward stays exactly where it is, below
     1."""

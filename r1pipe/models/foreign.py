@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
+from transformers import logging as transformers_logging
 
 from r1pipe import chat
 from r1pipe.errors import StageError
@@ -16,6 +18,15 @@ from r1pipe.models.interfaces import LanguageModel, Tokenizer
 from r1pipe.models.policy import load_model, load_tokenizer
 from r1pipe.models.tokenizer import CONTROL, TAGS
 
+SAMPLING = (
+    "temperature",
+    "top_k",
+    "top_p",
+    "min_p",
+    "typical_p",
+    "repetition_penalty",
+    "no_repeat_ngram_size",
+)
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 
 
@@ -27,6 +38,8 @@ class Foreign:
     tokenizer: Tokenizer
     dropped_ends: list[int]
     """End ids of its configuration that its vocabulary does not have."""
+    sampling: dict[str, float]
+    """How it asks to be sampled (`generation_config.json`), which what is written does not say."""
 
 
 def load_foreign(path: Path, dtype: str = "keep") -> Foreign:
@@ -35,11 +48,19 @@ def load_foreign(path: Path, dtype: str = "keep") -> Foreign:
     Nothing pickled is read and no code of the folder runs. Raises StageError, in one line, for a
     folder that is no such model, or whose files lack weights.
     """
-    options: dict[str, Any] = {"output_loading_info": True}
+    options: dict[str, Any] = {"output_loading_info": True, "ignore_mismatched_sizes": True}
     file = _gguf_of(path)
     gguf = {"gguf_file": file} if file else {}
     tokenizer = load_tokenizer(path, **gguf)
-    model, info = load_model(path, dtype=DTYPES.get(dtype, "auto"), **options, **gguf)
+    with _without_reports():  # what they say is raised below, in a line
+        model, info = load_model(path, dtype=DTYPES.get(dtype, "auto"), **options, **gguf)
+    if other := sorted(info["mismatched_keys"]):
+        name, found, wanted = other[0]
+        raise StageError(
+            f"{path}: {len(other)} weights have another shape than config.json says, such as"
+            f" {name}: {tuple(found)} in its files, {tuple(wanted)} by config.json. Give the"
+            " config.json that the weights were saved with"
+        )
     if missing := sorted(info["missing_keys"]):
         raise StageError(
             f"{path}: {len(missing)} weights of {type(model).__name__} are not in its files, such"
@@ -48,7 +69,25 @@ def load_foreign(path: Path, dtype: str = "keep") -> Foreign:
     if file:
         _check_shapes(model, path / file)
     _unquantized(model, path, is_gguf=file is not None)
-    return Foreign(model, tokenizer, _without_unknown_ends(model, len(tokenizer)))
+    ends = _without_unknown_ends(model, len(tokenizer))
+    return Foreign(model, tokenizer, ends, _sampling_of(model))
+
+
+def _sampling_of(model: Any) -> dict[str, float]:
+    """Return the numbers by which a model's own configuration would change what is drawn."""
+    told = model.generation_config.to_diff_dict() if model.generation_config else {}
+    return {name: told[name] for name in SAMPLING if isinstance(told.get(name), int | float)}
+
+
+@contextmanager
+def _without_reports() -> Iterator[None]:
+    """Keep transformers from writing tables of weights to the terminal."""
+    before = transformers_logging.get_verbosity()
+    transformers_logging.set_verbosity_error()
+    try:
+        yield
+    finally:
+        transformers_logging.set_verbosity(before)
 
 
 def _gguf_of(path: Path) -> str | None:

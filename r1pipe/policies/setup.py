@@ -20,6 +20,7 @@ from r1pipe.models.adapters import is_adapted
 from r1pipe.models.interfaces import LanguageModel, Tokenizer
 from r1pipe.models.policy import freeze, load_model, load_tokenizer
 from r1pipe.models.precision import cast_weights, dtype_of
+from r1pipe.models.prompts import max_positions
 from r1pipe.policies.ahead import AheadOfTraining, SamplerWeights
 from r1pipe.policies.parity import TOLERANCES, check_parity
 from r1pipe.records import Problem
@@ -85,12 +86,14 @@ def with_room_for(
 ) -> SomeRun:
     """Return `run` with a sampler that has no more room than the problems need.
 
-    Where prompts show parts of solutions, it has what the model allows.
+    Where prompts show parts of solutions, it has what the model allows. Raises StageError if a
+    prompt leaves no room for a completion.
     """
+    prompts = Prompts(problems, format_of(params.format, params.prompt), params.max_tokens)
+    prompts.check_room(tokenizer, max_positions(folder))
     if params.adaback is not None or params.r3 is not None:
         return run
-    fmt = format_of(params.format, params.prompt)
-    return fitted(run, folder, tokenizer, Prompts(problems, fmt, params.max_tokens))
+    return fitted(run, folder, tokenizer, prompts)
 
 
 @dataclass(frozen=True, kw_only=True)

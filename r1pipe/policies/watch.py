@@ -32,6 +32,7 @@ class Streaks:
         """Count an update by its metrics."""
         limits = self.limits
         self._count("flat", metrics.get("flat_group_frac", 0.0) == 1.0)
+        self._count("equal", metrics.get("rewards_std", 1.0) == 0.0)
         cut, kl = metrics.get("truncated_frac", 0.0), metrics.get("kl", 0.0)
         self._count("truncated", limits.truncated is not None and cut >= limits.truncated)
         filled = metrics.get("filled_frac", 0.0)
@@ -49,6 +50,7 @@ class Streaks:
         limits = self.limits
         needed = {
             "flat": limits.flat_updates,
+            "equal": limits.flat_updates,
             "truncated": limits.in_a_row if limits.truncated is not None else None,
             "filled": limits.in_a_row if limits.filled is not None else None,
             "kl": limits.in_a_row if limits.kl is not None else None,
@@ -99,6 +101,7 @@ class Watch:
     def _text(self, name: str, count: int) -> str:
         said = {
             "flat": self._flat,
+            "equal": self._equal,
             "truncated": self._truncated,
             "filled": self._filled,
             "kl": self._kl,
@@ -106,6 +109,18 @@ class Watch:
         return said[name](count) if name in said else self._still(name, count)
 
     def _flat(self, count: int) -> str:
+        head = f"only flat groups for {_updates(count)}: all completions of a problem get the same"
+        return f"{head} reward, so nothing is learned ({self._rewards()}); {self._others()}"
+
+    def _equal(self, count: int) -> str:
+        return (
+            f"one reward for all completions, for {_updates(count)}: advantages are the critic's"
+            f" errors alone, so nothing is learned of the rewards ({self._rewards()});"
+            f" {self._others()}"
+        )
+
+    def _others(self) -> str:
+        """Return what to take in place of the present problems, and an example."""
         rollouts = [rollout for _, rollout in self._pairs()]
         few = "each problem is too easy or too hard: take others"
         if all(rollout.verdict == "correct" for rollout in rollouts):
@@ -115,8 +130,7 @@ class Watch:
                 "take easier problems, more max_tokens, another format or prompt, or fine-tune the"
                 " model first; `r1pipe try` shows its completions"
             )
-        head = f"only flat groups for {_updates(count)}: all completions of a problem get the same"
-        return f"{head} reward, so nothing is learned ({self._rewards()}); {few}.{self._example()}"
+        return f"{few}.{self._example()}"
 
     def _truncated(self, count: int) -> str:
         frac, limit = self._metrics.get("truncated_frac", 0.0), self.max_tokens

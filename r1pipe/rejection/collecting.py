@@ -82,7 +82,7 @@ def collect(
     if adaptive is not None:
         write_report(context.output("candidates"), report, adaptive.quotas)
         context.note(fixed_n=report["fixed_n"])
-    note_all(context, counts, report, collector.num_reused)
+    note_all(context, counts, report, collector.num_reused, params.target_rows)
     return kept_rows(context.name, context.output("candidates"), counts.get("kept", 0))
 
 
@@ -133,7 +133,11 @@ def check_kept(context: Context, counts: Mapping[str, int], fruitless: Fruitless
 
 
 def note_all(
-    context: Context, counts: Mapping[str, int], report: JsonObject, num_reused: int
+    context: Context,
+    counts: Mapping[str, int],
+    report: JsonObject,
+    num_reused: int,
+    target_rows: int,
 ) -> None:
     """Note what became of the candidates, what sampling cost, and which problems have no row."""
     sums = {
@@ -143,6 +147,7 @@ def note_all(
     parts = {name: n for name, n in sorted(counts.items()) if name not in ("kept", "written")}
     context.note(
         rows=sums["kept"],
+        rows_short_of_target=max(0, target_rows - sums["kept"]),
         sampled=counts["written"],
         **sums,
         **parts,

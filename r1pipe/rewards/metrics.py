@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 from r1pipe.records import Group, Rollout
 from r1pipe.text import visible
+
+FLAT = "flat_group_frac"
 
 
 def rollout_metrics(groups: Sequence[Group]) -> dict[str, float]:
@@ -24,8 +26,13 @@ def rollout_metrics(groups: Sequence[Group]) -> dict[str, float]:
         "pass_rate": sum(r.verdict == "correct" for r in rollouts) / count,
         "completion_tokens": sum(len(r.completion_ids) for r in rollouts) / count,
         "truncated_frac": sum(r.finish_reason == "length" for r in rollouts) / count,
-        "flat_group_frac": flat / len(groups),
+        FLAT: flat / len(groups),
     }
+
+
+def without_groups(metrics: Mapping[str, float]) -> dict[str, float]:
+    """Return metrics without those of groups, for methods that compare no completions of one."""
+    return {name: value for name, value in metrics.items() if name != FLAT}
 
 
 def problem_of(rollout: Rollout, groups: Sequence[Group]) -> str:

@@ -10,6 +10,7 @@ import torch
 from r1pipe.method_params.policies import GrpoParams
 from r1pipe.models.interfaces import Tokenizer
 from r1pipe.records import Group, Rollout, Step
+from r1pipe.rewards.metrics import rollout_metrics, without_groups
 from r1pipe.rl.estimators import ESTIMATORS
 from r1pipe.rl.objective import Credit, Estimator, eps_of
 from r1pipe.rl.ppo import Critic, ValueCredit
@@ -89,6 +90,16 @@ class TeacherCredit(KlCredit):
         """Give every token its advantage; that of the rewards is logged only."""
         rollouts, rows = self.reference_rows(groups)
         assign_kl_advantages(rollouts, rows, self.params.kl_coef)
+
+    def measures(self, groups: Sequence[Group]) -> dict[str, float]:
+        """Return what is logged of a rollout: its KL to the teacher by token, and no groups, as
+        nothing is learned from their rewards."""
+        rollouts = [rollout for group in groups for rollout in group.rollouts]
+        num_tokens = sum(
+            len(r.completion_ids) if r.trained is None else sum(r.trained) for r in rollouts
+        )
+        kl = -sum(rollout.rewards["kl"] for rollout in rollouts) / max(1, num_tokens)
+        return without_groups(rollout_metrics(groups)) | {"teacher_kl": kl}
 
 
 def subtract_kl(rollouts: Sequence[Rollout], rows: Sequence[Sequence[float]], coef: float) -> None:

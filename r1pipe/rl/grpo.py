@@ -41,7 +41,7 @@ from r1pipe.method_params.policies import GrpoParams
 from r1pipe.models.interfaces import Tokenizer
 from r1pipe.ranks import Ranks
 from r1pipe.records import Group, Problem, Rollout, RolloutBatch
-from r1pipe.rewards.metrics import problem_of, rollout_metrics
+from r1pipe.rewards.metrics import problem_of
 from r1pipe.rewards.model import RewardFn
 from r1pipe.rl.estimators import RATIOS, SURROGATES
 from r1pipe.rl.objective import MISMATCH, Credit, grpo_loss, trained_rollouts, with_gradient
@@ -161,7 +161,7 @@ class Grpo:
             kept += curriculum.observe(groups)
             if len(kept) >= wanted:
                 break
-        metrics = rollout_metrics(sampled)
+        metrics = self.credit.measures(sampled)
         if self.params.adaback or self.params.r3:
             metrics |= shown_frac(sampled)
         if len(sampled) > wanted:

@@ -17,6 +17,7 @@ from torch import Tensor
 from r1pipe.method_params.policies import AdvantageStd, GrpoParams
 from r1pipe.models.interfaces import LanguageModel
 from r1pipe.records import FinishReason, Group, Rollout
+from r1pipe.rewards.metrics import rollout_metrics
 from r1pipe.train.batching import MicroBatch
 from r1pipe.train.engine import Loss
 from r1pipe.train.logprobs import policy_logprobs
@@ -71,6 +72,10 @@ class Credit:
     def settle(self, groups: Sequence[Group]) -> None:
         """Give every token of a rollout its advantage, once all ranks have all of it."""
         self.assign(groups)
+
+    def measures(self, groups: Sequence[Group]) -> dict[str, float]:
+        """Return what is logged of a rollout."""
+        return rollout_metrics(groups)
 
     def learn(self, rollouts: Sequence[Rollout], step: int) -> dict[str, float]:
         """Learn from a minibatch beside the policy, as a critic does; return what is logged."""

@@ -15,7 +15,7 @@ from functools import partial
 from itertools import compress
 from math import isfinite
 from pathlib import Path
-from statistics import pvariance
+from statistics import pstdev, pvariance
 
 import torch
 from torch import Tensor
@@ -24,6 +24,7 @@ from r1pipe.errors import StageError
 from r1pipe.method_params.policies import PpoParams
 from r1pipe.models.interfaces import LanguageModel
 from r1pipe.records import Group, Rollout
+from r1pipe.rewards.metrics import rollout_metrics, without_groups
 from r1pipe.rl.objective import Credit
 from r1pipe.train.batching import (
     Batching,
@@ -185,6 +186,11 @@ class ValueCredit(Credit):
             rollout.streams["advantage"] = spread(found, rollout)
         if params.whiten:
             whiten(rollouts)
+
+    def measures(self, groups: Sequence[Group]) -> dict[str, float]:
+        """Return what is logged of a rollout: how rewards differ in it, in place of in groups."""
+        rewards = [rollout.reward for group in groups for rollout in group.rollouts]
+        return without_groups(rollout_metrics(groups)) | {"rewards_std": pstdev(rewards)}
 
     def learn(self, rollouts: Sequence[Rollout], step: int) -> dict[str, float]:
         """Make the critic's step on a minibatch; return what is logged."""

@@ -8,11 +8,13 @@ from __future__ import annotations
 
 import json
 import time
+from array import array
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from math import isfinite
 from pathlib import Path
+from statistics import fmean
 from typing import Protocol
 
 from torch import Tensor
@@ -33,6 +35,8 @@ PROGRESS = "progress.json"
 """In a checkpoint: the state that is no tensor."""
 MAX_NAMED = 12
 """Rows that a message names."""
+RISEN, LEAPT = 1.25, 10.0
+"""Times its first value that a loss is warned of: in the end, and at any update."""
 
 
 @dataclass(frozen=True)
@@ -89,10 +93,18 @@ class Trainer:
             self._load(*checkpoint)
 
     def run(self, updates: Iterable[Update]) -> None:
-        """Make the updates, each of them a place to save and to stop."""
+        """Make the updates, each of them a place to save and to stop; warn if the loss rose."""
+        losses = array("d")
         for update in updates:
-            self.update(update)
+            measures = self.update(update)
+            losses += array("d", [measures["loss"]] if "loss" in measures else [])
             self.checkpoint()
+        if said := risen_loss(losses):
+            self._context.warn(
+                f"{said}: a learning rate that is too high (params.optimizer.lr:"
+                f" {self._optimizer.lr:g}) does so; see the curve with"
+                f" `r1pipe show {self._context.name}`"
+            )
 
     def update(
         self, update: Update, metrics: Mapping[str, float] | None = None
@@ -218,6 +230,30 @@ class Trainer:
         progress = json.loads((folder / PROGRESS).read_text())
         self.trained_tokens = int(progress["trained_tokens"])
         self.has_moved = bool(progress.get("has_moved", True))  # older checkpoints do not say
+
+
+def risen_loss(losses: Sequence[float]) -> str:
+    """Say how far a loss has risen; "" if it has not, or has too few updates to tell.
+
+    Quarters are compared, since the updates of one batch each go up and down.
+
+    >>> risen_loss([2.0, 1.0, 3.0, 2.25])
+    ''
+    >>> risen_loss([2.0, 3.0, 3.0, 3.0])
+    'the loss rose from 2 to 3 (means of the first and the last quarter)'
+    >>> risen_loss([2.0, 30.0, 2.0, 2.0])
+    'the loss, 2 at first, rose to 30 on the way'
+    """
+    count = len(losses) // 4
+    if not count:
+        return ""
+    first, last, worst = fmean(losses[:count]), fmean(losses[-count:]), max(losses)
+    if last > RISEN * first:
+        means = "means of the first and the last quarter"
+        return f"the loss rose from {first:.4g} to {last:.4g} ({means})"
+    if worst > LEAPT * first:
+        return f"the loss, {first:.4g} at first, rose to {worst:.4g} on the way"
+    return ""
 
 
 class LossParts:
