@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import math
-from typing import Annotated, ClassVar
+from typing import Annotated, ClassVar, Self
 
-from pydantic import Field, field_validator
+from pydantic import Field, field_validator, model_validator
 
 from r1pipe.backends import Backends
 from r1pipe.settings import ComputeRun, Placement, Precision
@@ -48,6 +48,10 @@ class GeneratorSettings(StageModel):
     def most_at_once(self, device: str, max_batch: int) -> int:
         """Return how many completions one engine samples at once, if it has room for them."""
         return self.concurrency(max_batch)
+
+    def incompatible_on(self, device: str) -> str | None:
+        """Say what to set if it cannot sample on a device of such a name; None if it can."""
+        return None
 
     def incompatible_beside(self, num_processes: int) -> str | None:
         """Say what to set if it cannot sample inside each process of a trainer; None if it can."""
@@ -107,3 +111,9 @@ class SampleRun(ComputeRun):
     """transformers, vLLM or a server."""
     expect: Expected = Field(default_factory=Expected)
     """What `plan` should reckon with."""
+
+    @model_validator(mode="after")
+    def _samples_there(self) -> Self:
+        if (message := self.generator.incompatible_on(self.device)) is not None:
+            raise ValueError(message)
+        return self

@@ -213,6 +213,19 @@ def test_all_mistakes_of_a_generator_are_told_at_once(tmp_path: Path) -> None:
     assert len(error.value.mistakes) == 3
 
 
+def test_vllm_in_process_takes_no_gpu_but_the_first(tmp_path: Path) -> None:
+    for device in ("cuda", "cuda:0"):
+        manifest(tmp_path, "{backend: vllm}", (f"device={device}",))
+    manifest(tmp_path, "{backend: vllm, cluster: ray}", ("device=cuda:1",))
+    manifest(tmp_path, "{backend: transformers}", ("device=cuda:1",))
+    message = (
+        r"stages.eval.run: device: cuda:1: vLLM takes the first GPU that it sees; write"
+        r" `device: cuda` and run with CUDA_VISIBLE_DEVICES=1"
+    )
+    with pytest.raises(ManifestError, match=message):
+        manifest(tmp_path, "{backend: vllm}", ("device=cuda:1",))
+
+
 # ---- layers --------------------------------------------------------------------------------------
 
 

@@ -78,6 +78,16 @@ class VllmSettings(ClusterBackend):
             return self
         return self.model_copy(update={"max_model_tokens": max(2, most_tokens())})
 
+    def incompatible_on(self, device: str) -> str | None:
+        """Say what to set if vLLM would take another GPU than the one that is named."""
+        kind, _, number = device.partition(":")
+        if self.cluster is None and number.strip("0"):
+            return (
+                f"device: {device}: vLLM takes the first GPU that it sees; write `device: {kind}`"
+                f" and run with CUDA_VISIBLE_DEVICES={number}"
+            )
+        return super().incompatible_on(device)
+
     def incompatible_beside(self, num_processes: int) -> str | None:
         """Say what to set if an engine inside each process of a trainer cannot be so divided."""
         if self.data_parallel > 1 and self.cluster is None:
