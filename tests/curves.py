@@ -21,7 +21,7 @@ from tiny import (
 )
 
 from r1pipe.chat import AnyFormat
-from r1pipe.engine_settings import EngineRun
+from r1pipe.engine_settings import MAX_LOGITS, EngineRun
 from r1pipe.models.adapters import add_adapter
 from r1pipe.models.prompts import encode_completion, encode_prompt
 from r1pipe.ranks import ALONE, Ranks
@@ -160,7 +160,7 @@ def log_curves_of(context: Context, case: str, run: EngineRun, layout: Layout) -
     deepspeed_setup.PERSISTENT_NUMBERS = 0  # so that ZeRO 3 divides small parameters too
     # with ZeRO 3 the head goes over a few tokens at a time: ranks that have fewer of them must
     # gather its weight as often as the others
-    most = 12 * 320 if run.engine.shards_weights else logprobs.MAX_LOGITS
+    most = 12 * 320 if run.engine.shards_weights else MAX_LOGITS
     with patch.object(logprobs, "MAX_LOGITS", most):
         for task in CURVES:
             curve = curve_of(task, run, context.ranks, layout)

@@ -13,7 +13,7 @@ import deepspeed
 import torch
 from tiny import frozen_logprobs
 
-from r1pipe.engine_settings import TrainRun
+from r1pipe.engine_settings import MAX_LOGITS, TrainRun
 from r1pipe.keys import JsonObject
 from r1pipe.models.policy import load_model
 from r1pipe.ranks import Ranks
@@ -87,7 +87,7 @@ def gathers(folder: Path, ranks: Ranks) -> dict[str, dict[str, int]]:
         return config
 
     setup.PERSISTENT_NUMBERS, few = PERSISTENT, 2 * 320
-    own, whole = logprobs.is_whole_call, logprobs.MAX_LOGITS
+    own, whole = logprobs.is_whole_call, MAX_LOGITS
     kinds = ("whole", whole, own), ("slices", few, own), ("calls", few, lambda head: False)
     found = {}
     for name, most, is_whole_call in kinds:
