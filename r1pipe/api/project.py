@@ -64,7 +64,7 @@ class Project:
         names = [stage.name for stage in plan.stages if stage.builds]
         return stage_costs(self.manifest, self.opened, plan.records, names, price)
 
-    def run(
+    def run(  # noqa: PLR0913 - the options of one command
         self,
         *,
         to: str | None = None,
@@ -74,11 +74,13 @@ class Project:
         checkpoint_every_s: float = CHECKPOINT_EVERY_S,
         check: Callable[[str, ActionRecord], None] = lambda name, record: None,
         console: Console | None = None,
+        keep_going: bool = False,
     ) -> RunResult:
         """Build what is not in the store yet: all, up to stage `to`, `only` one, or what one reads.
 
         What is told goes to the logger `r1pipe` unless a console is given. `check` is given every
-        result. Raises Interrupted at Ctrl-C and SIGTERM; another run goes on where it stopped.
+        result. Raises Interrupted at Ctrl-C and SIGTERM; another run goes on where it stopped. With
+        `keep_going` a stage that fails ends only those that need it; StageError comes at the end.
         """
         from r1pipe.pipeline.run import run
 
@@ -92,6 +94,7 @@ class Project:
             rebuild=rebuild,
             checkpoint_every_s=checkpoint_every_s,
             check=check,
+            keep_going=keep_going,
         )
 
     def __getitem__(self, stage: str) -> Result:

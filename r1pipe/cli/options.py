@@ -46,6 +46,12 @@ ResultArgument = Annotated[
         autocompletion=completing.results,
     ),
 ]
+ToOption = Annotated[
+    str | None,
+    typer.Option(
+        "--to", help="Only this stage and what it needs.", autocompletion=completing.stages
+    ),
+]
 SetOption = Annotated[
     list[str] | None,
     typer.Option("--set", help="stages.X.params.lr=2e-5, params.seed=3, ...; may be repeated."),

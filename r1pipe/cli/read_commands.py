@@ -17,6 +17,7 @@ from r1pipe.cli.options import (
     SetOption,
     StageArgument,
     StoreOption,
+    ToOption,
     command_group,
     load,
     open_store,
@@ -39,14 +40,7 @@ def plan(  # noqa: PLR0913 - options of one command
     manifest: ManifestArgument = DEFAULT_MANIFEST,
     profile: ProfileOption = None,
     overrides: SetOption = None,
-    to: Annotated[
-        str | None,
-        typer.Option(
-            "--to",
-            help="Only this stage and what it needs.",
-            autocompletion=completing.stages,
-        ),
-    ] = None,
+    to: ToOption = None,
     probe: Annotated[
         bool, typer.Option("--probe", help="Measure each engine on this machine first.")
     ] = False,

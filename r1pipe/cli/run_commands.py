@@ -22,6 +22,7 @@ from r1pipe.cli.options import (
     SetOption,
     StageArgument,
     StoreOption,
+    ToOption,
     YesOption,
     command_group,
     load,
@@ -162,23 +163,20 @@ def running(select: Callable[..., JsonObject]) -> Callable[..., None]:
 @running
 def run(
     manifest: ManifestArgument = DEFAULT_MANIFEST,
-    to: Annotated[
-        str | None,
-        typer.Option(
-            "--to",
-            help="Stop after this stage and what it needs.",
-            autocompletion=completing.stages,
-        ),
-    ] = None,
+    to: ToOption = None,
     rebuild: Annotated[
         list[str] | None,
         typer.Option(
             "--rebuild", help="Run this stage in any case.", autocompletion=completing.stages
         ),
     ] = None,
+    keep_going: Annotated[
+        bool,
+        typer.Option("--keep-going", "-k", help="If a stage fails, run those that do not need it."),
+    ] = False,
 ) -> JsonObject:
     """Run a manifest: every stage whose result is not in the store yet."""
-    return {"to": to, "rebuild": rebuild or ()}
+    return {"to": to, "rebuild": rebuild or (), "keep_going": keep_going}
 
 
 @running

@@ -11,6 +11,7 @@ from r1pipe.manifest.graph import topological_order
 from r1pipe.manifest.layers import Resolved
 from r1pipe.manifest.names import nearest
 from r1pipe.manifest.nodes import SourceNode, StageNode
+from r1pipe.manifest.other_names import here
 from r1pipe.manifest.recipe import path_in
 from r1pipe.manifest.references import Outputs, Ref, read_inputs, unknown_input
 from r1pipe.manifest.schema import ManifestSpec, SourceSpec
@@ -47,7 +48,7 @@ class TreeReader:
             kind = self.kind_of(tree.get(*path[:2]), []) if is_in_stage else None
             if "defaults" in path[:-2] and path[-2] in self.kinds:
                 kind = self.kind(path[-2], [])
-            return _home(kind, path[-1]) if kind else None
+            return (_home(kind, path[-1]) or here(kind, path[-1])) if kind else None
 
         spec = validate(ManifestSpec, tree, "", self.mistakes, hint, is_partial)
         sources = _read_sources(tree)
@@ -194,7 +195,8 @@ class TreeReader:
         """Return a stage's parameters and run settings as its kind's models."""
 
         def hint(path: Sequence[str]) -> str | None:
-            return _home(kind, path[0]) if len(path) == 1 else None
+            home = _home(kind, path[0]) if len(path) == 1 else None
+            return home or here(kind, path[-1])
 
         def model(section: str, base: type[StageModel]) -> StageModel | None:
             part = value.get(section) or Value({}, value.origin, value.key_origin)

@@ -2,20 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
-from transformers import logging as transformers_logging
 
 from r1pipe import chat
 from r1pipe.errors import StageError
 from r1pipe.models.interfaces import LanguageModel, Tokenizer
-from r1pipe.models.policy import load_model, load_tokenizer
+from r1pipe.models.policy import load_model, load_tokenizer, quiet_loading
 from r1pipe.models.tokenizer import CONTROL, TAGS
 
 SAMPLING = (
@@ -52,7 +50,7 @@ def load_foreign(path: Path, dtype: str = "keep") -> Foreign:
     file = _gguf_of(path)
     gguf = {"gguf_file": file} if file else {}
     tokenizer = load_tokenizer(path, **gguf)
-    with _without_reports():  # what they say is raised below, in a line
+    with quiet_loading():  # what they say is raised below, in a line
         model, info = load_model(path, dtype=DTYPES.get(dtype, "auto"), **options, **gguf)
     if other := sorted(info["mismatched_keys"]):
         name, found, wanted = other[0]
@@ -77,17 +75,6 @@ def _sampling_of(model: Any) -> dict[str, float]:
     """Return the numbers by which a model's own configuration would change what is drawn."""
     told = model.generation_config.to_diff_dict() if model.generation_config else {}
     return {name: told[name] for name in SAMPLING if isinstance(told.get(name), int | float)}
-
-
-@contextmanager
-def _without_reports() -> Iterator[None]:
-    """Keep transformers from writing tables of weights to the terminal."""
-    before = transformers_logging.get_verbosity()
-    transformers_logging.set_verbosity_error()
-    try:
-        yield
-    finally:
-        transformers_logging.set_verbosity(before)
 
 
 def _gguf_of(path: Path) -> str | None:

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, Literal
@@ -132,6 +133,17 @@ def load_model(
             found = kind.from_pretrained(base, attn_implementation="eager", **options)
         merge_stored(found[0] if isinstance(found, tuple) else found, path)
     return found if isinstance(found, tuple) else found.to(device)
+
+
+@contextmanager
+def quiet_loading() -> Iterator[None]:
+    """Keep transformers from its tables of weights that are new, missing or of another shape."""
+    before = transformers_logging.get_verbosity()
+    transformers_logging.set_verbosity_error()
+    try:
+        yield
+    finally:
+        transformers_logging.set_verbosity(before)
 
 
 def without_randomness(model: LanguageModel) -> LanguageModel:

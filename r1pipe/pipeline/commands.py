@@ -11,7 +11,11 @@ from r1pipe.store.store import Store
 
 
 def run_command(
-    manifest: Manifest, store: Store, to: str | None = None, rebuild: Iterable[str] = ()
+    manifest: Manifest,
+    store: Store,
+    to: str | None = None,
+    rebuild: Iterable[str] = (),
+    keep_going: bool = False,
 ) -> str:
     """Return the command that runs a manifest as it is resolved now."""
     if manifest.ablation is not None:
@@ -21,6 +25,7 @@ def run_command(
     words += ["--to", to] if to else []
     for name in sorted(rebuild):
         words += ["--rebuild", name]
+    words += ["--keep-going"] if keep_going else []
     return shlex.join(words)
 
 

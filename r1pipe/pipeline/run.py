@@ -7,7 +7,7 @@ bytes leaves all stages after it as they are (early cutoff), whatever the plan h
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager, nullcontext, suppress
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, NamedTuple
@@ -18,6 +18,7 @@ from r1pipe.launch import torchrun
 from r1pipe.launch.stopping import Stopper
 from r1pipe.manifest import Manifest
 from r1pipe.pipeline import commands
+from r1pipe.pipeline.failures import Failures
 from r1pipe.pipeline.placing import refuse_misplaced
 from r1pipe.pipeline.planning import Plan, PlannedStage, plan, selected
 from r1pipe.pipeline.resolution import Resolver, upstream
@@ -68,11 +69,13 @@ def run(  # noqa: PLR0913 - the options of one command
     rebuild: Iterable[str] = (),
     checkpoint_every_s: float = CHECKPOINT_EVERY_S,
     check: Callable[[str, ActionRecord], None] = lambda name, record: None,
+    keep_going: bool = False,
 ) -> RunResult:
     """Bring a manifest's results into the store.
 
     Those up to stage `to`, only stage `only`, or all that stage `before` reads.
     `check` is given every result, with its stage's name; what it raises ends the run.
+    With `keep_going` a failed stage ends only those that need it; the error comes at the end.
     """
     again, resolver = frozenset(rebuild), Resolver(manifest, store)
     with torchrun.leading():
@@ -90,18 +93,22 @@ def run(  # noqa: PLR0913 - the options of one command
         elif before:
             runner.command = commands.try_command(manifest, store, before)
         else:
-            runner.command = commands.run_command(manifest, store, to, again)
-        return _reach_all(runner, selected(manifest, only or to, before))
+            runner.command = commands.run_command(manifest, store, to, again, keep_going)
+        return _reach_all(runner, selected(manifest, only or to, before), keep_going)
 
 
-def _reach_all(runner: _Runner, names: Iterable[str]) -> RunResult:
-    console = runner.console
+def _reach_all(runner: _Runner, names: Iterable[str], keep_going: bool) -> RunResult:
+    console, failures = runner.console, Failures(runner.console.message)
     try:
         with _stoppable(runner), _store_written(runner):
             for name in names:
-                runner.reach(name)
+                if failures.rule_out(name, upstream(runner.manifest.stages[name])):
+                    continue
+                with failures.keeping(name) if keep_going else nullcontext():
+                    runner.reach(name)
     finally:
         console.close()
+    failures.check()
     if not runner.result.built:
         console.message(f"nothing to do: all {len(runner.result.stages)} stages are in the store")
     return runner.result

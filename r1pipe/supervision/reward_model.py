@@ -8,8 +8,7 @@ read at its last token.
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -17,13 +16,20 @@ from typing import Any
 import torch
 from torch import Tensor
 from transformers import AutoModelForSequenceClassification
-from transformers import logging as transformers_logging
 
 from r1pipe.engine_settings import EngineRun, TrainRun
 from r1pipe.errors import StageError
 from r1pipe.method_params.preferences import ReadBy
 from r1pipe.models.interfaces import LanguageModel, Tokenizer
-from r1pipe.models.policy import freeze, in_dtype, load_model, load_tokenizer, say_dtype, say_form
+from r1pipe.models.policy import (
+    freeze,
+    in_dtype,
+    load_model,
+    load_tokenizer,
+    quiet_loading,
+    say_dtype,
+    say_form,
+)
 from r1pipe.models.precision import dtype_of
 from r1pipe.models.prompts import after_opened, encode_completion, encode_prompt, opened_thought
 from r1pipe.records import Message, Problem, TokenSequence
@@ -45,7 +51,7 @@ def new_reward_model(
 ) -> Any:
     """Return the policy's backbone with a fresh scalar head, as the engine of `run` wants it; of a
     reward model all of it, its head too."""
-    with torch.random.fork_rng(devices=[]), _quiet_loading():
+    with torch.random.fork_rng(devices=[]), quiet_loading():
         torch.manual_seed(seed)
         return load_trained(
             policy,
@@ -55,17 +61,6 @@ def new_reward_model(
             num_labels=1,
             fresh=None if is_reward_model(policy) else "score",
         )
-
-
-@contextmanager
-def _quiet_loading() -> Iterator[None]:
-    """Keep transformers from reporting that the head, which is to be fresh, is in no file."""
-    before = transformers_logging.get_verbosity()
-    transformers_logging.set_verbosity_error()
-    try:
-        yield
-    finally:
-        transformers_logging.set_verbosity(before)
 
 
 def write_reward_model(
