@@ -81,7 +81,7 @@ def push(  # noqa: PLR0913 - options of one command
         say_lines([f"  {name}" for name in names])
         is_kept = dry_run or (to is not None and repo is not None)
         unsent = "; nothing was pushed" if is_kept else ""
-        unsent += f" to {repo}" if is_kept and repo is not None else ""
+        unsent += f" to {repo}" if is_kept and repo not in (None, where) else ""
         say(f"{where}: {parcel.type} of {stage}, {format_bytes(parcel.size)}{unsent}")
 
 
