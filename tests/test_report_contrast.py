@@ -63,3 +63,10 @@ def test_text_in_pictures_has_the_colours_that_are_checked() -> None:
     filled = re.findall(r"svg (?:text|\.[a-z]+)[^{]*\{ fill: var\(--([a-z0-9]+)\)", css)
     assert {*filled} <= {*TEXTS}
     assert {"text", "quiet"} <= {*filled}
+
+
+@pytest.mark.parametrize("name", ["facts", "note", "legend"])
+def test_what_stands_beside_a_picture_is_quiet(name: str) -> None:
+    rules = re.findall(r"^([^{}@]*)\{([^{}]*)\}", CSS.read_text("utf-8"), re.M)
+    own = [body for selector, body in rules if f".{name}" in selector.replace(",", " ").split()]
+    assert any("color: var(--quiet)" in body for body in own)

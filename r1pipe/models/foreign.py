@@ -25,6 +25,7 @@ SAMPLING = (
     "repetition_penalty",
     "no_repeat_ngram_size",
 )
+"""Fields of `generation_config.json` that change what is drawn."""
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 
 
