@@ -202,11 +202,17 @@ def killed_while_sampling(project: Path, **params: Any) -> None:
     env = os.environ | {"PYTHONPATH": os.pathsep.join(folders)}
     process = subprocess.Popen([sys.executable, "-c", WORK, str(project), *folders], env=env)
     journals = project / "store" / "attempts"
-    while process.poll() is None:
-        found = list(journals.glob("*/work-*/journal/candidates.jsonl"))
-        if found and found[0].read_bytes().count(b'"unit"') >= 2:
-            break
+    while process.poll() is None and units_written(journals) < 2:
         time.sleep(0.02)
     assert process.poll() is None, "killed before it was done"
     os.kill(process.pid, signal.SIGKILL)
     process.wait()
+
+
+def units_written(attempts: Path) -> int:
+    """Return the units in the journal; a finished stage's folder may vanish while one looks."""
+    try:
+        found = list(attempts.glob("*/work-*/journal/candidates.jsonl"))
+        return found[0].read_bytes().count(b'"unit"') if found else 0
+    except FileNotFoundError:
+        return 0

@@ -86,9 +86,8 @@ class Attempt:
         if (work := self.work) is None:
             return None
         found = [f"step {step}" for step, _ in checkpoints.steps(work / "checkpoints")[:1]]
-        for path in sorted((work / "journal").glob("*.jsonl")):
-            if path.is_file() and (size := path.stat().st_size):
-                found.append(f"{size} bytes of {path.stem}")
+        sizes = journal_sizes(work)
+        found += [f"{size} bytes of {name}" for name, size in sorted(sizes.items()) if size]
         return ", ".join(found) or None
 
     def begin(
@@ -125,6 +124,19 @@ class Attempt:
     def remove(self) -> None:
         """Remove the attempt by one rename, then delete its files."""
         disk.discard_tree(self.folder)
+
+
+def journal_sizes(work: Path) -> dict[str, int]:
+    """Return the bytes of every journal of a working directory.
+
+    Another run may finish that attempt meanwhile: a journal that has gone is left out.
+    """
+    sizes = {}
+    with suppress(FileNotFoundError):
+        for path in (work / "journal").glob("*.jsonl"):
+            with suppress(FileNotFoundError):
+                sizes[path.stem] = path.stat().st_size
+    return sizes
 
 
 def read_attempt(path: Path) -> JsonObject | None:
