@@ -23,7 +23,7 @@ from r1pipe.pipeline.planning import plan
 from r1pipe.pipeline.run import run
 from r1pipe.records import json_lines
 from r1pipe.store import disk
-from r1pipe.store.attempt import journal_sizes
+from r1pipe.store.attempt import Attempt
 from r1pipe.store.checkpoints import SealedCheckpoints, copy_whole
 from r1pipe.store.journal import FileJournal, copy_whole_frames, encode_frame
 from r1pipe.store.locks import KeyLock, LockBusy, is_alive, read_owner, this_process
@@ -45,11 +45,13 @@ def frame_of(unit: str, rows: list[dict[str, Any]]) -> bytes:
 
 
 def test_a_journal_that_has_gone_meanwhile_is_left_out(tmp_path: Path) -> None:
-    assert journal_sizes(tmp_path) == {}
-    (tmp_path / "journal").mkdir()
-    (tmp_path / "journal" / "rows.jsonl").write_bytes(b"1234")
-    (tmp_path / "journal" / "gone.jsonl").symlink_to("nowhere")  # listed, and not there
-    assert journal_sizes(tmp_path) == {"rows": 4}
+    attempt = Attempt(tmp_path)
+    assert attempt.journal_sizes() == {}
+    journals = attempt.begin({}) / "journal"
+    (journals / "rows.jsonl").write_bytes(b"1234")
+    (journals / "gone.jsonl").symlink_to("nowhere")  # listed, and not there
+    assert attempt.journal_sizes() == {"rows": 4}
+    assert attempt.progress() == "4 bytes of rows"
 
 
 def test_a_journal_gives_back_its_units_in_order(tmp_path: Path) -> None:

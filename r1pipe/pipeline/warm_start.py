@@ -13,7 +13,6 @@ from r1pipe.errors import DamagedError
 from r1pipe.keys import JsonObject
 from r1pipe.stage import StageKind
 from r1pipe.store.actions import ActionRecord
-from r1pipe.store.attempt import journal_sizes
 from r1pipe.store.store import Store
 from r1pipe.text import short_id
 
@@ -62,7 +61,7 @@ def previous_work(store: Store, kind: StageKind, preimage: JsonObject) -> Path |
         if work is None or state.get("is_rebuild") or "preimage" not in state:
             continue
         if is_extension(kind, state["preimage"], preimage):
-            size = sum(journal_sizes(work).values())
+            size = sum(attempt.journal_sizes().values())
             if size and (best is None or size > best[0]):
                 best = size, work
     return None if best is None else best[1]

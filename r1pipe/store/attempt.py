@@ -86,9 +86,21 @@ class Attempt:
         if (work := self.work) is None:
             return None
         found = [f"step {step}" for step, _ in checkpoints.steps(work / "checkpoints")[:1]]
-        sizes = journal_sizes(work)
-        found += [f"{size} bytes of {name}" for name, size in sorted(sizes.items()) if size]
+        sizes = sorted(self.journal_sizes().items())
+        found += [f"{size} bytes of {name}" for name, size in sizes if size]
         return ", ".join(found) or None
+
+    def journal_sizes(self) -> dict[str, int]:
+        """Return the bytes of every journal of the working directory.
+
+        Another run may finish this attempt meanwhile: a journal that has gone is left out.
+        """
+        work, sizes = self.work, dict[str, int]()
+        with suppress(FileNotFoundError):
+            for path in (work / "journal").glob("*.jsonl") if work else ():
+                with suppress(FileNotFoundError):
+                    sizes[path.stem] = path.stat().st_size
+        return sizes
 
     def begin(
         self, facts: Mapping[str, object], *, fresh: bool = False, journals_of: Path | None = None
@@ -124,19 +136,6 @@ class Attempt:
     def remove(self) -> None:
         """Remove the attempt by one rename, then delete its files."""
         disk.discard_tree(self.folder)
-
-
-def journal_sizes(work: Path) -> dict[str, int]:
-    """Return the bytes of every journal of a working directory.
-
-    Another run may finish that attempt meanwhile: a journal that has gone is left out.
-    """
-    sizes = {}
-    with suppress(FileNotFoundError):
-        for path in (work / "journal").glob("*.jsonl"):
-            with suppress(FileNotFoundError):
-                sizes[path.stem] = path.stat().st_size
-    return sizes
 
 
 def read_attempt(path: Path) -> JsonObject | None:
