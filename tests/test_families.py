@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +14,7 @@ from tiny import FakeContext, corpus_rows, generator, model, save_policy, stage,
 from transformers import CONFIG_MAPPING, AutoModelForCausalLM
 
 from r1pipe.errors import StageError
-from r1pipe.models.policy import load_model, save_model, without_randomness
+from r1pipe.models.policy import load_model, save_model, with_attention, without_randomness
 from r1pipe.records import TokenSequence
 from r1pipe.rows import write_rows
 from r1pipe.stage import Inputs
@@ -116,6 +117,28 @@ def test_a_head_without_the_familys_scale_would_be_seen(
     monkeypatch.setattr(logprobs, "logits_of", lambda model, states: model.lm_head(states))
     with pytest.raises(StageError, match=f"{name}: training would compute other log-prob"):
         check_forward(LocalForward(policy), policy, batching, "float32")
+
+
+def test_a_cap_on_the_scores_of_attention_is_kept(tmp_path: Path) -> None:
+    own = family("gemma2", attn_logit_softcapping=0.25)
+    save_model(own, tokenizer(), tmp_path)
+    loaded = load_model(tmp_path)
+    wanted = [own_scores(own, sequence) for sequence in SEQUENCES]
+    assert [own_scores(loaded, sequence) for sequence in SEQUENCES] == wanted
+    uncapped = family("gemma2", attn_logit_softcapping=None)
+    assert own_scores(uncapped, SEQUENCES[0]) != pytest.approx(wanted[0], abs=1e-3)
+
+
+@pytest.mark.parametrize(
+    ("name", "wanted"), [("gemma2", "eager"), ("gpt_oss", "eager"), ("llama", "sdpa")]
+)
+def test_a_model_without_weights_has_the_attention_that_its_family_has(
+    name: str, wanted: str
+) -> None:
+    """ZeRO-3 makes such a one, and fills each rank's shards."""
+    config = family(name).config
+    made = with_attention(partial(AutoModelForCausalLM.from_config, config))
+    assert made.config._attn_implementation == wanted
 
 
 def test_packed_rows_of_a_model_with_a_running_state_are_refused_by_name() -> None:

@@ -166,7 +166,7 @@ KINDS: dict[str, dict[str, Any]] = {
 @pytest.mark.parametrize("name", KINDS)
 def test_so_are_those_of_every_kind_of_attention(name: str, transformers_own: Ways) -> None:
     one = family(name, **KINDS[name])
-    one.set_attn_implementation("sdpa")
+    one.set_attn_implementation("eager" if name == "gemma2" else "sdpa")  # whose scores are capped
     ours = sampled(one, max_tokens=24)
     with transformers_own():
         assert ours == sampled(one, max_tokens=24)

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, Literal
@@ -125,14 +126,27 @@ def load_model(
     if "gguf_file" not in options:
         options["use_safetensors"] = True  # nothing pickled
     with refused_in_a_line(path), base_folder(path) as base:
-        try:
-            found = kind.from_pretrained(base, attn_implementation="sdpa", **options)
-        except ValueError as error:
-            if "scaled_dot_product_attention" not in str(error):
-                raise
-            found = kind.from_pretrained(base, attn_implementation="eager", **options)
+        found = with_attention(partial(kind.from_pretrained, base, **options))
         merge_stored(found[0] if isinstance(found, tuple) else found, path)
     return found if isinstance(found, tuple) else found.to(device)
+
+
+def with_attention(make: Callable[..., Any]) -> Any:
+    """Return what `make` gives for an `attn_implementation`: a model, or one and more.
+
+    It has PyTorch's fused attention, or its own if its family has no other or caps the scores, as
+    Gemma 2's does: the fused one has no cap, and transformers 5.19 calls it all the same.
+    """
+    try:
+        found = make(attn_implementation="sdpa")
+    except ValueError as error:
+        if "scaled_dot_product_attention" not in str(error):
+            raise
+        return make(attn_implementation="eager")
+    model = found[0] if isinstance(found, tuple) else found
+    if getattr(model.config.get_text_config(), "attn_logit_softcapping", None) is not None:
+        model.set_attn_implementation("eager")
+    return found
 
 
 @contextmanager

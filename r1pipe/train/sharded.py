@@ -12,6 +12,7 @@ import json
 import warnings
 from collections.abc import Iterable
 from contextlib import AbstractContextManager, ExitStack
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
@@ -24,7 +25,7 @@ from transformers import AutoConfig, GenerationConfig
 
 from r1pipe.engine_settings import EngineSettings
 from r1pipe.models.interfaces import LanguageModel
-from r1pipe.models.policy import OFFLINE, load_model, persistent_buffers
+from r1pipe.models.policy import OFFLINE, load_model, persistent_buffers, with_attention
 from r1pipe.models.precision import dtype_of
 from r1pipe.models.refusals import refused_in_a_line
 from r1pipe.models.stored_adapters import stored_adapter
@@ -70,11 +71,10 @@ def load_sharded(
     some) is loaded whole, with a warning, and sharded by the engine.
     """
     join_process_group()
-    options: dict[str, object] = {"dtype": torch.float32, "attn_implementation": "sdpa"}
     with refused_in_a_line(folder):
         config = AutoConfig.from_pretrained(folder, **OFFLINE, **changes)
     with init_empty_weights(include_buffers=False):
-        model = kind.from_config(config, **options)
+        model = with_attention(partial(kind.from_config, config, dtype=torch.float32))
     model.tie_weights()
     try:
         with ExitStack() as stack:
