@@ -131,8 +131,8 @@ def print_pushes(folder: Path, settings: ClusterBackend) -> None:
     save_model(policy, tokenizer(), folder)
     run, began = SampleRun(max_batch=1, workers=1, generator=settings), time.perf_counter()
     made = RayPolicy(settings, folder, run, "float32")
-    while not all(engine.is_up for engine in made._engines):
-        made._next()
+    while not all(engine.is_up for engine in made.engines.all):
+        made.engines.wait()
     print(f"two actors with {settings.backend} are up after {time.perf_counter() - began:.1f} s")
     two = [Request((5, 6, 7 + i), i, i) for i in range(2)]
 
@@ -156,12 +156,12 @@ def print_pushes(folder: Path, settings: ClusterBackend) -> None:
         f" {sorted(loaded)[PUSHES // 2] * 1e3:.0f} ms (medians of {PUSHES})"
     )
     began = time.perf_counter()
-    os.kill(int(made._engines[0].place.split()[-1]), signal.SIGKILL)
-    while made._engines[0].is_up:
+    os.kill(int(made.engines.all[0].place.split()[-1]), signal.SIGKILL)
+    while made.engines.all[0].is_up:
         list(made.generate(two, SamplingParams(max_tokens=1)))
     told_s = time.perf_counter() - began
-    while not made._engines[0].is_up:
-        made._next()
+    while not made.engines.all[0].is_up:
+        made.engines.wait()
     up_s = time.perf_counter() - began
     print(f"a killed actor is told after {told_s:.2f} s, up again after {up_s:.1f} s")
     made.close()

@@ -97,7 +97,7 @@ def test_a_policy_whose_engines_are_never_placed_again_ends_in_time(
     with closing(opened):
         sampling = opened.generate(requests(160), SAMPLING)
         next(sampling)
-        opened.patience.longest_s = 1.0
+        opened.engines.patience.longest_s = 1.0
         cluster.remove_node(wide, allow_graceful=False)
         with pytest.raises(StageError, match=r"no engine has been up for 1 s .*resumed"):
             list(sampling)
@@ -139,9 +139,9 @@ def test_a_node_that_does_not_see_a_model_fetches_it_once_for_its_engines(tmp_pa
         assert found == expected(first, asked)
         policy: Any = generator_of(load_model(second), tokenizer(), run)
         with closing(policy):
-            while not all(engine.is_up for engine in policy._engines):
-                policy._next()
-            assert policy.fetched_bytes == size_of(second)
+            while not all(engine.is_up for engine in policy.engines.all):
+                policy.engines.wait()
+            assert policy.engines.fetched_bytes == size_of(second)
             assert policy.losses == []
         assert places(far) == 1, "nobody has the first any more"
     finally:

@@ -85,7 +85,7 @@ def test_pushed_weights_are_sampled_and_neither_engines_nor_deaths_move_a_bit(
         found = list[Sampled]()
         for each in there.generate(ASKED, SAMPLING):
             if not found:
-                pids = [int(e.place.split()[-1]) for e in there._engines if e.is_up]
+                pids = [int(e.place.split()[-1]) for e in there.engines.all if e.is_up]
                 os.kill(pids[0], signal.SIGKILL)
             found.append(each)
         assert in_order(found) == after, "log-probabilities too"
@@ -99,10 +99,10 @@ def test_the_end_of_the_last_engine_is_told(cluster: Any, folder: Path) -> None:
     with closing(sampler(load_model(folder), on_cluster(1, max_restarts=0))) as there:
         sampling = there.generate(ASKED * 4, SAMPLING)
         next(sampling)
-        os.kill(int(there._engines[0].place.split()[-1]), signal.SIGKILL)
+        os.kill(int(there.engines.all[0].place.split()[-1]), signal.SIGKILL)
         with pytest.raises(StageError, match=r"engine 0 .* is lost after 0 restarts; run\.gen"):
             list(sampling)
-        group = there._engines[0].group
+        group = there.engines.all[0].group
         assert is_given_back(cluster, group), "others may have its place, before `close`"
 
 
@@ -132,3 +132,75 @@ def test_training_ahead_of_a_cluster_gives_the_weights_of_training_ahead_here(
     here = train(folder, tmp_path / "here", 1, TransformersSettings())
     there = train(folder, tmp_path / "there", 1, on_cluster(2))
     assert_same_weights(here, there)
+
+
+def pid(engine: Any) -> int:
+    """Return the process of an engine that is up."""
+    return int(engine.place.split()[-1])
+
+
+BROADCAST = on_cluster(2, weight_transfer="broadcast")
+
+
+def test_weights_are_broadcast_to_the_engines_that_are_up(cluster: Any, folder: Path) -> None:
+    policy, other = freeze(load_model(folder)), changed(load_model(folder))
+    here = sampler(policy, TransformersSettings())
+    before = in_order(list(here.generate(ASKED, SAMPLING)))
+    here.load_weights(other.named_parameters())
+    after = in_order(list(here.generate(ASKED, SAMPLING)))
+
+    def dying(number: int) -> Iterator[tuple[str, torch.Tensor]]:
+        """Give the weights; kill an engine when some are on their way."""
+        for place, (name, tensor) in enumerate(policy.named_parameters()):
+            if place == 3:
+                os.kill(pid(number), signal.SIGKILL)
+            yield name, tensor
+
+    def pid(number: int) -> int:
+        return int(there.engines.all[number].place.split()[-1])
+
+    def sampled() -> list[Sampled]:
+        return in_order(list(there.generate(ASKED, SAMPLING)))
+
+    def until_all_are_up() -> None:
+        while there.engines.starting():
+            there.engines.wait()
+
+    with closing(sampler(load_model(folder), BROADCAST)) as there:
+        assert sampled() == before
+        there.load_weights(other.named_parameters())
+        assert there.pushed_bytes >= sum(each.nbytes for each in other.parameters())
+        assert sampled() == after
+        os.kill(pid(0), signal.SIGKILL)
+        assert sampled() == after, "the other one takes over"
+        until_all_are_up()
+        again, left = there.engines.all
+        assert [there._pushes.reached(each) for each in (again, left)] == [False, True]
+        assert sampled() == after, "one has the weights of the folder, and is not asked"
+        there.load_weights(load_model(folder).named_parameters())
+        assert there._pushes.reached(again)
+        assert sampled() == before
+        for number in (0, 1):
+            os.kill(pid(number), signal.SIGKILL)
+        with pytest.raises(StageError, match=r"no engine that is up has the weights.*resumed"):
+            sampled()
+        until_all_are_up()
+        with pytest.raises(StageError, match=r"engine 1 .* is lost .*can be resumed.*object_store"):
+            there.load_weights(dying(1))
+
+
+def test_a_policy_is_trained_by_broadcasts_as_in_one_process(
+    cluster: Any, folder: Path, tmp_path: Path
+) -> None:
+    here = train(folder, tmp_path / "here", 0, TransformersSettings())
+    there = train(folder, tmp_path / "there", 0, BROADCAST)
+    assert_same_weights(here, there)
+
+
+def test_broadcasts_are_refused_where_they_cannot_be() -> None:
+    with pytest.raises(ValueError, match="weight_transfer needs a cluster"):
+        TransformersSettings(weight_transfer="broadcast")
+    ahead = BROADCAST.incompatible_ahead(1)
+    assert ahead is not None
+    assert "params.staleness" in ahead
+    assert on_cluster(2).incompatible_ahead(1) is None

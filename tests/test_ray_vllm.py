@@ -47,7 +47,7 @@ def test_a_policy_is_trained_on_what_vllm_samples_in_an_actor_that_is_killed_onc
         push(self, tensors)
         pushed.append(self.pushed_bytes)
         if len(pushed) == 3 + NUM_STEPS:  # three are the parity check's
-            os.kill(int(self._engines[0].place.split()[-1]), signal.SIGKILL)
+            os.kill(int(self.engines.all[0].place.split()[-1]), signal.SIGKILL)
 
     monkeypatch.setattr(RayPolicy, "load_weights", kills_before_the_last_rollout)
     kind, context = stage("grpo"), FakeContext(tmp_path / "work")

@@ -31,10 +31,16 @@ class ClusterBackend(GeneratorBackend):
     start_timeout_s: float = Field(default=1800.0, gt=0)
     """With `cluster`: longest time for which no engine may be up, at the start and after deaths."""
 
+    weight_transfer: Literal["object_store", "broadcast"] | None = None
+    """With `cluster`, how the weights of a policy in training come to its engines: through Ray's
+    object store, which outlives the death of an engine, or by one broadcast to all engines, over
+    NCCL between GPUs and gloo between CPUs; default: the object store."""
+
     @model_validator(mode="after")
     def _address_has_a_cluster(self) -> ClusterBackend:
-        if self.address is not None and self.cluster is None:
-            raise ValueError("address needs a cluster; add `cluster: ray`")
+        for name in ("address", "weight_transfer"):
+            if getattr(self, name) is not None and self.cluster is None:
+                raise ValueError(f"{name} needs a cluster; add `cluster: ray`")
         return self
 
     @property
@@ -51,6 +57,15 @@ class ClusterBackend(GeneratorBackend):
     def devices_per_engine(self) -> int:
         """GPUs, or cores of a CPU, of one engine."""
         return 1
+
+    def incompatible_ahead(self, num_processes: int) -> str | None:
+        """Say what to set if it cannot sample while the policy trains; None if it can."""
+        if self.weight_transfer == "broadcast":
+            return (
+                "run.generator.weight_transfer: with params.staleness weights are pushed while the"
+                " policy trains, from a copy on the CPU; leave it out, or leave staleness out"
+            )
+        return super().incompatible_ahead(num_processes)
 
     def place(self, device: str, precision: Precision) -> Placement:
         """Return where sampling is done, for its cost."""

@@ -91,12 +91,22 @@ class Driven:
         return found
 
     def load_weights(self, tensors: Weights) -> None:
-        """Replace the engines' weights; the other ranks only help to gather them."""
-        if self.engines is not None:
-            self.engines.load_weights(tensors)
-            return
-        for _ in tensors:
-            pass
+        """Replace the engines' weights; the other ranks only help to gather them.
+
+        Raises CommonError on all ranks if they do not arrive.
+        """
+        gathered = iter(tensors)
+
+        def push() -> None:
+            assert self.engines is not None, "rank 0 has them"
+            try:
+                self.engines.load_weights(gathered)
+            finally:
+                exhaust(gathered)  # of what is left too, others give their parts
+
+        if self.engines is None:
+            exhaust(gathered)
+        by_rank_0(self._context.ranks, push)
 
     def sleep(self) -> None:
         """Free what the trainer can use."""
@@ -157,6 +167,12 @@ def by_rank_0(ranks: Ranks, work: Callable[[], T]) -> T | None:
         is_stop, why = told
         raise (Interrupted if is_stop else CommonError)(why) from failure
     return found
+
+
+def exhaust(tensors: Weights) -> None:
+    """Gather tensors for which this process has no use."""
+    for _ in tensors:
+        pass
 
 
 def followed(generator: Generator, context: Context) -> Generator:

@@ -21,6 +21,7 @@ from r1pipe.settings import Precision
 if TYPE_CHECKING:
     from torch import Tensor
 
+    from r1pipe.generate.weight_group import Meeting
 
 Weights: TypeAlias = "Iterable[tuple[str, Tensor]]"
 """Parameters of a policy with their names, one after the other."""
@@ -136,6 +137,21 @@ class StreamingGenerator(LosingGenerator, Protocol):
         is given (None, or the end), they are asked for again after the next completion; with none
         under way it ends.
         """
+
+
+@runtime_checkable
+class ReceivingGenerator(Generator, Protocol):
+    """A generator whose engine takes broadcast weights where they are computed with."""
+
+    @property
+    def num_receivers(self) -> int:
+        """Processes of the engine."""
+
+    def join(self, meeting: Meeting, first: int) -> None:
+        """Have the engine's processes join a group, with the ranks from `first` on."""
+
+    def receive(self) -> None:
+        """Replace the engine's weights by those that are broadcast now."""
 
 
 @runtime_checkable

@@ -76,6 +76,8 @@ class Up:
     versions: Mapping[str, str]
     fetched_bytes: int = 0
     """Of the model, which the node did not have."""
+    num_receivers: int = 1
+    """Processes that take part in a broadcast of weights."""
 
 
 @dataclass(frozen=True)

@@ -87,6 +87,11 @@ class RayCluster:
         """Whether the cluster was started for this run: it never has more than now."""
         return self.address == LOCAL
 
+    @property
+    def is_remote(self) -> bool:
+        """Whether this process is on none of the cluster's nodes."""
+        return self.address.startswith(CLIENT)
+
     def _connect(self, num_cpus: int, pushed_bytes: int) -> None:
         options: dict[str, Any] = {}
         if self.is_local:
@@ -108,7 +113,7 @@ class RayCluster:
 
     def spec(self, run: str, folder: Path, precision: Precision) -> EngineSpec:
         """Return what engines for the model in a folder are built from, on whatever node."""
-        node = None if self.address.startswith(CLIENT) else self.own_node
+        node = None if self.is_remote else self.own_node
         whole = folder.resolve()
         return EngineSpec(run, str(whole), precision, listed(whole, node))
 
@@ -116,6 +121,11 @@ class RayCluster:
     def own_node(self) -> str:
         """Ray's id of the node of this process."""
         return str(self.ray.get_runtime_context().get_node_id())
+
+    @property
+    def own_host(self) -> str:
+        """The address of this machine for the cluster's other nodes."""
+        return str(self.ray.util.get_node_ip_address())
 
     @property
     def resources(self) -> Mapping[str, float]:

@@ -216,6 +216,6 @@ class RayGenerator(ManyEngines):
 
 def of_one_engine(settings: ClusterBackend, run: SampleRun) -> str:
     """Return the settings of one engine on one machine, as JSON."""
-    alone = {"cluster": None, "address": None, "data_parallel": 1}
+    alone = {"cluster": None, "address": None, "weight_transfer": None, "data_parallel": 1}
     own = SampleRun(device=run.device, workers=run.workers or 1, max_batch=run.max_batch)
     return own.model_copy(update={"generator": settings.model_copy(update=alone)}).model_dump_json()

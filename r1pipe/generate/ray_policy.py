@@ -6,111 +6,28 @@ their speed or on their deaths, and neither do log-probabilities in their last b
 tokens do not depend on that as far as it can help it, has one batch for each engine: slots are
 empty at a batch's end.
 
-A push puts the weights into Ray's object store; a node fetches them once. An engine loads them
-before its next batch, so one that was started again has them too.
+Weights come to them in one of two ways (`r1pipe.generate.ray_pushes`).
 """
 
 from __future__ import annotations
 
 import math
-import queue
 from collections import deque
 from collections.abc import Iterator, Sequence
-from concurrent.futures import Future
-from contextlib import ExitStack
-from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from r1pipe.errors import StageError
-from r1pipe.generate.protocol import (
-    Generator,
-    Request,
-    Sampled,
-    SamplingParams,
-    Weights,
-    in_prompt_order,
-)
-from r1pipe.generate.ray_actor import EngineSpec, Up
-from r1pipe.generate.ray_cluster import LOCAL, ClusterEngine, RayCluster, address_of, last_line
+from r1pipe.generate.protocol import Request, Sampled, SamplingParams, Weights, in_prompt_order
+from r1pipe.generate.ray_cluster import LOCAL, RayCluster, address_of
 from r1pipe.generate.ray_engines import of_one_engine
-from r1pipe.generate.ray_versions import OneVersion, versions
-from r1pipe.generate.ray_waiting import Patience
+from r1pipe.generate.ray_policy_engines import PolicyEngine, PolicyEngines
+from r1pipe.generate.ray_pushes import BroadcastPushes, Pushes, StoredPushes
 from r1pipe.generator_settings import SampleRun
 from r1pipe.settings import Precision
 
 if TYPE_CHECKING:
-    from torch import Tensor
-
     from r1pipe.generate.clusters import ClusterBackend
-
-PART_BYTES = 64 << 20
-"""Of the weights, put into the object store together."""
-
-
-@dataclass(frozen=True)
-class Pushed:
-    """Weights in the object store."""
-
-    number: int
-    """Of the push."""
-    parts: Sequence[Any]
-    """References to files of safetensors."""
-
-
-class PolicyActor:
-    """One engine, in a process of its own; it is called in turn."""
-
-    def __init__(self, spec: EngineSpec) -> None:
-        self._spec = spec
-        self._stack = ExitStack()
-        self._generator: Generator | None = None
-        self._loaded = 0
-
-    def up(self) -> Up:
-        """Build the engine."""
-        import os
-        import socket
-
-        from r1pipe.generate.backends import open_generator
-
-        run = SampleRun.model_validate_json(self._spec.run)
-        folder, size = self._stack.enter_context(self._spec.model_here())
-        opened = open_generator(folder, run, self._spec.precision)
-        self._generator, _ = self._stack.enter_context(opened)
-        slots = run.generator.concurrency(run.max_batch)
-        place = f"{socket.gethostname()}, process {os.getpid()}"
-        return Up(place, slots, versions(), size)
-
-    def sample(
-        self, pushed: Pushed | None, requests: Sequence[Request], sampling: SamplingParams
-    ) -> list[Sampled]:
-        """Load the weights that were pushed, if they are others; sample a batch."""
-        assert self._generator is not None, "the engine is built first"
-        if pushed is not None and pushed.number != self._loaded:
-            self._generator.load_weights(fetched(pushed.parts))
-            self._loaded = pushed.number
-        return list(self._generator.generate(requests, sampling))
-
-
-def fetched(parts: Sequence[Any]) -> Iterator[tuple[str, Tensor]]:
-    """Yield weights from the object store, part by part."""
-    import ray
-    from safetensors.torch import load
-
-    for part in parts:
-        yield from load(ray.get(part)).items()
-
-
-def stored(tensors: Weights) -> Iterator[bytes]:
-    """Yield weights as files of safetensors of a bounded size."""
-    from safetensors.torch import save
-
-    from r1pipe.generate.weights import in_parts
-
-    for part in in_parts(tensors, PART_BYTES):
-        yield save(part)
-        part.clear()
 
 
 def batches(
@@ -146,23 +63,6 @@ def weight_bytes(folder: Path) -> int:
     return 4 * count
 
 
-@dataclass
-class _Engine(ClusterEngine):
-    batch: list[Request] = field(default_factory=list)
-    """What it samples."""
-
-
-@dataclass(frozen=True)
-class _Answer:
-    """Of an actor, and to which call."""
-
-    engine: _Engine
-    actor: Any
-    sampling: int
-    """The number of the sampling, or 0 where the engine was built."""
-    future: Future[Any]
-
-
 class RayPolicy:
     """A generator whose engines are elsewhere, and are given the weights of a policy."""
 
@@ -174,38 +74,26 @@ class RayPolicy:
         Raises StageError if none can be.
         """
         self.settings = settings
-        self.losses: list[str] = []
-        """Engines that were lost while others took over, and how."""
-        self.pushed_bytes = 0
-        """Of the last push."""
-        self.fetched_bytes = 0
-        """Of the model, by all nodes that do not see it."""
         self._size = settings.concurrency(run.max_batch)
-        self._answers: queue.Queue[_Answer | None] = queue.Queue()
-        self._versions = OneVersion()
-        self._pushed: Pushed | None = None
-        self._num_pushes = 0
         self._sampling = 0
         on_gpus = not run.device.startswith("cpu")
         if on_gpus:
             refuse_own_gpus(settings.address)
         devices = settings.devices_per_engine if on_gpus else (run.workers or 1)
         num_cpus, size = devices * settings.data_parallel, weight_bytes(folder)
-        self._cluster = RayCluster(settings.address, num_cpus, size)
-        self._spec = self._cluster.spec(of_one_engine(settings, run), folder, precision)
-        bundles = self._cluster.bundles(devices, on_gpus=on_gpus)
-        self.patience = Patience(self._cluster, bundles, settings.start_timeout_s)
-        self._engines: list[_Engine] = []
-        try:
-            for number in range(settings.data_parallel):
-                group = self._cluster.reserve(bundles)
-                self._engines.append(_Engine(number, group, settings.max_restarts))
-                self._start(self._engines[-1])
-            while not self._is_any_up():
-                self._next()
-        except BaseException:
-            self.close()
-            raise
+        cluster = RayCluster(settings.address, num_cpus, size)
+        spec = cluster.spec(of_one_engine(settings, run), folder, precision)
+        bundles = cluster.bundles(devices, on_gpus=on_gpus)
+        self.engines = PolicyEngines(settings, cluster, spec, bundles)
+        self.losses = self.engines.losses
+        self._pushes: Pushes = StoredPushes(self.engines)
+        if settings.weight_transfer == "broadcast":
+            self._pushes = BroadcastPushes(self.engines, run.device)
+
+    @property
+    def pushed_bytes(self) -> int:
+        """Of the last push."""
+        return self._pushes.num_bytes
 
     def generate(self, requests: Sequence[Request], sampling: SamplingParams) -> Iterator[Sampled]:
         """Yield every request's completion, batch by batch, as engines end them.
@@ -216,32 +104,41 @@ class RayPolicy:
         self._sampling += 1
         num_engines = self.settings.data_parallel if self.settings.fills_slots else None
         waiting = deque(batches(requests, self._size, num_engines))
-        for engine in self._engines:
+        for engine in self.engines.all:
             engine.batch = []  # of a sampling that was left; what comes of it is not used
         num_left = len(waiting)
         while num_left:
-            for engine in self._engines:
-                if engine.is_up and not engine.batch and waiting:
+            for engine in self._free():
+                if waiting:
                     self._begin(engine, waiting.popleft(), sampling)
-            engine, found = self._next()
-            if found is None:
+            heard = self.engines.wait()
+            engine = heard.engine
+            if heard.found is None:
                 if engine.batch:
                     waiting.appendleft(engine.batch)
                     engine.batch = []
-            elif engine.batch and isinstance(found, list):
+            elif heard.call == self._sampling:
                 engine.batch, num_left = [], num_left - 1
-                yield from found
+                yield from heard.found
+
+    def _free(self) -> list[PolicyEngine]:
+        """Return the engines that can sample now.
+
+        Raises StageError if none ever will with the weights that were pushed.
+        """
+        usable = [engine for engine in self.engines.up() if self._pushes.reached(engine)]
+        if not usable and self.engines.up():
+            raise StageError(
+                f"{self.engines.last_loss}; no engine that is up has the weights of the policy,"
+                " which a broadcast gives to those that are up at a push"
+                " (run.generator.weight_transfer); what was trained so far is saved, and the stage"
+                " can be resumed"
+            )
+        return [engine for engine in usable if not engine.batch]
 
     def load_weights(self, tensors: Weights) -> None:
-        """Put the weights of the policy where engines take them from before their next batch."""
-        put, parts = self._cluster.ray.put, []
-        self._pushed = None  # the store need not hold both
-        self._num_pushes += 1
-        self.pushed_bytes = 0
-        for part in stored(tensors):
-            parts.append(put(part))
-            self.pushed_bytes += len(part)
-        self._pushed = Pushed(self._num_pushes, parts)
+        """Give the engines the weights of the policy, or put them where engines take them from."""
+        self._pushes.push(tensors)
 
     def sleep(self) -> None:
         """Engines have their devices to themselves."""
@@ -249,61 +146,10 @@ class RayPolicy:
     def close(self) -> None:
         """End the engines and give their places back; who waits for them in another thread is told
         so."""
-        self._cluster.end(self._engines)
-        self._engines = []
-        self._answers.put(None)
+        self._pushes.close()
+        self.engines.close()
 
-    def _begin(self, engine: _Engine, batch: list[Request], sampling: SamplingParams) -> None:
+    def _begin(self, engine: PolicyEngine, batch: list[Request], sampling: SamplingParams) -> None:
         engine.batch = batch
-        self._ask(engine, self._sampling, engine.actor.sample.remote(self._pushed, batch, sampling))
-
-    def _start(self, engine: _Engine) -> None:
-        engine.actor = self._cluster.start(engine.group, self._spec, PolicyActor)
-        self._ask(engine, 0, engine.actor.up.remote())
-
-    def _ask(self, engine: _Engine, sampling: int, reply: Any) -> None:
-        """Have an actor's reply put among the answers; it is told there too if it dies."""
-        actor = engine.actor
-        reply.future().add_done_callback(
-            lambda future: self._answers.put(_Answer(engine, actor, sampling, future))
-        )
-
-    def _next(self) -> tuple[_Engine, list[Sampled] | Up | None]:
-        """Wait for an engine: its completions of this sampling, that it is up, or None if it is
-        lost. Raises StageError if it refuses, if the last one is gone, or if none is up in time."""
-        while True:
-            answer = self.patience.next_of(self._answers, self._is_any_up)
-            if answer is None:
-                raise StageError("the engines on the cluster were closed")
-            engine = answer.engine
-            if engine.actor is not answer.actor:
-                continue  # of an earlier life
-            try:
-                found = answer.future.result()
-            except self._cluster.ray.exceptions.RayTaskError as error:
-                if isinstance(error.cause, StageError):
-                    raise StageError(f"engine {engine.number}: {error.cause}") from None
-                self._lose(engine, f"{engine.place}: {last_line(error)}")
-                return engine, None
-            except self._cluster.ray.exceptions.RayError as error:
-                self._lose(engine, f"{engine.place}: {last_line(error)}")
-                return engine, None
-            if isinstance(found, Up):
-                self._versions.check(found.place, found.versions)
-                engine.is_up, engine.place = True, found.place
-                self.fetched_bytes += found.fetched_bytes
-                return engine, found
-            if answer.sampling == self._sampling:
-                return engine, found
-
-    def _lose(self, engine: _Engine, why: str) -> None:
-        """Start an engine again, if it may be; raise StageError if it was the last one."""
-        text = self._cluster.lose(engine, why, self.settings.max_restarts)
-        self.losses.append(text)
-        if not engine.is_gone:
-            self._start(engine)
-        elif all(each.is_gone for each in self._engines):
-            raise StageError(text)
-
-    def _is_any_up(self) -> bool:
-        return any(engine.is_up for engine in self._engines)
+        reply = engine.actor.sample.remote(self._pushes.pushed, batch, sampling)
+        self.engines.ask(engine, self._sampling, reply)

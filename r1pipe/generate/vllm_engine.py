@@ -12,13 +12,12 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
-from itertools import count
+from itertools import chain, count
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
-from torch import Tensor
 from transformers import AutoConfig
 
 from r1pipe.errors import StageError
@@ -34,6 +33,7 @@ from r1pipe.generate.vllm_setup import (
     quiet,
     require_vllm,
 )
+from r1pipe.generate.vllm_worker import noted
 from r1pipe.generate.weights import weight_files
 from r1pipe.keys import JsonObject
 from r1pipe.models.policy import OFFLINE
@@ -46,6 +46,7 @@ if TYPE_CHECKING:
     from transformers import PretrainedConfig
 
     from r1pipe.generate.vllm_backend import VllmSettings
+    from r1pipe.generate.weight_group import Meeting
 
 CPU_KV_CACHE_MB = 256
 CPU_BLOCK_TOKENS = 32  # vLLM's 128 would share no prompt below 128 tokens
@@ -172,7 +173,25 @@ class VllmGenerator:
         return outputs
 
     def load_weights(self, tensors: Weights) -> None:
-        """Replace the engine's weights by those of the policy, in memory, one tensor at a time.
+        """Replace the engine's weights by those of the policy, in memory, one tensor at a time."""
+        self._replace(lambda: self._given(tensors))
+
+    @property
+    def num_receivers(self) -> int:
+        """Processes of the engine."""
+        return self.num_workers
+
+    def join(self, meeting: Meeting, first: int) -> None:
+        """Have the engine's processes join a group, with the ranks from `first` on."""
+        self._engine.collective_rpc("r1pipe_join", args=(meeting, first))
+
+    def receive(self) -> None:
+        """Replace the engine's weights by those that are broadcast now."""
+        self._replace(self._received)
+
+    def _replace(self, load: Callable[[], tuple[set[str], set[str]]]) -> None:
+        """Have weights loaded: `load` returns names that were not given, and vLLM's own that are as
+        they were. Raises RuntimeError if there are any.
 
         What the cache holds of prompts was computed with the old weights and is forgotten.
         """
@@ -180,7 +199,11 @@ class VllmGenerator:
             self._engine.wake_up(["weights"])
         try:
             with preserved_process():
-                self._replace(tensors)
+                missing, stale = map(sorted, load())
+            if missing:
+                raise RuntimeError(f"{len(missing)} weights were not given, such as {missing[0]}")
+            if stale:
+                raise RuntimeError(f"{len(stale)} weights of vLLM were left, such as {stale[0]}")
         except BaseException:
             self.close()  # some of its weights are gone: it cannot sample any more
             raise
@@ -190,25 +213,23 @@ class VllmGenerator:
         if not self._engine.reset_prefix_cache():
             raise RuntimeError("the engine kept the cache of its old weights")
 
-    def _replace(self, tensors: Weights) -> None:
-        """Hand the tensors to the workers as the model's files would have them: by reference, or
-        through files in shared memory. Raises RuntimeError if any is missing."""
-        seen: set[str] = set()
-
-        def noted() -> Iterator[tuple[str, Tensor]]:
-            for name, tensor in self._form.stored(tensors):
-                seen.add(name)
-                yield name, tensor
-
+    def _given(self, tensors: Weights) -> tuple[set[str], set[str]]:
+        """Hand tensors to the workers as the model's files would have them: by reference, or
+        through files in shared memory."""
+        seen = set[str]()
+        files = noted(self._form.stored(tensors), seen)
         if self.num_workers == 1:
-            left = self._engine.collective_rpc("r1pipe_load", kwargs={"tensors": noted()})
+            left = self._engine.collective_rpc("r1pipe_load", kwargs={"tensors": files})
         else:
-            with weight_files(noted(), self._form.num_values) as paths:
+            with weight_files(files, self._form.num_values) as paths:
                 left = self._engine.collective_rpc("r1pipe_load", kwargs={"paths": list(paths)})
-        if missing := sorted(self._form.names - seen):
-            raise RuntimeError(f"{len(missing)} weights were not given, such as {missing[0]}")
-        if stale := sorted({name for names in left for name in names}):
-            raise RuntimeError(f"{len(stale)} weights of vLLM were left, such as {stale[0]}")
+        return set(self._form.names - seen), set(chain.from_iterable(left))
+
+    def _received(self) -> tuple[set[str], set[str]]:
+        """Have each worker take what is broadcast."""
+        found = self._engine.collective_rpc("r1pipe_receive", args=(str(self.shape.folder),))
+        missing = chain.from_iterable(each for _, each in found)
+        return set(missing), set(chain.from_iterable(left for left, _ in found))
 
     @cached_property
     def _form(self) -> StoredForm:

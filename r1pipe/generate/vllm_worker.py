@@ -7,14 +7,23 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from torch import Tensor
+from transformers import AutoConfig
+
 from r1pipe.generate.protocol import Weights
+from r1pipe.generate.weight_group import Meeting, WeightGroup
 from r1pipe.generate.weights import read_weights
+from r1pipe.models.policy import OFFLINE
+from r1pipe.models.stored_form import StoredForm
 
 
 class WeightReceiver:
     """Mixed into vLLM's worker class."""
 
     model_runner: Any
+    device: Any
+    rank: int
+    r1pipe_group: WeightGroup | None = None
 
     def r1pipe_load(self, tensors: Weights = (), paths: Sequence[str] = ()) -> list[str]:
         """Replace all weights by tensors as files of the model have them, given or in files; return
@@ -35,6 +44,32 @@ class WeightReceiver:
             # on a CPU the head has a packed copy, which a tied embedding leaves as it was
             head.quant_method.process_weights_after_loading(head)
         return sorted(left)
+
+    def r1pipe_join(self, meeting: Meeting, first: int) -> None:
+        """Join the group in which weights are broadcast, as one of the ranks from `first` on."""
+        self.r1pipe_leave()
+        self.r1pipe_group = WeightGroup(meeting, first + self.rank, self.device)
+
+    def r1pipe_leave(self) -> None:
+        """Leave the group, if there is one."""
+        if self.r1pipe_group is not None:
+            self.r1pipe_group.close()
+        self.r1pipe_group = None
+
+    def r1pipe_receive(self, folder: str) -> tuple[list[str], list[str]]:
+        """Replace all weights by those that are broadcast now; return what vLLM did not get of its
+        own, and what a file of the model, which is in a folder, has and was not sent."""
+        assert self.r1pipe_group is not None, "the group is joined first"
+        form, seen = StoredForm(AutoConfig.from_pretrained(folder, **OFFLINE)), set[str]()
+        left = self.r1pipe_load(noted(form.stored(self.r1pipe_group.receive()), seen))
+        return left, sorted(form.names - seen)
+
+
+def noted(tensors: Weights, seen: set[str]) -> Iterator[tuple[str, Tensor]]:
+    """Hand tensors on, and add their names to a set."""
+    for name, tensor in tensors:
+        seen.add(name)
+        yield name, tensor
 
 
 def forget_packed_experts(model: Any) -> None:
