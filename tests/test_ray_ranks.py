@@ -84,17 +84,36 @@ class Deadly(Console):
             os.kill(pid, signal.SIGKILL)
 
 
+@pytest.fixture(scope="module")
+def own(cluster: None, folder: Path) -> tuple[bytes, Console]:
+    """Return what two ranks write with samplers of their own, and what they log."""
+    console = Console()
+    return trained(folder, "here", console)[0], console
+
+
+@pytest.mark.parametrize("transfer", ["object_store", "broadcast"])
 def test_two_ranks_write_what_they_write_with_samplers_of_their_own(
-    cluster: None, folder: Path
+    own: tuple[bytes, Console], folder: Path, transfer: str
 ) -> None:
-    console, other = Console(), Console()
-    here, _ = trained(folder, "here", console)
-    there, notes = trained(folder, "there", other, cluster="ray", data_parallel=2)
+    other, (here, console) = Console(), own
+    apart: Any = {"cluster": "ray", "data_parallel": 2, "weight_transfer": transfer}
+    there, notes = trained(folder, transfer, other, **apart)
     assert there == here, "bit by bit: a batch is a group in both"
     assert notes["parity_after_push"] < 1e-5
     for step, values in console.logged.items():
         assert other.logged[step]["reward"] == values["reward"]
         assert other.logged[step]["mismatch_kl"] < 1e-6
+
+
+def test_ranks_go_on_from_their_last_update_if_a_broadcast_breaks_off(
+    own: tuple[bytes, Console], folder: Path
+) -> None:
+    deadly, after = Deadly(), Console()
+    apart: Any = {"cluster": "ray", "weight_transfer": "broadcast"}
+    with pytest.raises(CommonError, match=r"engine 0 .* is lost .* can be resumed"):
+        trained(folder, "broken", deadly, **apart)
+    assert trained(folder, "broken", after, **apart)[0] == own[0]
+    assert min(after.logged) == max(deadly.logged) + 1, "no update was lost"
 
 
 @pytest.fixture(scope="module")

@@ -1,4 +1,4 @@
-"""GRPO whose rollouts vLLM samples in an actor of Ray: pushes through the object store."""
+"""GRPO whose rollouts vLLM samples in an actor of Ray, which gets weights in both ways."""
 
 from __future__ import annotations
 
@@ -35,9 +35,12 @@ def cluster() -> Iterator[Any]:
     ray.shutdown()
 
 
-def test_a_policy_is_trained_on_what_vllm_samples_in_an_actor_that_is_killed_once(
-    cluster: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize("transfer", ["object_store", "broadcast"])
+def test_a_policy_is_trained_on_what_vllm_samples_in_an_actor(
+    cluster: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, transfer: str
 ) -> None:
+    """Which is killed once, where weights outlive that."""
+    dies = transfer == "object_store"
     folder, pushed = tmp_path / "policy", list[int]()
     save_model(model(), tokenizer(), folder)
     write_problems(tmp_path / "problems", problems(12, max_chars=MAX_CHARS))
@@ -46,12 +49,13 @@ def test_a_policy_is_trained_on_what_vllm_samples_in_an_actor_that_is_killed_onc
     def kills_before_the_last_rollout(self: RayPolicy, tensors: Any) -> None:
         push(self, tensors)
         pushed.append(self.pushed_bytes)
-        if len(pushed) == 3 + NUM_STEPS:  # three are the parity check's
+        if dies and len(pushed) == 3 + NUM_STEPS:  # three are the parity check's
             os.kill(int(self.engines.all[0].place.split()[-1]), signal.SIGKILL)
 
     monkeypatch.setattr(RayPolicy, "load_weights", kills_before_the_last_rollout)
     kind, context = stage("grpo"), FakeContext(tmp_path / "work")
-    generator = {"backend": "vllm", "cluster": "ray", "kv_cache_mb": 16, "max_num_seqs": 32}
+    small = {"kv_cache_mb": 16, "max_num_seqs": 32}
+    generator = {"backend": "vllm", "cluster": "ray", "weight_transfer": transfer, **small}
     run = kind.run_model.model_validate({"generator": generator})
     params = grpo_params(num_steps=NUM_STEPS, minibatches_per_rollout=1, kl_coef=0.0)
     inputs = Inputs({"model": folder, "problems": tmp_path / "problems"})
@@ -61,5 +65,5 @@ def test_a_policy_is_trained_on_what_vllm_samples_in_an_actor_that_is_killed_onc
     assert len(context.logged) == NUM_STEPS
     assert max(context.column("mismatch_kl")) < 1e-6, "the last weights too, in a new process"
     count = sum(each.numel() for each in load_model(folder).parameters())
-    assert all(4 * count < size < 4 * count + 4096 for size in pushed)
-    assert ["is lost and started again" in text for text in context.warnings].count(True) == 1
+    assert all(4 * count <= size < 4 * count + 4096 for size in pushed)
+    assert ["is lost and started again" in text for text in context.warnings].count(True) == dies

@@ -126,9 +126,7 @@ class AheadOfTraining:
     def follow(self, generator: Generator, context: Context) -> Generator:
         """Return a generator that ends with the run; it shows nothing and hears no signal, which
         are the training's."""
-        engines = generator.engines if isinstance(generator, Driven) else generator
-        assert engines is not None, "only rank 0 samples ahead"
-        return _Leaving(engines, lambda: self._is_over)
+        return _Leaving(engines_of(generator), lambda: self._is_over)
 
 
 class Ahead:
@@ -211,7 +209,8 @@ class Ahead:
 
     def _sampled(self, number: int) -> TimedBatch:
         began = self._now()
-        self._generator.load_weights(iter(self._weights.of[number].items()))
+        weights = iter(self._weights.of[number].items())  # all of them: nobody else need help
+        engines_of(self._generator).load_weights(weights)
         return TimedBatch(self._make(number), began, self._now())
 
     def _end_training(self, now: float) -> None:
@@ -220,6 +219,13 @@ class Ahead:
 
     def _now(self) -> float:
         return perf_counter() - self._epoch
+
+
+def engines_of(generator: Generator) -> Generator:
+    """Return what rank 0 samples with while other ranks do something else."""
+    engines = generator.engines if isinstance(generator, Driven) else generator
+    assert engines is not None, "only rank 0 samples ahead"
+    return engines
 
 
 class _Leaving(GeneratorWrapper):

@@ -82,8 +82,8 @@ class InTurn:
         def sampled(number: int) -> RolloutBatch:
             draws = curriculum.next(number)  # [5]
             started = time.perf_counter()
-            grpo.generator.load_weights(grpo.trainer.engine.weights())  # [6]
             with grpo.trainer.saved_if_stopped():
+                grpo.generator.load_weights(grpo.trainer.engine.weights())  # [6]
                 batch = grpo.roll_out_enough(draws, number, curriculum)  # [7] [8] [9]
             grpo.generator.sleep()
             batch.seconds = time.perf_counter() - started
