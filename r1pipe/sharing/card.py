@@ -116,8 +116,7 @@ def _scores(scores: Sequence[Score]) -> str:
 
 
 def _warnings(facts: Facts) -> str:
-    noted = facts.record.facts.get("warnings", [])
-    return "\n".join(f"- {markdown.plain(str(text))}" for text in noted)
+    return "\n".join(f"- {markdown.plain(text)}" for text in facts.record.warnings())
 
 
 def _sources(origins: Sequence[Origin]) -> str:
