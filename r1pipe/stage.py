@@ -74,6 +74,8 @@ class Input(NamedTuple):
     many: bool = False
     fields: tuple[str, ...] = ()
     """Of a text: the fields that it must have in braces."""
+    tokenizer_of: str | None = None
+    """Of a model: the input whose tokenizer it must have; `plan` refuses another, where it can."""
 
 
 class Inputs:

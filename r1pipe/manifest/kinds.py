@@ -106,6 +106,14 @@ def _check_parts(kind: StageKind, source: str) -> None:
             "must map names to a type of artifact such as 'model'",
         ),
         (
+            all(
+                getattr(item, "tokenizer_of", None) in (None, *kind.inputs)
+                for item in kind.inputs.values()
+            ),
+            "INPUTS",
+            "must name another input in tokenizer_of",
+        ),
+        (
             kind.extends is None or kind.extends in kind.params.model_fields,
             "EXTENDS",
             f"is {kind.extends!r}; it must name a field of Params",

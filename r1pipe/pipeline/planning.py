@@ -217,7 +217,9 @@ class _Planner:
             self._check_inputs(self.manifest.stages[only])
         if built := [each.name for each in self.plan.stages if each.builds]:
             from r1pipe.pipeline.looking import look_at_sources
+            from r1pipe.pipeline.matching import refuse_other_tokenizers
 
+            refuse_other_tokenizers(self.manifest, self.store, self.plan.records, built)
             self.plan.looks.extend(look_at_sources(self.manifest, built))
         return self.plan
 
