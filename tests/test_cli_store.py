@@ -46,6 +46,16 @@ def test_diff_shows_what_was_asked_for_and_what_came_of_it(r1pipe: Run) -> None:
     assert r1pipe("diff", "numbers", "numbers")[1].endswith("no difference\n")
 
 
+def test_a_diff_fits_the_window(r1pipe: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    first = artifact(r1pipe, "numbers")
+    r1pipe("run", SMALL, "--set", "stages.numbers.params.count=40")
+    second = artifact(r1pipe, "numbers")
+    monkeypatch.setattr("r1pipe.cli.store_commands.window_width", lambda _: 40)
+    out = r1pipe("diff", first, second)[1]
+    assert "  params.count: 5 -> 40\n" in out
+    assert max(map(len, out.splitlines())) <= 40
+
+
 def test_fsck_ends_with_6_and_names_the_file_that_changed(r1pipe: Run) -> None:
     code, out, _ = r1pipe("fsck")
     assert code == 0

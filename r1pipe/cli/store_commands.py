@@ -24,6 +24,7 @@ from r1pipe.cli.options import (
 )
 from r1pipe.cli.printing import complain, say_lines
 from r1pipe.errors import ArtifactError, DamagedError
+from r1pipe.fitting import window_width, wrapped_lines
 from r1pipe.text import format_bytes
 
 if TYPE_CHECKING:
@@ -41,7 +42,7 @@ def diff(
 
     opened = open_store(store)
     found = compare(opened, opened.resolve(old), opened.resolve(new))
-    _print(found.to_json(), found.lines(), as_json)
+    _print(found.to_json(), wrapped_lines(found.lines(), window_width(sys.stdout)), as_json)
 
 
 @app.command()

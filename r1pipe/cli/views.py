@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 from r1pipe.api.documents import directory
 from r1pipe.cli.scores_view import score_lines
 from r1pipe.costs.report import compared_lines
-from r1pipe.fitting import fitted_lines, window_width
+from r1pipe.fitting import fitted_lines, window_width, wrapped_lines
 from r1pipe.lineage.records import Edge, Lineage, Node, link_text
 from r1pipe.report.timeline import FACT, timeline_of
 from r1pipe.text import (
@@ -186,13 +186,20 @@ def memory_text(rss_bytes: int, facts: Mapping[str, object]) -> str:
 
 
 def warning_lines(texts: Sequence[str]) -> list[str]:
-    """Return what looked wrong, safe for a terminal."""
-    return [line for text in texts for line in visible(text, keep_lines=True).split("\n")]
+    """Return what looked wrong, safe for a terminal and broken at its width."""
+    lines = [line for text in texts for line in visible(text, keep_lines=True).split("\n")]
+    return _in_section(lines)
 
 
 def fact_lines(facts: Mapping[str, object]) -> list[str]:
     """Return facts as indented lines, but for those that are shown in another way."""
-    return _tree({name: value for name, value in facts.items() if name not in APART})
+    return _in_section(_tree({n: value for n, value in facts.items() if n not in APART}))
+
+
+def _in_section(lines: Sequence[str]) -> list[str]:
+    """Return lines broken so that they fit the window below a title."""
+    width = window_width(sys.stdout)
+    return wrapped_lines(lines, width and width - INDENT)
 
 
 def section(title: str, lines: Sequence[str]) -> str:
