@@ -13,7 +13,6 @@ from r1pipe.errors import DamagedError
 from r1pipe.keys import JsonObject
 from r1pipe.stage import StageKind
 from r1pipe.store.actions import ActionRecord
-from r1pipe.store.attempt import journal_sizes
 from r1pipe.store.store import Store
 from r1pipe.text import short_id
 
@@ -55,6 +54,8 @@ def previous_work(store: Store, kind: StageKind, preimage: JsonObject) -> Path |
     """Return the working directory of the unfinished attempt that has the most in its journals."""
     if kind.extends is None:
         return None
+    from r1pipe.store.attempt import journal_sizes
+
     best: tuple[int, Path] | None = None
     for folder in sorted((store.root / "attempts").iterdir()):
         attempt = store.attempt(folder.name)
