@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Set
+from collections.abc import Iterable, Sequence, Set
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
@@ -48,7 +48,8 @@ class Plan:
     """All selected stages in topological order, and what the plan found on the way.
 
     `records` holds the results of hit and lost stages, `damage` what must not be used, `missing`
-    the sources that stages to be built need, `looks` what they find in the first rows of others.
+    the sources that stages to be built need, `looks` what they find in the first rows of others,
+    `notes` what of the manifest may not be as it is meant.
     """
 
     stages: list[PlannedStage]
@@ -56,6 +57,7 @@ class Plan:
     damage: dict[str, DamagedError] = field(default_factory=dict)
     missing: dict[str, SourceError] = field(default_factory=dict)
     looks: list[Look] = field(default_factory=list)
+    notes: Sequence[str] = ()
 
 
 def plan(
@@ -117,7 +119,7 @@ class _Planner:
         self.store = store
         self.rebuild = rebuild
         self.resolver = resolver
-        self.plan = Plan([])
+        self.plan = Plan([], notes=manifest.notes)
         self.planned: dict[str, PlannedStage] = {}
 
     def add(self, node: StageNode) -> None:
