@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import shutil
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -103,6 +104,19 @@ def test_a_run_says_at_its_end_which_trainings_learned_nothing(root: Path) -> No
     text = record_text(record, Store(root))
     assert "learned      nothing: see the warnings" in text
     assert "warnings\n  nothing was learned: rewards never differed" in text
+
+
+def test_a_stage_of_another_manifest_is_named_where_this_one_has_none(root: Path) -> None:
+    build(root, chain(6))
+    other = replace(manifest(stage("only")), name="other")
+    with pytest.raises(ManifestError) as caught:
+        build(root, other, to="first")
+    assert str(caught.value).endswith(
+        f"no stage 'first'; there are only; the store has a 'first' of {chain(6).name}: name that"
+        " manifest, and its profile"
+    )
+    with pytest.raises(ManifestError, match=r"no stage 'frist'; there are only$"):
+        build(root, other, to="frist")
 
 
 def test_a_second_run_changes_no_file(root: Path) -> None:

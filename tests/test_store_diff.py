@@ -61,6 +61,7 @@ def test_a_diff_as_text_has_warnings_line_by_line_and_shortens_what_is_long() ->
         LeafDiff("seen", ABSENT, ["a"]),
         LeafDiff("text", "x" * 300, "y"),
         LeafDiff("numbers", [1, 2], [1]),
+        LeafDiff("none", ABSENT, []),
     ]
     head, _, *lines = ArtifactDiff("a", "b", facts=leaves).lines()
     assert head == "a -> b"
@@ -73,6 +74,7 @@ def test_a_diff_as_text_has_warnings_line_by_line_and_shortens_what_is_long() ->
         "    + a",
         f"  text: {'x' * 160} ... {'x' * 80} (300 characters) -> y",
         "  numbers: [1, 2] -> [1]",
+        "  none: (absent) -> []",
     ]
 
 

@@ -193,6 +193,7 @@ def why(
     as_json: JsonOption = False,
 ) -> None:
     """Say why a stage runs or not: what changed, and where."""
+    from r1pipe.fitting import window_width, wrapped_lines
     from r1pipe.pipeline.why import explain
 
     project = load(manifest, profile, overrides, store)
@@ -200,7 +201,7 @@ def why(
     if as_json:
         print_json(explanation.to_json())
     else:
-        say_lines(explanation.lines())
+        say_lines(wrapped_lines(explanation.lines(), window_width(sys.stdout)))
 
 
 @app.command()

@@ -72,7 +72,8 @@ def plan(
 ) -> Plan:
     """Say what a run would do; writes nothing but caches."""
     rebuild = frozenset(rebuild)
-    check_names(manifest, [name for name in (to, only, before, *rebuild) if name is not None])
+    names = [name for name in (to, only, before, *rebuild) if name is not None]
+    check_names(manifest, store, names)
     planner = _Planner(manifest, store, rebuild, resolver or Resolver(manifest, store))
     for name in selected(manifest, only or to, before):
         planner.add(manifest.stages[name])
@@ -81,12 +82,17 @@ def plan(
     return planner.finish({only or to} if only or to else _sinks(manifest), only)
 
 
-def check_names(manifest: Manifest, names: Iterable[str]) -> None:
-    """Raise for a stage that the manifest does not have."""
+def check_names(manifest: Manifest, store: Store, names: Iterable[str]) -> None:
+    """Raise for a stage that the manifest does not have; say whether the store has it of others."""
     for name in names:
-        if name not in manifest.stages:
-            hint = did_you_mean(name, manifest.stages)
-            raise ManifestError(f"{manifest.path}: no stage '{name}'; {hint}")
+        if name in manifest.stages:
+            continue
+        hint = did_you_mean(name, manifest.stages)
+        others = {each.manifest_name for each in store.records() if each.stage_name == name}
+        if others:
+            hint += f"; the store has a '{name}' of {listed(sorted(others), MAX_NAMED)}:"
+            hint += " name that manifest, and its profile"
+        raise ManifestError(f"{manifest.path}: no stage '{name}'; {hint}")
 
 
 def selected(manifest: Manifest, target: str | None, before: str | None = None) -> list[str]:

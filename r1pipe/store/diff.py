@@ -40,9 +40,9 @@ class LeafDiff:
         Of lists of texts, such as warnings, those that only one side has, line by line.
         """
         before, after = _texts(self.old), _texts(self.new)
-        if before is not None and after is not None:
-            gone = [_signed("-", text) for text in before if text not in after]
-            come = [_signed("+", text) for text in after if text not in before]
+        gone = [_signed("-", text) for text in before if text not in after]
+        come = [_signed("+", text) for text in after if text not in before]
+        if gone or come:
             return [f"  {self.name}", *chain(*gone, *come)]
         old, new = _short(self.old), _short(self.new)
         if old == new:
@@ -50,12 +50,10 @@ class LeafDiff:
         return [f"  {self.name}: {old} -> {new}"]
 
 
-def _texts(value: object) -> list[str] | None:
-    """Return the texts of a list, none of one that is not there; None if it is no such list."""
-    if value == ABSENT:
-        return []
+def _texts(value: object) -> list[str]:
+    """Return the texts of a list; nothing of any other value."""
     if not isinstance(value, list) or not all(isinstance(each, str) for each in value):
-        return None
+        return []
     return value
 
 
