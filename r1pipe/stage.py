@@ -24,6 +24,11 @@ is not there is refused likewise:
 
     def named_labels(self) -> Mapping[str, Sequence[str]]: ...       # input -> labels
 
+if a parameter means something else than in other kinds, `Params` may say what, for those who set it
+for all kinds:
+
+    def meant_otherwise(self) -> Mapping[str, str]: ...              # field -> what it is here
+
 and a stage may define what `plan` says it will cost, without importing anything heavy:
 
     def cost(params: Params, run: Run, inputs: InfoMap) -> Cost: ...       # r1pipe.costs.work
@@ -74,6 +79,8 @@ class Input(NamedTuple):
     many: bool = False
     fields: tuple[str, ...] = ()
     """Of a text: the fields that it must have in braces."""
+    tokenizer_of: str | None = None
+    """Of a model: the input whose tokenizer it must have; `plan` refuses another, where it can."""
 
 
 class Inputs:

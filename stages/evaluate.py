@@ -137,8 +137,10 @@ class Answers:
 
     def __init__(self, tokenizer: Tokenizer, params: Params) -> None:
         from r1pipe.models.prompts import opened_thought
+        from r1pipe.models.tokenizer import decoder
 
         self.tokenizer = tokenizer
+        self.decode = decoder(tokenizer)
         self.params = params
         self.format = format_of(params.format, params.prompt)
         self.opened = opened_thought(tokenizer, self.format)
@@ -154,7 +156,7 @@ class Answers:
 
     def read(self, unit: Unit, request: Request, sampled: Sampled) -> Answer:
         """Return the answer that a completion is."""
-        text = self.opened + self.tokenizer.decode(sampled.written_ids)
+        text = self.opened + self.decode(sampled.written_ids)
         reason = sampled.finish_reason.value
         return Answer(text, len(sampled.token_ids), reason, request.seed)
 

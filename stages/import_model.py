@@ -91,8 +91,12 @@ def look(params: Params, inputs: Inputs) -> Mapping[str, str]:
 
 def cost(params: Params, run: Run, inputs: InfoMap) -> Cost:
     """Return the cost for `plan`: the model is read, held and written in its dtype."""
+    from dataclasses import replace
+
     from r1pipe.costs.work import Cost, Range
 
     model = inputs["source"]
+    if params.are_tags_whole:
+        model = replace(model, tokenizer=None)  # it has four tokens more
     size = Range(2.0, 4.0) * float(model.num_parameters)
     return Cost({"model": model}, other_s=size * Range(1e-9, 2e-8), held_bytes=size * Range(1, 2))

@@ -46,6 +46,10 @@ class Params(ImportParams):
     language: str = "en"
     """The language of rows that do not say theirs (ISO 639-1)."""
 
+    def meant_otherwise(self) -> Mapping[str, str]:
+        """Return what `format` is here; in other kinds it is that of prompts and completions."""
+        return {"format": "the format of rows that do not say theirs"}
+
 
 class Run(StageModel):
     """Nothing to choose."""

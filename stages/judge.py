@@ -30,7 +30,7 @@ from r1pipe.candidates.judge_form import FIELDS
 from r1pipe.candidates.quotas import Quotas
 from r1pipe.errors import StageError
 from r1pipe.generator_settings import SampleRun
-from r1pipe.records import Problem, Row, Verdict
+from r1pipe.records import Problem, Verdict
 from r1pipe.settings import FormatParam, ModelParams, Prompt, format_of
 from r1pipe.stage import Context, Input, Inputs, StageModel
 
@@ -115,7 +115,8 @@ def run(context: Context, params: Params, run: Run, inputs: Inputs) -> None:
 
     problems = {problem.id: problem for problem in read_problems(inputs.path("problems"))}
     tally = _ask_all(context, params, run, inputs, problems)
-    tally.check(tally.num_replies, params.max_unreadable_frac, context.name)
+    tally.num_expected = tally.num_replies  # candidates without an answer were not asked about
+    tally.check()
     replies = context.output("replies")
     write_rows(replies, in_order(context.journal("replies")), REPLIES)
 
@@ -141,17 +142,17 @@ def _ask_all(
     from r1pipe.candidates.llm_judging import Tally, chosen_count, reuse_replies
     from r1pipe.rows import read_rows
 
-    journal, tally = context.journal("replies"), Tally()
+    journal = context.journal("replies")
     few = read_rows(inputs.path("candidates"), columns=["task", "verdict", "filters"])
-    num_chosen = chosen_count(few, params.about, context.name)
+    num_expected = chosen_count(few, params.about, context.name) * params.votes
     reuse_replies(context, journal, params.candidates_per_unit * params.votes)
     done = journal.done()
-    tally.add(journal.rows())
-    tally.check(num_chosen * params.votes, params.max_unreadable_frac, context.name)
+    tally = Tally(context.name, num_expected, params.max_unreadable_frac).add(journal.rows())
+    tally.check()
     units = _units(context, params, inputs, problems)
     left = ((unit, batch) for unit, batch in units if unit not in done)
     if (first := next(left, None)) is not None:
-        _ask(context, params, run, inputs, chain([first], left), tally, num_chosen)
+        _ask(context, params, run, inputs, chain([first], left), tally)
     return tally
 
 
@@ -162,7 +163,6 @@ def _ask(
     inputs: Inputs,
     units: Iterator[tuple[str, list[Question]]],
     tally: Tally,
-    num_chosen: int,
 ) -> None:
     """Put units of questions to the judge; keep its replies, and count them in `tally`."""
     from r1pipe.candidates.llm_judge import Judge
@@ -188,7 +188,7 @@ def _ask(
         finished = finished_units(
             stream, wanted, lambda _, *reply: judge.reply(*reply), failed, first_alone=True
         )
-        _keep(context, params, judge, finished, tally, num_chosen)
+        _keep(context, params, judge, finished, tally)
     failed.check()
 
 
@@ -198,19 +198,24 @@ def _keep(
     judge: Judge,
     finished: Iterator[FinishedUnit[list[Question], Reply]],
     tally: Tally,
-    num_chosen: int,
 ) -> None:
     """Keep the replies to units of questions; raise StageError if too many cannot be read."""
     from r1pipe.candidates.llm_judging import reply_rows
 
     journal = context.journal("replies")
-    limit = num_chosen * params.votes, params.max_unreadable_frac, context.name
+    num_units = -(-tally.num_expected // (params.votes * params.candidates_per_unit))
     for count, unit in enumerate(finished, len(journal.done()) + 1):
         replies = judge.replies(unit.item, unit.found)
         rows = reply_rows(unit.item, replies, params.temperature, context.input_ids)
         journal.append(unit.name, rows)
-        _log(context, params, count, num_chosen, rows, unit.tokens_per_s)
-        tally.add(rows).look(*limit)
+        context.log(
+            count,
+            num_units,
+            pass_rate=sum(row["verdict"] == Verdict.CORRECT for row in rows) / len(rows),
+            unreadable=sum(bool(row["fault"]) for row in rows) / len(rows),
+            tokens_per_s=unit.tokens_per_s,
+        )
+        tally.add(rows).look()
         context.stop_if_asked()
     if tally.failure is not None:
         raise tally.failure
@@ -231,24 +236,6 @@ def _units(
     rows = read_rows(inputs.path("candidates"))
     return units_of(
         questions(rows, problems, params.about, form, context.name), params.candidates_per_unit
-    )
-
-
-def _log(
-    context: Context,
-    params: Params,
-    count: int,
-    num_chosen: int,
-    rows: list[Row],
-    tokens_per_s: float,
-) -> None:
-    """Log one unit: the shares called correct and without a verdict, and the speed."""
-    context.log(
-        count,
-        -(-num_chosen // params.candidates_per_unit),
-        pass_rate=sum(row["verdict"] == Verdict.CORRECT for row in rows) / len(rows),
-        unreadable=sum(bool(row["fault"]) for row in rows) / len(rows),
-        tokens_per_s=tokens_per_s,
     )
 
 

@@ -24,7 +24,11 @@ if TYPE_CHECKING:
     from r1pipe.costs.work import Cost, InfoMap
 
 VERSION = 1
-INPUTS = {"model": Input("model"), "problems": Input("problems"), "teacher": Input("model")}
+INPUTS = {
+    "model": Input("model"),
+    "problems": Input("problems"),
+    "teacher": Input("model", tokenizer_of="model"),
+}
 OUTPUTS = {"model": "model"}
 
 Params = OnPolicyDistilParams

@@ -190,6 +190,16 @@ def test_lineage_is_a_tree_up_and_down(project: Path, r1pipe: Run) -> None:
     ]
 
 
+def test_why_fits_the_window(project: Path, r1pipe: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    r1pipe("run", SMALL)
+    arguments = ("why", "numbers", "--manifest", SMALL, "--profile", "gpu")
+    assert max(map(len, r1pipe(*arguments)[1].splitlines())) > 60, "the case is one that overflows"
+    monkeypatch.setattr("r1pipe.fitting.window_width", lambda _: 60)
+    out = r1pipe(*arguments)[1]
+    assert max(map(len, out.splitlines())) <= 60
+    assert "\n  params.rate: " in out
+
+
 def test_why_names_the_value_and_where_it_is_written(project: Path, r1pipe: Run) -> None:
     r1pipe("run", SMALL)
     _, out, _ = r1pipe("why", "scores", "--manifest", SMALL, "--profile", "gpu")

@@ -109,6 +109,19 @@ def test_a_finished_stage_says_what_came_out_and_a_hit_nothing_of_the_one_before
     assert other == "base: done in 1.0 s  cdcdcdcd"
 
 
+def test_the_last_line_of_a_training_says_that_nothing_was_learned() -> None:
+    stream = io.StringIO()
+    plain = PlainConsole(stream)
+    plain.stage_started(STAGE)
+    plain.progress("zero", 3, 3, {"reward": 0.0})
+    facts = {"nothing_learned": "rewards never differed. Likely cause: too hard"}
+    plain.stage_finished("zero", "done", 75, "ab" * 32, facts)
+    assert stream.getvalue().splitlines()[-2:] == [
+        "zero: done in 1 min 15 s  abababab  reward 0  NOTHING WAS LEARNED:",
+        "  rewards never differed. Likely cause: too hard",
+    ]
+
+
 def test_work_inside_a_step_is_shown_now_and_then(clock: Clock) -> None:
     stream = io.StringIO()
     plain = PlainConsole(stream)

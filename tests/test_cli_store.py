@@ -46,6 +46,26 @@ def test_diff_shows_what_was_asked_for_and_what_came_of_it(r1pipe: Run) -> None:
     assert r1pipe("diff", "numbers", "numbers")[1].endswith("no difference\n")
 
 
+def test_a_tag_does_not_take_the_name_of_a_stage(r1pipe: Run) -> None:
+    code, _, err = r1pipe("tag", "numbers", "joined")
+    assert (code, err) == (
+        3,
+        "'numbers' is the name of a stage, whose later results a tag would hide; take another,"
+        " such as 'numbers-1'\n",
+    )
+    assert r1pipe("tag", "numbers-1", "joined")[0] == 0
+
+
+def test_a_diff_fits_the_window(r1pipe: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    first = artifact(r1pipe, "numbers")
+    r1pipe("run", SMALL, "--set", "stages.numbers.params.count=40")
+    second = artifact(r1pipe, "numbers")
+    monkeypatch.setattr("r1pipe.cli.store_commands.window_width", lambda _: 40)
+    out = r1pipe("diff", first, second)[1]
+    assert "  params.count: 5 -> 40\n" in out
+    assert max(map(len, out.splitlines())) <= 40
+
+
 def test_fsck_ends_with_6_and_names_the_file_that_changed(r1pipe: Run) -> None:
     code, out, _ = r1pipe("fsck")
     assert code == 0

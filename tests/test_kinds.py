@@ -74,6 +74,13 @@ def test_a_file_beside_the_manifest_goes_before_the_one_that_comes_along(project
         (NUMBERS.replace("class Run(StageModel)", "class Run"), r"made_up\.py:18:1: Run is <class"),
         (NUMBERS.replace("def run(", "def ran("), r"run is missing; a stage file has def run"),
         (NUMBERS.replace("INPUTS = {}", "INPUTS = {'a': 'rows'}"), r"py:23:1: INPUTS must map"),
+        (
+            NUMBERS.replace(
+                "INPUTS = {}",
+                "from r1pipe.stage import Input; INPUTS = {'a': Input('model', tokenizer_of='b')}",
+            ),
+            r"INPUTS must name another input in tokenizer_of",
+        ),
         (NUMBERS.replace('"rows": "rows", "report": "report"', ""), r"OUTPUTS must name at least"),
     ],
 )

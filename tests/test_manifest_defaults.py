@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import pytest
+from command import Run
 from fake_project import make_project, mistakes_of, write_manifest
 from short_project import SHORT, above, counts, load, reads, value
 
 from r1pipe.manifest import load_manifest
+from r1pipe.manifest.recipe import recipe_root
 
 
 @pytest.fixture
@@ -155,3 +158,48 @@ def test_defaults_that_no_stage_shows_are_checked_too(project: Path) -> None:
         "small.yaml:5:25: unknown key 'x' in defaults.scoreboard.params; there are no keys",
         "small.yaml:25:42: defaults.numbers.params.count should be a whole number, not [1]",
     ]
+
+
+def test_what_the_star_says_in_vain_or_of_something_else_is_noted_with_its_place(
+    tmp_path: Path, r1pipe: Run
+) -> None:
+    (tmp_path / "rows.jsonl").write_text('{"prompt": "a", "completion": "b"}\n')
+    path = tmp_path / "m.yaml"
+    path.write_text(
+        "r1pipe: 1\nname: m\nsources: {own: {path: rows.jsonl, as: dataset}}\n"
+        'defaults:\n  "*":\n    params:\n      format: {think: none, answer: boxed}\n'
+        "      num_epochs: 2\n    run: {device: cuda}\n"
+        "stages: {rows: {kind: import-rows, inputs: {source: own}}}\n"
+    )
+    no_effect = "has no effect: no stage here has it"
+    assert load_manifest(path).notes == (
+        f'{path}:8:7: defaults."*".params.num_epochs {no_effect}',
+        f'{path}:9:11: defaults."*".run.device {no_effect}',
+        f'{path}:7:15: defaults."*".params.format is the format of rows that do not say theirs, in'
+        " stages of kind import-rows (rows); give them their own params.format if need be",
+    )
+    store = ("--store", str(tmp_path / "store"))
+    notes = [line for line in r1pipe("plan", str(path), *store)[1].splitlines() if "note" in line]
+    assert notes == [f"note: {text}" for text in load_manifest(path).notes]
+    assert set(notes) < set(r1pipe("run", str(path), *store)[2].splitlines())
+    assert json.loads(r1pipe("plan", str(path), "--json", *store)[1])["notes"]
+    own = load_manifest(path, overrides=["stages.rows.params.format=chat"])
+    assert len(own.notes) == 2
+
+
+def test_no_manifest_that_comes_along_has_a_note() -> None:
+    root = recipe_root()
+    assert root is not None
+    for path in sorted((root / "manifests").rglob("*.yaml")):
+        assert load_manifest(path).notes == (), path
+
+
+def test_a_field_of_no_kind_is_answered_with_some_of_them_and_their_number(tmp_path: Path) -> None:
+    path = tmp_path / "m.yaml"
+    path.write_text(
+        'r1pipe: 1\nname: m\ndefaults: {"*": {params: {zzz: 1}}}\nstages: {a: {kind: problems}}\n'
+    )
+    (text,) = [line for line in mistakes_of(path) if "zzz" in line]
+    assert "m.yaml:3:27: no kind has 'zzz' in its params" in text
+    assert text.count(", ") < 45
+    assert text.endswith(" more")

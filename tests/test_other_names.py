@@ -34,6 +34,9 @@ def mistakes_of(*overrides: str) -> list[str]:
         ("distil.params.train_batch_size", "params.batch_size"),
         ("zero.run.use_vllm", "run.generator: {backend: vllm}"),
         ("zero.run.generator.tensor_parallel_size", "run.generator.tensor_parallel"),
+        ("zero.params.lr", "params.optimizer.lr"),
+        ("zero.run.flat_updates", "run.stop_when.flat_updates"),
+        ("base.hidden_size", "params.architecture.hidden_size"),
     ],
 )
 def test_a_setting_of_another_library_is_told_by_its_name_here(setting: str, place: str) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import shutil
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -22,6 +23,7 @@ from store_world import (
     write_number,
 )
 
+from r1pipe.cli.views import record_text
 from r1pipe.errors import ArtifactError, DamagedError, ManifestError, SourceError, StageError
 from r1pipe.manifest import Manifest
 from r1pipe.pipeline.commands import run_command, stage_command
@@ -80,6 +82,41 @@ def test_a_second_run_does_nothing_and_says_so(root: Path) -> None:
     assert run(chain(6), Store(root), console).built == []
     assert console.events[-1] == ("message", "nothing to do: all 3 stages are in the store")
     assert statuses(root, chain(6)) == ["hit"] * 3
+
+
+def learn_nothing(context: Any, params: Any, run: Any, inputs: Inputs) -> None:
+    """Do as a training does whose rewards never differed."""
+    write_number(context, params, run, inputs)
+    context.note(nothing_learned="rewards never differed")
+
+
+def test_a_run_says_at_its_end_which_trainings_learned_nothing(root: Path) -> None:
+    console, said = QuietConsole(), "zero: nothing was learned; `r1pipe show zero` says why"
+    zero = stage("zero", kind(learn_nothing))
+    run(manifest(zero), Store(root), console)
+    assert console.events[-1] == ("finished", "zero", "done"), "it is on that line"
+    run(manifest(zero, stage("next", kind(halve), {"a": "zero"})), Store(root), console)
+    assert console.events[-2:] == [("finished", "next", "done"), ("message", said)]
+    run(manifest(zero), Store(root), console)
+    assert console.events[-2] == ("message", said)
+    record = Store(root).resolve("zero")
+    assert record.warnings() == ["nothing was learned: rewards never differed"]
+    text = record_text(record, Store(root))
+    assert "learned      nothing: see the warnings" in text
+    assert "warnings\n  nothing was learned: rewards never differed" in text
+
+
+def test_a_stage_of_another_manifest_is_named_where_this_one_has_none(root: Path) -> None:
+    build(root, chain(6))
+    other = replace(manifest(stage("only")), name="other")
+    with pytest.raises(ManifestError) as caught:
+        build(root, other, to="first")
+    assert str(caught.value).endswith(
+        f"no stage 'first'; there are only; the store has a 'first' of {chain(6).name}: name that"
+        " manifest, and its profile"
+    )
+    with pytest.raises(ManifestError, match=r"no stage 'frist'; there are only$"):
+        build(root, other, to="frist")
 
 
 def test_a_second_run_changes_no_file(root: Path) -> None:

@@ -278,6 +278,7 @@ def test_rewards_that_are_all_equal_are_warned_of_and_groups_are_not_counted(
     assert "flat_group_frac" not in context.logged[0]
     (text,) = [each for each in context.warnings if "one reward for all completions" in each]
     assert "for 4 updates in a row: advantages are the critic's errors alone" in text
+    assert "the same reward, in each of 4 updates" in context.notes["nothing_learned"]
 
 
 def test_the_entropy_bonus_keeps_the_entropy_higher(tmp_path: Path, folder: Path) -> None:

@@ -107,6 +107,14 @@ class Tags(HTMLParser):
 # ---- the page ------------------------------------------------------------------------------------
 
 
+def test_a_training_that_learned_nothing_says_so_before_it_is_unfolded() -> None:
+    made = report()
+    assert "nothing was learned" not in render(made)
+    found = render(replace(made, stages=[replace(made.stages[0], has_learned=False)]))
+    (summary,) = re.findall("<summary><span.*?</summary>", found)
+    assert ", <strong>nothing was learned</strong>, 1 warning</summary>" in summary
+
+
 def test_the_page_loads_nothing_and_runs_only_what_its_policy_names() -> None:
     page = render(report())
     assert not re.findall(r'(?:src|href)="(?!#)', page), "nothing is asked of another file"

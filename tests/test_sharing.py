@@ -107,6 +107,19 @@ def test_text_of_others_is_never_markup(world: tuple[Manifest, Store]) -> None:
     assert plain("1.5 www.x.y *a* _b_ 中文") == "1.5 www&#46;x.y &#42;a&#42; &#95;b&#95; 中文"
 
 
+def test_a_warning_of_several_lines_is_an_item_with_its_example_below(
+    world: tuple[Manifest, Store],
+) -> None:
+    made, store = world
+    warnings = ["flat groups. An example:\n  prompt: 1 + 1", "cut"]
+    record = replace(store.resolve("zero"), facts={"warnings": warnings})
+    text = make_parcel(made, store, record).texts["README.md"].decode()
+    assert (
+        "## Warnings\n\n- flat groups. An example&#58;\n\n"
+        "  ```text\n    prompt: 1 + 1\n  ```\n- cut\n" in text
+    )
+
+
 def test_a_folder_is_a_model_that_loads_with_its_lineage(
     world: tuple[Manifest, Store], tmp_path: Path
 ) -> None:

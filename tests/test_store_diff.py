@@ -13,6 +13,7 @@ from r1pipe.manifest import Manifest
 from r1pipe.pipeline.run import run
 from r1pipe.stage import Inputs
 from r1pipe.store.diff import ArtifactDiff, LeafDiff, diff
+from r1pipe.store.preimages import ABSENT
 from r1pipe.store.store import Store
 
 
@@ -51,6 +52,30 @@ def test_a_diff_as_text_has_short_numbers_and_ids_and_no_predictions() -> None:
         "  inputs.model: aaaaaaaa -> bbbbbbbb",
     ]
     assert ArtifactDiff("a", "b", facts=leaves[3:]).lines() == ["a -> b", "no difference"]
+
+
+def test_a_diff_as_text_has_warnings_line_by_line_and_shortens_what_is_long() -> None:
+    kept = "both have this one"
+    leaves = [
+        LeafDiff("warnings", [kept, "flat groups. An example:\n  prompt: 1 + 1"], [kept, "cut"]),
+        LeafDiff("seen", ABSENT, ["a"]),
+        LeafDiff("text", "x" * 300, "y"),
+        LeafDiff("numbers", [1, 2], [1]),
+        LeafDiff("none", ABSENT, []),
+    ]
+    head, _, *lines = ArtifactDiff("a", "b", facts=leaves).lines()
+    assert head == "a -> b"
+    assert lines == [
+        "  warnings",
+        "    - flat groups. An example:",
+        "        prompt: 1 + 1",
+        "    + cut",
+        "  seen",
+        "    + a",
+        f"  text: {'x' * 160} ... {'x' * 80} (300 characters) -> y",
+        "  numbers: [1, 2] -> [1]",
+        "  none: (absent) -> []",
+    ]
 
 
 @pytest.mark.parametrize("form", ["parquet", "jsonl"])

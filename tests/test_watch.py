@@ -17,7 +17,7 @@ from tiny import (
     tokenizer,
 )
 
-from r1pipe.errors import Paused
+from r1pipe.errors import Interrupted, Paused
 from r1pipe.method_params.runs import StopWhen
 from r1pipe.policies.setup import opened
 from r1pipe.policies.training import train_policy
@@ -206,12 +206,60 @@ def test_a_run_that_learns_nothing_says_so_with_an_example_and_at_its_end(tmp_pa
     assert "  completion: " in flat
     assert last == "the policy is unchanged: no update had a gradient"
     assert all("cut off at max_tokens" in text for text in others)
+    said = context.notes["nothing_learned"]
+    assert said.startswith(
+        "completions that are compared with one another had the same reward, in each of 5 updates"
+        " (at last mean rewards: accuracy 0; "
+    )
+    assert "Likely cause: completions are cut off at params.max_tokens (" in said
+    assert said.endswith("run.stop_when.flat_updates: 5 pauses such a run early")
 
 
 def test_a_run_that_learns_does_not_call_its_policy_unchanged(tmp_path: Path) -> None:
     context = FakeContext(tmp_path)
     train(context, grpo_params())
     assert not any("unchanged" in text for text in context.warnings)
+    assert "nothing_learned" not in context.notes
+
+
+def test_whether_rewards_ever_differed_survives_a_resume(tmp_path: Path) -> None:
+    # The KL term has a gradient of its own, so that a policy may move and have learnt nothing.
+    flat = grpo_params(**FLAT | {"kl_coef": 0.1})
+    stopped = FakeContext(tmp_path / "flat", stop_after=3, saves=True)
+    with pytest.raises(Interrupted):
+        train(stopped, flat)
+    resumed = FakeContext(tmp_path / "flat")
+    train(resumed, flat)
+    assert [row["step"] for row in resumed.logged] == [4, 5]
+    assert "in each of 5 updates" in resumed.notes["nothing_learned"]
+    first = FakeContext(tmp_path / "learning", stop_after=1, saves=True)
+    with pytest.raises(Interrupted):
+        train(first, grpo_params(num_steps=5, minibatches_per_rollout=1))
+    assert first.column("flat_group_frac")[0] < 1.0
+    last = FakeContext(tmp_path / "learning")
+    train(last, flat)
+    assert last.column("flat_group_frac") == [1.0] * 4
+    assert "nothing_learned" not in last.notes, "the first update had a signal"
+
+
+@pytest.mark.parametrize(
+    ("verdicts", "cause"),
+    [
+        ([], "far too hard or too easy"),
+        ([None, None], "add another reward"),
+        (["correct", "correct"], "too easy: set inputs.problems to harder ones"),
+        (["correct", "wrong"], "always or never: set a larger params.group_size"),
+        (["no_answer", "no_answer", "wrong"], "set params.format or params.prompt"),
+        (["no_answer", "wrong"], "too hard for the model: set inputs.problems to easier ones"),
+    ],
+)
+def test_why_nothing_was_learned_is_said_by_the_verdicts(
+    verdicts: list[str | None], cause: str
+) -> None:
+    made = watch()
+    made.groups = [group("2", "stop", each and Verdict(each)) for each in verdicts]  # type: ignore[arg-type]
+    made.take(metrics(flat_group_frac=1.0))
+    assert cause in made.nothing_learned(40)
 
 
 def test_a_run_pauses_with_a_checkpoint_and_goes_on_to_the_same_weights(tmp_path: Path) -> None:

@@ -7,7 +7,7 @@ thought (`judge_form`), and replies with an analysis and then JSON with `correct
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 
@@ -17,6 +17,7 @@ from r1pipe.generate.protocol import Request, Sampled
 from r1pipe.generate.uniforms import request_seeds
 from r1pipe.models.interfaces import Tokenizer
 from r1pipe.models.prompts import encode_prompt, opened_thought
+from r1pipe.models.tokenizer import decoder
 from r1pipe.records import FinishReason, Verdict
 from r1pipe.verify.reading.recast import recast
 
@@ -76,7 +77,7 @@ class Judge:
     def reply(self, request: Request, sampled: Sampled) -> Reply:
         """Return the reply that a completion is."""
         reason = sampled.finish_reason
-        text = self._opened + self.tokenizer.decode(sampled.written_ids)
+        text = self._opened + self._decode(sampled.written_ids)
         tags = replace(as_format(self.format), answer="boxed")  # JSON stays as it is
         verdict, fault = read_reply(recast(text, tags), reason)
         return Reply(verdict, fault, text, request.seed, len(sampled.token_ids), reason)
@@ -97,6 +98,10 @@ class Judge:
     @cached_property
     def _opened(self) -> str:
         return opened_thought(self.tokenizer, self.format)
+
+    @cached_property
+    def _decode(self) -> Callable[[list[int]], str]:
+        return decoder(self.tokenizer)
 
     def _seeds(self, question: Question) -> list[int]:
         return request_seeds(self.seed, question.candidate_id, numbers=range(self.votes))

@@ -164,7 +164,10 @@ def in_order(journal: Journal) -> Iterator[Row]:
 class Tally:
     """Counts of replies by fault, with an example of one that could not be read."""
 
-    def __init__(self) -> None:
+    def __init__(self, stage: str, num_expected: int, max_unreadable_frac: float) -> None:
+        self.stage = stage
+        self.num_expected = num_expected
+        self.max_unreadable_frac = max_unreadable_frac
         self.num_replies = self.num_tokens = 0
         self.verdicts: Counter[str] = Counter()
         self.faults: Counter[str] = Counter()
@@ -184,26 +187,26 @@ class Tally:
                 self.example = self.example or f"to {row['candidate_id']}: '...{end}'"
         return self
 
-    def look(self, num_expected: int, max_frac: float, name: str) -> None:
+    def look(self) -> None:
         """Keep the first error that `check` raises."""
         try:
-            self.check(num_expected, max_frac, name)
+            self.check()
         except StageError as error:
             self.failure = self.failure or error
 
-    def check(self, num_expected: int, max_frac: float, name: str) -> None:
-        """Raise StageError if more than that share of the expected replies cannot be read."""
-        unreadable = self.faults.total()
-        if unreadable <= max_frac * num_expected:
+    def check(self) -> None:
+        """Raise StageError if more of the expected replies cannot be read than are allowed."""
+        unreadable, max_frac = self.faults.total(), self.max_unreadable_frac
+        if unreadable <= max_frac * self.num_expected:
             return
         kinds = ", ".join(f"{number} {kind}" for kind, number in self.faults.most_common())
         longer = "raise params.max_tokens, " if self.faults[CUT_OFF] else ""
         shorter = "lower params.max_answer_chars, " if self.faults[TOO_LONG] else ""
         raise StageError(
-            f"{name}: {unreadable} of {self.num_replies} replies of the judge cannot be read"
+            f"{self.stage}: {unreadable} of {self.num_replies} replies of the judge cannot be read"
             f" ({kinds}), more than params.max_unreadable_frac allows ({max_frac:g} of"
-            f" {num_expected}); the first {self.example}; {longer}{shorter}take another judge or"
-            " template, or raise max_unreadable_frac, which uses the replies again"
+            f" {self.num_expected}); the first {self.example}; {longer}{shorter}take another judge"
+            " or template, or raise max_unreadable_frac, which uses the replies again"
         )
 
 

@@ -8,7 +8,7 @@ import time
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, TextIO
 
-from r1pipe.cli.plan_view import short_plan_lines, source_lines
+from r1pipe.cli.plan_view import found_lines, short_plan_lines
 from r1pipe.cli.progress_text import (
     Pace,
     Places,
@@ -53,7 +53,7 @@ class PlainConsole:
     def plan(self, plan: Plan) -> None:
         """Show what will be done."""
         self.places.take(plan)
-        for line in [*short_plan_lines(plan, None, None), *source_lines(plan)]:
+        for line in [*short_plan_lines(plan, None, None), *found_lines(plan)]:
             self.message(line)
         self.after_plan(plan)
 

@@ -12,7 +12,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from r1pipe.cli.plan_view import short_plan_lines, source_lines
+from r1pipe.cli.plan_view import found_lines, short_plan_lines
 from r1pipe.cli.progress_text import (
     LABELS,
     Pace,
@@ -181,7 +181,7 @@ class LiveConsole:
         """Show what will be done, on one screen."""
         self.places.take(plan)
         width, height = self.rich.size
-        lines = [*short_plan_lines(plan, None, width, height), *source_lines(plan, width)]
+        lines = [*short_plan_lines(plan, None, width, height), *found_lines(plan, width)]
         self.rich.print(lines[0], style="bold", soft_wrap=True)
         for line in lines[1:]:
             words = line.split()

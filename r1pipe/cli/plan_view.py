@@ -112,8 +112,9 @@ def _counts(plan: Plan) -> str:
     return f"{stages}: {builds} to build{stored}"
 
 
-def source_lines(plan: Plan, width: int | None = None) -> list[str]:
-    """Return what was found in the sources, a line for each, or more in a narrow window."""
+def found_lines(plan: Plan, width: int | None = None) -> list[str]:
+    """Return what was found in the sources and in the manifest, a line for each, or more in a
+    narrow window."""
     found: dict[tuple[str, str], list[str]] = {}
     for look in plan.looks:
         found.setdefault((look.source, look.found), []).append(look.stage)
@@ -121,4 +122,4 @@ def source_lines(plan: Plan, width: int | None = None) -> list[str]:
         f"source {name}, for {', '.join(stages)}: {visible(text)}"
         for (name, text), stages in found.items()
     ]
-    return wrapped_lines(lines, width)
+    return wrapped_lines([*lines, *(f"note: {text}" for text in plan.notes)], width)

@@ -60,7 +60,15 @@ def _value_text(name: str, value: float) -> str:
 
 
 def result_text(kind: str, values: Mapping[str, float], facts: Mapping[str, object]) -> str:
-    """Return what came out of a stage: scores, the last step's values, or how many rows."""
+    """Return what came out of a stage, and why nothing was learned if that is so."""
+    result = _result(kind, values, facts)
+    if not isinstance(reason := facts.get("nothing_learned"), str):
+        return result
+    return "  ".join(filter(None, (result, f"NOTHING WAS LEARNED:\n  {reason}")))
+
+
+def _result(kind: str, values: Mapping[str, float], facts: Mapping[str, object]) -> str:
+    """Return scores, the last step's values, or how many rows there are."""
     if kind == "evaluate":
         scores = {name: value for name, value in facts.items() if isinstance(value, float)}
         shown = {name: value for name, value in scores.items() if value} or scores

@@ -68,12 +68,12 @@ def plan(  # noqa: PLR0913 - options of one command
         print_json(_plan_json(project.manifest, found) | {"costs": cost.to_json()})
         return
     width = window_width(sys.stdout)
-    sources = plan_view.source_lines(found, width)
+    below = plan_view.found_lines(found, width)
     if verbose:
-        say_lines([*plan_view.plan_lines(found, width), *sources, *cost.lines(width)])
+        say_lines([*plan_view.plan_lines(found, width), *below, *cost.lines(width)])
         return
     height = window_height(sys.stdout)
-    say_lines([*plan_view.short_plan_lines(found, cost, width, height), *sources])
+    say_lines([*plan_view.short_plan_lines(found, cost, width, height), *below])
 
 
 AttemptOption = Annotated[
@@ -193,6 +193,7 @@ def why(
     as_json: JsonOption = False,
 ) -> None:
     """Say why a stage runs or not: what changed, and where."""
+    from r1pipe.fitting import window_width, wrapped_lines
     from r1pipe.pipeline.why import explain
 
     project = load(manifest, profile, overrides, store)
@@ -200,7 +201,7 @@ def why(
     if as_json:
         print_json(explanation.to_json())
     else:
-        say_lines(explanation.lines())
+        say_lines(wrapped_lines(explanation.lines(), window_width(sys.stdout)))
 
 
 @app.command()
@@ -217,4 +218,4 @@ def _plan_json(manifest: "Manifest", found: "Plan") -> dict[str, object]:
     stages = [asdict(stage) for stage in found.stages]
     sources = [asdict(look) for look in found.looks]
     head = {"manifest": manifest.name, "profile": manifest.profile}
-    return {**head, "stages": stages, "sources": sources}
+    return {**head, "stages": stages, "sources": sources, "notes": list(found.notes)}

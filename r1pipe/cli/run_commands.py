@@ -220,8 +220,6 @@ def _scoreboard(result: "RunResult") -> "ActionRecord | None":
 
 
 def _result_json(manifest: "Manifest", store: "Store", result: "RunResult") -> dict[str, object]:
-    from r1pipe.cli.views import warnings_of
-
     stages = [
         {
             "name": each.name,
@@ -230,7 +228,7 @@ def _result_json(manifest: "Manifest", store: "Store", result: "RunResult") -> d
             "seconds": each.seconds,
             "key": each.record.key,
             "artifact": each.record.artifact_id,
-            "warnings": warnings_of(each.record),
+            "warnings": each.record.warnings(),
         }
         for each in result.stages.values()
     ]

@@ -24,10 +24,12 @@ from r1pipe.cli.options import (
 )
 from r1pipe.cli.printing import complain, say_lines
 from r1pipe.errors import ArtifactError, DamagedError
+from r1pipe.fitting import window_width, wrapped_lines
 from r1pipe.text import format_bytes
 
 if TYPE_CHECKING:
     from r1pipe.store.actions import ActionRecord
+    from r1pipe.store.store import Store
 
 app = command_group()
 
@@ -41,7 +43,7 @@ def diff(
 
     opened = open_store(store)
     found = compare(opened, opened.resolve(old), opened.resolve(new))
-    _print(found.to_json(), found.lines(), as_json)
+    _print(found.to_json(), wrapped_lines(found.lines(), window_width(sys.stdout)), as_json)
 
 
 @app.command()
@@ -154,13 +156,26 @@ def tag(
         if tag_name is not None and remove:
             roots.remove_tag(opened.root, tag_name)
         elif tag_name is not None and name is not None:
-            roots.add_tag(opened.root, tag_name, opened.resolve(name).key)
+            record = opened.resolve(name)
+            _check_tag(opened, tag_name)
+            roots.add_tag(opened.root, tag_name, record.key)
     by_key = {record.key: record for record in opened.records()}
     tags = {each: by_key[key] for each, key in roots.tags(opened.root).items() if key in by_key}
     lines = [f"{each}  {_label(record)}" for each, record in tags.items()]
     if not tags and not as_json:
         complain("there is no tag; 'r1pipe tag NAME STAGE' gives one to a result")
     _print({each: _row(record) for each, record in tags.items()}, lines, as_json)
+
+
+def _check_tag(opened: "Store", name: str) -> None:
+    """Refuse a new tag that is the name of a stage: the stage's later results would be hidden."""
+    from r1pipe.store.roots import tags
+
+    if name not in tags(opened.root) and any(r.stage_name == name for r in opened.records()):
+        raise ArtifactError(
+            f"'{name}' is the name of a stage, whose later results a tag would hide; take another,"
+            f" such as '{name}-1'"
+        )
 
 
 @app.command()

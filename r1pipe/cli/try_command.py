@@ -50,7 +50,7 @@ def try_stage(  # noqa: PLR0913 - options of one command
 
     project = load(manifest, profile, overrides, store)
     loaded, opened = project.manifest, project.opened
-    check_names(loaded, [name])
+    check_names(loaded, opened, [name])
     check_can_try(loaded.stages[name])
     try:
         node, inputs = stage_with_inputs(loaded, opened, name)

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 from r1pipe.api.documents import directory
 from r1pipe.cli.scores_view import score_lines
 from r1pipe.costs.report import compared_lines
-from r1pipe.fitting import fitted_lines, window_width
+from r1pipe.fitting import fitted_lines, window_width, wrapped_lines
 from r1pipe.lineage.records import Edge, Lineage, Node, link_text
 from r1pipe.report.timeline import FACT, timeline_of
 from r1pipe.text import (
@@ -37,7 +37,7 @@ INDENT = 2
 """Of the lines of a section."""
 STEP = "step"
 GONE = "gone; 'r1pipe plan' says what rebuilds it"
-APART = ("predicted", "warnings", FACT)
+APART = ("predicted", "warnings", "nothing_learned", FACT)
 """Facts that are shown in another way."""
 
 After = Callable[["Record"], Sequence[Edge]]
@@ -78,7 +78,7 @@ def record_text(record: Record, store: Store) -> str:
         section("plugins (digests)", _tree(record.preimage.get("plugins", {}))),
         section("inputs", table_lines([(n, link_text(link)) for n, link in record.links()])),
         section("outputs", table_lines(sorted(record.outputs.items()))),
-        section("warnings", warning_lines(warnings_of(record))),
+        section("warnings", warning_lines(record.warnings())),
         section("facts", fact_lines(record.facts)),
         section("predicted and actual", compared_lines(record, store, inner)),
         section("metrics", metric_lines(store.metrics(record))),
@@ -168,6 +168,7 @@ def _heading(record: Record, store: Store) -> str:
         ("key", record.key),
         ("manifest", f"{record.manifest_name}, profile {record.profile or '-'}"),
         ("made", record.created),
+        *([("learned", "nothing: see the warnings")] if record.nothing_learned else []),
         ("took", format_duration(record.seconds)),
         *([("overlap", overlap.summary)] if overlap is not None else []),
         ("size", format_bytes(record.size)),
@@ -184,21 +185,21 @@ def memory_text(rss_bytes: int, facts: Mapping[str, object]) -> str:
     return f"{text}; on a GPU {format_bytes(gpu)}" if isinstance(gpu, int) else text
 
 
-def warnings_of(record: Record) -> list[str]:
-    """Return what looked wrong while a record was made; of facts that are no texts, nothing."""
-    noted = record.facts.get("warnings", [])
-    texts = [text for text in noted if isinstance(text, str)] if isinstance(noted, list) else []
-    return [*texts, *record.unchanged()]
-
-
 def warning_lines(texts: Sequence[str]) -> list[str]:
-    """Return what looked wrong, safe for a terminal."""
-    return [line for text in texts for line in visible(text, keep_lines=True).split("\n")]
+    """Return what looked wrong, safe for a terminal and broken at its width."""
+    lines = [line for text in texts for line in visible(text, keep_lines=True).split("\n")]
+    return _in_section(lines)
 
 
 def fact_lines(facts: Mapping[str, object]) -> list[str]:
     """Return facts as indented lines, but for those that are shown in another way."""
-    return _tree({name: value for name, value in facts.items() if name not in APART})
+    return _in_section(_tree({n: value for n, value in facts.items() if n not in APART}))
+
+
+def _in_section(lines: Sequence[str]) -> list[str]:
+    """Return lines broken so that they fit the window below a title."""
+    width = window_width(sys.stdout)
+    return wrapped_lines(lines, width and width - INDENT)
 
 
 def section(title: str, lines: Sequence[str]) -> str:

@@ -11,6 +11,7 @@ import traceback
 from collections.abc import Iterable, Mapping
 from contextlib import suppress
 from dataclasses import replace
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from r1pipe.costs import memory, rates, sources
@@ -109,6 +110,13 @@ class Estimator:
         if isinstance(found, Unknown):
             raise found
         return found
+
+    def tokenizer_folder(self, ref: Ref) -> Path | None:
+        """Return a folder that has the tokenizer of a model; None if none is known."""
+        with suppress(Unknown):
+            info = self._info(ref)
+            return info.tokenizer if isinstance(info, ModelInfo) else None
+        return None
 
     def forget(self, names: Iterable[str]) -> None:
         """Ask again for stages whose inputs are finished by now."""
@@ -279,9 +287,10 @@ def _model_of(store: Store, record: ActionRecord, output: str) -> ModelInfo | No
     """Return the sizes of a finished model, from the config.json beside its weights."""
     if not store.has_artifact(record):
         return None
-    path = store.output_dir(record, output) / "config.json"
+    folder = store.output_dir(record, output)
     with suppress(OSError, ValueError, KeyError, TypeError, AttributeError):
-        return model_from_config(json.loads(path.read_bytes()))
+        found = model_from_config(json.loads((folder / "config.json").read_bytes()))
+        return replace(found, tokenizer=folder)
     return None
 
 

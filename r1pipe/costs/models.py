@@ -106,8 +106,13 @@ def model_of_size(text: str) -> ModelInfo | None:
     else:
         near = (model_from_config(_qwen(*sizes)) for sizes in QWEN_SHAPES)
         shape = min(near, key=lambda model: _distance(model.num_parameters, stored))
-    counts = {"num_parameters": stored, "active_parameters": active}
-    return replace(shape, **counts, num_heads=None, num_kv_heads=None)
+    return replace(
+        shape,
+        num_parameters=stored,
+        active_parameters=active,
+        num_heads=None,
+        num_kv_heads=None,
+    )
 
 
 def forward_flops(model: ModelInfo, context_tokens: float) -> float:

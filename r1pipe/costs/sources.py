@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 from contextlib import suppress
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -44,12 +45,13 @@ def model_source(node: SourceNode) -> tuple[ModelInfo, str]:
     """Return a model's sizes: its config.json, else its stated size, its name, an assumption."""
     for path in _configs(node):
         with suppress(OSError, ValueError, KeyError, TypeError):
-            return model_from_config(json.loads(path.read_bytes())), ""
-    if node.size and (found := model_of_size(node.size)) is not None:
-        return found, f"a model of {node.size} parameters, as its 'size' says"
+            found = model_from_config(json.loads(path.read_bytes()))
+            return replace(found, tokenizer=path.parent), ""
+    if node.size and (sized := model_of_size(node.size)) is not None:
+        return sized, f"a model of {node.size} parameters, as its 'size' says"
     name = node.hf or (node.path.name if node.path else "")
-    if (found := model_of_size(name)) is not None:
-        return found, f"the size that the name {name} states"
+    if (named := model_of_size(name)) is not None:
+        return named, f"the size that the name {name} states"
     default = model_of_size(ASSUMED_SIZE)
     assert default is not None, "a size in words"
     return default, f"a model of {ASSUMED_SIZE} parameters; 'size' beside its path says another"

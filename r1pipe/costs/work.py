@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from r1pipe.keys import JsonObject
@@ -68,6 +69,9 @@ class ModelInfo(Info):
     """Attention heads, which devices share; None if only a size is known."""
     num_kv_heads: int | None = None
     """Heads of keys and values; None if they are not known."""
+    tokenizer: Path | None = None
+    """A folder with its tokenizer; None if it is not known. What a stage makes of a model keeps the
+    tokenizer, unless its `cost` says otherwise."""
 
     @property
     def has_experts(self) -> bool:

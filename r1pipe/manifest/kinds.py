@@ -91,6 +91,7 @@ def load_kind(kind: str, path: Path) -> StageKind:
 
 def _check_parts(kind: StageKind, source: str) -> None:
     """Report models of another base, and inputs or outputs that are not what they should be."""
+    others = {getattr(item, "tokenizer_of", None) for item in kind.inputs.values()}
     checks = [
         (issubclass(kind.params, StageModel), "Params", "must derive from r1pipe.stage.StageModel"),
         (issubclass(kind.run_model, StageModel), "Run", "must derive from r1pipe.stage.StageModel"),
@@ -105,6 +106,7 @@ def _check_parts(kind: StageKind, source: str) -> None:
             "OUTPUTS",
             "must map names to a type of artifact such as 'model'",
         ),
+        (others <= {None, *kind.inputs}, "INPUTS", "must name another input in tokenizer_of"),
         (
             kind.extends is None or kind.extends in kind.params.model_fields,
             "EXTENDS",

@@ -15,6 +15,7 @@ from r1pipe.manifest.kinds import load_kinds
 from r1pipe.manifest.layers import resolve_layers
 from r1pipe.manifest.names import path_fault
 from r1pipe.manifest.nodes import SourceNode, StageNode
+from r1pipe.manifest.notes import notes_of
 from r1pipe.manifest.plugin_files import read_plugins, reading_with
 from r1pipe.manifest.reading import TreeReader
 from r1pipe.manifest.recipe import find_manifest, nearest_manifest
@@ -41,6 +42,8 @@ class Manifest:
     ablations: AblationsSpec | None = None
     ablation: str | None = None
     """What is left out of it; its name says so too."""
+    notes: tuple[str, ...] = ()
+    """What may not be as it is meant, each with its place; `plan` and `run` say it."""
 
 
 def load_manifest(
@@ -78,6 +81,9 @@ def load_manifest(
         plugins,
         spec.ablations,
         ablation,
+        notes_of(
+            resolution.defaults, [kinds[name] for name in sorted(reader.used)], [*stages.values()]
+        ),
     )
 
 

@@ -6,7 +6,7 @@ import os
 from collections.abc import Iterable
 from pathlib import Path
 
-from r1pipe.text import did_you_mean
+from r1pipe.text import MAX_LISTED, did_you_mean, listed
 
 NAME_PATTERN = r"^[A-Za-z0-9][A-Za-z0-9_-]*$"
 """Letters, digits, `-` and `_`, since `.` divides references."""
@@ -17,7 +17,7 @@ MAX_PATH_BYTES, MAX_NAME_BYTES = 4000, 255
 def nearest(name: str, choices: Iterable[str], what: str) -> str:
     """Return the end of a message about an unknown name: the nearest choice, or all of them."""
     names = sorted(choices)
-    otherwise = f"{what}: {', '.join(names)}" if names else f"there are no {what}"
+    otherwise = f"{what}: {listed(names, MAX_LISTED)}" if names else f"there are no {what}"
     return f"; {did_you_mean(name, names, otherwise)}"
 
 

@@ -1,8 +1,11 @@
-"""Settings by the names that TRL, transformers, verl and vLLM give them."""
+"""Settings by the names that TRL, transformers, verl and vLLM give them, and those of groups."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from typing import get_args
+
+from pydantic import BaseModel
 
 from r1pipe.stage import StageKind
 
@@ -76,4 +79,14 @@ def here(kind: StageKind, name: str) -> str | None:
         section, field = place.partition(":")[0].split(".")[:2]
         if field in names[section]:
             return f"; here it is `{place}`"
-    return None
+    places = [*_inside(kind.params, "params", name), *_inside(kind.run_model, "run", name)]
+    return f"; here it is {' or '.join(f'`{each}`' for each in places)}" if places else None
+
+
+def _inside(model: type[BaseModel], section: str, name: str) -> Iterator[str]:
+    """Yield where a name stands in the groups of a section, such as `params.optimizer.lr`."""
+    for field, info in model.model_fields.items():
+        groups = [info.annotation, *get_args(info.annotation)]
+        models = [each for each in groups if isinstance(each, type) and issubclass(each, BaseModel)]
+        if any(name in each.model_fields for each in models):
+            yield f"{section}.{field}.{name}"

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Set
+from collections.abc import Iterable, Sequence, Set
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
@@ -48,7 +48,8 @@ class Plan:
     """All selected stages in topological order, and what the plan found on the way.
 
     `records` holds the results of hit and lost stages, `damage` what must not be used, `missing`
-    the sources that stages to be built need, `looks` what they find in the first rows of others.
+    the sources that stages to be built need, `looks` what they find in the first rows of others,
+    `notes` what of the manifest may not be as it is meant.
     """
 
     stages: list[PlannedStage]
@@ -56,6 +57,7 @@ class Plan:
     damage: dict[str, DamagedError] = field(default_factory=dict)
     missing: dict[str, SourceError] = field(default_factory=dict)
     looks: list[Look] = field(default_factory=list)
+    notes: Sequence[str] = ()
 
 
 def plan(
@@ -70,7 +72,8 @@ def plan(
 ) -> Plan:
     """Say what a run would do; writes nothing but caches."""
     rebuild = frozenset(rebuild)
-    check_names(manifest, [name for name in (to, only, before, *rebuild) if name is not None])
+    names = [name for name in (to, only, before, *rebuild) if name is not None]
+    check_names(manifest, store, names)
     planner = _Planner(manifest, store, rebuild, resolver or Resolver(manifest, store))
     for name in selected(manifest, only or to, before):
         planner.add(manifest.stages[name])
@@ -79,12 +82,17 @@ def plan(
     return planner.finish({only or to} if only or to else _sinks(manifest), only)
 
 
-def check_names(manifest: Manifest, names: Iterable[str]) -> None:
-    """Raise for a stage that the manifest does not have."""
+def check_names(manifest: Manifest, store: Store, names: Iterable[str]) -> None:
+    """Raise for a stage that the manifest does not have; say whether the store has it of others."""
     for name in names:
-        if name not in manifest.stages:
-            hint = did_you_mean(name, manifest.stages)
-            raise ManifestError(f"{manifest.path}: no stage '{name}'; {hint}")
+        if name in manifest.stages:
+            continue
+        hint = did_you_mean(name, manifest.stages)
+        others = {each.manifest_name for each in store.records() if each.stage_name == name}
+        if others:
+            hint += f"; the store has a '{name}' of {listed(sorted(others), MAX_NAMED)}:"
+            hint += " name that manifest, and its profile"
+        raise ManifestError(f"{manifest.path}: no stage '{name}'; {hint}")
 
 
 def selected(manifest: Manifest, target: str | None, before: str | None = None) -> list[str]:
@@ -117,7 +125,7 @@ class _Planner:
         self.store = store
         self.rebuild = rebuild
         self.resolver = resolver
-        self.plan = Plan([])
+        self.plan = Plan([], notes=manifest.notes)
         self.planned: dict[str, PlannedStage] = {}
 
     def add(self, node: StageNode) -> None:
@@ -217,7 +225,9 @@ class _Planner:
             self._check_inputs(self.manifest.stages[only])
         if built := [each.name for each in self.plan.stages if each.builds]:
             from r1pipe.pipeline.looking import look_at_sources
+            from r1pipe.pipeline.matching import refuse_other_tokenizers
 
+            refuse_other_tokenizers(self.manifest, self.store, self.plan.records, built)
             self.plan.looks.extend(look_at_sources(self.manifest, built))
         return self.plan
 

@@ -109,9 +109,19 @@ def _reach_all(runner: _Runner, names: Iterable[str], keep_going: bool) -> RunRe
     finally:
         console.close()
     failures.check()
+    _tell_unlearned(runner)
     if not runner.result.built:
         console.message(f"nothing to do: all {len(runner.result.stages)} stages are in the store")
     return runner.result
+
+
+def _tell_unlearned(runner: _Runner) -> None:
+    """Say again, where a run ends, which trainings came to nothing, unless it was said just now."""
+    stages = runner.result.stages
+    names = [name for name, stage in stages.items() if stage.record.nothing_learned is not None]
+    for name in names:
+        if runner.result.built[-1:] != [name]:
+            runner.console.message(f"{name}: nothing was learned; `r1pipe show {name}` says why")
 
 
 def _refuse_damage(store: Store, planned: Plan) -> None:

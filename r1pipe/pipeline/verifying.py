@@ -28,7 +28,7 @@ def verify_import(
     Raises ArtifactError where the manifest makes another key than the import has of that stage, and
     DamagedError where the same key gives other bytes: the store then keeps those built here.
     """
-    check_names(manifest, [stage])
+    check_names(manifest, store, [stage])
     said = next((record for record in imported if record.stage_name == stage), None)
     if said is None:
         names = ", ".join(sorted({record.stage_name for record in imported}))

@@ -54,6 +54,7 @@ def previous_work(store: Store, kind: StageKind, preimage: JsonObject) -> Path |
     """Return the working directory of the unfinished attempt that has the most in its journals."""
     if kind.extends is None:
         return None
+
     best: tuple[int, Path] | None = None
     for folder in sorted((store.root / "attempts").iterdir()):
         attempt = store.attempt(folder.name)

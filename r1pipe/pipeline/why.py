@@ -77,7 +77,7 @@ class Explanation:
 
 def explain(manifest: Manifest, store: Store, stage: str) -> Explanation:
     """Explain one stage of a manifest."""
-    check_names(manifest, [stage])
+    check_names(manifest, store, [stage])
     return _Explainer(manifest, store).stage(stage)
 
 

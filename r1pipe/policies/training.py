@@ -8,7 +8,7 @@ from contextlib import closing
 from r1pipe.errors import Paused
 from r1pipe.generate.protocol import LosingGenerator
 from r1pipe.method_params.runs import StopWhen
-from r1pipe.policies.watch import Watch
+from r1pipe.policies.watch import Watch, has_signal
 from r1pipe.records import Group, Problem, RolloutBatch
 from r1pipe.rl.grpo import Grpo
 from r1pipe.stage import Context
@@ -36,6 +36,8 @@ def train_policy(
                 look_out(grpo, watch, batch)
     finally:
         tell_losses(grpo)
+    if not grpo.trainer.has_signal:
+        grpo.context.note(nothing_learned=watch.nothing_learned(num_steps))
     if not grpo.trainer.has_moved:
         grpo.context.warn("the policy is unchanged: no update had a gradient")
 
@@ -47,6 +49,7 @@ def look_out(grpo: Grpo, watch: Watch, batch: RolloutBatch) -> None:
     watch.groups = batch.sampled
     for metrics in batch.updates:
         watch.take(metrics)
+        trainer.has_signal |= has_signal(metrics)
     for text in watch.new_warnings():
         grpo.context.warn(f"step {trainer.step}: {text}")
     reason = watch.reason_to_pause()

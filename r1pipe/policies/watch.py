@@ -20,6 +20,11 @@ SLOW_REWARDS = ("format", "language")
 """Rewards that a policy of its format has learnt early, or never."""
 
 
+def has_signal(metrics: Mapping[str, float]) -> bool:
+    """Return whether the rewards of an update differed where the method compares them."""
+    return metrics.get("flat_group_frac", 0.0) < 1.0 and metrics.get("rewards_std", 1.0) > 0.0
+
+
 @dataclass
 class Streaks:
     """How many updates in a row each limit has been met."""
@@ -97,6 +102,46 @@ class Watch:
     def reason_to_pause(self) -> str | None:
         """Return what `run.stop_when` pauses for, or None."""
         return next((self._text(*each) for each in self._stops.met().items()), None)
+
+    def nothing_learned(self, num_updates: int) -> str:
+        """Say of a run whose rewards never differed why that is likely, and what to set."""
+        found = f" (at last {self._rewards()})" if self.groups else ""
+        return (
+            "completions that are compared with one another had the same reward, in each of"
+            f" {num_updates} updates{found}. {self._likely_cause()}. `r1pipe try` shows completions"
+            f" with their rewards, and run.stop_when.flat_updates: {WARN_WHEN.flat_updates} pauses"
+            " such a run early"
+        )
+
+    def _likely_cause(self) -> str:
+        """Return why the rewards of the present groups do not differ, and what to set."""
+        rollouts = [rollout for _, rollout in self._pairs()]
+        verdicts = Counter(str(each.verdict) for each in rollouts if each.verdict is not None)
+        count = verdicts.total()
+        if self._metrics.get("truncated_frac", 0.0) >= 0.5:
+            cause = f"completions are cut off at params.max_tokens ({self.max_tokens}): set more"
+        elif not rollouts:
+            cause = "problems that are far too hard or too easy, or completions that are cut off"
+        elif not count:
+            cause = "params.rewards asks for what all completions do alike: add another reward"
+        elif verdicts["correct"] == count:
+            cause = "the problems are too easy: set inputs.problems to harder ones"
+        elif verdicts["correct"]:
+            cause = (
+                "each problem is solved always or never: set a larger params.group_size, or"
+                " inputs.problems to others"
+            )
+        elif verdicts["no_answer"] > count / 2:
+            cause = (
+                "completions do not answer in the format that is asked for: set params.format or"
+                " params.prompt to one that the model knows, or fine-tune it first"
+            )
+        else:
+            cause = (
+                "the problems are too hard for the model: set inputs.problems to easier ones, a"
+                " larger params.group_size, or fine-tune it first"
+            )
+        return f"Likely cause: {cause}"
 
     def _text(self, name: str, count: int) -> str:
         said = {

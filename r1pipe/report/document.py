@@ -35,7 +35,7 @@ STATES = {
     "lost": "data gone",
 }
 """A plan's word for a stage -> the report's."""
-APART = ("predicted", "warnings", FACT)
+APART = ("predicted", "warnings", "nothing_learned", FACT)
 MAX_FACT_CHARS = 2_000
 
 
@@ -62,6 +62,8 @@ class StageView:
     params: list[tuple[str, str]] = field(default_factory=list)
     facts: list[tuple[str, str]] = field(default_factory=list)
     warnings: list[str] = field(default_factory=list)
+    has_learned: bool = True
+    """False for a training whose rewards never differed."""
     num_modules: int = 0
 
     @property
@@ -168,7 +170,8 @@ def _view(stage: PlannedStage, found: Plan, manifest: Manifest, store: Store) ->
         inputs=list(_inputs(record)),
         params=list(_leaves(record.preimage["params"])),
         facts=list(_leaves({n: v for n, v in record.facts.items() if n not in APART})),
-        warnings=[visible(text) for text in record.facts.get("warnings", [])] + record.unchanged(),
+        warnings=list(map(visible, record.warnings())),
+        has_learned=record.nothing_learned is None,
         num_modules=len(record.code),
     )
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from textwrap import indent
 
 from r1pipe import __version__
 from r1pipe.sharing import markdown
@@ -116,8 +117,14 @@ def _scores(scores: Sequence[Score]) -> str:
 
 
 def _warnings(facts: Facts) -> str:
-    noted = facts.record.facts.get("warnings", [])
-    return "\n".join(f"- {markdown.plain(str(text))}" for text in noted)
+    return "\n".join(map(_warning, facts.record.warnings()))
+
+
+def _warning(text: str) -> str:
+    """Return a warning as an item of a list; the lines after its first one are a block of code."""
+    first, _, example = text.partition("\n")
+    item = f"- {markdown.plain(first)}"
+    return f"{item}\n\n{indent(markdown.fenced(example, 'text'), '  ')}" if example else item
 
 
 def _sources(origins: Sequence[Origin]) -> str:

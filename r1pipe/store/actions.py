@@ -147,6 +147,20 @@ class ActionRecord:
                 pairs += [(f"{name}.{label}", item) for label, item in link.items()]
         return pairs
 
+    @property
+    def nothing_learned(self) -> str | None:
+        """Why nothing was learned, and what to set, of a training whose rewards never differed."""
+        text = self.facts.get("nothing_learned")
+        return text if isinstance(text, str) else None
+
+    def warnings(self) -> list[str]:
+        """Return what looked wrong though nothing failed; of facts that are no texts, nothing."""
+        noted = self.facts.get("warnings", [])
+        texts = [text for text in noted if isinstance(text, str)] if isinstance(noted, list) else []
+        if (reason := self.nothing_learned) is not None:
+            texts = [f"nothing was learned: {reason}", *texts]
+        return [*texts, *self.unchanged()]
+
     def unchanged(self) -> list[str]:
         """Say which outputs have the id, so the very bytes, of another stage's.
 

@@ -6,6 +6,7 @@ import json
 import re
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass, field
+from itertools import chain
 from pathlib import Path
 
 from r1pipe.keys import JsonObject, digest_json
@@ -13,11 +14,12 @@ from r1pipe.store.actions import ActionRecord
 from r1pipe.store.preimages import ABSENT, flatten
 from r1pipe.store.sealing import read_seal
 from r1pipe.store.store import Store
-from r1pipe.text import format_number, short_id
+from r1pipe.text import excerpt, format_number, short_id
 
 ROW_IDS = (("id",), ("row_id",), ("problem_id", "sample_index"), ("problem_id",))
 """Columns that name a row; the first of these that a data set has."""
 MAX_SHOWN = 5
+MAX_VALUE_CHARS = 240
 PREDICTED = "predicted."
 """Of facts that say what a machine was expected to take: `show` compares those with what it took;
 as JSON they are here too."""
@@ -32,18 +34,40 @@ class LeafDiff:
     old: object
     new: object
 
-    def line(self) -> str:
-        """Return it as text, numbers and ids as short as they differ."""
+    def lines(self) -> list[str]:
+        """Return it as text, numbers, ids and long values as short as they differ.
+
+        Of lists of texts, such as warnings, those that only one side has, line by line.
+        """
+        before, after = _texts(self.old), _texts(self.new)
+        gone = [_signed("-", text) for text in before if text not in after]
+        come = [_signed("+", text) for text in after if text not in before]
+        if gone or come:
+            return [f"  {self.name}", *chain(*gone, *come)]
         old, new = _short(self.old), _short(self.new)
         if old == new:
             old, new = str(self.old), str(self.new)
-        return f"  {self.name}: {old} -> {new}"
+        return [f"  {self.name}: {old} -> {new}"]
+
+
+def _texts(value: object) -> list[str]:
+    """Return the texts of a list; nothing of any other value."""
+    if not isinstance(value, list) or not all(isinstance(each, str) for each in value):
+        return []
+    return value
+
+
+def _signed(sign: str, text: str) -> list[str]:
+    first, *others = text.split("\n")
+    return [f"    {sign} {first}", *(f"      {line}" for line in others)]
 
 
 def _short(value: object) -> str:
     if isinstance(value, float):
         return format_number(value)
-    return short_id(value) if isinstance(value, str) and ID.fullmatch(value) else str(value)
+    if isinstance(value, str) and ID.fullmatch(value):
+        return short_id(value)
+    return excerpt(str(value), MAX_VALUE_CHARS)
 
 
 @dataclass
@@ -86,7 +110,7 @@ class ArtifactDiff:
             found: list[LeafDiff] = getattr(self, title)
             if leaves := [leaf for leaf in found if not leaf.name.startswith(PREDICTED)]:
                 lines.append("last metrics" if title == "metrics" else title)
-                lines += [leaf.line() for leaf in leaves]
+                lines += [line for leaf in leaves for line in leaf.lines()]
         for rows in self.rows:
             lines.append(rows.line())
             for what in ("added", "removed", "changed"):

@@ -84,6 +84,8 @@ class Trainer:
         self.trained_tokens = 0
         self.has_moved = False
         """Whether any update so far had a gradient."""
+        self.has_signal = False
+        """Whether the rewards of any update so far differed; who trains on rewards sets it."""
         self._context = context
         self._optimizer = optimizer
         self._num_steps = num_steps
@@ -192,7 +194,11 @@ class Trainer:
             for each in self._saved:
                 each.save(folder)
         if ranks.is_main:
-            progress = {"trained_tokens": self.trained_tokens, "has_moved": self.has_moved}
+            progress = {
+                "trained_tokens": self.trained_tokens,
+                "has_moved": self.has_moved,
+                "has_signal": self.has_signal,
+            }
             (folder / PROGRESS).write_text(json.dumps(progress))
         return files.write
 
@@ -230,6 +236,7 @@ class Trainer:
         progress = json.loads((folder / PROGRESS).read_text())
         self.trained_tokens = int(progress["trained_tokens"])
         self.has_moved = bool(progress.get("has_moved", True))  # older checkpoints do not say
+        self.has_signal = bool(progress.get("has_signal", True))
 
 
 def risen_loss(losses: Sequence[float]) -> str:
