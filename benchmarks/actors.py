@@ -174,12 +174,18 @@ def main() -> None:
     parser.add_argument("--step-ms", type=float, default=20.0)
     parser.add_argument("--waves", type=int, default=10, help="requests for each slot")
     parser.add_argument("--parts", nargs="+", default=["speed", "pushes"])
+    ways = ["object_store", "broadcast"]
+    parser.add_argument("--weight-transfer", choices=ways, default=ways[0])
     asked = parser.parse_args()
     vars(ray_cluster)["EngineActor"] = FixedSpeedActor
-    cluster = ray_cluster.RayCluster(None, 4)  # all that follow use it
+    cluster = ray_cluster.RayCluster(None, 4, 1 << 30)  # all that follow use it
     if "speed" in asked.parts:
         print_speed(asked.slots, asked.step_ms / 1000, asked.waves)
-    two: dict[str, Any] = {"cluster": "ray", "data_parallel": 2}
+    two: dict[str, Any] = {
+        "cluster": "ray",
+        "data_parallel": 2,
+        "weight_transfer": asked.weight_transfer,
+    }
     of_parts: dict[str, ClusterBackend] = {
         "pushes": TransformersSettings(**two),
         "vllm": VllmSettings(backend="vllm", kv_cache_mb=32, max_num_seqs=1, **two),
