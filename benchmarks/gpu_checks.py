@@ -1,26 +1,32 @@
-"""Two checks of `benchmarks/gpu_hour.py` that need a process of their own.
+"""Three checks of `benchmarks/gpu_hour.py` that need a process of their own.
 
     python benchmarks/gpu_checks.py cycles [--device cuda] [--repeats 20]
     python -m torch.distributed.run --standalone --nproc-per-node 2 benchmarks/gpu_checks.py reduce
+    python benchmarks/gpu_checks.py weights [--device cuda] [--repeats 20]
 
 `cycles` samples, sleeps, pushes weights and samples again, in two engines one after the other; the
 same requests must give the same completions, and memory must stay where it was. `reduce` adds
-arrays over all ranks, by NCCL or, on a CPU, by gloo. Each prints a line, and ends with 1 if what it
-must show is not so.
+arrays over all ranks, by NCCL or, on a CPU, by gloo. `weights` broadcasts tensors from one process
+to another as a trainer does to its samplers, on two GPUs or a CPU. Each prints a line, and ends
+with 1 if what it must show is not so.
 """
 
 from __future__ import annotations
 
 import argparse
 import gc
+import multiprocessing
 import os
 import sys
 import tempfile
+import time
 from pathlib import Path
 from typing import Any
 
+import torch
 from memory import resident_bytes
 
+from r1pipe.generate.weight_group import SENDER, Meeting, WeightGroup, host_meeting
 from r1pipe.launch.process import prepare_process
 
 MIB = 1 << 20
@@ -32,7 +38,6 @@ NUM_REQUESTS, NUM_TOKENS, SETTLED = 64, 32, 2
 
 def taken_mib(device: str) -> float:
     """Return the MiB that are taken on the device, or by this process on a CPU."""
-    import torch
 
     gc.collect()
     if device == "cpu":
@@ -100,7 +105,6 @@ def one_engine(
 
 def reduce() -> bool:
     """Add 2^24 numbers over all ranks, five times; return whether the sums are right."""
-    import torch
     import torch.distributed as dist
 
     has_gpu = torch.cuda.is_available()
@@ -120,15 +124,65 @@ def reduce() -> bool:
     return is_right
 
 
+def sent() -> dict[str, torch.Tensor]:
+    """Return what `weights` broadcasts: 256 MiB of one type, and a little of another."""
+    return {
+        "embedding": torch.arange(1 << 26, dtype=torch.float32),
+        "norm": torch.arange(4096, dtype=torch.bfloat16),
+    }
+
+
+def receive(meeting: Meeting, device: str, repeats: int, answers: Any) -> None:
+    """Receive the same weights again and again; answer whether they came whole."""
+    group = WeightGroup(meeting, 1, torch.device(device))
+    wanted = sent()
+    for _ in range(repeats):
+        found = {name: tensor.cpu().clone() for name, tensor in group.receive()}
+        answers.put(
+            found.keys() == wanted.keys()
+            and all(torch.equal(each, wanted[name]) for name, each in found.items())
+        )
+
+
+def weights(device: str, repeats: int) -> bool:
+    """Broadcast weights to another process; return whether they came whole each time."""
+    on_gpus = device.startswith("cuda")
+    own, other = ("cuda:0", "cuda:1") if on_gpus else ("cpu", "cpu")
+    meeting, store = host_meeting("127.0.0.1", 2)
+    context = multiprocessing.get_context("spawn")
+    answers: Any = context.Queue()
+    process = context.Process(target=receive, args=(meeting, other, repeats, answers))
+    process.start()
+    group = WeightGroup(meeting, SENDER, torch.device(own), store)
+    tensors = {name: tensor.to(own) for name, tensor in sent().items()}
+    seconds, is_right = list[float](), True
+    for _ in range(repeats):
+        began = time.perf_counter()
+        num_bytes = group.send(tensors.items())
+        seconds.append(time.perf_counter() - began)
+        is_right &= answers.get(timeout=60)
+    process.join()
+    speed = num_bytes / sorted(seconds)[len(seconds) // 2] / 1e9
+    print(
+        f"{num_bytes:,} bytes from {own} to {other}: right {is_right}, median {speed:.2f} GB/s"
+        f" of {repeats}"
+    )
+    return is_right
+
+
 def main() -> None:
     """Do the check that the command line names."""
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
-    parser.add_argument("check", choices=("cycles", "reduce"))
+    parser.add_argument("check", choices=("cycles", "reduce", "weights"))
     parser.add_argument("--device", default="cuda")
     parser.add_argument("--repeats", type=int, default=20)
     chosen = parser.parse_args()
     prepare_process()
-    is_well = reduce() if chosen.check == "reduce" else cycles(chosen.device, chosen.repeats)
+    checks = {"cycles": cycles, "weights": weights}
+    if chosen.check == "reduce":
+        is_well = reduce()
+    else:
+        is_well = checks[chosen.check](chosen.device, chosen.repeats)
     sys.stdout.flush()
     raise SystemExit(0 if is_well else 1)
 

@@ -43,6 +43,13 @@ CHECKS = (
         on_cpu=True,
     ),
     Check(
+        "weights",
+        ("benchmarks/gpu_checks.py", "weights", "--device", "{device}"),
+        "weights that are broadcast by NCCL to a second GPU come whole",
+        num_gpus=2,
+        on_cpu=True,
+    ),
+    Check(
         "probe",
         ("-m", "r1pipe", "plan", "manifests/r1.yaml", "--profile", "gpu", "--probe"),
         "measured speeds of training and sampling on the GPU",
