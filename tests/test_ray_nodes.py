@@ -69,8 +69,10 @@ def test_a_node_that_dies_leaves_its_requests_to_the_others(cluster: Any, tmp_pa
             found[made.index] = made.token_ids
             if len(found) == 10:
                 cluster.remove_node(cluster.second, allow_graceful=False)
-        assert len(generator.losses) == 1
-        assert "is lost and started again" in generator.losses[0]
+        # Ray may place the new one on the dead node too, before it knows: that is a second loss
+        assert 1 <= len(generator.losses) <= 2
+        assert len({text.split(" (")[0] for text in generator.losses}) == 1, "of the same engine"
+        assert all("is lost and started again" in text for text in generator.losses)
         assert generator.num_slots == 16, "the second engine waits for a node"
         cluster.add_node(**NODE)
         wait_for(lambda: up_again(generator))

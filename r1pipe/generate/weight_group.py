@@ -27,7 +27,7 @@ from r1pipe.generate.protocol import Weights
 dist: Any = torch.distributed
 """Whose types do not have all that is used here."""
 
-PART_BYTES = 128 << 20
+PART_BYTES = 256 << 20
 """Of a buffer; a larger tensor has one of its own."""
 ALIGNMENT = 16
 """Bytes, of a tensor inside a buffer: of the widest type."""
