@@ -171,7 +171,7 @@ def test_every_backend_is_read_back_from_what_its_settings_write(
             "{backend: transformers, kv_cach_mb: 3}",
             "12:42",
             "unknown key 'kv_cach_mb' in stages.eval.run.generator; keys: address, backend,"
-            " cluster, data_parallel, max_restarts, start_timeout_s",
+            " cluster, data_parallel, max_restarts, start_timeout_s, weight_transfer",
         ),
         (
             "{backend: vllm, max_num_seqs: 0}",

@@ -29,7 +29,7 @@ pytestmark = [
     pytest.mark.skipif(not find_spec("ray"), reason="ray is missing"),
 ]
 SAMPLING = SamplingParams(max_tokens=60, logprobs=False)
-WAIT_S = 60.0
+WAIT_S = 180.0
 
 
 @pytest.fixture(scope="module")

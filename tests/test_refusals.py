@@ -159,9 +159,9 @@ def loads(path: Path) -> list[str]:
     """Return the calls of `from_pretrained` in a file that may run code or read pickles."""
     found = []
     for node in ast.walk(ast.parse(path.read_text("utf-8"))):
-        if isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute):
-            owner = ast.unparse(node.func.value)
-            if node.func.attr == "from_pretrained" and owner != "GenerationConfig":
+        for loader in [node.func, *node.args] if isinstance(node, ast.Call) else []:
+            is_load = isinstance(loader, ast.Attribute) and loader.attr == "from_pretrained"
+            if is_load and not ast.unparse(loader).startswith("GenerationConfig."):
                 found.append(ast.unparse(node))
     return found
 
