@@ -175,6 +175,20 @@ def test_who_waits_for_a_member_that_never_comes_is_told(
         waits()
 
 
+def test_what_a_look_raises_breaks_off_for_all(threads: ThreadPoolExecutor) -> None:
+    """Also for those who have come, while the others are still waited for."""
+    meeting, store = host_meeting("127.0.0.1", 3)
+    waiting = threads.submit(WeightGroup, meeting, 1, CPU)
+
+    def look() -> None:
+        raise BrokenGroupError("the third is dead")
+
+    with pytest.raises(BrokenGroupError, match="the third is dead"):
+        WeightGroup(meeting, 0, CPU, store, look)
+    with pytest.raises(BrokenGroupError, match="another member broke off"):
+        waiting.result(timeout=20)
+
+
 def test_a_member_whose_sender_is_gone_is_told(threads: ThreadPoolExecutor) -> None:
     sender, (other,) = group_of(threads, 2)
     waiting = threads.submit(received, other)

@@ -15,6 +15,7 @@ from r1pipe.generate.ray_cluster import ClusterEngine, RayCluster, last_line
 from r1pipe.generate.ray_policy_actor import PolicyActor
 from r1pipe.generate.ray_versions import OneVersion
 from r1pipe.generate.ray_waiting import Patience
+from r1pipe.generate.weight_group import BrokenGroupError
 
 if TYPE_CHECKING:
     from r1pipe.generate.clusters import ClusterBackend
@@ -50,6 +51,8 @@ class Heard:
     engine: PolicyEngine
     call: int
     found: Any
+    has_broken_off: bool = False
+    """Whether it is lost only since another member of its group is."""
 
 
 class PolicyEngines:
@@ -134,7 +137,7 @@ class PolicyEngines:
             if isinstance(error.cause, StageError):
                 raise StageError(f"engine {engine.number}: {error.cause}") from None
             self._lose(engine, f"{engine.place}: {last_line(error)}")
-            return Heard(engine, answer.call, None)
+            return Heard(engine, answer.call, None, isinstance(error.cause, BrokenGroupError))
         except errors.RayError as error:
             self._lose(engine, f"{engine.place}: {last_line(error)}")
             return Heard(engine, answer.call, None)

@@ -30,6 +30,10 @@ PUSHING = -1
 """The number of calls that have to do with a push."""
 
 
+class LostEngineError(BrokenGroupError):
+    """An engine died during a push, which others then break off."""
+
+
 class Pushes(Protocol):
     """A way for weights."""
 
@@ -164,13 +168,15 @@ class BroadcastPushes:
             engine.received = number
 
     def _reason(self, error: BrokenGroupError) -> str:
-        """Return which member is lost: the group may notice it before Ray tells."""
+        """Return which member is lost: others may notice it before Ray tells."""
         end = monotonic() + TOLD_WITHIN_S
-        while monotonic() < end:
+        while not isinstance(error, LostEngineError) and monotonic() < end:
             try:
                 self._look()
-            except BrokenGroupError as loss:
-                return str(loss)
+            except LostEngineError as loss:
+                error = loss
+            except BrokenGroupError:
+                pass  # another one that has noticed it
             sleep(WAIT_S)
         return str(error)
 
@@ -186,7 +192,8 @@ class BroadcastPushes:
 
     def _take(self, heard: Heard) -> None:
         if heard.found is None and heard.engine.number in self._members:
-            raise BrokenGroupError(self._engines.last_loss)
+            kind = BrokenGroupError if heard.has_broken_off else LostEngineError
+            raise kind(self._engines.last_loss)
         self._left -= isinstance(heard.found, Joined | Received)
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -60,9 +61,15 @@ class WeightReceiver:
         """Replace all weights by those that are broadcast now; return what vLLM did not get of its
         own, and what a file of the model, which is in a folder, has and was not sent."""
         assert self.r1pipe_group is not None, "the group is joined first"
-        form, seen = StoredForm(AutoConfig.from_pretrained(folder, **OFFLINE)), set[str]()
+        form, seen = stored_form(folder), set[str]()
         left = self.r1pipe_load(noted(form.stored(self.r1pipe_group.receive()), seen))
         return left, sorted(form.names - seen)
+
+
+@cache
+def stored_form(folder: str) -> StoredForm:
+    """Return how files hold the model of a folder; the same for every push."""
+    return StoredForm(AutoConfig.from_pretrained(folder, **OFFLINE))
 
 
 def noted(tensors: Weights, seen: set[str]) -> Iterator[tuple[str, Tensor]]:

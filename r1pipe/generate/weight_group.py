@@ -77,6 +77,7 @@ class WeightGroup:
         """
         self.meeting, self.rank, self.device = meeting, rank, device
         self._look, self._looked, self._num_pushes = look, monotonic(), 0
+        self._group: Any = None
         self._store = store or joined_store(meeting)
         self._store.set(f"member/{rank}", "")
         members = [f"member/{other}" for other in range(meeting.size)]
@@ -84,7 +85,10 @@ class WeightGroup:
         made: Future[Any] = Future()
         Thread(target=self._make, args=(made,), name="weights", daemon=True).start()
         self._wait(made.done, POLL_S)
-        self._group = made.result()
+        try:
+            self._group = made.result()
+        except RuntimeError as error:  # of a member that died meanwhile
+            raise BrokenGroupError(str(error)) from error
 
     def _make(self, made: Future[Any]) -> None:
         """Make the process group in a thread: nothing ends a wait for a member inside of it."""
@@ -139,7 +143,7 @@ class WeightGroup:
 
     def close(self) -> None:
         """Leave the group, which all do."""
-        group, self._group = getattr(self, "_group", None), None
+        group, self._group = self._group, None
         if group is not None:
             group.abort()
 
@@ -173,6 +177,14 @@ class WeightGroup:
     def _key(self, number: int) -> str:
         return f"{self._num_pushes}/{number}"
 
+    def _look_out(self) -> None:
+        """Look whether to go on; if not, nobody does."""
+        try:
+            self._look()
+        except BaseException:
+            self.break_off()
+            raise
+
     def _wait(self, is_done: Callable[[], bool], poll_s: float) -> None:
         """Wait, as long as nobody breaks off and `look` raises nothing."""
         try:
@@ -181,7 +193,7 @@ class WeightGroup:
                     self._looked = monotonic()
                     if self._store.check([BROKEN]):
                         raise BrokenGroupError("another member broke off")
-                    self._look()
+                    self._look_out()
                 sleep(poll_s)
         except dist.DistNetworkError as error:
             raise BrokenGroupError(f"the sender is no more ({error})") from error
